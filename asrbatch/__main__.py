@@ -1,0 +1,13 @@
+"""The command's entry point, guarded: worker processes import this module again."""
+
+import sys
+
+
+def main() -> None:
+    from .cli import main as cli_main
+
+    sys.exit(cli_main())
+
+
+if __name__ == "__main__":
+    main()

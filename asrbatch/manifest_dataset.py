@@ -1,0 +1,255 @@
+"""Manifests in tables: Parquet files, and data sets that `save_to_disk` of Hugging Face `datasets` wrote.
+
+Finds the audio column and turns a table row into a manifest row. Audio stays where it is until an utterance's turn has
+come (`AudioRef.load`), and is never decoded through `datasets`, which would need torchcodec. Only importer of
+`datasets`; that takes 2 s, so it happens when such a folder is opened, and reading Parquet does without.
+"""
+
+import datetime
+import decimal
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import ManifestError, RowError
+from .manifest_files import FileState
+from .rows import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row, show
+from .types import AudioRef
+
+_SCAN_ROWS = 4096
+_PATH_COLUMNS = ("audio_filepath", "audio", "path", "file")
+
+
+class Table(Protocol):
+    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`; a light batch holds at most their `path`."""
+
+    schema: pa.Schema
+    feature_types: dict[str, str]  # column: class of its `datasets` feature, as far as known
+    num_rows: int
+
+    def choose_audio(self, audio: str, in_cells: bool) -> None:
+        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`."""
+
+    def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch | pa.Table, list[bool]]]:
+        """Light batches of these columns, in order, with, for each row, whether its audio may be in the cell."""
+
+    def row(self, index: int) -> tuple[pa.RecordBatch | pa.Table, bool]:
+        """One row of all columns; otherwise as `scan`. From any thread."""
+
+    def cell(self, index: int) -> dict[str, Any] | None:
+        """The audio cell of one row: encoded bytes and path, either of them None. From any thread."""
+
+    def file(self, index: int) -> str:
+        """The file with that row, for messages."""
+
+
+class TableReader:
+    """The rows of a table; see `manifest_scan.Reader`.
+
+    Rows without an id are called `label/row`. The scan passes over columns of lists, structs and bytes that no rule
+    looks at, so a `check` does not see them; `row` reads them all.
+
+    Args:
+        table: where the rows are.
+        source: absolute path, for messages.
+        folder: what relative audio paths are relative to.
+        label: the split, or what stands for it.
+
+    Raises:
+        ManifestError: there is not exactly one audio column.
+    """
+
+    def __init__(self, table: Table, source: str, folder: str, label: str):
+        self.source = source
+        self._table, self._folder, self._label = table, folder, label
+        self._audio = find_audio_column(source, table.schema, table.feature_types)
+        table.choose_audio(self._audio, pa.types.is_struct(table.schema.field(self._audio).type))
+        self._scanned = [
+            field.name
+            for field in table.schema
+            if field.name == self._audio or field.name in KNOWN_FIELDS or not _is_heavy(field.type)
+        ]
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        index = 0
+        for batch, in_cell in self._table.scan(self._scanned):
+            names = batch.schema.names
+            columns = [self._values(batch, name) for name in names]
+            for number, values in enumerate(zip(*columns, strict=True)):
+                try:
+                    yield self._parse(index, dict(zip(names, values, strict=True)), in_cell[number])
+                except BadRow as bad:
+                    yield bad
+                index += 1
+
+    def row(self, index: int) -> Row:
+        batch, in_cell = self._table.row(index)
+        return self._parse(index, {name: self._values(batch, name)[0] for name in batch.schema.names}, in_cell)
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        if row.path is not None:
+            return audio_ref(row.path, self._folder)
+        return AudioRef(f"{self._label}/{index}", load=partial(self._load, index))
+
+    def where(self, index: int) -> str:
+        return f"{self._table.file(index)}:{self._label}/{index}"
+
+    def _values(self, batch: pa.RecordBatch | pa.Table, name: str) -> list[Any]:
+        column = batch.column(name)
+        if name == self._audio and pa.types.is_struct(column.type):
+            return pc.struct_field(column, "path").to_pylist()
+        values = column.to_pylist()
+        return values if _is_plain(column.type) else [_plain(value) for value in values]
+
+    def _parse(self, index: int, values: dict[str, Any], in_cell: bool) -> Row:
+        path = values[self._audio]
+        if self._audio == "audio_filepath":
+            fields = values
+        elif "audio_filepath" in values:  # the data set's own name for it stays; the audio is still the audio column's
+            fields = {name: value for name, value in values.items() if name != self._audio}
+        else:
+            fields = {"audio_filepath" if name == self._audio else name: value for name, value in values.items()}
+        row = parse_row(fields, IN_CELL if in_cell else path, f"{self._label}/{index}")
+        if in_cell and not fields["audio_filepath"]:
+            fields["audio_filepath"] = row.id
+        return row
+
+    def _load(self, index: int) -> bytes:
+        """Encoded audio of one row. Raises RowError `missing` or `unreadable`, ManifestError when the files changed."""
+        cell = self._table.cell(index) or {"bytes": None, "path": None}
+        if cell["bytes"] is not None:
+            return cell["bytes"]
+        name = f"{self._label}/{index}"
+        if not cell["path"]:
+            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row")
+        path = os.path.join(self._folder, cell["path"])
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError as e:
+            raise RowError("missing", f"{name}: {path} does not exist, and the audio cell holds no bytes") from e
+        except (OSError, ValueError) as e:
+            raise RowError("unreadable", f"{name}: {path}: {e}") from e
+
+
+class SavedTable:
+    """One split of what `save_to_disk` wrote, memory-mapped; see `Table`. Raises ManifestError if it is damaged."""
+
+    def __init__(self, folder: str):
+        import datasets
+
+        try:
+            self._rows = datasets.load_from_disk(folder, keep_in_memory=False).with_format("arrow")
+        except Exception as e:  # whatever a damaged folder makes of it (json, pyarrow, KeyError, …) is named here
+            problem = " ".join(f"{type(e).__name__}: {e}".split())
+            raise ManifestError(f"{folder}: cannot be loaded with load_from_disk: {problem}; save it again") from e
+        self.num_rows = self._rows.num_rows
+        self.split = None if self._rows.split is None else str(self._rows.split)
+        self.schema = self._rows.data.schema
+        features = self._rows.features  # a plain struct is a dict here
+        self.feature_types = {name: type(f).__name__ for name, f in features.items() if not isinstance(f, dict)}
+        self._folder = folder
+        self._states = [FileState(cache["filename"]) for cache in self._rows.cache_files]
+
+    def choose_audio(self, audio: str, in_cells: bool) -> None:
+        self._audio, self._in_cells = audio, in_cells
+        self._cells = self._rows.select_columns([audio])
+
+    def scan(self, columns: list[str]) -> Iterator[tuple[pa.Table, list[bool]]]:
+        rows = self._rows.select_columns(columns)
+        for start in range(0, self.num_rows, _SCAN_ROWS):
+            batch = rows[start : min(start + _SCAN_ROWS, self.num_rows)]
+            yield batch, self._hold_bytes(batch)
+        self._check_unchanged()
+
+    def row(self, index: int) -> tuple[pa.Table, bool]:
+        self._check_unchanged()
+        batch = self._rows[index]
+        return batch, self._hold_bytes(batch)[0]
+
+    def cell(self, index: int) -> dict[str, Any] | None:
+        self._check_unchanged()
+        return self._cells[index].column(0)[0].as_py()
+
+    def file(self, index: int) -> str:
+        return self._folder
+
+    def _hold_bytes(self, batch: pa.Table) -> list[bool]:
+        if not self._in_cells:
+            return [False] * batch.num_rows
+        return pc.struct_field(batch.column(self._audio), "bytes").is_valid().to_pylist()  # touches no audio
+
+    def _check_unchanged(self) -> None:
+        for state in self._states:
+            state.check()
+
+
+def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str]) -> str:
+    """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else a string of a known name.
+
+    Raises:
+        ManifestError: none, or several that are equally likely; also when two columns have one name.
+    """
+    names = schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ManifestError(f"{source}: two columns are named {show(twice)}; rename one of them")
+    declared = [name for name in names if feature_types.get(name) == "Audio"]
+    # A struct with a feature class of its own is something else: an Image, a Video.
+    structs = [field.name for field in schema if _is_audio_struct(field.type) and field.name not in feature_types]
+    paths = [name for name in _PATH_COLUMNS if name in names and _is_string(schema.field(name).type)]
+    candidates = declared or structs or paths
+    if len(candidates) > 1:
+        found = ", ".join(candidates)
+        raise ManifestError(f"{source}: several columns may hold the audio ({found}); keep one, or rename the others")
+    accepted = f"an Audio feature, a struct of bytes and path, or strings named {', '.join(_PATH_COLUMNS)}"
+    if not candidates:
+        raise ManifestError(f"{source}: no audio column among {', '.join(names) or 'no columns'}; expected {accepted}")
+    kind = schema.field(candidates[0]).type
+    if not _is_audio_struct(kind) and not _is_string(kind):
+        raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")
+    return candidates[0]
+
+
+def _is_audio_struct(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    """Its Python values are what JSON knows."""
+    return _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def _is_heavy(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or any(
+        test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON can hold it: dates in ISO 8601, time spans in seconds, bytes as their digest."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return f"sha256:{hashlib.sha256(value).hexdigest()}"
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return str(value)  # exactly
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)  # a numpy scalar; anything else, e.g. a UUID

@@ -1,0 +1,205 @@
+"""Parquet files as one table: a pass over its light columns, and any row again without reading the whole.
+
+Reads through pyarrow, straight from the files; nothing is converted or copied into a cache. Knows columns and bytes;
+what a row means is the business of `manifest_dataset.py`. Only importer of `pyarrow.parquet`.
+
+Parquet stores a column in row groups and is read forwards, so a batch of neighbouring rows is the least that can be
+fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
+the row groups they are in, and rows in other row groups are never read.
+"""
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import ManifestError
+from .manifest_files import FileState
+
+_BATCH_ROWS = 8192
+_LIGHT_BATCH_BYTES = 4 << 20  # as encoded, before compression
+_AUDIO_BATCH_BYTES = 64 << 20
+_KEPT_BATCHES = 3
+_STREAM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A row group: rows [start, start + num_rows) of the table."""
+
+    start: int
+    num_rows: int
+    file: int  # which file
+    number: int  # of the row group in that file
+
+
+class ParquetTable:
+    """See `manifest_dataset.Table`.
+
+    Args:
+        paths: the files, in the order of their rows.
+
+    Raises:
+        ManifestError: a file cannot be read, or has other columns than the first one.
+    """
+
+    def __init__(self, paths: list[str]):
+        self._paths = paths
+        self._states = [FileState(path) for path in paths]
+        self._metadata: list[pq.FileMetaData] = []
+        self._schemas: list[pa.Schema] = []
+        self._groups: list[_Group] = []
+        self.num_rows = 0
+        for number, path in enumerate(paths):
+            metadata, schema = _read_footer(path)
+            if number == 0:
+                self.schema = schema
+            elif set(schema.names) != set(self.schema.names):
+                others = ", ".join(sorted(set(schema.names) ^ set(self.schema.names)))
+                raise ManifestError(f"{path}: other columns than {paths[0]} ({others}); give files of one data set")
+            self._metadata.append(metadata)
+            self._schemas.append(schema)
+            for group in range(metadata.num_row_groups):
+                num_rows = metadata.row_group(group).num_rows
+                if num_rows:
+                    self._groups.append(_Group(self.num_rows, num_rows, number, group))
+                    self.num_rows += num_rows
+        self.feature_types = _feature_types(self.schema)
+        self._starts = [group.start for group in self._groups]
+
+    def choose_audio(self, audio: str, in_cells: bool) -> None:
+        for path, schema in zip(self._paths, self._schemas, strict=True):
+            if pa.types.is_struct(schema.field(audio).type) != in_cells:
+                raise ManifestError(
+                    f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again"
+                )
+        self._light = [f"{name}.path" if in_cells and name == audio else name for name in self.schema.names]
+        self._may_hold_bytes = [in_cells and self._may_hold(group, f"{audio}.bytes") for group in self._groups]
+        self._light_batches = _Batches(partial(self._read, names=self._light, batch_bytes=_LIGHT_BATCH_BYTES))
+        self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
+
+    def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
+        wanted = [light for light, name in zip(self._light, self.schema.names, strict=True) if name in columns]
+        for group, may_hold_bytes in zip(self._groups, self._may_hold_bytes, strict=True):
+            for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
+                yield batch, [may_hold_bytes] * batch.num_rows
+        for state in self._states:
+            state.check()
+
+    def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
+        at, group = self._group(index)
+        return self._light_batches.row(group, index), self._may_hold_bytes[at]
+
+    def cell(self, index: int) -> dict[str, Any] | None:
+        _, group = self._group(index)
+        return self._audio_batches.row(group, index).column(0)[0].as_py()
+
+    def file(self, index: int) -> str:
+        return self._paths[self._group(index, check=False)[1].file]
+
+    def _group(self, index: int, check: bool = True) -> tuple[int, _Group]:
+        at = bisect_right(self._starts, index) - 1
+        if check:
+            self._states[self._groups[at].file].check()
+        return at, self._groups[at]
+
+    def _may_hold(self, group: _Group, column_name: str) -> bool:
+        """False only where the statistics prove that every cell of the row group is a mere path."""
+        statistics = next(self._columns(group, [column_name])).statistics
+        return statistics is None or not statistics.has_null_count or statistics.null_count < group.num_rows
+
+    def _columns(self, group: _Group, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
+        metadata = self._metadata[group.file].row_group(group.number)
+        for number in range(metadata.num_columns):
+            column = metadata.column(number)
+            if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in names):
+                yield column
+
+    def _read(self, group: _Group, names: list[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+        """A row group, in batches of at most about that size."""
+        num_bytes = sum(column.total_uncompressed_size for column in self._columns(group, names))
+        batch_rows = min(_BATCH_ROWS, max(1, group.num_rows * batch_bytes // max(num_bytes, 1)))
+        path, num_rows = self._paths[group.file], 0
+        try:
+            # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
+            with pq.ParquetFile(
+                path, metadata=self._metadata[group.file], buffer_size=_STREAM_BYTES, pre_buffer=False
+            ) as file:
+                for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
+                    num_rows += batch.num_rows
+                    yield batch
+        except (pa.ArrowException, OSError) as e:
+            raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
+        if num_rows != group.num_rows:
+            raise ManifestError(
+                f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again"
+            )
+
+
+# A row group that is being read, and the next row that this will give.
+_Open = tuple[_Group | None, Iterator[pa.RecordBatch], int]
+_NOTHING_OPEN: _Open = (None, iter(()), 0)
+
+
+class _Batches:
+    """Single rows of some columns, by way of batches that are read forwards; the last few batches are kept."""
+
+    def __init__(self, read: Callable[[_Group], Iterator[pa.RecordBatch]]):
+        self._read = read
+        self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # by first row; the last used one last
+        self._open = _NOTHING_OPEN
+        self._lock = threading.Lock()
+
+    def row(self, group: _Group, index: int) -> pa.RecordBatch:
+        with self._lock:
+            start = self._find(index)
+            if start is None:
+                start = self._advance(group, index)
+            self._kept.move_to_end(start)
+            batch = self._kept[start]
+        return batch.slice(index - start, 1)
+
+    def _find(self, index: int) -> int | None:
+        return next((start for start, batch in self._kept.items() if start <= index < start + batch.num_rows), None)
+
+    def _advance(self, group: _Group, index: int) -> int:
+        opened, batches, next_row = self._open
+        self._open = _NOTHING_OPEN  # until this has worked
+        if opened != group or next_row > index:  # another row group, or a row that has passed
+            batches, next_row = self._read(group), group.start
+        while next_row <= index:
+            batch = next(batches)
+            start, next_row = next_row, next_row + batch.num_rows
+            while len(self._kept) >= _KEPT_BATCHES:
+                self._kept.popitem(last=False)
+            self._kept[start] = batch
+        self._open = (group, batches, next_row)
+        return start
+
+
+def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.metadata, file.schema_arrow
+    except (pa.ArrowException, OSError) as e:
+        raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
+
+
+def _feature_types(schema: pa.Schema) -> dict[str, str]:
+    """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
+    except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
+        return {}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

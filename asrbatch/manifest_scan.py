@@ -1,0 +1,231 @@
+"""The one pass over a manifest at its opening: every row checked, the ids made and proved unique, the digest taken.
+
+Knows rows only through a `Reader`, and nothing about file formats. Keeps some 30 bytes a row: what it learns about a
+million rows fits where a few thousand of the rows would.
+
+How ids stay exact without being kept: a row without an id gets a 64-bit hash, and whether that hash occurred before is
+looked up in sorted arrays of such hashes, block by block, so that repeats can be numbered (and the digest taken) in the
+same pass. Of every final id 8 bytes are kept (Python's `hash`, so they mean nothing to another process). Rows that
+share those are read again and their ids compared, so that two ids are called equal only if they are: this finds ids
+given twice, and a given id that happens to equal a made one.
+"""
+
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import nan
+from typing import Protocol
+
+import numpy as np
+
+from .errors import ManifestError
+from .rows import BadRow, Row, canonical_row, canonical_tail, show
+from .types import AudioRef, Utterance
+
+Check = Callable[[Utterance], str | None]
+
+_BLOCK_ROWS = 8192
+_SHOWN_PROBLEMS = 20
+
+
+class Reader(Protocol):
+    """What a manifest format provides."""
+
+    source: str  # absolute path, for messages
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        """Every row once, in order. `audio` may be called at once for a row that came, the rest after the last one."""
+
+    def row(self, index: int) -> Row:
+        """One row again, from any thread. Raises BadRow or ManifestError when it is no longer what it was."""
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        """Where the audio of that row lives; reads none of it."""
+
+    def where(self, index: int) -> str:
+        """File and line (or row), for messages."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What one pass over a manifest found.
+
+    Attributes:
+        num_rows: rows; blank lines are none.
+        durations_s: float32 [num_rows], seconds; NaN where the row does not say. Read-only.
+        digest: SHA-256 (hex) over the `canonical_row` of every row, in order.
+        num_without_duration: rows that do not say their duration.
+    """
+
+    num_rows: int
+    durations_s: np.ndarray
+    digest: str
+    num_without_duration: int
+
+
+class Ids:
+    """The final id of every row, kept as 8 bytes a row, and a number for the few that are repeats."""
+
+    def __init__(self) -> None:
+        self.keys = array("q")  # hash(final id) per row
+        self._repeated_rows = array("Q")  # ascending
+        self._ordinals = array("Q")  # 2 for the second row with that hash, and so on
+
+    def add_repeat(self, index: int, ordinal: int) -> None:
+        """Row `index` is the `ordinal`-th with its hash. Indexes must come in ascending order."""
+        self._repeated_rows.append(index)
+        self._ordinals.append(ordinal)
+
+    def final(self, index: int, row: Row) -> str:
+        """The id of a row as the scan made it."""
+        if row.hashed:
+            at = bisect_left(self._repeated_rows, index)
+            if at < len(self._repeated_rows) and self._repeated_rows[at] == index:
+                return numbered_id(row.id, self._ordinals[at])
+        return row.id
+
+
+def numbered_id(row_hash: str, ordinal: int) -> str:
+    return f"{row_hash}-{ordinal}"
+
+
+def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utterance:
+    audio = reader.audio(index, row)
+    return Utterance(index, row_id, audio, row.offset_s, row.duration_s, row.channel, row.lang, row.prompt, row.fields)
+
+
+def scan_rows(reader: Reader, check: Check | None = None) -> tuple[Scan, Ids]:
+    """Read every row once.
+
+    Args:
+        reader: the manifest's format.
+        check: called with every good row; returns None, or `value: problem; fix` for a row that this run cannot do.
+            Ids of rows that repeat are not numbered yet when it is called.
+
+    Raises:
+        ManifestError: there are no rows, or bad ones; all of them are reported together.
+    """
+    digest, ids, durations_s = _Digest(), Ids(), array("f")
+    problems: list[tuple[int, str]] = []  # the first of each kind; num_problems counts all
+    num_problems = 0
+    for index, row in enumerate(reader.rows()):
+        problem = None
+        if type(row) is BadRow:
+            problem = str(row)
+            durations_s.append(nan)
+            digest.add(f"bad row {index}", False, "")  # keeps the place; there will be no digest
+        else:
+            if check is not None:
+                problem = check(make_utterance(reader, index, row.id, row))
+            durations_s.append(nan if row.duration_s is None else row.duration_s)
+            digest.add(row.id, row.hashed, canonical_tail(row))
+        if problem is not None:
+            if num_problems < _SHOWN_PROBLEMS:
+                problems.append((index, problem))
+            num_problems += 1
+        if digest.num_waiting == _BLOCK_ROWS:
+            digest.flush(ids)
+    digest.flush(ids)
+
+    num_rows = len(ids.keys)
+    if num_rows == 0:
+        raise ManifestError(f"{reader.source}: holds no rows; expected at least one utterance")
+    for num_repeats, (index, first, row_id) in enumerate(_find_repeated_ids(reader, ids)):
+        if num_repeats < _SHOWN_PROBLEMS:
+            fix = "ids must be unique (a row without one gets one made)"
+            problems.append((index, f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"))
+        num_problems += 1
+    if num_problems:
+        raise ManifestError(_report(reader, num_rows, num_problems, problems))
+
+    seconds = np.frombuffer(durations_s, np.float32)
+    seconds.flags.writeable = False
+    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum())), ids
+
+
+class _Digest:
+    """Rows waiting for their final ids; flushed by the block, because repeats are cheap to find in arrays only."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self._seen = _Seen()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ids: list[str] = []
+        self._tails: list[str] = []
+        self._hashed: list[int] = []  # positions in _ids
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._ids)
+
+    def add(self, row_id: str, hashed: bool, tail: str) -> None:
+        if hashed:
+            self._hashed.append(len(self._ids))
+        self._ids.append(row_id)
+        self._tails.append(tail)
+
+    def flush(self, ids: Ids) -> None:
+        hashes = np.array([int(self._ids[at], 16) for at in self._hashed], np.uint64)
+        before = self._seen.add(hashes)
+        for which in np.flatnonzero(before):
+            at, ordinal = self._hashed[which], int(before[which]) + 1
+            self._ids[at] = numbered_id(self._ids[at], ordinal)
+            ids.add_repeat(len(ids.keys) + at, ordinal)
+        ids.keys.extend(map(hash, self._ids))
+        self._sha.update("".join(map(canonical_row, self._ids, self._tails)).encode("ascii"))
+        self._clear()
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+class _Seen:
+    """A bag of 64-bit numbers at 8 bytes each: sorted arrays, each more than twice as long as the next one."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, numbers: np.ndarray) -> np.ndarray:
+        """Add uint64 [n]. Returns int64 [n]: how often that number came before, in this call or an earlier one."""
+        order = np.argsort(numbers, kind="stable")
+        run = numbers[order]
+        before = np.arange(len(run)) - np.searchsorted(run, run)  # in this call
+        for older in self._runs:
+            before += np.searchsorted(older, run, side="right") - np.searchsorted(older, run)
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.concatenate((self._runs.pop(), run))
+            run.sort(kind="stable")
+        if len(run):
+            self._runs.append(run)
+        in_order = np.empty_like(before)
+        in_order[order] = before
+        return in_order
+
+
+def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str]]:
+    """(row, the first row with the same id, that id) for every row whose id came before."""
+    keys = np.frombuffer(ids.keys, np.int64)
+    ordered = np.sort(keys)
+    shared = ordered[1:][ordered[1:] == ordered[:-1]]
+    firsts: dict[str, int] = {}
+    for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):
+        try:
+            row_id = ids.final(index, reader.row(index))
+        except BadRow:  # reported already; it has no id
+            continue
+        first = firsts.setdefault(row_id, index)
+        if first != index:
+            yield index, first, row_id
+
+
+def _report(reader: Reader, num_rows: int, num_problems: int, problems: list[tuple[int, str]]) -> str:
+    shown = [f"{reader.where(index)}: {problem}" for index, problem in sorted(problems)[:_SHOWN_PROBLEMS]]
+    if num_problems > len(shown):
+        shown.append(f"… and {num_problems - len(shown)} more")
+    rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
+    bad = "1 problem" if num_problems == 1 else f"{num_problems} problems"
+    return "\n".join((f"{reader.source}: {bad} in {rows}; nothing was run", *shown))

@@ -1,0 +1,63 @@
+"""Which rows were in the engine when it died, so that one poisonous row cannot stop a run for ever.
+
+A row's index is appended here before its first window is submitted; those not in the rows file at the next start were
+in flight. A row that was in flight at `RUN_ALONE_AFTER` deaths is run when nothing else is, and if the engine dies
+once more, the row becomes `engine_crash`. A session that was killed from outside looks the same as a death of an
+engine that lives in our process, and counts; that costs such rows some company, never their transcript, unless it
+happens to the same row three times.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .files import explained
+
+RUN_ALONE_AFTER = 2
+GIVE_UP_AFTER = 3
+
+
+class InFlightLog:
+    """Append-only list of row indices taken by this session; replaces the last session's."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with explained(path):
+            self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND, 0o644)
+
+    def add(self, index: int) -> None:
+        with explained(self._path):
+            os.write(self._fd, b"%d\n" % index)
+
+    def close(self, *, remove: bool) -> None:
+        os.close(self._fd)
+        if remove:
+            self._path.unlink(missing_ok=True)
+
+
+def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, int]:
+    """Deaths of the engine by row index, brought up to date with how the last session ended.
+
+    Args:
+        record: the run record before this session; None for a new run.
+        path: the last session's in-flight log.
+        finished: 1 for every row in the rows file.
+    """
+    if not record:
+        return {}
+    deaths = {int(i): n for i, n in record.get("engine_deaths", {}).items()}
+    last = record["sessions"][-1] if record["sessions"] else None
+    if last and last["outcome"] in (None, "engine_died"):
+        for index in _read(path):
+            if index < len(finished) and not finished[index]:
+                deaths[index] = deaths.get(index, 0) + 1
+    return {i: n for i, n in deaths.items() if not finished[i]}
+
+
+def _read(path: Path) -> Iterable[int]:
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
+    except FileNotFoundError:
+        return set()
+    return {int(line) for line in lines if line.isdigit()}

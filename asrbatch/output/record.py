@@ -1,0 +1,100 @@
+"""The run record (`X.run.json`) and the completion mark (`X.done.json`).
+
+The record says what the run is (fingerprint), with what it was made (versions, settings) and who worked on it when:
+one entry per session, killed ones included, so that GPU-hours add up. It is written before the first row and
+refreshed while the session lives. The completion mark is written last, and only when every row is there.
+"""
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import __version__
+from .files import read_json, write_json_atomically
+from .journal import Journal
+from .paths import RunPaths
+
+REFRESH_S = 30.0
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_CLUSTER_NAME",
+    "SLURMD_NODENAME",
+)
+
+
+class RunRecord:
+    """The record of a run with this process as its newest session.
+
+    Args:
+        previous: the record as it stands on disk, or None for a new run.
+        fingerprint: what decides the rows; see `fingerprint.py`.
+        total_rows: rows this output will hold.
+
+    Attributes:
+        value: the JSON object; change `session` and call `write`.
+    """
+
+    def __init__(self, paths: RunPaths, previous: dict[str, Any] | None, fingerprint: dict[str, Any], total_rows: int):
+        self._path = paths.record
+        self.value: dict[str, Any] = {
+            "asrbatch": __version__,
+            "created": now(),
+            "sessions": [],
+            **(previous or {}),
+            "fingerprint": fingerprint,
+            "total_rows": total_rows,
+        }
+        self.session: dict[str, Any] = {
+            "started": now(),
+            "ended": None,
+            "outcome": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "asrbatch": __version__,
+            "slurm": {name: os.environ[name] for name in _SLURM if name in os.environ},
+            "heartbeat": now(),
+        }
+        self.value["sessions"] = [*self.value["sessions"], self.session]
+
+    def write(self) -> None:
+        """Refreshes the file; atomic. Raises OutputError when the disk refuses."""
+        self.session["heartbeat"] = now()
+        write_json_atomically(self._path, self.value)
+
+    def end(self, outcome: str) -> None:
+        """`outcome`: complete, interrupted, engine_died or error."""
+        self.session["ended"] = now()
+        self.session["outcome"] = outcome
+        self.write()
+
+
+def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Marks the run complete; call when the journal holds every row. Returns what was written."""
+    journal.sync()  # the mark must never reach the disk before the rows it vouches for
+    mark = {
+        **journal.tally.as_dict(),
+        "sha256": journal.sha256,
+        "fingerprint": fingerprint_digest,
+        "asrbatch": __version__,
+        "completed": now(),
+        **figures,
+    }
+    write_json_atomically(paths.done, mark)
+    return mark
+
+
+def read_record(paths: RunPaths) -> dict[str, Any] | None:
+    return read_json(paths.record)
+
+
+def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
+    return read_json(paths.done)
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

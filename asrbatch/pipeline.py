@@ -1,0 +1,265 @@
+"""The one loop: take rows, prepare them, feed the engine, write each row when its last window returns.
+
+Runs in one thread and owns all its state; preparation and engine answer through one queue. Knows nothing of vLLM, of
+audio formats or of files. Memory is bounded by `Limits`, whatever the manifest's length.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from .engine import Engine, Failure
+from .errors import EngineDiedError, RowError
+from .output.rows import failed_row, ok_row
+from .preparation import Prepared, Preparers
+from .types import Generation, Utterance
+
+_STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on what is between the manifest and the output.
+
+    Attributes:
+        windows: windows being prepared, waiting for the engine, or in it.
+        audio_s: seconds of audio in them. One utterance alone may exceed it.
+        grace_s: seconds a stopped run may take to finish what is in the engine.
+    """
+
+    windows: int
+    audio_s: float
+    grace_s: float
+
+
+@dataclass
+class Clocks:
+    """Where a run's wall time went; seconds.
+
+    Attributes:
+        wall: from the loop's start to its end.
+        engine: of those, how long the engine held at least one window.
+        full: of those, how long it held as many windows as it works on at once.
+        read, prepare: summed over the preparation threads, beside the engine.
+        write: spent writing rows.
+    """
+
+    wall: float = 0.0
+    engine: float = 0.0
+    full: float = 0.0
+    read: float = 0.0
+    prepare: float = 0.0
+    write: float = 0.0
+
+    @property
+    def starved(self) -> float:
+        """How long the engine had nothing to do."""
+        return max(0.0, self.wall - self.engine)
+
+
+@dataclass
+class _Work:
+    """An utterance between being taken and being written."""
+
+    utterance: Utterance
+    taken_at: float
+    windows: int
+    audio_s: float
+    prepared: Prepared | None = None
+    generations: dict[int, Generation] = field(default_factory=dict)
+
+
+class Pipeline:
+    """One run of the loop over some utterances.
+
+    Args:
+        engine: for its `submit` and `max_num_seqs`.
+        preparers: makes the pool, given the function that receives its results.
+        write: takes a finished row.
+        submitted: told an utterance's index before its first window enters the engine.
+        tick: called a few times a second with nothing, to let others report.
+        sample_rate: Hz, of the windows.
+        default_audio_s: what an utterance without a duration is taken for until it is decoded.
+        events: the queue that both preparers and engine deliver into; see `deliver_generation`.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        preparers: Callable[[Callable[[Any], None]], Preparers],
+        events: SimpleQueue,
+        limits: Limits,
+        write: Callable[[dict[str, Any]], None],
+        submitted: Callable[[int], None],
+        tick: Callable[[], None],
+        sample_rate: int,
+        default_audio_s: float,
+    ):
+        self._engine, self._events, self._limits = engine, events, limits
+        self._write, self._submitted, self._tick = write, submitted, tick
+        self._sample_rate, self._default_audio_s = sample_rate, default_audio_s
+        self._preparers = preparers(events.put)
+        self._working: dict[int, _Work] = {}
+        self._windows = 0
+        self._audio_s = 0.0
+        self._in_engine = 0
+        self._level_since = time.monotonic()
+        self._stop_by: float | None = None
+        self.clocks = Clocks()
+
+    @property
+    def stopped(self) -> bool:
+        return self._stop_by is not None
+
+    @property
+    def in_engine(self) -> int:
+        """Windows in the engine now."""
+        return self._in_engine
+
+    def request_stop(self) -> None:
+        """Takes no more rows; what is in the engine is finished within the grace period. Safe in a signal handler."""
+        self._events.put(_STOP)
+
+    def run(self, utterances: Iterable[Utterance], *, alone: bool = False) -> None:
+        """Transcribes until the utterances end or a stop is requested and its grace is over.
+
+        Args:
+            alone: one utterance at a time, with nothing else in the engine.
+
+        Raises:
+            EngineDiedError: the engine died; rows written so far are written.
+        """
+        rows = iter(utterances)
+        started = self._level_since = time.monotonic()
+        try:
+            self._take(rows, alone)
+            while self._working and not self._out_of_time():
+                self._handle(self._next_event())
+                self._take(rows, alone)
+        finally:
+            self._engine_holds(self._in_engine)
+            self.clocks.wall += time.monotonic() - started
+
+    def close(self) -> None:
+        self._preparers.close()
+
+    def _take(self, rows: Iterator[Utterance], alone: bool) -> None:
+        while not self.stopped and self._has_room(alone) and (utterance := next(rows, None)):
+            work = _Work(utterance, time.monotonic(), 1, utterance.duration_s or self._default_audio_s)
+            self._working[utterance.index] = work
+            self._windows += work.windows
+            self._audio_s += work.audio_s
+            self._preparers.put(utterance)
+
+    def _has_room(self, alone: bool) -> bool:
+        if alone or not self._working:
+            return not self._working
+        return self._windows < self._limits.windows and self._audio_s < self._limits.audio_s
+
+    def _next_event(self) -> Any:
+        self._tick()
+        try:
+            return self._events.get(timeout=0.2)
+        except Empty:
+            return None
+
+    def _handle(self, event: Any) -> None:
+        match event:
+            case None:
+                pass
+            case "stop":
+                self._stop()
+            case Prepared():
+                self._submit(event)
+            case (int() as index, int() as window), outcome:
+                self._collect(index, window, outcome)
+            case BaseException():
+                raise event
+            case _:
+                raise TypeError(f"unknown event {event!r}")
+
+    def _stop(self) -> None:
+        """What has not reached the engine is let go: it is unfinished, and the next session takes it again."""
+        if self.stopped:
+            return
+        self._stop_by = time.monotonic() + self._limits.grace_s
+        for work in [w for w in self._working.values() if w.prepared is None]:
+            self._release(work)
+
+    def _out_of_time(self) -> bool:
+        return self.stopped and time.monotonic() >= self._stop_by
+
+    def _submit(self, prepared: Prepared) -> None:
+        work = self._working.get(prepared.utterance.index)
+        if work is None:  # let go by a stop
+            return
+        work.prepared = prepared
+        self.clocks.read += prepared.read_s
+        self.clocks.prepare += prepared.prepare_s or 0.0
+        if prepared.error:
+            self._fail(work, prepared.error)
+            return
+        self._windows += len(prepared.windows) - work.windows
+        self._audio_s += prepared.audio_s - work.audio_s
+        work.windows, work.audio_s = len(prepared.windows), prepared.audio_s
+        self._submitted(work.utterance.index)
+        self._engine_holds(self._in_engine + len(prepared.requests))
+        for window, request in enumerate(prepared.requests):
+            self._engine.submit((work.utterance.index, window), request)
+
+    def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
+        self._engine_holds(self._in_engine - 1)
+        if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
+            raise outcome.error
+        work = self._working.get(index)
+        if work is None:  # another window of this utterance failed already
+            return
+        if isinstance(outcome, Failure):
+            self._fail(work, outcome.error)
+            return
+        work.generations[window] = outcome
+        if len(work.generations) == len(work.prepared.windows):
+            self._finish(work)
+
+    def _finish(self, work: _Work) -> None:
+        prepared = work.prepared
+        row = ok_row(
+            work.utterance,
+            audio_s=prepared.audio_s,
+            sample_rate=self._sample_rate,
+            windows=list(prepared.windows),
+            generations=[work.generations[i] for i in range(len(prepared.windows))],
+            flags=prepared.flags,
+            timing=self._timing(work),
+        )
+        self._put(work, row)
+
+    def _fail(self, work: _Work, error: RowError) -> None:
+        self._put(work, failed_row(work.utterance, error, self._timing(work)))
+
+    def _timing(self, work: _Work) -> dict[str, float | None]:
+        total = time.monotonic() - work.taken_at
+        return {"read": work.prepared.read_s, "prepare": work.prepared.prepare_s, "total": total}
+
+    def _put(self, work: _Work, row: dict[str, Any]) -> None:
+        started = time.monotonic()
+        self._write(row)
+        self.clocks.write += time.monotonic() - started
+        self._release(work)
+
+    def _release(self, work: _Work) -> None:
+        del self._working[work.utterance.index]
+        self._windows -= work.windows
+        self._audio_s -= work.audio_s
+
+    def _engine_holds(self, windows: int) -> None:
+        """Books the time since the last change under the level the engine had."""
+        now = time.monotonic()
+        if self._in_engine > 0:
+            self.clocks.engine += now - self._level_since
+        if self._in_engine >= self._engine.max_num_seqs:
+            self.clocks.full += now - self._level_since
+        self._in_engine, self._level_since = windows, now

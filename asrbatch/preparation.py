@@ -1,0 +1,155 @@
+"""A bounded pool that turns utterances into engine requests: decode, resample, split, compute features.
+
+Each thread owns one decoder process (a decoder may crash or hang; the thread outlives it) and computes features
+itself, one window after another. How many utterances are under way is the pipeline's affair; the pool takes what it
+is given.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+from .decoding import Decoder, DecodeRequest
+from .engine import Engine, Request
+from .errors import RowError
+from .types import Utterance, Window
+from .windows import SPLITTERS
+
+
+@dataclass(frozen=True)
+class AudioRules:
+    """What the model can hear.
+
+    Attributes:
+        sample_rate: Hz.
+        window_s: the longest audio it hears at once, in seconds.
+        min_samples: the fewest samples that hold anything to hear.
+        windows: a key of `windows.SPLITTERS`.
+    """
+
+    sample_rate: int
+    window_s: float
+    min_samples: int
+    windows: str = "none"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An utterance ready for the engine, or the reason why it cannot be.
+
+    Attributes:
+        read_s, prepare_s: seconds spent on decoding and on features.
+        audio_s: seconds of audio decoded.
+        flags: of the audio.
+    """
+
+    utterance: Utterance
+    error: RowError | None = None
+    audio_s: float = 0.0
+    flags: tuple[str, ...] = ()
+    windows: tuple[Window, ...] = ()
+    requests: tuple[Request, ...] = ()
+    read_s: float = 0.0
+    prepare_s: float | None = None
+
+
+class Preparers:
+    """The pool.
+
+    Args:
+        num_workers: threads, and decoder processes.
+        language_of: the language an utterance is asked in, None to have it detected.
+        deliver: receives a `Prepared`, or the exception of a broken thread, from that thread.
+        on_thread_start: runs first in each thread.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        *,
+        engine: Engine,
+        rules: AudioRules,
+        decode_timeout_s: float,
+        language_of: Callable[[Utterance], str | None],
+        prompt_of: Callable[[Utterance], str | None],
+        deliver: Callable[[Prepared | BaseException], None],
+        on_thread_start: Callable[[], None] = lambda: None,
+    ):
+        self._engine, self._rules, self._decode_timeout_s = engine, rules, decode_timeout_s
+        self._language_of, self._prompt_of = language_of, prompt_of
+        self._deliver, self._on_thread_start = deliver, on_thread_start
+        self._inbox: SimpleQueue = SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"asrbatch-prepare-{i}", daemon=True) for i in range(num_workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, utterance: Utterance) -> None:
+        self._inbox.put(utterance)
+
+    def close(self) -> None:
+        """Lets each thread finish what it is at, and ends it with its decoder. Utterances still waiting are dropped."""
+        while not self._inbox.empty():
+            self._inbox.get()
+        for _ in self._threads:
+            self._inbox.put(None)
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _run(self) -> None:
+        try:
+            self._on_thread_start()
+            decoder = Decoder(timeout_s=self._decode_timeout_s)
+            try:
+                while (utterance := self._inbox.get()) is not None:
+                    self._deliver(self._prepare(utterance, decoder))
+            finally:
+                decoder.close()
+        except BaseException as e:  # a defect of ours: the pipeline raises it in the main thread
+            self._deliver(e)
+
+    def _prepare(self, utterance: Utterance, decoder: Decoder) -> Prepared:
+        started = time.monotonic()
+        read_at = None
+        try:
+            audio = decoder.decode(self._decode_request(utterance))
+            read_at = time.monotonic()
+            samples = audio.samples
+            windows = SPLITTERS[self._rules.windows](len(samples), round(self._rules.window_s * audio.sample_rate))
+            requests = [self._request(utterance, samples[w.start : w.end]) for w in windows]
+        except RowError as e:
+            now = time.monotonic()
+            read_s, prepare_s = (now - started, None) if read_at is None else (read_at - started, now - read_at)
+            return Prepared(utterance, error=e, read_s=read_s, prepare_s=prepare_s)
+        return Prepared(
+            utterance,
+            audio_s=audio.duration_s,
+            flags=audio.flags,
+            windows=tuple(windows),
+            requests=tuple(requests),
+            read_s=read_at - started,
+            prepare_s=time.monotonic() - read_at,
+        )
+
+    def _request(self, utterance: Utterance, samples: Any) -> Request:
+        return self._engine.prepare(samples, self._language_of(utterance), self._prompt_of(utterance))
+
+    def _decode_request(self, utterance: Utterance) -> DecodeRequest:
+        try:
+            source = utterance.audio.resolve()
+        except (OSError, ValueError) as e:
+            raise RowError("unreadable", f"{utterance.audio.name}: {e}") from e
+        return DecodeRequest(
+            source=source,
+            name=utterance.audio.name,
+            sample_rate=self._rules.sample_rate,
+            offset_s=utterance.offset_s,
+            duration_s=utterance.duration_s,
+            channel=utterance.channel,
+            max_s=self._rules.window_s,
+            min_samples=self._rules.min_samples,
+        )

@@ -1,0 +1,111 @@
+"""The nouns that travel along the pipeline. Standard library only.
+
+Seconds are floats named `*_s`; sample counts are integers. `samples` is always a 1-D float32 numpy array, mono, at
+the model's rate (typed `Any` here so that this module needs no numpy).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class AudioRef:
+    """Where an utterance's audio lives: a file, or encoded bytes that are fetched late.
+
+    Attributes:
+        name: what to call it in messages, e.g. the path as written or `train/17`.
+        path: absolute path of an audio file; None when the audio is bytes.
+        load: returns the encoded bytes of one audio file (a Parquet cell, a `data:` URI). Called in a preparation
+            thread, when the row's turn has come, so that a manifest never holds audio in memory.
+    """
+
+    name: str
+    path: str | None = None
+    load: Callable[[], bytes] | None = field(default=None, compare=False)
+
+    def resolve(self) -> str | bytes:
+        """The path, or the bytes. Raises whatever `load` raises."""
+        return self.path if self.load is None else self.load()
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One manifest row.
+
+    Attributes:
+        index: 0-based row of the whole manifest.
+        id: unique in the manifest.
+        audio: where its audio lives.
+        offset_s: start within the file in seconds; None means the row does not say (0.0).
+        duration_s: seconds to read; None means to the end.
+        channel: 0-based channel to pick; None means the mean of all.
+        lang: ISO 639-1 code from the row, or None.
+        prompt: previous text (Whisper) from the row, or None.
+        fields: every field of the row as it was written, in order; these are carried to the output.
+    """
+
+    index: int
+    id: str
+    audio: AudioRef
+    offset_s: float | None = None
+    duration_s: float | None = None
+    channel: int | None = None
+    lang: str | None = None
+    prompt: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Decoded audio of one utterance.
+
+    Attributes:
+        samples: 1-D float32, mono, `sample_rate` Hz, finite, at least one sample.
+        sample_rate: Hz.
+        flags: what is worth knowing about it, e.g. `duration_mismatch`, `no_speech`.
+        read_s: seconds it took to read, decode and resample.
+    """
+
+    samples: Any
+    sample_rate: int
+    flags: tuple[str, ...] = ()
+    read_s: float = 0.0
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.samples) / self.sample_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of one utterance's audio, short enough for the model: samples [start, end)."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The engine's answer to one window.
+
+    Attributes:
+        text: as the model's own reader gives it; not stripped.
+        num_tokens: tokens of text, without the control tokens that ask and without the end token.
+        finish_reason: `stop` or `length`.
+        avg_logprob: mean log-probability of the text tokens and the end token; None when nothing was generated.
+        language: ISO 639-1 code it was asked in or that the model detected; None where the model has no notion of it.
+        language_prob: probability of a detected language; None when it was given.
+        queue_s, first_token_s, generate_s: engine clock; waiting in the engine's queue, from queueing to the first
+            token, from being scheduled to the last token.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+    avg_logprob: float | None
+    language: str | None
+    language_prob: float | None
+    queue_s: float
+    first_token_s: float
+    generate_s: float

