@@ -229,7 +229,6 @@ def _collect(opened: "_SndFile | _FFmpegFile", part: _Part, sample_rate: int) ->
         if opened.length is not None and opened.length - opened.end > opened.slack:
             promised, held = (f"{n} frames ({n / rate:.2f} s)" for n in (opened.length, opened.end))
             raise _DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
-        opened.length = opened.end
     if num_bad:
         text = f"{num_bad} of {num_frames} samples are NaN, infinite or beyond {MAX_AMPLITUDE:g}"
         raise RowError("non_finite", f"{part.name}: {text}; the first at {first_bad / rate:.4f} s")
@@ -244,7 +243,7 @@ class _SndFile:
 
     Attributes:
         rate: Hz.
-        length: frames of the whole file by its header; None (in `_FFmpegFile`) where no header tells, or it only guesses.
+        length: frames of the whole file by its header; None (in `_FFmpegFile`) where that is missing or a guess.
         slack: frames by which `length` may be wrong.
         end: frames of the whole file that can be read; known once `blocks()` is exhausted.
     """
@@ -255,7 +254,7 @@ class _SndFile:
         # libsndfile shortens `frames` to what the file holds, and tells only its log: "data : 32000 (should be 19956)".
         clipped = re.search(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", sound.extra_info)
         promised, held = map(int, clipped.groups()) if clipped else (0, 0)
-        if HEADER_BYTES < promised - held and promised < UNKNOWN_BYTES and held > 0:
+        if promised - held > HEADER_BYTES and promised < UNKNOWN_BYTES and held > 0:
             self.length = round(sound.frames * promised / held)
         if sound.format == "NIST":  # of SPHERE files not even the log tells
             position = file.tell()
@@ -307,8 +306,9 @@ class _FFmpegFile:
         self.slack = round(LENGTH_SLACK_S * self.rate)
         if (self.kind == MOV or (self.kind == "mp3" and counted)) and self.stream.duration:
             self.length = round(self.stream.duration * self.stream.time_base * self.rate)
-        elif self.kind in (MATROSKA, "flv") and len(container.streams) == 1 and container.duration:
-            self.length = round(container.duration / av.time_base * self.rate)
+        elif self.kind == MATROSKA and len(container.streams) == 1 and container.duration:
+            # Of the whole recording, in which the sound may begin late.
+            self.length = round((container.duration / av.time_base - self.origin * self.tick) * self.rate)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """1-D float32 mono at `rate`, from the start of the part to the end of the file."""
@@ -345,8 +345,8 @@ class _FFmpegFile:
     def _skip_to(self, start: int) -> tuple[int, Iterator[av.AudioFrame]]:
         """The place of a frame before `start`, and the frames from there on, without decoding what lies before.
 
-        By the index where there is an exact one; otherwise packets are passed over (1.4 us each), because FFmpeg guesses
-        where to seek in MP3 or ADTS.
+        By the index where there is an exact one. Otherwise packets are passed over (1.4 us each), because FFmpeg
+        guesses where to seek in MP3 or ADTS.
         """
         wake, packets = self.origin + int((start / self.rate - PREROLL_S) / self.tick), self.packets
         if self.kind in (MOV, MATROSKA):
@@ -422,14 +422,14 @@ def _mp3_counts_frames(file: BinaryIO) -> bool:
     """Whether an MP3 states its length: a Xing, Info or VBRI header in its first frame, behind any ID3v2 tag."""
     file.seek(0)
     head = file.read(10)
-    tag = 10 + sum((byte & 127) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0))) if head[:3] == b"ID3" else 0
-    file.seek(tag)
+    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
+    file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0)
     first = file.read(256)
     return any(word in first for word in (b"Xing", b"Info", b"VBRI"))
 
 
 def _ends_inside_ogg_page(file: BinaryIO) -> bool:
-    """Whether an Ogg file is cut off. (A missing end-of-stream mark is no proof: recordings of live streams lack it.)"""
+    """Whether an Ogg file is cut off. (That it lacks an end-of-stream mark is no proof: live recordings do.)"""
     file.seek(0)
     if file.read(4) != b"OggS":
         return False

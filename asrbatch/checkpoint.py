@@ -19,13 +19,9 @@ from .errors import UsageError
 WHISPER = "WhisperForConditionalGeneration"
 
 # Files that decide what a model answers. Weights in safetensors make the other weight formats irrelevant.
-TEXT_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+TEXT_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")  # in the order vLLM prefers them
 UNUSED_WEIGHTS = ("*fp32*", "*.msgpack", "*.h5", "*onnx*")
-
-HASH_WHOLE_BELOW = 256 * 2**20
-SAMPLE_BYTES = 64 * 2**10
-NUM_SAMPLES = 64
 
 _LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
 _MULTILINGUAL_VOCABULARY = 51865  # English-only Whisper checkpoints have 51864 entries
@@ -88,8 +84,8 @@ class Checkpoint:
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model answers; not over its path.
 
-        Large files are hashed by size, head, tail and evenly spread blocks (`hash_file`): a fine-tune moves every
-        weight, so any block tells; reading 60 GB over a shared file system for a name would not be worth it.
+        Every byte counts: a fine-tune may have moved one layer, or one bias. The engine is about to read the same files,
+        from the page cache then; 3 GB take 2 s of one core.
         """
         whole = hashlib.sha256()
         files = content_files(Path(self.folder))
@@ -111,7 +107,7 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
             raise UsageError(f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out")
         folder = Path(expanded).resolve()
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UsageError(f"--model {name}: no such folder")
+        raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
     else:
         folder = _from_hub(name, revision)
     config = _read_json(folder / "config.json")
@@ -126,8 +122,8 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
         preprocessor_config=_preprocessor(folder),
         added_tokens=_added_tokens(folder),
     )
-    if not any(list(folder.glob(p)) for p in WEIGHT_PATTERNS):
-        raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)})")
+    if not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
+        raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again")
     return checkpoint
 
 
@@ -136,29 +132,24 @@ def content_files(folder: Path) -> list[Path]:
     texts = [p for pattern in TEXT_PATTERNS for p in folder.glob(pattern)]
     weights: list[Path] = []
     for pattern in WEIGHT_PATTERNS:
-        weights = [p for p in folder.glob(pattern) if not any(p.match(unused) for unused in UNUSED_WEIGHTS)]
+        found = list(folder.glob(pattern))
+        weights = [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
         if weights:
             break
     return sorted(p for p in {*texts, *weights} if p.is_file())
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file; of its size and `NUM_SAMPLES` blocks of `SAMPLE_BYTES`, first and last included, when large."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if size <= HASH_WHOLE_BELOW:
+    """SHA-256 of a file."""
+    try:
+        with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(str(size).encode())
-        for i in range(NUM_SAMPLES):
-            file.seek((size - SAMPLE_BYTES) * i // (NUM_SAMPLES - 1))
-            digest.update(file.read(SAMPLE_BYTES))
-    return digest.hexdigest()
+    except OSError as e:
+        raise _unreadable(path, e) from e
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     def snapshot(*patterns: str) -> Path:
         return Path(
@@ -171,11 +162,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
         folder = snapshot(*TEXT_PATTERNS, WEIGHT_PATTERNS[0])
         if not any(folder.glob(WEIGHT_PATTERNS[0])):
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
+    except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
         at = f" at revision {revision}" if revision else ""
+        reason = " ".join(f"{type(e).__name__}: {e}".split())
         raise UsageError(
-            f"--model {name}: not a folder here, and the Hugging Face hub did not give it{at} "
-            f"({type(e).__name__}: {str(e).strip().splitlines()[0]}); check the name and the network, or give a folder"
+            f"--model {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
+            f"or give a folder ({reason[:300]})"
         ) from e
     return folder
 
@@ -185,15 +177,21 @@ def _read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as e:
+        raise _unreadable(path, e) from e
     except ValueError as e:
-        raise UsageError(f"{path}: not valid JSON ({e}); the checkpoint is damaged") from e
+        raise UsageError(f"{path}: not valid JSON ({e}); the checkpoint is damaged: fetch or copy it again") from e
     return value if isinstance(value, dict) else {}
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: {error.strerror}; the checkpoint's files must be readable: mend that, or give another --model")
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:
     """`preprocessor_config.json`, or its place inside the `processor_config.json` that transformers 5 writes."""
     old = _read_json(folder / "preprocessor_config.json")
-    return old or _read_json(folder / "processor_config.json").get("feature_extractor", {})
+    return old or _read_json(folder / "processor_config.json").get("feature_extractor") or {}
 
 
 def _added_tokens(folder: Path) -> dict[str, int]:

@@ -31,7 +31,7 @@ from .types import Audio
 
 # How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
 START_TIMEOUT_S = 120.0
-# A killed process that sleeps in the kernel (a dead NFS server) ends only when the server answers; we do not wait for it.
+# A killed process that sleeps in the kernel (a dead NFS server) ends when the server answers; we do not wait for it.
 REAP_TIMEOUT_S = 1.0
 # How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
 # forked meanwhile may hold a copy of the pipe.
@@ -61,12 +61,12 @@ class Decoder:
     """One child process, for use by one thread at a time.
 
     Args:
-        timeout_s: seconds a file may take to read and decode, in each of two tries.
+        timeout_s: seconds a file may take to read and decode, in each of two tries; at most a day.
         log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
     """
 
     def __init__(self, *, timeout_s: float, log_fd: int | None = None):
-        self.timeout_s = timeout_s
+        self.timeout_s = min(timeout_s, 86_400.0)  # poll() and faulthandler overflow at some weeks
         self.log_fd = 2 if log_fd is None else log_fd
         self._process: subprocess.Popen | None = None
         self._connection: Connection | None = None
@@ -182,14 +182,14 @@ def _serve(connection: Connection, timeout_s: float) -> None:
             request = connection.recv()
         except EOFError:
             return
-        # The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that no watchdog
-        # runs, this one does: it needs no interpreter.
+        # The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that the watchdog
+        # cannot run, this ends us: it needs no interpreter.
         faulthandler.dump_traceback_later(timeout_s + 5, exit=True)
         try:
             audio = load_audio(**request)
         except RowError as e:
             connection.send(e)
-        except Exception as e:  # noqa: BLE001  a bug must cost one row, and be seen in it
+        except Exception as e:  # a bug must cost one row, and be seen in it
             text = " ".join(f"{type(e).__name__}: {e}".split())
             connection.send(RowError("unreadable", f"{request['name']}: {text}"))
         else:

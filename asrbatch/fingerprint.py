@@ -6,17 +6,23 @@ in-flight bounds, engine mode, devices and logs are not.
 
 import hashlib
 import json
+import os
 from typing import Any
 
-# Engine arguments that change speed, memory or logs alone. Any other that a user gives is part of the fingerprint.
+# Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
+# that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
 SPEED_ONLY_ENGINE_ARGS = frozenset(
     """max_num_seqs max_num_batched_tokens gpu_memory_utilization kv_cache_memory_bytes block_size swap_space
     cpu_offload_gb enforce_eager compilation_config cudagraph_capture_sizes max_cudagraph_capture_size
     tensor_parallel_size pipeline_parallel_size data_parallel_size distributed_executor_backend
     max_parallel_loading_workers disable_custom_all_reduce async_scheduling enable_chunked_prefill
-    enable_prefix_caching load_format download_dir num_gpu_blocks_override max_num_partial_prefills
-    max_long_partial_prefills scheduling_policy worker_cls api_process_count numa_bind
-    safetensors_load_strategy use_tqdm_on_load renderer_num_workers optimization_level""".split()
+    enable_prefix_caching download_dir hf_token num_gpu_blocks_override max_num_partial_prefills
+    max_long_partial_prefills scheduling_policy numa_bind numa_bind_nodes numa_bind_cpus
+    safetensors_load_strategy use_tqdm_on_load renderer_num_workers optimization_level
+    device_ids nnodes node_rank master_addr master_port distributed_timeout_seconds
+    data_parallel_rank data_parallel_start_rank data_parallel_size_local data_parallel_address
+    data_parallel_rpc_port data_parallel_backend
+    log_level log_config_file logging_config aggregate_engine_logging otlp_traces_endpoint""".split()
 )
 
 
@@ -39,7 +45,8 @@ def fingerprint(
     Args:
         rows_digest: SHA-256 over the canonical manifest rows.
         model_digest: SHA-256 over the checkpoint's content.
-        engine_args: what the user gave as `--engine-arg`.
+        sampling: the SamplingParams that requests share.
+        engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
     """
     return {
         "manifest": rows_digest,
@@ -53,7 +60,7 @@ def fingerprint(
         "language": language,
         "prompt": prompt,
         "windows": windows,
-        "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS},
+        "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"},
         "num_chunks": 1,
         "strategy": None,
     }
@@ -61,24 +68,30 @@ def fingerprint(
 
 def digest(fingerprint: dict[str, Any]) -> str:
     """SHA-256 of the canonical JSON form."""
-    canonical = json.dumps(fingerprint, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_canonical(fingerprint).encode()).hexdigest()
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """`name: old, now new` for every field that differs, nested ones by dotted name."""
+    """`name: was old, now new` for every field that differs, nested ones by dotted name."""
     found = []
     for name in dict.fromkeys([*before, *now]):
         old, new = before.get(name), now.get(name)
-        if old == new:
+        if _canonical(old) == _canonical(new):  # as the digest sees them: 1 is not true, a tuple is a list
             continue
         if isinstance(old, dict) and isinstance(new, dict):
             found += [f"{name}.{d}" for d in differences(old, new)]
         else:
-            found.append(f"{name}: was {_short(old)}, now {_short(new)}")
+            texts = json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False)
+            was, is_now = (_short(text, len(os.path.commonprefix(texts))) for text in texts)
+            found.append(f"{name}: was {was}, now {is_now}")
     return found
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:24]}…"
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _short(text: str, differs_at: int) -> str:
+    """At most some 60 characters of a text, among them those that differ."""
+    start = max(0, differs_at - 20) if len(text) > 60 else 0
+    return "…" * (start > 0) + text[start : start + 60] + "…" * (len(text) > start + 60)

@@ -25,12 +25,14 @@ def captured(path: Path):
         os.dup2(log, 2)
         yield os.lseek(log, 0, os.SEEK_END)
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.close(log)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # a full disk must not leave the terminal mute
+            for fd, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, fd)
+                os.close(copy)
+            os.close(log)
 
 
 def tail(path: Path, start: int, lines: int = 15) -> list[str]:

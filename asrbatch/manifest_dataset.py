@@ -8,6 +8,7 @@ come (`AudioRef.load`), and is never decoded through `datasets`, which would nee
 import datetime
 import decimal
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -144,7 +145,12 @@ class SavedTable:
         import datasets
 
         try:
+            with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
+                if not json.load(file)["_data_files"]:  # load_from_disk fails on these with an IndexError
+                    raise ManifestError(f"{folder}: holds no rows; expected at least one utterance")
             self._rows = datasets.load_from_disk(folder, keep_in_memory=False).with_format("arrow")
+        except ManifestError:
+            raise
         except Exception as e:  # whatever a damaged folder makes of it (json, pyarrow, KeyError, …) is named here
             problem = " ".join(f"{type(e).__name__}: {e}".split())
             raise ManifestError(f"{folder}: cannot be loaded with load_from_disk: {problem}; save it again") from e

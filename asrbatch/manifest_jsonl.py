@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import ManifestError
 from .manifest_files import FileState
-from .rows import BadRow, Row, audio_ref, parse_row, show
+from .rows import BadRow, Row, audio_ref, parse_row, show, show_text
 from .types import AudioRef
 
 _READ_BYTES = 1 << 20
@@ -84,20 +84,21 @@ def parse_line(line: bytes) -> Row:
     except UnicodeDecodeError as e:
         problem = f"not UTF-8: byte 0x{line[e.start]:02x} at position {e.start + 1} of the line"
         fix = "write the whole file in UTF-8 (two encodings in one file?)"
-        raise BadRow(show(line.strip().decode("utf-8", "backslashreplace")), problem, fix) from e
+        raise BadRow(show_text(line.strip().decode("utf-8", "backslashreplace")), problem, fix) from e
     try:
         fields = _decode(text)
     except json.JSONDecodeError as e:
         if text.startswith("\ufeff"):
             fix = "remove it (files joined with cat keep theirs)"
-            raise BadRow(show(text.strip()), "a byte-order mark inside the file", fix) from e
-        raise BadRow(show(text.strip()), f"not JSON: {e.msg} at column {e.pos + 1}", _ONE_OBJECT) from e
+            raise BadRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
+        column = min(e.pos, len(text.rstrip())) + 1
+        raise BadRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", _ONE_OBJECT) from e
     except RecursionError as e:
-        raise BadRow(show(text.strip()), "nested too deeply", "write a flat object") from e
+        raise BadRow(show_text(text.strip()), "nested too deeply", "write a flat object") from e
     except ValueError as e:  # e.g. a whole number of 5,000 digits
-        raise BadRow(show(text.strip()), f"not JSON: {e}", _ONE_OBJECT) from e
+        raise BadRow(show_text(text.strip()), f"not JSON: {e}", _ONE_OBJECT) from e
     if type(fields) is not dict:
-        raise BadRow(show(text.strip()), "not a JSON object", _ONE_OBJECT)
+        raise BadRow(show_text(text.strip()), "not a JSON object", _ONE_OBJECT)
     return parse_row(fields, fields.get("audio_filepath"))
 
 

@@ -5,7 +5,8 @@ what a row means is the business of `manifest_dataset.py`. Only importer of `pya
 
 Parquet stores a column in row groups and is read forwards, so a batch of neighbouring rows is the least that can be
 fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
-the row groups they are in, and rows in other row groups are never read.
+the row groups they are in, and rows in other row groups are never read. Memory is that of the kept batches and of one
+page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
 """
 
 import json

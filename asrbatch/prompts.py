@@ -100,6 +100,7 @@ class WhisperPrompts:
                 f"--model {checkpoint.name}: its tokenizer lacks {e}; a Whisper checkpoint needs its tokenizer.json"
             ) from e
         self.language_of = {i: code for code, i in checkpoint.languages.items()}
+        self._control_ids = frozenset(tokens.values())
         generation = checkpoint.generation_config
         self._suppress = tuple(generation.get("suppress_tokens") or ())
         self._begin_suppress = tuple(generation.get("begin_suppress_tokens") or ())
@@ -133,13 +134,13 @@ class WhisperPrompts:
 
         Args:
             language: a code `check_language` returned, or None to have the model detect it.
-            prompt: previous text, or None. Its last `max_prompt_tokens` tokens are used, as the original Whisper does.
+            prompt: previous text, or None; blank is none. Its last `max_prompt_tokens` tokens are used, as the original Whisper does.
             encode: text to token ids, without special tokens around them.
 
         Raises:
             RowError: `bad_row`, the prompt holds control tokens.
         """
-        previous = self._previous_ids(prompt, encode) if prompt else []
+        previous = self._previous_ids(prompt, encode) if prompt and not prompt.isspace() else []
         if not self.checkpoint.is_multilingual:
             return Ask((*previous, self.sot, self.no_timestamps), "en")
         if language is None:
@@ -164,7 +165,6 @@ class WhisperPrompts:
 
     def _previous_ids(self, prompt: str, encode: Callable[[str], Sequence[int]]) -> list[int]:
         ids = list(encode(" " + prompt.strip()))
-        control = set(self.checkpoint.added_tokens.values())
-        if any(i in control for i in ids):
+        if not self._control_ids.isdisjoint(ids):
             raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds a control token such as <|…|>; remove it")
         return [self.start_of_prev, *ids[-self.max_prompt_tokens :]]

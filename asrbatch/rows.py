@@ -152,8 +152,15 @@ def show(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):  # not JSON, e.g. a date of a data set: any text will do
         text = repr(value)
-    text = text.encode("utf-8", "backslashreplace").decode("utf-8")  # half a surrogate pair cannot be printed
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+    return show_text(text)
+
+
+def show_text(text: str) -> str:
+    """Text as a message can hold it: on one line, without control characters, cut to 80 characters."""
+    shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+    return shown
 
 
 def _bad(field: str, value: Any, problem: str, fix: str) -> BadRow:
@@ -182,8 +189,7 @@ def _check_refused(fields: dict[str, Any]) -> None:
 def _check_path(fields: dict[str, Any], path: Any) -> None:
     if path is None:
         found = ", ".join(fields) if fields else "no fields"
-        found = found if len(found) <= _SHOWN_CHARS else found[:_SHOWN_CHARS] + "…"
-        raise BadRow(f"has {found}", "no audio_filepath", "call the field with its path audio_filepath")
+        raise BadRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
     if type(path) is list:
         problem = "several clips in one row are not supported"
         raise _bad("audio_filepath", path, problem, "write one row per clip, with one path as a string")

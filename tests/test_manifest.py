@@ -78,13 +78,13 @@ KNOWN = {
 
 
 @st.composite
-def manifest_rows(draw, with_ids=st.booleans()):
+def manifest_rows(draw):
     rows = []
     for number in range(draw(st.integers(1, 12))):
         row = {"audio_filepath": draw(paths)}
         row |= draw(st.fixed_dictionaries({}, optional=KNOWN))
         row |= draw(st.dictionaries(texts.map(lambda name: "x" + name), others, max_size=2))
-        if draw(with_ids):
+        if draw(st.booleans()):
             row["id"] = draw(st.sampled_from([f"row {number}", number, f"é{number}"]))
         rows.append(dict(draw(st.permutations(list(row.items())))))
     return rows
@@ -279,29 +279,29 @@ def test_ids_are_refused_exactly_when_one_is_given_twice(tmp_path_factory, given
 # --- bad rows ---------------------------------------------------------------------------------------------------------
 
 BAD_ROWS = [
-    ("nonsense", 'm.jsonl:2: "nonsense": not JSON: Expecting value at column 1; write one JSON object per line'),
+    ("nonsense", 'm.jsonl:2: nonsense: not JSON: Expecting value at column 1; write one JSON object per line'),
     ('{"audio_filepath": "a.wav"', "not JSON: Expecting ',' delimiter at column 27; write one JSON object per line"),
     ('{"audio_filepath": "a.wav"}{}', "not JSON: Extra data at column 28; write one JSON object per line"),
-    ("[1, 2]", '"[1, 2]": not a JSON object; write one JSON object per line'),
+    ("[1, 2]", 'm.jsonl:2: [1, 2]: not a JSON object; write one JSON object per line'),
     ("null", "not a JSON object"),
     ("[" * 100_000, "nested too deeply; write a flat object"),
     ('{"x": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
     ('{"audio_filepath": "a.wav", "text": "1", "text": "2"}', '"text": this name stands twice in one object; keep one'),
     ("\ufeff" + json.dumps(PASSED), "a byte-order mark inside the file; remove it (files joined with cat keep theirs)"),
     ({}, "has no fields: no audio_filepath; call the field with its path audio_filepath"),
-    ({"audio": "a.wav", "text": "t"}, "has audio, text: no audio_filepath; call the field with its path audio_filepath"),
+    ({"audio": "a.wav", "text": "t"}, "has audio, text: no audio_filepath; call the field"),
     ({"audio_filepath": None}, "has audio_filepath: no audio_filepath"),
     ({"audio_filepath": ""}, 'audio_filepath = "": is empty; give the path of one audio file'),
     ({"audio_filepath": " \t"}, "is empty; give the path"),
     ({"audio_filepath": 3}, "audio_filepath = 3: must be a string; give the path of one audio file"),
     ({"audio_filepath": "a\0b"}, 'audio_filepath = "a\\u0000b": a path cannot hold a zero character'),
     ({"audio_filepath": ["a.wav", "b.wav"]}, 'audio_filepath = ["a.wav", "b.wav"]: several clips in one row are not'),
-    ({"audio_filepaths": ["a.wav"]}, 'audio_filepaths = ["a.wav"]: several clips in one row are not supported; write one'),
-    ({**PASSED, "audios": ["b.wav"]}, 'audios = ["b.wav"]: several clips in one row are not supported; write one row per'),
+    ({"audio_filepaths": ["a.wav"]}, 'audio_filepaths = ["a.wav"]: several clips in one row are not supported;'),
+    ({**PASSED, "audios": ["b.wav"]}, 'audios = ["b.wav"]: several clips in one row are not supported;'),
     ({"audio_filepath": "http://h/a.wav"}, "http:// is not supported yet; give the path of a local file"),
     ({"audio_filepath": "file:///a.wav"}, "file:// is not supported yet; give the path of a local file"),
     ({"audio_filepath": "s3://b/a.wav"}, "s3:// is not supported yet"),
-    ({"audio_filepath": "data:audio/wav;base64,"}, '"data:audio/wav;base64,…(0 chars)": the data: URI holds no audio; drop'),
+    ({"audio_filepath": "data:audio/wav;base64,"}, '"data:audio/wav;base64,…(0 chars)": the data: URI holds no audio'),
     ({"audio_filepath": "data:audio/wav;base64, "}, "the data: URI holds no audio"),
     ({"audio_filepath": "data:audio/wav,%00"}, "a data: URI must be base64 encoded; write data:audio/wav;base64,… or"),
     ({"audio_filepath": "data:audio/wav;base64"}, "a data: URI must be base64 encoded"),
@@ -309,7 +309,7 @@ BAD_ROWS = [
     ({**PASSED, "offset": "1.5"}, 'offset = "1.5": must be a number of seconds, not a string; remove the quotes'),
     ({**PASSED, "offset": True}, "offset = true: must be a number of seconds; leave it out to start at 0"),
     ({**PASSED, "offset": float("nan")}, "offset = NaN: must be a number of seconds from 0"),
-    ({**PASSED, "duration": float("nan")}, "duration = NaN: must be a number of seconds from 0 to 1e+09; leave it out to"),
+    ({**PASSED, "duration": float("nan")}, "duration = NaN: must be a number of seconds from 0 to 1e+09;"),
     ({**PASSED, "duration": float("inf")}, "duration = Infinity: must be a number of seconds from 0"),
     ('{"audio_filepath": "a.wav", "duration": 1e999}', "duration = Infinity: must be a number of seconds"),
     ({**PASSED, "duration": 10**400}, "must be a number of seconds from 0 to 1e+09"),
@@ -317,7 +317,7 @@ BAD_ROWS = [
     ({**PASSED, "duration": -0.5}, "duration = -0.5: must be a number of seconds from 0"),
     ({**PASSED, "duration": [1]}, "duration = [1]: must be a number of seconds; leave it out to read to the end"),
     ({**PASSED, "duration": False}, "duration = false: must be a number of seconds"),
-    ({**PASSED, "channel": -1}, "channel = -1: must be a whole number from 0; leave it out for the mean of all channels"),
+    ({**PASSED, "channel": -1}, "channel = -1: must be a whole number from 0; leave it out for the mean"),
     ({**PASSED, "channel": 1.0}, "channel = 1.0: must be a whole number from 0"),
     ({**PASSED, "channel": True}, "channel = true: must be a whole number"),
     ({**PASSED, "channel": "0"}, 'channel = "0": must be a whole number'),
@@ -333,8 +333,8 @@ BAD_ROWS = [
     *(
         (
             {**PASSED, field: value},
-            f"{field} = {json.dumps(value)}: this is fixed per run, a row cannot choose it; remove the field or set it to"
-            " null, and give the option to the run",
+            f"{field} = {json.dumps(value)}: this is fixed per run, a row cannot choose it; remove the field or set it"
+            " to null, and give the option to the run",
         )
         for field, value in [
             ("temperature", 0), ("top_p", 0.9), ("top_k", 1), ("seed", 1), ("max_new_tokens", 5), ("max_tokens", 5),
@@ -406,7 +406,12 @@ def test_nothing_about_audio_is_read_and_paths_are_relative_to_the_manifest(tmp_
     manifest = open_manifest(os.path.relpath(path))
     assert manifest.source == str(path)
     audio = [manifest.read(index).audio for index in range(4)]
-    assert [ref.path for ref in audio] == [f"{folder}/no/such.wav", "/abs/no.wav", f"{folder}/~/x.wav", f"{folder}/a:b.wav"]
+    assert [ref.path for ref in audio] == [
+        f"{folder}/no/such.wav",
+        "/abs/no.wav",
+        f"{folder}/~/x.wav",
+        f"{folder}/a:b.wav",
+    ]
     assert [ref.name for ref in audio] == ["no/such.wav", "/abs/no.wav", "~/x.wav", "a:b.wav"]
 
 
@@ -431,7 +436,9 @@ def test_data_uri_that_is_not_base64_fails_its_own_row(tmp_path, payload):
 
 def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
     payload = base64.b64encode(os.urandom(7_500_000)).decode()
-    manifest = open_manifest(write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1}))
+    manifest = open_manifest(
+        write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1})
+    )
     assert manifest.read(1).audio.resolve() == base64.b64decode(payload)
     assert manifest.read(2).id == "1"
     with pytest.raises(ManifestError) as caught:
@@ -448,7 +455,11 @@ def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
         ("m.jsonl", b"", "holds no rows; expected at least one utterance"),
         ("m.jsonl", b"\n  \r\n", "holds no rows"),
         ("m.jsonl", BOM, "holds no rows"),
-        ("m.json", b'[{"audio_filepath": "a.wav"}]', "is one JSON array, write each of its objects on a line of its own"),
+        (
+            "m.json",
+            b'[{"audio_filepath": "a.wav"}]',
+            "is one JSON array, write each of its objects on a line of its own",
+        ),
         ("m.jsonl.gz", b"\x1f\x8b\x08\x00abc", "is gzip data, unpack it first; accepted are a JSON Lines file"),
         ("m.jsonl", b"\x1f\x8b\x08\x00abc", "is gzip data, unpack it first"),
         ("m.zip", b"PK\x03\x04abc", "is a zip archive, unpack it first"),
@@ -469,7 +480,8 @@ def test_what_is_no_manifest_is_named(tmp_path, name, data, problem):
 
 def test_other_things_that_are_no_manifest_are_named(tmp_path):
     cases = {
-        tmp_path / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
+        tmp_path
+        / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
         tmp_path / "no*.parquet": "no*.parquet: no file matches; accepted are",
         tmp_path / "empty": "empty: is an empty folder; accepted are",
         tmp_path / "wavs": "wavs: is a folder with 0.wav, 1.wav, 2.wav, 3.wav, 4.wav, …; accepted are",
@@ -488,7 +500,7 @@ def test_other_things_that_are_no_manifest_are_named(tmp_path):
 
 def test_any_file_name_is_json_lines_when_it_begins_like_it(tmp_path):
     assert len(open_manifest(write(tmp_path, PASSED, name="manifest"))) == 1
-    with pytest.raises(ManifestError, match=r':1: "path,text": not JSON'):  # called JSON Lines: then its lines are bad
+    with pytest.raises(ManifestError, match=r":1: path,text: not JSON"):  # called JSON Lines: then its lines are bad
         open_manifest(write(tmp_path, "path,text", PASSED, name="m.ndjson"))
 
 

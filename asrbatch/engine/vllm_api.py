@@ -40,7 +40,7 @@ __all__ = [
 
 VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
 
-# vLLM's CPU worker replaces torch.set_num_threads by a function that refuses; preparation threads need the real one.
+# The real one, which preparation threads need: see start_thread.
 set_num_threads = torch.set_num_threads
 
 
@@ -51,7 +51,12 @@ def engine_arg_names() -> set[str]:
 
 def start_thread(settings: dict[str, Any]) -> LLMEngine:
     """An engine in this process, to be stepped by whoever started it, in the thread that started it."""
-    return LLMEngine.from_engine_args(EngineArgs(**settings), enable_multiprocessing=False)
+    engine = LLMEngine.from_engine_args(EngineArgs(**settings), enable_multiprocessing=False)
+    if torch.set_num_threads is not set_num_threads:
+        # vLLM's CPU worker has replaced it by a function that logs a refusal, and vLLM's own renderer calls that twice
+        # for every window: a log that grows with the manifest.
+        torch.set_num_threads = lambda num_threads: None
+    return engine
 
 
 def start_process(settings: dict[str, Any]) -> AsyncLLM:

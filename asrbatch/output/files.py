@@ -1,28 +1,33 @@
-"""Writing a small file so that it is there whole or not at all, and saying what to do when the disk refuses."""
+"""Writing a file so that it is there whole or not at all, and saying what to do when the disk refuses."""
 
 import errno
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import OutputError
 
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again; rows written so far are kept",
+    errno.EFBIG: "a file may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
     errno.EROFS: "the file system is read-only: choose another --output",
     errno.EACCES: "no permission: choose another --output",
-    errno.EPERM: "not permitted: choose another --output",
-    errno.ENOENT: "the folder does not exist and could not be made: choose another --output",
+    errno.EPERM: "not permitted here: choose another --output",
+    errno.ENOTSUP: "this file system cannot do that: choose another --output",
+    errno.ENOENT: "the folder does not exist, or was removed: make it, or choose another --output",
     errno.ENOTDIR: "a part of the path is a file: choose another --output",
     errno.EISDIR: "it is a folder: give --output a file name ending in .jsonl",
+    errno.ENAMETOOLONG: "choose a shorter --output",
 }
 
 
 @contextmanager
-def explained(path: Path):
+def explained(path: Path) -> Iterator[None]:
     """Turns an OSError into an `OutputError` that names the file and the fix."""
     try:
         yield
@@ -31,25 +36,57 @@ def explained(path: Path):
         raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written in the block, which then takes the place of `path`.
+
+    Temporary file, fsync, rename, fsync of the folder: after a crash the old or the new content is there, never a
+    mixture. When the block raises, the old content stays. A link is followed, and permissions are kept.
+    """
+    path = path.resolve()
+    temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed inside `replacing(path)` left behind."""
+    path = path.resolve()
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(_temporary_prefix(path)):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.tmp-"
+
+
 def write_json_atomically(path: Path, value: Any) -> None:
-    """Temporary file, fsync, rename, fsync of the folder: after a crash the old or the new content, never a mixture.
+    """Replaces `path`, whole or not at all.
 
     Raises:
         OutputError: the disk refused.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with explained(path):
-        try:
-            with open(temporary, "w", encoding="utf-8") as file:
-                json.dump(value, file, ensure_ascii=False, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+    with explained(path), replacing(path) as file:
+        file.write(json_bytes(value, indent=1) + b"\n")
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """UTF-8 as it is; escaped only where a string holds half a surrogate pair, which UTF-8 cannot hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent).encode()
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,22 +101,30 @@ def sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, *required: str) -> dict[str, Any] | None:
     """The JSON object in `path`; None where there is no file.
 
     Raises:
-        OutputError: the file is damaged.
+        OutputError: the file is damaged, or lacks one of the `required` fields.
     """
     try:
         with explained(path):
-            text = path.read_text(encoding="utf-8")
+            text = path.read_bytes().decode()
         value = json.loads(text)
     except OutputError as e:
         if isinstance(e.__cause__, FileNotFoundError):
             return None
         raise
-    except ValueError as e:
-        raise OutputError(f"{path}: not valid JSON ({e}); it was edited or damaged: --overwrite starts anew") from e
+    except (ValueError, RecursionError) as e:
+        raise _damaged(path, f"not valid JSON ({e})") from e
     if not isinstance(value, dict):
-        raise OutputError(f"{path}: holds no JSON object; it was edited or damaged: --overwrite starts anew")
+        raise _damaged(path, "holds no JSON object")
+    if missing := [name for name in required if name not in value]:
+        raise _damaged(path, f"has no {', '.join(missing)}")
     return value
+
+
+def _damaged(path: Path, problem: str) -> OutputError:
+    return OutputError(
+        f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite to start anew"
+    )

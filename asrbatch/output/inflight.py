@@ -8,10 +8,10 @@ happens to the same row three times.
 """
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ..errors import OutputError
 from .files import explained
 
 RUN_ALONE_AFTER = 2
@@ -31,9 +31,10 @@ class InFlightLog:
             os.write(self._fd, b"%d\n" % index)
 
     def close(self, *, remove: bool) -> None:
-        os.close(self._fd)
-        if remove:
-            self._path.unlink(missing_ok=True)
+        with explained(self._path):
+            os.close(self._fd)
+            if remove:
+                self._path.unlink(missing_ok=True)
 
 
 def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, int]:
@@ -49,15 +50,22 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
     deaths = {int(i): n for i, n in record.get("engine_deaths", {}).items()}
     last = record["sessions"][-1] if record["sessions"] else None
     if last and last["outcome"] in (None, "engine_died"):
-        for index in _read(path):
-            if index < len(finished) and not finished[index]:
-                deaths[index] = deaths.get(index, 0) + 1
-    return {i: n for i, n in deaths.items() if not finished[i]}
+        for index in _unfinished(path, finished):
+            deaths[index] = deaths.get(index, 0) + 1
+    return {i: n for i, n in deaths.items() if i < len(finished) and not finished[i]}
 
 
-def _read(path: Path) -> Iterable[int]:
+def _unfinished(path: Path, finished: bytearray) -> set[int]:
+    """Rows of the log that have no output row; few, however long the log."""
+    found = set()
     try:
-        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is torn
-    except FileNotFoundError:
-        return set()
-    return {int(line) for line in lines if line.isdigit()}
+        with explained(path), open(path, "rb") as file:
+            for line in file:
+                if line.endswith(b"\n") and line[:-1].isdigit():  # else torn: the row was not submitted yet
+                    index = int(line)
+                    if index < len(finished) and not finished[index]:
+                        found.add(index)
+    except OutputError as e:
+        if not isinstance(e.__cause__, FileNotFoundError):
+            raise
+    return found

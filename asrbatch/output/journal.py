@@ -1,7 +1,7 @@
 """The rows file: appended as rows finish, recovered after any death, never a row twice.
 
 A row is one JSON line written with one `write`. A file that does not end in a newline ends in a torn row, which is
-cut off; a malformed complete line cannot come from a crash and is an error.
+cut off; a malformed complete line cannot come from a killed process and is an error.
 """
 
 import hashlib
@@ -9,14 +9,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import OutputError
-from .files import explained, sync_folder
+from .files import explained, json_bytes, remove_leftovers, replacing
 
 _READ_BYTES = 8 * 2**20
+_MEND = "mend the file, or --overwrite to start anew"
 
 
 @dataclass
@@ -42,11 +44,11 @@ class Tally:
     def add(self, row: dict[str, Any]) -> None:
         self.rows += 1
         self.statuses[row["status"]] += 1
-        self.flags.update(row.get("flags") or ())
+        self.flags.update(row["flags"])
         if row["status"] == "ok":
-            self.audio_s += row.get("audio_s") or 0.0
-        elif error := row.get("error"):
-            self.errors[error["kind"]] += 1
+            self.audio_s += row["audio_s"]
+        else:
+            self.errors[row["error"]["kind"]] += 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -69,117 +71,116 @@ class Journal:
         path: the rows file; made when absent, recovered when present.
         num_rows: rows of the manifest; an index outside it is another manifest's.
         keep: which of the rows already there to keep; the others are taken out of the file, atomically.
+        new_file: copy the rows into a new file, which takes the old one's place. For when a former writer may still
+            wake up (`Lease.judged_by_time`): what it writes then lands in a file that nobody reads.
 
     Raises:
-        OutputError: a malformed complete line, a row twice, a row of another manifest, or the disk refused.
+        OutputError: a malformed complete line, a row twice, a row of another manifest, or the disk refused. The file
+            is then as it was.
     """
 
-    def __init__(self, path: Path, num_rows: int, keep: Callable[[dict[str, Any]], bool] | None = None):
+    def __init__(
+        self,
+        path: Path,
+        num_rows: int,
+        keep: Callable[[dict[str, Any]], bool] | None = None,
+        *,
+        new_file: bool = False,
+    ):
         self.path = path
         self.tally = Tally()
         self.finished = bytearray(num_rows)
         self._hash = hashlib.sha256()
+        self._size = 0
         with explained(path):
+            remove_leftovers(path)
             path.touch()
-            end = self._recover()
-            self._file = open(path, "r+b", buffering=0)
-            self._file.truncate(end)
-            self._file.seek(end)
-            if keep is not None:
-                self._rewrite(keep)
+            with replacing(path) if keep or new_file else nullcontext() as copy:
+                self._recover(keep, copy)
+            # Appending, not at an offset of our own: where two write after all, no row is overwritten.
+            self._file = open(path, "ab", buffering=0)
+            self._file.truncate(self._size)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one finished row; it survives the death of this process from here on.
 
         Raises:
             OutputError: the disk refused. The file then ends before this row.
+            ValueError: not an output row, or one that JSON cannot hold; nothing was written.
         """
-        self._check(row, None)
-        line = encode_row(row)
+        if problem := _problem(row):  # what is written must be readable at the next start
+            raise ValueError(f"not an output row: {problem}")
+        self._check(row, str(self.path))
+        line = json_bytes(row) + b"\n"
         with explained(self.path):
-            start = self._file.tell()
             try:
                 written = 0
                 while written < len(line):  # a raw write may be short when the disk fills up
                     written += self._file.write(line[written:])
-            except OSError:
-                self._file.truncate(start)
-                self._file.seek(start)
+            except BaseException:
+                self._file.truncate(self._size)
                 raise
         self._add(row, line)
 
     def sync(self) -> None:
-        """Makes the rows so far survive a power cut as well."""
+        """Makes the rows so far survive a power cut as well, and makes sure that they are still there.
+
+        Raises:
+            OutputError: the disk refused, or the file was changed or removed by somebody else.
+        """
         with explained(self.path):
             os.fsync(self._file.fileno())
+            size = os.stat(self.path).st_size
+        if size != self._size:
+            raise OutputError(
+                f"{self.path}: {size} bytes, but this run has written {self._size}: something else changed it; "
+                f"run the same command again to have it checked"
+            )
 
     def close(self) -> None:
-        self.sync()
-        self._file.close()
+        with explained(self.path), self._file:
+            os.fsync(self._file.fileno())
 
     @property
     def sha256(self) -> str:
         """Of the file's content."""
         return self._hash.hexdigest()
 
-    def _recover(self) -> int:
-        """Reads every complete line; returns where the last one ends."""
-        end = number = 0
+    def _recover(self, keep: Callable[[dict[str, Any]], bool] | None, copy: Any) -> None:
+        """Takes in every complete line, or leaves it out; writes those taken in to `copy`, if there is one."""
+        dropped = []
         with open(self.path, "rb", buffering=_READ_BYTES) as file:
-            for number, line in enumerate(file, 1):  # noqa: B007
+            for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
                     break  # torn by a crash: that row runs again
-                row = decode_row(line, f"{self.path}:{number}")
-                self._check(row, number)
-                self._add(row, line)
-                end += len(line)
-        return end
+                where = f"{self.path}:{number}"
+                row = decode_row(line, where)
+                self._check(row, where)
+                if keep is None or keep(row):
+                    self._add(row, line)
+                    if copy:
+                        copy.write(line)
+                else:
+                    self.finished[row["index"]] = 1  # until the end of the file, so that its double is found
+                    dropped.append(row["index"])
+        for index in dropped:
+            self.finished[index] = 0
 
-    def _check(self, row: dict[str, Any], number: int | None) -> None:
+    def _check(self, row: dict[str, Any], where: str) -> None:
         index = row["index"]
-        where = f"{self.path}:{number}" if number else str(self.path)
         if not 0 <= index < len(self.finished):
-            raise OutputError(f"{where}: index {index} is not in the manifest ({len(self.finished)} rows); another run's row?")
+            raise OutputError(
+                f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(self.finished)} rows; "
+                f"it is another run's row: {_MEND}"
+            )
         if self.finished[index]:
-            raise OutputError(f"{where}: index {index} (id {row['id']}) is there twice; --overwrite starts anew")
+            raise OutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
 
     def _add(self, row: dict[str, Any], line: bytes) -> None:
         self.finished[row["index"]] = 1
         self.tally.add(row)
         self._hash.update(line)
-
-    def _rewrite(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Replaces the file by one with the kept rows alone; a crash leaves the old one or the new one."""
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        self.tally, self._hash, self.finished = Tally(), hashlib.sha256(), bytearray(len(self.finished))
-        self._file.seek(0)
-        with open(temporary, "wb") as new:
-            for line in _lines(self._file):
-                row = json.loads(line)
-                if keep(row):
-                    new.write(line)
-                    self._add(row, line)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(temporary, self.path)
-        sync_folder(self.path.parent)
-        self._file.close()
-        self._file = open(self.path, "r+b", buffering=0)
-        self._file.seek(0, os.SEEK_END)
-
-
-def _lines(file: Any):
-    with open(file.fileno(), "rb", buffering=_READ_BYTES, closefd=False) as reader:
-        yield from reader
-
-
-def encode_row(row: dict[str, Any]) -> bytes:
-    """One JSON line. UTF-8 as it is, escaped only where a carried field holds half a surrogate pair."""
-    text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    try:
-        return (text + "\n").encode()
-    except UnicodeEncodeError:
-        return (json.dumps(row, ensure_ascii=True, allow_nan=False) + "\n").encode()
+        self._size += len(line)
 
 
 def decode_row(line: bytes, where: str) -> dict[str, Any]:
@@ -189,14 +190,43 @@ def decode_row(line: bytes, where: str) -> dict[str, Any]:
         OutputError: it is not a row of ours; names the line.
     """
     try:
-        row = json.loads(line)
-        index, status = row["index"], row["status"]
-        if type(index) is not int or status not in ("ok", "failed") or not isinstance(row["id"], str):
-            raise ValueError("its id, index or status is not what asrbatch writes")
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as e:
-        reason = f"it has no {e}" if isinstance(e, KeyError) else e
+        row = _DECODER.decode(line.decode())  # not json.loads, which takes UTF-16, byte order marks and NaN as well
+        if problem := _problem(row):
+            raise ValueError(problem)
+    except (ValueError, RecursionError) as e:
+        reason = e.msg if isinstance(e, json.JSONDecodeError) else e
         raise OutputError(
-            f"{where}: a complete line that is no output row ({reason}); a crash cannot do that, so the file was edited "
-            f"or is another program's: mend the line, or --overwrite to start anew"
+            f"{where}: a complete line that is no output row ({reason}); a killed process leaves no such line, so the file was "
+            f"edited or is another program's: {_MEND}"
         ) from e
     return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def _problem(row: Any) -> str | None:
+    """What keeps a JSON value from being an output row, as far as counting rows needs to know."""
+    if type(row) is not dict:
+        return "it is not an object"
+    for name in ("id", "index", "status", "error", "audio_s", "flags"):
+        if name not in row:
+            return f"it has no {name}"
+    ok, error = row["status"] == "ok", row["error"]
+    if type(row["id"]) is not str:
+        return "its id is not a string"
+    if type(row["index"]) is not int:
+        return "its index is not a whole number"
+    if not ok and row["status"] != "failed":
+        return "its status is neither ok nor failed"
+    if ok and type(row["audio_s"]) not in (int, float):
+        return "its audio_s is not a number"
+    if not ok and not (type(error) is dict and type(error.get("kind")) is str):
+        return "it failed without an error kind"
+    if type(row["flags"]) is not list or not all(type(flag) is str for flag in row["flags"]):
+        return "its flags are not strings"
+    return None

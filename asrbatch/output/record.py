@@ -73,7 +73,14 @@ class RunRecord:
 
 
 def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]) -> dict[str, Any]:
-    """Marks the run complete; call when the journal holds every row. Returns what was written."""
+    """Marks the run complete. Returns what was written.
+
+    Raises:
+        ValueError: the journal lacks rows.
+        OutputError: the rows file is not what was written to it, or the disk refused.
+    """
+    if missing := journal.finished.count(0):
+        raise ValueError(f"{journal.path}: {missing} rows are missing; the run is not complete")
     journal.sync()  # the mark must never reach the disk before the rows it vouches for
     mark = {
         **journal.tally.as_dict(),
@@ -88,11 +95,13 @@ def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest:
 
 
 def read_record(paths: RunPaths) -> dict[str, Any] | None:
-    return read_json(paths.record)
+    """The run record as it stands on disk; None for a new run. Raises OutputError when it is damaged."""
+    return read_json(paths.record, "fingerprint", "sessions")
 
 
 def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
-    return read_json(paths.done)
+    """The completion mark; None while the run is not complete. Raises OutputError when it is damaged."""
+    return read_json(paths.done, "rows", "statuses", "sha256")
 
 
 def now() -> str:

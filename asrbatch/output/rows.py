@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from typing import Any
 
 from ..errors import RowError
@@ -25,6 +26,7 @@ RESULT_FIELDS = (
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
 _RESERVED = {"index", "input", *RESULT_FIELDS}
+_DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
 
 def ok_row(
@@ -46,7 +48,8 @@ def ok_row(
     """
     spans = [_window(w, g, sample_rate) for w, g in zip(windows, generations, strict=True)]
     text = " ".join(filter(None, (span["text"] for span in spans)))
-    weights = [(g.avg_logprob, g.num_tokens + 1) for g in generations if g.avg_logprob is not None]
+    # An average is over the text tokens and, where it came to that, the end token.
+    weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in generations if g.avg_logprob is not None]
     first = generations[0]
     flags = (*flags, *([] if text else ["empty"]), *(["truncated"] if any("truncated" in s["flags"] for s in spans) else []))
     return _row(
@@ -128,9 +131,8 @@ def _carried(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, str):
-        if value.startswith("data:"):
-            head, _, _ = value.partition(",")
-            return f"{head},sha256={hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
+        if uri := _DATA_URI.match(value):
+            return f"{uri[1]},sha256={hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()}"
         return value
     if isinstance(value, dict):
         return {key: _carried(item) for key, item in value.items()}

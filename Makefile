@@ -1,0 +1,27 @@
+# The two commands of the README are `make demo` and `make test`; both set up what is missing first.
+.PHONY: demo test lint setup bench parity test-vllm028
+
+PYTHON := .venv/bin/python
+
+demo: setup
+	$(PYTHON) scripts/demo.py
+
+test: setup lint
+	$(PYTHON) -m pytest
+
+lint: setup
+	.venv/bin/ruff check .
+
+setup:
+	@scripts/setup.sh
+
+parity: setup
+	$(PYTHON) scripts/parity.py
+
+bench: setup
+	$(PYTHON) scripts/bench.py
+
+# The same tests on the older vLLM, in an environment of its own.
+test-vllm028:
+	@scripts/setup_vllm028.sh
+	.venv-vllm028/bin/python -m pytest
