@@ -23,8 +23,7 @@ from .types import Utterance
 __all__ = ["Manifest", "Scan", "open_manifest"]
 
 ACCEPTED = (
-    "a JSON Lines file (one object per line), a folder written by save_to_disk, "
-    "or Parquet (a file, a folder or a glob of files)"
+    "a JSON Lines file (one object per line), a folder written by save_to_disk, or Parquet (a file, a folder or a glob of files)"
 )
 _HEAD_BYTES = 4096
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")

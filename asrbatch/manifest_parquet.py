@@ -78,9 +78,7 @@ class ParquetTable:
     def choose_audio(self, audio: str, in_cells: bool) -> None:
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if pa.types.is_struct(schema.field(audio).type) != in_cells:
-                raise ManifestError(
-                    f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again"
-                )
+                raise ManifestError(f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again")
         self._light = [f"{name}.path" if in_cells and name == audio else name for name in self.schema.names]
         self._may_hold_bytes = [in_cells and self._may_hold(group, f"{audio}.bytes") for group in self._groups]
         self._light_batches = _Batches(partial(self._read, names=self._light, batch_bytes=_LIGHT_BATCH_BYTES))
@@ -130,18 +128,14 @@ class ParquetTable:
         path, num_rows = self._paths[group.file], 0
         try:
             # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
-            with pq.ParquetFile(
-                path, metadata=self._metadata[group.file], buffer_size=_STREAM_BYTES, pre_buffer=False
-            ) as file:
+            with pq.ParquetFile(path, metadata=self._metadata[group.file], buffer_size=_STREAM_BYTES, pre_buffer=False) as file:
                 for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
                     num_rows += batch.num_rows
                     yield batch
         except (pa.ArrowException, OSError) as e:
             raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
         if num_rows != group.num_rows:
-            raise ManifestError(
-                f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again"
-            )
+            raise ManifestError(f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again")
 
 
 # A row group that is being read, and the next row that this will give.

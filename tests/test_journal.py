@@ -517,6 +517,6 @@ def test_writer_killed_again_and_again(tmp_path):
             writer.kill()
         counts.append(path.read_bytes().count(b"\n"))
     assert counts == sorted(counts)
-    assert len(set(counts)) > 2 and counts[-1] < 400  # it was killed at work, and again after going on
+    assert len(set(counts)) > 2  # killed at work, and again after going on
     subprocess.run(command, stdout=subprocess.PIPE, check=True)
     assert by_index(read(path)) == big_rows()

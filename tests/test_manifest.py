@@ -436,9 +436,7 @@ def test_data_uri_that_is_not_base64_fails_its_own_row(tmp_path, payload):
 
 def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
     payload = base64.b64encode(os.urandom(7_500_000)).decode()
-    manifest = open_manifest(
-        write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1})
-    )
+    manifest = open_manifest(write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1}))
     assert manifest.read(1).audio.resolve() == base64.b64decode(payload)
     assert manifest.read(2).id == "1"
     with pytest.raises(ManifestError) as caught:
@@ -480,8 +478,7 @@ def test_what_is_no_manifest_is_named(tmp_path, name, data, problem):
 
 def test_other_things_that_are_no_manifest_are_named(tmp_path):
     cases = {
-        tmp_path
-        / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
+        tmp_path / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
         tmp_path / "no*.parquet": "no*.parquet: no file matches; accepted are",
         tmp_path / "empty": "empty: is an empty folder; accepted are",
         tmp_path / "wavs": "wavs: is a folder with 0.wav, 1.wav, 2.wav, 3.wav, 4.wav, …; accepted are",

@@ -154,10 +154,7 @@ def test_digest_takes_the_rows_in_the_order_of_file_names(tmp_path):
     first, second = sorted(backwards.iterdir())
     first.rename(backwards / "train-00009-of-00002.parquet")
     assert open_manifest(backwards).scan.digest != whole.scan.digest
-    assert (
-        open_manifest(backwards).read(0).id
-        == f"r{pq.read_metadata(backwards / 'train-00009-of-00002.parquet').num_rows}"
-    )
+    assert open_manifest(backwards).read(0).id == f"r{pq.read_metadata(backwards / 'train-00009-of-00002.parquet').num_rows}"
 
 
 # --- ids, splits ------------------------------------------------------------------------------------------------------
@@ -257,9 +254,7 @@ def test_the_declared_audio_feature_is_chosen_among_structs(tmp_path):
     for source in (tmp_path / "rows.parquet", tmp_path / "saved"):
         assert open_manifest(source).read(3).audio.resolve() == AUDIO[3]
     datasets.Dataset(arrow.drop_columns("audio")).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "no")
-    with pytest.raises(
-        ManifestError, match="no: no audio column among id, offset, duration, lang, text, image; expected"
-    ):
+    with pytest.raises(ManifestError, match="no: no audio column among id, offset, duration, lang, text, image; expected"):
         open_manifest(tmp_path / "no")
 
 
@@ -319,9 +314,7 @@ def test_a_row_group_of_bytes_and_paths_is_read_cell_by_cell(tmp_path):
     manifest = open_manifest(write_parquet(tmp_path / "rows.parquet", table(ROWS[:6], audio, paths), 6))
     load = [utterance.audio.resolve for utterance in read_all(manifest)]
     assert (load[0](), load[1](), load[4]()) == (AUDIO[0], AUDIO[9], b"")
-    with pytest.raises(
-        RowError, match=f"missing: rows/2: {tmp_path}/none.wav does not exist, and the audio cell holds no"
-    ):
+    with pytest.raises(RowError, match=f"missing: rows/2: {tmp_path}/none.wav does not exist, and the audio cell holds no"):
         load[2]()
     with pytest.raises(RowError, match="missing: rows/3: the audio cell holds neither bytes nor a path; drop the row"):
         load[3]()
@@ -411,9 +404,7 @@ def test_check_sees_rows_of_data_sets_without_their_heavy_columns(tmp_path):
     arrow = table(target_lang=["fr"] * NUM_ROWS, vector=[[0.5]] * NUM_ROWS, blob=[b"x"] * NUM_ROWS)
     path, seen = write_parquet(tmp_path / "rows.parquet", arrow), []
     with pytest.raises(ManifestError, match=r"rows/0: target_lang = fr: no; drop it"):
-        open_manifest(
-            path, check=lambda u: seen.append(set(u.fields)) or f"target_lang = {u.fields['target_lang']}: no; drop it"
-        )
+        open_manifest(path, check=lambda u: seen.append(set(u.fields)) or f"target_lang = {u.fields['target_lang']}: no; drop it")
     assert seen == [{"audio_filepath", *ROWS[0], "target_lang"}] * NUM_ROWS
     assert set(open_manifest(path).read(0).fields) == {"audio_filepath", *ROWS[0], "target_lang", "vector", "blob"}
 
@@ -440,18 +431,14 @@ def test_damaged_sources_are_named(tmp_path):
         open_manifest(folder)
     (tmp_path / "dict").mkdir()
     (tmp_path / "dict" / "dataset_dict.json").write_text("{}")
-    with pytest.raises(
-        ManifestError, match=r"dict: dataset_dict.json cannot be read \('splits'\); save the data set again"
-    ):
+    with pytest.raises(ManifestError, match=r"dict: dataset_dict.json cannot be read \('splits'\); save the data set again"):
         open_manifest(tmp_path / "dict")
 
 
 def test_files_that_do_not_belong_together_are_named(tmp_path):
     folder = write_parquet(tmp_path / "d" / "a.parquet", table()).parent
     other = write_parquet(folder / "b.parquet", table().drop_columns("lang"))
-    with pytest.raises(
-        ManifestError, match=rf"^{other}: other columns than {folder}/a.parquet \(lang\); give files of one"
-    ):
+    with pytest.raises(ManifestError, match=rf"^{other}: other columns than {folder}/a.parquet \(lang\); give files of one"):
         open_manifest(folder)
     write_parquet(other, table().drop_columns("audio").append_column("audio", pa.array(["x"] * NUM_ROWS)))
     with pytest.raises(ManifestError, match=rf"^{other}: column audio is of another type than in {folder}/a.parquet"):
@@ -468,9 +455,7 @@ def test_a_data_set_that_changes_is_noticed(source):
     for file in files:
         os.utime(file, ns=(1, 1))
     for read in (lambda: manifest.read(0), utterance.audio.resolve):
-        with pytest.raises(
-            ManifestError, match="the manifest changed since it was opened; leave it alone during a run"
-        ):
+        with pytest.raises(ManifestError, match="the manifest changed since it was opened; leave it alone during a run"):
             read()
     for file in files:
         file.unlink()
@@ -542,8 +527,6 @@ def test_parquet_is_read_without_datasets_and_nothing_without_need(tmp_path):
         "import sys; from asrbatch.manifest import open_manifest; open_manifest(sys.argv[1]).read(0).audio.resolve();"
         "print([name for name in ('datasets', 'torch', 'torchcodec', 'pandas', 'vllm') if name in sys.modules])"
     )
-    assert (
-        "[]" in subprocess.run([sys.executable, "-c", code, parquet], capture_output=True, text=True, check=True).stdout
-    )
+    assert "[]" in subprocess.run([sys.executable, "-c", code, parquet], capture_output=True, text=True, check=True).stdout
     shown = subprocess.run([sys.executable, "-c", code, saved], capture_output=True, text=True, check=True).stdout
     assert "datasets" in shown and "torchcodec" not in shown
