@@ -302,7 +302,7 @@ class _FFmpegFile:
         if self.first is None:
             return
         self.rate, self.tick = self.first.sample_rate, self.first.time_base
-        self.origin = self.first.pts or 0
+        self.origin, self.frames_per_tick = self.first.pts or 0, float(self.tick * self.rate)
         self.slack = round(LENGTH_SLACK_S * self.rate)
         if (self.kind == MOV or (self.kind == "mp3" and counted)) and self.stream.duration:
             self.length = round(self.stream.duration * self.stream.time_base * self.rate)
@@ -340,7 +340,7 @@ class _FFmpegFile:
 
     def _place(self, pts: int) -> int:
         """The frame of the file that a time stamp means."""
-        return round((pts - self.origin) * self.tick * self.rate)
+        return round((pts - self.origin) * self.frames_per_tick)
 
     def _skip_to(self, start: int) -> tuple[int, Iterator[av.AudioFrame]]:
         """The place of a frame before `start`, and the frames from there on, without decoding what lies before.
@@ -408,8 +408,9 @@ class _Nameless:
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
     """(frames, channels) float32; integers scaled to [-1, 1)."""
-    if frame.format.is_planar and frame.layout.nb_channels >= 8:  # PyAV 18 takes what follows the 8th plane for a 9th
-        (frame,) = av.AudioResampler(frame.format.packed).resample(frame)
+    # PyAV 18 takes what follows the 8th plane in memory for a 9th, and has no arrays of 64-bit integers.
+    if (frame.format.is_planar and frame.layout.nb_channels >= 8) or frame.format.packed.name == "s64":
+        (frame,) = av.AudioResampler("flt").resample(frame)
     values = frame.to_ndarray()
     values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
     if values.dtype == np.uint8:

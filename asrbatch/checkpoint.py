@@ -136,7 +136,7 @@ def content_files(folder: Path) -> list[Path]:
         weights = [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
         if weights:
             break
-    return sorted(p for p in {*texts, *weights} if p.is_file())
+    return sorted(p for p in {*texts, *weights} if not p.is_dir())
 
 
 def hash_file(path: Path) -> str:

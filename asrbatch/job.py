@@ -278,7 +278,6 @@ class _Session:
             max_tokens=plan.max_tokens,
             seed=options.seed,
             user_args=plan.engine_args,
-            grace_s=self.config.grace_s,
             deliver=lambda key, outcome: events.put((key, outcome)),
         )
         self.progress.startup_s = time.monotonic() - self.started

@@ -213,7 +213,10 @@ class Pipeline:
     def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
-            raise outcome.error
+            if not self.stopped:
+                raise outcome.error
+            self._stop_by = time.monotonic()  # whatever stops us stopped the engine too: nothing more will come
+            return
         work = self._working.get(index)
         if work is None:  # another window of this utterance failed already
             return

@@ -55,9 +55,8 @@ def main() -> int:
     hf = HuggingFace(folder, "float32")
     theirs = transcribe_with_hf(hf, clips)
     ours = transcribe_with_asrbatch(folder, clips)
-    differences = [
-        difference(hf, clip, ours[clip.id], other) for clip, other in zip(clips, theirs, strict=True) if ours[clip.id] != other.text
-    ]
+    pairs = [(clip, ours[clip.id], other) for clip, other in zip(clips, theirs, strict=True)]
+    differences = [difference(hf, clip, text, other) for clip, text, other in pairs if text != other.text]
     references = [clip.text for clip in clips]
     figures = {
         "utterances": str(len(clips)),
@@ -81,9 +80,14 @@ def chosen_clips(count: int) -> list[Clip]:
 
 
 def transcribe_with_hf(hf: HuggingFace, clips: Sequence[Clip]) -> list[HfText]:
+    import torch
+
     say("transcribing with transformers, batches of 8")
-    started = time.monotonic()
+    started, threads = time.monotonic(), torch.get_num_threads()
+    # On a machine that others use, threads that wait for each other cost three times what they save.
+    torch.set_num_threads(1)
     results = hf.transcribe([clip.samples() for clip in clips], lambda n: print(f"\r   {n}", end="", file=sys.stderr, flush=True))
+    torch.set_num_threads(threads)
     print(f" utterances, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return results
 
@@ -130,7 +134,8 @@ def show(figures: dict[str, str], differences: Sequence[Difference]) -> None:
         table.add_row(name, value)
     console.print(table, markup=False)
     for each in differences:
-        console.print(f"{each.id}\n  asrbatch:     {each.ours}\n  transformers: {each.theirs}\n  {each.hint}", markup=False, highlight=False)
+        text = f"{each.id}\n  asrbatch:     {each.ours}\n  transformers: {each.theirs}\n  {each.hint}"
+        console.print(text, markup=False, highlight=False)
 
 
 def as_markdown(

@@ -79,7 +79,8 @@ class Engines:
     def start(self, checkpoint, *, deliver, **options):
         from asrbatch.engine import start_engine
 
-        key = (checkpoint.folder, repr(sorted(options.items(), key=lambda item: item[0])))
+        same = {name: value for name, value in options.items() if name != "device"}  # it tells the memory free at the moment
+        key = (checkpoint.folder, repr(sorted(same.items())))
         if key not in self._running:
             self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
         self._running[key].deliver = deliver
@@ -117,7 +118,8 @@ def cli(tmp_path):
 
     def call(*arguments, cwd=tmp_path, env=None, timeout=300):
         command = [PYTHON, "-m", "asrbatch", *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env={**os.environ, **(env or {})})
+        env = {**os.environ, **(env or {})}
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env)
 
     return call
 

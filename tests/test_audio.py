@@ -45,6 +45,7 @@ LOSSY = {
     "alac": ("mov", "alac", 16000, 0, True),
     "mov s32": ("mov", "pcm_s32le", 16000, 0, True),
     "mov f64": ("mov", "pcm_f64le", 16000, 0, True),
+    "wav s64": ("wav", "pcm_s64le", 16000, 0, True),
     "avi u8": ("avi", "pcm_u8", 16000, 0, True),
 }
 

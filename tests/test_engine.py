@@ -33,7 +33,6 @@ def options(**changed):
         "max_tokens": 444,
         "seed": 0,
         "user_args": {"max_num_seqs": 4},
-        "grace_s": 30.0,
     }
     return {**defaults, **changed}
 

@@ -426,7 +426,7 @@ def test_data_uri_is_decoded_late(tmp_path, wrap):
     assert utterance.fields == {"audio_filepath": uri}
 
 
-@pytest.mark.parametrize("payload", ["AAA*", "A", "AA=A", "ÄÄÄÄ"])
+@pytest.mark.parametrize("payload", ["AAA*", "AAAA****", "A", "AA=A", "ÄÄÄÄ"])
 def test_data_uri_that_is_not_base64_fails_its_own_row(tmp_path, payload):
     row = {"audio_filepath": f"data:audio/wav;base64,{payload}"}
     utterance = open_manifest(write(tmp_path, row)).read(0)  # the scan does not decode

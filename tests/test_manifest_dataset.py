@@ -3,6 +3,7 @@
 import datetime
 import decimal
 import io
+import itertools
 import json
 import os
 import random
@@ -74,7 +75,7 @@ def write_parquet(path, arrow, row_group_size=5, **options):
 def shards(folder, num_files=3, split="train"):
     """ROWS over some files, named as the hub names them, each of several row groups."""
     bounds = np.linspace(0, NUM_ROWS, num_files + 1).astype(int)
-    for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         write_parquet(folder / f"{split}-{number:05d}-of-{num_files:05d}.parquet", table()[start:end], 3)
     return folder
 
@@ -115,7 +116,7 @@ def test_rows_ids_and_digest_are_those_of_json_lines(source, tmp_path):
         )  # fmt: skip
         assert (found.channel, found.lang, found.prompt) == (wanted.channel, wanted.lang, wanted.prompt)
         assert found.fields == {"audio_filepath": wanted.id, **ROWS[wanted.index]}
-        assert list(found.fields)[0] == "audio_filepath"  # where the audio column was
+        assert next(iter(found.fields)) == "audio_filepath"  # where the audio column was
 
 
 def test_audio_is_that_of_the_row_in_any_order_and_from_threads(source, monkeypatch):
@@ -151,7 +152,7 @@ def test_digest_takes_the_rows_in_the_order_of_file_names(tmp_path):
     whole = open_manifest(write_parquet(tmp_path / "rows.parquet", table()))
     assert open_manifest(shards(tmp_path / "a")).scan.digest == whole.scan.digest
     backwards = shards(tmp_path / "b", 2)
-    first, second = sorted(backwards.iterdir())
+    first, _ = sorted(backwards.iterdir())
     first.rename(backwards / "train-00009-of-00002.parquet")
     assert open_manifest(backwards).scan.digest != whole.scan.digest
     assert open_manifest(backwards).read(0).id == f"r{pq.read_metadata(backwards / 'train-00009-of-00002.parquet').num_rows}"
@@ -318,7 +319,7 @@ def test_a_row_group_of_bytes_and_paths_is_read_cell_by_cell(tmp_path):
         load[2]()
     with pytest.raises(RowError, match="missing: rows/3: the audio cell holds neither bytes nor a path; drop the row"):
         load[3]()
-    with pytest.raises(RowError, match="missing: rows/5: .*http://h/a.wav does not exist"):
+    with pytest.raises(RowError, match=r"missing: rows/5: .*http://h/a\.wav does not exist"):
         load[5]()
 
 

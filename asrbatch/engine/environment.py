@@ -1,6 +1,10 @@
-"""Environment variables vLLM reads while it is imported; set before that, and only where the user has not set them."""
+"""The processes vLLM runs in: the environment variables it reads while it is imported, and that they end with us."""
 
 import os
+import threading
+import time
+
+_OWNER = "ASRBATCH_PID"
 
 
 def configure(*, mode: str, device_kind: str) -> None:
@@ -25,3 +29,24 @@ def configure(*, mode: str, device_kind: str) -> None:
         os.environ.setdefault(name, value)
     # Not a default: which of the two ways runs is our choice, recorded in the run record.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" else "0"
+    os.environ[_OWNER] = str(os.getpid())
+
+
+def die_with_owner() -> None:
+    """Call in a process of vLLM's: ends it when the asrbatch that started it is gone.
+
+    vLLM's processes outlive a killed parent and keep the GPU's memory, so that the same command cannot resume. A
+    worker that ends takes its EngineCore along.
+    """
+    owner = int(os.environ.get(_OWNER, 0))
+    if owner not in (0, os.getpid()):
+        threading.Thread(target=_watch, args=(owner,), name="asrbatch-owner", daemon=True).start()
+
+
+def _watch(owner: int) -> None:
+    while True:
+        try:
+            os.kill(owner, 0)
+        except ProcessLookupError:
+            os._exit(1)
+        time.sleep(1.0)

@@ -11,6 +11,7 @@ placeholders.
 
 import torch
 
+from .environment import die_with_owner
 from .vllm_api import LogitsProcessor, MoveDirectionality
 
 KEY = "asrbatch"
@@ -40,6 +41,7 @@ class WhisperLogits(LogitsProcessor):
     def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
         self._rows: dict[int, tuple[_Rules, list[int]]] = {}
         self._known: dict[str, _Rules] = {}  # a run has one or two, however many requests
+        die_with_owner()  # the one place where code of ours runs in every worker
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:

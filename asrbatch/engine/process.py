@@ -5,6 +5,7 @@ is merely slow fails nothing.
 """
 
 import asyncio
+import signal
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -36,8 +37,9 @@ class ProcessDriver:
         self._loop.call_soon_threadsafe(self._spawn, key, engine_input, params)
 
     def close(self, timeout_s: float) -> None:
-        # The loop goes on until vLLM has stopped its process: its output handler lives there.
-        self.engine.shutdown(timeout=timeout_s)
+        # The loop goes on until vLLM has stopped its process: its output handler lives there. The process is deaf to the
+        # polite signal (see _start_in_loop) and has nothing left to save, so it is not given long.
+        self.engine.shutdown(timeout=min(timeout_s, 1.0))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
 
@@ -55,7 +57,14 @@ class ProcessDriver:
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
 
     async def _start_in_loop(self) -> Any:
-        return self._start()
+        # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their requests
+        # unfinished, while ours is about to let them finish; so they inherit a mask. Their end is `close`, or our death.
+        shielded = {signal.SIGINT, signal.SIGTERM}
+        signal.pthread_sigmask(signal.SIG_BLOCK, shielded)
+        try:
+            return self._start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
 
     def _spawn(self, key: Any, engine_input: Any, params: Any) -> None:
         task = self._loop.create_task(self._generate(key, engine_input, params))

@@ -28,7 +28,6 @@ _OWN_OPTIONS = {
     "disable_log_stats": "the timing in each row comes from it",
     "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
     "enable_log_requests": "the log would grow with the manifest",
-    "shutdown_timeout": "use --grace",
 }
 
 # A piece of vLLM's message, lower case, to what usually helps.
@@ -79,7 +78,6 @@ def start_engine(
     max_tokens: int,
     seed: int,
     user_args: dict[str, Any],
-    grace_s: float,
     deliver: Deliver,
 ) -> "WhisperEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
@@ -87,7 +85,6 @@ def start_engine(
     Args:
         mode: `thread` or `process`.
         user_args: from `parse_engine_args`; they win over the automatic settings.
-        grace_s: how long an engine process may finish its requests when a signal reaches it directly.
         deliver: receives each request's key and its outcome.
 
     Raises:
@@ -104,7 +101,7 @@ def start_engine(
         raise UsageError(f"--model {checkpoint.name}: its architecture is {checkpoint.architecture}; so far only {WHISPER}")
     settings = engine_settings(checkpoint, device, dtype, user_args)
     try:
-        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, grace_s, device, deliver)
+        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver)
     except Exception as e:
         raise EngineStartError(f"the engine did not start: {_root(e)}{_likely_fix(e)}") from e
 
@@ -112,7 +109,7 @@ def start_engine(
 class WhisperEngine:
     """`base.Engine` for Whisper checkpoints; see there for the interface."""
 
-    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, grace_s, device, deliver):
+    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver):
         from .logits import KEY, PATH  # imports torch and vllm
 
         self._api, self.deliver = vllm_api, deliver
@@ -123,7 +120,6 @@ class WhisperEngine:
         if mode == "process":
             from .process import ProcessDriver
 
-            settings["shutdown_timeout"] = int(grace_s)  # a signal sent to the whole group drains, not aborts
             self._driver = ProcessDriver(lambda: vllm_api.start_process(settings), self._answer, _is_death(vllm_api))
         else:
             from .thread import ThreadDriver

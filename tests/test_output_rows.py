@@ -1,0 +1,207 @@
+"""What an output row holds: the manifest's fields as they were, then ours, in one fixed order."""
+
+import hashlib
+import json
+
+import pytest
+
+from asrbatch.errors import RowError
+from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS, failed_row, ok_row
+from asrbatch.types import AudioRef, Generation, Utterance, Window
+
+ORDER = """status error pred_text audio_s language language_prob windows segments num_tokens avg_logprob finish_reason flags
+    timing""".split()
+CLOCKS = {"read": 0.25, "prepare": 0.5, "total": 9.0}
+
+
+def utterance(**fields) -> Utterance:
+    return Utterance(
+        7, str(fields.get("id", "u7")), AudioRef("a.wav", "/data/a.wav"), fields={"audio_filepath": "a.wav", **fields}
+    )
+
+
+def generation(text=" one two", num_tokens=3, finish_reason="stop", avg_logprob: float | None = -0.5, **more) -> Generation:
+    facts = {"language": "en", "language_prob": None, "queue_s": 0.1, "first_token_s": 0.2, "generate_s": 0.3, **more}
+    return Generation(text, num_tokens, finish_reason, avg_logprob, **facts)
+
+
+def transcribed(*generations: Generation, audio_flags=(), clocks=CLOCKS, **fields) -> dict:
+    windows = [Window(i * 16000, (i + 1) * 16000) for i in range(len(generations))]
+    options = {"sample_rate": 16000, "windows": windows, "generations": list(generations), "flags": audio_flags, "timing": clocks}
+    row = ok_row(utterance(**fields), audio_s=float(len(generations)), **options)
+    json.dumps(row, allow_nan=False)
+    return row
+
+
+def test_order_of_fields():
+    row = transcribed(generation(), speaker="s1", id="u7", duration=1.0, index=3)
+    assert list(row) == ["id", "index", "audio_filepath", "speaker", "duration", "input", *ORDER]
+    assert list(row["timing"]) == ["read", "prepare", "queue", "first_token", "generate", "total"]
+    assert (list(RESULT_FIELDS), list(TIMING_FIELDS)) == (ORDER, list(row["timing"]))
+
+
+def test_a_whole_row():
+    fields = {"id": "u7", "audio_filepath": "a.wav", "text": "One, two.", "lang": "en", "nested": {"a": [1, None]}}
+    row = transcribed(generation(), generation("", 0, "length", None), generation(" three ", 5, "stop", -1.0), **fields)
+    window = {"num_tokens": 3, "finish_reason": "stop", "avg_logprob": -0.5, "flags": [], "attempts": []}
+    assert row == {
+        "id": "u7",
+        "index": 7,
+        "audio_filepath": "a.wav",
+        "text": "One, two.",
+        "lang": "en",
+        "nested": {"a": [1, None]},
+        "status": "ok",
+        "error": None,
+        "pred_text": "one two three",
+        "audio_s": 3.0,
+        "language": "en",
+        "language_prob": None,
+        "windows": [
+            {**window, "start": 0.0, "end": 1.0, "text": "one two"},
+            {
+                **window,
+                "start": 1.0,
+                "end": 2.0,
+                "text": "",
+                "num_tokens": 0,
+                "finish_reason": "length",
+                "avg_logprob": None,
+                "flags": ["empty", "truncated"],
+            },
+            {**window, "start": 2.0, "end": 3.0, "text": "three", "num_tokens": 5, "avg_logprob": -1.0},
+        ],
+        "segments": [{"start": 0.0, "end": 1.0, "text": "one two"}, {"start": 2.0, "end": 3.0, "text": "three"}],
+        "num_tokens": 8,
+        "avg_logprob": -0.8,  # (4 · -0.5 + 6 · -1.0) / 10: end tokens count, the window without tokens does not
+        "finish_reason": "length",
+        "flags": ["truncated"],
+        "timing": {"read": 0.25, "prepare": 0.5, "queue": 0.3, "first_token": 0.2, "generate": 0.9, "total": 9.0},
+    }
+
+
+@pytest.mark.parametrize("name", ["index", "input", *ORDER])
+def test_reserved_names_move_under_input(name):
+    row = transcribed(generation(), **{name: "the manifest's", "speaker": "s1"})
+    assert row["input"] == {name: "the manifest's"}
+    assert row["speaker"] == "s1"
+    if name != "input":
+        assert row[name] != "the manifest's"
+    failure = failed_row(utterance(**{name: "the manifest's"}), RowError("missing", "gone"), {})
+    assert failure["input"] == {name: "the manifest's"}
+
+
+def test_no_input_without_such_names():
+    assert "input" not in transcribed(generation(), text="x", windowss=1)
+
+
+def test_id_is_a_string():
+    row = transcribed(generation(), id=17)
+    assert (row["id"], list(row)[0]) == ("17", "id")
+    assert "input" not in row
+
+
+def test_non_finite_numbers_become_null():
+    nan, inf = float("nan"), float("inf")
+    row = transcribed(
+        generation(avg_logprob=-inf, language_prob=nan, first_token_s=nan),
+        clocks={"read": inf, "total": 1},
+        snr=nan,
+        deep={"a": [1.5, {"b": [inf, -inf]}], "nan": "NaN"},
+    )
+    assert row["snr"] is None
+    assert row["deep"] == {"a": [1.5, {"b": [None, None]}], "nan": "NaN"}
+    assert (row["avg_logprob"], row["windows"][0]["avg_logprob"], row["language_prob"]) == (None, None, None)
+    assert row["timing"] == {"read": None, "prepare": None, "queue": 0.1, "first_token": None, "generate": 0.3, "total": 1}
+
+
+@pytest.mark.parametrize("head", ["data:audio/wav;base64", "DATA:audio/flac;Base64", "data:;base64"])
+def test_embedded_audio_comes_back_as_its_digest(head):
+    uri = f"{head},UklGRg" + "A" * 100_000
+    row = transcribed(generation(), audio_filepath=uri, deep=[{"clip": uri}])
+    expected = f"{head},sha256={hashlib.sha256(uri.encode()).hexdigest()}"
+    assert row["audio_filepath"] == expected
+    assert row["deep"] == [{"clip": expected}]
+
+
+@pytest.mark.parametrize(
+    "text", ["data: the new oil, they say", "data:", "Data: base64, and more", "see data:audio/wav;base64,AA"]
+)
+def test_texts_that_only_look_like_it_stay(text):
+    assert transcribed(generation(), text=text)["text"] == text
+
+
+def test_failed_row_has_the_same_fields():
+    row = failed_row(utterance(id="u7", speaker="s1"), RowError("too_long", "a.wav: 40 s"), {"read": 0.5, "total": 1.25})
+    assert list(row) == list(transcribed(generation(), id="u7", speaker="s1"))
+    assert row == {
+        "id": "u7",
+        "index": 7,
+        "audio_filepath": "a.wav",
+        "speaker": "s1",
+        "status": "failed",
+        "error": {"kind": "too_long", "message": "a.wav: 40 s"},
+        "pred_text": None,
+        "audio_s": None,
+        "language": None,
+        "language_prob": None,
+        "windows": [],
+        "segments": [],
+        "num_tokens": None,
+        "avg_logprob": None,
+        "finish_reason": None,
+        "flags": [],
+        "timing": {"read": 0.5, "prepare": None, "queue": None, "first_token": None, "generate": None, "total": 1.25},
+    }
+
+
+def test_flags():
+    assert transcribed(generation())["flags"] == []
+    assert transcribed(generation(" \n"))["flags"] == ["empty"]
+    assert transcribed(generation(""), generation())["flags"] == []
+    assert transcribed(generation(), generation(finish_reason="length"))["flags"] == ["truncated"]
+    both = transcribed(generation("", 0, "length", None), audio_flags=("duration_mismatch", "no_speech"))
+    assert both["flags"] == ["duration_mismatch", "no_speech", "empty", "truncated"]
+    assert both["pred_text"] == ""
+
+
+def test_text_is_as_the_reader_gave_it():
+    text = ' He said "hello",  and left — «twice» twice twice\u2028'
+    assert transcribed(generation(text))["pred_text"] == text.strip()
+
+
+def test_numbers_over_one_window_are_that_windows():
+    row = transcribed(generation(num_tokens=40, finish_reason="length", avg_logprob=-0.123456))
+    assert (row["num_tokens"], row["finish_reason"], row["avg_logprob"]) == (40, "length", -0.1235)
+
+
+def test_a_cut_window_has_no_end_token_to_weigh():
+    row = transcribed(
+        generation(num_tokens=4, finish_reason="length", avg_logprob=-1.0), generation(num_tokens=3, avg_logprob=0.0)
+    )
+    assert row["avg_logprob"] == -0.5
+
+
+def test_language_is_the_first_windows():
+    row = transcribed(generation(language="fr", language_prob=0.987654), generation(language="de", language_prob=0.5))
+    assert (row["language"], row["language_prob"]) == ("fr", 0.9877)
+
+
+def test_window_times_count_from_the_rows_own_start():
+    options = {"sample_rate": 8000, "flags": (), "timing": CLOCKS}
+    windows = [Window(0, 4001), Window(4001, 10000)]
+    row = ok_row(utterance(offset=100.0), audio_s=1.25, windows=windows, generations=[generation(), generation()], **options)
+    assert [(w["start"], w["end"]) for w in row["windows"]] == [(0.0, 0.500125), (0.500125, 1.25)]
+
+
+def test_each_window_needs_its_generation():
+    with pytest.raises(ValueError):
+        ok_row(
+            utterance(),
+            audio_s=1.0,
+            sample_rate=1,
+            windows=[Window(0, 1), Window(1, 2)],
+            generations=[generation()],
+            flags=(),
+            timing={},
+        )
