@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .job import Observer, Stop, Summary
+    from .progress import Observer, Stop, Summary
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "transcribe"]
@@ -31,7 +31,7 @@ def transcribe(
             `language="en"`, `dtype="float32"`, `args=("max_num_seqs=32",)`.
 
     Returns:
-        A `job.Summary`; `summary.rows()` iterates over the output rows.
+        A `progress.Summary`; `summary.rows()` iterates over the output rows.
 
     Raises:
         errors.AsrbatchError: the run cannot be done as asked, or stopped; rows written so far are kept.
@@ -46,7 +46,8 @@ def transcribe(
     of_run = {f.name for f in fields(RunConfig)} - {"manifest", "engine"}
     unknown = options.keys() - of_engine - of_run
     if unknown:
-        raise UsageError(f"transcribe() has no option {', '.join(sorted(unknown))}; it has {', '.join(sorted(of_engine | of_run))}")
+        has = ", ".join(sorted(of_engine | of_run))
+        raise UsageError(f"transcribe() has no option {', '.join(sorted(unknown))}; it has {has}")
     engine = EngineConfig(model=model, **{k: v for k, v in options.items() if k in of_engine})
     config = RunConfig(manifest=str(manifest), engine=engine, **{k: v for k, v in options.items() if k in of_run})
     return run(config, observer, stop)

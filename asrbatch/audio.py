@@ -166,7 +166,7 @@ def load_audio(
 def _open_file(source: str | bytes, name: str) -> BinaryIO:
     """The file, at its start and not empty. We open it ourselves, so that no decoder sees a name and guesses by it."""
     try:
-        file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0)  # noqa: SIM115
+        file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise RowError("missing", f"{name}: no such file") from e
     except ValueError as e:  # a zero byte in the path
@@ -359,11 +359,13 @@ class _FFmpegFile:
             packets = itertools.chain([packet], packets)
         else:
             self.stream.codec_context.flush_buffers()
-        end = 0
+        end = self.first.samples
         for packet in packets:
             if packet.pts is None or packet.pts + (packet.duration or 0) > wake:  # None: the end of the file
                 break
             end = self._place(packet.pts + (packet.duration or 0))
+        else:
+            return end, iter(())
         frames = self._decode(itertools.chain([packet], packets))
         head, places, num_frames = [], [], 0
         for frame in frames:

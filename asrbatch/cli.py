@@ -116,7 +116,8 @@ def transcribe(
     the same command.
     """
     from .config import EngineConfig, RunConfig
-    from .job import Stop, run
+    from .job import run
+    from .progress import Stop
 
     if model is None:
         raise UsageError(

@@ -15,7 +15,7 @@ PLAIN_EVERY_S = 30.0
 
 
 class Terminal:
-    """A `job.Observer` for people. A context manager: it owns the bar and the copied descriptor."""
+    """A `progress.Observer` for people. A context manager: it owns the bar and the copied descriptor."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
@@ -120,7 +120,8 @@ def _headline(summary) -> list[str]:
         lines.append(f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio")
     if figures.get("rtfx_engine"):
         lines.append(
-            f"RTFx {figures['rtfx_engine']:g} while the engine worked, {figures['rtfx_end_to_end']:g} end to end, start-up included"
+            f"RTFx {figures['rtfx_engine']:g} while the engine worked, "
+            f"{figures['rtfx_end_to_end']:g} end to end, start-up included"
         )
     if tally.errors:
         lines.append("failed: " + ", ".join(f"{n} {kind}" for kind, n in tally.errors.most_common()))

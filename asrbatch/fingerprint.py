@@ -11,19 +11,19 @@ from typing import Any
 
 # Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
 # that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
-SPEED_ONLY_ENGINE_ARGS = frozenset(
-    """max_num_seqs max_num_batched_tokens gpu_memory_utilization kv_cache_memory_bytes block_size swap_space
-    cpu_offload_gb enforce_eager compilation_config cudagraph_capture_sizes max_cudagraph_capture_size
-    tensor_parallel_size pipeline_parallel_size data_parallel_size distributed_executor_backend
-    max_parallel_loading_workers disable_custom_all_reduce async_scheduling enable_chunked_prefill
-    enable_prefix_caching download_dir hf_token num_gpu_blocks_override max_num_partial_prefills
-    max_long_partial_prefills scheduling_policy numa_bind numa_bind_nodes numa_bind_cpus
-    safetensors_load_strategy use_tqdm_on_load renderer_num_workers optimization_level
-    device_ids nnodes node_rank master_addr master_port distributed_timeout_seconds
-    data_parallel_rank data_parallel_start_rank data_parallel_size_local data_parallel_address
-    data_parallel_rpc_port data_parallel_backend
-    log_level log_config_file logging_config aggregate_engine_logging otlp_traces_endpoint""".split()
-)
+SPEED_ONLY_ENGINE_ARGS = frozenset((
+    "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "swap_space",
+    "cpu_offload_gb", "enforce_eager", "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size",
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+    "max_parallel_loading_workers", "disable_custom_all_reduce", "async_scheduling", "enable_chunked_prefill",
+    "enable_prefix_caching", "download_dir", "hf_token", "num_gpu_blocks_override", "max_num_partial_prefills",
+    "max_long_partial_prefills", "scheduling_policy", "numa_bind", "numa_bind_nodes", "numa_bind_cpus",
+    "safetensors_load_strategy", "use_tqdm_on_load", "renderer_num_workers", "optimization_level",
+    "device_ids", "nnodes", "node_rank", "master_addr", "master_port", "distributed_timeout_seconds",
+    "data_parallel_rank", "data_parallel_start_rank", "data_parallel_size_local", "data_parallel_address",
+    "data_parallel_rpc_port", "data_parallel_backend",
+    "log_level", "log_config_file", "logging_config", "aggregate_engine_logging", "otlp_traces_endpoint",
+))  # fmt: skip
 
 
 def fingerprint(

@@ -4,23 +4,16 @@ This is the wiring; what is done is in the modules it calls. Order matters: ever
 before the engine, which takes the longest, is started.
 """
 
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from . import logs
-from .checkpoint import WHISPER, Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine import Engine, start_engine
-from .engine.settings import Device, detect_device, resolve_dtype, resolve_mode
-from .engine.start import parse_engine_args
 from .errors import (
     EXIT_COMPLETE,
     EXIT_INTERRUPTED,
@@ -31,101 +24,20 @@ from .errors import (
     RowError,
     UsageError,
 )
-from .fingerprint import differences, digest, fingerprint
-from .manifest import Manifest, open_manifest
+from .fingerprint import differences, digest
 from .output.files import explained
+from .output.heartbeat import Heartbeat
 from .output.inflight import GIVE_UP_AFTER, RUN_ALONE_AFTER, InFlightLog, update_deaths
 from .output.journal import Journal, Tally
 from .output.lease import Lease
 from .output.paths import RunPaths
 from .output.record import REFRESH_S, RunRecord, read_completion_mark, read_record, write_completion_mark
 from .output.rows import failed_row
-from .pipeline import Clocks, Limits, Pipeline
+from .pipeline import Limits, Pipeline
+from .plan import Plan
 from .preparation import AudioRules, Preparers
-from .prompts import WhisperPrompts
+from .progress import Observer, Progress, Stop, Summary
 from .types import Utterance
-
-# Decoder positions that hold no text: the prompt's control tokens.
-_PROMPT_TOKENS = 4
-
-
-@dataclass
-class Progress:
-    """How far a run is; what an observer shows.
-
-    Attributes:
-        phase: `starting`, `transcribing` or `done`.
-        total_rows, total_audio_s: of the manifest; the latter None when a row has no duration.
-        tally: over all rows written, earlier sessions' included.
-        session_rows, session_audio_s: written by this session.
-        in_engine, capacity: windows in the engine, and how many it works on at once.
-        clocks: of this session so far.
-        startup_s: until the engine was ready.
-    """
-
-    total_rows: int
-    total_audio_s: float | None
-    tally: Tally
-    phase: str = "starting"
-    session_rows: int = 0
-    session_audio_s: float = 0.0
-    in_engine: int = 0
-    capacity: int = 0
-    clocks: Clocks = field(default_factory=Clocks)
-    startup_s: float = 0.0
-
-
-class Observer:
-    """Told what happens; the default shows nothing."""
-
-    def say(self, line: str) -> None:
-        """Something a person should know."""
-
-    def update(self, progress: Progress) -> None:
-        """Called a few times a second."""
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How a session ended.
-
-    Attributes:
-        outcome: `complete`, `interrupted`, or `already_complete` when there was nothing to do.
-        exit_code: what the command ends with.
-        figures: the completion mark's figures where there is one, the session's otherwise.
-    """
-
-    paths: RunPaths
-    outcome: str
-    exit_code: int
-    progress: Progress
-    figures: dict[str, Any]
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The output rows, in the order they finished."""
-        with open(self.paths.rows, encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
-class Stop:
-    """Lets another thread or a signal handler end a run in an orderly way."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._pipeline: Pipeline | None = None
-
-    def request(self) -> bool:
-        """Asks for the end. False when the loop is not running, so that nobody will look."""
-        self.requested = True
-        if self._pipeline is None:
-            return False
-        self._pipeline.request_stop()
-        return True
-
-    def attach(self, pipeline: Pipeline | None) -> None:
-        self._pipeline = pipeline
-        if pipeline is not None and self.requested:
-            pipeline.request_stop()
 
 
 def run(
@@ -146,7 +58,7 @@ def run(
     """
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
-    plan = _Plan(config)
+    plan = Plan(config)
     paths = RunPaths(config.output_path)
     if paths.rows == Path(plan.manifest.source):
         raise UsageError(f"--output {paths.rows}: is the manifest itself; choose another")
@@ -170,53 +82,6 @@ def run(
         return session.run()
 
 
-class _Plan:
-    """What will be run, checked as far as it can be without an engine."""
-
-    def __init__(self, config: RunConfig):
-        self.engine_args = parse_engine_args(config.engine.args)
-        self.device: Device = detect_device()
-        self.checkpoint: Checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-        if self.checkpoint.architecture != WHISPER:
-            raise UsageError(
-                f"--model {config.engine.model}: its architecture is {self.checkpoint.architecture}; so far only {WHISPER}"
-            )
-        self.dtype = resolve_dtype(config.engine.dtype, self.checkpoint, self.device)
-        self.mode = resolve_mode(config.engine.mode, self.device, self.engine_args)
-        self.prompts = WhisperPrompts(self.checkpoint, config.task)
-        self.language = self.prompts.check_language(config.language) if config.language else None
-        self.prompt = config.prompt
-        positions = self.checkpoint.config.get("max_target_positions", 448)
-        self.max_tokens = config.engine.max_tokens or positions - _PROMPT_TOKENS
-        if self.max_tokens > positions - _PROMPT_TOKENS:
-            raise UsageError(f"--max-tokens {self.max_tokens}: the model's decoder has room for {positions - _PROMPT_TOKENS}")
-        self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, self.prompts))
-        self.fingerprint = fingerprint(
-            rows_digest=self.manifest.scan.digest,
-            num_rows=len(self.manifest),
-            model_digest=self.checkpoint.digest,
-            revision=config.engine.revision,
-            dtype=self.dtype,
-            sampling={"temperature": 0.0, "max_tokens": self.max_tokens, "seed": config.engine.seed},
-            task=config.task,
-            language=self.language,
-            prompt=config.prompt,
-            windows="none",
-            engine_args=self.engine_args,
-        )
-
-    def language_of(self, utterance: Utterance) -> str | None:
-        return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
-
-    def prompt_of(self, utterance: Utterance) -> str | None:
-        return self.prompt if utterance.prompt is None else utterance.prompt
-
-    @property
-    def total_audio_s(self) -> float | None:
-        scan = self.manifest.scan
-        return None if scan.num_without_duration else float(scan.durations_s.sum(dtype="float64"))
-
-
 class _Session:
     """This process's part of a run; holds what the steps of `run` share."""
 
@@ -229,7 +94,7 @@ class _Session:
         self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest))
         self.record.value["engine_deaths"] = {str(i): n for i, n in self.deaths.items()}
         self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally)
-        self.heartbeat = _Heartbeat(lease)
+        self.heartbeat = Heartbeat(lease)
         self._recorded_at = 0.0
 
     def run(self) -> Summary:
@@ -268,7 +133,8 @@ class _Session:
 
     def _start_engine(self, events: SimpleQueue) -> Engine:
         plan, options = self.plan, self.config.engine
-        self.observer.say(f"starting vLLM: {plan.checkpoint.name}, {plan.dtype} on {plan.device.name}; its log is {self.paths.log}")
+        what = f"{plan.checkpoint.name}, {plan.dtype} on {plan.device.name}"
+        self.observer.say(f"starting vLLM: {what}; its log is {self.paths.log}")
         engine = self.start(
             plan.checkpoint,
             device=plan.device,
@@ -329,10 +195,8 @@ class _Session:
     def _give_up_on_poison(self) -> None:
         for index, deaths in self.deaths.items():
             if deaths >= GIVE_UP_AFTER:
-                error = RowError(
-                    "engine_crash",
-                    f"the engine died {deaths} times with this row in it, the last time with nothing else; see {self.paths.log.name}",
-                )
+                often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
+                error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
                 self._write(failed_row(self.plan.manifest.read(index), error, {}))
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -389,57 +253,6 @@ class _Session:
                 return
 
 
-class _Heartbeat:
-    """Keeps the lease alive from a thread of its own, and hands what goes wrong there to the main thread."""
-
-    def __init__(self, lease: Lease):
-        self._lease = lease
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="asrbatch-heartbeat", daemon=True)
-        self.lost: OutputError | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def check(self) -> None:
-        if self.lost is not None:
-            raise self.lost
-
-    def stop(self) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._end.wait(self._lease.refresh_s):
-            try:
-                self._lease.refresh()
-            except OutputError as e:
-                self.lost = e
-                return
-
-
-def _check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
-    """What the manifest reader asks about each row: can this run do what the row says?"""
-    if utterance.lang:
-        try:
-            prompts.check_language(utterance.lang)
-        except UsageError as e:
-            return f"lang: {e}"
-    target = utterance.fields.get("target_lang")
-    if target is not None and prompts.task == "translate" and target != "en":
-        return f"target_lang {target!r}: Whisper translates into English only"
-    if target is not None and prompts.task == "transcribe" and target not in (utterance.lang, None):
-        return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
-    task = utterance.fields.get("taskname")
-    if task is not None and task not in _TASK_NAMES[prompts.task]:
-        return f"taskname {task!r}: this run does --task {prompts.task}"
-    return None
-
-
-# NeMo's manifests call the tasks so.
-_TASK_NAMES = {"transcribe": ("asr", "transcribe"), "translate": ("ast", "s2t_translation", "translate")}
-
-
 def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], observer: Observer) -> None:
     if record is None:
         if paths.rows.exists() and paths.rows.stat().st_size:
@@ -456,7 +269,7 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
         )
 
 
-def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: _Plan) -> Summary:
+def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summary:
     journal = Journal(paths.rows, len(plan.manifest))
     journal.close()
     if journal.sha256 != mark["sha256"]:

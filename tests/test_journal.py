@@ -239,9 +239,9 @@ def test_write_refuses_what_could_not_be_read_again(tmp_path):
     journal = Journal(path, 3)
     journal.write(row(1))
     content = path.read_bytes()
-    with pytest.raises(OutputError, match="index 1 .* is there twice"):
+    with pytest.raises(OutputError, match=r"index 1 .* is there twice"):
         journal.write(row(1))
-    with pytest.raises(OutputError, match="index 3 .* is not in the manifest"):
+    with pytest.raises(OutputError, match=r"index 3 .* is not in the manifest"):
         journal.write(row(3))
     for bad in (row(0, id=7), row(0, audio_s=None), {"index": 0}, row(0, extra=float("inf"))):
         with pytest.raises(ValueError):

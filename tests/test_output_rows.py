@@ -9,8 +9,21 @@ from asrbatch.errors import RowError
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS, failed_row, ok_row
 from asrbatch.types import AudioRef, Generation, Utterance, Window
 
-ORDER = """status error pred_text audio_s language language_prob windows segments num_tokens avg_logprob finish_reason flags
-    timing""".split()
+ORDER = [
+    "status",
+    "error",
+    "pred_text",
+    "audio_s",
+    "language",
+    "language_prob",
+    "windows",
+    "segments",
+    "num_tokens",
+    "avg_logprob",
+    "finish_reason",
+    "flags",
+    "timing",
+]
 CLOCKS = {"read": 0.25, "prepare": 0.5, "total": 9.0}
 
 

@@ -278,7 +278,8 @@ def test_failed_rows_are_run_again_when_asked(transcribe, tiny_en, speech_wav, t
 
 
 def test_rows_the_model_cannot_do_are_refused_together_before_the_engine(transcribe, tiny_en, demo_rows, tmp_path):
-    rows = [{**demo_rows[0], "lang": "fr"}, demo_rows[1], {**demo_rows[2], "target_lang": "de"}, {**demo_rows[3], "temperature": 0.7}]
+    asks = [{"lang": "fr"}, {}, {"target_lang": "de"}, {"temperature": 0.7}]
+    rows = [{**row, **ask} for row, ask in zip(demo_rows, asks, strict=False)]
     with pytest.raises(ManifestError) as refused:
         transcribe(write_jsonl(tmp_path / "m.jsonl", rows), tiny_en, tmp_path / "out.jsonl")
     message = str(refused.value)

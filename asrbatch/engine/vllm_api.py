@@ -25,11 +25,11 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 
 __all__ = [
+    "VERSIONS",
     "EngineDeadError",
     "Frontend",
     "LogitsProcessor",
     "MoveDirectionality",
-    "VERSIONS",
     "engine_arg_names",
     "finished",
     "sampling_params",

@@ -1,0 +1,89 @@
+"""What an observer of a run sees while it goes and when it ends, and how it may end it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from .output.journal import Tally
+from .output.paths import RunPaths
+from .pipeline import Clocks, Pipeline
+
+
+@dataclass
+class Progress:
+    """How far a run is; what an observer shows.
+
+    Attributes:
+        phase: `starting`, `transcribing` or `done`.
+        total_rows, total_audio_s: of the manifest; the latter None when a row has no duration.
+        tally: over all rows written, earlier sessions' included.
+        session_rows, session_audio_s: written by this session.
+        in_engine, capacity: windows in the engine, and how many it works on at once.
+        clocks: of this session so far.
+        startup_s: until the engine was ready.
+    """
+
+    total_rows: int
+    total_audio_s: float | None
+    tally: Tally
+    phase: str = "starting"
+    session_rows: int = 0
+    session_audio_s: float = 0.0
+    in_engine: int = 0
+    capacity: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
+    startup_s: float = 0.0
+
+
+class Observer:
+    """Told what happens; the default shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Something a person should know."""
+
+    def update(self, progress: Progress) -> None:
+        """Called a few times a second."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a session ended.
+
+    Attributes:
+        outcome: `complete`, `interrupted`, or `already_complete` when there was nothing to do.
+        exit_code: what the command ends with.
+        figures: the completion mark's figures where there is one, the session's otherwise.
+    """
+
+    paths: RunPaths
+    outcome: str
+    exit_code: int
+    progress: Progress
+    figures: dict[str, Any]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The output rows, in the order they finished."""
+        with open(self.paths.rows, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+class Stop:
+    """Lets another thread or a signal handler end a run in an orderly way."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._pipeline: Pipeline | None = None
+
+    def request(self) -> bool:
+        """Asks for the end. False when the loop is not running, so that nobody will look."""
+        self.requested = True
+        if self._pipeline is None:
+            return False
+        self._pipeline.request_stop()
+        return True
+
+    def attach(self, pipeline: Pipeline | None) -> None:
+        self._pipeline = pipeline
+        if pipeline is not None and self.requested:
+            pipeline.request_stop()

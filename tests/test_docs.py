@@ -1,0 +1,102 @@
+"""Documents that fail when they lie: README against the command line, the code and the Makefile."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import REPO
+
+from asrbatch import errors
+from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
+
+README = (REPO / "README.md").read_text(encoding="utf-8")
+OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", README, flags=re.M)[[s.split("\n")[0] for s in re.split(r"^## ", README, flags=re.M)].index(title)]
+
+
+def options_of_the_command() -> set[str]:
+    import typer
+
+    from asrbatch.cli import app
+
+    command = typer.main.get_command(app).commands["transcribe"]
+    return {name for parameter in command.params for name in parameter.opts if name.startswith("-")}
+
+
+def test_readme_lists_every_option_and_no_other():
+    table = section("Options of `asrbatch transcribe MANIFEST`")
+    listed = {option for line in table.splitlines() if line.startswith("| `-") for option in OPTION.findall(line.split("|")[1])}
+    assert listed == options_of_the_command() - {"--help"}
+
+
+def test_options_named_anywhere_in_readme_exist():
+    known = options_of_the_command() | {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
+    assert {option for option in OPTION.findall(README) if option.startswith("--")} <= known
+
+
+def test_readme_lists_every_error_kind_with_its_meaning():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Output"), flags=re.M))
+    assert {kind: rows.get(kind) for kind in errors.ROW_ERROR_KINDS} == errors.ROW_ERROR_KINDS
+
+
+def test_readme_lists_every_exit_code():
+    codes = {int(code) for code in re.findall(r"^\| (\d) \|", section("Resume"), flags=re.M)}
+    assert codes == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
+    from asrbatch.cli import transcribe
+
+    assert {int(code) for code in re.findall(r"\b(\d) [a-z]", transcribe.__doc__.split("Exit codes:")[1])} == codes
+
+
+def test_readme_rows_are_what_the_code_writes():
+    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, flags=re.S)]
+    manifest_row, output_row = examples
+    carried = [name for name in manifest_row if name != "id"]
+    assert list(output_row) == ["id", "index", *carried, *RESULT_FIELDS]
+    assert list(output_row["timing"]) == list(TIMING_FIELDS)
+
+
+def test_readme_commands_exist():
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S))
+    targets = set(re.findall(r"^make (\S+)", blocks, flags=re.M))
+    assert targets == {"demo", "test"}
+    for target in (*targets, "test-vllm028"):
+        dry = subprocess.run(["make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True)
+        assert dry.stdout.strip()
+    for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):
+        assert (REPO / file).exists(), file
+    assert "make test" in (REPO / ".ci/run").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["transcribe", "m.jsonl"], 2, "--model is missing; give a folder or a hub name"),
+        (["transcribe", "m.jsonl", "--nope"], 2, "No such option"),
+        (["transcribe", "m.jsonl", "-m", "./nowhere"], 2, "--model ./nowhere: no such folder"),
+        (["transcribe", "m.jsonl", "-m", "x", "-o", "out.txt"], 2, "must end in .jsonl"),
+        (["transcribe", "m.jsonl", "-m", "x", "--grace", "soon"], 2, "--grace"),
+        (["nonsense"], 2, "No such command"),
+        (["--version"], 0, None),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_2(arguments, code, message, tmp_path):
+    command = [sys.executable, "-m", "asrbatch", *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    if message:
+        assert message in done.stderr and not done.stdout
+
+
+def test_a_missing_manifest_is_named(tiny_en, tmp_path):
+    command = [sys.executable, "-m", "asrbatch", "transcribe", "nowhere.jsonl", "-m", tiny_en]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "nowhere.jsonl" in done.stderr and "Traceback" not in done.stderr
+    assert list(Path(tmp_path).iterdir()) == []

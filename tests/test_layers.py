@@ -1,0 +1,123 @@
+"""Imports point one way, heavy libraries have one home each, and the light commands stay light."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
+
+# From the bottom up: a module imports from layers before its own, or from its own package's same line.
+LAYERS = [
+    ["errors", "types", "__init__"],
+    ["windows", "audio", "checkpoint", "fingerprint", "rows", "output.files", "output.paths"],
+    ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
+    ["output.rows", "output.record", "output.heartbeat", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
+    ["manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
+    ["engine.logits", "engine.thread", "engine.process"],
+    ["engine.start"],
+    ["engine.__init__"],
+    ["preparation", "plan"],
+    ["pipeline"],
+    ["progress"],
+    ["job", "display"],
+    ["cli"],
+    ["__main__"],
+]
+RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
+
+# Library to the modules that may import it.
+HOMES = {
+    "vllm": {"engine.vllm_api"},
+    "torch": {"engine.vllm_api", "engine.logits"},
+    "datasets": {"manifest_dataset"},
+    "soundfile": {"audio"},
+    "soxr": {"audio"},
+    "av": {"audio"},
+    "typer": {"cli"},
+    "rich": {"display"},
+    "huggingface_hub": {"checkpoint"},
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if name != "output.__init__":
+            found[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def imports(name: str, tree: ast.Module):
+    """`(library, None)` for a foreign import, `(None, module of ours)` for one of ours; those for type checkers are left out."""
+    checking = {
+        node
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and getattr(branch.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    package = name.split(".")[:-1]
+    for node in ast.walk(tree):
+        if node in checking:
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name.split(".")[0], None
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0], None
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - (node.level - 1)]
+            target = [*base, *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                full = ".".join([*target, alias.name])
+                yield None, full if full in RANK else ".".join(target)
+
+
+def test_every_module_has_its_layer():
+    assert set(modules()) == set(RANK)
+
+
+def test_imports_point_one_way():
+    wrong = []
+    for name, tree in modules().items():
+        if name == "__init__":  # the door of the Python API opens upwards, when it is called
+            continue
+        for _, ours in imports(name, tree):
+            if ours is None:
+                continue
+            target = ours if ours in RANK else f"{ours}.__init__" if f"{ours}.__init__" in RANK else "__init__"
+            if RANK[target] >= RANK[name] and target != "__init__":
+                wrong.append(f"{name} imports {target}")
+    assert not wrong
+
+
+def test_each_library_has_one_home():
+    for library, homes in HOMES.items():
+        users = {name for name, tree in modules().items() for foreign, _ in imports(name, tree) if foreign == library}
+        assert users == homes, library
+
+
+def loaded_after(code: str) -> set[str]:
+    program = f"{code}\nimport sys, json; print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import asrbatch",
+        "import sys; sys.argv = ['asrbatch', '--help']\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['asrbatch', 'transcribe', '--help']\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass",
+    ],
+)
+def test_help_needs_none_of_the_heavy_libraries(code):
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
+
+
+def test_a_run_is_planned_without_torch_and_vllm():
+    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow"}
