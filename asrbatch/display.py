@@ -51,11 +51,11 @@ class Terminal:
 
 
 def plain_line(progress) -> str:
-    """One line for a log: `rows 120/553 (2 failed)  audio 0.21 h  RTFx 31.4  ETA 0:07:10  engine 16/16`."""
+    """One line for a log: `rows 120/553 (2 failed)  audio 0.21 h  RTFx 31.4  ETA 0:07:10  engine 16/16 +9`."""
     return (
         f"rows {progress.tally.rows}/{progress.total_rows} ({progress.tally.failed} failed)  "
         f"audio {progress.tally.audio_s / 3600:.2f} h  RTFx {_number(_rtfx(progress))}  ETA {_eta(progress)}  "
-        f"engine {progress.in_engine}/{progress.capacity}"
+        f"{_engine(progress)}"
     )
 
 
@@ -93,7 +93,7 @@ class _Bar:
             rtfx=f"RTFx {_number(_rtfx(progress))}",
             eta=f"ETA {_eta(progress)}",
             failed=f"{progress.tally.failed} failed",
-            engine=f"engine {progress.in_engine}/{progress.capacity}",
+            engine=_engine(progress),
         )
 
     def stop(self) -> None:
@@ -148,6 +148,14 @@ def _stage_table(progress) -> Table:
     ):
         table.add_row(stage, f"{seconds:.1f}", meaning)
     return table
+
+
+def _engine(progress) -> str:
+    """How many windows the engine works on, of how many it could, and how many wait for it; or what it waits for."""
+    queued = max(0, progress.in_engine - progress.capacity)
+    level = f"engine {progress.in_engine - queued}/{progress.capacity} +{queued}"
+    unread = progress.total_rows - progress.tally.rows - progress.in_engine
+    return f"{level} waits for audio" if progress.in_engine < progress.capacity and unread > 0 else level
 
 
 def _rtfx(progress) -> float | None:

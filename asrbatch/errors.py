@@ -16,7 +16,7 @@ ROW_ERROR_KINDS = {
     "missing": "the audio file does not exist",
     "unreadable": "no decoder could read it: corrupt, not audio, no permission",
     "empty_audio": "0 samples: an empty file, or an offset at or past its end",
-    "non_finite": "NaN or infinite samples, which would damage other rows inside the engine",
+    "non_finite": "NaN, infinite or absurdly large samples, which would damage other rows inside the engine",
     "too_short": "fewer samples than the model needs for one feature frame",
     "too_long": "more audio than the model hears in one window",
     "bad_row": "the row asks for something impossible, such as a channel the file lacks",

@@ -184,6 +184,7 @@ class _Session:
             pipeline.run(self._unfinished(lambda deaths: deaths >= RUN_ALONE_AFTER), alone=True)
         finally:
             self.stop.attach(None)
+            self._tick(pipeline)
             pipeline.close()
 
     def _unfinished(self, wanted: Callable[[int], bool]) -> Iterator[Utterance]:

@@ -134,7 +134,7 @@ class WhisperPrompts:
 
         Args:
             language: a code `check_language` returned, or None to have the model detect it.
-            prompt: previous text, or None; blank is none. Its last `max_prompt_tokens` tokens are used, as the original Whisper does.
+            prompt: previous text; None or blank for none. Its last `max_prompt_tokens` tokens are used, as Whisper itself does.
             encode: text to token ids, without special tokens around them.
 
         Raises:

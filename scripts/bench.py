@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much of the bare engine's speed is left when asrbatch does the whole job, and what other systems do meanwhile.
 
-    python scripts/bench.py [--rounds 5] [--clips 120] [--model tiny.en] [--dtype auto] [--skip hf,…] [--out FILE.md]
+    python scripts/bench.py [--rounds 5] [--clips 96] [--model tiny.en] [--dtype auto] [--skip hf,…] [--out FILE.md]
 
 Every round runs every system once over the same recordings; the order changes from round to round, and figures are
 compared within a round, because a machine's speed drifts. Every system is warmed up first.
@@ -68,6 +68,7 @@ SKIPPABLE = {"windowed": WINDOWED, "hf": HF, "faster-whisper": FASTER_WHISPER}
 TARGET = 0.95  # of the bare engine's speed
 BATCH = 8
 MEMORY_EVERY_S = 0.2
+CLOSE_S = 20  # an engine's process ends in one or two
 
 
 @dataclass(frozen=True)
@@ -144,13 +145,17 @@ def run_vllm(job: Job) -> Runner:
             texts = texts_by_id(list(summary.rows()))
         return Turn(tuple(texts[clip.id] for clip in clips), summary.progress.clocks.wall, cpu, call_s)
 
-    transcribe(job.clips[:BATCH])
-    bare = BareEngine(engine)
-    for name in (BARE, WINDOWED):
-        bare.turn(name, job.clips[:BATCH])
-    name = yield None
-    while True:
-        name = yield transcribe(job.clips) if name == OURS else bare.turn(name, job.clips)
+    try:
+        transcribe(job.clips[:BATCH])
+        bare = BareEngine(engine)
+        for name in (BARE, WINDOWED):
+            bare.turn(name, job.clips[:BATCH])
+        name = yield None
+        while True:
+            name = yield transcribe(job.clips) if name == OURS else bare.turn(name, job.clips)
+    finally:
+        if engine is not None:
+            engine.close()
 
 
 class _Lent:
@@ -367,7 +372,7 @@ class Worker:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.join(5)
+        self._process.join(CLOSE_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
@@ -398,20 +403,17 @@ def _work(runner: Callable[[Job], Runner], job: Job, connection: Connection, log
     os.dup2(file, 1)
     os.dup2(file, 2)
     try:
-        turns = runner(job)
-        next(turns)
-        connection.send(True)
-        while True:
-            connection.send(turns.send(connection.recv()))
+        with contextlib.closing(runner(job)) as turns:
+            next(turns)
+            connection.send(True)
+            while True:
+                connection.send(turns.send(connection.recv()))
     except (EOFError, BrokenPipeError):  # closed by the parent: done
         pass
     except BaseException as e:
         traceback.print_exc()
-        connection.send(f"{type(e).__name__}: {e}")
-    finally:
-        sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # an engine's threads need not be unwound
+        connection.send(f"{type(e).__name__}: {e}")
 
 
 # --- rounds and tables ----------------------------------------------------------------------------------------------
@@ -506,7 +508,7 @@ def describe_machine(job: Job, device: Any) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare asrbatch's speed with the bare engine's and with other systems'.")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=120, help="recordings of the set prompts-en, of each round")
+    parser.add_argument("--clips", type=int, default=96, help="recordings of the set prompts-en, of each round")
     parser.add_argument("--model", choices=MODELS, default="tiny.en")
     parser.add_argument("--dtype", default="auto", help="of asrbatch, the bare engine and transformers")
     parser.add_argument("--engine-mode", default="auto", help="of asrbatch and the bare engine: auto, thread or process")

@@ -149,10 +149,9 @@ class HuggingFace:
         with torch.inference_mode():
             logits = self.model(
                 input_features=self._mel([samples]), decoder_input_ids=torch.tensor([prompt], device=self._device)
-            ).logits[0, -1]
-        logits = logits.float()
-        begin = config.begin_suppress_tokens if position == 0 else None
-        logits[[*(config.suppress_tokens or ()), *(begin or ())]] = -torch.inf
+            ).logits[0, -1].float()
+            begin = config.begin_suppress_tokens if position == 0 else None
+            logits[[*(config.suppress_tokens or ()), *(begin or ())]] = -torch.inf
         values, order = logits.sort(descending=True)
         return [(self.tokenizer.decode([i]), i, v) for i, v in zip(order.tolist(), values.tolist(), strict=True)]
 

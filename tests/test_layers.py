@@ -107,15 +107,9 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
-        "import asrbatch",
-        "import sys; sys.argv = ['asrbatch', '--help']\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass",
-        "import sys; sys.argv = ['asrbatch', 'transcribe', '--help']\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass",
-    ],
-)
-def test_help_needs_none_of_the_heavy_libraries(code):
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["transcribe", "--help"], ["--version"]])
+def test_help_needs_none_of_the_heavy_libraries(arguments):
+    code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
     assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
 
 

@@ -110,7 +110,7 @@ def test_no_input_without_such_names():
 
 def test_id_is_a_string():
     row = transcribed(generation(), id=17)
-    assert (row["id"], list(row)[0]) == ("17", "id")
+    assert (row["id"], next(iter(row))) == ("17", "id")
     assert "input" not in row
 
 

@@ -179,8 +179,8 @@ def _root(error: BaseException) -> str:
     """The innermost cause, in one line: vLLM wraps what went wrong in what noticed it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = str(error).strip() or repr(error)
-    return f"{type(error).__name__}: {text.splitlines()[0][:400]}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    return f"{type(error).__name__}: {' '.join(lines[:3])[:400]}"  # pydantic says what is wrong in its third line
 
 
 def _likely_fix(error: BaseException) -> str:

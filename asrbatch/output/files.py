@@ -14,7 +14,7 @@ from ..errors import OutputError
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again; rows written so far are kept",
-    errno.EFBIG: "a file may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
+    errno.EFBIG: "files may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
     errno.EROFS: "the file system is read-only: choose another --output",
     errno.EACCES: "no permission: choose another --output",
     errno.EPERM: "not permitted here: choose another --output",
