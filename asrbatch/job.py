@@ -6,7 +6,7 @@ before the engine, which takes the longest, is started.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -76,7 +76,7 @@ def run(
             return _already_complete(paths, mark, plan)
         _remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
-        journal = Journal(paths.rows, len(plan.manifest), keep)
+        journal = Journal(paths.rows, len(plan.manifest), keep, new_file=lease.judged_by_time)
         stack.callback(journal.close)
         session = _Session(config, plan, paths, lease, record, journal, observer, stop, start, started)
         return session.run()
@@ -214,6 +214,7 @@ class _Session:
         if time.monotonic() - self._recorded_at >= REFRESH_S:
             self._recorded_at = time.monotonic()
             self._book()
+            self.journal.sync()
             self.record.write()
 
     def _book(self) -> None:
@@ -233,9 +234,12 @@ class _Session:
 
     def _close(self, outcome: str) -> None:
         self._book()
-        if self.heartbeat.lost is None:  # with the lease lost, another process owns these files
+        if self.heartbeat.lost is not None:  # another process owns these files now
+            return
+        # A full disk must not replace the error that says so by one about the record.
+        with suppress(OutputError) if outcome == "error" else nullcontext():
             self.record.end(outcome)
-            self.in_flight.close(remove=outcome == "complete")
+        self.in_flight.close(remove=outcome == "complete")
 
     def _summary(self, outcome: str) -> Summary:
         self.progress.phase = "done"
