@@ -73,6 +73,15 @@ class Decoder:
         self._lifeline: int | None = None  # closes when we die; the child's watchdog waits for that
         self._closed = False
 
+    def start(self) -> None:
+        """Starts the child ahead of its first file, whose turn is then shorter by 0.1 to 0.2 s.
+
+        Raises:
+            AsrbatchError: the child cannot be started.
+        """
+        if self._process is None:
+            self._start()
+
     def decode(self, request: DecodeRequest) -> Audio:
         """Decodes in the child; see `audio.load_audio`.
 

@@ -6,7 +6,7 @@ before the engine, which takes the longest, is started.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -35,7 +35,7 @@ from .output.record import REFRESH_S, RunRecord, read_completion_mark, read_reco
 from .output.rows import failed_row
 from .pipeline import Limits, Pipeline
 from .plan import Plan
-from .preparation import AudioRules, Preparers
+from .preparation import Preparers
 from .progress import Observer, Progress, Stop, Summary
 from .types import Utterance
 
@@ -94,8 +94,8 @@ class _Session:
         self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest))
         self.record.value["engine_deaths"] = {str(i): n for i, n in self.deaths.items()}
         self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally)
-        self.heartbeat = Heartbeat(lease)
-        self._recorded_at = 0.0
+        self.heartbeat = Heartbeat(lease, self.record)
+        self._booked_at = time.monotonic()
 
     def run(self) -> Summary:
         self.record.write()
@@ -118,7 +118,7 @@ class _Session:
         return len(self.plan.manifest) - self.journal.tally.rows
 
     def _transcribe(self) -> None:
-        with logs.captured(self.paths.log) as log_start:
+        with logs.captured(self.paths.log) as log_start, closing(self._preparers()) as preparers:
             events: SimpleQueue = SimpleQueue()
             try:
                 engine = self._start_engine(events)
@@ -126,10 +126,17 @@ class _Session:
                 e.add_note("\n".join(logs.tail(self.paths.log, log_start)))
                 e.add_note(f"the whole log: {self.paths.log}")
                 raise
-            try:
-                self._drive(engine, events)
-            finally:
-                engine.close()
+            with closing(engine):
+                self._drive(engine, preparers, events)
+
+    def _preparers(self) -> Preparers:
+        return Preparers(
+            self.config.num_workers,
+            rules=self.plan.rules,
+            decode_timeout_s=self.config.decode_timeout_s,
+            language_of=self.plan.language_of,
+            prompt_of=self.plan.prompt_of,
+        )
 
     def _start_engine(self, events: SimpleQueue) -> Engine:
         plan, options = self.plan, self.config.engine
@@ -149,25 +156,15 @@ class _Session:
         self.progress.startup_s = time.monotonic() - self.started
         self.progress.capacity = engine.max_num_seqs
         self._warn_of_other_versions(engine.facts)
-        self.record.session |= {"engine": engine.facts, "startup_s": round(self.progress.startup_s, 3)}
+        self.record.book({"engine": engine.facts, "startup_s": round(self.progress.startup_s, 3)})
         return engine
 
-    def _drive(self, engine: Engine, events: SimpleQueue) -> None:
-        config, plan = self.config, self.plan
+    def _drive(self, engine: Engine, preparers: Preparers, events: SimpleQueue) -> None:
+        config, rules = self.config, self.plan.rules
         windows = config.max_windows or 2 * engine.max_num_seqs
-        rules = AudioRules(plan.checkpoint.sample_rate, plan.checkpoint.window_s, plan.checkpoint.hop_length)
         pipeline = Pipeline(
             engine=engine,
-            preparers=lambda deliver: Preparers(
-                config.num_workers,
-                engine=engine,
-                rules=rules,
-                decode_timeout_s=config.decode_timeout_s,
-                language_of=plan.language_of,
-                prompt_of=plan.prompt_of,
-                deliver=deliver,
-                on_thread_start=engine.prepare_thread,
-            ),
+            preparers=preparers,
             events=events,
             limits=Limits(windows, config.max_audio_s or windows * rules.window_s, config.grace_s),
             write=self._write,
@@ -185,7 +182,6 @@ class _Session:
         finally:
             self.stop.attach(None)
             self._tick(pipeline)
-            pipeline.close()
 
     def _unfinished(self, wanted: Callable[[int], bool]) -> Iterator[Utterance]:
         """Rows without an output row, in manifest order; those that saw the engine die come last."""
@@ -211,15 +207,14 @@ class _Session:
         self.heartbeat.check()
         self.progress.in_engine = pipeline.in_engine
         self.observer.update(self.progress)
-        if time.monotonic() - self._recorded_at >= REFRESH_S:
-            self._recorded_at = time.monotonic()
-            self._book()
+        if time.monotonic() - self._booked_at >= REFRESH_S / 2:
+            self._booked_at = time.monotonic()
             self.journal.sync()
-            self.record.write()
+            self._book()
 
     def _book(self) -> None:
         clocks = self.progress.clocks
-        self.record.session |= {
+        session = {
             "rows": self.progress.session_rows,
             "audio_s": round(self.progress.session_audio_s, 3),
             "wall_s": round(time.monotonic() - self.started, 3),
@@ -230,11 +225,11 @@ class _Session:
             "prepare_s": round(clocks.prepare, 3),
             "write_s": round(clocks.write, 3),
         }
-        self.record.value["tally"] = self.journal.tally.as_dict()
+        self.record.book(session, tally=self.journal.tally.as_dict())
 
     def _close(self, outcome: str) -> None:
         self._book()
-        if self.heartbeat.lost is not None:  # another process owns these files now
+        if self.lease.lost:  # another process owns these files now
             return
         # A full disk must not replace the error that says so by one about the record.
         with suppress(OutputError) if outcome == "error" else nullcontext():

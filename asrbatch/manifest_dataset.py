@@ -116,7 +116,7 @@ class TableReader:
         else:
             fields = {"audio_filepath" if name == self._audio else name: value for name, value in values.items()}
         row = parse_row(fields, IN_CELL if in_cell else path, f"{self._label}/{index}")
-        if in_cell and not fields["audio_filepath"]:
+        if not fields["audio_filepath"]:
             fields["audio_filepath"] = row.id
         return row
 

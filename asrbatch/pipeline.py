@@ -76,20 +76,20 @@ class Pipeline:
 
     Args:
         engine: for its `submit` and `max_num_seqs`.
-        preparers: makes the pool, given the function that receives its results.
+        preparers: the pool; the pipeline lets it begin, its maker closes it.
         write: takes a finished row.
         submitted: told an utterance's index before its first window enters the engine.
         tick: called a few times a second with nothing, to let others report.
         sample_rate: Hz, of the windows.
         default_audio_s: what an utterance without a duration is taken for until it is decoded.
-        events: the queue that both preparers and engine deliver into; see `deliver_generation`.
+        events: the queue that the engine delivers `(key, outcome)` into.
     """
 
     def __init__(
         self,
         *,
         engine: Engine,
-        preparers: Callable[[Callable[[Any], None]], Preparers],
+        preparers: Preparers,
         events: SimpleQueue,
         limits: Limits,
         write: Callable[[dict[str, Any]], None],
@@ -101,7 +101,8 @@ class Pipeline:
         self._engine, self._events, self._limits = engine, events, limits
         self._write, self._submitted, self._tick = write, submitted, tick
         self._sample_rate, self._default_audio_s = sample_rate, default_audio_s
-        self._preparers = preparers(events.put)
+        self._preparers = preparers
+        preparers.begin(engine, events.put)
         self._working: dict[int, _Work] = {}
         self._windows = 0
         self._audio_s = 0.0
@@ -142,9 +143,6 @@ class Pipeline:
         finally:
             self._engine_holds(self._in_engine)
             self.clocks.wall += time.monotonic() - started
-
-    def close(self) -> None:
-        self._preparers.close()
 
     def _take(self, rows: Iterator[Utterance], alone: bool) -> None:
         while not self.stopped and self._has_room(alone) and (utterance := next(rows, None)):

@@ -11,6 +11,7 @@ from .engine.settings import Device, detect_device, parse_engine_args, resolve_d
 from .errors import UsageError
 from .fingerprint import fingerprint
 from .manifest import Manifest, open_manifest
+from .preparation import AudioRules
 from .prompts import WhisperPrompts
 from .types import Utterance
 
@@ -59,6 +60,10 @@ class Plan:
             windows="none",
             engine_args=self.engine_args,
         )
+
+    @property
+    def rules(self) -> AudioRules:
+        return AudioRules(self.checkpoint.sample_rate, self.checkpoint.window_s, self.checkpoint.hop_length)
 
     def language_of(self, utterance: Utterance) -> str | None:
         return self.prompts.check_language(utterance.lang) if utterance.lang else self.language

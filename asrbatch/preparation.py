@@ -57,30 +57,26 @@ class Prepared:
 
 
 class Preparers:
-    """The pool.
+    """The pool. Its decoder processes start at once, so that they are up when the engine is; work starts with `begin`.
 
     Args:
         num_workers: threads, and decoder processes.
         language_of: the language an utterance is asked in, None to have it detected.
-        deliver: receives a `Prepared`, or the exception of a broken thread, from that thread.
-        on_thread_start: runs first in each thread.
+        prompt_of: the previous text it is asked with, or None.
     """
 
     def __init__(
         self,
         num_workers: int,
         *,
-        engine: Engine,
         rules: AudioRules,
         decode_timeout_s: float,
         language_of: Callable[[Utterance], str | None],
         prompt_of: Callable[[Utterance], str | None],
-        deliver: Callable[[Prepared | BaseException], None],
-        on_thread_start: Callable[[], None] = lambda: None,
     ):
-        self._engine, self._rules, self._decode_timeout_s = engine, rules, decode_timeout_s
+        self._rules, self._decode_timeout_s = rules, decode_timeout_s
         self._language_of, self._prompt_of = language_of, prompt_of
-        self._deliver, self._on_thread_start = deliver, on_thread_start
+        self._begun, self._ended = threading.Event(), False
         self._inbox: SimpleQueue = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"asrbatch-prepare-{i}", daemon=True) for i in range(num_workers)
@@ -88,11 +84,18 @@ class Preparers:
         for thread in self._threads:
             thread.start()
 
+    def begin(self, engine: Engine, deliver: Callable[[Prepared | BaseException], None]) -> None:
+        """Lets the threads work; `deliver` receives a `Prepared`, or the exception of a broken thread, from that thread."""
+        self._engine, self._deliver = engine, deliver
+        self._begun.set()
+
     def put(self, utterance: Utterance) -> None:
         self._inbox.put(utterance)
 
     def close(self) -> None:
         """Lets each thread finish what it is at, and ends it with its decoder. Utterances still waiting are dropped."""
+        self._ended = True
+        self._begun.set()
         while not self._inbox.empty():
             self._inbox.get()
         for _ in self._threads:
@@ -101,16 +104,24 @@ class Preparers:
             thread.join(timeout=5)
 
     def _run(self) -> None:
+        decoder = Decoder(timeout_s=self._decode_timeout_s)
         try:
-            self._on_thread_start()
-            decoder = Decoder(timeout_s=self._decode_timeout_s)
-            try:
-                while (utterance := self._inbox.get()) is not None:
-                    self._deliver(self._prepare(utterance, decoder))
-            finally:
-                decoder.close()
-        except BaseException as e:  # a defect of ours: the pipeline raises it in the main thread
-            self._deliver(e)
+            decoder.start()
+            self._work(decoder)
+        except BaseException as e:  # a defect of ours, or no decoder: the pipeline raises it in the main thread
+            self._begun.wait()
+            if not self._ended:
+                self._deliver(e)
+        finally:
+            decoder.close()
+
+    def _work(self, decoder: Decoder) -> None:
+        self._begun.wait()
+        if self._ended:
+            return
+        self._engine.prepare_thread()
+        while (utterance := self._inbox.get()) is not None:
+            self._deliver(self._prepare(utterance, decoder))
 
     def _prepare(self, utterance: Utterance, decoder: Decoder) -> Prepared:
         started = time.monotonic()

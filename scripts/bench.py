@@ -14,7 +14,7 @@ compared within a round, because a machine's speed drifts. Every system is warme
   in the same process and thread, given audio that is already decoded and in memory, in the simplest loop vLLM offers:
   render, `add_request`, `step` until nothing is left, as `LLM.generate` does. It uses none of asrbatch's code, writes
   nothing and keeps only the texts. "bare engine, windowed" is the same with no more in the engine than asrbatch keeps
-  there, which is the faster of the two on some machines.
+  there.
 - **transformers**: generate() in batches of 8, in the same dtype; **faster-whisper**: its batched pipeline, 8 at a
   time, the CTranslate2 weights from which get_model.py's are converted. Each has a process of its own, is given audio
   already in memory, sorted by length (which favours them: batches hold like with like), and computes the features.
@@ -187,17 +187,16 @@ class BareEngine:
     def turn(self, name: str, clips: Sequence[Clip]) -> Turn:
         audio = [clip.samples() for clip in clips]
         most = 2 * self._ours.max_num_seqs if name == WINDOWED else len(audio)
-        cpu = cpu_s()
         if self._ours.facts["mode"] == "thread":
-            texts, wall_s = self._in_engine_thread(lambda: self._steps(audio, most))
+            texts, wall_s, cpu = self._in_engine_thread(lambda: self._steps(audio, most))
         else:
-            texts, wall_s = asyncio.run_coroutine_threadsafe(self._streams(audio, most), self._ours._driver._loop).result()
-        return Turn(tuple(text.strip() for text in texts), wall_s, cpu_s() - cpu)
+            texts, wall_s, cpu = asyncio.run_coroutine_threadsafe(self._streams(audio, most), self._ours._driver._loop).result()
+        return Turn(tuple(text.strip() for text in texts), wall_s, cpu)
 
-    def _steps(self, audio: Sequence[Any], most: int) -> tuple[list[str], float]:
+    def _steps(self, audio: Sequence[Any], most: int) -> tuple[list[str], float, float]:
         engine, texts, number_of = self._vllm, [""] * len(audio), {}
         waiting = iter(enumerate(audio))
-        started = time.monotonic()
+        started, cpu = time.monotonic(), cpu_s()
         for i, samples in itertools.islice(waiting, most):
             number_of[self._add(samples)] = i
         while engine.has_unfinished_requests():
@@ -206,7 +205,7 @@ class BareEngine:
                     texts[number_of[output.request_id]] = output.outputs[0].text
                     for i, samples in itertools.islice(waiting, 1):
                         number_of[self._add(samples)] = i
-        return texts, time.monotonic() - started
+        return texts, time.monotonic() - started, cpu_s() - cpu
 
     def _add(self, samples: Any) -> str:
         request_id = f"bare-{next(self._numbers)}"
@@ -221,7 +220,7 @@ class BareEngine:
             "decoder_prompt": {"prompt_token_ids": list(self._decoder_ids)},
         }
 
-    async def _streams(self, audio: Sequence[Any], most: int) -> tuple[list[str], float]:
+    async def _streams(self, audio: Sequence[Any], most: int) -> tuple[list[str], float, float]:
         """For an engine in a process of its own: AsyncLLM renders as well."""
         room = asyncio.Semaphore(most)
 
@@ -230,9 +229,9 @@ class BareEngine:
                 stream = self._vllm.generate(self._prompt(samples), self._params, f"bare-{next(self._numbers)}")
                 return [output async for output in stream][-1].outputs[0].text
 
-        started = time.monotonic()
+        started, cpu = time.monotonic(), cpu_s()
         texts = await asyncio.gather(*(one(samples) for samples in audio))
-        return list(texts), time.monotonic() - started
+        return list(texts), time.monotonic() - started, cpu_s() - cpu
 
     def _in_engine_thread(self, work: Callable[[], Any]) -> Any:
         """Runs `work` where the engine is stepped: another thread would bring another team of OpenMP threads.

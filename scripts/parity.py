@@ -84,7 +84,7 @@ def transcribe_with_hf(hf: HuggingFace, clips: Sequence[Clip]) -> list[HfText]:
 
     say("transcribing with transformers, batches of 8")
     started, threads = time.monotonic(), torch.get_num_threads()
-    # On a machine that others use, threads that wait for each other cost three times what they save.
+    # Where others use the cores too, two threads mostly wait for each other: 15 s of processor time for what one did in 4.
     torch.set_num_threads(1)
     results = hf.transcribe([clip.samples() for clip in clips], lambda n: print(f"\r   {n}", end="", file=sys.stderr, flush=True))
     torch.set_num_threads(threads)

@@ -245,6 +245,9 @@ def test_an_audio_feature_or_struct_goes_before_a_string_column(tmp_path):
     utterance = open_manifest(write_parquet(tmp_path / "named.parquet", named)).read(7)
     assert utterance.audio.resolve() == AUDIO[7]
     assert utterance.fields == {**ROWS[7], "audio_filepath": "elsewhere/7"}  # the data set's own name for it stays
+    turned = named.select(["audio_filepath", "id", "audio"])
+    utterance = open_manifest(write_parquet(tmp_path / "turned.parquet", turned)).read(7)
+    assert utterance.fields == {"audio_filepath": "elsewhere/7", "id": "r7"}
 
 
 def test_the_declared_audio_feature_is_chosen_among_structs(tmp_path):
@@ -252,7 +255,9 @@ def test_the_declared_audio_feature_is_chosen_among_structs(tmp_path):
     data = datasets.Dataset(arrow).cast_column("audio", datasets.Audio()).cast_column("image", datasets.Image())
     data.to_parquet(tmp_path / "rows.parquet")
     data.save_to_disk(tmp_path / "saved")
-    for source in (tmp_path / "rows.parquet", tmp_path / "saved"):
+    plain = table(made_of=[{"bytes": b"x", "path": None}] * NUM_ROWS)  # a struct without a feature of its own
+    datasets.Dataset(plain).cast_column("audio", datasets.Audio()).save_to_disk(tmp_path / "plain")
+    for source in (tmp_path / "rows.parquet", tmp_path / "saved", tmp_path / "plain"):
         assert open_manifest(source).read(3).audio.resolve() == AUDIO[3]
     datasets.Dataset(arrow.drop_columns("audio")).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "no")
     with pytest.raises(ManifestError, match="no: no audio column among id, offset, duration, lang, text, image; expected"):
@@ -464,17 +469,24 @@ def test_a_data_set_that_changes_is_noticed(source):
         manifest.read(0)
 
 
+def test_a_data_set_that_changes_during_the_scan_is_noticed(source):
+    files = [*source.glob("**/*.arrow"), *source.glob("**/*.parquet"), *source.parent.glob("*.parquet")]
+    with pytest.raises(ManifestError, match="the manifest changed since it was opened"):
+        open_manifest(source, check=lambda utterance: [os.utime(file, ns=(1, 1)) for file in files] and None)
+
+
 # --- how little is read -----------------------------------------------------------------------------------------------
 
 
-def destroy_audio_of_group(path, number):
-    """Overwrites the stored audio bytes of one row group with zeros."""
+def destroy_audio_of_group(path, number, share_spared=0.0):
+    """Overwrites the stored audio bytes of one row group with zeros, from that share of it on."""
     column = pq.read_metadata(path).row_group(number).column(0)
     assert column.path_in_schema == "audio.bytes"
     start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+    spared = int(column.total_compressed_size * share_spared)
     with path.open("r+b") as file:
-        file.seek(start)
-        file.write(bytes(column.total_compressed_size))
+        file.seek(start + spared)
+        file.write(bytes(column.total_compressed_size - spared))
 
 
 def test_audio_of_other_row_groups_is_never_read(tmp_path):
@@ -487,6 +499,27 @@ def test_audio_of_other_row_groups_is_never_read(tmp_path):
     with pytest.raises(ManifestError, match=rf"^{path}: cannot be read as Parquet"):
         utterances[4].audio.resolve()
     assert utterances[5].audio.resolve() == AUDIO[5]  # still
+
+
+def test_damage_in_the_middle_of_a_row_group_is_an_error_every_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest_parquet, "_AUDIO_BATCH_BYTES", 1000)
+    path = tmp_path / "rows.parquet"
+    write_parquet(path, table(), NUM_ROWS, write_batch_size=1, data_page_size=100, use_dictionary=False)
+    destroy_audio_of_group(path, 0, 0.5)
+    utterances = read_all(open_manifest(path))
+    assert utterances[0].audio.resolve() == AUDIO[0]
+    for _ in range(3):
+        with pytest.raises(ManifestError, match=rf"^{path}: cannot be read as Parquet"):
+            utterances[-1].audio.resolve()
+    assert utterances[0].audio.resolve() == AUDIO[0]
+
+
+def test_rows_that_compress_well_still_come_in_small_batches(tmp_path):
+    rows = pa.table({"audio": ["a.wav"] * 50_000, "text": ["the same words " * 10] * 50_000})
+    table = manifest_parquet.ParquetTable([str(write_parquet(tmp_path / "rows.parquet", rows, 50_000))])
+    table.choose_audio("audio", in_cells=False)
+    sizes = [batch.num_rows for batch, _ in table.scan(["audio", "text"])]
+    assert sum(sizes) == 50_000 and max(sizes) <= 8192
 
 
 def test_a_large_row_group_is_read_in_bounded_memory(tmp_path, monkeypatch):

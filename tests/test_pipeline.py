@@ -91,17 +91,16 @@ class Run:
             self.rows.append(row)
             on_write(row)
 
+        self.preparers = Preparers(
+            workers,
+            rules=AudioRules(RATE, 30.0, 160),
+            decode_timeout_s=timeout_s,
+            language_of=lambda u: "en",
+            prompt_of=lambda u: u.prompt,
+        )
         self.pipeline = Pipeline(
             engine=self.engine,
-            preparers=lambda deliver: Preparers(
-                workers,
-                engine=self.engine,
-                rules=AudioRules(RATE, 30.0, 160),
-                decode_timeout_s=timeout_s,
-                language_of=lambda u: "en",
-                prompt_of=lambda u: u.prompt,
-                deliver=deliver,
-            ),
+            preparers=self.preparers,
             events=events,
             limits=limits or Limits(8, 1000.0, 10.0),
             write=write,
@@ -115,7 +114,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self.pipeline.close()
+        self.preparers.close()
 
 
 def test_every_utterance_ends_in_one_row_with_its_own_text(utterances):

@@ -1,39 +1,44 @@
-"""Keeps a lease alive while the main thread is busy."""
+"""Signs of life, written while the main thread is busy: the lease's beat and the run record."""
 
 import threading
+import time
 
 from ..errors import OutputError
 from .lease import Lease
+from .record import REFRESH_S, RunRecord
 
 
 class Heartbeat:
-    """A thread that refreshes a lease, and hands what goes wrong there to whoever calls `check`.
+    """A thread that refreshes a lease and a run record, and hands what goes wrong there to whoever calls `check`.
 
     Attributes:
-        lost: why the lease is no longer ours; None while it is.
+        failure: why no more signs of life are given; None while they are.
     """
 
-    def __init__(self, lease: Lease):
-        self._lease = lease
+    def __init__(self, lease: Lease, record: RunRecord):
+        self._lease, self._record = lease, record
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asrbatch-heartbeat", daemon=True)
-        self.lost: OutputError | None = None
+        self.failure: OutputError | None = None
 
     def start(self) -> None:
         self._thread.start()
 
     def check(self) -> None:
-        if self.lost is not None:
-            raise self.lost
+        if self.failure is not None:
+            raise self.failure
 
     def stop(self) -> None:
         self._end.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(self._lease.refresh_s):
-            try:
+        written_at = time.monotonic()
+        try:
+            while not self._end.wait(self._lease.refresh_s):
                 self._lease.refresh()
-            except OutputError as e:
-                self.lost = e
-                return
+                if time.monotonic() - written_at >= REFRESH_S - self._lease.refresh_s / 2:
+                    written_at = time.monotonic()
+                    self._record.write()
+        except OutputError as e:
+            self.failure = e

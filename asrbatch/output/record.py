@@ -7,6 +7,7 @@ refreshed while the session lives. The completion mark is written last, and only
 
 import os
 import socket
+import threading
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,8 +35,10 @@ class RunRecord:
         fingerprint: what decides the rows; see `fingerprint.py`.
         total_rows: rows this output will hold.
 
+    One thread changes it, another may write it: changes go through `book`.
+
     Attributes:
-        value: the JSON object; change `session` and call `write`.
+        value: the JSON object.
     """
 
     def __init__(self, paths: RunPaths, previous: dict[str, Any] | None, fingerprint: dict[str, Any], total_rows: int):
@@ -59,16 +62,23 @@ class RunRecord:
             "heartbeat": now(),
         }
         self.value["sessions"] = [*self.value["sessions"], self.session]
+        self._lock = threading.Lock()
+
+    def book(self, session: dict[str, Any], **values: Any) -> None:
+        """Changes fields of this session, and of the record itself."""
+        with self._lock:
+            self.session.update(session)
+            self.value.update(values)
 
     def write(self) -> None:
         """Refreshes the file; atomic. Raises OutputError when the disk refuses."""
-        self.session["heartbeat"] = now()
-        write_json_atomically(self._path, self.value)
+        with self._lock:
+            self.session["heartbeat"] = now()
+            write_json_atomically(self._path, self.value)
 
     def end(self, outcome: str) -> None:
         """`outcome`: complete, interrupted, engine_died or error."""
-        self.session["ended"] = now()
-        self.session["outcome"] = outcome
+        self.book({"ended": now(), "outcome": outcome})
         self.write()
 
 
