@@ -67,6 +67,9 @@ def run(
     with ExitStack() as stack:
         lease = Lease(paths.lease, say=observer.say)
         stack.callback(lease.release)
+        heartbeat = Heartbeat(lease)
+        heartbeat.start()
+        stack.callback(heartbeat.stop)
         if config.overwrite:
             _remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
@@ -78,29 +81,29 @@ def run(
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
         journal = Journal(paths.rows, len(plan.manifest), keep, new_file=lease.judged_by_time)
         stack.callback(journal.close)
-        session = _Session(config, plan, paths, lease, record, journal, observer, stop, start, started)
+        session = _Session(config, plan, paths, lease, heartbeat, record, journal, observer, stop, start, started)
         return session.run()
 
 
 class _Session:
     """This process's part of a run; holds what the steps of `run` share."""
 
-    def __init__(self, config, plan, paths, lease, previous, journal, observer, stop, start, started):
+    def __init__(self, config, plan, paths, lease, heartbeat, previous, journal, observer, stop, start, started):
         self.config, self.plan, self.paths = config, plan, paths
-        self.lease, self.journal, self.observer, self.stop = lease, journal, observer, stop
+        self.lease, self.heartbeat, self.journal = lease, heartbeat, journal
+        self.observer, self.stop = observer, stop
         self.start, self.started = start, started
         self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
         self.in_flight = InFlightLog(paths.in_flight)
         self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest))
-        self.record.value["engine_deaths"] = {str(i): n for i, n in self.deaths.items()}
+        self.record.book({}, engine_deaths={str(i): n for i, n in self.deaths.items()})
         self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally)
-        self.heartbeat = Heartbeat(lease, self.record)
         self._booked_at = time.monotonic()
 
     def run(self) -> Summary:
         self.record.write()
+        self.heartbeat.record = self.record
         outcome = "error"
-        self.heartbeat.start()
         try:
             self._give_up_on_poison()
             if self._remaining():
@@ -110,7 +113,6 @@ class _Session:
             outcome = "engine_died"
             raise
         finally:
-            self.heartbeat.stop()
             self._close(outcome)
         return self._summary(outcome)
 
@@ -190,11 +192,13 @@ class _Session:
                 yield self.plan.manifest.read(index)
 
     def _give_up_on_poison(self) -> None:
-        for index, deaths in self.deaths.items():
+        for index, deaths in list(self.deaths.items()):
             if deaths >= GIVE_UP_AFTER:
                 often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
                 error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
                 self._write(failed_row(self.plan.manifest.read(index), error, {}))
+                del self.deaths[index]  # --retry-failed really tries again
+        self.record.book({}, engine_deaths={str(i): n for i, n in self.deaths.items()})
 
     def _write(self, row: dict[str, Any]) -> None:
         self.heartbeat.check()
@@ -231,15 +235,18 @@ class _Session:
         self._book()
         if self.lease.lost:  # another process owns these files now
             return
-        # A full disk must not replace the error that says so by one about the record.
+        # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
+        # must not be taken for those of a dead engine.
+        self.in_flight.close(remove=outcome != "engine_died")
+        # Nor must a full disk replace the error that says so by one about the record.
         with suppress(OutputError) if outcome == "error" else nullcontext():
             self.record.end(outcome)
-        self.in_flight.close(remove=outcome == "complete")
 
     def _summary(self, outcome: str) -> Summary:
         self.progress.phase = "done"
         if outcome == "interrupted":
             return Summary(self.paths, outcome, EXIT_INTERRUPTED, self.progress, dict(self.record.session))
+        self.lease.ensure()
         figures = _figures(self.record.value["sessions"], self.journal.tally)
         mark = write_completion_mark(self.paths, self.journal, digest(self.plan.fingerprint), figures)
         return Summary(self.paths, outcome, _exit_code(mark), self.progress, mark)

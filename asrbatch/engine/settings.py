@@ -101,7 +101,7 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
         if key in _OWN_OPTIONS:
             raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
         try:
-            parsed[key] = json.loads(value)
+            parsed[key] = json.loads(value, parse_constant=str)  # NaN stays text: a record cannot hold it
         except ValueError:
             parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
     return parsed

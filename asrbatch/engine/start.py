@@ -104,7 +104,7 @@ class WhisperEngine:
             "device": device.name,
             "device_kind": device.kind,
             "mode": mode,
-            "settings": {k: v for k, v in settings.items() if k != "model"},
+            "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "sampling_params": [vllm_api.as_json(p) for p in self._params.values()],
         }
         self._warm_up(checkpoint)

@@ -11,12 +11,16 @@ from .record import REFRESH_S, RunRecord
 class Heartbeat:
     """A thread that refreshes a lease and a run record, and hands what goes wrong there to whoever calls `check`.
 
+    Start it as soon as the lease is held: taking in a long rows file takes longer than a lease may be silent.
+
     Attributes:
+        record: refreshed as well, once it is set.
         failure: why no more signs of life are given; None while they are.
     """
 
-    def __init__(self, lease: Lease, record: RunRecord):
-        self._lease, self._record = lease, record
+    def __init__(self, lease: Lease):
+        self._lease = lease
+        self.record: RunRecord | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asrbatch-heartbeat", daemon=True)
         self.failure: OutputError | None = None
@@ -37,8 +41,8 @@ class Heartbeat:
         try:
             while not self._end.wait(self._lease.refresh_s):
                 self._lease.refresh()
-                if time.monotonic() - written_at >= REFRESH_S - self._lease.refresh_s / 2:
+                if self.record is not None and time.monotonic() - written_at >= REFRESH_S - self._lease.refresh_s / 2:
                     written_at = time.monotonic()
-                    self._record.write()
+                    self.record.write()
         except OutputError as e:
             self.failure = e
