@@ -16,7 +16,7 @@ import soxr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch import audio
+from asrbatch import audio_ffmpeg
 from asrbatch.audio import load_audio
 from asrbatch.decoding import Decoder, DecodeRequest
 from asrbatch.errors import RowError
@@ -440,15 +440,15 @@ def test_too_long_stops_decoding(lossy, monkeypatch, name):
     """These headers give no length that can be trusted."""
     data = Path(lossy[name]).read_bytes() * 40  # 8 minutes
     decoded = []
-    real = audio._to_float
-    monkeypatch.setattr(audio, "_to_float", lambda frame: decoded.append(frame.samples) or real(frame))
+    real = audio_ffmpeg._to_float
+    monkeypatch.setattr(audio_ffmpeg, "_to_float", lambda frame: decoded.append(frame.samples) or real(frame))
     monkeypatch.setattr(audio, "BLOCK_VALUES", RATE)
     assert fails(data, name=f"x.{name}", max_s=5.0) == ("too_long", f"x.{name}: more than 5 s, which is the limit")
     assert sum(decoded) < 8 * 48000
 
 
 def test_too_long_uses_trusted_lengths(lossy, monkeypatch):
-    monkeypatch.setattr(audio, "_to_float", None)  # would fail if a frame were used
+    monkeypatch.setattr(audio_ffmpeg, "_to_float", None)  # would fail if a frame were used
     for name in ("mp4", "webm", "mp3"):
         kind, message = fails(lossy[name], max_s=5.0)
         assert kind == "too_long" and re.fullmatch(r"row 7: 12\.0\d s; the limit is 5 s", message)

@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "__init__"],
-    ["windows", "audio", "checkpoint", "fingerprint", "rows", "output.files", "output.paths"],
+    ["windows", "audio_part", "checkpoint", "fingerprint", "rows", "output.files", "output.paths"],
+    ["audio_ffmpeg"],
+    ["audio"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
@@ -36,7 +38,7 @@ HOMES = {
     "datasets": {"manifest_dataset"},
     "soundfile": {"audio"},
     "soxr": {"audio"},
-    "av": {"audio"},
+    "av": {"audio_ffmpeg"},
     "typer": {"cli"},
     "rich": {"display"},
     "huggingface_hub": {"checkpoint"},

@@ -1,0 +1,51 @@
+"""What a row asks of an audio file, in terms both decoders share. Knows neither of them."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import RowError
+
+# How far a length that a row or a lossy container states may be off before we speak of it: encoders pad by a packet or
+# two (0.02-0.05 s), manifests are rounded to 0.01-0.1 s, and a lost word is longer.
+LENGTH_SLACK_S = 0.1
+# A rate outside this range is a damaged header; resampling it would turn a few bytes into gigabytes.
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+# Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
+BLOCK_VALUES = 1 << 18
+
+
+class DecodeError(Exception):
+    """The file cannot be read, although the decoder raised nothing; the text says why."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the row asks for; see `load_audio`."""
+
+    name: str
+    offset_s: float | None
+    duration_s: float | None
+    channel: int | None
+    max_s: float | None
+
+    def start(self, rate: int) -> int:
+        return round((self.offset_s or 0.0) * rate)
+
+    def count(self, rate: int) -> int | None:
+        return None if self.duration_s is None else round(self.duration_s * rate)
+
+    def stop(self, rate: int) -> float:
+        return math.inf if self.duration_s is None else self.start(rate) + self.count(rate)
+
+    def mix(self, block: np.ndarray) -> np.ndarray:
+        """(frames, channels) float32 to (frames,): one channel, or the mean of all."""
+        channels = block.shape[1]
+        if self.channel is None and channels > 1:
+            with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
+                return block.mean(axis=1)
+        if not 0 <= (self.channel or 0) < channels:
+            message = f"{self.name}: channel {self.channel} does not exist; it has {channels}, counted from 0"
+            raise RowError("bad_row", message)
+        return block[:, self.channel or 0]
