@@ -16,7 +16,7 @@ import soxr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch import audio_ffmpeg
+from asrbatch import audio, audio_ffmpeg
 from asrbatch.audio import load_audio
 from asrbatch.decoding import Decoder, DecodeRequest
 from asrbatch.errors import RowError
