@@ -6,6 +6,7 @@ Imports neither torch nor vllm, so that `--help` answers at once.
 import os
 import signal
 import sys
+import traceback
 from enum import Enum
 from typing import Annotated
 
@@ -13,7 +14,7 @@ import typer
 
 from . import __version__
 from .display import Terminal
-from .errors import EXIT_INTERRUPTED, AsrbatchError, UsageError
+from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError, UsageError
 
 app = typer.Typer(
     name="asrbatch",
@@ -43,10 +44,16 @@ class EngineMode(str, Enum):
     process = "process"
 
 
-class Interrupted(AsrbatchError):
-    """A signal before the loop ran: there is nothing to finish."""
+class Interrupted(BaseException):
+    """A signal with nothing left to wait for. Not an Exception, so that nothing on its way takes it for a failure."""
 
-    exit_code = EXIT_INTERRUPTED
+
+_verbose = False
+
+
+def _set_verbose(asked: bool) -> None:
+    global _verbose
+    _verbose = asked
 
 
 def _version(asked: bool) -> None:
@@ -107,8 +114,8 @@ def transcribe(
         float | None, typer.Option(help="Seconds of audio between manifest and output. [default: a full window for each]")
     ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds one file may take to decode.")] = 300.0,
-    grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 30.0,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 20.0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")] = False,
 ) -> None:
     """Transcribe a manifest; run the same command again to resume.
 
@@ -158,24 +165,30 @@ def transcribe(
 
 def main() -> int:
     """Runs a command; returns the process's exit code, and never a traceback unless asked."""
-    verbose = bool({"-v", "--verbose"} & set(sys.argv))
+    code = EXIT_ERROR
     try:
         app()
     except SystemExit as e:  # how typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130)
         code = EXIT_INTERRUPTED if e.code == 130 else e.code
+    except Interrupted as e:
+        print(f"asrbatch: {e}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
     except AsrbatchError as e:
-        if verbose:
-            raise
-        _complain(e)
+        _complain(e, e)
         code = e.exit_code
+    except Exception as e:
+        _complain(e, f"a defect of asrbatch: {type(e).__name__}: {e}; --verbose shows where")
     _leave(code)
     return code
 
 
-def _complain(error: AsrbatchError) -> None:
-    for note in getattr(error, "__notes__", ()):
-        print(note, file=sys.stderr)
-    print(f"asrbatch: {error}", file=sys.stderr)
+def _complain(error: Exception, message: object) -> None:
+    if _verbose:
+        traceback.print_exception(error)
+    else:
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
+    print(f"asrbatch: {message}", file=sys.stderr)
 
 
 def _stop_on_signals(stop, terminal: Terminal) -> None:
@@ -201,5 +214,5 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():  # an EngineCore whose start was interrupted
-        child.terminate()
+        child.kill()  # it is deaf to the polite signal, see engine/process.py
     os._exit(code)

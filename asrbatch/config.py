@@ -68,7 +68,7 @@ class RunConfig:
     max_windows: int | None = None
     max_audio_s: float | None = None
     decode_timeout_s: float = 300.0
-    grace_s: float = 30.0
+    grace_s: float = 20.0
 
     def __post_init__(self) -> None:
         for option, value, least in (
@@ -83,6 +83,8 @@ class RunConfig:
                 raise UsageError(f"{option} {value}: must be at least {least}")
         if self.overwrite and self.retry_failed:
             raise UsageError("--overwrite and --retry-failed: give one; --overwrite runs every row again anyway")
+        if self.prompt is not None and any("\ud800" <= c <= "\udfff" for c in self.prompt):
+            raise UsageError(f"--prompt {self.prompt!r}: holds bytes that are not text")
         if self.output is not None and not self.output.endswith(".jsonl"):
             raise UsageError(f"--output {self.output}: must end in .jsonl; the run's other files are named after it")
 

@@ -74,6 +74,8 @@ class _Bar:
             _Field("engine"),
             console=console,
             refresh_per_second=4,
+            redirect_stdout=False,  # else rich would show here what belongs in the log
+            redirect_stderr=False,
             expand=True,
         )
         self._task = None
@@ -83,7 +85,7 @@ class _Bar:
             self._progress.start()
             self._task = self._progress.add_task("transcribing", total=progress.total_audio_s or progress.total_rows)
         by_audio = progress.total_audio_s is not None
-        done = progress.tally.audio_s if by_audio else progress.tally.rows
+        done = progress.stated_s if by_audio else progress.tally.rows
         of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
         self._progress.update(
             self._task,
@@ -163,15 +165,14 @@ def _rtfx(progress) -> float | None:
 
 
 def _eta(progress) -> str:
-    done, total = progress.tally.rows, progress.total_rows
-    share = done / total if total else 1.0
-    if progress.total_audio_s:
-        share = min(1.0, progress.tally.audio_s / progress.total_audio_s)
-    elapsed = progress.clocks.engine + 1e-9
-    session_share = progress.session_rows / total if total else 0.0
-    if not progress.session_rows or elapsed < 1:
+    """From this session's pace so far, in stated seconds of audio where every row has them, in rows otherwise."""
+    if progress.total_audio_s is None:
+        total, done, by_session = progress.total_rows, progress.tally.rows, progress.session_rows
+    else:
+        total, done, by_session = progress.total_audio_s, progress.stated_s, progress.session_stated_s
+    if not by_session or progress.clocks.wall < 1:
         return "-"
-    seconds = int(elapsed / session_share * (1 - share))
+    seconds = int(progress.clocks.wall * max(0.0, total - done) / by_session)
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 

@@ -11,15 +11,18 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from . import logs
 from .config import RunConfig
-from .engine import Engine, start_engine
+from .engine import Engine, likely_fix, start_engine
 from .errors import (
     EXIT_COMPLETE,
     EXIT_INTERRUPTED,
     EXIT_ROWS_FAILED,
     EngineDiedError,
     EngineStartError,
+    LeaseError,
     OutputError,
     RowError,
     UsageError,
@@ -73,8 +76,8 @@ def run(
         if config.overwrite:
             _remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
-        _check_same_run(paths, record, plan.fingerprint, observer)
         mark = read_completion_mark(paths)
+        _check_same_run(paths, record, plan.fingerprint, mark is not None)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
         _remove(paths.done)
@@ -95,9 +98,11 @@ class _Session:
         self.start, self.started = start, started
         self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
         self.in_flight = InFlightLog(paths.in_flight)
-        self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest))
+        self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest), started)
         self.record.book({}, engine_deaths={str(i): n for i, n in self.deaths.items()})
-        self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally)
+        self.durations_s = plan.manifest.scan.durations_s
+        stated_s = float(self.durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
+        self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally, stated_s)
         self._booked_at = time.monotonic()
 
     def run(self) -> Summary:
@@ -112,6 +117,9 @@ class _Session:
         except EngineDiedError:
             outcome = "engine_died"
             raise
+        except BaseException as e:
+            outcome = "error" if isinstance(e, Exception) else "interrupted"
+            raise
         finally:
             self._close(outcome)
         return self._summary(outcome)
@@ -125,8 +133,11 @@ class _Session:
             try:
                 engine = self._start_engine(events)
             except EngineStartError as e:
-                e.add_note("\n".join(logs.tail(self.paths.log, log_start)))
+                said = logs.tail(self.paths.log, log_start, lines=200)
+                e.add_note("\n".join(said[-15:]))
                 e.add_note(f"the whole log: {self.paths.log}")
+                if fix := likely_fix(e, "\n".join(said)):
+                    e.add_note(f"likely fix: {fix}")
                 raise
             with closing(engine):
                 self._drive(engine, preparers, events)
@@ -175,7 +186,7 @@ class _Session:
             sample_rate=rules.sample_rate,
             default_audio_s=rules.window_s,
         )
-        self.progress.phase, self.progress.clocks = "transcribing", pipeline.clocks
+        self.progress.clocks = pipeline.clocks
         self.stop.attach(pipeline)
         try:
             pipeline.run(self._unfinished(lambda deaths: deaths == 0))
@@ -183,7 +194,7 @@ class _Session:
             pipeline.run(self._unfinished(lambda deaths: deaths >= RUN_ALONE_AFTER), alone=True)
         finally:
             self.stop.attach(None)
-            self._tick(pipeline)
+        self._tick(pipeline)
 
     def _unfinished(self, wanted: Callable[[int], bool]) -> Iterator[Utterance]:
         """Rows without an output row, in manifest order; those that saw the engine die come last."""
@@ -204,7 +215,10 @@ class _Session:
         self.heartbeat.check()
         self.lease.ensure()
         self.journal.write(row)
+        stated_s = self.durations_s[row["index"]]
         self.progress.session_rows += 1
+        self.progress.session_stated_s += stated_s
+        self.progress.stated_s += stated_s
         self.progress.session_audio_s += (row["audio_s"] or 0.0) if row["status"] == "ok" else 0.0
 
     def _tick(self, pipeline: Pipeline) -> None:
@@ -221,7 +235,6 @@ class _Session:
         session = {
             "rows": self.progress.session_rows,
             "audio_s": round(self.progress.session_audio_s, 3),
-            "wall_s": round(time.monotonic() - self.started, 3),
             "engine_s": round(clocks.engine, 3),
             "engine_full_s": round(clocks.full, 3),
             "starved_s": round(clocks.starved, 3),
@@ -233,7 +246,9 @@ class _Session:
 
     def _close(self, outcome: str) -> None:
         self._book()
-        if self.lease.lost:  # another process owns these files now
+        try:
+            self.lease.ensure()
+        except LeaseError:  # another process owns these files now
             return
         # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
         # must not be taken for those of a dead engine.
@@ -243,7 +258,6 @@ class _Session:
             self.record.end(outcome)
 
     def _summary(self, outcome: str) -> Summary:
-        self.progress.phase = "done"
         if outcome == "interrupted":
             return Summary(self.paths, outcome, EXIT_INTERRUPTED, self.progress, dict(self.record.session))
         self.lease.ensure()
@@ -260,16 +274,18 @@ class _Session:
                 return
 
 
-def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], observer: Observer) -> None:
+def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], complete: bool) -> None:
+    with explained(paths.rows):
+        has_rows = paths.rows.exists() and paths.rows.stat().st_size > 0
     if record is None:
-        if paths.rows.exists() and paths.rows.stat().st_size:
+        if has_rows:
             raise OutputError(
                 f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what made it; "
                 "choose another --output, or --overwrite to start anew"
             )
         return
     changed = differences(record["fingerprint"], now)
-    if changed:
+    if changed and (has_rows or complete):  # a run that never wrote a row, for a mistyped option, binds nobody
         raise OutputError(
             f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
             "Give the same options, choose another --output, or --overwrite to start anew"
@@ -284,7 +300,7 @@ def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summ
             f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
             "put the original back, or --overwrite to start anew"
         )
-    progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally, phase="done")
+    progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally, 0.0)
     return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
 
 

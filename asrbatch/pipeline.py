@@ -17,6 +17,7 @@ from .preparation import Prepared, Preparers
 from .types import Generation, Utterance
 
 _STOP = "stop"
+_TICK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Limits:
 
     Attributes:
         windows: windows being prepared, waiting for the engine, or in it.
-        audio_s: seconds of audio in them. One utterance alone may exceed it.
+        audio_s: seconds of audio in them; reached, no more is taken. The last utterance taken may exceed it.
         grace_s: seconds a stopped run may take to finish what is in the engine.
     """
 
@@ -79,7 +80,7 @@ class Pipeline:
         preparers: the pool; the pipeline lets it begin, its maker closes it.
         write: takes a finished row.
         submitted: told an utterance's index before its first window enters the engine.
-        tick: called a few times a second with nothing, to let others report.
+        tick: called a few times a second, to let others report.
         sample_rate: Hz, of the windows.
         default_audio_s: what an utterance without a duration is taken for until it is decoded.
         events: the queue that the engine delivers `(key, outcome)` into.
@@ -109,6 +110,7 @@ class Pipeline:
         self._in_engine = 0
         self._level_since = time.monotonic()
         self._stop_by: float | None = None
+        self._ticked_at = 0.0
         self.clocks = Clocks()
 
     @property
@@ -134,7 +136,7 @@ class Pipeline:
             EngineDiedError: the engine died; rows written so far are written.
         """
         rows = iter(utterances)
-        started = self._level_since = time.monotonic()
+        self._level_since = time.monotonic()
         try:
             self._take(rows, alone)
             while self._working and not self._out_of_time():
@@ -142,7 +144,6 @@ class Pipeline:
                 self._take(rows, alone)
         finally:
             self._engine_holds(self._in_engine)
-            self.clocks.wall += time.monotonic() - started
 
     def _take(self, rows: Iterator[Utterance], alone: bool) -> None:
         while not self.stopped and self._has_room(alone) and (utterance := next(rows, None)):
@@ -158,7 +159,10 @@ class Pipeline:
         return self._windows < self._limits.windows and self._audio_s < self._limits.audio_s
 
     def _next_event(self) -> Any:
-        self._tick()
+        if time.monotonic() - self._ticked_at >= _TICK_S:
+            self._ticked_at = time.monotonic()
+            self._engine_holds(self._in_engine)
+            self._tick()
         try:
             return self._events.get(timeout=0.2)
         except Empty:
@@ -172,6 +176,8 @@ class Pipeline:
                 self._stop()
             case Prepared():
                 self._submit(event)
+            case None, Failure() as failure:
+                raise failure.error
             case (int() as index, int() as window), outcome:
                 self._collect(index, window, outcome)
             case BaseException():
@@ -184,6 +190,7 @@ class Pipeline:
         if self.stopped:
             return
         self._stop_by = time.monotonic() + self._limits.grace_s
+        self._preparers.drop_waiting()
         for work in [w for w in self._working.values() if w.prepared is None]:
             self._release(work)
 
@@ -211,10 +218,7 @@ class Pipeline:
     def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
-            if not self.stopped:
-                raise outcome.error
-            self._stop_by = time.monotonic()  # whatever stops us stopped the engine too: nothing more will come
-            return
+            raise outcome.error
         work = self._working.get(index)
         if work is None:  # another window of this utterance failed already
             return
@@ -259,6 +263,7 @@ class Pipeline:
     def _engine_holds(self, windows: int) -> None:
         """Books the time since the last change under the level the engine had."""
         now = time.monotonic()
+        self.clocks.wall += now - self._level_since
         if self._in_engine > 0:
             self.clocks.engine += now - self._level_since
         if self._in_engine >= self._engine.max_num_seqs:

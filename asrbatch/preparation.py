@@ -8,8 +8,9 @@ is given.
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from .decoding import Decoder, DecodeRequest
@@ -74,12 +75,14 @@ class Preparers:
         language_of: Callable[[Utterance], str | None],
         prompt_of: Callable[[Utterance], str | None],
     ):
-        self._rules, self._decode_timeout_s = rules, decode_timeout_s
+        self._rules = rules
         self._language_of, self._prompt_of = language_of, prompt_of
         self._begun, self._ended = threading.Event(), False
         self._inbox: SimpleQueue = SimpleQueue()
+        self._decoders = [Decoder(timeout_s=decode_timeout_s) for _ in range(num_workers)]
         self._threads = [
-            threading.Thread(target=self._run, name=f"asrbatch-prepare-{i}", daemon=True) for i in range(num_workers)
+            threading.Thread(target=self._run, args=(decoder,), name=f"asrbatch-prepare-{i}", daemon=True)
+            for i, decoder in enumerate(self._decoders)
         ]
         for thread in self._threads:
             thread.start()
@@ -93,18 +96,25 @@ class Preparers:
         self._inbox.put(utterance)
 
     def close(self) -> None:
-        """Lets each thread finish what it is at, and ends it with its decoder. Utterances still waiting are dropped."""
+        """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
         self._ended = True
         self._begun.set()
-        while not self._inbox.empty():
-            self._inbox.get()
+        self.drop_waiting()
         for _ in self._threads:
             self._inbox.put(None)
+        deadline = time.monotonic() + 1.0
         for thread in self._threads:
-            thread.join(timeout=5)
+            thread.join(max(0.0, deadline - time.monotonic()))
+        for decoder in self._decoders:  # one that hangs gives its thread back
+            decoder.close()
 
-    def _run(self) -> None:
-        decoder = Decoder(timeout_s=self._decode_timeout_s)
+    def drop_waiting(self) -> None:
+        """Forgets the utterances that no thread has taken yet."""
+        with suppress(Empty):
+            while True:
+                self._inbox.get_nowait()
+
+    def _run(self, decoder: Decoder) -> None:
         try:
             decoder.start()
             self._work(decoder)

@@ -15,10 +15,10 @@ class Progress:
     """How far a run is; what an observer shows.
 
     Attributes:
-        phase: `starting`, `transcribing` or `done`.
         total_rows, total_audio_s: of the manifest; the latter None when a row has no duration.
         tally: over all rows written, earlier sessions' included.
-        session_rows, session_audio_s: written by this session.
+        stated_s: seconds that the manifest states for the rows written, failed ones included; NaN where it does not.
+        session_rows, session_stated_s, session_audio_s: the same for what this session wrote.
         in_engine, capacity: windows in the engine, and how many it works on at once.
         clocks: of this session so far.
         startup_s: until the engine was ready.
@@ -27,8 +27,9 @@ class Progress:
     total_rows: int
     total_audio_s: float | None
     tally: Tally
-    phase: str = "starting"
+    stated_s: float
     session_rows: int = 0
+    session_stated_s: float = 0.0
     session_audio_s: float = 0.0
     in_engine: int = 0
     capacity: int = 0

@@ -19,6 +19,7 @@ from .checkpoint import Checkpoint
 from .errors import RowError, UsageError
 
 TASKS = ("transcribe", "translate")
+CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
 
 
 @dataclass(frozen=True)

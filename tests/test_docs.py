@@ -70,7 +70,7 @@ def test_readme_commands_exist():
         dry = subprocess.run(["make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True)
         assert dry.stdout.strip()
     for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):
-        assert (REPO / file).exists(), file
+        assert (REPO / file).stat().st_size > 0, file
     assert "make test" in (REPO / ".ci/run").read_text()
 
 
@@ -83,6 +83,7 @@ def test_readme_commands_exist():
         (["transcribe", "m.jsonl", "-m", "x", "-o", "out.txt"], 2, "must end in .jsonl"),
         (["transcribe", "m.jsonl", "-m", "x", "--grace", "soon"], 2, "--grace"),
         (["nonsense"], 2, "No such command"),
+        (["transcribe", "m.jsonl", "-m", "x", "--max-windows", "0"], 2, "--max-windows 0: must be at least 1"),
         (["--version"], 0, None),
     ],
 )
@@ -93,6 +94,13 @@ def test_usage_errors_are_one_line_and_exit_2(arguments, code, message, tmp_path
     assert "Traceback" not in done.stderr
     if message:
         assert message in done.stderr and not done.stdout
+
+
+def test_verbose_shows_the_traceback_and_keeps_the_exit_code(tmp_path):
+    command = [sys.executable, "-m", "asrbatch", "transcribe", "m.jsonl", "-vm", "./nowhere"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("asrbatch: --model ./nowhere: no such folder")
 
 
 def test_a_missing_manifest_is_named(tiny_en, tmp_path):

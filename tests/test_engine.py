@@ -18,7 +18,7 @@ from asrbatch.audio import load_audio
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.engine import Failure, start_engine
 from asrbatch.engine.settings import detect_device, engine_settings, parse_engine_args
-from asrbatch.errors import EngineDiedError, EngineStartError, UsageError
+from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
 
 RATE = 16000
 
@@ -188,6 +188,38 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
     assert all(isinstance(o, Failure) and isinstance(o.error, EngineDiedError) for o in outcomes)
 
 
+def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
+    answers: SimpleQueue = SimpleQueue()
+    before = set(multiprocessing.active_children())
+    deliver = lambda key, outcome: answers.put((key, outcome))  # noqa: E731
+    engine = start_engine(open_checkpoint(tiny_en), deliver=deliver, **options(mode="process"))
+    try:
+        (core,) = set(multiprocessing.active_children()) - before
+        os.kill(core.pid, signal.SIGKILL)
+        key, outcome = answers.get(timeout=5)
+    finally:
+        engine.close()
+    assert key is None and isinstance(outcome.error, EngineDiedError)
+
+
+def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
+    class OtherVersion:
+        def finished(self, output):
+            raise AttributeError("'RequestOutput' object has no attribute 'metrics'")
+
+    api, tiny.engine._engine._api = tiny.engine._api, OtherVersion()
+    try:
+        (outcome,) = tiny(samples_of(demo_rows)[1:2], "en", timeout_s=60)
+    finally:
+        tiny.engine._engine._api = api
+    assert isinstance(outcome, Failure) and "cannot be read" in str(outcome.error)
+
+
+def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
+    with pytest.raises(RowError, match="it cannot be asked"):
+        tiny.engine.prepare(samples_of(demo_rows)[1], "en", "a\ud800b")
+
+
 def test_unknown_engine_arguments_are_refused_with_a_suggestion(tiny_en):
     with pytest.raises(UsageError, match=r"max_num_seq: vLLM .* has no such engine argument; did you mean max_num_seqs\?"):
         start_engine(open_checkpoint(tiny_en), deliver=print, **options(user_args={"max_num_seq": 4}))
@@ -221,6 +253,9 @@ def test_engine_arguments_are_read_as_json_or_text(items, parsed):
     [
         (["max_num_seqs"], "must be key=value"),
         (["dtype=half"], "use --dtype"),
+        (["max_num_seqs=many"], "must be a whole number from 1"),
+        (["tensor_parallel_size=null"], "must be a whole number from 1"),
+        (["max_num_seqs=0"], "must be a whole number from 1"),
         (["max_num_seqs=1", "max-num-seqs=2"], "given twice"),
     ],
 )

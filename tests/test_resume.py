@@ -1,10 +1,16 @@
 """Runs that are killed, stopped, doubled or poisoned, as real commands: nothing is lost, nothing is written twice."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
+import subprocess
+import sys
+import termios
 import time
 from pathlib import Path
 
@@ -14,7 +20,7 @@ from test_pipeline import BeepEngine
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Failure
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EngineDiedError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError
 from asrbatch.job import run
 
 EXACT = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1")  # texts are then independent of what runs beside them
@@ -94,18 +100,52 @@ def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny
     assert sorted(stable(out)) == list(range(30))
 
 
-def test_ctrl_c_during_start_up_leaves_at_once(start_cli, tiny_en, manifest, tmp_path):
+@pytest.mark.parametrize("moment", ["", "Initializing a V1 LLM engine", "Starting to load model"])
+def test_ctrl_c_during_start_up_leaves_at_once(start_cli, tiny_en, manifest, tmp_path, moment):
     process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl")
+    log = tmp_path / "out.log"
     deadline = time.monotonic() + 60
-    while not (tmp_path / "out.log").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    time.sleep(1.0)
+    while not (log.exists() and moment in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == EXIT_INTERRUPTED, stderr
     assert time.monotonic() - started < 15
     assert "stopped by SIGINT" in stderr and "Traceback" not in stderr
+    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "interrupted"
+    assert not (tmp_path / "out.lease").exists()
+
+
+def test_a_mistyped_option_does_not_lock_the_output(cli, transcribe, tiny_en, demo_rows, tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:2])
+    wrong = cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--engine-arg", "max_num_seq=4")
+    assert wrong.returncode == EXIT_USAGE and "did you mean max_num_seqs?" in wrong.stderr
+    assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").exit_code == EXIT_COMPLETE
+
+
+def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows, tmp_path):
+    """On a real pseudo-terminal: the bar, the summary, and no line that vLLM or torch printed."""
+    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:5])
+    command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "-m", tiny_en, "-o", str(tmp_path / "out.jsonl")]
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    env = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(main, 65536):
+            shown += piece
+    except OSError:  # the terminal's other end is closed
+        pass
+    assert process.wait() == EXIT_COMPLETE
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "4/4 rows" in text and "complete: 4 rows" in text and "starved" in text and str(tmp_path / "out.jsonl") in text
+    for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
+        assert word not in text, text
+    assert "INFO" in (tmp_path / "out.log").read_text()
 
 
 def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli, cli, tiny_en, manifest, tmp_path):

@@ -1,8 +1,13 @@
 """The main job end to end, on the real engine: real speech in every container, every kind of bad input, runs repeated."""
 
 import base64
+import contextlib
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import jiwer
@@ -231,13 +236,37 @@ def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_pa
 
 
 def test_a_decoder_that_hangs_is_killed_and_the_run_goes_on(transcribe, tiny_en, speech_wav, tmp_path):
-    import os
-
     os.mkfifo(tmp_path / "hang.wav")  # opening it waits for a writer that never comes
     rows = [{"audio_filepath": "hang.wav"}, {"audio_filepath": str(speech_wav)}]
     summary = transcribe(write_jsonl(tmp_path / "m.jsonl", rows), tiny_en, tmp_path / "out.jsonl", decode_timeout_s=1.5)
     kinds = {row["index"]: row["error"] and row["error"]["kind"] for row in summary.rows()}
     assert kinds == {0: "decode_timeout", 1: None}
+
+
+def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, speech_wav, tmp_path):
+    os.mkfifo(tmp_path / "crash.wav")  # holds the decoder until it is shot
+    good = {"audio_filepath": str(speech_wav)}
+    rows = [good, {"audio_filepath": "crash.wav"}, {**good, "id": "last"}]
+    shot = []
+
+    def shoot():
+        out = tmp_path / "out.jsonl"
+        while len(shot) < 2:
+            time.sleep(0.05)
+            for path in Path("/proc").glob("[0-9]*/cmdline") if out.exists() and out.read_bytes().count(b"\n") == 1 else ():
+                with contextlib.suppress(OSError):
+                    arguments = path.read_bytes().split(b"\0")
+                    pid = int(path.parent.name)
+                    if b"asrbatch.decoding" in arguments and str(os.getpid()).encode() in arguments and pid not in shot:
+                        os.kill(pid, signal.SIGSEGV)
+                        shot.append(pid)
+
+    sniper = threading.Thread(target=shoot, daemon=True)
+    sniper.start()
+    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", rows), tiny_en, tmp_path / "out.jsonl", workers=1)
+    sniper.join(10)
+    kinds = {row["index"]: row["error"] and row["error"]["kind"] for row in summary.rows()}
+    assert kinds == {0: None, 1: "decode_crash", 2: None} and len(shot) == 2
 
 
 def test_a_complete_run_is_not_run_again(transcribe, tiny_en, demo_rows, tmp_path):

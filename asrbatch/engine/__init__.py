@@ -6,6 +6,6 @@ imports vllm; nothing is imported before an engine is really started.
 """
 
 from .base import Engine, Failure, Request
-from .start import start_engine
+from .start import likely_fix, start_engine
 
-__all__ = ["Engine", "Failure", "Request", "start_engine"]
+__all__ = ["Engine", "Failure", "Request", "likely_fix", "start_engine"]

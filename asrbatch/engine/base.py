@@ -30,7 +30,10 @@ class Failure:
 
 
 Deliver = Callable[[Any, Generation | Failure], None]
-"""Called with a request's key and its outcome, once per submitted request, from a thread of the engine's."""
+"""Called with a request's key and its outcome, once per submitted request, from a thread of the engine's.
+
+When the engine dies, requests in it fail with `EngineDiedError`; one with the key None says so when there were none.
+"""
 
 
 class Engine(Protocol):

@@ -2,7 +2,7 @@
 
 vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config; both are
 enforced here, and so are the control tokens that begin an answer whose language is to be detected (`prompts.Controls`,
-which arrives in `SamplingParams.extra_args[KEY]`). Runs wherever the engine's worker runs, which may be another
+which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's worker runs, which may be another
 process: named to vLLM as `asrbatch.engine.logits:WhisperLogits`.
 
 Only the number of generated tokens is read, never their values: under asynchronous scheduling the newest are still
@@ -11,11 +11,9 @@ placeholders.
 
 import torch
 
+from ..prompts import CONTROLS_KEY
 from .environment import die_with_owner
 from .vllm_api import LogitsProcessor, MoveDirectionality
-
-KEY = "asrbatch"
-PATH = f"{__name__}:WhisperLogits"
 
 
 class _Rules:
@@ -45,9 +43,9 @@ class WhisperLogits(LogitsProcessor):
 
     @classmethod
     def validate_params(cls, sampling_params) -> None:
-        controls = (sampling_params.extra_args or {}).get(KEY)
+        controls = (sampling_params.extra_args or {}).get(CONTROLS_KEY)
         if controls is not None and set(controls) != {"suppress", "begin_suppress", "forced"}:
-            raise ValueError(f"extra_args[{KEY!r}] must hold suppress, begin_suppress and forced, not {sorted(controls)}")
+            raise ValueError(f"{CONTROLS_KEY} must hold suppress, begin_suppress and forced, not {sorted(controls)}")
 
     def is_argmax_invariant(self) -> bool:
         return False
@@ -59,7 +57,7 @@ class WhisperLogits(LogitsProcessor):
         for index in batch_update.removed:
             self._rows.pop(index, None)
         for index, params, _prompt_ids, output_ids in batch_update.added:
-            controls = (params.extra_args or {}).get(KEY)
+            controls = (params.extra_args or {}).get(CONTROLS_KEY)
             if controls is None:
                 self._rows.pop(index, None)
             else:

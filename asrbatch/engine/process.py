@@ -27,6 +27,7 @@ class ProcessDriver:
         self._started: SimpleQueue = SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task] = set()
+        self._closing = False
         self._thread = threading.Thread(target=self._run, name="asrbatch-engine", daemon=True)
         self._thread.start()
         self.engine = self._started.get()
@@ -39,6 +40,7 @@ class ProcessDriver:
     def close(self, timeout_s: float) -> None:
         # The loop goes on until vLLM has stopped its process: its output handler lives there. The process is deaf to the
         # polite signal (see _start_in_loop) and has nothing left to save, so it is not given long.
+        self._closing = True
         self.engine.shutdown(timeout=min(timeout_s, 1.0))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
@@ -51,7 +53,9 @@ class ProcessDriver:
             self._started.put(e)
             return
         self._started.put(engine)
+        watch = self._loop.create_task(self._watch(engine))
         self._loop.run_forever()
+        watch.cancel()
         for task in self._tasks:  # abandoned by close()
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
@@ -65,6 +69,13 @@ class ProcessDriver:
             return self._start()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
+
+    async def _watch(self, engine: Any) -> None:
+        """Notices a death that no request is there to notice."""
+        while not engine.errored:
+            await asyncio.sleep(1.0)
+        if not self._closing and not self._tasks:
+            self._deliver(None, Failure(EngineDiedError("the engine process died while it had nothing to do")))
 
     def _spawn(self, key: Any, engine_input: Any, params: Any) -> None:
         task = self._loop.create_task(self._generate(key, engine_input, params))

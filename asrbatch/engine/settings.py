@@ -84,6 +84,10 @@ def vllm_build() -> str:
     raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
 
 
+# Engine arguments that asrbatch itself computes with.
+_COUNTS = ("max_num_seqs", "tensor_parallel_size", "pipeline_parallel_size")
+
+
 def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
     """`key=value` strings to engine arguments; a value is read as JSON where it is JSON, otherwise as text.
 
@@ -100,6 +104,11 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--engine-arg {key}: given twice")
         if key in _OWN_OPTIONS:
             raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
+        try:
+            if key in _COUNTS and not int(value) >= 1:
+                raise ValueError
+        except ValueError:
+            raise UsageError(f"--engine-arg {item}: must be a whole number from 1") from None
         try:
             parsed[key] = json.loads(value, parse_constant=str)  # NaN stays text: a record cannot hold it
         except ValueError:
@@ -129,9 +138,9 @@ def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device) -> str:
 def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     """`thread` (vLLM stepped in a thread of ours) or `process` (vLLM's EngineCore process).
 
-    On 2 CPU cores the thread is 1.4 to 1.8 times as fast and starts in half the time: a second process fights for the
-    same cores. On a GPU the frontend's Python and features run while the GPU works, so the process wins; several
-    ranks need processes anyway.
+    Measured on 2 CPU cores, the thread is 1.4 to 1.8 times as fast and starts in half the time: a second process fights
+    for the same cores. On a GPU the process should win, because the frontend's Python and features run while the GPU
+    works; that is expected, not measured yet. Several ranks need processes anyway.
     """
     if asked not in MODES:
         raise UsageError(f"--engine-mode {asked}: must be one of {', '.join(MODES)}")
@@ -156,7 +165,7 @@ def engine_settings(checkpoint: Checkpoint, device: Device, dtype: str, user_arg
         "disable_log_stats": False,  # the per-request clocks come with it
         "use_tqdm_on_load": False,
         "max_num_seqs": 16 if on_cpu else 256,
-        # How many windows are encoded in one step. On a CPU one at a time is fastest (larger batches miss its caches).
+        # Bounds how many windows are encoded in one step; 1, 2 and 8 measured alike on a CPU, 16 on a GPU is a guess.
         "max_num_batched_tokens": _ENCODER_TOKENS * (2 if on_cpu else 16),
     }
     if on_cpu:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import WHISPER, Checkpoint
+from ..checkpoint import Checkpoint
 from ..errors import EngineDiedError, EngineStartError, RowError, UsageError
-from ..prompts import Ask, WhisperPrompts
+from ..prompts import CONTROLS_KEY, Ask, WhisperPrompts
 from ..types import Generation
 from . import environment
 from .base import Deliver, Failure, Request
@@ -31,6 +31,7 @@ _FIXES = {
 }
 
 
+LOGITS_PROCESSOR = "asrbatch.engine.logits:WhisperLogits"
 _WARM_UP = "warm-up"
 
 
@@ -60,29 +61,25 @@ def start_engine(
     environment.configure(mode=mode, device_kind=device.kind)
     try:
         from . import vllm_api
-    except ImportError as e:
-        raise EngineStartError(f"vLLM cannot be imported: {e}; README says which versions fit together") from e
+    except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
+        raise EngineStartError(f"vLLM cannot be imported: {_root(e)}; README says which versions fit together") from e
     _check_names(user_args, vllm_api.engine_arg_names(), vllm_api.VERSIONS["vllm"])
-    if checkpoint.architecture != WHISPER:
-        raise UsageError(f"--model {checkpoint.name}: its architecture is {checkpoint.architecture}; so far only {WHISPER}")
     settings = engine_settings(checkpoint, device, dtype, user_args)
     try:
         return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver)
     except Exception as e:
-        raise EngineStartError(f"the engine did not start: {_root(e)}{_likely_fix(e)}") from e
+        raise EngineStartError(f"the engine did not start: {_root(e)}") from e
 
 
 class WhisperEngine:
     """`base.Engine` for Whisper checkpoints; see there for the interface."""
 
     def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver):
-        from .logits import KEY, PATH  # imports torch and vllm
-
         self._api, self.deliver = vllm_api, deliver
         self._prompts = WhisperPrompts(checkpoint, task)
         self._asked: dict[Any, Ask] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
-        settings = {**settings, "logits_processors": [PATH]}
+        settings = {**settings, "logits_processors": [LOGITS_PROCESSOR]}
         if mode == "process":
             from .process import ProcessDriver
 
@@ -91,27 +88,37 @@ class WhisperEngine:
             from .thread import ThreadDriver
 
             self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer)
-        self._frontend = vllm_api.Frontend(self._driver.engine, task)
+        try:
+            self._finish_start(checkpoint, settings, task, max_tokens, seed, device, mode)
+        except BaseException:
+            self._driver.close(1.0)  # nobody else could
+            raise
+
+    def _finish_start(self, checkpoint, settings, task, max_tokens, seed, device, mode) -> None:
+        self._frontend = self._api.Frontend(self._driver.engine, task)
         self._params = {
-            detects: vllm_api.sampling_params(
-                max_tokens + (3 if detects else 0), seed, {KEY: self._prompts.controls(detects=detects).as_dict()}
+            detects: self._api.sampling_params(
+                max_tokens + (3 if detects else 0), seed, {CONTROLS_KEY: self._prompts.controls(detects=detects).as_dict()}
             )
             for detects in (False, True)
         }
         self.max_num_seqs: int = settings["max_num_seqs"]
         self.facts = {
-            **vllm_api.VERSIONS,
+            **self._api.VERSIONS,
             "device": device.name,
             "device_kind": device.kind,
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
-            "sampling_params": [vllm_api.as_json(p) for p in self._params.values()],
+            "sampling_params": [self._api.as_json(p) for p in self._params.values()],
         }
         self._warm_up(checkpoint)
 
     def prepare(self, samples: Any, language: str | None, prompt: str | None) -> Request:
-        ask = self._prompts.ask(language, prompt, self._frontend.encode)
-        return Request(ask, self._frontend.render(samples, ask.language or "en", ask.decoder_ids))
+        try:
+            ask = self._prompts.ask(language, prompt, self._frontend.encode)
+            return Request(ask, self._frontend.render(samples, ask.language or "en", ask.decoder_ids))
+        except (ValueError, TypeError) as e:  # of the tokenizer and of vLLM's renderer: about this row's input
+            raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
@@ -126,9 +133,15 @@ class WhisperEngine:
 
     def _answer(self, key: Any, outcome: Any) -> None:
         """Runs in the driver's thread: vLLM's output to a `Generation`."""
+        if key is None:  # the engine died with nothing in it
+            self.deliver(None, outcome)
+            return
         ask = self._asked.pop(key)
         if not isinstance(outcome, Failure):
-            outcome = self._read(ask, outcome)
+            try:
+                outcome = self._read(ask, outcome)
+            except Exception as e:  # another vLLM than we know: it would fail for every request
+                outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {_root(e)}"))
         if key == _WARM_UP:
             self._warmed_up.put(outcome)
         else:
@@ -183,6 +196,15 @@ def _root(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(lines[:3])[:400]}"  # pydantic says what is wrong in its third line
 
 
-def _likely_fix(error: BaseException) -> str:
-    text = str(error).lower()
-    return next((f"; {fix}" for piece, fix in _FIXES.items() if piece in text), "")
+def likely_fix(error: BaseException, log: str) -> str | None:
+    """What usually helps against a failed start, judged by everything that was said about it.
+
+    Args:
+        log: the end of the engine's log; an engine process tells its reasons only there.
+    """
+    said = [log]
+    while error is not None:
+        said.append(str(error))
+        error = error.__cause__ or error.__context__
+    text = "\n".join(said).lower()
+    return next((fix for piece, fix in _FIXES.items() if piece in text), None)

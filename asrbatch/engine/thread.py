@@ -76,4 +76,5 @@ class ThreadDriver:
                 engine.add_request(request_id, engine_input, params)
                 self._in_engine[request_id] = key
             except Exception as e:
-                self._deliver(key, Failure(RowError("rejected", f"the engine refused the request: {e or e.__cause__}")))
+                reason = str(e) or repr(e.__cause__ or e)
+                self._deliver(key, Failure(RowError("rejected", f"the engine refused the request: {reason}")))

@@ -97,7 +97,6 @@ class Frontend:
             raise TypeError(f"{self._model.__name__} does not implement SupportsTranscription")
         self._speech = self._model.get_speech_to_text_config(engine.model_config, task)
         self.tokenizer = engine.renderer.tokenizer
-        self.max_model_len: int = engine.model_config.max_model_len
 
     def render(self, samples: Any, language: str, decoder_ids: Sequence[int]) -> Any:
         """Features and prompt of one window as vLLM's engine input; thread-safe without a multimodal cache.

@@ -8,6 +8,7 @@ refreshed while the session lives. The completion mark is written last, and only
 import os
 import socket
 import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +35,7 @@ class RunRecord:
         previous: the record as it stands on disk, or None for a new run.
         fingerprint: what decides the rows; see `fingerprint.py`.
         total_rows: rows this output will hold.
+        started: `time.monotonic()` when this session began; now, when None.
 
     One thread changes it, another may write it: changes go through `book`.
 
@@ -41,8 +43,16 @@ class RunRecord:
         value: the JSON object.
     """
 
-    def __init__(self, paths: RunPaths, previous: dict[str, Any] | None, fingerprint: dict[str, Any], total_rows: int):
+    def __init__(
+        self,
+        paths: RunPaths,
+        previous: dict[str, Any] | None,
+        fingerprint: dict[str, Any],
+        total_rows: int,
+        started: float | None = None,
+    ):
         self._path = paths.record
+        self._started = time.monotonic() if started is None else started
         self.value: dict[str, Any] = {
             "asrbatch": __version__,
             "created": now(),
@@ -74,6 +84,7 @@ class RunRecord:
         """Refreshes the file; atomic. Raises OutputError when the disk refuses."""
         with self._lock:
             self.session["heartbeat"] = now()
+            self.session["wall_s"] = round(time.monotonic() - self._started, 3)
             write_json_atomically(self._path, self.value)
 
     def end(self, outcome: str) -> None:
