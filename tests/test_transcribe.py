@@ -258,6 +258,7 @@ def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, sp
                     arguments = path.read_bytes().split(b"\0")
                     pid = int(path.parent.name)
                     if b"asrbatch.decoding" in arguments and str(os.getpid()).encode() in arguments and pid not in shot:
+                        time.sleep(0.7)  # by then it is up, and at the file
                         os.kill(pid, signal.SIGSEGV)
                         shot.append(pid)
 
