@@ -31,7 +31,7 @@ from .fingerprint import differences, digest
 from .output.files import explained
 from .output.heartbeat import Heartbeat
 from .output.inflight import GIVE_UP_AFTER, RUN_ALONE_AFTER, InFlightLog, update_deaths
-from .output.journal import Journal, Tally
+from .output.journal import Journal
 from .output.lease import Lease
 from .output.paths import RunPaths
 from .output.record import REFRESH_S, RunRecord, read_completion_mark, read_record, write_completion_mark
@@ -261,7 +261,7 @@ class _Session:
         if outcome == "interrupted":
             return Summary(self.paths, outcome, EXIT_INTERRUPTED, self.progress, dict(self.record.session))
         self.lease.ensure()
-        figures = _figures(self.record.value["sessions"], self.journal.tally)
+        figures = _figures(self.record.value["sessions"])
         mark = write_completion_mark(self.paths, self.journal, digest(self.plan.fingerprint), figures)
         return Summary(self.paths, outcome, _exit_code(mark), self.progress, mark)
 
@@ -314,8 +314,9 @@ def _exit_code(mark: dict[str, Any]) -> int:
     return EXIT_ROWS_FAILED if mark["statuses"].get("failed") else EXIT_COMPLETE
 
 
-def _figures(sessions: list[dict[str, Any]], tally: Tally) -> dict[str, Any]:
+def _figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """Speeds and stages over all sessions that recorded theirs; seconds are wall time unless they say otherwise."""
+
     def total(name: str) -> float:
         return round(sum(s.get(name) or 0.0 for s in sessions), 3)
 
