@@ -8,6 +8,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from queue import SimpleQueue
 from typing import Any
 
@@ -63,6 +64,7 @@ class ProcessDriver:
     async def _start_in_loop(self) -> Any:
         # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their requests
         # unfinished, while ours is about to let them finish; so they inherit a mask. Their end is `close`, or our death.
+        resource_tracker.ensure_running()  # starting it later, with the first process, would unblock both signals
         shielded = {signal.SIGINT, signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_BLOCK, shielded)
         try:
