@@ -1,6 +1,6 @@
 """The only module that imports vllm: everything asrbatch asks of it, and every difference between its versions.
 
-Written against vLLM 0.26 to 0.33; proven on the CPU builds 0.28 and 0.32. What had to be bridged is commented where
+Meant for vLLM 0.26 to 0.33; run on the CPU builds 0.28 and 0.32 alone. What had to be bridged is commented where
 it is bridged. Import it late: it takes seconds, and `environment.configure` must have run before.
 """
 
