@@ -2,10 +2,12 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UsageError
+from .output.paths import RunPaths, check_output, chunk_path
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,10 @@ class RunConfig:
         engine: with what.
         output: the rows file, ending in `.jsonl`; None derives it from manifest and model.
         split: which split of a data set that has several.
+        num_chunks: into how many chunks the manifest is dealt out; None for a run in one piece.
+        chunk_id: which of them this is, from 0.
+        strategy: how rows are dealt out; a name of `sharding.STRATEGIES`.
+        devices: run one worker process on each of these, such as `0,1` or `all`; None runs one engine in this process.
         language: ISO 639-1 code for rows without `lang`; None lets the model detect it.
         task: `transcribe` or `translate`.
         prompt: previous text for rows without `prompt`.
@@ -59,6 +65,10 @@ class RunConfig:
     engine: EngineConfig
     output: str | None = None
     split: str | None = None
+    num_chunks: int | None = None
+    chunk_id: int | None = None
+    strategy: str = "balanced"
+    devices: str | None = None
     language: str | None = None
     task: str = "transcribe"
     prompt: str | None = None
@@ -85,12 +95,27 @@ class RunConfig:
             raise UsageError("--overwrite and --retry-failed: give one; --overwrite runs every row again anyway")
         if self.prompt is not None and any("\ud800" <= c <= "\udfff" for c in self.prompt):
             raise UsageError(f"--prompt {self.prompt!r}: holds bytes that are not text")
-        if self.output is not None and not self.output.endswith(".jsonl"):
-            raise UsageError(f"--output {self.output}: must end in .jsonl; the run's other files are named after it")
+        if self.output is not None:
+            check_output(Path(self.output))
+        if (self.num_chunks is None) != (self.chunk_id is None):
+            raise UsageError("--num-chunks and --chunk-id: give both, or neither")
+        if self.num_chunks is not None:
+            if self.num_chunks < 1:
+                raise UsageError(f"--num-chunks {self.num_chunks}: must be at least 1")
+            if not 0 <= self.chunk_id < self.num_chunks:
+                fits = f"must be from 0 to {self.num_chunks - 1}, for {self.num_chunks} chunks"
+                raise UsageError(f"--chunk-id {self.chunk_id}: {fits}")
+
+    @property
+    def paths(self) -> RunPaths:
+        """The files that this process writes: the run's own, or those of its chunk."""
+        if self.num_chunks is None:
+            return RunPaths(self.output_path)
+        return RunPaths(chunk_path(self.output_path, self.chunk_id, self.num_chunks))
 
     @property
     def output_path(self) -> Path:
-        """Absolute; `<manifest stem>.<model slug>.jsonl` in the current folder when none was given."""
+        """What the run is called. Absolute; `<manifest stem>.<model slug>.jsonl` in the current folder when none was given."""
         if self.output is not None:
             return Path(self.output).expanduser().absolute()
         stem = re.sub(r"\.jsonl?$", "", os.path.basename(os.path.normpath(self.manifest))) or "manifest"
@@ -104,3 +129,30 @@ class RunConfig:
 def slug(model: str) -> str:
     """The last part of a model's path or name, safe in a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.normpath(os.path.expanduser(model)))).strip("-.") or "model"
+
+
+def resolve_chunk_id(
+    num_chunks: int | None, chunk_id: int | None, chunk_offset: int | None, environment: Mapping[str, str]
+) -> int | None:
+    """Which chunk this process is to take: `--chunk-id`, or its place in the SLURM array plus `--chunk-offset`.
+
+    The number of chunks is never taken from the array: `--array=3,7` runs two chunks of sixteen again.
+
+    Raises:
+        UsageError: options that contradict each other, or nothing that says which chunk.
+    """
+    task = environment.get("SLURM_ARRAY_TASK_ID")
+    if num_chunks is None:
+        for option, value in (("--chunk-id", chunk_id), ("--chunk-offset", chunk_offset)):
+            if value is not None:
+                raise UsageError(f"{option} {value}: of how many chunks? give --num-chunks as well")
+        return None
+    if chunk_id is not None:
+        if chunk_offset is not None:
+            raise UsageError(f"--chunk-offset {chunk_offset}: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing")
+        return chunk_id
+    if task is None:
+        raise UsageError(f"--num-chunks {num_chunks}: which of them? give --chunk-id, or run as a SLURM array task")
+    if not task.isdecimal():
+        raise UsageError(f"SLURM_ARRAY_TASK_ID={task}: is not a whole number; give --chunk-id")
+    return int(task) + (chunk_offset or 0)

@@ -10,6 +10,7 @@ EXIT_ERROR = 1
 EXIT_USAGE = 2
 EXIT_ROWS_FAILED = 3
 EXIT_INTERRUPTED = 4
+EXIT_WORKER_DIED = 5
 
 # The kinds of `error.kind` in an output row, with what each one means. README lists them from here (a test compares).
 ROW_ERROR_KINDS = {

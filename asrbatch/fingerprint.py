@@ -9,6 +9,8 @@ import json
 import os
 from typing import Any
 
+from .sharding import Sharding
+
 # Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
 # that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
 SPEED_ONLY_ENGINE_ARGS = frozenset((
@@ -39,6 +41,9 @@ def fingerprint(
     prompt: str | None,
     windows: str,
     engine_args: dict[str, Any],
+    num_chunks: int = 1,
+    strategy: str | None = None,
+    chunks: str | None = None,
 ) -> dict[str, Any]:
     """The fingerprint of a run; every value is plain JSON.
 
@@ -47,6 +52,7 @@ def fingerprint(
         model_digest: SHA-256 over the checkpoint's content.
         sampling: the SamplingParams that requests share.
         engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
+        strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
     """
     return {
         "manifest": rows_digest,
@@ -61,9 +67,17 @@ def fingerprint(
         "prompt": prompt,
         "windows": windows,
         "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"},
-        "num_chunks": 1,
-        "strategy": None,
+        "num_chunks": num_chunks,
+        "strategy": strategy,
+        "chunks": chunks,
     }
+
+
+def chunk_fields(sharding: Sharding | None) -> dict[str, Any]:
+    """What a fingerprint says about chunks; the arguments of `fingerprint` for them."""
+    if sharding is None:
+        return {}
+    return {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
 
 
 def digest(fingerprint: dict[str, Any]) -> str:

@@ -61,10 +61,13 @@ def run(
     """
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
+    if config.devices is not None:
+        raise UsageError(f"--devices {config.devices}: not built yet")
     plan = Plan(config)
-    paths = RunPaths(config.output_path)
-    if paths.rows == Path(plan.manifest.source):
-        raise UsageError(f"--output {paths.rows}: is the manifest itself; choose another")
+    _say_strategy(config, plan, observer)
+    paths = config.paths
+    if Path(plan.manifest.source) in (paths.rows, config.output_path):
+        raise UsageError(f"--output {config.output_path}: is the manifest itself; choose another")
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -82,7 +85,7 @@ def run(
             return _already_complete(paths, mark, plan)
         _remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
-        journal = Journal(paths.rows, len(plan.manifest), keep, new_file=lease.judged_by_time)
+        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
         stack.callback(journal.close)
         session = _Session(config, plan, paths, lease, heartbeat, record, journal, observer, stop, start, started)
         return session.run()
@@ -98,12 +101,14 @@ class _Session:
         self.start, self.started = start, started
         self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
         self.in_flight = InFlightLog(paths.in_flight)
-        self.record = RunRecord(paths, previous, plan.fingerprint, len(plan.manifest), started)
+        facts = _chunk_facts(config, plan)
+        self.record = RunRecord(paths, previous, plan.fingerprint, plan.num_rows, started, **facts)
         self.record.book({}, engine_deaths={str(i): n for i, n in self.deaths.items()})
         self.durations_s = plan.manifest.scan.durations_s
         stated_s = float(self.durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
-        self.progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally, stated_s)
+        self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
         self._booked_at = time.monotonic()
+        self._book()
 
     def run(self) -> Summary:
         self.record.write()
@@ -111,9 +116,9 @@ class _Session:
         outcome = "error"
         try:
             self._give_up_on_poison()
-            if self._remaining():
+            if self.journal.num_missing:
                 self._transcribe()
-            outcome = "interrupted" if self._remaining() else "complete"
+            outcome = "interrupted" if self.journal.num_missing else "complete"
         except EngineDiedError:
             outcome = "engine_died"
             raise
@@ -123,9 +128,6 @@ class _Session:
         finally:
             self._close(outcome)
         return self._summary(outcome)
-
-    def _remaining(self) -> int:
-        return len(self.plan.manifest) - self.journal.tally.rows
 
     def _transcribe(self) -> None:
         with logs.captured(self.paths.log) as log_start, closing(self._preparers()) as preparers:
@@ -198,8 +200,9 @@ class _Session:
 
     def _unfinished(self, wanted: Callable[[int], bool]) -> Iterator[Utterance]:
         """Rows without an output row, in manifest order; those that saw the engine die come last."""
-        for index, finished in enumerate(self.journal.finished):
-            if not finished and wanted(self.deaths.get(index, 0)):
+        rows = range(len(self.plan.manifest)) if self.plan.chunk is None else map(int, np.flatnonzero(self.plan.chunk))
+        for index in rows:
+            if not self.journal.finished[index] and wanted(self.deaths.get(index, 0)):
                 yield self.plan.manifest.read(index)
 
     def _give_up_on_poison(self) -> None:
@@ -234,6 +237,8 @@ class _Session:
         clocks = self.progress.clocks
         session = {
             "rows": self.progress.session_rows,
+            "stated_s": _known(self.progress.session_stated_s),
+            "loop_s": round(clocks.wall, 3),
             "audio_s": round(self.progress.session_audio_s, 3),
             "engine_s": round(clocks.engine, 3),
             "engine_full_s": round(clocks.full, 3),
@@ -242,7 +247,7 @@ class _Session:
             "prepare_s": round(clocks.prepare, 3),
             "write_s": round(clocks.write, 3),
         }
-        self.record.book(session, tally=self.journal.tally.as_dict())
+        self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(self.progress.stated_s))
 
     def _close(self, outcome: str) -> None:
         self._book()
@@ -293,15 +298,37 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summary:
-    journal = Journal(paths.rows, len(plan.manifest))
+    journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
     journal.close()
     if journal.sha256 != mark["sha256"]:
         raise OutputError(
             f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
             "put the original back, or --overwrite to start anew"
         )
-    progress = Progress(len(plan.manifest), plan.total_audio_s, journal.tally, 0.0)
+    progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, 0.0)
     return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
+
+
+def _say_strategy(config: RunConfig, plan: Plan, observer: Observer) -> None:
+    sharding = plan.sharding
+    if sharding and sharding.num_without_duration:
+        rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows state no duration"
+        observer.say(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+    if sharding:
+        observer.say(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
+
+
+def _chunk_facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    return {
+        "chunk_id": config.chunk_id,
+        "num_chunks": config.num_chunks,
+        "total_audio_s": plan.total_audio_s,
+        "manifest": {"source": plan.manifest.source, "rows": len(plan.manifest)},
+    }
+
+
+def _known(seconds: float) -> float | None:
+    return None if np.isnan(seconds) else round(float(seconds), 3)
 
 
 def _remove(*paths: Path) -> None:

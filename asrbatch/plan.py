@@ -5,14 +5,17 @@ Everything that can refuse a run without half a minute of loading does so here.
 
 from functools import partial
 
+import numpy as np
+
 from .checkpoint import WHISPER, Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine.settings import Device, detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
-from .fingerprint import fingerprint
+from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
 from .preparation import AudioRules
 from .prompts import WhisperPrompts
+from .sharding import Sharding
 from .types import Utterance
 
 # Decoder positions that hold no text: the prompt's control tokens.
@@ -47,6 +50,14 @@ class Plan:
         if self.max_tokens > positions - _PROMPT_TOKENS:
             raise UsageError(f"--max-tokens {self.max_tokens}: the model's decoder has room for {positions - _PROMPT_TOKENS}")
         self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, self.prompts))
+        self.sharding = _sharding(config, self.manifest)
+        # bool [rows of the manifest]: those of this process's chunk; None for all.
+        self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
+        durations_s = self.manifest.scan.durations_s
+        durations_s = durations_s if self.chunk is None else durations_s[self.chunk]
+        self.num_rows = len(durations_s)
+        # None when a row does not state its duration.
+        self.total_audio_s = None if np.isnan(durations_s).any() else float(durations_s.sum(dtype="float64"))
         self.fingerprint = fingerprint(
             rows_digest=self.manifest.scan.digest,
             num_rows=len(self.manifest),
@@ -59,6 +70,7 @@ class Plan:
             prompt=config.prompt,
             windows="none",
             engine_args=self.engine_args,
+            **chunk_fields(self.sharding),
         )
 
     @property
@@ -71,10 +83,13 @@ class Plan:
     def prompt_of(self, utterance: Utterance) -> str | None:
         return self.prompt if utterance.prompt is None else utterance.prompt
 
-    @property
-    def total_audio_s(self) -> float | None:
-        scan = self.manifest.scan
-        return None if scan.num_without_duration else float(scan.durations_s.sum(dtype="float64"))
+
+def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
+    if config.num_chunks is None:
+        if config.strategy != "balanced":
+            raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
+        return None
+    return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy)
 
 
 def _check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import OutputError
 from .files import explained, json_bytes, remove_leftovers, replacing
 
@@ -66,11 +68,13 @@ class Journal:
     Attributes:
         tally: over every row in the file.
         finished: bit map over manifest rows (one byte each), 1 where the file holds the row.
+        num_expected: rows that the complete file will hold.
 
     Args:
         path: the rows file; made when absent, recovered when present.
         num_rows: rows of the manifest; an index outside it is another manifest's.
         keep: which of the rows already there to keep; the others are taken out of the file, atomically.
+        chunk: bool [num_rows], which rows this file is for; None for all of them.
         new_file: copy the rows into a new file, which takes the old one's place. For when a former writer may still
             wake up (`Lease.judged_by_time`): what it writes then lands in a file that nobody reads.
 
@@ -85,11 +89,14 @@ class Journal:
         num_rows: int,
         keep: Callable[[dict[str, Any]], bool] | None = None,
         *,
+        chunk: np.ndarray | None = None,
         new_file: bool = False,
     ):
         self.path = path
         self.tally = Tally()
         self.finished = bytearray(num_rows)
+        self._chunk = chunk
+        self.num_expected = num_rows if chunk is None else int(np.count_nonzero(chunk))
         self._hash = hashlib.sha256()
         self._size = 0
         with explained(path):
@@ -142,6 +149,11 @@ class Journal:
             os.fsync(self._file.fileno())
 
     @property
+    def num_missing(self) -> int:
+        """Rows that are still to come."""
+        return self.num_expected - self.tally.rows
+
+    @property
     def sha256(self) -> str:
         """Of the file's content."""
         return self._hash.hexdigest()
@@ -173,6 +185,8 @@ class Journal:
                 f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(self.finished)} rows; "
                 f"it is another run's row: {_MEND}"
             )
+        if self._chunk is not None and not self._chunk[index]:
+            raise OutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
         if self.finished[index]:
             raise OutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
 

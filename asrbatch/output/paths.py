@@ -1,7 +1,15 @@
-"""The names of a run's files, all derived from the output path."""
+"""The names of a run's files, all derived from the output path, and finding the chunks of a run by name."""
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+from ..errors import UsageError
+from .files import explained
+
+_CHUNK = re.compile(r"\.chunk-(\d{5,})-of-(\d{5,})")
+_CHUNK_FILE = re.compile(rf"(.*){_CHUNK.pattern}\.(jsonl|run\.json|done\.json)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,3 +45,40 @@ class RunPaths:
     @property
     def log(self) -> Path:
         return self.rows.with_name(f"{self._stem}.log")
+
+
+def chunk_path(output: Path, chunk_id: int, num_chunks: int) -> Path:
+    """The rows file of one chunk of the run that is called `output`: `X.chunk-00003-of-00016.jsonl`."""
+    return output.with_name(f"{output.name.removesuffix('.jsonl')}.chunk-{chunk_id:05}-of-{num_chunks:05}.jsonl")
+
+
+def check_output(path: Path) -> Path:
+    """The path, if a run can be called so.
+
+    Raises:
+        UsageError: it does not end in .jsonl, or is the name of one chunk's file.
+    """
+    if not path.name.endswith(".jsonl"):
+        raise UsageError(f"--output {path}: must end in .jsonl; the run's other files are named after it")
+    if match := _CHUNK.search(path.name):
+        run = path.with_name(path.name.replace(match[0], ""))
+        raise UsageError(f"--output {path}: is the name of one chunk's file; give the run's own, {run.name}")
+    return path
+
+
+def find_chunks(output: Path) -> dict[int, dict[int, RunPaths]]:
+    """Chunks of the run `output` that have left a file: by number of chunks, then by chunk id, both ascending.
+
+    Raises:
+        OutputError: the folder cannot be read.
+    """
+    stem = output.name.removesuffix(".jsonl")
+    found: dict[int, dict[int, RunPaths]] = {}
+    with explained(output.parent):
+        names = os.listdir(output.parent)
+    for name in names:
+        match = _CHUNK_FILE.fullmatch(name)
+        if match and match[1] == stem:
+            chunk_id, num_chunks = int(match[2]), int(match[3])
+            found.setdefault(num_chunks, {})[chunk_id] = RunPaths(chunk_path(output, chunk_id, num_chunks))
+    return {num_chunks: dict(sorted(chunks.items())) for num_chunks, chunks in sorted(found.items())}

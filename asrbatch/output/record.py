@@ -36,6 +36,7 @@ class RunRecord:
         fingerprint: what decides the rows; see `fingerprint.py`.
         total_rows: rows this output will hold.
         started: `time.monotonic()` when this session began; now, when None.
+        facts: more fields of the record, such as the chunk's number.
 
     One thread changes it, another may write it: changes go through `book`.
 
@@ -50,6 +51,7 @@ class RunRecord:
         fingerprint: dict[str, Any],
         total_rows: int,
         started: float | None = None,
+        **facts: Any,
     ):
         self._path = paths.record
         self._started = time.monotonic() if started is None else started
@@ -60,6 +62,7 @@ class RunRecord:
             **(previous or {}),
             "fingerprint": fingerprint,
             "total_rows": total_rows,
+            **facts,
         }
         self.session: dict[str, Any] = {
             "started": now(),
@@ -100,8 +103,8 @@ def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest:
         ValueError: the journal lacks rows.
         OutputError: the rows file is not what was written to it, or the disk refused.
     """
-    if missing := journal.finished.count(0):
-        raise ValueError(f"{journal.path}: {missing} rows are missing; the run is not complete")
+    if journal.num_missing:
+        raise ValueError(f"{journal.path}: {journal.num_missing} rows are missing; the run is not complete")
     journal.sync()  # the mark must never reach the disk before the rows it vouches for
     mark = {
         **journal.tally.as_dict(),

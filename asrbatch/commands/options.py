@@ -1,0 +1,213 @@
+"""The options of a run, said once: `transcribe` takes them, `plan` and `submit` take the same and pass them on.
+
+A command that wants them is decorated with `takes_run_options` and receives them as one `RunOptions`.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+from ..config import EngineConfig, RunConfig, resolve_chunk_id
+from ..errors import UsageError
+
+
+class Task(str, Enum):
+    transcribe = "transcribe"
+    translate = "translate"
+
+
+class Dtype(str, Enum):
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+    float32 = "float32"
+
+
+class EngineMode(str, Enum):
+    auto = "auto"
+    thread = "thread"
+    process = "process"
+
+
+class Strategy(str, Enum):
+    balanced = "balanced"
+    contiguous = "contiguous"
+    strided = "strided"
+
+
+def _run_options(
+    manifest: Annotated[str, typer.Argument(help="A JSONL manifest, a data set saved with save_to_disk, or Parquet files.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="A checkpoint folder, or a name on the Hugging Face hub.")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", help="The rows file, ending in .jsonl. [default: MANIFEST.MODEL.jsonl in this folder]"),
+    ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Language of rows without `lang`, e.g. en. [default: the model detects it, row by row]"),
+    ] = None,
+    task: Annotated[Task, typer.Option(help="Transcribe, or translate into English.")] = Task.transcribe,
+    prompt: Annotated[
+        str | None, typer.Option(help="Previous text for rows without `prompt`: sets style and spelling of names.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
+    num_chunks: Annotated[
+        int | None, typer.Option(help="Deal the manifest out into so many chunks, one process each.", show_default=False)
+    ] = None,
+    chunk_id: Annotated[
+        int | None, typer.Option(help="Which chunk this is, from 0. [default: the place in the SLURM array]", show_default=False)
+    ] = None,
+    chunk_offset: Annotated[
+        int | None, typer.Option(help="Added to the place in the SLURM array. [default: 0]", show_default=False)
+    ] = None,
+    strategy: Annotated[
+        Strategy, typer.Option(help="How rows are dealt out: by audio seconds, in consecutive pieces, or in turn.")
+    ] = Strategy.balanced,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="One worker process on each, e.g. 0,1,2,3 or all. [default: one engine on what is visible]"),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, removing what stands at --output.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed rows again.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Arithmetic of the model; auto suits model and device.")] = Dtype.auto,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Most tokens generated for one window. [default: what the decoder has room for]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the sampling parameters; recorded, unused by greedy decoding.")] = 0,
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any vLLM engine argument, e.g. max_num_seqs=32; may be repeated."),
+    ] = None,
+    engine_mode: Annotated[
+        EngineMode, typer.Option(help="Run vLLM in a thread or in a process of its own; auto: thread on CPU, process on GPU.")
+    ] = EngineMode.auto,
+    workers: Annotated[
+        int | None, typer.Option(help="Preparation threads, each with a decoder process. [default: one per core, at most 16]")
+    ] = None,
+    max_windows: Annotated[
+        int | None,
+        typer.Option(help="Windows between manifest and output at any time. [default: twice what the engine works on]"),
+    ] = None,
+    max_audio: Annotated[
+        float | None, typer.Option(help="Seconds of audio between manifest and output. [default: a full window for each]")
+    ] = None,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds one file may take to decode.")] = 300.0,
+    grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 20.0,
+) -> None:
+    """Never called: its signature is the list of options."""
+
+
+_PARAMETERS = inspect.signature(_run_options).parameters
+
+
+class RunOptions:
+    """What was given on the command line.
+
+    Attributes:
+        values: every option's value, by parameter name.
+    """
+
+    def __init__(self, values: dict[str, Any], given: list[str]):
+        self.values = values
+        self._given = given
+
+    def config(self, *, environment: dict[str, str], **changes: Any) -> RunConfig:
+        """The options as a `RunConfig`.
+
+        Args:
+            environment: where SLURM says which task of an array this is.
+            changes: values that take the place of those given, by parameter name.
+
+        Raises:
+            UsageError: see `RunConfig`.
+        """
+        v = {**self.values, **changes}
+        if v["model"] is None:
+            raise UsageError("--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo")
+        return RunConfig(
+            manifest=v["manifest"],
+            engine=EngineConfig(
+                model=v["model"],
+                revision=v["revision"],
+                dtype=v["dtype"].value,
+                mode=v["engine_mode"].value,
+                max_tokens=v["max_tokens"],
+                seed=v["seed"],
+                args=tuple(v["engine_arg"] or ()),
+            ),
+            output=v["output"],
+            split=v["split"],
+            language=v["language"],
+            task=v["task"].value,
+            prompt=v["prompt"],
+            num_chunks=v["num_chunks"],
+            chunk_id=resolve_chunk_id(v["num_chunks"], v["chunk_id"], v["chunk_offset"], environment),
+            strategy=v["strategy"].value,
+            devices=v["devices"],
+            overwrite=v["overwrite"],
+            retry_failed=v["retry_failed"],
+            workers=v["workers"],
+            max_windows=v["max_windows"],
+            max_audio_s=v["max_audio"],
+            decode_timeout_s=v["decode_timeout"],
+            grace_s=v["grace"],
+        )
+
+    def arguments(self, *, without: tuple[str, ...] = (), **changes: Any) -> list[str]:
+        """The arguments of `asrbatch transcribe` that say the same, the manifest first.
+
+        Args:
+            without: parameters to leave out.
+            changes: values that take the place of those given, by parameter name.
+        """
+        words: list[str] = []
+        for name, parameter in _PARAMETERS.items():
+            value = changes.get(name, self.values[name])
+            if name in without or (name not in self._given and name not in changes) or value is None:
+                continue
+            info = parameter.annotation.__metadata__[0]
+            if isinstance(info, typer.models.ArgumentInfo):
+                words.insert(0, str(value))
+                continue
+            option = f"--{name.replace('_', '-')}"
+            if value is True:
+                words.append(option)
+            elif value is not False:
+                for each in value if isinstance(value, list) else [value]:
+                    text = str(each.value if isinstance(each, Enum) else each)
+                    # `--prompt -x` would be read as an option; `--prompt=-x` is not.
+                    words += [f"{option}={text}"] if text.startswith("-") else [option, text]
+        return words
+
+
+def takes_run_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+    """Gives a command the options of a run; its first parameter receives them as `RunOptions`.
+
+    Args:
+        without: parameters this command does not take.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        own = list(inspect.signature(command).parameters.values())[1:]
+        shared = {name: p for name, p in _PARAMETERS.items() if name not in without}
+
+        @functools.wraps(command)
+        def called(context: typer.Context, **values: Any) -> Any:
+            run = {name: values.pop(name) if name in shared else p.default for name, p in _PARAMETERS.items()}
+            given = [name for name in shared if context.get_parameter_source(name).name == "COMMANDLINE"]
+            return command(RunOptions(run, given), **values)
+
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*shared.values(), *own]]
+        called.__signature__ = inspect.Signature([context, *keyword_only])
+        called.__annotations__ = {}
+        return called
+
+    return decorate

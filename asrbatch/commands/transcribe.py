@@ -1,0 +1,29 @@
+"""`asrbatch transcribe`: the job."""
+
+import os
+
+import typer
+
+from ..display import Terminal
+from .common import Verbose, stop_on_signals
+from .options import RunOptions, takes_run_options
+
+
+@takes_run_options()
+def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
+    """Transcribe a manifest, or one chunk of it; run the same command again to resume.
+
+    Exit codes: 0 complete; 1 stopped by an error; 2 usage; 3 complete, some rows failed; 4 interrupted, resume with
+    the same command; 5 complete, but a worker of --devices died and its rows were done again.
+    """
+    from ..job import run
+    from ..progress import Stop
+
+    config = options.config(environment=os.environ)
+    stop = Stop()
+    with Terminal() as terminal:
+        stop_on_signals(stop, terminal)
+        summary = run(config, terminal, stop)
+        terminal.summary(summary)
+    typer.echo(summary.paths.rows)
+    raise typer.Exit(summary.exit_code)
