@@ -5,13 +5,15 @@ audio formats or of files. Memory is bounded by `Limits`, whatever the manifest'
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from .config import RunConfig
 from .engine import Engine, Failure
 from .errors import EngineDiedError, RowError
+from .feed import Feed, Given, Source
 from .output.rows import failed_row, ok_row
 from .preparation import Prepared, Preparers
 from .types import Generation, Utterance
@@ -33,6 +35,12 @@ class Limits:
     windows: int
     audio_s: float
     grace_s: float
+
+    @classmethod
+    def of(cls, config: RunConfig, engine: Engine, window_s: float) -> "Limits":
+        """What the options ask for; by default twice as many full windows as the engine works on at once."""
+        windows = config.max_windows or 2 * engine.max_num_seqs
+        return cls(windows, config.max_audio_s or windows * window_s, config.grace_s)
 
 
 @dataclass
@@ -126,27 +134,32 @@ class Pipeline:
         """Takes no more rows; what is in the engine is finished within the grace period. Safe in a signal handler."""
         self._events.put(_STOP)
 
-    def run(self, utterances: Iterable[Utterance], *, alone: bool = False) -> None:
+    def wake(self) -> None:
+        """Makes the loop look for more work at once. Safe in any thread."""
+        self._events.put(None)
+
+    def run(self, utterances: Iterable[Utterance] | Feed, *, alone: bool = False) -> None:
         """Transcribes until the utterances end or a stop is requested and its grace is over.
 
         Args:
+            utterances: in the order they are taken; a `Feed` may be filled meanwhile.
             alone: one utterance at a time, with nothing else in the engine.
 
         Raises:
             EngineDiedError: the engine died; rows written so far are written.
         """
-        rows = iter(utterances)
+        source = utterances if isinstance(utterances, Feed) else Given(utterances)
         self._level_since = time.monotonic()
         try:
-            self._take(rows, alone)
-            while self._working and not self._out_of_time():
+            self._take(source, alone)
+            while (self._working or not (source.ended or self.stopped)) and not self._out_of_time():
                 self._handle(self._next_event())
-                self._take(rows, alone)
+                self._take(source, alone)
         finally:
             self._engine_holds(self._in_engine)
 
-    def _take(self, rows: Iterator[Utterance], alone: bool) -> None:
-        while not self.stopped and self._has_room(alone) and (utterance := next(rows, None)):
+    def _take(self, source: Source, alone: bool) -> None:
+        while not self.stopped and self._has_room(alone) and (utterance := source.take()):
             work = _Work(utterance, time.monotonic(), 1, utterance.duration_s or self._default_audio_s)
             self._working[utterance.index] = work
             self._windows += work.windows

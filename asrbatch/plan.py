@@ -1,4 +1,4 @@
-"""What a run will do, settled before the engine is started: model, dtype, manifest, languages, fingerprint.
+"""What a run will do, settled before the engine is started: model, dtype, manifest, languages, chunk, fingerprint.
 
 Everything that can refuse a run without half a minute of loading does so here.
 """
@@ -7,9 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from .checkpoint import WHISPER, Checkpoint, open_checkpoint
+from .checkpoint import WHISPER, open_checkpoint
 from .config import RunConfig
-from .engine.settings import Device, detect_device, parse_engine_args, resolve_dtype, resolve_mode
+from .engine.devices import Slot, choose_slots
+from .engine.plan import EnginePlan
+from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
@@ -28,60 +30,74 @@ _TASK_NAMES = {"transcribe": ("asr", "transcribe"), "translate": ("ast", "s2t_tr
 class Plan:
     """What will be run, checked as far as it can be without an engine.
 
+    Attributes:
+        engine: what is run and how it is asked.
+        slots: where worker processes run; empty for one engine in this process.
+        manifest: all of it.
+        sharding: how it is dealt out to chunks; None for a run in one piece.
+        chunk: bool [rows of the manifest], those of this process; None for all.
+        num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
+        fingerprint: see `fingerprint.py`.
+
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
     def __init__(self, config: RunConfig):
-        self.engine_args = parse_engine_args(config.engine.args)
-        self.device: Device = detect_device()
-        self.checkpoint: Checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-        if self.checkpoint.architecture != WHISPER:
-            raise UsageError(
-                f"--model {config.engine.model}: its architecture is {self.checkpoint.architecture}; so far only {WHISPER}"
-            )
-        self.dtype = resolve_dtype(config.engine.dtype, self.checkpoint, self.device)
-        self.mode = resolve_mode(config.engine.mode, self.device, self.engine_args)
-        self.prompts = WhisperPrompts(self.checkpoint, config.task)
-        self.language = self.prompts.check_language(config.language) if config.language else None
-        self.prompt = config.prompt
-        positions = self.checkpoint.config.get("max_target_positions", 448)
-        self.max_tokens = config.engine.max_tokens or positions - _PROMPT_TOKENS
-        if self.max_tokens > positions - _PROMPT_TOKENS:
-            raise UsageError(f"--max-tokens {self.max_tokens}: the model's decoder has room for {positions - _PROMPT_TOKENS}")
-        self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, self.prompts))
+        self.engine = _engine_plan(config)
+        self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
+        prompts = self.engine.prompts
+        self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, prompts))
         self.sharding = _sharding(config, self.manifest)
-        # bool [rows of the manifest]: those of this process's chunk; None for all.
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
         durations_s = durations_s if self.chunk is None else durations_s[self.chunk]
         self.num_rows = len(durations_s)
-        # None when a row does not state its duration.
         self.total_audio_s = None if np.isnan(durations_s).any() else float(durations_s.sum(dtype="float64"))
         self.fingerprint = fingerprint(
             rows_digest=self.manifest.scan.digest,
             num_rows=len(self.manifest),
-            model_digest=self.checkpoint.digest,
+            model_digest=self.engine.checkpoint.digest,
             revision=config.engine.revision,
-            dtype=self.dtype,
-            sampling={"temperature": 0.0, "max_tokens": self.max_tokens, "seed": config.engine.seed},
+            dtype=self.engine.dtype,
+            sampling={"temperature": 0.0, "max_tokens": self.engine.max_tokens, "seed": config.engine.seed},
             task=config.task,
-            language=self.language,
+            language=self.engine.language,
             prompt=config.prompt,
             windows="none",
-            engine_args=self.engine_args,
+            engine_args=self.engine.engine_args,
             **chunk_fields(self.sharding),
         )
 
     @property
     def rules(self) -> AudioRules:
-        return AudioRules(self.checkpoint.sample_rate, self.checkpoint.window_s, self.checkpoint.hop_length)
+        checkpoint = self.engine.checkpoint
+        return AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length)
 
-    def language_of(self, utterance: Utterance) -> str | None:
-        return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
 
-    def prompt_of(self, utterance: Utterance) -> str | None:
-        return self.prompt if utterance.prompt is None else utterance.prompt
+def _engine_plan(config: RunConfig) -> EnginePlan:
+    engine_args = parse_engine_args(config.engine.args)
+    device = detect_device()
+    checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
+    if checkpoint.architecture != WHISPER:
+        raise UsageError(f"--model {config.engine.model}: its architecture is {checkpoint.architecture}; so far only {WHISPER}")
+    room = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
+    max_tokens = config.engine.max_tokens or room
+    if max_tokens > room:
+        raise UsageError(f"--max-tokens {max_tokens}: the model's decoder has room for {room}")
+    prompts = WhisperPrompts(checkpoint, config.task)
+    return EnginePlan(
+        checkpoint=checkpoint,
+        device=device,
+        dtype=resolve_dtype(config.engine.dtype, checkpoint, device),
+        mode=resolve_mode(config.engine.mode, device, engine_args),
+        task=config.task,
+        language=prompts.check_language(config.language) if config.language else None,
+        prompt=config.prompt,
+        max_tokens=max_tokens,
+        seed=config.engine.seed,
+        engine_args=engine_args,
+    )
 
 
 def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .output.journal import Tally
 from .output.paths import RunPaths
-from .pipeline import Clocks, Pipeline
+from .pipeline import Clocks
 
 
 @dataclass
@@ -69,22 +69,29 @@ class Summary:
             yield from map(json.loads, file)
 
 
+class Stoppable(Protocol):
+    """A running loop."""
+
+    def request_stop(self) -> None:
+        """Lets it end in an orderly way. Safe in a signal handler."""
+
+
 class Stop:
     """Lets another thread or a signal handler end a run in an orderly way."""
 
     def __init__(self) -> None:
         self.requested = False
-        self._pipeline: Pipeline | None = None
+        self._loop: Stoppable | None = None
 
     def request(self) -> bool:
         """Asks for the end. False when the loop is not running, so that nobody will look."""
         self.requested = True
-        if self._pipeline is None:
+        if self._loop is None:
             return False
-        self._pipeline.request_stop()
+        self._loop.request_stop()
         return True
 
-    def attach(self, pipeline: Pipeline | None) -> None:
-        self._pipeline = pipeline
-        if pipeline is not None and self.requested:
-            pipeline.request_stop()
+    def attach(self, loop: Stoppable | None) -> None:
+        self._loop = loop
+        if loop is not None and self.requested:
+            loop.request_stop()

@@ -1,0 +1,70 @@
+"""What a process with an engine needs to know: the model, how it is run, how it is asked.
+
+Plain data that can be sent to a worker process; knows nothing of manifests and outputs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..checkpoint import Checkpoint
+from ..prompts import WhisperPrompts
+from ..types import Utterance
+from .base import Deliver, Engine
+from .settings import Device
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """An engine to be started, and the questions it will be asked.
+
+    Attributes:
+        mode: `thread` or `process`.
+        language: ISO 639-1 code for rows without `lang`; None has it detected.
+        prompt: previous text for rows without `prompt`.
+        max_tokens: most tokens generated for one window.
+        engine_args: vLLM's, as the user gave them.
+    """
+
+    checkpoint: Checkpoint
+    device: Device
+    dtype: str
+    mode: str
+    task: str
+    language: str | None
+    prompt: str | None
+    max_tokens: int
+    seed: int
+    engine_args: dict[str, Any]
+
+    @cached_property
+    def prompts(self) -> WhisperPrompts:
+        return WhisperPrompts(self.checkpoint, self.task)
+
+    def language_of(self, utterance: Utterance) -> str | None:
+        return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
+
+    def prompt_of(self, utterance: Utterance) -> str | None:
+        return self.prompt if utterance.prompt is None else utterance.prompt
+
+    def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
+        """Starts it with `engine.start_engine`, or with what has its signature."""
+        return start(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            mode=self.mode,
+            task=self.task,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            user_args=self.engine_args,
+            deliver=deliver,
+        )
+
+    def on(self, device: Device) -> "EnginePlan":
+        """The same on another device of the same kind."""
+        return replace(self, device=device)
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint.name}, {self.dtype} on {self.device.name}"

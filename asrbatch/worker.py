@@ -1,0 +1,149 @@
+"""One worker process: an engine on one device, the same loop as a run in one process, rows from and to the parent.
+
+Started by `fleet_worker.py` as `python -m asrbatch.worker`. Knows nothing of the run's files: only the parent writes.
+
+What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("submitted", index)` before a row enters the
+engine, `("row", row)`, `("clocks", Clocks, in_engine)` a few times a second, and last one of `("ended", Clocks,
+in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`, then utterances, `"end"` or `"stop"`.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+from .errors import AsrbatchError
+
+if TYPE_CHECKING:  # loading these starts thread pools, which must not happen before the process is kept on its cores
+    from .config import RunConfig
+    from .engine import Engine
+    from .engine.plan import EnginePlan
+    from .feed import Feed
+    from .pipeline import Pipeline
+    from .preparation import AudioRules
+
+CLOCKS_EVERY_S = 0.2
+
+
+@dataclass(frozen=True)
+class WorkerSetup:
+    """What a worker needs to know; picklable.
+
+    Attributes:
+        start: starts the engine; a function that can be imported by its name.
+    """
+
+    config: "RunConfig"
+    engine: "EnginePlan"
+    rules: "AudioRules"
+    start: "Callable[..., Engine]"
+
+
+def _main() -> None:
+    descriptor, parent_pid, cores = sys.argv[1:]
+    os.sched_setaffinity(0, map(int, cores.split(",")))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # The parent decides when we end. A handler, because "ignore" would pass to the processes vLLM starts.
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_end_with_parent, args=(int(parent_pid),), daemon=True).start()
+    connection = Connection(int(descriptor))
+    try:
+        _work(connection, connection.recv())
+    except Exception as e:
+        traceback.print_exc()  # in the log
+        try:
+            _say(connection, ("failed", e))
+        except Exception:  # it does not travel
+            _say(connection, ("failed", AsrbatchError(f"{type(e).__name__}: {e}")))
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # no library may hang in its clean-up
+
+
+def _work(connection: Connection, setup: WorkerSetup) -> None:
+    from contextlib import closing
+
+    from .feed import Feed
+    from .pipeline import Limits, Pipeline
+    from .preparation import Preparers
+
+    events: SimpleQueue = SimpleQueue()
+    config, rules = setup.config, setup.rules
+    preparers = Preparers(
+        config.num_workers,
+        rules=rules,
+        decode_timeout_s=config.decode_timeout_s,
+        language_of=setup.engine.language_of,
+        prompt_of=setup.engine.prompt_of,
+    )
+    with closing(preparers), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
+        limits = Limits.of(config, engine, rules.window_s)
+        pipeline = Pipeline(
+            engine=engine,
+            preparers=preparers,
+            events=events,
+            limits=limits,
+            write=lambda row: _say(connection, ("row", row)),
+            submitted=lambda index: _say(connection, ("submitted", index)),
+            tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.clocks, pipeline.in_engine))),
+            sample_rate=rules.sample_rate,
+            default_audio_s=rules.window_s,
+        )
+        feed = Feed(pipeline.wake)
+        threading.Thread(target=_listen, args=(connection, feed, pipeline), daemon=True).start()
+        _say(connection, ("ready", engine.facts, engine.max_num_seqs, limits.windows))
+        pipeline.run(feed)
+        _say(connection, ("ended", pipeline.clocks, pipeline.in_engine))
+
+
+def _listen(connection: Connection, feed: "Feed", pipeline: "Pipeline") -> None:
+    """Runs in a thread: what the parent says. Its end is ours."""
+    try:
+        while True:
+            match connection.recv():
+                case "end":
+                    feed.close()
+                case "stop":
+                    pipeline.request_stop()
+                case utterance:
+                    feed.put(utterance)
+    except (EOFError, OSError):
+        os._exit(1)
+
+
+def _end_with_parent(parent_pid: int) -> None:
+    """Runs in a thread: a parent that was killed must not leave an engine behind that holds the device's memory."""
+    while os.getppid() == parent_pid:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+def _say(connection: Connection, message: Any) -> None:
+    try:
+        connection.send(message)
+    except OSError:  # the parent is gone, and with it whoever wanted to know
+        os._exit(1)
+
+
+def _every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
+    called_at = 0.0
+
+    def maybe() -> None:
+        nonlocal called_at
+        if time.monotonic() - called_at >= seconds:
+            called_at = time.monotonic()
+            call()
+
+    return maybe
+
+
+if __name__ == "__main__":
+    _main()
