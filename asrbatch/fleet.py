@@ -2,8 +2,8 @@
 
 The parent hands out rows one by one, writes what comes back, and is the only one that touches the run's files. A
 worker holds no more than its fair share of what is left, so that all of them end together; one that has nothing left
-to take doubles a row that waits in another's queue, and the first answer counts. What a dead worker held is done
-again by the others.
+to take doubles a row that another holds, and the first answer counts: no device idles while rows remain, and one that
+hangs does not hold up the end. What a dead worker held is done again by the others.
 """
 
 import time
@@ -45,6 +45,7 @@ def transcribe_on_devices(session: Session, start: Callable[..., Engine]) -> Non
     with logs.captured(session.paths.log) as log_start, ExitStack() as stack:
         fleet = Fleet(session, start)
         stack.callback(fleet.close)
+        fleet.start()
         session.stop.attach(fleet)
         stack.callback(session.stop.attach, None)
         try:
@@ -66,12 +67,15 @@ class Fleet:
         self._began: float | None = None  # when the first worker was ready
         self._ended_clocks: list[tuple[Slot, Clocks]] = []
         self._why: AsrbatchError | None = None  # of the last worker that died
-        slots = session.plan.slots
+        self._workers: list[FleetWorker] = []
+
+    def start(self) -> None:
+        """Starts a worker on every device; they come up while `run` goes on."""
+        session, slots = self._session, self._session.plan.slots
         session.observer.say(
             f"starting vLLM on {len(slots)} devices ({', '.join(slot.name for slot in slots)}): {session.plan.engine}; "
             f"its log is {session.paths.log}"
         )
-        self._workers: list[FleetWorker] = []
         for slot in slots:
             self._begin(slot)
 
@@ -195,12 +199,11 @@ class Fleet:
         if (index := self._todo.next_alone()) is not None:
             worker.runs_alone = True
             return index
-        return self._waiting_elsewhere()
+        return self._held_elsewhere()
 
-    def _waiting_elsewhere(self) -> int | None:
-        """The row given last to a worker that holds more than it can work on at once."""
-        busiest = max(self._workers, key=lambda worker: len(worker.held) - worker.capacity)
-        if busiest.is_ready and not busiest.runs_alone and len(busiest.held) > busiest.capacity:
+    def _held_elsewhere(self) -> int | None:
+        """The row that waits longest for its turn: the one given last to the worker with the most on its hands."""
+        for busiest in sorted(self._workers, key=lambda worker: len(worker.held) - worker.capacity, reverse=True):
             for index in reversed(busiest.held):
                 if sum(index in worker.held for worker in self._workers) == 1 and index not in self._session.deaths:
                     return index

@@ -135,7 +135,10 @@ def _exit_code(mark: dict[str, Any]) -> int:
 
 
 def _figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Speeds and stages over all sessions that recorded theirs; seconds are wall time unless they say otherwise."""
+    """Speeds and stages over all sessions that recorded theirs; seconds are wall time unless they say otherwise.
+
+    Of a process with several devices, the engine's seconds are means over its devices: RTFx is that of all of them.
+    """
 
     def total(name: str) -> float:
         return round(sum(s.get(name) or 0.0 for s in sessions), 3)
@@ -147,6 +150,7 @@ def _figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
         "rtfx_engine": round(audio / engine, 2) if engine else None,
         "rtfx_end_to_end": round(audio / wall, 2) if wall else None,
         "wall_s": wall,
+        "device_hours": round(sum((s.get("wall_s") or 0.0) * s.get("num_devices", 1) for s in sessions) / 3600, 6),
         "stages_s": {
             "startup": startup,
             "engine": engine,

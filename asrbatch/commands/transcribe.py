@@ -22,6 +22,8 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     config = options.config(environment=os.environ)
     stop = Stop()
     with Terminal() as terminal:
+        if config.num_chunks is None and "SLURM_ARRAY_TASK_ID" in os.environ:
+            terminal.say("warning: a SLURM array task without --num-chunks transcribes the whole manifest, as do all its others")
         stop_on_signals(stop, terminal)
         summary = run(config, terminal, stop)
         terminal.summary(summary)
