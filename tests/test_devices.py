@@ -184,6 +184,12 @@ def test_an_idle_device_doubles_what_waits_behind_a_busy_one(transcribe_on):
 
 
 @needs_two_cores
+def test_a_device_that_hangs_does_not_hold_up_the_end(transcribe_on):
+    assert transcribe_on(fate="one hangs").exit_code == EXIT_ROWS_FAILED
+    check_rows(transcribe_on.out, {3: "missing"})
+
+
+@needs_two_cores
 def test_a_stop_drains_all_workers(transcribe_on):
     stop = Stop()
     seen = threading.Event()

@@ -27,7 +27,7 @@ def start(checkpoint, *, device, deliver, **options):
         (log.parent / f"up-{cores[0]}").touch()
         while len(list(log.parent.glob("up-*"))) < 2:
             time.sleep(0.01)
-    seconds = {"slow": 0.2, "together": 0.2}.get(fate, 0.01)
+    seconds = {"slow": 0.2, "together": 0.2, "one hangs": 1e6 if 0 in cores else 0.01}.get(fate, 0.01)
     if fate == "one slow" and 0 in cores:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
     else:
