@@ -12,6 +12,7 @@ import typer
 
 from . import __version__
 from .commands.common import Interrupted, complain
+from .commands.merge_shards import merge_shards
 from .commands.transcribe import transcribe
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Offline batch transcription on vLLM: every manifest row ends in exactly one output row.",
 )
 app.command()(transcribe)
+app.command("merge-shards")(merge_shards)
 
 
 def _version(asked: bool) -> None:

@@ -13,14 +13,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "__init__"],
-    ["windows", "audio_part", "checkpoint", "sharding", "rows", "output.files"],
+    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
     ["audio_ffmpeg", "fingerprint", "output.paths"],
     ["audio"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
-    ["output.heartbeat", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
-    ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed"],
-    ["engine.start"],
+    ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
+    ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
+    ["engine.start", "merge"],
     ["engine.__init__"],
     ["preparation"],
     ["plan", "pipeline"],
@@ -30,7 +30,7 @@ LAYERS = [
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.transcribe"],
+    ["commands.merge_shards", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -44,7 +44,7 @@ HOMES = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
-    "typer": {"cli", "commands.common", "commands.options", "commands.transcribe"},
+    "typer": {"cli", "commands.common", "commands.merge_shards", "commands.options", "commands.transcribe"},
     "rich": {"display"},
     "huggingface_hub": {"checkpoint"},
 }
@@ -114,7 +114,7 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["transcribe", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["transcribe", "--help"], ["merge-shards", "--help"], ["--version"]])
 def test_help_needs_none_of_the_heavy_libraries(arguments):
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
     assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}

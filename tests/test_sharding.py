@@ -1,4 +1,4 @@
-"""How rows are dealt out to chunks, what the chunks' files are called, and which chunk a process takes."""
+"""How rows are dealt out to chunks, and what the chunks' files are called; `test_chunks.py` runs them."""
 
 import itertools
 import json
@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrbatch.config import EngineConfig, RunConfig, resolve_chunk_id
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.output.paths import RunPaths, check_output, chunk_path, find_chunks
 from asrbatch.sharding import STRATEGIES, Sharding
@@ -254,65 +253,3 @@ def test_an_output_must_end_in_jsonl(name):
 def test_an_output_may_be_called_anything_else():
     for name in ("out.jsonl", "a/b.c.jsonl", "chunk-00001-of-00003.jsonl", "out.chunk-1-of-3.jsonl"):
         assert check_output(Path(name)) == Path(name)
-
-
-# Which chunk a process takes
-
-
-@pytest.mark.parametrize(
-    ("num_chunks", "chunk_id", "offset", "task", "expected"),
-    [
-        (None, None, None, None, None),
-        (None, None, None, "3", None),  # an array task that asks for the whole manifest gets it
-        (16, 3, None, None, 3),
-        (16, 3, None, "9", 3),  # said outright
-        (16, None, None, "7", 7),  # --array=3,7 runs two of sixteen again
-        (16, None, 0, "7", 7),
-        (4000, None, 1000, "7", 1007),  # arrays above 1,000 tasks come in several
-        (16, 0, None, None, 0),
-    ],
-)
-def test_the_chunk_is_given_or_the_place_in_the_array(num_chunks, chunk_id, offset, task, expected):
-    environment = {} if task is None else {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2"}
-    assert resolve_chunk_id(num_chunks, chunk_id, offset, environment) == expected
-
-
-@pytest.mark.parametrize(
-    ("num_chunks", "chunk_id", "offset", "task", "message"),
-    [
-        (None, 3, None, None, "--chunk-id 3: of how many chunks? give --num-chunks as well"),
-        (None, None, 1000, "3", "--chunk-offset 1000: of how many chunks? give --num-chunks as well"),
-        (16, 3, 8, "1", "--chunk-offset 8: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing"),
-        (16, None, None, None, "--num-chunks 16: which of them? give --chunk-id, or run as a SLURM array task"),
-        (16, None, 8, None, "--num-chunks 16: which of them?"),
-        (16, None, None, "", "SLURM_ARRAY_TASK_ID=: is not a whole number; give --chunk-id"),
-        (16, None, None, "4-7", "SLURM_ARRAY_TASK_ID=4-7: is not a whole number"),
-    ],
-)
-def test_what_does_not_say_which_chunk_is_a_usage_error(num_chunks, chunk_id, offset, task, message):
-    environment = {} if task is None else {"SLURM_ARRAY_TASK_ID": task}
-    with pytest.raises(UsageError, match=re.escape(message)):
-        resolve_chunk_id(num_chunks, chunk_id, offset, environment)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_chunks": 16, "chunk_id": 16}, "--chunk-id 16: must be from 0 to 15, for 16 chunks"),
-        ({"num_chunks": 16, "chunk_id": -1}, "--chunk-id -1: must be from 0 to 15, for 16 chunks"),
-        ({"num_chunks": 0, "chunk_id": 0}, "--num-chunks 0: must be at least 1"),
-        ({"num_chunks": 4}, "--num-chunks and --chunk-id: give both, or neither"),
-        ({"chunk_id": 0}, "--num-chunks and --chunk-id: give both, or neither"),
-    ],
-)
-def test_a_chunk_out_of_range_is_a_usage_error(options, message):
-    with pytest.raises(UsageError, match=re.escape(message)):
-        RunConfig(manifest="m.jsonl", engine=EngineConfig(model="x"), **options)
-
-
-def test_a_chunk_writes_its_own_files(tmp_path):
-    config = RunConfig(
-        manifest="m.jsonl", engine=EngineConfig(model="x"), output=str(tmp_path / "out.jsonl"), num_chunks=16, chunk_id=3
-    )
-    assert config.output_path == tmp_path / "out.jsonl"
-    assert config.paths.done == tmp_path / "out.chunk-00003-of-00016.done.json"
