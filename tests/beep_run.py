@@ -6,9 +6,12 @@ doubled or misplaced row changes the text. Settings come as JSON in the environm
 """
 
 import functools
+import itertools
 import json
+import logging
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +33,8 @@ class Settings:
         answer_s: seconds the engine takes for one window.
         refresh_s, stale_after_s: of the lease.
         record_every_s: how often the run record is refreshed while rows come.
-        log_bytes: what the engine prints while it starts.
+        log_bytes: what the engine logs while it starts, as vLLM does.
+        gate: a file that the engine waits for after `answers_before_gate` answers; none when empty.
     """
 
     answer_s: float = 0.002
@@ -38,6 +42,8 @@ class Settings:
     stale_after_s: float = 60.0
     record_every_s: float = 30.0
     log_bytes: int = 0
+    gate: str = ""
+    answers_before_gate: int = 0
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "BEEP": json.dumps(vars(self))}
@@ -46,9 +52,16 @@ class Settings:
 def start_beeps(checkpoint, *, deliver, settings: Settings = Settings(), **options) -> Engine:
     """Takes what `engine.start_engine` takes."""
     if settings.log_bytes:
-        os.write(2, b"x" * settings.log_bytes)
-    engine = BeepEngine(deliver, seconds=lambda key: settings.answer_s)
-    engine.facts, engine.close = {"vllm": "-", "torch": "-", "device": "-"}, lambda: None
+        logging.getLogger("beeps").warning("x" * settings.log_bytes)
+    answers, closed = itertools.count(), threading.Event()
+
+    def wait_at_gate(key) -> None:
+        if settings.gate and next(answers) >= settings.answers_before_gate:
+            while not os.path.exists(settings.gate) and not closed.wait(0.01):
+                pass
+
+    engine = BeepEngine(deliver, wait_at_gate, lambda key: settings.answer_s)
+    engine.facts, engine.close = {"vllm": "-", "torch": "-", "device": "-"}, closed.set
     return engine
 
 
@@ -92,13 +105,13 @@ def check_rows(paths, expected) -> None:
 
 
 def main() -> int:
-    from asrbatch import cli, job
+    from asrbatch import cli, job, session
     from asrbatch.output import heartbeat
     from asrbatch.output.lease import Lease
 
     settings = Settings(**json.loads(os.environ.get("BEEP", "{}")))
     Lease.__init__.__kwdefaults__.update(refresh_s=settings.refresh_s, stale_after_s=settings.stale_after_s)
-    job.REFRESH_S = heartbeat.REFRESH_S = settings.record_every_s
+    session.REFRESH_S = heartbeat.REFRESH_S = settings.record_every_s
     job.run = functools.partial(job.run, start=functools.partial(start_beeps, settings=settings))
     return cli.main()
 

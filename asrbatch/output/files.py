@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +16,11 @@ _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again; rows written so far are kept",
     errno.EFBIG: "files may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
-    errno.EROFS: "the file system is read-only: choose another --output",
-    errno.EACCES: "no permission: choose another --output",
+    errno.EROFS: "the file system is read-only: make it writable and run the same command again, or choose another --output",
+    errno.EACCES: "no permission: give it and run the same command again, or choose another --output",
     errno.EPERM: "not permitted here: choose another --output",
     errno.ENOTSUP: "this file system cannot do that: choose another --output",
-    errno.ENOENT: "the folder does not exist, or was removed: make it, or choose another --output",
+    errno.ENOENT: "the folder does not exist, or was removed or renamed: make it, or choose another --output",
     errno.ENOTDIR: "a part of the path is a file: choose another --output",
     errno.EISDIR: "it is a folder: give --output a file name ending in .jsonl",
     errno.ENAMETOOLONG: "choose a shorter --output",
@@ -44,9 +45,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     mixture. When the block raises, the old content stays. A link is followed, and permissions are kept.
     """
     path = path.resolve()
-    temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}")
+    # Never the name that another process writes: in containers, process ids of two nodes are often the same.
+    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

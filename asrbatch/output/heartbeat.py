@@ -29,8 +29,14 @@ class Heartbeat:
         self._thread.start()
 
     def check(self) -> None:
+        """Call before anything that only the holder may do.
+
+        Raises:
+            OutputError: the thread failed; or this process was stopped for a while, and another has taken over.
+        """
         if self.failure is not None:
             raise self.failure
+        self._lease.ensure()
 
     def stop(self) -> None:
         self._end.set()

@@ -19,12 +19,16 @@ GIVE_UP_AFTER = 3
 
 
 class InFlightLog:
-    """Append-only list of row indices taken by this session; replaces the last session's."""
+    """Append-only list of row indices taken by this session; replaces the last session's.
+
+    A new file: what a former holder of the lease may still add, should it wake up, lands in the old one.
+    """
 
     def __init__(self, path: Path):
         self._path = path
         with explained(path):
-            self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_APPEND, 0o644)
+            path.unlink(missing_ok=True)
+            self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
 
     def add(self, index: int) -> None:
         with explained(self._path):

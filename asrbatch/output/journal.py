@@ -137,11 +137,12 @@ class Journal:
         """
         with explained(self.path):
             os.fsync(self._file.fileno())
-            size = os.stat(self.path).st_size
-        if size != self._size:
+            there = os.stat(self.path)
+            ours = os.fstat(self._file.fileno())
+        if there.st_size != self._size or not os.path.samestat(there, ours):
             raise OutputError(
-                f"{self.path}: {size} bytes, but this run has written {self._size}: something else changed it; "
-                f"run the same command again to have it checked"
+                f"{self.path}: {there.st_size} bytes, but this run has written {self._size}, or another file took its place: "
+                "something else changed it; run the same command again to have it checked"
             )
 
     def close(self) -> None:

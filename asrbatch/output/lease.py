@@ -189,11 +189,13 @@ class Lease:
     def _check(self) -> None:
         if self.lost:
             content = _read(self.path)
-            taken_by = f"taken over by {_holder(content)}" if content else "removed"
-            raise LeaseError(
-                f"{self.path}: our lease was {taken_by}; this process stops before it writes another row. Rows written so "
-                "far are kept; run the same command again when that process has ended"
-            )
+            if content:
+                what = f"our lease was taken over by {_holder(content)}"
+                then = "Rows written so far are kept; run the same command again when that process has ended"
+            else:
+                what = "our lease was removed"
+                then = "Put the folder back if it was moved, and run the same command again: it goes on with the rows it finds"
+            raise LeaseError(f"{self.path}: {what}; this process stops before it writes another row. {then}")
 
     def _refusal(self, content: str) -> LeaseError:
         return LeaseError(
@@ -242,12 +244,16 @@ def _is_alive_here(content: str) -> bool | None:
 
 
 def _pid_space() -> str | None:
-    """Names the set of processes whose ids mean the same: one boot of one machine, one PID namespace (containers)."""
+    """Names the set of processes whose ids and start times mean the same: one boot of one machine, one PID namespace
+    (containers), one time namespace (the kernel tells start times in the asker's own)."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+        space = f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return None
+    with suppress(FileNotFoundError):  # before Linux 5.6 there are none
+        space += f"/{os.readlink('/proc/self/ns/time')}"
+    return space
 
 
 def _start_time(pid: int) -> str | None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from .. import __version__
-from .files import read_json, write_json_atomically
+from .files import explained, read_json, remove_leftovers, write_json_atomically
 from .journal import Journal
 from .paths import RunPaths
 
@@ -38,7 +38,8 @@ class RunRecord:
         started: `time.monotonic()` when this session began; now, when None.
         facts: more fields of the record, such as the chunk's number.
 
-    One thread changes it, another may write it: changes go through `book`.
+    One thread changes it, another may write it: changes go through `book`. Only the holder of the lease may make one: what
+    killed processes left half written is removed.
 
     Attributes:
         value: the JSON object.
@@ -54,6 +55,9 @@ class RunRecord:
         **facts: Any,
     ):
         self._path = paths.record
+        for path in (paths.record, paths.done):
+            with explained(path):
+                remove_leftovers(path)
         self._started = time.monotonic() if started is None else started
         self.value: dict[str, Any] = {
             "asrbatch": __version__,
