@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "__init__"],
     ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
-    ["audio_ffmpeg", "fingerprint", "output.paths"],
-    ["audio"],
+    ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
+    ["audio", "slurm_scripts"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
@@ -30,7 +30,7 @@ LAYERS = [
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.merge_shards", "commands.transcribe"],
+    ["commands.merge_shards", "commands.submit", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -44,7 +44,7 @@ HOMES = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
-    "typer": {"cli", "commands.common", "commands.merge_shards", "commands.options", "commands.transcribe"},
+    "typer": {"cli", "commands.common", "commands.merge_shards", "commands.options", "commands.submit", "commands.transcribe"},
     "rich": {"display"},
     "huggingface_hub": {"checkpoint"},
 }
@@ -114,8 +114,9 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["transcribe", "--help"], ["merge-shards", "--help"], ["--version"]])
-def test_help_needs_none_of_the_heavy_libraries(arguments):
+@pytest.mark.parametrize("command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "submit"))])
+def test_help_needs_none_of_the_heavy_libraries(command):
+    arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
     assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
 
