@@ -24,6 +24,7 @@ import soundfile as sf
 import soxr
 
 from .audio_ffmpeg import FFmpegError, FFmpegFile
+from .audio_header import Header
 from .audio_part import BLOCK_VALUES, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part
 from .errors import RowError
 from .types import Audio
@@ -77,11 +78,10 @@ def load_audio(
         if value is not None and not 0 <= value < math.inf:
             raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
     part = Part(name, offset_s, duration_s, channel, max_s)
-    suffix = os.path.splitext(source if isinstance(source, str) else name)[1].lower()
     with ExitStack() as stack:
         try:
             file = stack.enter_context(_open_file(source, name))
-            opened = _choose_decoder(file, suffix, part, stack)
+            opened = _choose_decoder(file, _suffix(source, name), part, stack)
             if not MIN_RATE <= opened.rate <= MAX_RATE:
                 raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
             if part.count(opened.rate) == 0:
@@ -105,6 +105,34 @@ def load_audio(
         flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * opened.rate else []
     flags += ["no_speech"] if peak < SILENCE_PEAK else []
     return Audio(samples, sample_rate, tuple(flags), time.perf_counter() - started)
+
+
+def read_header(source: str | bytes, *, name: str) -> Header:
+    """What a file says about itself; of its sound no more than the first packet is decoded.
+
+    Args:
+        source, name: as `load_audio`.
+
+    Raises:
+        RowError: missing, unreadable, empty_audio.
+    """
+    part = Part(name, None, None, None, None)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(_open_file(source, name))
+            opened = _choose_decoder(file, _suffix(source, name), part, stack)
+            header = opened.header()
+            if not MIN_RATE <= header.sample_rate <= MAX_RATE:
+                raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
+        except (sf.LibsndfileError, FFmpegError, OSError, DecodeError) as e:
+            raise RowError("unreadable", f"{name}: {_reason(e)}") from e
+    if header.num_frames == 0:
+        raise RowError("empty_audio", f"{name}: its header gives 0 samples")
+    return header
+
+
+def _suffix(source: str | bytes, name: str) -> str:
+    return os.path.splitext(source if isinstance(source, str) else name)[1].lower()
 
 
 def _open_file(source: str | bytes, name: str) -> BinaryIO:
@@ -206,6 +234,10 @@ class _SndFile:
             stated = re.search(rb"sample_count -i (\d+)", file.read(1024))
             file.seek(position)
             self.length = max(self.length, int(stated[1]) if stated else 0)
+
+    def header(self) -> Header:
+        held, container = self.sound.frames, f"{self.sound.format} {self.sound.subtype}".lower()
+        return Header(container, self.rate, self.sound.channels, self.length, held, is_cut_off=self.length > held)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """1-D float32 mono at `rate`, from the start of the part to the end of the file."""

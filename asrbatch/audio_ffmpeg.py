@@ -14,6 +14,7 @@ import numpy as np
 from av import FFmpegError
 from av.stream import Discard
 
+from .audio_header import Header
 from .audio_part import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, DecodeError, Part
 
 # What FFmpeg may recognise: files that hold sound themselves. Not the playlists and scripts that name other files or
@@ -66,6 +67,20 @@ class FFmpegFile:
         elif self.kind == MATROSKA and len(container.streams) == 1 and container.duration:
             # Of the whole recording, in which the sound may begin late.
             self.length = round((container.duration / av.time_base - self.origin * self.tick) * self.rate)
+
+    def header(self) -> Header:
+        codec, container = self.stream.codec_context.codec.canonical_name, self.kind.split(",")[0]
+        what = codec if container in codec else f"{container} {codec}"
+        if self.first is None:
+            return Header(what, self.rate, 1, 0, 0)
+        channels, length, is_exact = self.first.layout.nb_channels, self.length, True
+        if length is None:
+            if self.stream.duration:
+                length = round(self.stream.duration * self.stream.time_base * self.rate)
+            elif self.container.duration:
+                length = round(self.container.duration * self.rate / av.time_base)
+            is_exact = self.kind == "ogg"  # from its last page; of the others FFmpeg divides the size by the bit rate
+        return Header(what, self.rate, channels, length, length, is_exact, self.cut_off, self.slack)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """1-D float32 mono at `rate`, from the start of the part to the end of the file."""

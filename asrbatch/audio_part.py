@@ -41,11 +41,14 @@ class Part:
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """(frames, channels) float32 to (frames,): one channel, or the mean of all."""
-        channels = block.shape[1]
-        if self.channel is None and channels > 1:
+        if self.channel is None and block.shape[1] > 1:
             with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
                 return block.mean(axis=1)
+        self.check_channel(block.shape[1])
+        return block[:, self.channel or 0]
+
+    def check_channel(self, channels: int) -> None:
+        """Raises RowError `bad_row` where the file lacks the channel that is asked for."""
         if not 0 <= (self.channel or 0) < channels:
             message = f"{self.name}: channel {self.channel} does not exist; it has {channels}, counted from 0"
             raise RowError("bad_row", message)
-        return block[:, self.channel or 0]

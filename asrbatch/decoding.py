@@ -20,12 +20,15 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from .audio_header import Header
 from .errors import AsrbatchError, RowError
 from .types import Audio
 
@@ -51,6 +54,14 @@ class DecodeRequest:
     channel: int | None = None
     max_s: float | None = None
     min_samples: int = 1
+
+
+@dataclass(frozen=True)
+class HeaderRequest:
+    """What `audio.read_header` is asked for; its arguments, one for one."""
+
+    source: str | bytes
+    name: str
 
 
 class _ChildLostError(Exception):
@@ -90,10 +101,26 @@ class Decoder:
                 in the child that nobody foresaw.
             AsrbatchError: the child cannot be started at all, or the decoder was closed.
         """
+        return self._insist(request, _receive_audio)
+
+    def read_header(self, request: HeaderRequest) -> Header:
+        """Reads a header in the child; see `audio.read_header`.
+
+        Raises:
+            RowError, AsrbatchError: as `decode`.
+        """
+        return self._insist(request, lambda connection, answer: answer)
+
+    def close(self) -> None:
+        """Ends the child; may be called more than once, and from another thread to abandon a decode."""
+        self._closed = True
+        self._kill()
+
+    def _insist(self, request: DecodeRequest | HeaderRequest, receive: Callable[[Connection, Any], Any]) -> Any:
         lost: list[_ChildLostError] = []
         while len(lost) < 2:
             try:
-                return self._ask(request)
+                return self._ask(request, receive)
             except _ChildLostError as e:
                 self._kill()
                 lost.append(e)
@@ -101,26 +128,18 @@ class Decoder:
         how = f"{first}, twice" if first == second else f"{first}, then {second}"
         raise RowError(kind, f"{request.name}: decoding {how}")
 
-    def close(self) -> None:
-        """Ends the child; may be called more than once, and from another thread to abandon a decode."""
-        self._closed = True
-        self._kill()
-
-    def _ask(self, request: DecodeRequest) -> Audio:
+    def _ask(self, request: DecodeRequest | HeaderRequest, receive: Callable[[Connection, Any], Any]) -> Any:
         connection = self._connection if self._process else self._start()
         try:
-            connection.send(asdict(request))
+            connection.send((type(request).__name__, asdict(request)))
             if not connection.poll(self.timeout_s):
                 raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
             answer = connection.recv()
             if isinstance(answer, RowError):
                 raise answer
-            num_samples, sample_rate, flags, read_s = answer
-            samples = np.empty(num_samples, np.float32)
-            connection.recv_bytes_into(samples)
+            return receive(connection, answer)
         except (EOFError, OSError) as e:  # the other end is gone
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
-        return Audio(samples, sample_rate, flags, read_s)
 
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
@@ -174,6 +193,13 @@ class Decoder:
             process.wait(REAP_TIMEOUT_S)
 
 
+def _receive_audio(connection: Connection, announced: tuple[int, int, tuple[str, ...], float]) -> Audio:
+    num_samples, sample_rate, flags, read_s = announced
+    samples = np.empty(num_samples, np.float32)
+    connection.recv_bytes_into(samples)
+    return Audio(samples, sample_rate, flags, read_s)
+
+
 def _exit_with_parent(watched: int, parent_pid: int) -> None:
     """Runs in a thread of the child: ends it when the parent is gone, even while a decoder hangs."""
     while not select.select([watched], [], [], WATCH_S)[0] and os.getppid() == parent_pid:
@@ -183,27 +209,31 @@ def _exit_with_parent(watched: int, parent_pid: int) -> None:
 
 def _serve(connection: Connection, timeout_s: float) -> None:
     """The child: answers requests until the parent closes its end."""
-    from .audio import load_audio
+    from .audio import load_audio, read_header
 
+    do = {DecodeRequest.__name__: load_audio, HeaderRequest.__name__: read_header}
     connection.send(READY)
     while True:
         try:
-            request = connection.recv()
+            what, request = connection.recv()
         except EOFError:
             return
         # The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that the watchdog
         # cannot run, this ends us: it needs no interpreter.
         faulthandler.dump_traceback_later(timeout_s + 5, exit=True)
         try:
-            audio = load_audio(**request)
+            answer = do[what](**request)
         except RowError as e:
             connection.send(e)
         except Exception as e:  # a bug must cost one row, and be seen in it
             text = " ".join(f"{type(e).__name__}: {e}".split())
             connection.send(RowError("unreadable", f"{request['name']}: {text}"))
         else:
-            connection.send((len(audio.samples), audio.sample_rate, audio.flags, audio.read_s))
-            connection.send_bytes(audio.samples)
+            if isinstance(answer, Audio):  # its samples are not copied into a pickle first
+                connection.send((len(answer.samples), answer.sample_rate, answer.flags, answer.read_s))
+                connection.send_bytes(answer.samples)
+            else:
+                connection.send(answer)
         finally:
             faulthandler.cancel_dump_traceback_later()
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "__init__"],
     ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
+    ["audio_header"],
     ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
