@@ -13,7 +13,7 @@ import typer
 from . import __version__
 from .commands.common import Interrupted, complain
 from .commands.merge_shards import merge_shards
-from .commands.submit import submit
+from .commands.plan import plan
 from .commands.transcribe import transcribe
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 app.command()(transcribe)
 app.command("merge-shards")(merge_shards)
-app.command()(submit)
+app.command()(plan)
 
 
 def _version(asked: bool) -> None:

@@ -15,23 +15,24 @@ LAYERS = [
     ["errors", "types", "__init__"],
     ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
     ["audio_header"],
-    ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
-    ["audio", "slurm_scripts"],
+    ["audio_ffmpeg", "fingerprint", "output.paths"],
+    ["audio"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
+    ["survey"],
     ["engine.start", "merge"],
     ["engine.__init__"],
     ["preparation"],
-    ["plan", "pipeline"],
-    ["progress"],
-    ["session", "worker", "display"],
+    ["plan", "pipeline", "probe"],
+    ["progress", "precheck", "plan_figures"],
+    ["session", "worker", "display", "display_tables"],
     ["local", "fleet_worker"],
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.merge_shards", "commands.submit", "commands.transcribe"],
+    ["commands.merge_shards", "commands.plan", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -45,10 +46,13 @@ HOMES = {
     "soundfile": {"audio"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
-    "typer": {"cli", "commands.common", "commands.merge_shards", "commands.options", "commands.submit", "commands.transcribe"},
-    "rich": {"display"},
+    "typer": {
+        "cli", "commands.common", "commands.merge_shards", "commands.options", "commands.plan", "commands.status",
+        "commands.transcribe",
+    },
+    "rich": {"display", "display_tables"},
     "huggingface_hub": {"checkpoint"},
-}
+}  # fmt: skip
 
 
 def modules() -> dict[str, ast.Module]:
@@ -115,7 +119,9 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "submit"))])
+@pytest.mark.parametrize(
+    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan"))]
+)
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"

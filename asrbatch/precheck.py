@@ -1,0 +1,71 @@
+"""What `transcribe` would refuse about a run, as far as this machine can tell: `plan` asks from a login node.
+
+The judge is `plan.Plan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are missing,
+model and languages are checked all the same, and what was not checked is said. A model that is not on this machine is left
+alone: the command has forbidden downloads.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .config import RunConfig
+from .engine.settings import detect_device
+from .errors import ManifestError, UsageError
+from .plan import Plan
+from .preparation import AudioRules
+from .prompts import WhisperPrompts
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the run can be done.
+
+    Attributes:
+        refused: what `transcribe` will say; None when nothing was found.
+        not_checked: what could not be checked here, and why; None when everything was.
+        rules: what the model hears; None when the model could not be opened.
+    """
+
+    refused: str | None = None
+    not_checked: str | None = None
+    rules: AudioRules | None = None
+
+
+def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
+    """Asks what can be asked without an engine.
+
+    Args:
+        config: the run; its devices are not asked for, they are those of another machine.
+        languages: that rows of the manifest name.
+    """
+    model = config.engine.model
+    is_path = os.path.isdir(os.path.expanduser(model)) or model.startswith((".", "/", "~")) or model.count("/") > 1
+    try:
+        checkpoint = open_checkpoint(model, config.engine.revision)
+    except UsageError as e:
+        if is_path:
+            return Verdict(refused=str(e))
+        return Verdict(
+            not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
+        )
+    rules = AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length)
+    try:
+        detect_device()
+    except UsageError as e:
+        return Verdict(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
+    try:
+        return Verdict(rules=Plan(replace(config, devices=None)).rules)
+    except (UsageError, ManifestError) as e:
+        return Verdict(refused=str(e), rules=rules)
+
+
+def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:
+    try:
+        prompts = WhisperPrompts(checkpoint, config.task)
+        for language in filter(None, [config.language, *languages]):
+            prompts.check_language(language)
+    except UsageError as e:
+        return str(e)
+    return None

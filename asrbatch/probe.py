@@ -1,0 +1,205 @@
+"""Reads the header of every file a manifest names, in parallel, and foresees which rows will fail.
+
+A hostile file can neither crash nor hang it: headers are read in decoder processes, killed at a timeout. Every file is
+opened once however many rows name it, and rows are taken file by file for that; what is kept is some 30 bytes a row.
+Knows what `audio_header.foresee` says of a row, not how headers are read, and shows nothing.
+"""
+
+import threading
+from bisect import insort
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .audio_header import Header, foresee
+from .audio_part import Part
+from .decoding import Decoder, HeaderRequest
+from .errors import ROW_ERROR_KINDS, RowError
+from .manifest import Manifest
+from .preparation import AudioRules
+from .survey import file_of
+from .types import Utterance
+
+SHOWN_ROWS = 20
+# A header is a few kilobytes: what takes longer hangs. Less than a whole file may take.
+MOST_TIMEOUT_S = 60.0
+MISMATCH = "duration_mismatch"
+# Kinds of findings and what to do; the kinds are those of failed output rows, and a flag, with which a row does not fail.
+FIXES = {
+    "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
+    "unreadable": "convert or copy the file again, or drop the row",
+    "empty_audio": "correct offset and duration, or drop the row",
+    "bad_row": "correct channel, or leave it out for the mean of all",
+    "too_short": "drop the row",
+    "too_long": "cut it into rows with offset and duration",
+    "decode_timeout": "look at the file and its file system; it may hang the run's decoder as well",
+    "decode_crash": "convert the file again, or drop the row",
+    MISMATCH: "correct duration (such a row does not fail, it is flagged)",
+}
+
+
+@dataclass
+class Findings:
+    """What headers told. Threads add to parts of their own, which are joined at the end.
+
+    Attributes:
+        num_rows, num_files: looked at; a file is counted when it is opened.
+        num_failing: rows that will fail.
+        counts: rows by kind, a key of `FIXES`.
+        examples: (row, text) of the first rows of each kind, ascending.
+        audio_s: seconds that the rows will yield, as far as headers tell.
+        num_guessed, num_unknown: rows of which that is a guess by the bit rate, or not known.
+        containers, sample_rates: files by what they are, and by Hz.
+    """
+
+    num_rows: int = 0
+    num_files: int = 0
+    num_failing: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
+    audio_s: float = 0.0
+    num_guessed: int = 0
+    num_unknown: int = 0
+    containers: Counter[str] = field(default_factory=Counter)
+    sample_rates: Counter[int] = field(default_factory=Counter)
+
+    def note(self, index: int, kind: str, text: str) -> None:
+        self.counts[kind] += 1
+        self.num_failing += kind in ROW_ERROR_KINDS
+        self._keep(kind, (index, text))
+
+    def join(self, other: "Findings") -> None:
+        for name in ("num_rows", "num_files", "num_failing", "audio_s", "num_guessed", "num_unknown"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("counts", "containers", "sample_rates"):
+            getattr(self, name).update(getattr(other, name))
+        for kind, examples in other.examples.items():
+            for example in examples:
+                self._keep(kind, example)
+
+    def _keep(self, kind: str, example: tuple[int, str]) -> None:
+        kept = self.examples.setdefault(kind, [])
+        if len(kept) < SHOWN_ROWS or example < kept[-1]:
+            insort(kept, example)
+            del kept[SHOWN_ROWS:]
+
+
+class Probe:
+    """Every row of a manifest held against the header of its file.
+
+    Attributes:
+        findings: what was found.
+        audio_s: float32 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
+
+    Args:
+        files: int64 [rows], equal for rows of one file, as `Survey.files`.
+        num_workers: threads, each with a decoder process.
+        timeout_s: seconds a header may take, in each of two tries.
+        rules: what the model hears; None leaves out whether rows are too long or too short for it.
+        observe: called a few times a second with (rows done, rows that will fail).
+
+    Raises:
+        ManifestError: the manifest changed meanwhile.
+        AsrbatchError: a decoder process cannot be started.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        files: np.ndarray,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        rules: AudioRules | None = None,
+        observe: Callable[[int, int], None] = lambda done, failing: None,
+    ):
+        self._manifest, self._rules = manifest, rules
+        self.audio_s = np.full(len(manifest), np.nan, np.float32)
+        self.findings = Findings()
+        self._groups = _by_file(files)
+        self._taking, self._stopping = threading.Lock(), False
+        self._parts = [Findings() for _ in range(num_workers)]
+        self._decoders = [Decoder(timeout_s=min(timeout_s, MOST_TIMEOUT_S)) for _ in range(num_workers)]
+        with ThreadPoolExecutor(num_workers, "asrbatch-probe") as pool:
+            try:
+                working = {pool.submit(self._work, *own) for own in zip(self._decoders, self._parts, strict=True)}
+                while working:
+                    done, working = wait(working, 0.2, FIRST_EXCEPTION)
+                    for future in done:
+                        future.result()
+                    observe(sum(part.num_rows for part in self._parts), sum(part.num_failing for part in self._parts))
+            finally:  # after an error or Ctrl-C the other threads must not go on
+                self._stopping = True
+                for decoder in self._decoders:
+                    decoder.close()
+        for part in self._parts:
+            self.findings.join(part)
+
+    def _work(self, decoder: Decoder, found: Findings) -> None:
+        while (rows := self._take()) is not None:
+            file: object = None
+            header: Header | RowError | None = None
+            for index in rows:
+                if self._stopping:
+                    return
+                row = self._manifest.read(index)
+                if header is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
+                    file, header = file_of(row), self._open(row, decoder, found)
+                self._hold_against(row, header, found)
+
+    def _take(self) -> np.ndarray | None:
+        with self._taking:
+            return next(self._groups, None)
+
+    def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> Header | RowError:
+        name = row.audio.name
+        found.num_files += 1
+        try:
+            header = decoder.read_header(HeaderRequest(row.audio.resolve(), name))
+        except RowError as e:
+            return e
+        except (OSError, ValueError) as e:  # as the run would call it; see `preparation.py`
+            return RowError("unreadable", f"{name}: {e}")
+        found.containers[header.container] += 1
+        found.sample_rates[header.sample_rate] += 1
+        return header
+
+    def _hold_against(self, row: Utterance, header: Header | RowError, found: Findings) -> None:
+        rules = self._rules
+        part = Part(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.window_s if rules else None)
+        needs = {"sample_rate": rules.sample_rate, "min_samples": rules.min_samples} if rules else {}
+        found.num_rows += 1
+        self.audio_s[row.index] = 0.0
+        if isinstance(header, RowError):
+            found.note(row.index, header.kind, header.message)
+            return
+        try:
+            audio_s, mismatch = foresee(header, part, **needs)
+        except RowError as e:
+            found.note(row.index, e.kind, e.message)
+            return
+        if mismatch:
+            found.note(row.index, MISMATCH, mismatch)
+        if audio_s is None:
+            self.audio_s[row.index] = np.nan
+            found.num_unknown += 1
+        else:
+            self.audio_s[row.index] = audio_s
+            found.audio_s += audio_s
+            found.num_guessed += not header.is_exact
+
+
+def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:
+    """Arrays of rows, one for each file: rows ascending, files by their first row."""
+    small = np.uint32 if len(files) < 2**32 else np.int64
+    order = np.argsort(files, kind="stable").astype(small)
+    in_order = files[order]
+    starts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1]))).astype(small)
+    del in_order
+    by_first_row = np.argsort(order[starts], kind="stable").astype(small)
+    ends = np.append(starts[1:], small(len(files)))
+    for which in by_first_row:
+        yield order[starts[which] : ends[which]]

@@ -1,0 +1,210 @@
+"""What a manifest amounts to: rows, hours, duplicates, how even its chunks are, and what that costs at a given speed.
+
+Figures only, all from one pass over the manifest and none from its audio (that is `probe.py`). Knows nothing of models
+and devices, and does not show anything. Keeps 8 bytes a row beside what the manifest itself keeps, and 8 more when the
+files are to be probed.
+"""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass
+from os.path import normpath
+from typing import Any
+
+import numpy as np
+
+from .manifest import Manifest, open_manifest
+from .sharding import Sharding
+from .types import Utterance
+
+# What most models hear at once; longer rows are worth knowing about.
+LONG_S = 30.0
+SHOWN_DUPLICATES = 5
+_MOST_LANGUAGES = 1000
+
+
+@dataclass(frozen=True)
+class Durations:
+    """How long the rows are, by what they state; seconds. None where no row states its duration."""
+
+    num_stated: int
+    num_absent: int
+    num_long: int  # longer than LONG_S
+    total_s: float
+    min_s: float | None
+    median_s: float | None
+    p95_s: float | None
+    max_s: float | None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows that name the same piece of audio (file, offset, duration, channel) as an earlier row.
+
+    Attributes:
+        num_rows: such rows.
+        num_pieces: pieces that are named more than once.
+        examples: the first of these rows: its index, that of the first row with this piece, and the file's name.
+    """
+
+    num_rows: int
+    num_pieces: int
+    examples: tuple[tuple[int, int, str], ...]
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How even the chunks are. Arrays are indexed by chunk id.
+
+    Attributes:
+        asked, strategy: what was asked for, and what is in effect.
+        num_in_turn: rows dealt out in turn although `balanced` was asked for, because they state no duration.
+        num_rows, audio_s: int64 and float64 [chunks].
+        num_unknown: int64 [chunks], rows whose seconds nobody knows; they count as 0 in `audio_s`.
+    """
+
+    asked: str
+    strategy: str
+    num_in_turn: int
+    num_rows: np.ndarray
+    audio_s: np.ndarray
+    num_unknown: np.ndarray
+
+    @property
+    def num_chunks(self) -> int:
+        return len(self.num_rows)
+
+    @property
+    def num_empty(self) -> int:
+        return int(np.count_nonzero(self.num_rows == 0))
+
+    @property
+    def slowest(self) -> int:
+        """The chunk with the most audio; the most rows where no audio is known."""
+        return int(np.argmax(self.audio_s if self.audio_s.any() else self.num_rows))
+
+    @property
+    def longest_to_mean(self) -> float | None:
+        """Audio of the slowest chunk over that of the mean one: 1 is even."""
+        return float(self.audio_s.max() / self.audio_s.mean()) if self.audio_s.any() else None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Wall and GPU time at a given speed.
+
+    Attributes:
+        rtfx: seconds of audio per second, of one device.
+        num_devices: that share one process's rows.
+        startup_s: until an engine is ready.
+        wall_s: of the process with the most audio, when all run at once.
+        gpu_s: of all devices together.
+        num_not_counted: rows whose seconds nobody knows.
+    """
+
+    rtfx: float
+    num_devices: int
+    startup_s: float
+    wall_s: float
+    gpu_s: float
+    num_not_counted: int
+
+
+class Survey:
+    """One pass over a manifest.
+
+    Attributes:
+        manifest: opened and checked.
+        languages: rows by `lang`; those without under None, and those beyond the first 1,000 languages under "…".
+        files: int64 [rows], equal for rows of one file; None unless asked for.
+
+    Args:
+        source, split: as `open_manifest`.
+        with_files: keep `files`.
+
+    Raises:
+        ManifestError: it cannot be used; see `open_manifest`.
+    """
+
+    def __init__(self, source: str, split: str | None = None, *, with_files: bool = False):
+        self.languages: Counter[str | None] = Counter()
+        self._pieces = array("q")
+        self._files = array("q") if with_files else None
+        self.manifest: Manifest = open_manifest(source, split=split, check=self._add)
+        self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def _add(self, row: Utterance) -> None:
+        file = file_of(row)
+        self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
+        if self._files is not None:
+            self._files.append(hash(file))
+        known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
+        self.languages[row.lang if known else "…"] += 1
+
+    def durations(self) -> Durations:
+        durations_s = self.manifest.scan.durations_s
+        stated = durations_s[~np.isnan(durations_s)]
+        num_absent, num_long = len(self) - len(stated), self.num_longer_than(LONG_S)
+        if not len(stated):
+            return Durations(0, num_absent, 0, 0.0, None, None, None, None)
+        median_s, p95_s = (float(value) for value in np.percentile(stated, (50, 95)))
+        total_s = float(stated.sum(dtype=np.float64))
+        return Durations(len(stated), num_absent, num_long, total_s, float(stated.min()), median_s, p95_s, float(stated.max()))
+
+    def num_longer_than(self, seconds: float) -> int:
+        """Rows that state a longer duration."""
+        return int(np.count_nonzero(self.manifest.scan.durations_s > seconds))
+
+    def duplicates(self) -> Duplicates:
+        """Found by 64-bit hashes, so a pair in ten million may be counted by chance; examples are compared in full."""
+        order = np.argsort(np.frombuffer(self._pieces, np.int64), kind="stable")
+        in_order = np.frombuffer(self._pieces, np.int64)[order]
+        is_repeat = np.zeros(len(order), bool)
+        is_repeat[1:] = in_order[1:] == in_order[:-1]
+        places = np.flatnonzero(is_repeat)
+        num_pieces = int(np.count_nonzero(~is_repeat[places - 1]))
+        first_ones = places[np.argsort(order[places], kind="stable")[:SHOWN_DUPLICATES]]
+        examples = []
+        for place in first_ones:
+            first = order[np.searchsorted(in_order, in_order[place])]
+            row, earlier = self.manifest.read(order[place]), self.manifest.read(first)
+            if _piece_of(row) == _piece_of(earlier):
+                examples.append((row.index, earlier.index, row.audio.name))
+        return Duplicates(len(places), num_pieces, tuple(examples))
+
+    def balance(self, num_chunks: int, strategy: str, measured_s: np.ndarray | None = None) -> Balance:
+        """How the rows fall to chunks.
+
+        Args:
+            measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count instead of
+                the stated ones. Rows are dealt out by what the manifest states all the same.
+        """
+        stated_s = self.manifest.scan.durations_s
+        sharding = Sharding(stated_s, num_chunks, strategy)
+        known_s = stated_s if measured_s is None else np.where(np.isnan(measured_s), stated_s, measured_s)
+        audio_s = np.bincount(sharding.chunk_of, np.nan_to_num(known_s), minlength=num_chunks)
+        num_unknown = np.bincount(sharding.chunk_of, np.isnan(known_s), minlength=num_chunks).astype(np.int64)
+        return Balance(strategy, sharding.strategy, sharding.num_without_duration, sharding.num_rows, audio_s, num_unknown)
+
+
+def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: float = 0.0) -> Estimate:
+    """The time a run takes, from audio and speed alone; a chunk without rows starts no engine."""
+    used = balance.num_rows > 0
+    wall_s = float(balance.audio_s.max() / (rtfx * num_devices)) + startup_s
+    gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(used))
+    return Estimate(rtfx, num_devices, startup_s, wall_s, gpu_s, int(balance.num_unknown.sum()))
+
+
+def file_of(row: Utterance) -> Any:
+    """Equal for rows whose audio is one file, or one `data:` URI; bytes in a data set's cell are a file of their own."""
+    if row.audio.path is not None:
+        return normpath(row.audio.path)
+    written = row.fields.get("audio_filepath")
+    return row.audio.name, written if type(written) is str else None
+
+
+def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None]:
+    return file_of(row), row.offset_s or 0.0, row.duration_s, row.channel
