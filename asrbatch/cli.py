@@ -14,6 +14,7 @@ from . import __version__
 from .commands.common import Interrupted, complain
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
+from .commands.status import status
 from .commands.transcribe import transcribe
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command("merge-shards")(merge_shards)
 app.command()(plan)
+app.command()(status)
 
 
 def _version(asked: bool) -> None:

@@ -21,7 +21,8 @@ LAYERS = [
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
-    ["survey"],
+    ["status_files"],
+    ["status", "survey"],
     ["engine.start", "merge"],
     ["engine.__init__"],
     ["preparation"],
@@ -32,7 +33,7 @@ LAYERS = [
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.merge_shards", "commands.plan", "commands.transcribe"],
+    ["commands.merge_shards", "commands.plan", "commands.status", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -120,7 +121,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan"))]
+    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status"))]
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
