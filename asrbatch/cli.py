@@ -15,6 +15,7 @@ from .commands.common import Interrupted, complain
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
 from .commands.status import status
+from .commands.submit import submit
 from .commands.transcribe import transcribe
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(transcribe)
 app.command("merge-shards")(merge_shards)
 app.command()(plan)
+app.command()(submit)
 app.command()(status)
 
 

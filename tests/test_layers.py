@@ -15,8 +15,8 @@ LAYERS = [
     ["errors", "types", "__init__"],
     ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
     ["audio_header"],
-    ["audio_ffmpeg", "fingerprint", "output.paths"],
-    ["audio"],
+    ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
+    ["audio", "slurm_scripts"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
@@ -33,7 +33,7 @@ LAYERS = [
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.merge_shards", "commands.plan", "commands.status", "commands.transcribe"],
+    ["commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -49,7 +49,7 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "typer": {
         "cli", "commands.common", "commands.merge_shards", "commands.options", "commands.plan", "commands.status",
-        "commands.transcribe",
+        "commands.submit", "commands.transcribe",
     },
     "rich": {"display", "display_tables"},
     "huggingface_hub": {"checkpoint"},
@@ -121,7 +121,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status"))]
+    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit"))]
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
