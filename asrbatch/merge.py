@@ -7,8 +7,8 @@ in the chunk it belongs to, under its own id. Rows are read twice and never kept
 Never changes a chunk. Knows nothing of engines and audio.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,23 +101,26 @@ def merge(
     record = _record(manifest, fingerprint, of_run, tally, tallies, figures, findings)
     _warn_of_different_versions(record["versions"], say)
     say(f"writing {tally.rows} rows")
+    files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
+    with _only_writer(paths, say) as check:
+        if _check_replaceable(paths, fingerprint, overwrite):
+            _remove(paths.done, paths.rows)
+        write_merged(paths, record, tally, figures, located, files, check)
+    if not findings.complete:
+        return Merged(paths, findings, record, EXIT_ERROR)
+    return Merged(paths, findings, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+
+
+@contextmanager
+def _only_writer(paths: RunPaths, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Holds the output's lease; gives what to call now and then to be sure of it."""
     with ExitStack() as stack:
         lease = Lease(paths.lease, say=say)
         stack.callback(lease.release)
         heartbeat = Heartbeat(lease)
         heartbeat.start()
         stack.callback(heartbeat.stop)
-
-        def check() -> None:
-            heartbeat.check()
-            lease.ensure()
-
-        if _check_replaceable(paths, fingerprint, overwrite):
-            _remove(paths.done, paths.rows)
-        write_merged(paths, record, tally, figures, located, {c.chunk_id: c.paths.rows for c in of_run}, check)
-    if not findings.complete:
-        return Merged(paths, findings, record, EXIT_ERROR)
-    return Merged(paths, findings, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+        yield heartbeat.check
 
 
 def _read_rows(
@@ -195,7 +198,7 @@ def _find_rows_of_several_chunks(
     findings.add_rows("doubled", lines, len(doubled))
 
 
-def sum_tallies(tallies) -> Tally:
+def sum_tallies(tallies: Iterable[Tally]) -> Tally:
     """Counts over several files."""
     result = Tally()
     for tally in tallies:

@@ -138,7 +138,8 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measure(*options.measure, options.processes[0])))
         return
-    print(f"{options.chunks} chunks; Python {platform.python_version()}, {len(os.sched_getaffinity(0))} cores, files in memory\n")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{options.chunks} chunks just written; Python {platform.python_version()}, {cores} cores\n")
     print("| rows | GB | readers | manifest s | reading s | writing s | in all s | rows/s | peak MiB | a reader's MiB |")
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for num_rows in options.rows:
