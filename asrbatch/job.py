@@ -21,7 +21,7 @@ from .output.files import explained
 from .output.heartbeat import Heartbeat
 from .output.journal import Journal
 from .output.lease import Lease
-from .output.paths import RunPaths
+from .output.paths import RunPaths, find_chunks
 from .output.record import read_completion_mark, read_record, write_completion_mark
 from .plan import Plan
 from .progress import Observer, Progress, Stop, Summary
@@ -64,6 +64,7 @@ def run(
         record = read_record(paths)
         mark = read_completion_mark(paths)
         _check_same_run(paths, record, plan.fingerprint, mark is not None)
+        _compare_with_siblings(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
         _remove(paths.done)
@@ -101,6 +102,18 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
             f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
             "Give the same options, choose another --output, or --overwrite to start anew"
         )
+
+
+def _compare_with_siblings(config: RunConfig, plan: Plan, observer: Observer) -> None:
+    """Says so when another chunk was made otherwise: merge-shards would find out only when all the work is done."""
+    if config.num_chunks is None or config.overwrite:
+        return
+    siblings = find_chunks(config.output_path).get(config.num_chunks, {})
+    for chunk_id, paths in siblings.items():
+        if chunk_id != config.chunk_id and (record := read_record(paths)):
+            if changed := differences(record["fingerprint"], plan.fingerprint):
+                observer.say(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
+            return
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summary:

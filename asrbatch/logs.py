@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from .output.files import explained
 
@@ -25,14 +26,23 @@ def captured(path: Path):
         os.dup2(log, 2)
         yield os.lseek(log, 0, os.SEEK_END)
     finally:
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        finally:  # a full disk must not leave the terminal mute
-            for fd, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, fd)
-                os.close(copy)
-            os.close(log)
+        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+            _flush(stream, fd)
+        for fd, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(log)
+
+
+def _flush(stream: TextIO, fd: int) -> None:
+    """A log that the disk refuses ends no run; what is lost of it must not come out at the terminal instead."""
+    try:
+        stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
+        stream.flush()
 
 
 def tail(path: Path, start: int, lines: int = 15) -> list[str]:

@@ -364,3 +364,18 @@ def test_another_place_of_the_same_manifest_is_the_same_manifest(job, manifest, 
     summaries = [job(manifest, 2, 0), job(copy / "manifest.jsonl", 2, 1)]
     assert len({mark_of(summary.paths)["fingerprint"] for summary in summaries}) == 1
     check_rows([summary.paths.rows for summary in summaries], range(10))
+
+
+def test_a_chunk_says_when_another_was_made_otherwise(job, demo_rows, tmp_path):
+    """merge-shards would refuse them only when all the work is done."""
+    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[:4])
+
+    def warnings(chunk_id, **options):
+        listener = Listener()
+        job(manifest, 2, chunk_id, observer=listener, **options)
+        return [line for line in listener.lines if "another run's" in line]
+
+    assert warnings(0) == []
+    (warning,) = warnings(1, prompt="Names: Ada")
+    assert "chunk 0 is another run's" in warning and 'prompt: was null, now "Names: Ada"' in warning
+    assert warnings(1, overwrite=True) == []

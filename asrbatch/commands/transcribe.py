@@ -22,8 +22,11 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     config = options.config(environment=os.environ)
     stop = Stop()
     with Terminal() as terminal:
-        if config.num_chunks is None and "SLURM_ARRAY_TASK_ID" in os.environ:
-            terminal.say("warning: a SLURM array task without --num-chunks transcribes the whole manifest, as do all its others")
+        if config.num_chunks is None and os.environ.get("SLURM_ARRAY_TASK_COUNT", "1") != "1":
+            terminal.say(
+                "warning: without --num-chunks every task of this SLURM array transcribes the whole manifest; give it, unless "
+                "each task has a manifest of its own"
+            )
         stop_on_signals(stop, terminal)
         summary = run(config, terminal, stop)
         terminal.summary(summary)
