@@ -122,7 +122,7 @@ def _headline(summary) -> list[str]:
         lines.append(f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio")
     if figures.get("rtfx_engine"):
         lines.append(
-            f"RTFx {figures['rtfx_engine']:g} while the engine worked, "
+            f"RTFx of one device: {figures['rtfx_engine']:g} while the engine worked, "
             f"{figures['rtfx_end_to_end']:g} end to end, start-up included"
         )
     if tally.errors:

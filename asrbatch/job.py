@@ -17,6 +17,7 @@ from .errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_WORK
 from .fingerprint import differences, digest
 from .fleet import transcribe_on_devices
 from .local import transcribe_here
+from .output.figures import figures
 from .output.files import explained
 from .output.heartbeat import Heartbeat
 from .output.journal import Journal
@@ -81,8 +82,8 @@ def _summary(session: Session, lease: Lease, outcome: str) -> Summary:
     if outcome == "interrupted":
         return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
     lease.ensure()
-    figures = _figures(session.record.value["sessions"])
-    mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures)
+    figures_now = figures(session.record.value["sessions"])
+    mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures_now)
     return Summary(paths, outcome, EXIT_WORKER_DIED if session.workers_died else _exit_code(mark), progress, mark)
 
 
@@ -145,32 +146,3 @@ def _remove(*paths: Path) -> None:
 
 def _exit_code(mark: dict[str, Any]) -> int:
     return EXIT_ROWS_FAILED if mark["statuses"].get("failed") else EXIT_COMPLETE
-
-
-def _figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Speeds and stages over all sessions that recorded theirs; seconds are wall time unless they say otherwise.
-
-    Of a process with several devices, the engine's seconds are means over its devices: RTFx is that of all of them.
-    """
-
-    def total(name: str) -> float:
-        return round(sum(s.get(name) or 0.0 for s in sessions), 3)
-
-    wall, engine, startup = total("wall_s"), total("engine_s"), total("startup_s")
-    audio = total("audio_s")
-    return {
-        "sessions": len(sessions),
-        "rtfx_engine": round(audio / engine, 2) if engine else None,
-        "rtfx_end_to_end": round(audio / wall, 2) if wall else None,
-        "wall_s": wall,
-        "device_hours": round(sum((s.get("wall_s") or 0.0) * s.get("num_devices", 1) for s in sessions) / 3600, 6),
-        "stages_s": {
-            "startup": startup,
-            "engine": engine,
-            "engine_full": total("engine_full_s"),
-            "starved": total("starved_s"),
-            "write": total("write_s"),
-            "read_summed_over_workers": total("read_s"),
-            "prepare_summed_over_workers": total("prepare_s"),
-        },
-    }

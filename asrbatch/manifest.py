@@ -62,6 +62,10 @@ class Manifest:
     def __len__(self) -> int:
         return self.scan.num_rows
 
+    def where(self, index: int) -> str:
+        """File and line, or row, of a row; for messages."""
+        return self._reader.where(index)
+
     def read(self, index: int) -> Utterance:
         """Row `index` (0-based), with the id the scan gave it. From any thread; reads nothing about its audio.
 

@@ -5,6 +5,7 @@ The tables are made of the same values. README lists the fields; renaming one br
 
 from typing import Any
 
+from .manifest import Manifest
 from .probe import FIXES, Findings
 from .survey import Balance, Duplicates, Durations, Estimate
 
@@ -58,7 +59,7 @@ def time(estimate: Estimate) -> dict[str, Any]:
     }
 
 
-def headers(findings: Findings, source: str) -> dict[str, Any]:
+def headers(findings: Findings, manifest: Manifest) -> dict[str, Any]:
     kinds = [kind for kind in FIXES if findings.counts[kind]]
     return {
         "rows": findings.num_rows,
@@ -67,7 +68,7 @@ def headers(findings: Findings, source: str) -> dict[str, Any]:
         "counts": {kind: findings.counts[kind] for kind in kinds},
         "fixes": {kind: FIXES[kind] for kind in kinds},
         "examples": {
-            kind: [{"row": row, "where": f"{source}: row {row}", "text": text} for row, text in findings.examples[kind]]
+            kind: [{"row": row, "where": manifest.where(row), "text": text} for row, text in findings.examples[kind]]
             for kind in kinds
         },
         "measured_h": round(findings.audio_s / 3600, 6),

@@ -156,7 +156,7 @@ def test_json_has_the_documented_fields_and_stdout_nothing_else(cli, tiny_en, tm
     assert figures["model"] == {"model": tiny_en, "refused": None, "not_checked": None}
     assert figures["probe"]["counts"] == {"missing": 1} and figures["probe"]["files"] == 5
     (example,) = figures["probe"]["examples"]["missing"]
-    assert example == {"row": 4, "where": f"{manifest}: row 4", "text": "gone.wav: no such file"}
+    assert example == {"row": 4, "where": f"{manifest}:5", "text": "gone.wav: no such file"}
     assert figures["probe"]["containers"] == {"wav pcm_16": 4} and figures["probe"]["sample_rates_hz"] == {"16000": 4}
 
 
@@ -169,7 +169,7 @@ def test_tables_say_the_same_on_standard_output(cli, tiny_en, tmp_path):
         "5, of which 1 state no duration",
         "min 1.00 s  median 2.50 s  p95 3.85 s  max 4.00 s",
         "2 chunks, balanced",
-        f"missing: {manifest}: row 4: gone.wav: no such file",
+        f"missing: {manifest}:5: gone.wav: no such file",
         "nothing that transcribe would refuse",
         f"asrbatch merge-shards m.whisper-tiny.en.jsonl --manifest {manifest}",
         "chunks are not balanced by audio: 1 of 5 rows state no duration; those are dealt out in turn (strided)",

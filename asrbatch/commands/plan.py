@@ -86,7 +86,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         "chunks": None if num_chunks is None else plan_figures.chunks(balance),
         "estimate": time and plan_figures.time(time),
         "model": verdict and {"model": values["model"], "refused": verdict.refused, "not_checked": verdict.not_checked},
-        "probe": found and plan_figures.headers(found.findings, survey.manifest.source),
+        "probe": found and plan_figures.headers(found.findings, survey.manifest),
         "commands": _commands(options, config.output_path),
         "notes": _notes(
             survey,

@@ -19,6 +19,28 @@ _STAGES = {
 _PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 
 
+def figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of one output, over all sessions that worked on it.
+
+    Returns:
+        sessions: how many there were.
+        rtfx_engine: seconds of audio transcribed per second of one device, of those in which it held at least one window;
+            None where nothing was transcribed.
+        rtfx_end_to_end: the same with all the time it was occupied, start-up and waiting included.
+        wall_s: summed over sessions. stages_s: the same, by stage; the engine's are means over a session's devices.
+        device_hours: `wall_s` times devices, summed over sessions; GPU-hours where the devices are GPUs.
+    """
+    audio_s, device_s = total(sessions, "audio_s"), device_seconds(sessions, "wall_s")
+    return {
+        "sessions": len(sessions),
+        "rtfx_engine": _ratio(audio_s, device_seconds(sessions, "engine_s")),
+        "rtfx_end_to_end": _ratio(audio_s, device_s),
+        "wall_s": total(sessions, "wall_s"),
+        "stages_s": {stage: total(sessions, name) for stage, name in _STAGES.items()},
+        "device_hours": round(device_s / 3600, 6),
+    }
+
+
 def figures_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Figures of a run that many processes worked on.
 
@@ -26,12 +48,7 @@ def figures_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
         records: the chunks' run records by chunk id.
 
     Returns:
-        Nothing where there are no sessions; otherwise
-        sessions: how many there were.
-        rtfx_engine: seconds of audio transcribed per second of one device, of those in which it held at least one window.
-        rtfx_end_to_end: the same with all the time it was occupied, start-up and waiting included.
-        wall_s: summed over sessions. stages_s: the same, by stage.
-        device_hours: `wall_s` times devices, summed over sessions; GPU-hours where the devices are GPUs.
+        Nothing where there are no sessions; otherwise those of `figures` over all of them, and
         span_s: from the first session's start to the last one's end, by the clocks of the machines they ran on, waiting
             in a queue included.
         slowest_chunk: the chunk with the most wall time, which the whole run had to wait for.
@@ -41,14 +58,8 @@ def figures_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
         return {}
     wall_s = {chunk_id: total(record["sessions"], "wall_s") for chunk_id, record in records.items()}
     slowest = max(wall_s, key=wall_s.__getitem__)
-    audio_s, device_s = total(sessions, "audio_s"), device_seconds(sessions, "wall_s")
     return {
-        "sessions": len(sessions),
-        "rtfx_engine": _ratio(audio_s, device_seconds(sessions, "engine_s")),
-        "rtfx_end_to_end": _ratio(audio_s, device_s),
-        "wall_s": total(sessions, "wall_s"),
-        "stages_s": {stage: total(sessions, name) for stage, name in _STAGES.items()},
-        "device_hours": round(device_s / 3600, 6),
+        **figures(sessions),
         "span_s": span_s(sessions),
         "slowest_chunk": {"chunk_id": slowest, "wall_s": wall_s[slowest]},
     }
