@@ -14,31 +14,52 @@ from asrbatch import errors
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
+COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
-def section(title: str) -> str:
-    return re.split(r"^## ", README, flags=re.M)[[s.split("\n")[0] for s in re.split(r"^## ", README, flags=re.M)].index(title)]
+def section(title: str, text: str = README) -> str:
+    sections = {s.split("\n")[0]: s for s in re.split(r"^## ", text, flags=re.M)}
+    return sections[title]
 
 
-def options_of_the_command() -> set[str]:
+def options() -> dict[str, set[str]]:
+    """Every option by command, `--no-…` forms included."""
     import typer
 
     from asrbatch.cli import app
 
-    command = typer.main.get_command(app).commands["transcribe"]
-    return {name for parameter in command.params for name in parameter.opts if name.startswith("-")}
+    commands = typer.main.get_command(app).commands
+    return {
+        name: {option for p in command.params for option in (*p.opts, *p.secondary_opts) if option.startswith("-")} - {"--help"}
+        for name, command in commands.items()
+    }
 
 
-def test_readme_lists_every_option_and_no_other():
-    table = section("Options of `asrbatch transcribe MANIFEST`")
+@pytest.mark.parametrize(
+    "title", ["transcribe MANIFEST", "plan MANIFEST", "submit MANIFEST", "status OUTPUT", "merge-shards OUTPUT"]
+)
+def test_every_option_of_every_command_is_listed_and_no_other(title):
+    command = title.split()[0]
+    table = section(f"`asrbatch {title}`", COMMANDS)
     listed = {option for line in table.splitlines() if line.startswith("| `-") for option in OPTION.findall(line.split("|")[1])}
-    assert listed == options_of_the_command() - {"--help"}
+    if command in ("plan", "submit"):  # they take those of transcribe as well, and say so
+        shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset"}
+        assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
+        assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
+    else:
+        assert listed == options()[command]
 
 
-def test_options_named_anywhere_in_readme_exist():
-    known = options_of_the_command() | {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
-    assert {option for option in OPTION.findall(README) if option.startswith("--")} <= known
+def test_the_list_of_commands_is_complete():
+    assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
+
+
+@pytest.mark.parametrize("text", [README, COMMANDS])
+def test_options_named_anywhere_exist(text):
+    others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
+    others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
+    assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(*options().values()) | others
 
 
 def test_readme_lists_every_error_kind_with_its_meaning():
