@@ -14,6 +14,7 @@ from .findings import SHOWN_LINES, Findings
 from .fingerprint import differences, digest
 from .manifest import Manifest
 from .output.files import explained
+from .output.lease import holder_has_ended
 from .output.paths import RunPaths, chunk_path, find_chunks
 from .output.record import REFRESH_S, read_completion_mark, read_record
 from .sharding import Sharding
@@ -50,7 +51,8 @@ class ChunkFiles:
         session = self.last_session
         try:
             beat = datetime.fromisoformat(session["heartbeat"])
-            return session["outcome"] is None and abs((datetime.now(UTC) - beat).total_seconds()) < _ALIVE_S
+            recently = abs((datetime.now(UTC) - beat).total_seconds()) < _ALIVE_S
+            return session["outcome"] is None and recently and not holder_has_ended(self.paths.lease)
         except (KeyError, TypeError, ValueError):
             return False
 

@@ -19,13 +19,13 @@ from .status_files import FoundRun, RunFiles, Watch, read_run
 # A session that has not refreshed its record for so long is called silent.
 SILENT_AFTER_S = 3 * REFRESH_S
 
-NOT_STARTED, STARTING, RUNNING, SILENT = "not started", "starting", "running", "silent"
+NOT_STARTED, STARTING, RUNNING, SILENT, KILLED = "not started", "starting", "running", "silent", "killed"
 INTERRUPTED, ENGINE_DIED, ERROR = "interrupted", "engine died", "stopped by an error"
 COMPLETE, COMPLETE_WITH_FAILURES, DAMAGED = "complete", "complete with failures", "damaged"
 _COMPLETE = (COMPLETE, COMPLETE_WITH_FAILURES)
 _GOING_ON = (STARTING, RUNNING)
 _FOR_A_PERSON = (ERROR, DAMAGED)
-STATES = (*_COMPLETE, RUNNING, STARTING, SILENT, INTERRUPTED, ENGINE_DIED, NOT_STARTED, *_FOR_A_PERSON)
+STATES = (*_COMPLETE, RUNNING, STARTING, SILENT, KILLED, INTERRUPTED, ENGINE_DIED, NOT_STARTED, *_FOR_A_PERSON)
 _COUNTS = ("rows", "total_rows", "failed", "sessions")
 _UNEXPECTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what reading an edited record may raise
 _OUTCOMES = {"interrupted": INTERRUPTED, "engine_died": ENGINE_DIED, "error": ERROR}
@@ -126,6 +126,8 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
     if outcome in _OUTCOMES:
         why = f"{files.paths.rows}: {_OUTCOMES[outcome]}; see {files.paths.log.name} and what the command printed"
         return _OUTCOMES[outcome], why if outcome != "interrupted" else None
+    if files.has_ended and outcome is None:
+        return KILLED, None
     if silent_s > SILENT_AFTER_S:
         if outcome == "complete":
             return INTERRUPTED, f"{files.paths.rows}: has all its rows, but no completion mark; run the same command again"

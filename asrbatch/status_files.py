@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError, UsageError
+from .output.lease import holder_has_ended
 from .output.paths import RunPaths, check_output, chunk_path, find_chunks
 from .output.record import read_completion_mark, read_record
 
@@ -26,6 +27,7 @@ class RunFiles:
         chunk_id: None for a run in one piece.
         record, mark: the run record and the completion mark; None where there is no such file.
         num_bytes: of the rows file; None where there is none.
+        has_ended: this machine knows that the process that holds the lease is no more.
         problem: why a file could not be read; None when all could.
     """
 
@@ -34,6 +36,7 @@ class RunFiles:
     record: dict[str, Any] | None = None
     mark: dict[str, Any] | None = None
     num_bytes: int | None = None
+    has_ended: bool = False
     problem: str | None = None
 
     @property
@@ -107,7 +110,7 @@ def _read(chunk_id: int | None, paths: RunPaths) -> RunFiles:
         num_bytes = None
     except OSError as e:
         return RunFiles(chunk_id, paths, record, mark, problem=f"{paths.rows}: {e.strerror}")
-    return RunFiles(chunk_id, paths, record, mark, num_bytes)
+    return RunFiles(chunk_id, paths, record, mark, num_bytes, has_ended=mark is None and holder_has_ended(paths.lease))
 
 
 class Watch:

@@ -162,7 +162,12 @@ def test_a_run_is_seen_while_it_goes_and_when_it_was_killed(manifest, tiny_en, t
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+    assert states(run_status(output)) == ["not started", "killed"], "this machine's kernel knows at once"
+    lease = tmp_path / "out.chunk-00001-of-00002.lease"
+    ours = lease.read_text()
+    lease.write_text(json.dumps({**json.loads(ours), "host": "another"}))
     killed = run_status(output, now=datetime.now(UTC) + LATER)
+    lease.write_text(ours)
     chunk = killed["chunks"][1]
     assert chunk["state"] == "silent" and chunk["eta_s"] is None and chunk["silent_s"] > status.SILENT_AFTER_S
     assert chunk["note"].startswith(f"no sign of life since {chunk['heartbeat']}")

@@ -212,6 +212,15 @@ class Lease:
         return self.path.with_name(f".{self.path.name}.{name}")
 
 
+def holder_has_ended(path: Path) -> bool:
+    """Whether this machine's kernel knows that the process named in a lease is no more; False where only time can tell."""
+    try:
+        content = _read(path)
+    except OSError:  # nobody's business here: who writes will hear of it
+        return False
+    return content is not None and _is_alive_here(content) is False
+
+
 def _now() -> float:
     """Seconds on a clock that also runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
