@@ -114,11 +114,11 @@ def _read_in_processes(shares: list[list[tuple[int, Path]]], expected: Expected)
     try:
         for share in shares:
             receiver, sender = context.Pipe(duplex=False)
-            worker = context.Process(target=_read_share, args=(share, expected, sender), daemon=True)
+            results.append(receiver)
+            worker = context.Process(target=_read_share, args=(share, expected, sender, tuple(results)), daemon=True)
             worker.start()
             sender.close()  # else its end would not be noticed
             workers.append(worker)
-            results.append(receiver)
         while results:
             for receiver in wait(results):
                 try:
@@ -140,9 +140,13 @@ def _read_in_processes(shares: list[list[tuple[int, Path]]], expected: Expected)
             worker.join()
 
 
-def _read_share(share: list[tuple[int, Path]], expected: Expected, results: Connection) -> None:
+def _read_share(
+    share: list[tuple[int, Path]], expected: Expected, results: Connection, inherited: tuple[Connection, ...]
+) -> None:
     """In a process of its own: sends each chunk's rows and then None, or the error that stops it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals all of us; the one that waits for us ends us
+    for receiver in inherited:
+        receiver.close()  # else the pipe would stay open when nobody reads it any more, and sending would never end
     with suppress(BrokenPipeError):  # nobody waits for us any more
         try:
             for chunk_id, path in share:

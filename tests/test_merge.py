@@ -4,6 +4,7 @@ The chunks are real runs with the beep engine in the engine's place, and are the
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,6 +38,7 @@ from asrbatch.errors import (
 from asrbatch.findings import KINDS, SHOWN_LINES, Findings, ranges
 from asrbatch.fingerprint import digest
 from asrbatch.job import run
+from asrbatch.manifest import open_manifest
 from asrbatch.merge import merge
 from asrbatch.output.figures import figures_of_chunks
 from asrbatch.output.lease import Lease
@@ -85,6 +88,15 @@ def output(made, tmp_path) -> Path:
     """The output path of a copy of that run."""
     shutil.copytree(made / "run", tmp_path / "run")
     return tmp_path / "run" / "out.jsonl"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """scripts/bench_merge.py, which makes large runs."""
+    spec = importlib.util.spec_from_file_location("bench_merge", REPO / "scripts" / "bench_merge.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -658,6 +670,42 @@ def test_a_reading_process_that_is_killed_is_an_error(output, manifest):
     assert done.returncode == 1 and "a process that was reading chunks ended before its time" in done.stderr
 
 
+DIE_WHILE_READING = """
+import multiprocessing, os, signal, sys
+from pathlib import Path
+from asrbatch.chunk_rows import Expected, read_chunks
+from asrbatch.manifest import open_manifest
+from asrbatch.output.paths import chunk_path
+from asrbatch.sharding import Sharding
+manifest = open_manifest(sys.argv[2])
+chunks = {chunk_id: chunk_path(Path(sys.argv[1]), chunk_id, 4) for chunk_id in range(4)}
+reading = read_chunks(chunks, Expected(manifest, Sharding(manifest.scan.durations_s, 4).chunk_of), 2)
+next(reading)
+print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_reading_processes_end_with_the_one_that_waits_for_them(bench, tmp_path):
+    """What they have to say is more than a pipe holds: they must notice that nobody reads it any more."""
+    bench.make_manifest(tmp_path / "manifest.jsonl", 16000)
+    bench.make_run(tmp_path / "out.jsonl", open_manifest(tmp_path / "manifest.jsonl"), 4)
+    command = [sys.executable, "-c", DIE_WHILE_READING, tmp_path / "out.jsonl", tmp_path / "manifest.jsonl"]
+    pids = [int(pid) for pid in subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout.split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 20
+    while any(lives(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(lives(pid) for pid in pids)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return b"asrbatch.chunk_rows" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
+    except FileNotFoundError:
+        return False
+
+
 def limited(limit: str, *arguments) -> subprocess.CompletedProcess:
     command = ["bash", "-c", f'ulimit {limit} && exec "$@"', "-", sys.executable, "-m", "asrbatch", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -684,21 +732,14 @@ def test_a_full_disk_leaves_what_was_there(output, manifest):
     assert not [path.name for path in output.parent.iterdir() if ".tmp-" in path.name]
 
 
-def test_memory_is_a_few_bytes_a_row(tmp_path):
+def test_memory_is_a_few_bytes_a_row(bench, tmp_path):
     """Rows are a kilobyte each. Beside a constant, what is kept of one must be some 100 bytes, the manifest's part included."""
-    sys.path.insert(0, str(REPO / "scripts"))
-    try:
-        from bench_merge import make_manifest, make_run
-    finally:
-        sys.path.pop(0)
-    from asrbatch.manifest import open_manifest
-
     peaks = {}
     for num_rows in (6000, 18000):
         folder = tmp_path / str(num_rows)
         folder.mkdir()
-        make_manifest(folder / "manifest.jsonl", num_rows)
-        make_run(folder / "out.jsonl", open_manifest(folder / "manifest.jsonl"), 4)
+        bench.make_manifest(folder / "manifest.jsonl", num_rows)
+        bench.make_run(folder / "out.jsonl", open_manifest(folder / "manifest.jsonl"), 4)
         tracemalloc.start()
         assert merge(folder / "out.jsonl", str(folder / "manifest.jsonl")).exit_code == EXIT_COMPLETE
         peaks[num_rows] = tracemalloc.get_traced_memory()[1]
