@@ -63,7 +63,7 @@ class ChunkFiles:
         if not session:
             return "not there"
         if self.is_running:
-            return f"still running on {session.get('host')}"
+            return f"still running on {session.get('host')}, or killed less than {_ALIVE_S:g} s ago"
         outcome = session.get("outcome")
         return f"killed, last sign of life {session.get('heartbeat')}" if outcome is None else _OUTCOMES.get(outcome, outcome)
 

@@ -27,7 +27,7 @@ class Findings:
         counts: how many by kind; rows, chunks or files, as the kind's title says.
         again: chunks to run again with the same command.
         overwrite: chunks to run again with --overwrite.
-        running: chunks that are being written now; they are not to be run again.
+        running: chunks that seem to be written now, and so are not to be run again.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class Findings:
             if self._num_unshown[kind]:
                 report.append(f"  … and {self._num_unshown[kind]} more")
         for title, chunks in (
-            ("still running, wait for them", self.running),
+            ("running, or killed just now: merge again when they have ended", self.running),
             ("the same command again will do for", self.again - self.overwrite),
             ("--overwrite, which starts a chunk anew, is needed for", self.overwrite),
             ("chunks to run again", self.run_again),

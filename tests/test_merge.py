@@ -431,8 +431,11 @@ def test_a_chunk_that_still_runs_is_waited_for(output, manifest):
     delete(chunk(output, 2))
     findings = merge(output, str(manifest)).findings
     assert (findings.running, findings.run_again) == ({1}, [2])
-    assert "still running, wait for them: 1" in findings.lines()
-    assert any(re.search(r"chunk 1: still running on \S+; 1 of its \d rows missing", line) for line in findings.lines())
+    assert "running, or killed just now: merge again when they have ended: 1" in findings.lines()
+    assert any(
+        re.search(r"chunk 1: still running on \S+, or killed less than 120 s ago; 1 of its \d rows missing", line)
+        for line in findings.lines()
+    )
 
 
 def test_a_chunk_that_is_run_again_meanwhile_is_not_called_damaged(output, manifest):
