@@ -202,10 +202,15 @@ class Fleet:
         return self._held_elsewhere()
 
     def _held_elsewhere(self) -> int | None:
-        """The row that waits longest for its turn: the one given last to the worker with the most on its hands."""
+        """The row that waits longest for its turn: the one given last to the worker with the most on its hands.
+
+        None that is done already (its copy was faster), is being done twice, or saw an engine die.
+        """
+        finished, deaths = self._session.journal.finished, self._session.deaths
         for busiest in sorted(self._workers, key=lambda worker: len(worker.held) - worker.capacity, reverse=True):
             for index in reversed(busiest.held):
-                if sum(index in worker.held for worker in self._workers) == 1 and index not in self._session.deaths:
+                is_held_once = sum(index in worker.held for worker in self._workers) == 1
+                if is_held_once and not finished[index] and index not in deaths:
                     return index
         return None
 
