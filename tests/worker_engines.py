@@ -39,13 +39,13 @@ def start(checkpoint, *, device, deliver, **options):
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
         if key[0] == POISON and dies:
+            (log.parent / "died").touch()
             time.sleep(0.1)  # others are in flight by now
             if fate == "death told":
                 from asrbatch.engine import Failure
 
                 deliver(key, Failure(EngineDiedError("the engine process died: killed by row 7")))
                 return
-            (log.parent / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         answer(key, request)
 
