@@ -318,7 +318,7 @@ def test_import_is_light(tmp_path):
 import sys
 import asrbatch.checkpoint, asrbatch.prompts, asrbatch.fingerprint, asrbatch.output.journal, asrbatch.output.lease
 asrbatch.checkpoint.open_checkpoint({str(folder)!r}).digest
-print(sorted({{"torch", "vllm", "huggingface_hub", "transformers", "datasets", "numpy"}} & set(sys.modules)))
+print(sorted({{"torch", "vllm", "huggingface_hub", "transformers", "datasets"}} & set(sys.modules)))
 """
     done = in_new_process(code)
     assert done.stdout == "[]\n", done.stderr
