@@ -3,11 +3,16 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # Whoever runs the tests in the background of a shell (a CI runner, nohup) hands this on, and Ctrl-C would reach nobody.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
@@ -127,8 +132,6 @@ def cli(tmp_path):
 @pytest.fixture
 def start_cli(tmp_path):
     """Starts the real command in a process group of its own; whatever is left of it at the end is killed."""
-    import signal
-
     started = []
 
     def call(*arguments, cwd=tmp_path, env=None):
