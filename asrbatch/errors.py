@@ -11,6 +11,7 @@ EXIT_USAGE = 2
 EXIT_ROWS_FAILED = 3
 EXIT_INTERRUPTED = 4
 EXIT_WORKER_DIED = 5
+EXIT_HELD = 6
 
 # The kinds of `error.kind` in an output row, with what each one means. README lists them from here (a test compares).
 ROW_ERROR_KINDS = {
@@ -74,6 +75,8 @@ class OutputError(AsrbatchError):
 
 class LeaseError(OutputError):
     """Another process writes the same output."""
+
+    exit_code = EXIT_HELD
 
 
 class EngineStartError(AsrbatchError):

@@ -20,8 +20,9 @@ MAX_ARRAY_SIZE = 1000
 CPUS_PER_GPU = 8
 
 _SHORT = {
-    "-A": "--account", "-a": "--array", "-c": "--cpus-per-task", "-D": "--chdir", "-e": "--error", "-G": "--gpus",
-    "-J": "--job-name", "-N": "--nodes", "-n": "--ntasks", "-o": "--output", "-p": "--partition", "-q": "--qos", "-t": "--time",
+    "-A": "--account", "-a": "--array", "-c": "--cpus-per-task", "-d": "--dependency", "-D": "--chdir", "-e": "--error",
+    "-G": "--gpus", "-J": "--job-name", "-N": "--nodes", "-n": "--ntasks", "-o": "--output", "-p": "--partition",
+    "-q": "--qos", "-t": "--time",
 }  # fmt: skip
 
 
@@ -41,12 +42,14 @@ class SlurmOptions:
         python: the words that start the interpreter which has asrbatch.
         max_running: most tasks at a time; None for as many as SLURM gives.
         max_array_size: most tasks in one array.
-        requeue: how often a task requeues itself.
+        requeue: how often in a row a task that wrote no row requeues itself; 0 for never.
         signal_before_s: how long before the time limit a task is told to finish; 0 for not at all.
         stagger_s: starts are spread over so many seconds.
         cache_dir: where compile caches go; None takes the node's temporary folder.
         merge: submit a merge job too.
         merge_partition, merge_time: of the merge job; None takes those of the array.
+        merge_cpus, merge_mem: of the merge job; None takes SLURM's default.
+        merge_sbatch: further `#SBATCH` lines of the merge job.
 
     Raises:
         UsageError: a value out of range, or one that cannot stand in a script.
@@ -75,10 +78,14 @@ class SlurmOptions:
     merge: bool = True
     merge_partition: str | None = None
     merge_time: str | None = None
+    merge_cpus: int | None = None
+    merge_mem: str | None = None
+    merge_sbatch: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option, number, least, most in (
             ("--cpus-per-task", self.cpus_per_task, 1, None),
+            ("--merge-cpus", self.merge_cpus, 1, None),
             ("--max-running", self.max_running, 1, None),
             ("--max-array-size", self.max_array_size, 1, None),
             ("--requeue", self.requeue, 0, None),
@@ -96,15 +103,20 @@ class SlurmOptions:
         if "\\" in str(self.log_dir):
             raise UsageError(f"--log-dir {self.log_dir}: SLURM cannot write to a path with a backslash; choose another")
         self._check_lines()
-        self._check_extra()
+        _check_extra("--sbatch", self.sbatch, array_directives(self, (0,), None), {"--requeue", "--no-requeue", *_GPUS}, _INSTEAD)
+        _check_extra(
+            "--merge-sbatch", self.merge_sbatch, merge_directives(self), {"--dependency", "--kill-on-invalid-dep"}, _MERGES
+        )
 
     def _check_lines(self) -> None:
         texts = {
             "--partition": self.partition, "--account": self.account, "--qos": self.qos, "--time": self.time, "--mem": self.mem,
             "--chdir": self.chdir, "--log-dir": str(self.log_dir), "--merge-partition": self.merge_partition,
-            "--merge-time": self.merge_time, "--cache-dir": self.cache_dir, "--container": self.container,
+            "--merge-time": self.merge_time, "--merge-mem": self.merge_mem, "--cache-dir": self.cache_dir,
+            "--container": self.container,
         }  # fmt: skip
-        several = [("--sbatch", line) for line in self.sbatch] + [("--setup", line) for line in self.setup]
+        lines = {"--sbatch": self.sbatch, "--merge-sbatch": self.merge_sbatch, "--setup": self.setup}
+        several = [(option, line) for option in lines for line in lines[option]]
         for option, text in [*texts.items(), *several]:
             if text is not None and (not text.strip() or re.search(r"[\n\r\0]", text)):
                 raise UsageError(f"{option} {text!r}: must be one line, and not empty")
@@ -114,21 +126,23 @@ class SlurmOptions:
             except ValueError as e:
                 raise UsageError(f"--container {self.container}: {e}") from e
 
-    def _check_extra(self) -> None:
-        """An extra line that sets what we set would win or lose by its place in the script; neither is what was asked."""
-        ours = {"--array", "--output", "--error", *(name for name, _ in array_directives(self, (0,), None))}
-        ours |= {"--requeue", "--no-requeue", "--gpus", "--gpus-per-node", "--wrap"}
-        for line in self.sbatch:
-            if not line.startswith("-"):
-                raise UsageError(f"--sbatch {line!r}: is not an option of sbatch; write it as --sbatch='--constraint=a100'")
-            name = _SHORT.get(line[:2], re.split(r"[=\s]", line, maxsplit=1)[0])
-            if name in ours:
-                raise UsageError(f"--sbatch {line!r}: submit sets {name} itself; {_INSTEAD.get(name, f'use {name}')}")
-
     @property
     def num_gpus(self) -> int:
         return int(self.gpus.rpartition(":")[2])
 
+
+def _check_extra(option: str, lines: Sequence[str], ours: "Directives", others: set[str], instead: dict[str, str]) -> None:
+    """An extra line that sets what we set would win or lose by its place in the script; neither is what was asked."""
+    taken = {"--array", "--output", "--error", "--wrap", *others, *(name for name, _ in ours)}
+    for line in lines:
+        if not line.startswith("-"):
+            raise UsageError(f"{option} {line!r}: is not an option of sbatch; write it as {option}='--constraint=a100'")
+        name = _SHORT.get(line[:2], re.split(r"[=\s]", line, maxsplit=1)[0])
+        if name in taken:
+            raise UsageError(f"{option} {line!r}: submit sets {name} itself; {instead.get(name, f'use {name}')}")
+
+
+_GPUS = ("--gpus", "--gpus-per-node")
 
 _INSTEAD = {
     "--array": "use --num-chunks, --chunks and --max-running",
@@ -143,6 +157,21 @@ _INSTEAD = {
     "--gres": "use --gpus",
     "--gpus-per-node": "use --gpus of submit",
     "--wrap": "the script is what submit writes",
+}
+
+# Of the merge job.
+_MERGES = {
+    **{name: text for name, text in _INSTEAD.items() if name in ("--output", "--error", "--wrap")},
+    "--array": "it is one job",
+    "--open-mode": "it appends to its log",
+    "--nodes": "it is one process on one node",
+    "--ntasks": "it is one process on one node",
+    "--cpus-per-task": "use --merge-cpus",
+    "--mem": "use --merge-mem",
+    "--partition": "use --merge-partition",
+    "--time": "use --merge-time",
+    "--dependency": "it waits for the arrays",
+    "--kill-on-invalid-dep": "it ends when a task of the arrays has failed",
 }
 
 
@@ -207,8 +236,12 @@ def split_arrays(chunks: Sequence[int], options: SlurmOptions) -> list[Array]:
     return [Array(offset, tuple(tasks), share) for (offset, tasks), share in zip(groups.items(), shares, strict=True)]
 
 
-def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: int | None) -> list[tuple[str, str | None]]:
-    """The `#SBATCH` options of an array, extra ones aside: name, and value where it has one."""
+# `#SBATCH` options: name, and value where there is one.
+Directives = list[tuple[str, str | None]]
+
+
+def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: int | None) -> Directives:
+    """Those of an array, extra ones aside."""
     bound = "" if max_running is None else f"%{max_running}"
     cpus = options.cpus_per_task or options.num_gpus * CPUS_PER_GPU or None
     wanted = [
@@ -231,6 +264,25 @@ def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: i
         ("--chdir", options.chdir),
     ]
     return [(name, str(value) or None) for name, value in wanted if value is not None]
+
+
+def merge_directives(options: SlurmOptions) -> Directives:
+    """Those of the merge job, extra ones aside; its dependency on the arrays is given when it is submitted."""
+    wanted = [
+        ("--job-name", f"{options.job_name}-merge"),
+        ("--output", f"{log_pattern(options)}/%x-%j.log"),
+        ("--open-mode", "append"),
+        ("--nodes", "1"),
+        ("--ntasks", "1"),
+        ("--cpus-per-task", options.merge_cpus),
+        ("--mem", options.merge_mem),
+        ("--partition", options.merge_partition or options.partition),
+        ("--account", options.account),
+        ("--qos", None if options.merge_partition else options.qos),  # a GPU partition's, as a rule
+        ("--time", options.merge_time or options.time),
+        ("--chdir", options.chdir),
+    ]
+    return [(name, str(value)) for name, value in wanted if value is not None]
 
 
 def log_pattern(options: SlurmOptions) -> str:

@@ -36,10 +36,13 @@ class Submitted:
     merge: str | None
 
 
-def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path) -> Submitted:
+def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_command: str) -> Submitted:
     """Writes the scripts, makes the folder of the logs, and submits: arrays first, then the merge job that waits for all.
 
     SLURM does not make that folder, and a job whose log cannot be opened vanishes without a trace.
+
+    Args:
+        merge_command: what a person runs where no merge job does; for messages.
 
     Raises:
         OutputError: a file or the folder could not be written.
@@ -62,7 +65,7 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path) -> Sub
             left = ",".join(s.chunks for s in arrays[i:])
             raise AsrbatchError(
                 f"{e}; submitted so far: {_arrays(ids)}, without a merge job. Either scancel {' '.join(ids)}, or submit the rest "
-                f"with --chunks {left} and run asrbatch merge-shards when all have ended"
+                f"with --chunks {left} and run this when all have ended: {merge_command}"
             ) from e
     if merge is None:
         return Submitted(tuple(ids), None)
@@ -70,7 +73,7 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path) -> Sub
         # Without --kill-on-invalid-dep the job would wait for ever once a chunk has failed.
         merge_id = _sbatch(merge.path, f"--dependency=afterok:{':'.join(ids)}", "--kill-on-invalid-dep=yes")
     except AsrbatchError as e:
-        raise AsrbatchError(f"{e}; {_arrays(ids)} was submitted and goes on; run asrbatch merge-shards when it has ended") from e
+        raise AsrbatchError(f"{e}; {_arrays(ids)} was submitted and goes on; run this when it has ended: {merge_command}") from e
     return Submitted(tuple(ids), merge_id)
 
 

@@ -58,7 +58,7 @@ def submit(
     chunks: Annotated[
         str | None, typer.Option(metavar="IDS", help="Only these chunks, e.g. 3,7-9: as merge-shards names them.")
     ] = None,
-    requeue: Annotated[int, typer.Option(help="How often an interrupted, killed or failed task requeues itself.")] = 3,
+    requeue: Annotated[int, typer.Option(help="How often in a row a task that wrote no row requeues itself; 0 for never.")] = 3,
     signal_before: Annotated[
         int, typer.Option(help="Seconds before the time limit at which a task stops and requeues itself; 0 for not at all.")
     ] = 120,
@@ -69,6 +69,13 @@ def submit(
     merge: Annotated[bool, typer.Option(help="Submit the job that verifies and joins the chunks.")] = True,
     merge_partition: Annotated[str | None, typer.Option(help="Partition of the merge job. [default: --partition]")] = None,
     merge_time: Annotated[str | None, typer.Option(help="Time limit of the merge job. [default: --time]")] = None,
+    merge_cpus: Annotated[
+        int | None, typer.Option(help="CPU cores of the merge job. [default: SLURM's]", show_default=False)
+    ] = None,
+    merge_mem: Annotated[str | None, typer.Option(help="Memory of the merge job, e.g. 4G. [default: SLURM's]")] = None,
+    merge_sbatch: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION", help="One more #SBATCH line of the merge job; may be repeated.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -108,23 +115,28 @@ def submit(
         merge=merge,
         merge_partition=merge_partition,
         merge_time=merge_time,
+        merge_cpus=merge_cpus,
+        merge_mem=merge_mem,
+        merge_sbatch=tuple(merge_sbatch or ()),
     )
     ids = list(range(config.num_chunks)) if chunks is None else parse_chunks(chunks, config.num_chunks)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
-    merge_job = _merge(slurm, config, manifest) if slurm.merge else None
+    arguments = _merge_arguments(config, manifest)
+    merge_job = _merge(slurm, config, arguments) if slurm.merge else None
     for note in _notes(config, slurm):
         _say(f"note: {note}")
     if dry_run:
         for script in [*scripts, *([merge_job] if merge_job else [])]:
             typer.echo(script.text)
         return
-    submitted = submit_scripts(scripts, merge_job, slurm.log_dir)
+    by_hand = shlex.join(["asrbatch", *arguments])
+    submitted = submit_scripts(scripts, merge_job, slurm.log_dir, by_hand)
     for job in submitted.arrays:
         typer.echo(f"array {job}")
     if submitted.merge:
         typer.echo(f"merge {submitted.merge}")
-    _say(_how_to_follow(submitted, len(ids), config, slurm))
+    _say(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
 
 
 def _array(
@@ -140,13 +152,18 @@ def _array(
     return Script(path, text, ranges(array.chunks))
 
 
-def _merge(slurm: SlurmOptions, config: RunConfig, manifest: Path) -> Script:
-    path = _beside(config.output_path, "merge")
+def _merge_arguments(config: RunConfig, manifest: Path) -> list[str]:
+    """What merges this run, for the merge job and for a person."""
     arguments = ["merge-shards", str(config.output_path), "--manifest", str(manifest), "--num-chunks", str(config.num_chunks)]
     if config.split is not None:
         arguments.append(f"--split={config.split}")
     if config.overwrite:
         arguments.append("--overwrite")
+    return arguments
+
+
+def _merge(slurm: SlurmOptions, config: RunConfig, arguments: list[str]) -> Script:
+    path = _beside(config.output_path, "merge")
     return Script(path, merge_script(slurm, arguments, path=path))
 
 
@@ -206,10 +223,10 @@ def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
     return notes
 
 
-def _how_to_follow(submitted: Submitted, num_chunks: int, config: RunConfig, slurm: SlurmOptions) -> str:
+def _how_to_follow(submitted: Submitted, num_chunks: int, config: RunConfig, slurm: SlurmOptions, by_hand: str) -> str:
     jobs = [*submitted.arrays, *([submitted.merge] if submitted.merge else [])]
     logs = slurm.log_dir / slurm.job_name
-    then = "then the merge job" if submitted.merge else f"then run: asrbatch merge-shards {shlex.quote(str(config.output_path))}"
+    then = "then the merge job" if submitted.merge else f"then run: {by_hand}"
     lines = [
         f"submitted {num_chunks} of {config.num_chunks} chunks, {then}",
         f"  queue:    squeue --jobs={','.join(jobs)}",

@@ -14,7 +14,8 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 
     Exit codes: 0 complete; 1 stopped by an error; 2 usage; 3 complete, some rows failed; 4 interrupted, resume with
-    the same command; 5 complete, but a worker of --devices died and its rows were done again.
+    the same command; 5 complete, but a worker of --devices died and its rows were done again; 6 another
+    process writes this output, try again later.
     """
     from ..job import run
     from ..progress import Stop
