@@ -35,7 +35,8 @@ def submit(cli, slurm):
     """Runs `asrbatch submit` against the cluster; the ids of the jobs, arrays first."""
 
     def call(*arguments) -> list[str]:
-        done = cli("submit", *arguments, env=slurm.environment)
+        # sbatch hands the environment on: a task that finds its chunk held asks again every second.
+        done = cli("submit", *arguments, env={**slurm.environment, "ASRBATCH_HELD_PAUSE_S": "1"})
         assert done.returncode == 0, done.stderr
         return [line.split()[1] for line in done.stdout.splitlines()]
 
@@ -107,6 +108,7 @@ def test_a_killed_a_stopped_and_a_preempted_task_end_as_one_verified_file(
 
     complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(3)), merge)
     assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(3)] == ["1", "1", "1"]
+    assert not list(tmp_path.glob("*.requeues")), "counts end with the chunk"
     assert "ended with 137" in log(first) and f"requeueing {array}_{first}" in log(first)
     assert "USR1: the time limit is near" in log(second) and "ended with 4" in log(second)
     assert f"requeueing {array}_{second}" in log(second)
@@ -135,23 +137,25 @@ def small_run(demo_rows, tmp_path_factory) -> Path:
 
 
 def test_two_tasks_with_one_chunk_write_it_once(slurm, submit, tiny_en, small_run):
-    """Task 1, and task 0 of an array that begins at chunk 1. The one that finds the other writing comes back later."""
+    """Task 1, and task 0 of an array that begins at chunk 1. The one that finds the other writing waits, without a requeue."""
     output = small_run / "out.jsonl"
     run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU, "--chunks", 1, "--no-merge"]
     (first,) = submit(*run)
     (second,) = submit(*run, "--max-array-size", 1)
     tasks = (f"{first}_1", f"{second}_0")
-    wait_until(lambda: any(slurm.state(task) == "COMPLETED" for task in tasks), "one is complete", 120, lambda: logs(small_run))
     complete(slurm, small_run, *tasks)
     said = [(small_run / f"logs/asrbatch-out-{task}.log").read_text() for task in tasks]
     refused = [text for text in said if "is writing this output" in text]
-    assert len(refused) == 1 and "asrbatch ended with 1" in refused[0] and "asrbatch ended with 0" in refused[0], said
+    assert len(refused) == 1 and "another process writes this chunk: asking again in 1 s" in refused[0], said
+    assert re.findall(r"asrbatch ended with (\d)", refused[0])[-2:] == ["6", "0"], said
+    assert [slurm.jobs()[task]["Restarts"] for task in tasks] == ["0", "0"]
     assert [s["outcome"] for s in sessions(output, 1, 2)] == ["complete"]
     assert len(stable(chunk(output, 1, 2))) == 3
 
 
 def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_completes_it(slurm, submit, cli, tiny_en, small_run):
-    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again."""
+    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again, on two
+    devices."""
     output = small_run / "out.jsonl"
     run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU]
     array, merge = submit(*run, "--chunks", 0, "--requeue", 0)
@@ -168,12 +172,12 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
 
     edits = {
         "--array=0-15%8": f"--array={refused.stdout.strip()}",
-        "#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n#SBATCH --mem=32G\n": "",
+        "#SBATCH --gres=gpu:1\n#SBATCH --cpus-per-task=8\n#SBATCH --mem=32G\n": "#SBATCH --cpus-per-task=2\n",
         "manifest=manifest.jsonl": f"manifest='{small_run}/m.jsonl'",
         "model=openai/whisper-large-v3-turbo": f"model='{tiny_en}'",
         "output=run/out.jsonl": f"output='{output}'",
         "num_chunks=16": "num_chunks=2",
-        "options=(--language en)": f"options=({' '.join(EXACT)})",
+        "options=(--language en)": f"options=({' '.join(EXACT)} --devices 0,1)",
         "source .venv/bin/activate": f"source '{REPO}/.venv/bin/activate'",
     }
     for name in ("array.sbatch", "merge.sbatch"):
@@ -187,6 +191,7 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
     merge = slurm.call("sbatch", *options, *waits, small_run / "merge.sbatch").strip()
     complete(slurm, small_run, f"{array}_0", merge)
     assert [row["id"] for row in read_jsonl(output)] == [f"row-{i}" for i in range(6)]
+    assert sessions(output, 0, 2)[-1]["num_devices"] == 2
 
 
 def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
@@ -206,12 +211,15 @@ def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
         "--setup",
         "export EXTRA='c d'",
     ]
+    slurm_options += ["--merge-cpus", 2, "--merge-mem", "1M", "--merge-sbatch=--nice=7"]
     slurm_options += ["--python", f"'{tell.parent}'/tell".replace("o'ne", "o'\"'\"'ne"), "--cache-dir", folder / "cache"]
     run = [manifest, "-m", "x/y", "-o", folder / "out.jsonl", "--num-chunks", 4, "--prompt", "it's $5", "--chunks", "1,3"]
     (array, merge) = submit(*run, *slurm_options, "--max-array-size", 3, "--stagger", 0)[-2:]
     complete(slurm, folder, f"{array}_0", merge)
     job = slurm.jobs()[f"{array}_0"]
     assert (job["TimeLimit"], job["Partition"], job["Requeue"]) == ("00:30:00", "main", "1")
+    job = slurm.jobs()[merge]
+    assert (job["NumCPUs"], job["MinMemoryNode"], job["Nice"]) == ("2", "1M", "7")
     told = (tmp_path / "told.0").read_text().splitlines()
     assert told[0] == str(folder / "work")
     assert {"EXTRA=c d", "CUDA_VISIBLE_DEVICES=0,1", "SLURM_ARRAY_TASK_ID=0", "--prompt", "it's $5"} <= set(told)
