@@ -56,6 +56,7 @@ class RunConfig:
         max_audio_s: seconds of audio between manifest and output; None takes 30 for each of those windows.
         decode_timeout_s: seconds one file may take to decode before the decoder is killed.
         grace_s: seconds an interrupted run may take to finish what is in the engine.
+        hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
 
     Raises:
         UsageError: a value out of range, or two options that contradict each other.
@@ -79,6 +80,7 @@ class RunConfig:
     max_audio_s: float | None = None
     decode_timeout_s: float = 300.0
     grace_s: float = 20.0
+    hang_timeout_s: float = 1800.0
 
     def __post_init__(self) -> None:
         for option, value, least in (
@@ -87,6 +89,7 @@ class RunConfig:
             ("--max-audio", self.max_audio_s, 0.001),
             ("--decode-timeout", self.decode_timeout_s, 0.001),
             ("--grace", self.grace_s, 0),
+            ("--hang-timeout", self.hang_timeout_s, 0.001),
             ("--max-tokens", self.engine.max_tokens, 1),
         ):
             if value is not None and not value >= least:

@@ -125,6 +125,8 @@ def _headline(summary) -> list[str]:
             f"RTFx of one device: {figures['rtfx_engine']:g} while the engine worked, "
             f"{figures['rtfx_end_to_end']:g} end to end, start-up included"
         )
+    if summary.progress.workers_died:
+        lines.append(f"{summary.progress.workers_died} workers died; what they held was done again")
     if tally.errors:
         lines.append("failed: " + ", ".join(f"{n} {kind}" for kind, n in tally.errors.most_common()))
     if tally.flags:

@@ -79,6 +79,12 @@ class LeaseError(OutputError):
     exit_code = EXIT_HELD
 
 
+class LeaseRemovedError(LeaseError):
+    """The lease is gone, and nobody has taken it over: the folder was moved or removed."""
+
+    exit_code = EXIT_ERROR
+
+
 class EngineStartError(AsrbatchError):
     """The engine did not start. Carries the end of its log and the likely fix."""
 

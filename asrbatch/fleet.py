@@ -2,12 +2,13 @@
 
 The parent hands out rows one by one, writes what comes back, and is the only one that touches the run's files. A
 worker holds no more than its fair share of what is left, so that all of them end together; one that has nothing left
-to take doubles a row that another holds, and the first answer counts: no device idles while rows remain, and one that
-hangs does not hold up the end. What a dead worker held is done again by the others.
+to take doubles rows that others hold, and the first answer counts: no device idles while rows remain, and one that
+hangs does not hold up the end. What a dead worker held is done again, by others where there are any. Who is to blame
+for deaths, a row or a device, is for `blame.py` to judge.
 """
 
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,13 +16,15 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from . import logs
+from .blame import Blame
 from .config import RunConfig
 from .engine import Engine
 from .engine.devices import Slot
 from .errors import AsrbatchError, EngineDiedError, EngineStartError
+from .fleet_todo import Todo
 from .fleet_worker import FleetWorker
 from .local import explain_start
-from .output.inflight import RUN_ALONE_AFTER
+from .output.inflight import GIVE_UP_AFTER
 from .pipeline import Clocks
 from .session import Session
 from .worker import WorkerSetup
@@ -29,7 +32,7 @@ from .worker import WorkerSetup
 _STOP = "stop"
 _TICK_S = 0.1
 # Beyond the grace: what a worker may take to say goodbye.
-_GOODBYE_S = 10.0
+_GOODBYE_S = 2.0
 _LAST_CLOCKS_S = 2.0
 
 
@@ -61,13 +64,15 @@ class Fleet:
     def __init__(self, session: Session, start: Callable[..., Engine]):
         self._session, self._start = session, start
         self._events: SimpleQueue = SimpleQueue()
-        self._todo = _Todo(session)
         self._stop_by: float | None = None
         self._ticked_at = 0.0
         self._began: float | None = None  # when the first worker was ready
-        self._ended_clocks: list[tuple[Slot, Clocks]] = []
+        self._ended_clocks: list[Clocks] = []
         self._why: AsrbatchError | None = None  # of the last worker that died
         self._workers: list[FleetWorker] = []
+        self._blame = Blame([slot.name for slot in session.plan.slots])
+        self._todo = Todo(session, self._blame)
+        self._to_begin: list[tuple[float, Slot]] = []  # when, and where
 
     def start(self) -> None:
         """Starts a worker on every device; they come up while `run` goes on."""
@@ -86,7 +91,9 @@ class Fleet:
     def run(self) -> None:
         """Transcribes until every row is written, or as much as a stop allows."""
         while self._session.journal.num_missing and not self._is_over():
+            self._begin_again()
             self._handle(*self._next_event())
+            self._bury_the_silent()
             self._hand_out()
         self._say_goodbye()
         self._tick()
@@ -103,16 +110,25 @@ class Fleet:
             rules=plan.rules,
             start=self._start,
         )
-        self._workers.append(
-            FleetWorker(slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message)))
-        )
+        try:
+            worker = FleetWorker(slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message)))
+        except OSError as e:  # no process or memory to be had at the moment
+            self._count_death(slot, EngineStartError(f"device {slot.name}: its process cannot be started: {e}"), 0)
+        else:
+            self._workers.append(worker)
+
+    def _begin_again(self) -> None:
+        due = [slot for when, slot in self._to_begin if when <= time.monotonic()]
+        self._to_begin = [(when, slot) for when, slot in self._to_begin if slot not in due]
+        for slot in due:
+            self._begin(slot)
 
     def _is_over(self) -> bool:
         if self._stop_by is not None:
             return not self._workers or time.monotonic() >= self._stop_by
-        if self._workers:
+        # Where no engine has ever come up, trying again is for whoever reads why.
+        if self._workers or (self._to_begin and self._began is not None):
             return False
-        self._session.deaths_are_booked = True
         raise self._why
 
     def _next_event(self) -> tuple[FleetWorker | None, Any]:
@@ -125,8 +141,10 @@ class Fleet:
             return None, None
 
     def _handle(self, worker: FleetWorker | None, message: Any) -> None:
-        if worker is not None and worker.has_ended:
-            return
+        if worker is not None:
+            if worker.has_ended:
+                return
+            worker.heard_at = time.monotonic()
         match message:
             case None:
                 pass
@@ -144,12 +162,15 @@ class Fleet:
             case "ended", clocks, in_engine:
                 worker.clocks, worker.in_engine = clocks, in_engine
                 self._remove(worker)
+            case (("failed" | "lost"), _) if not self._session.journal.num_missing:
+                self._remove(worker)  # its work is done
             case "failed", EngineStartError() | EngineDiedError() as error:
                 self._bury(worker, error)
             case "failed", error:
                 raise error
             case "lost", how:
-                self._bury(worker, EngineDiedError(f"the worker process on device {worker.slot.name} ended: {how}"))
+                kind, when = (EngineDiedError, "") if worker.is_ready else (EngineStartError, " while it started")
+                self._bury(worker, kind(f"device {worker.slot.name}: the worker process ended{when}: {how}"))
             case BaseException():
                 raise message
             case _:
@@ -164,8 +185,8 @@ class Fleet:
     def _collect(self, worker: FleetWorker, row: dict[str, Any]) -> None:
         index = row["index"]
         worker.held.pop(index, None)
+        worker.num_answered += index in worker.submitted  # a missing file says nothing about the engine
         worker.submitted.discard(index)
-        worker.num_answered += 1
         worker.runs_alone = worker.runs_alone and bool(worker.held)
         if not self._session.journal.finished[index]:  # else it was done twice, and another was faster
             self._session.deaths.pop(index, None)
@@ -177,75 +198,96 @@ class Fleet:
         ready = [worker for worker in self._workers if worker.is_ready]
         # The emptiest first: near the end every row should begin at once.
         for worker in sorted(ready, key=lambda worker: len(worker.held)):
-            while self._has_room(worker) and (index := self._next_row(worker)) is not None:
-                worker.give(index, self._audio_s(index))
+            while self._has_room(worker) and (index := self._todo.next(worker.slot.name)) is not None:
+                self._give(worker, index)
+            if not worker.held:
+                self._give_special(worker)
+
+    def _give(self, worker: FleetWorker, index: int) -> None:
+        worker.give(index, self._session.duration_s(index) or self._session.plan.rules.window_s)
+
+    def _give_special(self, worker: FleetWorker) -> None:
+        """To a worker that has nothing: a row to run alone, or copies of what others hold."""
+        others = [other.slot.name for other in self._workers if other is not worker]
+        if (index := self._todo.next_alone(worker.slot.name, others)) is not None:
+            worker.runs_alone = True
+            self._give(worker, index)
+            return
+        for index in self._held_elsewhere()[: min(worker.capacity, self._fair_share())]:
+            self._give(worker, index)
 
     def _has_room(self, worker: FleetWorker) -> bool:
         if not worker.held:
             return True
-        fair_share = -(-self._session.journal.num_missing // len(self._workers))
         most_audio_s = self._session.config.max_audio_s or worker.windows * self._session.plan.rules.window_s
         return (
             not worker.runs_alone
-            and len(worker.held) < min(worker.windows, fair_share)
+            and len(worker.held) < min(worker.windows, self._fair_share())
             and sum(worker.held.values()) < most_audio_s
         )
 
-    def _next_row(self, worker: FleetWorker) -> int | None:
-        if (index := self._todo.next()) is not None:
-            return index
-        if worker.held:
-            return None
-        if (index := self._todo.next_alone()) is not None:
-            worker.runs_alone = True
-            return index
-        return self._held_elsewhere()
+    def _fair_share(self) -> int:
+        return -(-self._session.journal.num_missing // len(self._workers))
 
-    def _held_elsewhere(self) -> int | None:
-        """The row that waits longest for its turn: the one given last to the worker with the most on its hands.
+    def _held_elsewhere(self) -> list[int]:
+        """Rows to double, those first that wait longest for their turn: given last to the worker with most on its hands.
 
         None that is done already (its copy was faster), is being done twice, or saw an engine die.
         """
         finished, deaths = self._session.journal.finished, self._session.deaths
-        for busiest in sorted(self._workers, key=lambda worker: len(worker.held) - worker.capacity, reverse=True):
-            for index in reversed(busiest.held):
-                is_held_once = sum(index in worker.held for worker in self._workers) == 1
-                if is_held_once and not finished[index] and index not in deaths:
-                    return index
-        return None
+        times_held = Counter(index for worker in self._workers for index in worker.held)
+        busiest_first = sorted(self._workers, key=lambda worker: len(worker.held) - worker.capacity, reverse=True)
+        rows = [index for worker in busiest_first for index in reversed(worker.held)]
+        return [index for index in rows if times_held[index] == 1 and not finished[index] and index not in deaths]
 
-    def _audio_s(self, index: int) -> float:
-        return self._session.duration_s(index) or self._session.plan.rules.window_s
+    def _bury_the_silent(self) -> None:
+        """A process that does not even tell its clocks is stuck, whatever its engine does."""
+        most_s = self._session.config.hang_timeout_s
+        for worker in list(self._workers):
+            if worker.is_ready and time.monotonic() - worker.heard_at > most_s:
+                self._bury(worker, EngineDiedError(f"device {worker.slot.name}: its process said nothing for {most_s:g} s"))
 
     def _bury(self, worker: FleetWorker, why: AsrbatchError) -> None:
-        """A worker died: what it held is done again, and it gets a successor unless that seems pointless."""
+        """A worker died: what it held is done again, and its device gets another unless that seems pointless."""
         session = self._session
-        session.workers_died += 1
-        self._why = why
         lost = [index for index in worker.held if not session.journal.finished[index]]
         for index in worker.submitted.intersection(lost):
-            session.deaths[index] = session.deaths.get(index, 0) + 1
-        session.give_up_on_poison()
+            others = [slot.name for slot in session.plan.slots if slot.name not in self._blame.retired]
+            deaths = self._blame.row_died(index, worker.slot.name, session.deaths.get(index, 0), worker.runs_alone, others)
+            session.deaths[index] = deaths
+            if deaths >= GIVE_UP_AFTER:
+                session.give_up(index)
         self._remove(worker)
+        session.book_deaths()
+        session.in_flight.keep_only({index for other in self._workers for index in other.submitted})
         for index in lost:
             if not session.journal.finished[index] and not any(index in other.held for other in self._workers):
                 self._todo.put_back(index)
-        # One that has never answered would die again, unless a single row is to blame.
-        again = self._stop_by is None and (worker.num_answered > 0 or worker.runs_alone)
-        then = "its rows are done again, and it is started again" if again else "its rows are left to the others"
-        session.observer.say(f"device {worker.slot.name}: {why}; {then}")
-        if again:
-            self._begin(worker.slot)
+        self._count_death(worker.slot, why, worker.num_answered, one_row_is_to_blame=worker.runs_alone)
+
+    def _count_death(self, slot: Slot, why: AsrbatchError, num_answered: int, *, one_row_is_to_blame: bool = False) -> None:
+        self._session.progress.workers_died += 1
+        self._why = why
+        delay_s = None
+        if self._stop_by is None:
+            delay_s = self._blame.device_died(slot.name, num_answered, one_row_is_to_blame)
+        if delay_s is None:
+            then = "its rows are left to the others"
+        else:
+            self._to_begin.append((time.monotonic() + delay_s, slot))
+            then = "its rows are done again, and it is started again" + (f" in {delay_s:g} s" if delay_s else "")
+        self._session.observer.say(f"device {slot.name}: {str(why).removeprefix(f'device {slot.name}: ')}; {then}")
 
     def _remove(self, worker: FleetWorker) -> None:
         worker.close()
         self._workers.remove(worker)
-        self._ended_clocks.append((worker.slot, worker.clocks))
+        self._ended_clocks.append(worker.clocks)
 
     def _stop(self) -> None:
         if self._stop_by is not None:
             return
         self._stop_by = time.monotonic() + self._session.config.grace_s + _GOODBYE_S
+        self._to_begin.clear()
         for worker in list(self._workers):
             if worker.is_ready:
                 worker.stop()
@@ -266,35 +308,9 @@ class Fleet:
         progress.in_engine = sum(worker.in_engine for worker in self._workers)
         progress.capacity = sum(worker.capacity for worker in self._workers)
         wall = 0.0 if self._began is None else time.monotonic() - self._began
-        clocks = [worker.clocks for worker in self._workers] + [clocks for _, clocks in self._ended_clocks]
-        progress.clocks = _mean(clocks, wall, len(session.plan.slots))
+        clocks = [worker.clocks for worker in self._workers]
+        progress.clocks = _mean([*clocks, *self._ended_clocks], wall, len(session.plan.slots))
         session.tick()
-
-
-class _Todo:
-    """Rows nobody holds: new ones, those that came back, and those to be run with nothing else in the engine."""
-
-    def __init__(self, session: Session):
-        self._deaths = session.deaths
-        self._new = session.unfinished(lambda deaths: deaths == 0)
-        self._again: deque[int] = deque()
-        self._suspects = deque(session.unfinished(lambda deaths: 0 < deaths < RUN_ALONE_AFTER))
-        self._alone = deque(session.unfinished(lambda deaths: deaths >= RUN_ALONE_AFTER))
-
-    def next(self) -> int | None:
-        """A row to run beside others; those that saw an engine die come last."""
-        if self._again:
-            return self._again.popleft()
-        if (index := next(self._new, None)) is not None:
-            return index
-        return self._suspects.popleft() if self._suspects else None
-
-    def next_alone(self) -> int | None:
-        return self._alone.popleft() if self._alone else None
-
-    def put_back(self, index: int) -> None:
-        deaths = self._deaths.get(index, 0)
-        (self._alone if deaths >= RUN_ALONE_AFTER else self._suspects if deaths else self._again).append(index)
 
 
 def _mean(clocks: list[Clocks], wall: float, num_devices: int) -> Clocks:

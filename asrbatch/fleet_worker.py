@@ -9,15 +9,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from . import fetch
 from .engine.devices import Slot
 from .errors import RowError
 from .pipeline import Clocks
@@ -44,7 +45,8 @@ class FleetWorker:
         is_ready: it said so.
         has_ended: it will say no more.
         runs_alone: what it holds is one row that killed engines before.
-        num_answered: rows it has answered since it started.
+        num_answered: rows that its engine has answered since it started.
+        heard_at: when it said something last.
         capacity: windows its engine works on at once.
         windows: most rows to give it.
         clocks, in_engine: as it said last.
@@ -63,6 +65,7 @@ class FleetWorker:
         self.is_ready = self.has_ended = self.runs_alone = False
         self.num_answered = self.capacity = self.windows = self.in_engine = 0
         self.clocks = Clocks()
+        self.heard_at = time.monotonic()
         self._read, self._deliver = read, deliver
         self._stopping = False
         self._outbox: SimpleQueue = SimpleQueue()
@@ -97,10 +100,13 @@ class FleetWorker:
     def _tell(self) -> None:
         try:
             while (item := self._outbox.get()) is not _END:
-                if type(item) is int:
-                    if self._stopping:
-                        continue
-                    item = _to_send(self._read(item))
+                match item:
+                    case int() as index:
+                        if self._stopping:
+                            continue
+                        item = _to_send(self._read(index))
+                    case "audio", index:
+                        item = ("audio", index, _audio(self._read(index)))
                 self._connection.send(item)
         except OSError:  # the process is gone; `_hear` says so
             pass
@@ -108,11 +114,20 @@ class FleetWorker:
             self._deliver(self, e)
 
     def _hear(self) -> None:
+        how = None
         try:
             while True:
-                self._deliver(self, self._connection.recv())
+                match self._connection.recv():
+                    case "audio", index:
+                        self._outbox.put(("audio", index))
+                    case message:
+                        self._deliver(self, message)
         except (EOFError, OSError):
-            self._deliver(self, ("lost", self._how_it_ended()))
+            pass
+        except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
+            how = f"it said what nobody understands ({type(e).__name__}: {e})"
+        finally:
+            self._deliver(self, ("lost", how or self._how_it_ended()))
 
     def _how_it_ended(self) -> str:
         try:
@@ -140,17 +155,15 @@ def _start(slot: Slot) -> tuple[subprocess.Popen, Connection]:
 
 
 def _to_send(utterance: Utterance) -> Utterance:
-    """The same with its audio in a form that travels: a path, or bytes that were fetched here."""
+    """The same with its audio in a form that travels: a path, or a way to ask for the bytes."""
     if utterance.audio.load is None:
         return utterance
+    return replace(utterance, audio=AudioRef(utterance.audio.name, load=fetch.remote(utterance.index)))
+
+
+def _audio(utterance: Utterance) -> bytes | Exception:
+    """The bytes, or why there are none, as preparation would meet it in a run without workers."""
     try:
-        load = partial(bytes, utterance.audio.load())
-    except RowError as e:
-        load = partial(_raise, e)
-    except (OSError, ValueError) as e:  # what preparation makes of it in a run without workers
-        load = partial(_raise, RowError("unreadable", f"{utterance.audio.name}: {e}"))
-    return replace(utterance, audio=AudioRef(utterance.audio.name, load=load))
-
-
-def _raise(error: Exception) -> bytes:
-    raise error
+        return utterance.audio.load()
+    except (RowError, OSError, ValueError) as e:
+        return e if isinstance(e, RowError) else RowError("unreadable", f"{utterance.audio.name}: {e}")

@@ -84,7 +84,7 @@ def _summary(session: Session, lease: Lease, outcome: str) -> Summary:
     lease.ensure()
     figures_now = figures(session.record.value["sessions"])
     mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures_now)
-    return Summary(paths, outcome, EXIT_WORKER_DIED if session.workers_died else _exit_code(mark), progress, mark)
+    return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
 
 
 def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], complete: bool) -> None:
@@ -111,7 +111,13 @@ def _compare_with_siblings(config: RunConfig, plan: Plan, observer: Observer) ->
         return
     siblings = find_chunks(config.output_path).get(config.num_chunks, {})
     for chunk_id, paths in siblings.items():
-        if chunk_id != config.chunk_id and (record := read_record(paths)):
+        if chunk_id == config.chunk_id:
+            continue
+        try:
+            record = read_record(paths)
+        except OutputError:  # that chunk's own business
+            continue
+        if record:
             if changed := differences(record["fingerprint"], plan.fingerprint):
                 observer.say(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
             return

@@ -30,17 +30,19 @@ class Limits:
         windows: windows being prepared, waiting for the engine, or in it.
         audio_s: seconds of audio in them; reached, no more is taken. The last utterance taken may exceed it.
         grace_s: seconds a stopped run may take to finish what is in the engine.
+        hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
     """
 
     windows: int
     audio_s: float
     grace_s: float
+    hang_timeout_s: float = 1800.0
 
     @classmethod
     def of(cls, config: RunConfig, engine: Engine, window_s: float) -> "Limits":
         """What the options ask for; by default twice as many full windows as the engine works on at once."""
         windows = config.max_windows or 2 * engine.max_num_seqs
-        return cls(windows, config.max_audio_s or windows * window_s, config.grace_s)
+        return cls(windows, config.max_audio_s or windows * window_s, config.grace_s, config.hang_timeout_s)
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Pipeline:
         self._level_since = time.monotonic()
         self._stop_by: float | None = None
         self._ticked_at = 0.0
+        self._answered_at = time.monotonic()
         self.clocks = Clocks()
 
     @property
@@ -175,11 +178,21 @@ class Pipeline:
         if time.monotonic() - self._ticked_at >= _TICK_S:
             self._ticked_at = time.monotonic()
             self._engine_holds(self._in_engine)
+            self._check_that_it_answers()
             self._tick()
         try:
             return self._events.get(timeout=0.2)
         except Empty:
             return None
+
+    def _check_that_it_answers(self) -> None:
+        """A GPU that hangs holds its requests for ever, and nobody says so."""
+        now = time.monotonic()
+        if not self._in_engine:
+            self._answered_at = now
+        elif now - self._answered_at > self._limits.hang_timeout_s:
+            since = f"has answered none for {self._limits.hang_timeout_s:g} s (--hang-timeout)"
+            raise EngineDiedError(f"the engine hangs: it holds {self._in_engine} windows and {since}")
 
     def _handle(self, event: Any) -> None:
         match event:
@@ -230,6 +243,7 @@ class Pipeline:
 
     def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
+        self._answered_at = time.monotonic()
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
             raise outcome.error
         work = self._working.get(index)

@@ -22,6 +22,7 @@ class Progress:
         in_engine, capacity: windows in the engine, and how many it works on at once.
         clocks: of this session so far.
         startup_s: until the engine was ready.
+        workers_died: worker processes that died in this session, or did not start.
     """
 
     total_rows: int
@@ -35,6 +36,7 @@ class Progress:
     capacity: int = 0
     clocks: Clocks = field(default_factory=Clocks)
     startup_s: float = 0.0
+    workers_died: int = 0
 
 
 class Observer:

@@ -30,8 +30,6 @@ class Session:
 
     Attributes:
         deaths: by row, how often the engine died with it inside; rows without a death are absent.
-        workers_died: worker processes that died, or did not start.
-        deaths_are_booked: `deaths` is up to date, so that the next session need not read the in-flight log.
     """
 
     def __init__(
@@ -50,8 +48,6 @@ class Session:
         self.config, self.plan, self.paths = config, plan, paths
         self.observer, self.stop, self.journal = observer, stop, journal
         self.started = started
-        self.workers_died = 0
-        self.deaths_are_booked = False
         self._lease, self._heartbeat = lease, heartbeat
         self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
         self.in_flight = InFlightLog(paths.in_flight)
@@ -102,11 +98,15 @@ class Session:
         """Rows that were in too many dying engines become `engine_crash`."""
         for index, deaths in list(self.deaths.items()):
             if deaths >= GIVE_UP_AFTER:
-                often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
-                error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
-                self.write(failed_row(self.read(index), error, {}))
-                del self.deaths[index]  # --retry-failed really tries again
+                self.give_up(index)
         self.book_deaths()
+
+    def give_up(self, index: int) -> None:
+        """A row is to blame for dying engines."""
+        deaths = self.deaths.pop(index)  # so that --retry-failed really tries again
+        often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
+        error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
+        self.write(failed_row(self.read(index), error, {}))
 
     def write(self, row: dict[str, Any]) -> None:
         self._heartbeat.check()
@@ -149,7 +149,7 @@ class Session:
             "read_s": round(clocks.read, 3),
             "prepare_s": round(clocks.prepare, 3),
             "write_s": round(clocks.write, 3),
-            "workers_died": self.workers_died,
+            "workers_died": progress.workers_died,
         }
         self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
 
@@ -161,7 +161,7 @@ class Session:
             return
         # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
         # must not be taken for those of a dead engine.
-        self.in_flight.close(remove=outcome != "engine_died" or self.deaths_are_booked)
+        self.in_flight.close(remove=outcome != "engine_died")
         # Nor must a full disk replace the error that says so by one about the record.
         with suppress(OutputError) if outcome == "error" else nullcontext():
             self.record.end(outcome)

@@ -2,12 +2,14 @@
 
 Started by `fleet_worker.py` as `python -m asrbatch.worker`. Knows nothing of the run's files: only the parent writes.
 
-What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("submitted", index)` before a row enters the
-engine, `("row", row)`, `("clocks", Clocks, in_engine)` a few times a second, and last one of `("ended", Clocks,
-in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`, then utterances, `"end"` or `"stop"`.
+What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
+`("submitted", index)` before a row enters the engine, `("row", row)`, `("clocks", Clocks, in_engine)` a few times a
+second, and last one of `("ended", Clocks, in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`, then
+utterances, `("audio", index, bytes or exception)`, `"end"` or `"stop"`.
 """
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -58,19 +60,26 @@ def _main() -> None:
         _work(connection, connection.recv())
     except Exception as e:
         traceback.print_exc()  # in the log
-        try:
-            _say(connection, ("failed", e))
-        except Exception:  # it does not travel
-            _say(connection, ("failed", AsrbatchError(f"{type(e).__name__}: {e}")))
+        _say(connection, ("failed", e if _travels(e) else AsrbatchError(f"{type(e).__name__}: {e}")))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)  # no library may hang in its clean-up
 
 
+def _travels(error: Exception) -> bool:
+    """Whether the parent can load it: not every exception that can be pickled can be made again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return False
+    return True
+
+
 def _work(connection: Connection, setup: WorkerSetup) -> None:
     from contextlib import closing
 
+    from . import fetch
     from .feed import Feed
     from .pipeline import Limits, Pipeline
     from .preparation import Preparers
@@ -97,14 +106,36 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
             sample_rate=rules.sample_rate,
             default_audio_s=rules.window_s,
         )
-        feed = Feed(pipeline.wake)
-        threading.Thread(target=_listen, args=(connection, feed, pipeline), daemon=True).start()
+        feed, answers = Feed(pipeline.wake), _Answers(connection)
+        fetch.install(answers.ask)
+        threading.Thread(target=_listen, args=(connection, feed, pipeline, answers), daemon=True).start()
         _say(connection, ("ready", engine.facts, engine.max_num_seqs, limits.windows))
         pipeline.run(feed)
         _say(connection, ("ended", pipeline.clocks, pipeline.in_engine))
 
 
-def _listen(connection: Connection, feed: "Feed", pipeline: "Pipeline") -> None:
+class _Answers:
+    """Audio asked of the parent by preparation threads."""
+
+    def __init__(self, connection: Connection):
+        self._connection = connection
+        self._waiting: dict[int, SimpleQueue] = {}
+
+    def ask(self, index: int) -> bytes:
+        """The bytes of row `index`. Raises what the parent met while it read them."""
+        self._waiting[index] = SimpleQueue()
+        _say(self._connection, ("audio", index))
+        answer = self._waiting[index].get()
+        del self._waiting[index]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def put(self, index: int, answer: bytes | Exception) -> None:
+        self._waiting[index].put(answer)
+
+
+def _listen(connection: Connection, feed: "Feed", pipeline: "Pipeline", answers: _Answers) -> None:
     """Runs in a thread: what the parent says. Its end is ours."""
     try:
         while True:
@@ -113,9 +144,15 @@ def _listen(connection: Connection, feed: "Feed", pipeline: "Pipeline") -> None:
                     feed.close()
                 case "stop":
                     pipeline.request_stop()
+                case "audio", index, answer:
+                    answers.put(index, answer)
                 case utterance:
                     feed.put(utterance)
     except (EOFError, OSError):
+        pass
+    except Exception:
+        traceback.print_exc()
+    finally:
         os._exit(1)
 
 
@@ -126,9 +163,13 @@ def _end_with_parent(parent_pid: int) -> None:
     os._exit(1)
 
 
+_saying = threading.Lock()  # preparation threads ask for audio while the loop reports
+
+
 def _say(connection: Connection, message: Any) -> None:
     try:
-        connection.send(message)
+        with _saying:
+            connection.send(message)
     except OSError:  # the parent is gone, and with it whoever wanted to know
         os._exit(1)
 

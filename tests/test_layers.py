@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "__init__"],
-    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "output.files", "output.figures"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort"],
+    ["subtitles"],
+    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "output.files", "output.figures"],
     ["audio_header"],
     ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
@@ -21,19 +23,21 @@ LAYERS = [
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
+    ["export_formats"],
+    ["export_files"],
     ["status_files"],
     ["status", "survey"],
-    ["engine.start", "merge"],
+    ["engine.start", "merge", "export"],
     ["engine.__init__"],
-    ["preparation"],
+    ["preparation", "blame"],
     ["plan", "pipeline", "probe"],
     ["progress", "precheck", "plan_figures"],
     ["session", "worker", "display", "display_tables"],
-    ["local", "fleet_worker"],
+    ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
+    ["commands.export", "commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -48,8 +52,8 @@ HOMES = {
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
     "typer": {
-        "cli", "commands.common", "commands.merge_shards", "commands.options", "commands.plan", "commands.status",
-        "commands.submit", "commands.transcribe",
+        "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
+        "commands.status", "commands.submit", "commands.transcribe",
     },
     "rich": {"display", "display_tables"},
     "huggingface_hub": {"checkpoint"},
@@ -121,7 +125,8 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit"))]
+    "command",
+    ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export"))],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()

@@ -29,6 +29,7 @@ from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import (
     EXIT_COMPLETE,
     EXIT_ERROR,
+    EXIT_HELD,
     EXIT_ROWS_FAILED,
     EXIT_USAGE,
     ManifestError,
@@ -588,7 +589,7 @@ def test_two_merges_at_once(output, manifest, cli):
     lease = Lease(RunPaths(output).lease)
     done = cli("merge-shards", output, "--manifest", manifest)
     lease.release()
-    assert done.returncode == EXIT_ERROR and done.stdout == "" and not output.exists()
+    assert done.returncode == EXIT_HELD and done.stdout == "" and not output.exists()
     assert re.search(rf"process {os.getpid()} on .* is writing this output", done.stderr)
 
 

@@ -286,3 +286,14 @@ def test_a_long_log_does_not_fill_the_memory(paths):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000
+
+
+def test_rows_that_came_back_from_a_counted_death_are_not_counted_again(tmp_path):
+    """With several devices a death is counted while the session goes on; a kill later must not count it once more."""
+    log = InFlightLog(tmp_path / "x.inflight")
+    for index in (1, 2, 3):
+        log.add(index)
+    log.keep_only([3])
+    log.add(4)
+    record = {"engine_deaths": {"1": 1, "2": 1}, "sessions": [{"outcome": None}]}
+    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1, 3: 1, 4: 1}

@@ -20,7 +20,7 @@ from test_pipeline import BeepEngine
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Failure
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_HELD, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError
 from asrbatch.job import run
 
 EXACT = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1")  # texts are then independent of what runs beside them
@@ -87,7 +87,7 @@ def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny
     process = start_cli(*command)
     wait_for_rows(process, out, 2)
     second = cli(*command)
-    assert second.returncode == EXIT_ERROR, "a second writer is refused"
+    assert second.returncode == EXIT_HELD, "a second writer is refused"
     assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr) and "Traceback" not in second.stderr
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=60)

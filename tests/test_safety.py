@@ -19,7 +19,7 @@ from conftest import PYTHON, read_jsonl, write_jsonl
 from namespaces import Disk, Machines, command_of, namespaces, start, start_elsewhen  # noqa: F401 (namespaces is a fixture)
 from test_journal import row as output_row
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_USAGE, OutputError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_HELD, EXIT_USAGE, OutputError
 from asrbatch.output.files import replacing
 from asrbatch.output.inflight import InFlightLog
 from asrbatch.output.journal import Journal
@@ -163,7 +163,7 @@ def test_tasks_started_at_the_same_moment_on_one_machine(tmp_path, job, tiny_en)
     codes = json.loads(stdout)
     assert len(codes) == rounds
     for turn, outcome in enumerate(codes):
-        assert outcome["wrote"][1] == EXIT_COMPLETE and [code for _, code in outcome["refused"]] == [EXIT_ERROR] * 2, outcome
+        assert outcome["wrote"][1] == EXIT_COMPLETE and [code for _, code in outcome["refused"]] == [EXIT_HELD] * 2, outcome
         for number, _ in outcome["refused"]:
             said = complaint((tmp_path / f"said-{turn}-{number}").read_text())
             lease = rf"{tmp_path}/run-{turn}/out\.chunk-00001-of-00002\.lease"
@@ -183,7 +183,7 @@ def test_tasks_started_at_the_same_moment_on_two_machines(tmp_path, job, machine
     refused = next(host for host, task in tasks.items() if task.poll() is not None)
     writer = next(host for host in tasks if host != refused)
     code, said = ended(tasks[refused])
-    assert code == EXIT_ERROR
+    assert code == EXIT_HELD
     assert f"{out.with_suffix('.lease')} is held by process 1 on {writer}; watching it for 1.5 s" in said
     assert f"out.lease: process 1 on {writer} is writing this output; wait for it, stop it" in complaint(said)
     gate.touch()
@@ -212,7 +212,7 @@ def test_a_stopped_task_of_another_node_wakes_up_after_it_was_succeeded(tmp_path
     older_gate.touch()  # the answers it waits for are there at once
     os.kill(command_of(older), signal.SIGCONT)
     code, said = ended(older)
-    assert code == EXIT_ERROR
+    assert code == (EXIT_HELD if "taken over" in complaint(said) else EXIT_ERROR)
     expected = "our lease was (taken over by process 1 on node8|removed); this process stops before it writes another row"
     assert re.match(rf"{out.with_suffix('.lease')}: {expected}", complaint(said)), said
     assert out.read_bytes() == before, "it wrote a row after all"
@@ -241,7 +241,7 @@ def test_tasks_stopped_at_any_moment(tmp_path, tiny_en, machines):
         time.sleep(moments.uniform(2.0, 2.7))
         os.kill(command_of(older), signal.SIGCONT)
         codes = {ended(older)[0], ended(newer)[0]}
-        assert codes == {EXIT_COMPLETE, EXIT_ERROR}
+        assert codes == {EXIT_COMPLETE, EXIT_HELD}
         sessions = check_complete(out, 60)["sessions"]
         assert len({row["index"] for row in read_jsonl(out)}) == 60, sessions
 
@@ -298,7 +298,7 @@ def test_a_machine_that_has_been_up_for_weeks_is_judged_by_our_own_clock(tmp_pat
     holder = job.start(out, on=functools.partial(machines.start, "node7", uptime_s=3_000_000), **gated(gate, 3))
     wait_for_rows(holder, out, 3)
     code, said = job.run(out)
-    assert code == EXIT_ERROR and "process 1 on node7 is writing this output" in complaint(said)
+    assert code == EXIT_HELD and "process 1 on node7 is writing this output" in complaint(said)
     os.kill(command_of(holder), signal.SIGKILL)
     began = time.monotonic()
     assert job.run(out)[0] == EXIT_COMPLETE
@@ -311,7 +311,7 @@ def test_a_newcomer_whose_clock_is_weeks_ahead_finds_the_holder_alive(tmp_path, 
     holder = job.start(out, **gated(gate, 3))
     wait_for_rows(holder, out, 3)
     code, said = job.run(out, on=functools.partial(machines.start, "node8", uptime_s=3_000_000))
-    assert code == EXIT_ERROR and f"process {holder.pid} on " in complaint(said)
+    assert code == EXIT_HELD and f"process {holder.pid} on " in complaint(said)
     gate.touch()
     assert ended(holder)[0] == EXIT_COMPLETE
     check_complete(out)
@@ -323,7 +323,7 @@ def test_another_time_namespace_of_this_machine_is_judged_by_time(tmp_path, job,
     holder = job.start(out, on=start_elsewhen, **gated(gate, 3))
     wait_for_rows(holder, out, 3)
     code, said = job.run(out)
-    assert code == EXIT_ERROR and "is writing this output" in complaint(said), said
+    assert code == EXIT_HELD and "is writing this output" in complaint(said), said
     gate.touch()
     assert ended(holder)[0] == EXIT_COMPLETE
     assert len(check_complete(out)["sessions"]) == 1
@@ -431,7 +431,8 @@ def test_a_disk_that_is_too_small_at_any_point(job, disk, out, amounts, files):
         written.append(whole_rows(seen.rows))
         assert written[-1] >= written[-2] and not seen.done.exists()
     assert code == EXIT_COMPLETE
-    assert set(named) == files and ("out.jsonl" in files) == (written[-1] > 5)
+    # On a slow machine the record is refreshed meanwhile, and may be what finds no room.
+    assert files <= set(named) <= files | {"out.run.json"} and ("out.jsonl" in files) == (written[-1] > 5)
     seen.lease.unlink(missing_ok=True)  # releasing it takes an inode for a moment; who finds it will judge it dead
     check_complete(seen.rows)
 

@@ -14,33 +14,66 @@ from test_pipeline import BeepEngine
 from asrbatch.errors import EngineDiedError, EngineStartError
 
 POISON = 7
+# How long an answer takes where a test needs the run to last until something has happened.
+_SLOWED = ("one slow", "one sick", "one starts", "fails once", "first batch")
+_SECONDS = {"slow": 0.2, "together": 0.2, **dict.fromkeys(_SLOWED, 0.1)}
+
+
+class CannotBeLoaded(Exception):
+    """Pickles, and cannot be made again: the shape of some libraries' exceptions."""
+
+    def __init__(self, *, why):
+        super().__init__(why)
 
 
 def start(checkpoint, *, device, deliver, **options):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
     if fate == "none starts" or (fate == "one starts" and 0 not in cores):
+        (log.parent / "tried").touch()
         raise EngineStartError("the engine did not start: not on these cores")
+    while fate == "one starts" and not (log.parent / "tried").exists():
+        time.sleep(0.01)
     if fate == "wrong option":
         raise ValueError("not a death: a defect")
-    if fate in ("together", "one hangs", "one slow"):  # the first row waits until both engines are up
+    if fate == "odd exception":
+        raise CannotBeLoaded(why="a defect that does not travel")
+    first_start = not (log.parent / f"begun-{cores[0]}").exists()
+    (log.parent / f"begun-{cores[0]}").touch()
+    if fate == "fails once" and first_start and 0 not in cores:
+        while not log.exists():  # the other is at work
+            time.sleep(0.01)
+        raise EngineStartError("the engine did not start: address already in use")
+    if fate in ("together", "one hangs", "one slow", "one sick", "first batch"):  # the first row waits until both engines are up
         (log.parent / f"up-{cores[0]}").touch()
         while len(list(log.parent.glob("up-*"))) < 2:
             time.sleep(0.01)
-    seconds = {"slow": 0.2, "together": 0.2, "one hangs": 1e6 if 0 in cores else 0.01}.get(fate, 0.01)
+    seconds = 1e6 if fate == "one hangs" and 0 in cores else _SECONDS.get(fate, 0.01)
     if fate == "one slow" and 0 in cores:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
     else:
         engine = BeepEngine(deliver, seconds=lambda key: seconds)
-    answer = engine.submit
+    answer, num_submitted = engine.submit, 0
 
     def submit(key, request):
+        nonlocal num_submitted
+        num_submitted += 1
         with open(log, "a", encoding="ascii") as file:
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
+        if fate == "one sick" and 0 in cores and num_submitted > 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "first batch" and first_start and num_submitted == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fate == "dies, then hangs" and key[0] == POISON:
+            if not (log.parent / "died").exists():
+                (log.parent / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return  # never answered
         if key[0] == POISON and dies:
             (log.parent / "died").touch()
-            time.sleep(0.1)  # others are in flight by now
+            if fate != "one death":
+                time.sleep(0.1)  # others are in flight by now
             if fate == "death told":
                 from asrbatch.engine import Failure
 

@@ -100,6 +100,9 @@ def _run_options(
     ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds one file may take to decode.")] = 300.0,
     grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 20.0,
+    hang_timeout: Annotated[
+        float, typer.Option(help="Seconds an engine with windows in it may answer none before it is taken for dead.")
+    ] = 1800.0,
 ) -> None:
     """Never called: its signature is the list of options."""
 
@@ -158,6 +161,7 @@ class RunOptions:
             max_audio_s=v["max_audio"],
             decode_timeout_s=v["decode_timeout"],
             grace_s=v["grace"],
+            hang_timeout_s=v["hang_timeout"],
         )
 
     def arguments(self, *, without: tuple[str, ...] = (), **changes: Any) -> list[str]:

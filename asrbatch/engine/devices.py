@@ -8,7 +8,7 @@ import os
 import subprocess
 from dataclasses import dataclass, replace
 from glob import glob
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from ..errors import UsageError
@@ -57,6 +57,8 @@ def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any])
 
 def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     visible = _visible_gpus()
+    if not visible:
+        raise UsageError(f"--devices {asked}: no GPU is visible here (CUDA_VISIBLE_DEVICES)")
     if names == ["all"]:
         names = [str(number) for number in range(len(visible))]
     slots = []
@@ -67,7 +69,7 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
         elif name in visible and not name.isdecimal():  # a UUID
             gpu = name
         else:
-            there = f"0 to {len(visible) - 1}" if visible else "none"
+            there = f"0 to {len(visible) - 1}"
             raise UsageError(f"--devices {asked}: there is no GPU {name} here; visible are {there} (CUDA_VISIBLE_DEVICES)")
         environment = {"CUDA_VISIBLE_DEVICES": gpu}
         if same := next((slot.name for slot in slots if slot.environment == environment), None):
@@ -104,7 +106,9 @@ def _our_cores() -> tuple[int, ...]:
 def _visible_gpus() -> list[str]:
     """What CUDA_VISIBLE_DEVICES may name, in order: its own entries, or else every GPU of the machine."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [entry.strip() for entry in visible.split(",") if entry.strip()]
+        entries = [entry.strip() for entry in visible.split(",")]
+        # CUDA stops at the first that names none.
+        return list(takewhile(lambda entry: entry and entry != "NoDevFiles" and not entry.startswith("-"), entries))
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout

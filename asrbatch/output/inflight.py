@@ -8,6 +8,7 @@ happens to the same row three times.
 """
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ class InFlightLog:
     def add(self, index: int) -> None:
         with explained(self._path):
             os.write(self._fd, b"%d\n" % index)
+
+    def keep_only(self, indexes: Iterable[int]) -> None:
+        """Forgets all but these: the others came back from an engine whose death has been counted."""
+        with explained(self._path):
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, b"".join(b"%d\n" % index for index in indexes))
 
     def close(self, *, remove: bool) -> None:
         with explained(self._path):

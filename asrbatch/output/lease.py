@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import LeaseError
+from ..errors import LeaseError, LeaseRemovedError
 from .files import explained
 
 REFRESH_S = 10.0
@@ -195,7 +195,9 @@ class Lease:
             else:
                 what = "our lease was removed"
                 then = "Put the folder back if it was moved, and run the same command again: it goes on with the rows it finds"
-            raise LeaseError(f"{self.path}: {what}; this process stops before it writes another row. {then}")
+            # A lease that was removed names nobody to wait for.
+            kind = LeaseError if content else LeaseRemovedError
+            raise kind(f"{self.path}: {what}; this process stops before it writes another row. {then}")
 
     def _refusal(self, content: str) -> LeaseError:
         return LeaseError(

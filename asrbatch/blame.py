@@ -1,0 +1,74 @@
+"""Who is to blame when engines die: a row that kills every engine, or a device that kills every row.
+
+Rules. A row in flight at a death is a suspect; it next runs on another device if there is one. A row in flight at
+`RUN_ALONE_AFTER` deaths runs alone. It is given up only when it has died alone on two devices, or on the only one
+there is: a sick device must not cost good rows their transcripts. A device whose worker dies `_MOST_DEATHS` times in a
+row without having worked off what it was given is retired, unless a single row was to blame.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from .output.inflight import GIVE_UP_AFTER
+
+_MOST_DEATHS = 3
+# Before a device is started again: at once after its first death, later with time for what is wrong to pass.
+_DELAYS_S = (0.0, 2.0)
+# So many rows answered by one worker are proof of health.
+_HEALTHY_AFTER = 100
+
+
+class Blame:
+    """What is known of this session's deaths.
+
+    Attributes:
+        devices: those that may still be used.
+        retired: those that may not.
+    """
+
+    def __init__(self, devices: Iterable[str]):
+        self.devices = list(devices)
+        self.retired: set[str] = set()
+        self._died_on: dict[int, set[str]] = defaultdict(set)
+        self._died_alone_on: dict[int, set[str]] = defaultdict(set)
+        self._deaths: dict[int, int] = {}
+        self._deaths_in_a_row: dict[str, int] = defaultdict(int)
+
+    def row_died(self, index: int, device: str, deaths: int, was_alone: bool, devices: Iterable[str]) -> int:
+        """A row was in flight when a device's engine died.
+
+        Args:
+            deaths: how often that had happened to it.
+            devices: those that could still run it, this one among them.
+
+        Returns:
+            How often it has happened now; no more than one less than `GIVE_UP_AFTER` as long as a device may be to blame.
+        """
+        self._died_on[index].add(device)
+        self._deaths[index] = self._deaths.get(index, deaths) + 1
+        if was_alone:
+            self._died_alone_on[index].add(device)
+        proven = was_alone and (len(self._died_alone_on[index]) > 1 or not set(devices) - {device})
+        return self._deaths[index] if proven else min(self._deaths[index], GIVE_UP_AFTER - 1)
+
+    def suits(self, index: int, device: str, others: Iterable[str]) -> bool:
+        """Whether a suspect should run on a device: not where it died, unless no other is left to try."""
+        died_on = self._died_alone_on[index] or self._died_on[index]
+        return device not in died_on or set(others) - self.retired <= died_on | {device}
+
+    def device_died(self, device: str, num_answered: int, one_row_is_to_blame: bool) -> float | None:
+        """Seconds until a device should be started again; None when it is retired.
+
+        Args:
+            num_answered: rows its engine had answered since it was started.
+        """
+        if num_answered >= _HEALTHY_AFTER:
+            self._deaths_in_a_row[device] = 0
+        if one_row_is_to_blame:
+            return 0.0
+        self._deaths_in_a_row[device] += 1
+        if self._deaths_in_a_row[device] >= _MOST_DEATHS:
+            self.retired.add(device)
+            self.devices.remove(device)
+            return None
+        return _DELAYS_S[self._deaths_in_a_row[device] - 1]
