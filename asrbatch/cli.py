@@ -12,6 +12,7 @@ import typer
 
 from . import __version__
 from .commands.common import Interrupted, complain
+from .commands.export import export
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
 from .commands.status import status
@@ -32,6 +33,7 @@ app.command("merge-shards")(merge_shards)
 app.command()(plan)
 app.command()(submit)
 app.command()(status)
+app.command()(export)
 
 
 def _version(asked: bool) -> None:

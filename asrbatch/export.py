@@ -1,0 +1,201 @@
+"""Exports the rows of a run, or of one chunk of it: subtitles, texts, times of words, Whisper's JSON.
+
+Rows are read once and never kept; of each, 8 bytes are remembered, which tell whether two have one name. Changes no file
+of the run. Knows nothing of formats but their table.
+"""
+
+import json
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
+from .export_files import OneFile, OneFileEach, explained
+from .export_formats import FORMATS
+from .export_names import file_name
+from .output.journal import decode_row
+from .output.paths import RunPaths, find_chunks
+from .output.record import read_completion_mark, read_record
+from .rows import show_text
+from .spoken import Spoken, spoken
+from .subtitles import Rules
+
+_READ_BYTES = 8 * 2**20
+_SAY_EVERY_S = 30.0
+
+
+@dataclass
+class Exported:
+    """What came of an export.
+
+    Attributes:
+        folder: where the files are.
+        results: by format, the file to begin with: with `per_run` that of the format, otherwise its index.
+        num_rows: utterances exported.
+        failed: rows left out because they failed, by error kind.
+        torn: the rows file ends in a part of a line, which was left out.
+        written, unchanged: files by format; the latter were there already, word for word.
+    """
+
+    folder: Path
+    results: dict[str, Path] = field(default_factory=dict)
+    num_rows: int = 0
+    failed: Counter = field(default_factory=Counter)
+    torn: bool = False
+    written: dict[str, int] = field(default_factory=dict)
+    unchanged: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def num_failed(self) -> int:
+        return self.failed.total()
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_ROWS_FAILED if self.failed else EXIT_COMPLETE
+
+
+def export(
+    rows_path: Path,
+    formats: Sequence[str],
+    *,
+    folder: Path | None = None,
+    per_run: bool = False,
+    from_file_start: bool = False,
+    overwrite: bool = False,
+    rules: Rules | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Exported:
+    """Writes the rows in other formats.
+
+    Args:
+        rows_path: absolute; a rows file of a run in one piece, merged, or of one chunk. It need not be complete.
+        formats: names in `export_formats.FORMATS`.
+        folder: where to; None for `X.export` beside the rows file.
+        per_run: one file for all utterances of each format, instead of one for each.
+        from_file_start: times count from the start of the audio file, not of the row.
+        overwrite: replace files that are there and say something else.
+        rules: of subtitles.
+        say: told, in one line, how far it is.
+
+    Raises:
+        UsageError: this cannot be done as asked.
+        OutputError: the rows file is not ours, files are in the way, or the disk refused.
+    """
+    paths = RunPaths(rows_path)
+    _check_there(paths)
+    stem = rows_path.name.removesuffix(".jsonl")
+    exported = Exported(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
+    with explained(exported.folder):
+        exported.folder.mkdir(parents=True, exist_ok=True)
+    names = array("q")
+    with ExitStack() as files:
+        make = OneFile if per_run else OneFileEach
+        rules = rules or Rules()
+        outputs = {name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files) for name in formats}
+        said = time.monotonic()
+        for utterance in _utterances(paths.rows, from_file_start, exported):
+            name = file_name(utterance.id, utterance.audio_path)
+            names.append(hash(name.casefold()))
+            for output in outputs.values():
+                output.add(utterance, name)
+            if time.monotonic() - said >= _SAY_EVERY_S:
+                said = time.monotonic()
+                say(f"{exported.num_rows} utterances exported")
+        _refuse_doubled(names, paths.rows)
+        for output in outputs.values():
+            output.finish()
+    exported.results = {name: output.path for name, output in outputs.items()}
+    exported.written = {name: output.written for name, output in outputs.items()}
+    exported.unchanged = {name: output.unchanged for name, output in outputs.items()}
+    return exported
+
+
+def how_complete(rows_path: Path, exported: Exported) -> list[str]:
+    """What a person should know about the rows that were not there."""
+    paths, num_rows, notes = RunPaths(rows_path), exported.num_rows + exported.num_failed, []
+    if exported.torn:
+        notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
+    try:
+        record, mark = read_record(paths), read_completion_mark(paths)
+    except OutputError as e:
+        return [*notes, f"whether these {num_rows} rows are all of a run cannot be told: {e}"]
+    if record is None:
+        notes.append(f"no run record beside it: whether these {num_rows} rows are all of a run cannot be told")
+    elif mark is None or mark["rows"] != num_rows:
+        notes.append(f"not complete: {num_rows} of {record.get('total_rows', 'an unknown number of')} rows are there so far")
+    if record is not None and record.get("num_chunks") and record.get("chunk_id") is not None:
+        notes.append(f"chunk {record['chunk_id']} of {record['num_chunks']} alone")
+    return notes
+
+
+def _check_there(paths: RunPaths) -> None:
+    rows = paths.rows
+    if rows.is_file():
+        return
+    if rows.exists():
+        raise UsageError(f"{rows}: is no file; give the rows file that transcribe or merge-shards wrote")
+    if rows.parent.is_dir() and (chunks := find_chunks(rows)):
+        num_chunks = next(iter(chunks))
+        raise UsageError(
+            f"{rows}: is not there, but chunks of it are; merge-shards joins them, or give one of them, such as "
+            f"{next(iter(chunks[num_chunks].values())).rows.name}"
+        )
+    raise UsageError(f"{rows}: no such file; give the rows file that transcribe or merge-shards wrote")
+
+
+def _utterances(path: Path, from_file_start: bool, exported: Exported) -> Iterator[Spoken]:
+    """What was spoken, row by row; counts rows in `exported`."""
+    for where, row in _rows(path, exported):
+        if row["status"] != "ok":
+            exported.failed[row["error"]["kind"]] += 1
+            continue
+        try:
+            yield spoken(row, from_file_start=from_file_start)
+        except ValueError as e:
+            raise _not_ours(where, e) from e
+        exported.num_rows += 1
+
+
+def _rows(path: Path, exported: Exported) -> Iterator[tuple[str, dict[str, Any]]]:
+    with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                exported.torn = True
+                return
+            where = f"{path}:{number}"
+            try:
+                row = decode_row(line, where)
+            except OutputError as e:
+                raise _not_ours(where, e.__cause__) from e
+            yield where, row
+
+
+def _not_ours(where: str, reason: BaseException | None) -> OutputError:
+    what = reason.msg if isinstance(reason, json.JSONDecodeError) else reason
+    return OutputError(f"{where}: no output row ({what}); give the rows file that transcribe or merge-shards wrote, unedited")
+
+
+def _refuse_doubled(names: array, path: Path) -> None:
+    """Raises OutputError when two rows would have one file."""
+    import numpy as np
+
+    values = np.sort(np.frombuffer(names, np.int64))
+    doubled = set(values[1:][values[1:] == values[:-1]].tolist())
+    first: dict[str, tuple[str, str]] = {}
+    for where, row in _rows(path, Exported(path.parent)) if doubled else ():
+        audio_path = row.get("audio_filepath")
+        name = file_name(row["id"], audio_path if type(audio_path) is str else None).casefold()
+        if row["status"] != "ok" or hash(name) not in doubled:
+            continue
+        if name in first:
+            raise OutputError(
+                f"{where}: id {show_text(row['id'])} has the same file name as id {show_text(first[name][1])} at "
+                f"{first[name][0]}; rows of one run have different ids, so the file was put together by hand: export its parts "
+                "to different folders"
+            )
+        first[name] = (where, row["id"])
