@@ -241,7 +241,8 @@ def test_tasks_stopped_at_any_moment(tmp_path, tiny_en, machines):
         time.sleep(moments.uniform(2.0, 2.7))
         os.kill(command_of(older), signal.SIGCONT)
         codes = {ended(older)[0], ended(newer)[0]}
-        assert codes == {EXIT_COMPLETE, EXIT_HELD}
+        # Exit 1 where the newer has ended by then: its lease is gone, and there is nobody to wait for.
+        assert codes in ({EXIT_COMPLETE, EXIT_HELD}, {EXIT_COMPLETE, EXIT_ERROR})
         sessions = check_complete(out, 60)["sessions"]
         assert len({row["index"] for row in read_jsonl(out)}) == 60, sessions
 
