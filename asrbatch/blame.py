@@ -2,8 +2,8 @@
 
 Rules. A row in flight at a death is a suspect; it next runs on another device if there is one. A row in flight at
 `RUN_ALONE_AFTER` deaths runs alone. It is given up only when it has died alone on two devices, or on the only one
-there is: a sick device must not cost good rows their transcripts. A device whose worker dies `_MOST_DEATHS` times in a
-row without having worked off what it was given is retired, unless a single row was to blame.
+there is: a sick device must not cost good rows their transcripts. A device whose workers die `_MOST_DEATHS` times in a
+row, none of them after `_HEALTHY_AFTER` answered rows, is retired, unless a single row was to blame.
 """
 
 from collections import defaultdict

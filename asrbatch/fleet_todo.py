@@ -15,8 +15,10 @@ class Todo:
         self._deaths, self._blame = session.deaths, blame
         self._new = session.unfinished(lambda deaths: deaths == 0)
         self._again: deque[int] = deque()
-        self._suspects = deque(session.unfinished(lambda deaths: 0 < deaths < RUN_ALONE_AFTER))
-        self._alone = deque(session.unfinished(lambda deaths: deaths >= RUN_ALONE_AFTER))
+        # From the few that have deaths: two more passes over a long manifest would keep the devices waiting.
+        seen = sorted(session.deaths.items())
+        self._suspects = deque(index for index, deaths in seen if deaths < RUN_ALONE_AFTER)
+        self._alone = deque(index for index, deaths in seen if deaths >= RUN_ALONE_AFTER)
 
     def next(self, device: str) -> int | None:
         """A row to run beside others; those that saw an engine die come last, and not to where they saw it."""
