@@ -22,7 +22,7 @@ class DecodeError(Exception):
 
 @dataclass(frozen=True)
 class Part:
-    """What the row asks for; see `load_audio`."""
+    """What the row asks for; see `audio.stream_audio`."""
 
     name: str
     offset_s: float | None
@@ -38,6 +38,10 @@ class Part:
 
     def stop(self, rate: int) -> float:
         return math.inf if self.duration_s is None else self.start(rate) + self.count(rate)
+
+    def limit(self, rate: int) -> float:
+        """The most frames it may have."""
+        return math.inf if self.max_s is None else round(self.max_s * rate)
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """(frames, channels) float32 to (frames,): one channel, or the mean of all."""
