@@ -23,7 +23,7 @@ import soxr
 
 from .audio_ffmpeg import FFmpegError, FFmpegFile
 from .audio_header import Header
-from .audio_part import LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part
+from .audio_part import LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part, join_blocks
 from .audio_sndfile import LibsndfileError, SndFile
 from .errors import RowError
 from .types import Audio
@@ -42,11 +42,9 @@ def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -
 
     Samples are in [-1, 1) for integer PCM, as they are for float.
     """
-    samples = bytearray()  # grows in place, where a list of blocks would be held twice while it is joined
     with stream_audio(source, name=name, sample_rate=sample_rate, **options) as stream:
-        for block in stream:
-            samples += block.data
-    return Audio(np.frombuffer(samples, np.float32), sample_rate, stream.flags, stream.read_s)
+        samples = join_blocks(stream)
+    return Audio(samples, sample_rate, stream.flags, stream.read_s)
 
 
 def stream_audio(
@@ -155,31 +153,31 @@ class AudioStream:
 
     def _cut_blocks(self) -> Iterator[np.ndarray]:
         """Samples in blocks of equal length. Something is always held back: what ends the part is known only then."""
-        part, rate, block_bytes = self._part, self._opened.rate, 4 * BLOCK_S * self.sample_rate
-        waiting = bytearray()
+        part, rate, size = self._part, self._opened.rate, BLOCK_S * self.sample_rate
+        waiting, num_waiting = [], 0
         for samples in self._resample():
-            waiting += samples.tobytes()
-            while len(waiting) > max(block_bytes, 4 * self._min_samples):
-                yield self._take(waiting, block_bytes)
+            waiting.append(samples)
+            num_waiting += len(samples)
+            while num_waiting > max(size, self._min_samples):
+                block, *waiting = np.split(np.concatenate(waiting), [size])
+                num_waiting -= size
+                self.num_samples += size
+                yield block
         if self._num_frames == 0:
             text = "its header gives 0 samples"
             if part.offset_s and self._opened.end:
                 text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s"
             raise RowError("empty_audio", f"{part.name}: {text}")
         # soxr rounds half a sample up; round() takes the even one, here as everywhere.
-        del waiting[4 * (round(self._num_frames * self.sample_rate / rate) - self.num_samples) :]
-        if self.num_samples + len(waiting) // 4 < self._min_samples:
-            text = f"{len(waiting) // 4} samples at {self.sample_rate} Hz ({self._num_frames / rate:.4f} s)"
+        rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]
+        if self.num_samples + len(rest) < self._min_samples:
+            text = f"{len(rest)} samples at {self.sample_rate} Hz ({self._num_frames / rate:.4f} s)"
             raise RowError("too_short", f"{part.name}: {text}; the model needs at least {self._min_samples}")
         self.flags = self._find_flags()
-        while waiting:
-            yield self._take(waiting, block_bytes)
-
-    def _take(self, waiting: bytearray, num_bytes: int) -> np.ndarray:
-        block = np.frombuffer(waiting[:num_bytes], np.float32)
-        del waiting[:num_bytes]
-        self.num_samples += len(block)
-        return block
+        for start in range(0, len(rest), size):
+            block = rest[start : start + size]
+            self.num_samples += len(block)
+            yield block
 
     def _resample(self) -> Iterator[np.ndarray]:
         if self._opened.rate == self.sample_rate:
