@@ -95,7 +95,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
             submitted=lambda index: _say(connection, ("submitted", index)),
             tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.clocks, pipeline.in_engine))),
             sample_rate=rules.sample_rate,
-            default_audio_s=rules.window_s,
+            window_s=rules.window_s,
         )
         feed = Feed(pipeline.wake)
         threading.Thread(target=_listen, args=(connection, feed, pipeline), daemon=True).start()
