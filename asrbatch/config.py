@@ -49,6 +49,7 @@ class RunConfig:
         language: ISO 639-1 code for rows without `lang`; None lets the model detect it.
         task: `transcribe` or `translate`.
         prompt: previous text for rows without `prompt`.
+        windows: how longer audio is cut for the model; a name of `windows.SPLITTERS`.
         overwrite: start anew, removing what stands at `output`.
         retry_failed: run failed rows again.
         workers: preparation threads, each with a decoder process; None takes one per core, at most 16.
@@ -73,6 +74,7 @@ class RunConfig:
     language: str | None = None
     task: str = "transcribe"
     prompt: str | None = None
+    windows: str = "energy"
     overwrite: bool = False
     retry_failed: bool = False
     workers: int | None = None

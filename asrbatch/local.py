@@ -64,7 +64,7 @@ def _drive(session: Session, engine: Engine, preparers: Preparers, events: Simpl
         submitted=session.in_flight.add,
         tick=tick,
         sample_rate=rules.sample_rate,
-        default_audio_s=rules.window_s,
+        window_s=rules.window_s,
     )
     session.progress.clocks = pipeline.clocks
     session.stop.attach(pipeline)

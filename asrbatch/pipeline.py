@@ -15,8 +15,9 @@ from .engine import Engine, Failure
 from .errors import EngineDiedError, RowError
 from .feed import Feed, Given, Source
 from .output.rows import failed_row, ok_row
-from .preparation import Prepared, Preparers
-from .types import Generation, Utterance
+from .preparation import Job, Prepared, PreparedWindow, Preparers
+from .room import Room
+from .types import Generation, Utterance, Window
 
 _STOP = "stop"
 _TICK_S = 0.1
@@ -27,8 +28,8 @@ class Limits:
     """Bounds on what is between the manifest and the output.
 
     Attributes:
-        windows: windows being prepared, waiting for the engine, or in it.
-        audio_s: seconds of audio in them; reached, no more is taken. The last utterance taken may exceed it.
+        windows: windows being prepared, waiting for the engine, or in it, and rows that wait for their turn.
+        audio_s: seconds of audio in them; reached, no more is taken. The last window taken may exceed it.
         grace_s: seconds a stopped run may take to finish what is in the engine.
         hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
     """
@@ -74,12 +75,15 @@ class Clocks:
 class _Work:
     """An utterance between being taken and being written."""
 
-    utterance: Utterance
+    job: Job
     taken_at: float
-    windows: int
-    audio_s: float
     prepared: Prepared | None = None
+    windows: dict[int, Window] = field(default_factory=dict)
     generations: dict[int, Generation] = field(default_factory=dict)
+
+    @property
+    def is_done(self) -> bool:
+        return self.prepared is not None and len(self.generations) == self.prepared.num_windows
 
 
 class Pipeline:
@@ -92,7 +96,7 @@ class Pipeline:
         submitted: told an utterance's index before its first window enters the engine.
         tick: called a few times a second, to let others report.
         sample_rate: Hz, of the windows.
-        default_audio_s: what an utterance without a duration is taken for until it is decoded.
+        window_s: the longest window, in seconds: what an utterance without a duration is taken for until it is decoded.
         events: the queue that the engine delivers `(key, outcome)` into.
     """
 
@@ -107,16 +111,16 @@ class Pipeline:
         submitted: Callable[[int], None],
         tick: Callable[[], None],
         sample_rate: int,
-        default_audio_s: float,
+        window_s: float,
     ):
         self._engine, self._events, self._limits = engine, events, limits
         self._write, self._submitted, self._tick = write, submitted, tick
-        self._sample_rate, self._default_audio_s = sample_rate, default_audio_s
+        self._sample_rate, self._window_s = sample_rate, window_s
+        self._room = Room(limits.windows, limits.audio_s)
         self._preparers = preparers
-        preparers.begin(engine, events.put)
+        preparers.begin(engine, events.put, self._room)
         self._working: dict[int, _Work] = {}
-        self._windows = 0
-        self._audio_s = 0.0
+        self._asked: dict[tuple[int, int], float] = {}  # windows in the engine, with the room they hold
         self._in_engine = 0
         self._level_since = time.monotonic()
         self._stop_by: float | None = None
@@ -163,16 +167,13 @@ class Pipeline:
 
     def _take(self, source: Source, alone: bool) -> None:
         while not self.stopped and self._has_room(alone) and (utterance := source.take()):
-            work = _Work(utterance, time.monotonic(), 1, utterance.duration_s or self._default_audio_s)
-            self._working[utterance.index] = work
-            self._windows += work.windows
-            self._audio_s += work.audio_s
-            self._preparers.put(utterance)
+            job = Job(utterance, min(utterance.duration_s or self._window_s, self._window_s))
+            self._working[utterance.index] = _Work(job, time.monotonic())
+            self._room.reserve(job.reserved_s)
+            self._preparers.put(job)
 
     def _has_room(self, alone: bool) -> bool:
-        if alone or not self._working:
-            return not self._working
-        return self._windows < self._limits.windows and self._audio_s < self._limits.audio_s
+        return not self._working if alone else self._room.has_room()
 
     def _next_event(self) -> Any:
         if time.monotonic() - self._ticked_at >= _TICK_S:
@@ -200,8 +201,10 @@ class Pipeline:
                 pass
             case "stop":
                 self._stop()
-            case Prepared():
+            case PreparedWindow():
                 self._submit(event)
+            case Prepared():
+                self._end(event)
             case None, Failure() as failure:
                 raise failure.error
             case (int() as index, int() as window), outcome:
@@ -218,32 +221,46 @@ class Pipeline:
         self._stop_by = time.monotonic() + self._limits.grace_s
         self._preparers.drop_waiting()
         for work in [w for w in self._working.values() if w.prepared is None]:
-            self._release(work)
+            work.job.is_cancelled = True
+            if not work.windows:  # else it may be all there, and only not said yet
+                self._release(work)
 
     def _out_of_time(self) -> bool:
         return self.stopped and time.monotonic() >= self._stop_by
 
-    def _submit(self, prepared: Prepared) -> None:
-        work = self._working.get(prepared.utterance.index)
-        if work is None:  # let go by a stop
+    def _submit(self, ready: PreparedWindow) -> None:
+        index = ready.job.utterance.index
+        work = self._working.get(index)
+        if work is None:  # let go by a stop, or failed
+            self._room.give_back(ready.audio_s)
+            return
+        if ready.number == 0:
+            self._submitted(index)
+        key = (index, ready.number)
+        work.windows[ready.number] = ready.window
+        self._asked[key] = ready.audio_s
+        self._engine_holds(self._in_engine + 1)
+        self._engine.submit(key, ready.request)
+
+    def _end(self, prepared: Prepared) -> None:
+        work = self._working.get(prepared.job.utterance.index)
+        if work is None:
+            return
+        if prepared.is_cut_short:
+            self._release(work)
             return
         work.prepared = prepared
         self.clocks.read += prepared.read_s
         self.clocks.prepare += prepared.prepare_s or 0.0
         if prepared.error:
             self._fail(work, prepared.error)
-            return
-        self._windows += len(prepared.windows) - work.windows
-        self._audio_s += prepared.audio_s - work.audio_s
-        work.windows, work.audio_s = len(prepared.windows), prepared.audio_s
-        self._submitted(work.utterance.index)
-        self._engine_holds(self._in_engine + len(prepared.requests))
-        for window, request in enumerate(prepared.requests):
-            self._engine.submit((work.utterance.index, window), request)
+        elif work.is_done:
+            self._finish(work)
 
     def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
         self._answered_at = time.monotonic()
+        self._room.give_back(self._asked.pop((index, window)))
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
             raise outcome.error
         work = self._working.get(index)
@@ -253,28 +270,28 @@ class Pipeline:
             self._fail(work, outcome.error)
             return
         work.generations[window] = outcome
-        if len(work.generations) == len(work.prepared.windows):
+        if work.is_done:
             self._finish(work)
 
     def _finish(self, work: _Work) -> None:
         prepared = work.prepared
         row = ok_row(
-            work.utterance,
+            work.job.utterance,
             audio_s=prepared.audio_s,
             sample_rate=self._sample_rate,
-            windows=list(prepared.windows),
-            generations=[work.generations[i] for i in range(len(prepared.windows))],
+            windows=[work.windows[i] for i in range(prepared.num_windows)],
+            generations=[work.generations[i] for i in range(prepared.num_windows)],
             flags=prepared.flags,
             timing=self._timing(work),
         )
         self._put(work, row)
 
     def _fail(self, work: _Work, error: RowError) -> None:
-        self._put(work, failed_row(work.utterance, error, self._timing(work)))
+        self._put(work, failed_row(work.job.utterance, error, self._timing(work)))
 
     def _timing(self, work: _Work) -> dict[str, float | None]:
-        total = time.monotonic() - work.taken_at
-        return {"read": work.prepared.read_s, "prepare": work.prepared.prepare_s, "total": total}
+        read_s, prepare_s = (work.prepared.read_s, work.prepared.prepare_s) if work.prepared else (None, None)
+        return {"read": read_s, "prepare": prepare_s, "total": time.monotonic() - work.taken_at}
 
     def _put(self, work: _Work, row: dict[str, Any]) -> None:
         started = time.monotonic()
@@ -283,9 +300,8 @@ class Pipeline:
         self._release(work)
 
     def _release(self, work: _Work) -> None:
-        del self._working[work.utterance.index]
-        self._windows -= work.windows
-        self._audio_s -= work.audio_s
+        work.job.is_cancelled = True  # as far as anything of it is still to come
+        del self._working[work.job.utterance.index]
 
     def _engine_holds(self, windows: int) -> None:
         """Books the time since the last change under the level the engine had."""

@@ -19,6 +19,7 @@ from .preparation import AudioRules
 from .prompts import WhisperPrompts
 from .sharding import Sharding
 from .types import Utterance
+from .windows import SPLITTERS
 
 # Decoder positions that hold no text: the prompt's control tokens.
 _PROMPT_TOKENS = 4
@@ -45,6 +46,9 @@ class Plan:
 
     def __init__(self, config: RunConfig):
         self.engine = _engine_plan(config)
+        if config.windows not in SPLITTERS:
+            raise UsageError(f"--windows {config.windows}: must be one of {', '.join(SPLITTERS)}")
+        self._windows = config.windows
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         prompts = self.engine.prompts
         self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, prompts))
@@ -64,7 +68,7 @@ class Plan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows="none",
+            windows=self.rules.choices,
             engine_args=self.engine.engine_args,
             **chunk_fields(self.sharding),
         )
@@ -72,7 +76,7 @@ class Plan:
     @property
     def rules(self) -> AudioRules:
         checkpoint = self.engine.checkpoint
-        return AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length)
+        return AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length, self._windows)
 
 
 def _engine_plan(config: RunConfig) -> EnginePlan:

@@ -1,60 +1,111 @@
-"""A bounded pool that turns utterances into engine requests: decode, resample, split, compute features.
+"""A bounded pool that turns utterances into engine requests: decode, resample, cut into windows, compute features.
 
-Each thread owns one decoder process (a decoder may crash or hang; the thread outlives it) and computes features
-itself, one window after another. How many utterances are under way is the pipeline's affair; the pool takes what it
-is given.
+Each thread owns one decoder process (a decoder may crash or hang; the thread outlives it) and takes one utterance at a
+time. Audio is decoded as it is needed: of a recording of hours a thread holds one window and a little more, and it
+waits for room before it prepares the next.
 """
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+import numpy as np
+
 from .decoding import Decoder, DecodeRequest
 from .engine import Engine, Request
 from .errors import RowError
+from .room import Room
 from .types import Utterance, Window
-from .windows import SPLITTERS
+from .windows import SPLITTERS, Rules
 
 
 @dataclass(frozen=True)
 class AudioRules:
-    """What the model can hear.
+    """What the model can hear, and how longer audio is cut for it.
 
     Attributes:
         sample_rate: Hz.
         window_s: the longest audio it hears at once, in seconds.
         min_samples: the fewest samples that hold anything to hear.
         windows: a key of `windows.SPLITTERS`.
+        search_s, frame_s, min_tail_s: see `windows.Rules`.
     """
 
     sample_rate: int
     window_s: float
     min_samples: int
     windows: str = "none"
+    search_s: float = 5.0
+    frame_s: float = 0.1
+    min_tail_s: float = 1.0
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What of this decides where windows begin and end; part of a run's fingerprint."""
+        if self.windows == "none":
+            return {"splitter": "none", "limit_s": self.window_s}
+        choices = {"splitter": self.windows, "limit_s": self.window_s, "min_tail_s": self.min_tail_s}
+        return choices | ({"search_s": self.search_s, "frame_s": self.frame_s} if self.windows == "energy" else {})
+
+    @property
+    def in_samples(self) -> Rules:
+        seconds = (self.window_s, self.search_s, self.frame_s, self.min_tail_s)
+        return Rules(*(round(s * self.sample_rate) for s in seconds))
+
+
+class Job:
+    """An utterance on its way through the pool.
+
+    Attributes:
+        reserved_s: seconds of audio that were reserved for it.
+        is_cancelled: nobody wants the rest of it.
+    """
+
+    def __init__(self, utterance: Utterance, reserved_s: float):
+        self.utterance, self.reserved_s = utterance, reserved_s
+        self.is_cancelled = False
+
+
+@dataclass(frozen=True)
+class PreparedWindow:
+    """A window ready for the engine.
+
+    Attributes:
+        number: 0-based place among the windows of its utterance.
+        audio_s: room it holds until it is answered.
+    """
+
+    job: Job
+    number: int
+    window: Window
+    request: Request
+    audio_s: float
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An utterance ready for the engine, or the reason why it cannot be.
+    """All windows of an utterance are prepared, or the reason why it cannot be transcribed.
 
     Attributes:
         read_s, prepare_s: seconds spent on decoding and on features.
         audio_s: seconds of audio decoded.
         flags: of the audio.
+        num_windows: how many there were.
+        is_cut_short: it was cancelled on the way.
     """
 
-    utterance: Utterance
+    job: Job
     error: RowError | None = None
     audio_s: float = 0.0
     flags: tuple[str, ...] = ()
-    windows: tuple[Window, ...] = ()
-    requests: tuple[Request, ...] = ()
+    num_windows: int = 0
     read_s: float = 0.0
     prepare_s: float | None = None
+    is_cut_short: bool = False
 
 
 class Preparers:
@@ -87,17 +138,25 @@ class Preparers:
         for thread in self._threads:
             thread.start()
 
-    def begin(self, engine: Engine, deliver: Callable[[Prepared | BaseException], None]) -> None:
-        """Lets the threads work; `deliver` receives a `Prepared`, or the exception of a broken thread, from that thread."""
-        self._engine, self._deliver = engine, deliver
+    def begin(self, engine: Engine, deliver: Callable[[Any], None], room: Room) -> None:
+        """Lets the threads work.
+
+        Args:
+            deliver: receives `PreparedWindow`s and then a `Prepared` for each utterance, or the exception of a broken
+                thread, from that thread.
+            room: where a thread waits before it prepares a window.
+        """
+        self._engine, self._deliver, self._room = engine, deliver, room
         self._begun.set()
 
-    def put(self, utterance: Utterance) -> None:
-        self._inbox.put(utterance)
+    def put(self, job: Job) -> None:
+        self._inbox.put(job)
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
         self._ended = True
+        if self._begun.is_set():
+            self._room.close()
         self._begun.set()
         self.drop_waiting()
         for _ in self._threads:
@@ -130,31 +189,51 @@ class Preparers:
         if self._ended:
             return
         self._engine.prepare_thread()
-        while (utterance := self._inbox.get()) is not None:
-            self._deliver(self._prepare(utterance, decoder))
+        while (job := self._inbox.get()) is not None:
+            self._room.unreserve(job.reserved_s)
+            if not job.is_cancelled:
+                self._deliver(self._prepare(job, decoder))
 
-    def _prepare(self, utterance: Utterance, decoder: Decoder) -> Prepared:
-        started = time.monotonic()
-        read_at = None
+    def _prepare(self, job: Job, decoder: Decoder) -> Prepared:
+        """Delivers the windows; returns what ends them."""
+        reading, preparing, num_windows = _Stopwatch(), _Stopwatch(), 0
         try:
-            audio = decoder.decode(self._decode_request(utterance))
-            read_at = time.monotonic()
-            samples = audio.samples
-            windows = SPLITTERS[self._rules.windows](len(samples), round(self._rules.window_s * audio.sample_rate))
-            requests = [self._request(utterance, samples[w.start : w.end]) for w in windows]
+            with reading:
+                stream = decoder.stream(self._decode_request(job.utterance))
+            with closing(stream):
+                for window, samples in self._windows(stream, reading):
+                    audio_s = len(samples) / self._rules.sample_rate
+                    if job.is_cancelled or not self._room.take(audio_s):
+                        return Prepared(job, is_cut_short=True)
+                    try:
+                        with preparing:
+                            request = self._request(job.utterance, samples)
+                    except BaseException:
+                        self._room.give_back(audio_s)
+                        raise
+                    self._deliver(PreparedWindow(job, num_windows, window, request, audio_s))
+                    num_windows += 1
         except RowError as e:
-            now = time.monotonic()
-            read_s, prepare_s = (now - started, None) if read_at is None else (read_at - started, now - read_at)
-            return Prepared(utterance, error=e, read_s=read_s, prepare_s=prepare_s)
-        return Prepared(
-            utterance,
-            audio_s=audio.duration_s,
-            flags=audio.flags,
-            windows=tuple(windows),
-            requests=tuple(requests),
-            read_s=read_at - started,
-            prepare_s=time.monotonic() - read_at,
-        )
+            return Prepared(job, error=e, num_windows=num_windows, read_s=reading.s, prepare_s=preparing.s or None)
+        audio_s = stream.num_samples / self._rules.sample_rate
+        return Prepared(job, None, audio_s, stream.flags, num_windows, reading.s, preparing.s)
+
+    def _windows(self, stream: Any, reading: "_Stopwatch") -> Iterator[tuple[Window, np.ndarray]]:
+        """Cuts audio while it is being decoded; holds what one window needs."""
+        rules, end_of_window = self._rules.in_samples, SPLITTERS[self._rules.windows]
+        blocks, ahead, start = iter(stream), np.empty(0, np.float32), 0
+        while True:
+            with reading:
+                held = [ahead]
+                while sum(map(len, held)) < rules.lookahead and (block := next(blocks, None)) is not None:
+                    held.append(block)
+                ahead = np.concatenate(held)
+            if not len(ahead):
+                return
+            # A copy: whoever holds the window must not hold what follows it.
+            end = end_of_window(ahead[: rules.lookahead], rules)
+            yield Window(start, start + end), ahead[:end].copy()
+            start, ahead = start + end, ahead[end:]
 
     def _request(self, utterance: Utterance, samples: Any) -> Request:
         return self._engine.prepare(samples, self._language_of(utterance), self._prompt_of(utterance))
@@ -171,6 +250,19 @@ class Preparers:
             offset_s=utterance.offset_s,
             duration_s=utterance.duration_s,
             channel=utterance.channel,
-            max_s=self._rules.window_s,
+            max_s=self._rules.window_s if self._rules.windows == "none" else None,
             min_samples=self._rules.min_samples,
         )
+
+
+class _Stopwatch:
+    """Adds up the seconds spent in its blocks."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.s += time.monotonic() - self._since

@@ -104,7 +104,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
             submitted=lambda index: _say(connection, ("submitted", index)),
             tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.clocks, pipeline.in_engine))),
             sample_rate=rules.sample_rate,
-            default_audio_s=rules.window_s,
+            window_s=rules.window_s,
         )
         feed, answers = Feed(pipeline.wake), _Answers(connection)
         fetch.install(answers.ask)

@@ -107,7 +107,7 @@ class Run:
             submitted=self.submitted.append,
             tick=lambda: None,
             sample_rate=RATE,
-            default_audio_s=30.0,
+            window_s=30.0,
         )
 
     def __enter__(self):

@@ -39,6 +39,12 @@ class Strategy(str, Enum):
     strided = "strided"
 
 
+class Windows(str, Enum):
+    energy = "energy"
+    fixed = "fixed"
+    none = "none"
+
+
 def _run_options(
     manifest: Annotated[str, typer.Argument(help="A JSONL manifest, a data set saved with save_to_disk, or Parquet files.")],
     model: Annotated[
@@ -56,6 +62,10 @@ def _run_options(
     prompt: Annotated[
         str | None, typer.Option(help="Previous text for rows without `prompt`: sets style and spelling of names.")
     ] = None,
+    windows: Annotated[
+        Windows,
+        typer.Option(help="How audio longer than the model hears at once is cut: at quiet points, at fixed lengths, or never."),
+    ] = Windows.energy,
     split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
     num_chunks: Annotated[
         int | None, typer.Option(help="Deal the manifest out into so many chunks, one process each.", show_default=False)
@@ -150,6 +160,7 @@ class RunOptions:
             language=v["language"],
             task=v["task"].value,
             prompt=v["prompt"],
+            windows=v["windows"].value,
             num_chunks=v["num_chunks"],
             chunk_id=resolve_chunk_id(v["num_chunks"], v["chunk_id"], v["chunk_offset"], environment),
             strategy=v["strategy"].value,

@@ -5,6 +5,7 @@ import math
 import re
 from typing import Any
 
+from .. import guards
 from ..errors import RowError
 from ..types import Generation, Utterance, Window
 
@@ -51,7 +52,8 @@ def ok_row(
     # An average is over the text tokens and, where it came to that, the end token.
     weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in generations if g.avg_logprob is not None]
     first = generations[0]
-    flags = (*flags, *([] if text else ["empty"]), *(["truncated"] if any("truncated" in s["flags"] for s in spans) else []))
+    of_windows = dict.fromkeys(flag for span in spans for flag in span["flags"] if flag != "empty")
+    flags = (*flags, *([] if text else ["empty"]), *of_windows)
     return _row(
         utterance,
         status="ok",
@@ -114,6 +116,7 @@ def _window(window: Window, generation: Generation, sample_rate: int) -> dict[st
     flags = ["empty"] if not text else []
     if generation.finish_reason == "length":
         flags.append("truncated")
+    flags += guards.flags(text, generation.avg_logprob)
     return {
         "start": round(window.start / sample_rate, 6),
         "end": round(window.end / sample_rate, 6),
