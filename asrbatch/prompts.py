@@ -77,12 +77,13 @@ class WhisperPrompts:
     Args:
         checkpoint: a Whisper checkpoint.
         task: `transcribe` or `translate` (into English).
+        timestamps: whether answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
 
     Raises:
-        UsageError: a task the checkpoint lacks, or a checkpoint without Whisper's control tokens.
+        UsageError: a task the checkpoint lacks, timestamps it lacks, or a checkpoint without Whisper's control tokens.
     """
 
-    def __init__(self, checkpoint: Checkpoint, task: str = "transcribe"):
+    def __init__(self, checkpoint: Checkpoint, task: str = "transcribe", *, timestamps: bool = False):
         self.checkpoint = checkpoint
         self.task = task
         if task not in TASKS:

@@ -25,6 +25,8 @@ class EnginePlan:
         prompt: previous text for rows without `prompt`.
         max_tokens: most tokens generated for one window.
         engine_args: vLLM's, as the user gave them.
+        timestamps: whether answers carry timestamps.
+        temperatures: those that questions may ask for, 0.0 (greedy) first.
     """
 
     checkpoint: Checkpoint
@@ -37,10 +39,12 @@ class EnginePlan:
     max_tokens: int
     seed: int
     engine_args: dict[str, Any]
+    timestamps: bool = True
+    temperatures: tuple[float, ...] = (0.0,)
 
     @cached_property
     def prompts(self) -> WhisperPrompts:
-        return WhisperPrompts(self.checkpoint, self.task)
+        return WhisperPrompts(self.checkpoint, self.task, timestamps=self.timestamps)
 
     def language_of(self, utterance: Utterance) -> str | None:
         return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
@@ -59,6 +63,7 @@ class EnginePlan:
             max_tokens=self.max_tokens,
             seed=self.seed,
             user_args=self.engine_args,
+            temperatures=self.temperatures,
             deliver=deliver,
         )
 

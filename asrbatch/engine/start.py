@@ -46,6 +46,7 @@ def start_engine(
     seed: int,
     user_args: dict[str, Any],
     deliver: Deliver,
+    temperatures: tuple[float, ...] = (0.0,),
 ) -> "WhisperEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
@@ -53,6 +54,7 @@ def start_engine(
         mode: `thread` or `process`.
         user_args: from `parse_engine_args`; they win over the automatic settings.
         deliver: receives each request's key and its outcome.
+        temperatures: those that questions will ask for; named in `facts`.
 
     Raises:
         UsageError: an engine argument this vLLM does not know, or a model class asrbatch cannot ask yet.
