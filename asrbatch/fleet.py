@@ -17,6 +17,7 @@ from typing import Any
 
 from . import logs
 from .blame import Blame
+from .clocks import Clocks
 from .config import RunConfig
 from .engine import Engine
 from .engine.devices import Slot
@@ -25,7 +26,6 @@ from .fleet_todo import Todo
 from .fleet_worker import FleetWorker
 from .local import explain_start
 from .output.inflight import GIVE_UP_AFTER
-from .pipeline import Clocks
 from .session import Session
 from .worker import WorkerSetup
 

@@ -1,33 +1,75 @@
-"""Signs that a text is not what was said, as flags for people who filter; nothing here changes a text.
+"""Signs that a text is not what was said: figures, and flags for people who filter; nothing here changes a text.
 
 The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them.
 """
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
+
+from .types import Generation
 
 # Whisper: above this ratio of a text's bytes to its compressed bytes it repeats itself.
 COMPRESSION_RATIO = 2.4
 # Whisper: below this mean log-probability the model did not believe what it wrote.
 AVG_LOGPROB = -1.0
+# Whisper: above this probability nobody speaks, unless the model believed what it wrote.
+NO_SPEECH_PROB = 0.6
 # The compression ratio does not see short loops ("Thank you. Thank you. …"): so often in a row at the end of a text, a
 # phrase of 1 to 8 words is one. Ours.
 LOOP_REPEATS = 6
 _LONGEST_PHRASE = 8
+# Fast speech has 20 to 25 characters a second, an auctioneer 35. Ours.
+CHARS_PER_S = 40.0
 
 
-def flags(text: str, avg_logprob: float | None) -> list[str]:
-    """`loop` and `low_confidence`, where they apply to the text of a window.
+def figures(text: str, seconds: float, avg_logprob: float | None, no_speech_prob: float | None) -> dict[str, Any]:
+    """What the guards look at, for a text and the audio it is said to come from.
 
     Args:
-        avg_logprob: None when nothing was generated.
+        text: stripped.
+        seconds: of audio; may be 0.
     """
-    found = []
-    if compression_ratio(text) > COMPRESSION_RATIO or repeats(text.split()) >= LOOP_REPEATS:
-        found.append("loop")
-    if avg_logprob is not None and avg_logprob < AVG_LOGPROB:
-        found.append("low_confidence")
-    return found
+    return {
+        "avg_logprob": None if avg_logprob is None else round(avg_logprob, 4),
+        "compression_ratio": round(compression_ratio(text), 3),
+        "repeats": repeats(text.split()),
+        "chars_per_s": round(len(text) / seconds, 2) if seconds > 0 else None,
+        "no_speech_prob": None if no_speech_prob is None else round(no_speech_prob, 4),
+    }
+
+
+def flags(generation: Generation, seconds: float) -> list[str]:
+    """What is to be said about an answer: `empty`, `truncated`, `loop`, `low_confidence`, `no_speech`, `too_fast`.
+
+    Args:
+        seconds: of audio it was given.
+    """
+    text = generation.text.strip()
+    signs = {
+        "empty": not text,
+        "truncated": generation.finish_reason == "length",
+        "loop": is_loop(text),
+        "low_confidence": is_low_confidence(generation),
+        "no_speech": is_no_speech(generation),
+        "too_fast": len(text) > CHARS_PER_S * max(seconds, 1.0),
+    }
+    return [flag for flag, holds in signs.items() if holds]
+
+
+def is_loop(text: str) -> bool:
+    return compression_ratio(text) > COMPRESSION_RATIO or repeats(text.split()) >= LOOP_REPEATS
+
+
+def is_low_confidence(generation: Generation) -> bool:
+    return generation.avg_logprob is not None and generation.avg_logprob < AVG_LOGPROB
+
+
+def is_no_speech(generation: Generation) -> bool:
+    """Whisper's rule: the model heard nobody speak, and did not believe what it wrote all the same."""
+    probability = generation.no_speech_prob
+    believed = generation.avg_logprob is not None and generation.avg_logprob > AVG_LOGPROB
+    return probability is not None and probability > NO_SPEECH_PROB and not believed
 
 
 def compression_ratio(text: str) -> float:

@@ -1,8 +1,12 @@
 """A bounded pool that turns utterances into engine requests: decode, resample, cut into windows, compute features.
 
-Each thread owns one decoder process (a decoder may crash or hang; the thread outlives it) and takes one utterance at a
-time. Audio is decoded as it is needed: of a recording of hours a thread holds one window and a little more, and it
-waits for room before it prepares the next.
+A thread takes one utterance at a time and owns one decoder process (a decoder may crash or hang; the thread outlives it).
+Audio is decoded as it is needed: of a recording of hours a thread holds a window or two, and it waits for room before it
+prepares the next. Threads with nothing to take compute features for those that cut long recordings, so that one
+recording at a run's end keeps the engine as busy as many.
+
+With `sequential` windows a thread also waits for the answer to one window before it cuts the next. There are then as many
+threads as recordings the engine can work on at once, and no more of them at work than `num_workers`.
 """
 
 import threading
@@ -13,61 +17,43 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import numpy as np
-
+from .ahead import Ahead, Piece
+from .audio_rules import AudioRules
+from .cutting import cut
 from .decoding import Decoder, DecodeRequest
 from .engine import Engine, Request
 from .errors import RowError
 from .room import Room
-from .types import Utterance, Window
-from .windows import SPLITTERS, Rules
-
-
-@dataclass(frozen=True)
-class AudioRules:
-    """What the model can hear, and how longer audio is cut for it.
-
-    Attributes:
-        sample_rate: Hz.
-        window_s: the longest audio it hears at once, in seconds.
-        min_samples: the fewest samples that hold anything to hear.
-        windows: a key of `windows.SPLITTERS`.
-        search_s, frame_s, min_tail_s: see `windows.Rules`.
-    """
-
-    sample_rate: int
-    window_s: float
-    min_samples: int
-    windows: str = "none"
-    search_s: float = 5.0
-    frame_s: float = 0.1
-    min_tail_s: float = 1.0
-
-    @property
-    def choices(self) -> dict[str, Any]:
-        """What of this decides where windows begin and end; part of a run's fingerprint."""
-        if self.windows == "none":
-            return {"splitter": "none", "limit_s": self.window_s}
-        choices = {"splitter": self.windows, "limit_s": self.window_s, "min_tail_s": self.min_tail_s}
-        return choices | ({"search_s": self.search_s, "frame_s": self.frame_s} if self.windows == "energy" else {})
-
-    @property
-    def in_samples(self) -> Rules:
-        seconds = (self.window_s, self.search_s, self.frame_s, self.min_tail_s)
-        return Rules(*(round(s * self.sample_rate) for s in seconds))
+from .sequential import follow
+from .types import Generation, Utterance, Window
+from .windows import SPLITTERS
 
 
 class Job:
     """An utterance on its way through the pool.
 
     Attributes:
-        reserved_s: seconds of audio that were reserved for it.
+        reserved_s: seconds of audio that are reserved for it; None once it holds room of its own.
         is_cancelled: nobody wants the rest of it.
     """
 
     def __init__(self, utterance: Utterance, reserved_s: float):
-        self.utterance, self.reserved_s = utterance, reserved_s
+        self.utterance = utterance
+        self.reserved_s: float | None = reserved_s
         self.is_cancelled = False
+        self._answers: SimpleQueue[Generation | None] = SimpleQueue()
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self._answers.put(None)
+
+    def answer(self, generation: Generation) -> None:
+        """The answer to its next window; to be given in order."""
+        self._answers.put(generation)
+
+    def next_answer(self) -> Generation | None:
+        """Waits for the answer to its next window. None when it was cancelled."""
+        return None if self.is_cancelled else self._answers.get()
 
 
 @dataclass(frozen=True)
@@ -76,25 +62,30 @@ class PreparedWindow:
 
     Attributes:
         number: 0-based place among the windows of its utterance.
+        previous: token ids of the text before it that it is asked with.
         audio_s: room it holds until it is answered.
+        prepare_s: seconds spent on its features.
     """
 
     job: Job
     number: int
     window: Window
+    previous: tuple[int, ...]
     request: Request
     audio_s: float
+    prepare_s: float
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """All windows of an utterance are prepared, or the reason why it cannot be transcribed.
+    """All windows of an utterance are prepared or being prepared; or the reason why it cannot be transcribed.
 
     Attributes:
-        read_s, prepare_s: seconds spent on decoding and on features.
         audio_s: seconds of audio decoded.
         flags: of the audio.
-        num_windows: how many there were.
+        num_windows: how many there are.
+        skips: audio that nobody is asked about.
+        read_s: seconds spent on decoding; None when it did not come to that.
         is_cut_short: it was cancelled on the way.
     """
 
@@ -103,18 +94,35 @@ class Prepared:
     audio_s: float = 0.0
     flags: tuple[str, ...] = ()
     num_windows: int = 0
-    read_s: float = 0.0
-    prepare_s: float | None = None
+    skips: tuple[Window, ...] = ()
+    read_s: float | None = None
     is_cut_short: bool = False
+
+
+@dataclass(frozen=True)
+class _Features:
+    """Features to be computed by whoever has nothing else to do; their room is taken.
+
+    Attributes:
+        read_s: seconds spent on decoding so far.
+    """
+
+    job: Job
+    number: int
+    piece: Piece
+    audio_s: float
+    read_s: float
 
 
 class Preparers:
     """The pool. Its decoder processes start at once, so that they are up when the engine is; work starts with `begin`.
 
     Args:
-        num_workers: threads, and decoder processes.
-        language_of: the language an utterance is asked in, None to have it detected.
-        prompt_of: the previous text it is asked with, or None.
+        num_workers: threads at work at once, each with a decoder process.
+        prompt_of: the previous text an utterance is asked with, or None.
+
+    Attributes:
+        num_workers: as given.
     """
 
     def __init__(
@@ -123,30 +131,30 @@ class Preparers:
         *,
         rules: AudioRules,
         decode_timeout_s: float,
-        language_of: Callable[[Utterance], str | None],
         prompt_of: Callable[[Utterance], str | None],
     ):
-        self._rules = rules
-        self._language_of, self._prompt_of = language_of, prompt_of
+        self.num_workers = num_workers
+        self._rules, self._decode_timeout_s, self._prompt_of = rules, decode_timeout_s, prompt_of
+        self._cores = threading.BoundedSemaphore(num_workers)
         self._begun, self._ended = threading.Event(), False
         self._inbox: SimpleQueue = SimpleQueue()
-        self._decoders = [Decoder(timeout_s=decode_timeout_s) for _ in range(num_workers)]
-        self._threads = [
-            threading.Thread(target=self._run, args=(decoder,), name=f"asrbatch-prepare-{i}", daemon=True)
-            for i, decoder in enumerate(self._decoders)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._num_idle = 0
+        self._decoders: list[Decoder] = []
+        self._threads: list[threading.Thread] = []
+        self._add_threads(num_workers, starts_decoder=True)
 
-    def begin(self, engine: Engine, deliver: Callable[[Any], None], room: Room) -> None:
+    def begin(self, engine: Engine, deliver: Callable[[Any], None], room: Room, num_recordings: int) -> None:
         """Lets the threads work.
 
         Args:
-            deliver: receives `PreparedWindow`s and then a `Prepared` for each utterance, or the exception of a broken
-                thread, from that thread.
+            deliver: receives `PreparedWindow`s and a `Prepared` for each utterance, or the exception of a broken thread,
+                from that thread.
             room: where a thread waits before it prepares a window.
+            num_recordings: how many may be in the engine at once, where each waits for its own answers.
         """
         self._engine, self._deliver, self._room = engine, deliver, room
+        if self._rules.is_sequential:
+            self._add_threads(num_recordings - len(self._threads), starts_decoder=False)
         self._begun.set()
 
     def put(self, job: Job) -> None:
@@ -169,13 +177,28 @@ class Preparers:
 
     def drop_waiting(self) -> None:
         """Forgets the utterances that no thread has taken yet."""
+        begun = []
         with suppress(Empty):
             while True:
-                self._inbox.get_nowait()
+                item = self._inbox.get_nowait()
+                if isinstance(item, _Features):
+                    begun.append(item)
+        for item in begun:
+            self._inbox.put(item)
 
-    def _run(self, decoder: Decoder) -> None:
+    def _add_threads(self, count: int, *, starts_decoder: bool) -> None:
+        for _ in range(count):
+            decoder = Decoder(timeout_s=self._decode_timeout_s)
+            name = f"asrbatch-prepare-{len(self._threads)}"
+            thread = threading.Thread(target=self._run, args=(decoder, starts_decoder), name=name, daemon=True)
+            self._decoders.append(decoder)
+            self._threads.append(thread)
+            thread.start()
+
+    def _run(self, decoder: Decoder, starts_decoder: bool) -> None:
         try:
-            decoder.start()
+            if starts_decoder:
+                decoder.start()
             self._work(decoder)
         except BaseException as e:  # a defect of ours, or no decoder: the pipeline raises it in the main thread
             self._begun.wait()
@@ -189,54 +212,79 @@ class Preparers:
         if self._ended:
             return
         self._engine.prepare_thread()
-        while (job := self._inbox.get()) is not None:
-            self._room.unreserve(job.reserved_s)
-            if not job.is_cancelled:
-                self._deliver(self._prepare(job, decoder))
+        while (task := self._next_task()) is not None:
+            if isinstance(task, _Features):
+                self._compute(task)
+                continue
+            end = self._prepare(task, decoder)
+            if task.reserved_s is not None:
+                self._room.unreserve(task.reserved_s)
+            self._deliver(end)
+
+    def _next_task(self) -> Job | _Features | None:
+        self._num_idle += 1  # roughly: it only says whether handing work over is worth while
+        try:
+            return self._inbox.get()
+        finally:
+            self._num_idle -= 1
 
     def _prepare(self, job: Job, decoder: Decoder) -> Prepared:
-        """Delivers the windows; returns what ends them."""
-        reading, preparing, num_windows = _Stopwatch(), _Stopwatch(), 0
+        """Delivers the windows, or has them delivered; returns what ends them."""
+        reading, num_windows, skips = _Stopwatch(), 0, []
+        if job.is_cancelled:
+            return Prepared(job, is_cut_short=True)
         try:
-            with reading:
-                stream = decoder.stream(self._decode_request(job.utterance))
+            stream = decoder.stream(self._decode_request(job.utterance))
             with closing(stream):
-                for window, samples in self._windows(stream, reading):
-                    audio_s = len(samples) / self._rules.sample_rate
-                    if job.is_cancelled or not self._room.take(audio_s):
-                        return Prepared(job, is_cut_short=True)
-                    try:
-                        with preparing:
-                            request = self._request(job.utterance, samples)
-                    except BaseException:
-                        self._room.give_back(audio_s)
-                        raise
-                    self._deliver(PreparedWindow(job, num_windows, window, request, audio_s))
+                for piece in self._pieces(job, Ahead(self._blocks(stream, reading)), skips):
+                    audio_s = len(piece.samples) / self._rules.sample_rate
+                    if job.is_cancelled or not self._room.take(audio_s, reserved_s=job.reserved_s):
+                        break
+                    job.reserved_s = None
+                    self._hand_over(_Features(job, num_windows, piece, audio_s, reading.s))
                     num_windows += 1
         except RowError as e:
-            return Prepared(job, error=e, num_windows=num_windows, read_s=reading.s, prepare_s=preparing.s or None)
+            return Prepared(job, error=e, num_windows=num_windows, read_s=reading.s)
+        if job.is_cancelled or self._ended:
+            return Prepared(job, is_cut_short=True)
         audio_s = stream.num_samples / self._rules.sample_rate
-        return Prepared(job, None, audio_s, stream.flags, num_windows, reading.s, preparing.s)
+        return Prepared(job, None, audio_s, stream.flags, num_windows, tuple(skips), reading.s)
 
-    def _windows(self, stream: Any, reading: "_Stopwatch") -> Iterator[tuple[Window, np.ndarray]]:
-        """Cuts audio while it is being decoded; holds what one window needs."""
-        rules, end_of_window = self._rules.in_samples, SPLITTERS[self._rules.windows]
-        blocks, ahead, start = iter(stream), np.empty(0, np.float32), 0
+    def _pieces(self, job: Job, ahead: Ahead, skips: list[Window]) -> Iterator[Piece]:
+        rules = self._rules
+        if rules.is_sequential:
+            condition, drop = rules.condition_on_previous, rules.drop_no_speech
+            return follow(ahead, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop)
+        return cut(ahead, rules.in_samples, SPLITTERS[rules.windows](rules.in_samples), skips)
+
+    def _blocks(self, stream: Any, reading: "_Stopwatch") -> Iterator[Any]:
+        """The stream's blocks, each decoded when it is asked for."""
         while True:
-            with reading:
-                held = [ahead]
-                while sum(map(len, held)) < rules.lookahead and (block := next(blocks, None)) is not None:
-                    held.append(block)
-                ahead = np.concatenate(held)
-            if not len(ahead):
+            with self._cores, reading:
+                block = next(stream, None)
+            if block is None:
                 return
-            # A copy: whoever holds the window must not hold what follows it.
-            end = end_of_window(ahead[: rules.lookahead], rules)
-            yield Window(start, start + end), ahead[:end].copy()
-            start, ahead = start + end, ahead[end:]
+            yield block
 
-    def _request(self, utterance: Utterance, samples: Any) -> Request:
-        return self._engine.prepare(samples, self._language_of(utterance), self._prompt_of(utterance))
+    def _hand_over(self, features: _Features) -> None:
+        if self._num_idle and self._inbox.empty():
+            self._inbox.put(features)
+        else:
+            self._compute(features)
+
+    def _compute(self, features: _Features) -> None:
+        job, piece, preparing = features.job, features.piece, _Stopwatch()
+        try:
+            with self._cores, preparing:
+                request = self._engine.prepare(piece.samples, self._prompt_of(job.utterance))
+        except BaseException as e:
+            self._room.give_back(features.audio_s)
+            if not isinstance(e, RowError):
+                raise
+            self._deliver(Prepared(job, error=e, read_s=features.read_s))
+            return
+        ready = PreparedWindow(job, features.number, piece.window, piece.previous, request, features.audio_s, preparing.s)
+        self._deliver(ready)
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:
         try:
@@ -250,7 +298,7 @@ class Preparers:
             offset_s=utterance.offset_s,
             duration_s=utterance.duration_s,
             channel=utterance.channel,
-            max_s=self._rules.window_s if self._rules.windows == "none" else None,
+            max_s=self._rules.max_s,
             min_samples=self._rules.min_samples,
         )
 

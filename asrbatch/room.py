@@ -1,8 +1,8 @@
 """How much may be between the manifest and the output at any time, and waiting for room there.
 
 Two parties ask. The loop reserves room for a row before it hands it to the preparation pool; a reservation holds no
-audio. A preparation thread takes room for each window before it computes its features; such room is given back when
-the window's answer is there. A thread waits for windows in the engine only, never for reservations, so that long
+audio. A preparation thread takes room for each window before it computes its features, for a row's first window in place
+of the reservation; such room is given back when the window's answer is there. A thread waits for windows in the engine only, never for reservations, so that long
 recordings in all threads and short rows behind them cannot wait for each other.
 """
 
@@ -37,19 +37,26 @@ class Room:
             self._reserved_s += audio_s
 
     def unreserve(self, audio_s: float) -> None:
-        """The row's turn has come, or will not come."""
+        """The row will take no room, or none any more."""
         with self._changed:
             self._reserved -= 1
             self._reserved_s -= audio_s
 
-    def take(self, audio_s: float) -> bool:
-        """Waits for room for one window. False when `close` was called."""
+    def take(self, audio_s: float, *, reserved_s: float | None = None) -> bool:
+        """Waits for room for one window. False when `close` was called.
+
+        Args:
+            reserved_s: what was reserved for its row, which this room takes the place of; None when nothing was.
+        """
         with self._changed:
             self._changed.wait_for(self._has_room_or_is_closed)
             if self._closed:
                 return False
             self._windows += 1
             self._audio_s += audio_s
+            if reserved_s is not None:
+                self._reserved -= 1
+                self._reserved_s -= reserved_s
             return True
 
     def give_back(self, audio_s: float) -> None:

@@ -12,11 +12,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "__init__"],
+    ["errors", "types", "clocks", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort"],
     ["subtitles"],
-    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "output.files", "output.figures"],
-    ["audio_header"],
+    ["windows", "guards", "ahead", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch"],
+    ["output.files", "output.figures"],
+    ["audio_header", "audio_rules", "attempts", "segments", "cutting", "sequential"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
@@ -30,8 +31,9 @@ LAYERS = [
     ["status", "survey"],
     ["engine.start", "merge", "export"],
     ["engine.__init__"],
-    ["preparation", "blame"],
-    ["plan", "pipeline", "probe"],
+    ["preparation", "blame", "limits"],
+    ["plan", "work", "probe"],
+    ["pipeline"],
     ["progress", "precheck", "plan_figures"],
     ["session", "worker", "display", "display_tables"],
     ["local", "fleet_worker", "fleet_todo"],

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from .. import attempts
 from ..checkpoint import Checkpoint
 from ..prompts import WhisperPrompts
 from ..types import Utterance
@@ -47,6 +48,9 @@ class EnginePlan:
         return WhisperPrompts(self.checkpoint, self.task, timestamps=self.timestamps)
 
     def language_of(self, utterance: Utterance) -> str | None:
+        """In which it is asked; None has it detected."""
+        if not self.checkpoint.is_multilingual:
+            return "en"
         return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
 
     def prompt_of(self, utterance: Utterance) -> str | None:
@@ -66,6 +70,14 @@ class EnginePlan:
             temperatures=self.temperatures,
             deliver=deliver,
         )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What requests share of their sampling parameters, and when one is asked again; part of a run's fingerprint."""
+        sampling = {"temperature": 0.0, "max_tokens": self.max_tokens, "seed": self.seed, "timestamps": self.timestamps}
+        if len(self.temperatures) == 1:
+            return sampling
+        return sampling | {"fallback": {"temperatures": list(self.temperatures), **attempts.THRESHOLDS}}
 
     def on(self, device: Device) -> "EnginePlan":
         """The same on another device of the same kind."""

@@ -3,11 +3,14 @@
 import hashlib
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from .. import guards
+from .. import attempts, guards, segments
+from ..attempts import Attempts
 from ..errors import RowError
-from ..types import Generation, Utterance, Window
+from ..types import Utterance, Window
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
 RESULT_FIELDS = (
@@ -18,6 +21,7 @@ RESULT_FIELDS = (
     "language",
     "language_prob",
     "windows",
+    "skips",
     "segments",
     "num_tokens",
     "avg_logprob",
@@ -26,8 +30,18 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
+# Languages written without spaces between words: their windows are joined without one. Those of openai-whisper's word splitter.
+NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my"))
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A window and the answers to it."""
+
+    window: Window
+    attempts: Attempts
 
 
 def ok_row(
@@ -35,44 +49,60 @@ def ok_row(
     *,
     audio_s: float,
     sample_rate: int,
-    windows: list[Window],
-    generations: list[Generation],
-    flags: tuple[str, ...],
+    heard: Sequence[Heard],
+    skips: Sequence[Window] = (),
+    flags: Sequence[str],
+    drop_no_speech: bool = False,
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """The row of a transcribed utterance.
 
     Args:
-        windows, generations: one generation for each window, in order of time.
+        heard: its windows in order of time. One may reach into the next, which then hears again what comes from its start on.
+        skips: audio that holds no speech, and that nobody was asked about.
         flags: of the audio; those of the text are added here.
-        timing: seconds by name; queue, first_token and generate come from the generations.
+        drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
+        timing: seconds by name; queue, first_token and generate come from the answers.
     """
-    spans = [_window(w, g, sample_rate) for w, g in zip(windows, generations, strict=True)]
-    text = " ".join(filter(None, (span["text"] for span in spans)))
+    windows, texts, pieces = [], [], []
+    ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
+    for one, next_start in zip(heard, ends, strict=True):
+        window, generation = one.window, one.attempts.chosen
+        kept_until = min(next_start, window.end)
+        text = segments.kept_text(generation, window, kept_until, sample_rate)
+        is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(generation)
+        windows.append(_window(one, text, kept_until, is_dropped, sample_rate))
+        if not is_dropped:
+            texts.append(text)
+            pieces += segments.rows(generation, window, kept_until, sample_rate)
+    chosen = [h.attempts.chosen for h in heard]
+    asked = [g for h in heard for g in h.attempts.generations]
+    language = chosen[0].language if chosen else None
+    text = ("" if language in NO_SPACES else " ").join(filter(None, texts))
     # An average is over the text tokens and, where it came to that, the end token.
-    weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in generations if g.avg_logprob is not None]
-    first = generations[0]
-    of_windows = dict.fromkeys(flag for span in spans for flag in span["flags"] if flag != "empty")
-    flags = (*flags, *([] if text else ["empty"]), *of_windows)
+    weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
+    of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "dropped")]
+    of_row = ([] if text else ["empty"]) + ([] if heard else ["no_speech"]) + of_windows
     return _row(
         utterance,
         status="ok",
         error=None,
         pred_text=text,
         audio_s=round(audio_s, 6),
-        language=first.language,
-        language_prob=_rounded(first.language_prob, 4),
-        windows=spans,
-        segments=[{"start": s["start"], "end": s["end"], "text": s["text"]} for s in spans if s["text"]],
-        num_tokens=sum(g.num_tokens for g in generations),
+        language=language,
+        language_prob=_rounded(chosen[0].language_prob, 4) if chosen else None,
+        windows=windows,
+        skips=[_span(skip, sample_rate) for skip in skips],
+        segments=pieces,
+        num_tokens=sum(g.num_tokens for g in chosen),
         avg_logprob=_rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
-        finish_reason="length" if any(g.finish_reason == "length" for g in generations) else first.finish_reason,
-        flags=list(flags),
+        finish_reason="length" if any(g.finish_reason == "length" for g in chosen) else "stop",
+        flags=list(dict.fromkeys([*flags, *of_row])),
         timing={
             **timing,
-            "queue": sum(g.queue_s for g in generations),
-            "first_token": first.first_token_s,
-            "generate": sum(g.generate_s for g in generations),
+            "queue": sum(g.queue_s for g in asked),
+            "first_token": asked[0].first_token_s if asked else None,
+            "generate": sum(g.generate_s for g in asked),
         },
     )
 
@@ -88,6 +118,7 @@ def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | 
         language=None,
         language_prob=None,
         windows=[],
+        skips=[],
         segments=[],
         num_tokens=None,
         avg_logprob=None,
@@ -111,22 +142,26 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     return row
 
 
-def _window(window: Window, generation: Generation, sample_rate: int) -> dict[str, Any]:
-    text = generation.text.strip()
-    flags = ["empty"] if not text else []
-    if generation.finish_reason == "length":
-        flags.append("truncated")
-    flags += guards.flags(text, generation.avg_logprob)
+def _window(heard: Heard, text: str, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
+    window, generation = heard.window, heard.attempts.chosen
+    seconds = (window.end - window.start) / sample_rate
+    figures = guards.figures(text, seconds, generation.avg_logprob, generation.no_speech_prob)
     return {
-        "start": round(window.start / sample_rate, 6),
-        "end": round(window.end / sample_rate, 6),
+        **_span(window, sample_rate),
+        "kept_until": round(kept_until / sample_rate, 6),
         "text": text,
         "num_tokens": generation.num_tokens,
         "finish_reason": generation.finish_reason,
-        "avg_logprob": _rounded(generation.avg_logprob, 4),
-        "flags": flags,
-        "attempts": [],
+        **figures,
+        "temperature": generation.temperature,
+        "flags": guards.flags(generation, seconds) + (["dropped"] if is_dropped else []),
+        "attempts": attempts.as_rows(heard.attempts),
+        "chosen_because": heard.attempts.reason,
     }
+
+
+def _span(window: Window, sample_rate: int) -> dict[str, float]:
+    return {"start": round(window.start / sample_rate, 6), "end": round(window.end / sample_rate, 6)}
 
 
 def _carried(value: Any) -> Any:
