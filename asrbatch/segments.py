@@ -6,6 +6,7 @@ window begins at a known sample.
 """
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from . import guards
@@ -41,7 +42,7 @@ def rows(generation: Generation, window: Window, kept_until: int, sample_rate: i
     if not generation.segments and generation.text.strip():
         return [_row(generation.text.strip(), first_s, last_s, generation.avg_logprob, generation)]
     found, earliest_s = [], first_s
-    for piece, following in zip(pieces, [*pieces[1:], None], strict=True):
+    for piece, following in zip_longest(pieces, pieces[1:]):
         start_s = min(max(first_s + piece.start_s, earliest_s), last_s)
         said_s = piece.end_s if piece.end_s is not None else following.start_s if following else last_s - first_s
         earliest_s = end_s = min(max(first_s + said_s, start_s), last_s)
