@@ -63,7 +63,7 @@ class RunConfig:
         workers: preparation threads, each with a decoder process; None takes one per core, at most 16.
         max_windows: windows between manifest and output; None takes twice what the engine works on at once.
         max_audio_s: seconds of audio between manifest and output; None takes 30 for each of those windows.
-        decode_timeout_s: seconds one file may take to decode before the decoder is killed.
+        decode_timeout_s: seconds that 30 s of a file may take to decode before the decoder is killed.
         grace_s: seconds an interrupted run may take to finish what is in the engine.
         hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
 

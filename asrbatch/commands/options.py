@@ -115,7 +115,7 @@ def _run_options(
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens generated for one window. [default: what the decoder has room for]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling parameters; recorded, unused by greedy decoding.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sampling parameters; used by --fallback alone.")] = 0,
     engine_arg: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Any vLLM engine argument, e.g. max_num_seqs=32; may be repeated."),
@@ -133,7 +133,7 @@ def _run_options(
     max_audio: Annotated[
         float | None, typer.Option(help="Seconds of audio between manifest and output. [default: a full window for each]")
     ] = None,
-    decode_timeout: Annotated[float, typer.Option(help="Seconds one file may take to decode.")] = 300.0,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 20.0,
     hang_timeout: Annotated[
         float, typer.Option(help="Seconds an engine with windows in it may answer none before it is taken for dead.")
