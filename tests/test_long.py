@@ -6,6 +6,7 @@ The engine is the function of test_pipeline.py, which hears tone bursts and says
 
 import itertools
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -167,7 +168,12 @@ def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_ans
 
 
 def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
-    _, run = transcribed(recordings[:1], rules=rules("energy"), workers=3)
+    class Thorough(Listener):
+        def prepare(self, samples, prompt):
+            time.sleep(0.03)
+            return super().prepare(samples, prompt)
+
+    _, run = transcribed(recordings[:1], engine=Thorough, rules=rules("energy"), workers=3)
     assert len(run.engine.threads) > 1
 
 
