@@ -135,8 +135,11 @@ class WhisperLogits(LogitsProcessor):
             newest = np.fromiter((row.output_ids[-1] if row.output_ids else 0 for row in group.rows), np.int64, len(group.rows))
             one_more = grown == 1
             _read(states, one_more, newest, group.rules)
-            for i in np.flatnonzero(~one_more & (grown != 0)).tolist():  # vLLM has taken tokens back, or given several
-                states[i] = self._replayed(group.rows[i])
+            # Rows that come back after a preemption bring tokens along, and vLLM may take some back: those are read anew.
+            for i in np.flatnonzero(~one_more & (grown != 0)).tolist():
+                states[i] = _unread(group.rows[i])
+                for token in group.rows[i].output_ids:
+                    _read(states[i : i + 1], np.ones(1, bool), np.array([token]), group.rules)
             self._states[group.indices] = states
         return lengths - states[:, _FORCED], states[:, _STAMP], states[:, _LAST] > 0, states[:, _BEFORE] > 0
 
@@ -147,15 +150,7 @@ class WhisperLogits(LogitsProcessor):
             self._rules[key] = TokenRules(**rules)
         self._rows[index] = _Row(self._rules[key], [tuple(ids) for ids in controls["forced"]], output_ids)
         self._make_room(index)
-        self._states[index] = self._replayed(self._rows[index])
-
-    def _replayed(self, row: _Row) -> np.ndarray:
-        """The state of a row, from all its tokens; one that was preempted comes back with some."""
-        state = np.array([[len(row.forced), 0, -1, 1, 1]])  # Whisper's rules count what is not there yet as a timestamp
-        everything = np.ones(1, bool)
-        for token in row.output_ids:
-            _read(state, everything, np.array([token]), row.rules)
-        return state[0]
+        self._states[index] = _unread(self._rows[index])
 
     def _make_room(self, index: int) -> None:
         if index >= len(self._states):
@@ -175,6 +170,11 @@ class WhisperLogits(LogitsProcessor):
     def _send(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
         return (tensor.pin_memory() if self._pins else tensor).to(self._device, non_blocking=True)
+
+
+def _unread(row: _Row) -> list[int]:
+    """The state of a row none of whose tokens have been read. To Whisper's rules, what is not there yet is a timestamp."""
+    return [len(row.forced), 0, -1, 1, 1]
 
 
 def _read(states: np.ndarray, which: np.ndarray, tokens: np.ndarray, rules: TokenRules) -> None:
