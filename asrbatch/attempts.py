@@ -97,7 +97,7 @@ def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
             "text": g.text.strip(),
             "num_tokens": g.num_tokens,
             "finish_reason": g.finish_reason,
-            "avg_logprob": None if g.avg_logprob is None else round(g.avg_logprob, 4),
+            "avg_logprob": guards.rounded(g.avg_logprob, 4),
             "faults": faults(g),
             "chosen": g is attempts.chosen,
         }

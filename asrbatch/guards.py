@@ -3,6 +3,7 @@
 The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them.
 """
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -31,11 +32,11 @@ def figures(text: str, seconds: float, avg_logprob: float | None, no_speech_prob
         seconds: of audio; may be 0.
     """
     return {
-        "avg_logprob": None if avg_logprob is None else round(avg_logprob, 4),
+        "avg_logprob": rounded(avg_logprob, 4),
         "compression_ratio": round(compression_ratio(text), 3),
         "repeats": repeats(text.split()),
         "chars_per_s": round(len(text) / seconds, 2) if seconds > 0 else None,
-        "no_speech_prob": None if no_speech_prob is None else round(no_speech_prob, 4),
+        "no_speech_prob": rounded(no_speech_prob, 4),
     }
 
 
@@ -70,6 +71,11 @@ def is_no_speech(generation: Generation) -> bool:
     probability = generation.no_speech_prob
     believed = generation.avg_logprob is not None and generation.avg_logprob > AVG_LOGPROB
     return probability is not None and probability > NO_SPEECH_PROB and not believed
+
+
+def rounded(value: float | None, digits: int) -> float | None:
+    """For JSON: a number that is not finite is null."""
+    return None if value is None or not math.isfinite(value) else round(value, digits)
 
 
 def compression_ratio(text: str) -> float:

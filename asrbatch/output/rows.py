@@ -90,12 +90,12 @@ def ok_row(
         pred_text=text,
         audio_s=round(audio_s, 6),
         language=language,
-        language_prob=_rounded(chosen[0].language_prob, 4) if chosen else None,
+        language_prob=guards.rounded(chosen[0].language_prob, 4) if chosen else None,
         windows=windows,
         skips=[_span(skip, sample_rate) for skip in skips],
         segments=pieces,
         num_tokens=sum(g.num_tokens for g in chosen),
-        avg_logprob=_rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
+        avg_logprob=guards.rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
         finish_reason="length" if any(g.finish_reason == "length" for g in chosen) else "stop",
         flags=list(dict.fromkeys([*flags, *of_row])),
         timing={
@@ -138,7 +138,7 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     if moved:
         row["input"] = moved
     row |= {name: result[name] for name in RESULT_FIELDS if name != "timing"}
-    row["timing"] = {name: _rounded(timing.get(name), 6) for name in TIMING_FIELDS}
+    row["timing"] = {name: guards.rounded(timing.get(name), 6) for name in TIMING_FIELDS}
     return row
 
 
@@ -177,7 +177,3 @@ def _carried(value: Any) -> Any:
     if isinstance(value, list):
         return [_carried(item) for item in value]
     return value
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, digits)
