@@ -1,226 +1,125 @@
-"""Long real recordings through the real engine: words, seams, times, attempts. Real windows of 30 s; fp32."""
+"""scripts/longform*.py: recordings hold what their manifests say, and scores put an error where it is."""
 
-import itertools
-import json
-import os
-import signal
-import time
+import importlib
+import sys
+from pathlib import Path
 
-import jiwer
 import numpy as np
 import pytest
-import soundfile
-from conftest import read_jsonl, write_jsonl
-from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-from asrbatch.errors import EXIT_ROWS_FAILED
-
-RATE = 16000
-normalized = EnglishTextNormalizer({})
-MODES = ["energy", "fixed", "silence", "sequential"]
-
-
-def wer(reference: str, hypothesis: str) -> float:
-    return jiwer.wer(normalized(reference), normalized(hypothesis))
-
-
-def read_audio(row: dict) -> np.ndarray:
-    samples, rate = soundfile.read(row["audio_filepath"], dtype="float32")
-    assert rate in (8000, RATE)
-    return (
-        samples
-        if rate == RATE
-        else np.interp(np.arange(len(samples) * 2) / 2, np.arange(len(samples)), samples).astype("float32")
-    )
-
-
-class Told:
-    """Real utterances one after another, at known times."""
-
-    def __init__(self, path, rows: list[dict], pauses_s: list[float], seed: int = 0):
-        noise = np.random.default_rng(seed)
-        pieces, self.spans, at = [], [], 0
-        for row, pause_s in zip(itertools.cycle(rows), pauses_s, strict=False):
-            pause = noise.normal(0, 2e-4, round(pause_s * RATE)).astype(np.float32)
-            speech = read_audio(row)
-            at += len(pause)
-            self.spans.append((at / RATE, (at + len(speech)) / RATE, row["text"]))
-            at += len(speech)
-            pieces += [pause, speech]
-        soundfile.write(path, np.concatenate(pieces), RATE, subtype="PCM_16")
-        self.row = {
-            "id": path.stem,
-            "audio_filepath": str(path),
-            "duration": at / RATE,
-            "text": " ".join(t for *_, t in self.spans),
-        }
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def book(demo_rows) -> list[dict]:
-    """Five sentences of a novel, read aloud, in their order: 24.7 s."""
-    return [row for row in demo_rows if "austen" in row["audio_filepath"]]
+def scripts():
+    """The modules by name; their folder is on the path while they are imported, as it is when they are run."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return {name: importlib.import_module(name) for name in ("longform_data", "longform_score", "longform_tables")}
+    finally:
+        sys.path.remove(str(SCRIPTS))
 
 
-@pytest.fixture(scope="module")
-def recordings(book, demo_rows, tmp_path_factory):
-    """100 s of a novel, and a prompt of 73 s."""
-    folder = tmp_path_factory.mktemp("long")
-    novel = Told(folder / "novel.flac", book, [0.4, 0.7, 0.5, 0.6] * 5)
-    prompt = next(row for row in demo_rows if row["duration"] > 60)
-    return write_jsonl(folder / "long.jsonl", [novel.row, {**prompt, "id": "prompt"}]), novel
+@pytest.fixture
+def tones(scripts) -> list:
+    """Forty utterances of 1 to 5 s, each a constant of its own, so that a sample says whose it is."""
+    Utterance = scripts["longform_data"].Utterance
+    return [Utterance(f"number {i}", np.full(RATE + 1601 * i, (i + 1) / 64, np.float32)) for i in range(40)]
 
 
-@pytest.fixture(scope="module")
-def runs(transcribe, tiny_en, recordings, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-
-    def run(mode: str):
-        if mode not in done:
-            done[mode] = transcribe(recordings[0], tiny_en, folder / f"{mode}.jsonl", windows=mode)
-        return {row["id"]: row for row in done[mode].rows()}
-
-    done = {}
-    return run
+def samples_of(tape, utterance) -> np.ndarray:
+    return np.concatenate(tape.pieces)[round(utterance["start"] * RATE) : round(utterance["end"] * RATE)]
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_word_of_a_long_recording_is_there_once(runs, mode):
-    for row in runs(mode).values():
-        assert row["status"] == "ok" and len(row["windows"]) >= 3
-        # Sentence by sentence tiny.en makes 3 to 6 % of errors here; a window lost would be 25 %.
-        assert wer(row["text"], row["pred_text"]) < 0.12, row["pred_text"]
-        assert row["pred_text"] == " ".join(s["text"] for s in row["segments"])
+def test_times_name_the_samples_of_each_utterance_and_the_rest_is_silence(scripts, tones):
+    tape = scripts["longform_data"].in_a_row(tones, np.random.default_rng(1), (0.3, 1.5))
+    said = {utterance["text"]: utterance for utterance in tape.utterances}
+    assert sorted(said) == sorted(tone.text for tone in tones)
+    for tone in tones:
+        np.testing.assert_array_equal(samples_of(tape, said[tone.text]), tone.samples)
+    gaps = np.diff([0, *(t for u in tape.utterances for t in (u["start"], u["end"])), tape.seconds])[::2]
+    assert len(gaps) == len(tones) + 1
+    assert gaps.min() > 0.299 and gaps.max() < 1.501
+    assert np.count_nonzero(np.concatenate(tape.pieces)) == sum(len(tone.samples) for tone in tones)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_windows_cover_the_recording_and_none_is_too_long(runs, mode):
-    for row in runs(mode).values():
-        pieces = sorted([(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]])
-        assert pieces[0][0] == 0 and pieces[-1][1] == row["audio_s"]
-        assert all(before[1] == after[0] for before, after in itertools.pairwise(pieces))
-        assert all(w["end"] - w["start"] <= 30.0 + 1e-6 for w in row["windows"])
+def test_scenes_hold_every_background_as_loud_as_said(scripts, tones):
+    data = scripts["longform_data"]
+    music = [np.sin(np.arange(61 * RATE, dtype=np.float32) / 9)]
+    tape = data.scenes(tones, np.random.default_rng(1), music)
+    audio, before = np.concatenate(tape.pieces), 0.0
+    scene: list[dict] = []
+    for utterance in [*tape.utterances, None]:
+        if utterance is None or (scene and utterance["background"] != scene[0]["background"]):
+            lead = audio[round(before * RATE) : round(scene[0]["start"] * RATE)]
+            clean = np.concatenate([tone.samples for u in scene for tone in tones if tone.text == u["text"]])
+            kind, *level = scene[0]["background"].split()
+            if kind == "silence":
+                assert not lead.any()
+            else:  # noise is adjusted over the whole scene, so a part of it may be a little off
+                assert 20 * np.log10(data.rms(clean) / data.rms(lead)) == pytest.approx(float(level[0]), abs=1.5)
+            assert 3 <= len(lead) / RATE <= 61.5
+            before, scene = scene[-1]["end"], []
+        if utterance:
+            scene.append(utterance)
+    assert len({utterance["text"] for utterance in tape.utterances}) == len(tape.utterances)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_segments_have_times_that_ascend_inside_the_audio(runs, mode):
-    for row in runs(mode).values():
-        times = [time for s in row["segments"] for time in (s["start"], s["end"])]
-        assert times == sorted(times) and times[0] >= 0 and times[-1] <= row["audio_s"]
-        assert len(row["segments"]) > len(row["windows"]), "the model's timestamps, not the windows"
+UTTERANCES = [
+    {"start": 0.0, "end": 4.0, "text": "One Two three, four."},
+    {"start": 5.0, "end": 8.0, "text": "five sixes seven"},
+    {"start": 20.0, "end": 22.0, "text": "eight nine"},
+]
 
 
-@pytest.mark.parametrize("mode", ["energy", "sequential", "silence"])
-def test_segments_begin_where_sentences_do(runs, recordings, mode):
-    row = runs(mode)["novel"]
-    starts = np.array([s["start"] for s in row["segments"]])
-    late = np.array([np.abs(starts - start).min() for start, *_ in recordings[1].spans])
-    # Whisper closes a segment at most sentence ends, not at all: most are found, and those to some tenths of a second.
-    assert np.median(late) < 0.5
+@pytest.fixture
+def words(scripts) -> list:
+    score = scripts["longform_score"]
+    return score.reference_words(UTTERANCES, score.normaliser("fr"))
 
 
-def test_without_timestamps_segments_are_windows(transcribe, tiny_en, recordings, tmp_path):
-    summary = transcribe(recordings[0], tiny_en, tmp_path / "out.jsonl", timestamps=False)
-    for row in summary.rows():
-        assert [(s["start"], s["end"]) for s in row["segments"]] == [(w["start"], w["end"]) for w in row["windows"]]
-        assert wer(row["text"], row["pred_text"]) < 0.15
+def test_words_lie_in_their_utterances_by_letters(words):
+    assert [word.text for word in words] == ["one", "two", "three", "four", "five", "sixes", "seven", "eight", "nine"]
+    assert [word.utterance for word in words] == [0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert [word.text for word in words if word.is_first] == ["one", "five", "eight"]
+    assert words[0].time_s == pytest.approx(4 * 1.5 / 15)
+    assert words[3].time_s == pytest.approx(4 * 13 / 15)
+    assert words[4].time_s == pytest.approx(5 + 3 * 2 / 14)
 
 
-@pytest.fixture(scope="module")
-def hour(book, transcribe, tiny_en, tmp_path_factory):
-    """An hour with eight sentences in it, spread over it, and the row it gives."""
-    folder = tmp_path_factory.mktemp("hour")
-    told = Told(folder / "hour.flac", book, [30.0, 400.0, 500.0, 600.0, 450.0, 550.0, 300.0, 700.0])
-    assert told.row["duration"] > 3500
-    summary = transcribe(write_jsonl(folder / "hour.jsonl", [told.row]), tiny_en, folder / "out.jsonl", windows="silence")
-    (row,) = summary.rows()
-    return told, row
+def test_errors_count_where_they_are_made(scripts, words):
+    scored = scripts["longform_score"].score(words, "one too three four four five seven eight nine no".split())
+    assert scored.substituted.nonzero()[0].tolist() == [1]
+    assert scored.deleted.nonzero()[0].tolist() == [5]
+    assert {int(i): int(n) for i, n in enumerate(scored.inserted) if n} in ({3: 1, 8: 1}, {2: 1, 8: 1})
+    assert scored.rates() == pytest.approx({"wer": 400 / 9, "sub": 100 / 9, "del": 100 / 9, "ins": 200 / 9})
+    nothing = scripts["longform_score"].score(words, [])
+    assert nothing.rates() == {"wer": 100.0, "sub": 0.0, "del": 100.0, "ins": 0.0}
 
 
-def test_long_silences_are_skipped_and_nothing_is_said_about_them(hour):
-    told, row = hour
-    assert wer(row["text"], row["pred_text"]) < 0.1
-    assert sum(s["end"] - s["start"] for s in row["skips"]) > 0.97 * (
-        row["audio_s"] - sum(end - start for start, end, _ in told.spans)
-    )
-    for start, end, _ in told.spans:
-        assert not any(s["start"] < end and start < s["end"] for s in row["skips"]), "no speech is skipped"
-    for segment in row["segments"]:
-        assert any(segment["start"] < end + 1 and start - 1 < segment["end"] for start, end, _ in told.spans)
+def test_seams_are_where_one_window_takes_over_from_another(scripts, words):
+    score = scripts["longform_score"]
+    windows = [{"start": 0, "end": 5.1}, {"start": 5.1, "end": 30}, {"start": 19.0, "end": 21.5}, {"start": 23, "end": 30}]
+    assert score.seams(windows) == [5.1, 19.0, 21.5, 23]
+    assert [words[i].text for i in score.near(words, [8.5]).nonzero()[0]] == ["seven"]
+    assert not score.near(words, []).any()
 
 
-def test_times_do_not_drift_over_an_hour(hour):
-    told, row = hour
-    starts = np.array([s["start"] for s in row["segments"]])
-    late = np.array([starts[np.abs(starts - start).argmin()] - start for start, *_ in told.spans])
-    assert np.abs(late).max() < 0.6
-    assert abs(np.median(late[-4:]) - np.median(late[:4])) < 0.3
+def test_a_difference_is_that_of_the_error_rates(scripts, words):
+    score = scripts["longform_score"]
+    right = score.score(words, [word.text for word in words])
+    wrong = score.score(words, [word.text for word in words if word.text != "seven"])
+    excess, low, high = score.difference([wrong, right], [right, right])
+    assert excess == pytest.approx(100 / 18)
+    assert low == 0 < excess < high
 
 
-def test_fallback_asks_again_where_the_text_is_wrong_and_nowhere_else(transcribe, tiny_en, book, tmp_path):
-    """Speech at a sixth of its rate is noise to the model, and what it says about it is not to be believed."""
-    samples = read_audio(book[0])
-    slow = np.interp(np.arange(len(samples) * 3) / 6, np.arange(len(samples)), samples).astype(np.float32)
-    soundfile.write(tmp_path / "slow.wav", slow, RATE)
-    rows = [{**book[0], "id": "good"}, {"id": "bad", "audio_filepath": str(tmp_path / "slow.wav")}]
-    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    plain = {r["id"]: r for r in transcribe(manifest, tiny_en, tmp_path / "plain.jsonl").rows()}
-    again = {r["id"]: r for r in transcribe(manifest, tiny_en, tmp_path / "again.jsonl", fallback=True).rows()}
-    assert not {"low_confidence", "loop", "truncated"}.isdisjoint(plain["bad"]["flags"]), plain["bad"]
-    assert again["good"]["windows"][0]["attempts"] == [] and again["good"]["pred_text"] == plain["good"]["pred_text"]
-    (window,) = again["bad"]["windows"]
-    attempts = window["attempts"]
-    assert len(attempts) > 1 and attempts[0]["text"] == plain["bad"]["pred_text"] and attempts[0]["faults"]
-    assert [a["temperature"] for a in attempts] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][: len(attempts)]
-    (chosen,) = [a for a in attempts if a["chosen"]]
-    assert window["text"] == chosen["text"] and window["temperature"] == chosen["temperature"] and window["chosen_because"]
-    twice = {r["id"]: r for r in transcribe(manifest, tiny_en, tmp_path / "twice.jsonl", fallback=True).rows()}
-    assert [a["text"] for a in twice["bad"]["windows"][0]["attempts"]] == [a["text"] for a in attempts], "the seed is fixed"
-
-
-def test_fallback_is_part_of_the_fingerprint(transcribe, tiny_en, book, tmp_path):
-    manifest = write_jsonl(tmp_path / "m.jsonl", [book[2]])
-    summary = transcribe(manifest, tiny_en, tmp_path / "out.jsonl", fallback=True)
-    recorded = json.loads(summary.paths.record.read_text())
-    fallback = recorded["fingerprint"]["sampling"]["fallback"]
-    assert fallback["temperatures"] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert (fallback["compression_ratio"], fallback["avg_logprob"], fallback["no_speech_prob"]) == (2.4, -1.0, 0.6)
-    kinds = recorded["sessions"][0]["engine"]["sampling_params"]
-    assert {kind.get("temperature", 1.0) for kind in kinds} == {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
-
-
-def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, tmp_path):
-    from conftest import script_output
-
-    french = read_jsonl(script_output("scripts/get_speech.py", "prompts-fr"))
-    told = Told(tmp_path / "fr.flac", [row for row in french if 4 < row["duration"] < 10], [0.4] * 6)
-    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", [told.row]), base, tmp_path / "out.jsonl")
-    (row,) = summary.rows()
-    assert len(row["windows"]) >= 2 and row["language"] == "fr" and row["language_prob"] > 0.5
-    assert jiwer.wer(told.row["text"].lower(), row["pred_text"].lower()) < 0.6
-
-
-def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, tiny_en, recordings, tmp_path):
-    rows = [{**row, "id": f"{row['id']} {i}"} for i in range(3) for row in read_jsonl(recordings[0])]
-    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    arguments = ["transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--windows", "sequential"]
-    process = start_cli(*arguments)
-    out = tmp_path / "out.jsonl"
-    while not (out.exists() and out.read_bytes().count(b"\n") >= 1):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    finished = read_jsonl(out)
-    again = start_cli(*arguments)
-    again.communicate(timeout=300)
-    assert again.returncode == 0
-    done = read_jsonl(out)
-    assert sorted(row["index"] for row in done) == list(range(len(rows))) and done[: len(finished)] == finished
-    assert all(wer(row["text"], row["pred_text"]) < 0.12 for row in done)
-
-
-def test_none_refuses_what_is_too_long(transcribe, tiny_en, recordings, tmp_path):
-    summary = transcribe(recordings[0], tiny_en, tmp_path / "out.jsonl", windows="none")
-    assert summary.exit_code == EXIT_ROWS_FAILED
-    assert {row["error"]["kind"] for row in summary.rows()} == {"too_long"}
+def test_start_errors_are_those_of_segments_that_begin_with_an_utterance(scripts):
+    score = scripts["longform_score"]
+    segments = [
+        {"start": 0.5, "end": 3.0, "text": " One two three"},
+        {"start": 3.0, "end": 8.0, "text": " four five sixes seven"},
+        {"start": 19.0, "end": 22.0, "text": " eight nine."},
+    ]
+    assert score.start_errors(UTTERANCES, segments, score.normaliser("fr")) == [(0.0, 0.5), (20.0, -1.0)]
