@@ -89,7 +89,9 @@ def test_words_lie_in_their_utterances_by_letters(words):
 
 
 def test_errors_count_where_they_are_made(scripts, words):
-    scored = scripts["longform_score"].score(words, "one too three four four five seven eight nine no".split())
+    scored = scripts["longform_score"].score(
+        words, ["one", "too", "three", "four", "four", "five", "seven", "eight", "nine", "no"]
+    )
     assert scored.substituted.nonzero()[0].tolist() == [1]
     assert scored.deleted.nonzero()[0].tolist() == [5]
     assert {int(i): int(n) for i, n in enumerate(scored.inserted) if n} in ({3: 1, 8: 1}, {2: 1, 8: 1})
