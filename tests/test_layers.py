@@ -13,8 +13,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort"],
-    ["subtitles"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["subtitles", "silence"],
     ["windows", "guards", "ahead", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
     ["audio_header", "audio_rules", "attempts", "segments", "cutting", "sequential"],
@@ -54,6 +54,7 @@ HOMES = {
     "soundfile": {"audio_sndfile"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
+    "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
         "commands.status", "commands.submit", "commands.transcribe",
@@ -134,8 +135,8 @@ def loaded_after(code: str) -> set[str]:
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
-    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
 
 
 def test_a_run_is_planned_without_torch_and_vllm():
-    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow"}
+    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow", "onnxruntime"}
