@@ -101,8 +101,8 @@ CAN_WATCH = "logprob_token_ids" in SamplingParams.__struct_fields__
 def gather_few_logprobs_at_once() -> None:
     """Call in the engine's worker: makes `logprob_token_ids` cheap where all rows ask for the same.
 
-    vLLM writes the ids of each row into a tensor of its own, at every step: 4 ms for 256 rows, as long as the model itself
-    takes on a GPU. Rows that differ, or come with none, still go that way.
+    vLLM writes the ids of each row into a tensor by itself, at every step: 1.5 to 4 ms of Python for 256 rows, against
+    0.05 ms here (measured on a CPU). Rows that differ, or come with none, still go that way.
     """
     gather = getattr(Sampler, "gather_specific_token_logprobs", None)
     if gather is None or hasattr(gather, "__wrapped__"):
