@@ -53,16 +53,13 @@ OURS: dict[str, tuple[str, ...]] = {
     "asrbatch energy, no timestamps": ("--windows", "energy", "--no-timestamps"),
     "asrbatch energy, fallback": ("--windows", "energy", "--fallback"),
     "asrbatch fixed": ("--windows", "fixed"),
-    "asrbatch fixed, no timestamps": ("--windows", "fixed", "--no-timestamps"),
     "asrbatch silence": ("--windows", "silence"),
-    "asrbatch silence, no timestamps": ("--windows", "silence", "--no-timestamps"),
-    "asrbatch silence, fallback": ("--windows", "silence", "--fallback"),
     SEQUENTIAL: ("--windows", "sequential"),
     "asrbatch sequential, fallback": ("--windows", "sequential", "--fallback"),
     "asrbatch sequential, previous text": ("--windows", "sequential", "--condition-on-previous"),
-    "asrbatch sequential, previous text, fallback": ("--windows", "sequential", "--condition-on-previous", "--fallback"),
 }
 
+HOUR_OURS = (ALONE, "asrbatch, one by one, no timestamps", ENERGY, SEQUENTIAL)
 
 # --- runs -----------------------------------------------------------------------------------------------------------
 
@@ -168,7 +165,7 @@ def openai_folder() -> Path:
 def result_of(system: str, model: str, recordings: dict[str, Any], arguments: argparse.Namespace) -> Result | None:
     """The kept result of a system, or a new one; None when it cannot or shall not be had."""
     is_ours = system in OURS
-    ids = [id for id in recordings if (is_ours and "fallback" not in system) or id != HOUR or system in HOUR_PEERS]
+    ids = [id for id in recordings if id != HOUR or system in (HOUR_OURS if is_ours else HOUR_PEERS)]
     settings = list(OURS[system]) if is_ours else SYSTEMS[system][1]
     wanted = [recordings[id] for id in ids]
     key = hashlib.sha256(json.dumps([settings, wanted]).encode()).hexdigest()
