@@ -27,16 +27,17 @@ class Tables:
 
     Args:
         recordings: by id, in the order of the columns.
-        results: in the order of the rows; `ours` and `alone` name among them asrbatch's, and the one that heard every
-            utterance alone.
+        results: in the order of the rows; `ours` names among them asrbatch's, and `alone` those that heard every
+            utterance alone, the first of which is the baseline.
     """
 
-    def __init__(self, recordings: dict[str, Recording], results: Sequence[Result], ours: Sequence[str], alone: str):
+    def __init__(self, recordings: dict[str, Recording], results: Sequence[Result], ours: Sequence[str], alone: Sequence[str]):
         self._recordings = recordings
         self._results = {result["system"]: result for result in results}
         self._ours = [name for name in self._results if name in ours]
         self._peers = [name for name in self._results if name not in ours]
         self._alone = alone
+        self._baseline = alone[0]
         self._rows = {(result["system"], row["id"]): row for result in results for row in result["rows"]}
 
     @functools.cache  # noqa: B019 one object per model
@@ -64,23 +65,24 @@ class Tables:
     def _rtfx(self, system: str) -> str:
         result = self._results[system]
         wall_s = result.get("wall_s") or sum(row["wall_s"] for row in result["rows"])
-        if system == self._alone:  # it did not hear the pauses
+        if system in self._alone:  # it did not hear the pauses
             return ""
         return f"{sum(self._recordings[row['id']]['duration'] for row in result['rows']) / wall_s:.0f}"
 
-    def against_best(self, system: str, ids: Sequence[str]) -> list[str]:
-        """One line per recording: `system` less the peer with the fewest errors on it."""
-        lines = []
+    def against_best(self, system: str, ids: Sequence[str], alike: Sequence[str]) -> list[str]:
+        """For each recording, WER of `system` less that of the peer with the fewest errors, and of the best of those `alike`."""
+        rows = []
         for id in ids:
             ours = self.scored(system, id)
             theirs = {name: s for name in self._peers if (s := self.scored(name, id))}
             if ours is None or not theirs:
                 continue
-            best = min(theirs, key=lambda name: theirs[name].rates()["wer"])
-            excess, low, high = difference([ours], [theirs[best]])
-            interval = f" (95 % interval {low:+.2f} to {high:+.2f})" if low != high else ""
-            lines.append(f"- {id}: {system} less {best}: {excess:+.2f} points{interval}")
-        return lines
+            cells = []
+            for names in (list(theirs), [name for name in theirs if name in alike]):
+                best = min(names, key=lambda name: theirs[name].rates()["wer"], default=None)
+                cells += [best or "", spread(*difference([ours], [theirs[best]])) if best else ""]
+            rows.append([id, *cells])
+        return table([system, "best of all", "difference", "best greedy", "difference"], rows)
 
     def backgrounds(self, id: str) -> list[str]:
         """WER by what is behind the speech and before it."""
@@ -99,11 +101,11 @@ class Tables:
         """Errors near window boundaries and elsewhere, of a mode and of the same words heard utterance by utterance."""
         headings = ["mode", "boundaries", "words near", "near: sub del ins", "same words alone", "elsewhere: sub del ins",
                     "same words alone", "excess near", "excess elsewhere"]  # fmt: skip
-        rows = (self._seam_row(name, ids) for name in self._ours if name != self._alone)
+        rows = (self._seam_row(name, ids) for name in self._ours if name not in self._alone)
         return table(headings, [row for row in rows if row])
 
     def _seam_row(self, system: str, ids: Sequence[str]) -> list[str] | None:
-        found = [(self._rows[system, id], self.scored(system, id), self.scored(self._alone, id))
+        found = [(self._rows[system, id], self.scored(system, id), self.scored(self._baseline, id))
                  for id in ids if (system, id) in self._rows]  # fmt: skip
         found = [(row, mine, alone) for row, mine, alone in found if alone and len(row.get("windows", ())) > 1]
         if not found:
@@ -126,7 +128,7 @@ class Tables:
         quarter_s = recording["duration"] / QUARTERS
         rows = []
         for name in self._results:
-            if name == self._alone or (name, id) not in self._rows:
+            if name in self._alone or (name, id) not in self._rows:
                 continue
             found = start_errors(recording["utterances"], self._rows[name, id]["segments"], normaliser(recording["lang"]))
             cells = []
@@ -139,6 +141,10 @@ class Tables:
                 )
             rows.append([name, *cells])
         return table(["system", *(f"quarter {i + 1}" for i in range(QUARTERS))], rows)
+
+
+def spread(value: float, low: float, high: float) -> str:
+    return f"{value:+.2f} ({low:+.2f} to {high:+.2f})" if low != high else f"{value:+.2f}"
 
 
 def three(rates: dict[str, float]) -> str:
