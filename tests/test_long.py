@@ -1,7 +1,7 @@
 """Long recordings through the loop: nothing lost at the seams, each window asked as it should be, times that can be trusted.
 
 The engine is the function of test_pipeline.py, which hears tone bursts and says when each begins and ends, in windows of
-3 s; decoding, cutting, waiting and writing are the real ones. With a real model: test_longform.py.
+3 s; decoding, cutting, waiting and writing are the real ones. With a real model: test_long_real.py.
 """
 
 import itertools
