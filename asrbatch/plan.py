@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from . import silence
 from .attempts import GREEDY, LADDER
 from .audio_rules import AudioRules
 from .checkpoint import WHISPER, Checkpoint, open_checkpoint
@@ -67,7 +68,7 @@ class Plan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.rules.choices,
+            windows=self.rules.choices | (silence.choices() if config.windows == "silence" else {}),
             engine_args=self.engine.engine_args,
             **chunk_fields(self.sharding),
         )
@@ -76,9 +77,7 @@ class Plan:
 def audio_rules(config: RunConfig, checkpoint: Checkpoint) -> AudioRules:
     """What the checkpoint hears, and how longer audio is cut for it."""
     if config.windows == "silence":
-        from .silence import check_available
-
-        check_available()
+        silence.check_available(checkpoint.sample_rate)
     return AudioRules(
         checkpoint.sample_rate,
         checkpoint.window_s,
