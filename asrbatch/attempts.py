@@ -3,7 +3,7 @@
 Ladder, thresholds and the exception for silence are those of the original Whisper (openai/whisper, `transcribe.py`), which
 also takes what repeats itself or was cut off for a failure only as far as the compression ratio sees it; a short loop and a
 cut-off answer are failures here. When none is good enough the original keeps the last, at temperature 1.0; as
-faster-whisper does, the most probable is kept here, of those that do not repeat themselves if there is one.
+faster-whisper does, the most probable is kept here, of those without loop or cut if there is one.
 
 Pure: knows nothing of the engine.
 """
@@ -57,8 +57,7 @@ class Attempts:
         last = self.generations[-1]
         if len(self.generations) == 1 or not faults(last):
             return last
-        whole = [g for g in self.generations if not _repeats_itself(g)]
-        return max(whole or self.generations, key=_belief)
+        return max(self._sound or self.generations, key=_belief)
 
     @property
     def reason(self) -> str | None:
@@ -67,7 +66,11 @@ class Attempts:
             return None
         if not faults(self.generations[-1]):
             return "first without faults"
-        return "highest avg_logprob of those that do not repeat" if not _repeats_itself(self.chosen) else "highest avg_logprob"
+        return "highest avg_logprob of those without loop or cut" if self._sound else "highest avg_logprob"
+
+    @property
+    def _sound(self) -> list[Generation]:
+        return [g for g in self.generations if g.finish_reason != "length" and not guards.is_loop(g.text.strip())]
 
 
 def faults(generation: Generation) -> list[str]:
@@ -78,7 +81,7 @@ def faults(generation: Generation) -> list[str]:
     found: list[str] = []
     if (ratio := guards.compression_ratio(text)) > guards.COMPRESSION_RATIO:
         found.append(f"compression_ratio {ratio:.2f}")
-    if (times := guards.repeats(text.split())) >= guards.LOOP_REPEATS:
+    if (times := guards.repeats(text)) >= guards.LOOP_REPEATS:
         found.append(f"repeats {times}")
     if guards.is_low_confidence(generation):
         found.append(f"avg_logprob {generation.avg_logprob:.2f}")
@@ -103,10 +106,6 @@ def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
         }
         for g in attempts.generations
     ]
-
-
-def _repeats_itself(generation: Generation) -> bool:
-    return guards.is_loop(generation.text.strip())
 
 
 def _belief(generation: Generation) -> float:

@@ -5,6 +5,9 @@ from typing import Any
 
 from .windows import Rules
 
+# Raise it when other cuts are made with the same figures: rows of two such runs must not share a file.
+_VERSION = 1
+
 
 @dataclass(frozen=True)
 class AudioRules:
@@ -43,6 +46,7 @@ class AudioRules:
     def choices(self) -> dict[str, Any]:
         """What of this decides where windows begin and end, and how they are asked; part of a run's fingerprint."""
         choices: dict[str, Any] = {"splitter": self.windows, "limit_s": self.window_s, "drop_no_speech": self.drop_no_speech}
+        choices["version"] = _VERSION
         if self.windows != "none":
             choices["min_tail_s"] = self.min_tail_s
         if self.windows in ("energy", "silence"):

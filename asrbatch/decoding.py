@@ -21,6 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
@@ -66,6 +67,7 @@ class Decoder:
         self._connection: Connection | None = None
         self._lifeline: int | None = None  # closes when we die; the child's watchdog waits for that
         self._closed = False
+        self._ending = threading.Lock()
         self._stream: DecodedStream | None = None  # the last one that was handed out
 
     def start(self) -> None:
@@ -222,8 +224,9 @@ class Decoder:
         return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
     def _kill(self) -> None:
-        process, connection, lifeline = self._process, self._connection, self._lifeline
-        self._process = self._connection = self._lifeline = None
+        with self._ending:  # `close` may come from another thread
+            process, connection, lifeline = self._process, self._connection, self._lifeline
+            self._process = self._connection = self._lifeline = None
         if process is None:
             return
         process.kill()

@@ -1,11 +1,11 @@
 """Signs that a text is not what was said: figures, and flags for people who filter; nothing here changes a text.
 
-The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them.
+The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them. Its mean log-probability is
+over all sampled tokens, timestamps included, after its token rules; ours over the text's and the end token, before them.
 """
 
 import math
 import zlib
-from collections.abc import Sequence
 from typing import Any
 
 from .types import Generation
@@ -16,8 +16,7 @@ COMPRESSION_RATIO = 2.4
 AVG_LOGPROB = -1.0
 # Whisper: above this probability nobody speaks, unless the model believed what it wrote.
 NO_SPEECH_PROB = 0.6
-# The compression ratio does not see short loops ("Thank you. Thank you. …"): so often in a row at the end of a text, a
-# phrase of 1 to 8 words is one. Ours.
+# The compression ratio does not see short loops ("Thank you. Thank you. …"): so often in a row, a phrase is one. Ours.
 LOOP_REPEATS = 6
 _LONGEST_PHRASE = 8
 # Fast speech has 20 to 25 characters a second, an auctioneer 35. Ours.
@@ -34,7 +33,7 @@ def figures(text: str, seconds: float, avg_logprob: float | None, no_speech_prob
     return {
         "avg_logprob": rounded(avg_logprob, 4),
         "compression_ratio": round(compression_ratio(text), 3),
-        "repeats": repeats(text.split()),
+        "repeats": repeats(text),
         "chars_per_s": round(len(text) / seconds, 2) if seconds > 0 else None,
         "no_speech_prob": rounded(no_speech_prob, 4),
     }
@@ -59,7 +58,7 @@ def flags(generation: Generation, seconds: float) -> list[str]:
 
 
 def is_loop(text: str) -> bool:
-    return compression_ratio(text) > COMPRESSION_RATIO or repeats(text.split()) >= LOOP_REPEATS
+    return compression_ratio(text) > COMPRESSION_RATIO or repeats(text) >= LOOP_REPEATS
 
 
 def is_low_confidence(generation: Generation) -> bool:
@@ -84,12 +83,17 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
-def repeats(words: Sequence[str]) -> int:
-    """How often the phrase at the end of a text stands there in a row; the most over phrases of 1 to 8 words."""
-    most = min(1, len(words))
-    for length in range(1, min(_LONGEST_PHRASE, len(words) // 2) + 1):
-        phrase, count, end = words[-length:], 1, len(words) - length
-        while end >= length and words[end - length : end] == phrase:
-            count, end = count + 1, end - length
-        most = max(most, count)
+def repeats(text: str) -> int:
+    """How often in a row a phrase stands in a text; the most over phrases of 1 to 8 words.
+
+    Of characters where a language writes no spaces: where its words would have 20 characters and more.
+    """
+    words = text.split()
+    units = words if len(text) < 20 * len(words) else list(text)
+    most = min(1, len(units))
+    for length in range(1, min(_LONGEST_PHRASE, len(units) // 2) + 1):
+        same = 0  # units in a row that equal the one a phrase before
+        for before, unit in zip(units, units[length:], strict=False):
+            same = same + 1 if unit == before else 0
+            most = max(most, same // length + 1)
     return most

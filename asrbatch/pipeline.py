@@ -20,6 +20,7 @@ from .limits import Limits
 from .output.rows import Heard, failed_row, ok_row
 from .preparation import Job, Prepared, PreparedWindow, Preparers
 from .room import Room
+from .sequential import rest_of
 from .types import Generation, Utterance
 from .work import Asked, Work
 
@@ -105,6 +106,8 @@ class Pipeline:
                 self._take(source, alone)
         finally:
             self._engine_holds(self._in_engine)
+            for work in self._working.values():  # threads may wait for answers that will not come
+                work.job.cancel()
 
     def _take(self, source: Source, alone: bool) -> None:
         while not self.stopped and self._has_room(alone) and (utterance := source.take()):
@@ -163,8 +166,8 @@ class Pipeline:
         self._stop_by = time.monotonic() + self._limits.grace_s
         self._preparers.drop_waiting()
         for work in [w for w in self._working.values() if w.prepared is None]:
-            work.job.cancel()
-            if not work.is_begun:  # else it may be all there, and only not said yet
+            work.job.is_ending = True
+            if not work.is_begun:  # else all of it may be in the engine
                 self._release(work)
 
     def _out_of_time(self) -> bool:
@@ -179,7 +182,7 @@ class Pipeline:
             self._submitted(ready.job.utterance.index)
         work.prepare_s = (work.prepare_s or 0.0) + ready.prepare_s
         self.clocks.prepare += ready.prepare_s
-        if ready.number and work.language is None:
+        if ready.number and work.language is None and 0 not in work.heard:
             work.held_back.append(ready)
         else:
             self._ask(work, ready)
@@ -191,7 +194,7 @@ class Pipeline:
 
     def _attempt(self, work: Work, asked: Asked, temperature: float) -> None:
         ready = asked.ready
-        question = Question(work.language, ready.previous, temperature, self._asks.timestamps)
+        question = Question(work.language, ready.piece.previous, temperature, self._asks.timestamps)
         self._engine_holds(self._in_engine + 1)
         self._engine.submit((ready.job.utterance.index, ready.number), ready.request, question)
 
@@ -211,15 +214,21 @@ class Pipeline:
             if (temperature := asked.attempts.next_temperature) is not None:
                 self._attempt(work, asked, temperature)
             else:
-                self._forget(index, number)
                 self._answered(work, asked)
 
     def _answered(self, work: Work, asked: Asked) -> None:
         ready, chosen = asked.ready, asked.attempts.chosen
-        work.heard[ready.number] = Heard(ready.window, asked.attempts)
+        work.heard.setdefault(ready.number, []).append(Heard(ready.piece.window, asked.attempts))
+        rest = None if self._rules.is_sequential else rest_of(ready.piece.window, chosen, self._rules.in_samples)
+        if rest is not None:
+            del self._asked[ready.job.utterance.index, ready.number]
+            self._preparers.put_rest(ready, rest)
+        else:
+            self._forget(ready.job.utterance.index, ready.number)
+            work.whole.add(ready.number)
         work.job.answer(chosen)
-        if ready.number == 0 and work.language is None:
-            work.language = chosen.language  # detected once, for all its windows
+        work.language = work.language or chosen.language  # detected once, for all its windows
+        if ready.number == 0:
             held_back, work.held_back = work.held_back, []
             for window in held_back:
                 self._ask(work, window)
@@ -249,7 +258,7 @@ class Pipeline:
             work.job.utterance,
             audio_s=prepared.audio_s,
             sample_rate=self._rules.sample_rate,
-            heard=[work.heard[i] for i in range(prepared.num_windows)],
+            heard=[heard for i in range(prepared.num_windows) for heard in work.heard[i]],
             skips=prepared.skips,
             flags=prepared.flags,
             drop_no_speech=self._rules.drop_no_speech,

@@ -12,9 +12,9 @@ threads as recordings the engine can work on at once, and no more of them at wor
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import Any
 
 from .ahead import Ahead, Piece
@@ -25,8 +25,12 @@ from .engine import Engine, Request
 from .errors import RowError
 from .room import Room
 from .sequential import follow
+from .tasks import Tasks
 from .types import Generation, Utterance, Window
 from .windows import SPLITTERS
+
+# How often a thread that waits for room looks for features that wait for a thread.
+_LOOK_EVERY_S = 0.05
 
 
 class Job:
@@ -35,12 +39,13 @@ class Job:
     Attributes:
         reserved_s: seconds of audio that are reserved for it; None once it holds room of its own.
         is_cancelled: nobody wants the rest of it.
+        is_ending: the run is being stopped: it is wanted only if no further window is needed.
     """
 
     def __init__(self, utterance: Utterance, reserved_s: float):
         self.utterance = utterance
         self.reserved_s: float | None = reserved_s
-        self.is_cancelled = False
+        self.is_cancelled = self.is_ending = False
         self._answers: SimpleQueue[Generation | None] = SimpleQueue()
 
     def cancel(self) -> None:
@@ -62,15 +67,14 @@ class PreparedWindow:
 
     Attributes:
         number: 0-based place among the windows of its utterance.
-        previous: token ids of the text before it that it is asked with.
+        piece: the window with its audio, of which the rest may have to be asked again.
         audio_s: room it holds until it is answered.
         prepare_s: seconds spent on its features.
     """
 
     job: Job
     number: int
-    window: Window
-    previous: tuple[int, ...]
+    piece: Piece
     request: Request
     audio_s: float
     prepare_s: float
@@ -100,8 +104,8 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class _Features:
-    """Features to be computed by whoever has nothing else to do; their room is taken.
+class Features:
+    """Features to be computed; room for them is taken.
 
     Attributes:
         read_s: seconds spent on decoding so far.
@@ -137,8 +141,7 @@ class Preparers:
         self._rules, self._decode_timeout_s, self._prompt_of = rules, decode_timeout_s, prompt_of
         self._cores = threading.BoundedSemaphore(num_workers)
         self._begun, self._ended = threading.Event(), False
-        self._inbox: SimpleQueue = SimpleQueue()
-        self._num_idle = 0
+        self._tasks = Tasks()
         self._decoders: list[Decoder] = []
         self._threads: list[threading.Thread] = []
         self._add_threads(num_workers, starts_decoder=True)
@@ -158,7 +161,17 @@ class Preparers:
         self._begun.set()
 
     def put(self, job: Job) -> None:
-        self._inbox.put(job)
+        self._tasks.put(job)
+
+    def put_rest(self, ready: PreparedWindow, start: int) -> None:
+        """Has the rest of a window prepared as a window of its own, in the room that the whole one holds.
+
+        Args:
+            start: sample of the recording.
+        """
+        window, samples = ready.piece.window, ready.piece.samples
+        rest = Piece(Window(start, window.end), samples[start - window.start :])
+        self._tasks.put_features(Features(ready.job, ready.number, rest, ready.audio_s, 0.0))
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
@@ -166,9 +179,7 @@ class Preparers:
         if self._begun.is_set():
             self._room.close()
         self._begun.set()
-        self.drop_waiting()
-        for _ in self._threads:
-            self._inbox.put(None)
+        self._tasks.close()
         deadline = time.monotonic() + 1.0
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -177,14 +188,7 @@ class Preparers:
 
     def drop_waiting(self) -> None:
         """Forgets the utterances that no thread has taken yet."""
-        begun = []
-        with suppress(Empty):
-            while True:
-                item = self._inbox.get_nowait()
-                if isinstance(item, _Features):
-                    begun.append(item)
-        for item in begun:
-            self._inbox.put(item)
+        self._tasks.drop_jobs()
 
     def _add_threads(self, count: int, *, starts_decoder: bool) -> None:
         for _ in range(count):
@@ -212,21 +216,14 @@ class Preparers:
         if self._ended:
             return
         self._engine.prepare_thread()
-        while (task := self._next_task()) is not None:
-            if isinstance(task, _Features):
+        while (task := self._tasks.next()) is not None:
+            if isinstance(task, Features):
                 self._compute(task)
                 continue
             end = self._prepare(task, decoder)
             if task.reserved_s is not None:
                 self._room.unreserve(task.reserved_s)
             self._deliver(end)
-
-    def _next_task(self) -> Job | _Features | None:
-        self._num_idle += 1  # roughly: it only says whether handing work over is worth while
-        try:
-            return self._inbox.get()
-        finally:
-            self._num_idle -= 1
 
     def _prepare(self, job: Job, decoder: Decoder) -> Prepared:
         """Delivers the windows, or has them delivered; returns what ends them."""
@@ -238,14 +235,13 @@ class Preparers:
             with closing(stream):
                 for piece in self._pieces(job, Ahead(self._blocks(stream, reading)), skips):
                     audio_s = len(piece.samples) / self._rules.sample_rate
-                    if job.is_cancelled or not self._room.take(audio_s, reserved_s=job.reserved_s):
-                        break
-                    job.reserved_s = None
-                    self._hand_over(_Features(job, num_windows, piece, audio_s, reading.s))
+                    if not self._take_room(job, audio_s):
+                        return Prepared(job, is_cut_short=True)
+                    self._hand_over(Features(job, num_windows, piece, audio_s, reading.s))
                     num_windows += 1
         except RowError as e:
             return Prepared(job, error=e, num_windows=num_windows, read_s=reading.s)
-        if job.is_cancelled or self._ended:
+        if job.is_cancelled:
             return Prepared(job, is_cut_short=True)
         audio_s = stream.num_samples / self._rules.sample_rate
         return Prepared(job, None, audio_s, stream.flags, num_windows, tuple(skips), reading.s)
@@ -266,13 +262,22 @@ class Preparers:
                 return
             yield block
 
-    def _hand_over(self, features: _Features) -> None:
-        if self._num_idle and self._inbox.empty():
-            self._inbox.put(features)
-        else:
+    def _take_room(self, job: Job, audio_s: float) -> bool:
+        """Waits for room for a window, and computes meanwhile what others need to give theirs back. False: do not go on."""
+        while not (job.is_cancelled or job.is_ending or self._room.is_closed):
+            if (features := self._tasks.next_features()) is not None:
+                self._compute(features)
+            elif self._room.take(audio_s, reserved_s=job.reserved_s, timeout_s=_LOOK_EVERY_S):
+                job.reserved_s = None
+                return True
+        return False
+
+    def _hand_over(self, features: Features) -> None:
+        # A thread that will wait for the answer gains nothing by it.
+        if self._rules.is_sequential or not self._tasks.hand_over(features):
             self._compute(features)
 
-    def _compute(self, features: _Features) -> None:
+    def _compute(self, features: Features) -> None:
         job, piece, preparing = features.job, features.piece, _Stopwatch()
         try:
             with self._cores, preparing:
@@ -283,8 +288,7 @@ class Preparers:
                 raise
             self._deliver(Prepared(job, error=e, read_s=features.read_s))
             return
-        ready = PreparedWindow(job, features.number, piece.window, piece.previous, request, features.audio_s, preparing.s)
-        self._deliver(ready)
+        self._deliver(PreparedWindow(job, features.number, piece, request, features.audio_s, preparing.s))
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:
         try:

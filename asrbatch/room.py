@@ -42,15 +42,15 @@ class Room:
             self._reserved -= 1
             self._reserved_s -= audio_s
 
-    def take(self, audio_s: float, *, reserved_s: float | None = None) -> bool:
-        """Waits for room for one window. False when `close` was called.
+    def take(self, audio_s: float, *, reserved_s: float | None = None, timeout_s: float | None = None) -> bool:
+        """Waits for room for one window. False when there was none in time, or `close` was called.
 
         Args:
             reserved_s: what was reserved for its row, which this room takes the place of; None when nothing was.
+            timeout_s: how long to wait; None for ever.
         """
         with self._changed:
-            self._changed.wait_for(self._has_room_or_is_closed)
-            if self._closed:
+            if not self._changed.wait_for(self._has_room_or_is_closed, timeout_s) or self._closed:
                 return False
             self._windows += 1
             self._audio_s += audio_s
@@ -64,6 +64,10 @@ class Room:
             self._windows -= 1
             self._audio_s -= audio_s
             self._changed.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        return self._closed
 
     def close(self) -> None:
         """Nobody needs to wait any more."""

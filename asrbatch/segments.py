@@ -6,6 +6,7 @@ window begins at a known sample.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -24,11 +25,23 @@ def kept_segments(generation: Generation, window: Window, kept_until: int, sampl
     return [s for s in generation.segments if window.start + round(s.start_s * sample_rate) < kept_until]
 
 
-def kept_text(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> str:
-    """What was said up to there, stripped."""
+def kept(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> Generation:
+    """The answer as far as the next window does not hear the same again, its tokens and their mean log-probability too.
+
+    A part that was kept ended where the model closed a segment: its `finish_reason` is `stop`.
+    """
     if kept_until >= window.end:
-        return generation.text.strip()
-    return "".join(s.text for s in kept_segments(generation, window, kept_until, sample_rate)).strip()
+        return generation
+    pieces = kept_segments(generation, window, kept_until, sample_rate)
+    weights = [(p.avg_logprob, p.num_tokens) for p in pieces if p.avg_logprob is not None]
+    num_tokens = sum(n for _, n in weights)
+    return replace(
+        generation,
+        text="".join(piece.text for piece in pieces),
+        num_tokens=num_tokens,
+        finish_reason="stop",
+        avg_logprob=sum(p * n for p, n in weights) / num_tokens if num_tokens else generation.avg_logprob,
+    )
 
 
 def rows(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:

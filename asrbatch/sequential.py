@@ -1,9 +1,9 @@
 """Long audio as Whisper's authors read it: the next window starts where the last segment that was heard whole ended.
 
-The algorithm of openai/whisper, `transcribe.py`, with three differences, each so that nothing is lost or asked for ever:
-at the end of a recording what is left is asked again only when it is a second or longer (the model heard it already, at
-the end of its window, and invents text for crumbs); text that no timestamp closes is kept there; and a window of which
-less than a second was heard whole counts as heard to its end.
+The algorithm of openai/whisper, `transcribe.py`, with these differences, so that nothing is lost or asked for ever: at the
+end of a recording what is left is asked again only when it is a second or longer (the model heard it already, and invents
+text for crumbs); text that no timestamp closes is kept there; and after some windows in a row of which less than a second
+was heard whole, the next counts as heard to its end.
 
 Pure: knows nothing of threads, of vLLM or of files.
 """
@@ -19,6 +19,8 @@ from .windows import Rules
 _MAX_TEMPERATURE_TO_CONDITION_ON = 0.5
 # Most tokens of previous text that a decoder of 448 positions is given; the prompt cuts to what the checkpoint has.
 _MAX_PREVIOUS = 223
+# So often in a row a window may be left after less than a second; else a recording could be heard 0.02 s at a time.
+_MAX_SMALL_STEPS = 5
 
 
 def follow(
@@ -32,15 +34,21 @@ def follow(
         drop_no_speech: text of windows without speech counts for nothing.
     """
     previous: tuple[int, ...] = ()
+    num_small = 0
     while len(shown := ahead.peek(rules.lookahead)):
         samples, start = shown[: _length(len(shown), rules)], ahead.position
         yield Piece(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
         generation = answer()
         if generation is None:
             return
+        if drop_no_speech and guards.is_no_speech(generation):
+            ahead.skip(len(samples))
+            continue
         passed = heard(generation, len(samples), rules, is_last=len(samples) == len(shown))
-        if not (drop_no_speech and guards.is_no_speech(generation)):
-            previous = (*previous, *_kept_ids(generation, passed, rules))[-_MAX_PREVIOUS:]
+        num_small = num_small + 1 if passed < rules.min_tail else 0
+        if num_small > _MAX_SMALL_STEPS:
+            passed = len(samples)
+        previous = (*previous, *_kept_ids(generation, passed, rules))[-_MAX_PREVIOUS:]
         if generation.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
             previous = ()
         ahead.skip(passed)
@@ -58,13 +66,27 @@ def heard(generation: Generation, num_samples: int, rules: Rules, *, is_last: bo
 
     Args:
         num_samples: of the window.
-        is_last: the recording ends with it.
+        is_last: what follows it is asked anyway, or nothing does.
     """
-    if generation.resume_s is None:
+    if not generation.resume_s:
         return num_samples
     resume = min(round(generation.resume_s * rules.sample_rate), num_samples)
-    crumbs = is_last and num_samples - resume < rules.min_tail
-    return num_samples if crumbs or resume < rules.min_tail else resume
+    return num_samples if is_last and num_samples - resume < rules.min_tail else resume
+
+
+def rest_of(window: Window, generation: Generation, rules: Rules) -> int | None:
+    """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for nowhere.
+
+    With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends: tiny.en left
+    out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such end. A rest shorter
+    than a second, or one that would hardly be shorter than the window, is left.
+    """
+    last = generation.segments[-1] if generation.segments else None
+    if guards.is_no_speech(generation) or (last and last.end_s is None and last.text.strip()):
+        return None
+    num_samples = window.end - window.start
+    resume = heard(generation, num_samples, rules, is_last=True)
+    return None if resume == num_samples or resume < rules.min_tail else window.start + resume
 
 
 def _kept_ids(generation: Generation, passed: int, rules: Rules) -> Sequence[int]:

@@ -26,7 +26,8 @@ class Work:
     prepared: Prepared | None = None
     prepare_s: float | None = None
     held_back: list[PreparedWindow] = field(default_factory=list)  # until its language is known
-    heard: dict[int, Heard] = field(default_factory=dict)
+    heard: dict[int, list[Heard]] = field(default_factory=dict)  # of each window, and of its rest if that was asked again
+    whole: set[int] = field(default_factory=set)  # windows that were heard to their end
 
     @property
     def is_begun(self) -> bool:
@@ -34,7 +35,7 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        return self.prepared is not None and len(self.heard) == self.prepared.num_windows
+        return self.prepared is not None and len(self.whole) == self.prepared.num_windows
 
     @property
     def timing(self) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from asrbatch import guards, segments
 from asrbatch.attempts import LADDER, Attempts, as_rows, faults
-from asrbatch.sequential import heard
+from asrbatch.sequential import heard, rest_of
 from asrbatch.types import Generation, Segment, Window
 from asrbatch.windows import Rules
 
@@ -64,17 +64,21 @@ def test_figures():
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40))
-def test_repeats_finds_the_longest_row_of_a_phrase_at_the_end(words):
-    # Independently: the phrase as a string, counted from the end.
+def test_repeats_finds_the_longest_row_of_a_phrase(words):
+    # Independently: every phrase from every place, counted as far as it goes on.
     expected = 0
     for length in range(1, 9):
-        phrase = words[-length:]
-        if len(phrase) == length:
-            count = 0
-            while words[len(words) - length * (count + 1) : len(words) - length * count] == phrase:
+        for start in range(len(words) - length + 1):
+            phrase, count = words[start : start + length], 1
+            while words[start + length * count : start + length * (count + 1)] == phrase:
                 count += 1
             expected = max(expected, count)
-    assert guards.repeats(words) == expected
+    assert guards.repeats(" ".join(words)) == expected
+
+
+def test_repeats_counts_characters_where_there_are_no_spaces():
+    assert guards.repeats("ご視聴ありがとうございました" + "はい" * 7) == 7
+    assert guards.repeats("three") == 1
 
 
 def climb(*answers: Generation) -> Attempts:
@@ -110,7 +114,7 @@ def test_when_all_are_bad_the_most_probable_that_does_not_repeat_counts():
     loop, unsure = said(" la" * 100, avg_logprob=-0.1), said(" you", avg_logprob=-1.5)
     attempts = climb(loop, unsure, said(" me", avg_logprob=-1.4), unsure, unsure, unsure)
     assert attempts.next_temperature is None and attempts.chosen.text == " me"
-    assert attempts.reason == "highest avg_logprob of those that do not repeat"
+    assert attempts.reason == "highest avg_logprob of those without loop or cut"
     attempts = climb(loop, *[replace(loop, avg_logprob=-0.3)] * 5)
     assert attempts.chosen.temperature == 0.0 and attempts.reason == "highest avg_logprob"
 
@@ -125,7 +129,8 @@ def test_silence_has_no_faults_whatever_it_says():
         (None, 30.0, False, 30.0),
         (21.5, 30.0, False, 21.5),
         (21.5, 30.0, True, 21.5),
-        (0.5, 30.0, False, 30.0),  # else a recording would be heard half a second at a time
+        (0.5, 30.0, False, 0.5),
+        (0.0, 30.0, False, 30.0),  # never at all
         (29.5, 30.0, False, 29.5),
         (29.5, 30.0, True, 30.0),  # the model heard the crumbs
         (30.0, 12.0, True, 12.0),  # beyond the audio
@@ -164,8 +169,25 @@ def test_what_is_heard_again_is_left_to_the_next_window():
     answer = replace(GOOD, segments=(piece(0.0, 4.0, " a"), piece(4.0, 7.0, " b"), piece(7.0, None, " c")))
     window, left_at = Window(0, 10 * 16_000), 7 * 16_000
     assert times(segments.rows(answer, window, left_at, 16_000)) == [(0.0, 4.0, "a"), (4.0, 7.0, "b")]
-    assert segments.kept_text(answer, window, left_at, 16_000) == "a b"
-    assert segments.kept_text(answer, window, window.end, 16_000) == GOOD.text.strip()
+    kept = segments.kept(replace(answer, finish_reason="length"), window, left_at, 16_000)
+    assert (kept.text, kept.num_tokens, kept.finish_reason, kept.avg_logprob) == (" a b", 2, "stop", pytest.approx(-0.1))
+    assert segments.kept(answer, window, window.end, 16_000) is answer
+
+
+@pytest.mark.parametrize(
+    "segment, resume_s, rest_s",
+    [
+        ((piece(0.0, 4.0, " a"),), None, None),
+        ((piece(0.0, 4.0, " a"),), 4.0, 4.0),  # it closed a segment, expected more, and stopped
+        ((piece(0.0, 4.0, " a"), piece(4.0, None, " b")), 4.0, None),  # what nothing closes was heard all the same
+        ((piece(0.0, 9.5, " a"),), 9.5, None),  # half a second is not asked again
+        ((piece(0.0, 0.5, " a"),), 0.5, None),  # nor nearly the whole
+    ],
+)
+def test_where_the_rest_of_a_window_begins(segment, resume_s, rest_s):
+    window = Window(16_000, 11 * 16_000)
+    rest = rest_of(window, replace(GOOD, segments=segment, resume_s=resume_s), RULES)
+    assert rest == (None if rest_s is None else round((1 + rest_s) * 16_000))
 
 
 def test_without_timestamps_a_window_is_one_segment():

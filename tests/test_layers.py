@@ -15,6 +15,7 @@ LAYERS = [
     ["errors", "types", "clocks", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
     ["subtitles", "silence"],
+    ["tasks"],
     ["windows", "guards", "ahead", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
     ["audio_header", "audio_rules", "attempts", "segments", "cutting", "sequential"],

@@ -10,7 +10,7 @@ from typing import Any
 from .. import attempts, guards, segments
 from ..attempts import Attempts
 from ..errors import RowError
-from ..types import Utterance, Window
+from ..types import Generation, Utterance, Window
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
 RESULT_FIELDS = (
@@ -64,25 +64,26 @@ def ok_row(
         drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
         timing: seconds by name; queue, first_token and generate come from the answers.
     """
-    windows, texts, pieces = [], [], []
+    windows, texts, pieces, chosen = [], [], [], []
     ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
     for one, next_start in zip(heard, ends, strict=True):
-        window, generation = one.window, one.attempts.chosen
-        kept_until = min(next_start, window.end)
-        text = segments.kept_text(generation, window, kept_until, sample_rate)
-        is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(generation)
-        windows.append(_window(one, text, kept_until, is_dropped, sample_rate))
+        kept_until = min(next_start, one.window.end)
+        kept = segments.kept(one.attempts.chosen, one.window, kept_until, sample_rate)
+        text = kept.text.strip()
+        is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(one.attempts.chosen)
+        windows.append(_window(one, kept, kept_until, is_dropped, sample_rate))
+        chosen.append(kept)
         if not is_dropped:
             texts.append(text)
-            pieces += segments.rows(generation, window, kept_until, sample_rate)
-    chosen = [h.attempts.chosen for h in heard]
+            pieces += segments.rows(one.attempts.chosen, one.window, kept_until, sample_rate)
     asked = [g for h in heard for g in h.attempts.generations]
     language = chosen[0].language if chosen else None
     text = ("" if language in NO_SPACES else " ").join(filter(None, texts))
     # An average is over the text tokens and, where it came to that, the end token.
     weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
-    of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "dropped")]
-    of_row = ([] if text else ["empty"]) + ([] if heard else ["no_speech"]) + of_windows
+    of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "no_speech", "dropped")]
+    is_silent = all("no_speech" in window["flags"] for window in windows)
+    of_row = ([] if text else ["empty"]) + (["no_speech"] if is_silent else []) + of_windows
     return _row(
         utterance,
         status="ok",
@@ -142,19 +143,17 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     return row
 
 
-def _window(heard: Heard, text: str, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
-    window, generation = heard.window, heard.attempts.chosen
-    seconds = (window.end - window.start) / sample_rate
-    figures = guards.figures(text, seconds, generation.avg_logprob, generation.no_speech_prob)
+def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
+    text, seconds = kept.text.strip(), (kept_until - heard.window.start) / sample_rate
     return {
-        **_span(window, sample_rate),
+        **_span(heard.window, sample_rate),
         "kept_until": round(kept_until / sample_rate, 6),
         "text": text,
-        "num_tokens": generation.num_tokens,
-        "finish_reason": generation.finish_reason,
-        **figures,
-        "temperature": generation.temperature,
-        "flags": guards.flags(generation, seconds) + (["dropped"] if is_dropped else []),
+        "num_tokens": kept.num_tokens,
+        "finish_reason": kept.finish_reason,
+        **guards.figures(text, seconds, kept.avg_logprob, kept.no_speech_prob),
+        "temperature": kept.temperature,
+        "flags": guards.flags(kept, seconds) + (["dropped"] if is_dropped else []),
         "attempts": attempts.as_rows(heard.attempts),
         "chosen_because": heard.attempts.reason,
     }
