@@ -98,7 +98,9 @@ def _engine_plan(config: RunConfig) -> EnginePlan:
     max_tokens = config.engine.max_tokens or room
     if max_tokens > room:
         raise UsageError(f"--max-tokens {max_tokens}: the model's decoder has room for {room}")
-    prompts = WhisperPrompts(checkpoint, config.task)
+    prompts = WhisperPrompts(checkpoint, config.task, timestamps=config.timestamps)
+    if config.drop_no_speech and prompts.no_speech is None:
+        raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
     return EnginePlan(
         checkpoint=checkpoint,
         device=device,

@@ -48,19 +48,19 @@ OPENAI = ("openai-whisper==20250625", "more-itertools==10.8.0")
 ALONE, ALONE_UNTIMED = "asrbatch, one by one", "asrbatch, one by one, no timestamps"
 SEQUENTIAL, SILENCE, ENERGY = "asrbatch sequential", "asrbatch silence", "asrbatch energy"
 OURS: dict[str, tuple[str, ...]] = {
-    ALONE: ("--windows", "none"),
     ALONE_UNTIMED: ("--windows", "none", "--no-timestamps"),
-    ENERGY: ("--windows", "energy"),
-    "asrbatch energy, no timestamps": ("--windows", "energy", "--no-timestamps"),
-    "asrbatch energy, fallback": ("--windows", "energy", "--fallback"),
-    "asrbatch fixed": ("--windows", "fixed"),
-    SILENCE: ("--windows", "silence"),
     SEQUENTIAL: ("--windows", "sequential"),
-    "asrbatch sequential, fallback": ("--windows", "sequential", "--fallback"),
+    ENERGY: ("--windows", "energy"),
+    SILENCE: ("--windows", "silence"),
     "asrbatch sequential, previous text": ("--windows", "sequential", "--condition-on-previous"),
+    "asrbatch fixed": ("--windows", "fixed"),
+    "asrbatch energy, no timestamps": ("--windows", "energy", "--no-timestamps"),
+    ALONE: ("--windows", "none"),
+    "asrbatch sequential, fallback": ("--windows", "sequential", "--fallback"),
+    "asrbatch energy, fallback": ("--windows", "energy", "--fallback"),
 }
 
-HOUR_OURS = (ALONE, ALONE_UNTIMED, ENERGY, SEQUENTIAL)
+HOUR_OURS = (ALONE_UNTIMED,)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------

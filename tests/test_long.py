@@ -189,14 +189,14 @@ def test_a_refused_window_fails_its_row_and_no_other(recordings, windows):
 
 
 @pytest.mark.parametrize("windows", ["energy", "sequential"])
-def test_a_stop_in_the_middle_of_a_recording_writes_no_half_row(recordings, windows):
-    short = next(r for r in recordings if len(r.bursts) < 4)
+def test_a_stop_in_the_middle_of_a_recording_writes_no_half_row(recordings, windows, tmp_path):
+    short, long = next(r for r in recordings if len(r.bursts) < 4), Recording(tmp_path, 8, 300.0)
 
     def stop(row):
         run.pipeline.request_stop()
 
     with Run(rules=rules(windows), limits=Limits(8, 1e9, 5.0), on_write=stop, seconds=lambda key: 0.1, workers=2) as run:
-        run.pipeline.run([recordings[0].utterance, short.utterance])
+        run.pipeline.run([long.utterance, short.utterance])
     assert [row["index"] for row in run.rows] == [short.utterance.index]
 
 
@@ -213,3 +213,65 @@ def test_what_a_closed_answer_says_beyond_its_window_is_clipped(tmp_path):
     times = [time for s in row["segments"] for time in (s["start"], s["end"])]
     assert times == sorted(times) and times[-1] <= row["audio_s"]
     assert len(row["segments"]) == len(recording.bursts), "no text is lost for its times"
+
+
+class EndsEarly(Listener):
+    """Answers for at most two bursts, and expects more when there are more."""
+
+    def read(self, samples, question):
+        answer = super().read(samples, question)
+        told = answer.segments[:2]
+        if len(told) == len(answer.segments) or told[-1].end_s is None:
+            return answer
+        return replace(answer, segments=told, text="".join(s.text for s in told), resume_s=told[-1].end_s)
+
+
+@pytest.mark.parametrize("windows", ["energy", "sequential"])
+@pytest.mark.parametrize("limit", [1, 2, 8])
+def test_what_an_answer_leaves_out_is_asked_again(recordings, windows, limit):
+    """Even where the rest of a window waits for a thread, and all threads for the room that it holds."""
+    limits = Limits(limit, 1e9, 10.0)
+    rows, _ = transcribed(recordings, engine=EndsEarly, rules=rules(windows), limits=limits, workers=2)
+    for index, recording in enumerate(recordings):
+        heard = np.array([(s["start"], s["end"]) for s in rows[index]["segments"]])
+        assert heard == pytest.approx(np.array(recording.bursts, float), abs=0.021), "frames of 20 ms, from where windows begin"
+        pieces = [(w["start"], w["kept_until"]) for w in rows[index]["windows"]]
+        assert pieces[0][0] == 0 and pieces[-1][1] == rows[index]["audio_s"]
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(pieces))
+
+
+def test_a_model_without_a_notion_of_languages_is_asked_all_windows(recordings):
+    class Unlettered(Listener):
+        def read(self, samples, question):
+            return replace(super().read(samples, question), language=None)
+
+    rows, _ = transcribed(recordings, engine=Unlettered, rules=rules("energy"), asks=Asks(language=None))
+    assert all(row["pred_text"].split() == ["beep"] * len(row["segments"]) for row in rows.values())
+
+
+@pytest.mark.parametrize("windows", ["energy", "sequential"])
+def test_a_stop_lets_what_is_in_the_engine_become_rows(tmp_path, windows):
+    """Recordings of one window: at the stop nothing is missing but their answers."""
+    short = [Recording(tmp_path, index, 1.5) for index in range(8)]
+    asked = []
+
+    def stop(key):
+        asked.append(key)
+        if len(asked) == 4:
+            run.pipeline.request_stop()
+
+    with Run(rules=rules(windows), limits=Limits(4, 1e9, 5.0), fate=stop, seconds=lambda key: 0.3, workers=4) as run:
+        run.pipeline.run([r.utterance for r in short])
+    assert len(run.rows) >= 4 and {row["status"] for row in run.rows} == {"ok"}
+
+
+def test_a_recording_heard_by_tiny_steps_is_heard_to_its_end(tmp_path):
+    """A model that always wants to go on 0.02 s further must neither stop the run nor lose what it does not say."""
+
+    class Stutters(Listener):
+        def read(self, samples, question):
+            return replace(super().read(samples, question), resume_s=0.02)
+
+    recording = Recording(tmp_path, 0, 20.0)
+    rows, run = transcribed([recording], engine=Stutters, rules=rules("sequential"))
+    assert len(run.engine.asked) < 80 and rows[0]["windows"][-1]["end"] == rows[0]["audio_s"]
