@@ -174,8 +174,6 @@ def test_fallback_asks_again_where_the_text_is_wrong_and_nowhere_else(transcribe
     assert [a["temperature"] for a in attempts] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][: len(attempts)]
     (chosen,) = [a for a in attempts if a["chosen"]]
     assert window["text"] == chosen["text"] and window["temperature"] == chosen["temperature"] and window["chosen_because"]
-    twice = {r["id"]: r for r in transcribe(manifest, tiny_en, tmp_path / "twice.jsonl", fallback=True).rows()}
-    assert [a["text"] for a in twice["bad"]["windows"][0]["attempts"]] == [a["text"] for a in attempts], "the seed is fixed"
 
 
 def test_fallback_is_part_of_the_fingerprint(transcribe, tiny_en, book, tmp_path):
