@@ -8,7 +8,8 @@ process of its own, on the CPU, in float32: asrbatch as the command `asrbatch tr
 openai-whisper from a folder of its own in the cache (its package without what it depends on, which vLLM brings along).
 What a system answered is kept as JSON under `longform/` in the cache folder, and used again while recordings and settings
 are the same: so the tables can be made again in seconds. `--again openai` runs the systems anew whose names contain it,
-`--only asrbatch` runs no others; the tables hold all that is there.
+`--only asrbatch` runs no others; the tables hold all that is there. An answer of asrbatch's that another state of its
+source gave is used as well, but said to be old.
 
 The baseline, "one by one", is asrbatch too: every utterance as a row of its own, with its offset and duration in the same
 file, so that nothing is cut and nothing but the utterance is heard.
@@ -35,6 +36,8 @@ from longform_data import longform_manifest
 from longform_peers import SYSTEMS
 from longform_tables import Result, Tables
 from speech_common import say
+
+import asrbatch
 
 HERE = Path(__file__).parent
 LAYOUT = "v1"  # part of the cache path: raise it when results mean something else
@@ -88,7 +91,7 @@ def one_by_one(recordings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def run_asrbatch(system: str, model: str, recordings: Sequence[dict[str, Any]]) -> Result:
     """All recordings in one run, as its users would."""
-    options = OURS[system]
+    options, source = OURS[system], source_digest()
     is_whole = "none" not in options
     with tempfile.TemporaryDirectory(prefix="asrbatch-longform-") as scratch:
         rows = [{k: row[k] for k in ("id", "audio_filepath", "duration", "lang")} for row in recordings]
@@ -105,12 +108,22 @@ def run_asrbatch(system: str, model: str, recordings: Sequence[dict[str, Any]]) 
     return {
         "system": system,
         "settings": list(options),
+        "source": source,
         "versions": {"asrbatch": version("asrbatch"), "vllm": vllm_version()},
         "wall_s": mark["wall_s"] - mark["stages_s"]["startup"],
         "rows": [answers[row["id"]] | {"text": answers[row["id"]]["pred_text"]} for row in recordings]
         if is_whole
         else [row for row in map(lambda r: put_together(r, answers), recordings) if row["segments"]],
     }
+
+
+def source_digest() -> str:
+    """Of asrbatch's modules: what tells a kept answer from one that today's source would give."""
+    digest = hashlib.sha256()
+    folder = Path(asrbatch.__file__).parent
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def put_together(recording: dict[str, Any], answers: dict[str, Any]) -> dict[str, Any]:
@@ -185,7 +198,11 @@ def result_of(system: str, model: str, recordings: dict[str, Any], arguments: ar
         partial = kept.with_suffix(".partial")
         partial.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
         partial.replace(kept)
-    return result if result and result["key"] == key else None
+    if result is None or result["key"] != key:
+        return None
+    if is_ours and result.get("source") != source_digest():
+        say(f"{system}: these are answers of another state of asrbatch; --again {system!r} renews them")
+    return result
 
 
 # --- the document ---------------------------------------------------------------------------------------------------
