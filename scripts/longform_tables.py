@@ -82,7 +82,7 @@ class Tables:
                 best = min(names, key=lambda name: theirs[name].rates()["wer"], default=None)
                 cells += [best or "", spread(*difference([ours], [theirs[best]])) if best else ""]
             rows.append([id, *cells])
-        return table([system, "best of all", "difference", "best greedy", "difference"], rows)
+        return table([system, "best of all", "difference", "best greedy", "difference"], rows) if rows else []
 
     def backgrounds(self, id: str) -> list[str]:
         """WER by what is behind the speech and before it."""
