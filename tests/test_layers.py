@@ -12,15 +12,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort"],
-    ["subtitles"],
-    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "output.files", "output.figures"],
-    ["audio_header"],
-    ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
+    ["errors", "types", "clocks", "__init__"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["subtitles", "silence"],
+    ["tasks"],
+    ["windows", "guards", "ahead", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
+    ["output.files", "output.figures"],
+    ["audio_header", "audio_rules", "attempts", "segments", "cutting", "sequential"],
+    ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
+    ["decoding_child"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
-    ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset"],
+    ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["export_formats"],
@@ -29,8 +32,9 @@ LAYERS = [
     ["status", "survey"],
     ["engine.start", "merge", "export"],
     ["engine.__init__"],
-    ["preparation", "blame"],
-    ["plan", "pipeline", "probe"],
+    ["preparation", "blame", "limits"],
+    ["plan", "work", "probe"],
+    ["pipeline"],
     ["progress", "precheck", "plan_figures"],
     ["session", "worker", "display", "display_tables"],
     ["local", "fleet_worker", "fleet_todo"],
@@ -46,11 +50,12 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 # Library to the modules that may import it.
 HOMES = {
     "vllm": {"engine.vllm_api"},
-    "torch": {"engine.vllm_api", "engine.logits"},
+    "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
     "datasets": {"manifest_dataset"},
-    "soundfile": {"audio"},
+    "soundfile": {"audio_sndfile"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
+    "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
         "commands.status", "commands.submit", "commands.transcribe",
@@ -131,8 +136,8 @@ def loaded_after(code: str) -> set[str]:
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
-    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
 
 
 def test_a_run_is_planned_without_torch_and_vllm():
-    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow"}
+    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow", "onnxruntime"}
