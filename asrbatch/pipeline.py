@@ -245,7 +245,7 @@ class Pipeline:
         if prepared.is_cut_short:
             self._release(work)
             return
-        work.prepared = prepared
+        work.prepared = work.prepared or prepared  # the rest of a window may fail when all is read
         self.clocks.read += prepared.read_s or 0.0
         if prepared.error:
             self._fail(work, prepared.error)

@@ -13,21 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
 from .ahead import Ahead, Piece
 from .audio_rules import AudioRules
-from .cutting import cut
 from .decoding import Decoder, DecodeRequest
 from .engine import Engine, Request
 from .errors import RowError
+from .loudness import LoudestSoFar
 from .room import Room
 from .sequential import follow
 from .tasks import Tasks
 from .types import Generation, Utterance, Window
-from .windows import SPLITTERS
+from .windows import SPLITTERS, cut
 
 # How often a thread that waits for room looks for features that wait for a thread.
 _LOOK_EVERY_S = 0.05
@@ -40,12 +40,14 @@ class Job:
         reserved_s: seconds of audio that are reserved for it; None once it holds room of its own.
         is_cancelled: nobody wants the rest of it.
         is_ending: the run is being stopped: it is wanted only if no further window is needed.
+        loudest_so_far: where its windows wait until it is known how loud the recording was before them.
     """
 
     def __init__(self, utterance: Utterance, reserved_s: float):
         self.utterance = utterance
         self.reserved_s: float | None = reserved_s
         self.is_cancelled = self.is_ending = False
+        self.loudest_so_far = LoudestSoFar()
         self._answers: SimpleQueue[Generation | None] = SimpleQueue()
 
     def cancel(self) -> None:
@@ -70,6 +72,7 @@ class PreparedWindow:
         piece: the window with its audio, of which the rest may have to be asked again.
         audio_s: room it holds until it is answered.
         prepare_s: seconds spent on its features.
+        loudest: the loudest feature of the recording up to its end; None where that does not matter.
     """
 
     job: Job
@@ -78,6 +81,7 @@ class PreparedWindow:
     request: Request
     audio_s: float
     prepare_s: float
+    loudest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,14 +112,16 @@ class Features:
     """Features to be computed; room for them is taken.
 
     Attributes:
-        read_s: seconds spent on decoding so far.
+        read_s: seconds spent on decoding so far; None where that is told elsewhere.
+        rest_of: the window this is the rest of, if it is one.
     """
 
     job: Job
     number: int
     piece: Piece
     audio_s: float
-    read_s: float
+    read_s: float | None
+    rest_of: PreparedWindow | None = None
 
 
 class Preparers:
@@ -171,7 +177,7 @@ class Preparers:
         """
         window, samples = ready.piece.window, ready.piece.samples
         rest = Piece(Window(start, window.end), samples[start - window.start :])
-        self._tasks.put_features(Features(ready.job, ready.number, rest, ready.audio_s, 0.0))
+        self._tasks.put_features(Features(ready.job, ready.number, rest, ready.audio_s, None, rest_of=ready))
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
@@ -278,17 +284,29 @@ class Preparers:
             self._compute(features)
 
     def _compute(self, features: Features) -> None:
-        job, piece, preparing = features.job, features.piece, _Stopwatch()
+        job, number, preparing = features.job, features.number, _Stopwatch()
         try:
             with self._cores, preparing:
-                request = self._engine.prepare(piece.samples, self._prompt_of(job.utterance))
+                request = self._engine.prepare(features.piece.samples, self._prompt_of(job.utterance))
         except BaseException as e:
             self._room.give_back(features.audio_s)
             if not isinstance(e, RowError):
                 raise
             self._deliver(Prepared(job, error=e, read_s=features.read_s))
+            if features.rest_of is None:
+                self._deliver_all(job.loudest_so_far.add(number, None, None))
             return
-        self._deliver(PreparedWindow(job, features.number, piece, request, features.audio_s, preparing.s))
+        ready = PreparedWindow(job, number, features.piece, request, features.audio_s, preparing.s)
+        if features.rest_of is None:
+            self._deliver_all(job.loudest_so_far.add(number, request.loudest, ready))
+        else:
+            self._deliver_all([(features.rest_of.loudest, ready)])
+
+    def _deliver_all(self, windows: list[tuple[float | None, PreparedWindow]]) -> None:
+        for loudest, ready in windows:
+            if loudest is not None:
+                self._engine.raise_floor(ready.request, loudest)
+            self._deliver(replace(ready, loudest=loudest))
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:
         try:

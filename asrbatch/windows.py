@@ -8,32 +8,38 @@ it is being decoded. Cuts follow each other without gap or overlap. A new splitt
 `sequential`, where the model itself says how far it has heard, is no splitter; see `sequential.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
+from .ahead import Ahead, Piece
 from .cuts import Cut, Rules, Splitter, quietest
 from .silence import silence
 from .types import Window
 
 
-def split(samples: np.ndarray, rules: Rules, splitter: str) -> tuple[list[Window], list[Window]]:
-    """The windows of a whole recording and its skips: together in order, without gap or overlap, from first to last sample.
+def cut(ahead: Ahead, rules: Rules, splitter: Splitter, skips: list[Window]) -> Iterator[Piece]:
+    """The windows of a recording; with its skips they are all of it, without gap or overlap.
 
     Args:
-        samples: float32 [n], n >= 1.
-        splitter: a key of `SPLITTERS`.
+        splitter: made for this recording.
+        skips: receives what nobody is asked about; what touches is one skip.
     """
-    cut_next = SPLITTERS[splitter](rules)
-    windows: list[Window] = []
-    skips: list[Window] = []
-    start = 0
-    while start < len(samples):
-        cut = cut_next(samples[start : start + rules.lookahead])
-        (skips if cut.is_skipped else windows).append(Window(start, start + cut.end))
-        start += cut.end
-    return windows, skips
+    while len(shown := ahead.peek(rules.lookahead)):
+        found = splitter(shown)
+        window = Window(ahead.position, ahead.position + found.end)
+        if found.is_skipped:
+            _add(skips, window)
+        else:
+            yield Piece(window, shown[: found.end].copy())
+        ahead.skip(found.end)
+
+
+def _add(skips: list[Window], skip: Window) -> None:
+    if skips and skips[-1].end == skip.start:
+        skip = Window(skips.pop().start, skip.end)
+    skips.append(skip)
 
 
 def whole(ahead: np.ndarray, rules: Rules) -> Cut:
@@ -44,9 +50,10 @@ def whole(ahead: np.ndarray, rules: Rules) -> Cut:
 
 
 def fixed(ahead: np.ndarray, rules: Rules) -> Cut:
-    """As long as the model allows; a short tail joins the last window, or halves with it what is left of the two.
+    """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
 
-    The rule of NeMo Gym (its pull request 1358), but for one thing: there the joined window may exceed the limit.
+    The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both together
+    may exceed the limit.
     """
     if len(ahead) <= rules.limit:
         return Cut(len(ahead))

@@ -63,7 +63,7 @@ OURS: dict[str, tuple[str, ...]] = {
     "asrbatch energy, fallback": ("--windows", "energy", "--fallback"),
 }
 
-HOUR_OURS = (ALONE_UNTIMED,)
+HOUR_OURS = (ALONE_UNTIMED, SEQUENTIAL, ENERGY, SILENCE)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import numpy as np
 import pytest
 import torch
 from asked import Asked, options, samples_of
+from transformers import WhisperFeatureExtractor
 
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.engine import Failure, Question, start_engine
@@ -46,6 +48,23 @@ def test_features_from_several_threads_equal_serial_ones(tiny, demo_rows):
     assert len({features(r).sum().item() for r in serial}) == len(clips) // 4, "the clips have different features"
     for one, other in zip(serial, threaded, strict=True):
         assert torch.equal(features(one), features(other))
+
+
+def test_features_of_a_window_are_those_it_has_in_its_recording(tiny, tiny_en, demo_rows):
+    """As openai/whisper and faster-whisper compute them: on the whole, and then cut."""
+    loud, quiet = (np.resize(clip, 30 * 16_000) for clip in samples_of(demo_rows)[:2])
+    recording = np.concatenate([loud, quiet * np.float32(0.001)])
+    whole = WhisperFeatureExtractor.from_pretrained(tiny_en)(
+        recording, sampling_rate=16_000, truncation=False, padding=False, return_tensors="pt"
+    ).input_features[0]
+    first, second = (tiny.engine.prepare(part, None) for part in (recording[: len(loud)], recording[len(loud) :]))
+    inner, expected = slice(2, -2), whole[:, 3000:]  # the frames at the seam hear both sides of it
+    assert first.loudest == pytest.approx(whole.max().item(), abs=1e-5) and second.loudest < first.loudest - 1
+    assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "alone it looks different"
+    tiny.engine.raise_floor(second, second.loudest)
+    assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "a floor it had already"
+    tiny.engine.raise_floor(second, first.loudest)
+    assert torch.allclose(features(second)[:, inner], expected[:, inner], atol=1e-5)
 
 
 def test_the_audio_matters(tiny, demo_rows):

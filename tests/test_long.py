@@ -77,6 +77,14 @@ def transcribed(recordings, *, engine=Listener, **options):
     return rows, run
 
 
+def transcribed_row(path, **options):
+    with Run(**options) as run:
+        run.pipeline.run([Utterance(0, "u0", AudioRef(path.name, str(path)))])
+    (row,) = run.rows
+    assert row["status"] == "ok" and run.pipeline._room.has_room()
+    return row
+
+
 def test_sequential_hears_every_burst_once_at_its_time(recordings):
     rows, _ = transcribed(recordings, rules=rules("sequential"))
     for index, recording in enumerate(recordings):
@@ -121,6 +129,37 @@ def test_the_text_before_is_handed_on_where_asked_for(recordings):
         later = [q.previous for (_, number), q in run.engine.asked if number > 0]
         assert set(first) == {()}
         assert all(later) if condition else not any(later)
+
+
+@pytest.mark.parametrize("windows", ["energy", "sequential"])
+def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
+    """Also where later windows are prepared before earlier ones, and where the rest of one is asked again."""
+    random = np.random.default_rng(3)
+    bursts = [amplitude * np.sin(np.arange(1600) * 0.3) for amplitude in np.linspace(0.1, 0.9, 400) * random.uniform(0.5, 1, 400)]
+    samples = np.concatenate([np.concatenate([burst, np.zeros(2400)]) for burst in bursts]).astype(np.float32)
+    path = tmp_path / "loud.wav"
+    soundfile.write(path, samples, RATE, subtype="FLOAT")
+    told = []
+
+    class Told(Listener):
+        def prepare(self, samples, prompt):
+            time.sleep(0.02 * (len(self.asked) % 3))  # out of order
+            return super().prepare(samples, prompt)
+
+        def raise_floor(self, request, loudest):
+            told.append(loudest)
+
+        def read(self, samples, question):
+            answer = super().read(samples, question)
+            is_whole = len(samples) < 2 * RATE or windows == "sequential"
+            return answer if is_whole else replace(answer, segments=answer.segments[:2], resume_s=answer.segments[1].end_s)
+
+    row = transcribed_row(path, engine=Told, rules=rules(windows), workers=4)
+    expected = [float(np.abs(samples[: round(window["end"] * RATE)]).max()) for window in row["windows"]]
+    assert sorted(told) == sorted(expected) and len(set(told)) > 10
+    if windows == "energy":
+        starts = [window["start"] for window in row["windows"]]
+        assert len(starts) > len({window["end"] for window in row["windows"]}), "rests were asked again"
 
 
 def test_a_language_is_detected_once_for_all_windows(recordings):

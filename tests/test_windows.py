@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from whole import split
 
 from asrbatch.ahead import Ahead
 from asrbatch.config import SEQUENTIAL, WINDOWS
-from asrbatch.cutting import cut
 from asrbatch.room import Room
-from asrbatch.windows import SPLITTERS, Rules, energy, fixed, split, whole
+from asrbatch.windows import SPLITTERS, Rules, cut, energy, fixed, whole
 
 RULES = Rules(limit=3000, search=500, frame=100, min_tail=100)
 
@@ -43,7 +43,7 @@ def test_windows_are_a_partition_and_none_is_too_long(rules, num_samples, splitt
 @given(rules(), st.integers(1, 3000), st.sampled_from(["fixed", "energy"]), st.lists(st.integers(1, 900), min_size=1))
 @settings(max_examples=200, deadline=None)
 def test_windows_do_not_depend_on_how_the_audio_arrives(rules, num_samples, splitter, block_sizes):
-    """What the preparation threads do, block by block, against `split` on the whole."""
+    """Block by block, against all at once."""
     samples = np.random.default_rng(num_samples).normal(size=num_samples).astype(np.float32)
 
     def blocks():

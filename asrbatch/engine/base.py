@@ -32,11 +32,13 @@ class Request:
 
     Attributes:
         prompt_ids: token ids of the row's prompt, without control tokens; empty for none.
-        engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once it is made.
+        engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once it is submitted.
+        loudest: the largest of the features, in their own unit; None where quiet features do not depend on it.
     """
 
     prompt_ids: tuple[int, ...]
     engine_input: Any = field(repr=False)
+    loudest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,16 @@ class Engine(Protocol):
 
         Raises:
             RowError: the window cannot be asked.
+        """
+
+    def raise_floor(self, request: Request, loudest: float) -> None:
+        """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is submitted.
+
+        Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone shows
+        the model sounds, above all under pauses, that it never hears in a recording with louder parts.
+
+        Args:
+            loudest: one below the request's own changes nothing.
         """
 
     def submit(self, key: Any, request: Request, question: Question = Question()) -> None:

@@ -35,6 +35,8 @@ _FIXES = {
 LOGITS_PROCESSOR = "asrbatch.engine.logits:WhisperLogits"
 _WARM_UP = "warm-up"
 _PLAIN = Question()
+# Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
+_FEATURE_RANGE = 2.0
 
 
 def start_engine(
@@ -120,9 +122,13 @@ class WhisperEngine:
 
     def prepare(self, samples: Any, prompt: str | None) -> Request:
         try:
-            return Request(self._prompts.prompt_ids(prompt, self._frontend.encode), self._frontend.render(samples))
+            prompt_ids, engine_input = self._prompts.prompt_ids(prompt, self._frontend.encode), self._frontend.render(samples)
+            return Request(prompt_ids, engine_input, float(self._api.features(engine_input).max()))
         except (ValueError, TypeError) as e:  # of the tokenizer and of vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
+
+    def raise_floor(self, request: Request, loudest: float) -> None:
+        self._api.features(request.engine_input).clamp_(min=loudest - _FEATURE_RANGE)
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.

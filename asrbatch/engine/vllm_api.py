@@ -35,6 +35,7 @@ __all__ = [
     "LogitsProcessor",
     "MoveDirectionality",
     "engine_arg_names",
+    "features",
     "finished",
     "gather_few_logprobs_at_once",
     "sampling_params",
@@ -171,6 +172,12 @@ class Frontend:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text as the model's own class hands it out; nothing is tidied up, nothing left out."""
         return self._model.post_process_output(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+
+def features(engine_input: Any) -> torch.Tensor:
+    """The log-mel features in an engine input, in the model's dtype; not a copy."""
+    item = engine_input["decoder_prompt"]["mm_kwargs"]["audio"][0]
+    return item["input_features"].data
 
 
 def with_decoder_ids(engine_input: Any, decoder_ids: Sequence[int]) -> Any:
