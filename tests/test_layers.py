@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "clocks", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
-    ["subtitles", "silence"],
-    ["tasks", "ahead", "loudness"],
+    ["tasks", "ahead", "loudness", "subtitles"],
+    ["silences"],
+    ["silence"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
