@@ -2,8 +2,8 @@
 
 Its own code began as a copy of OpenAI's (github.com/huggingface/open_asr_leaderboard, normalizer/, Apache-2.0). Here the same
 rules are stated as differences from the library that keeps OpenAI's: the tables are in `leaderboard.json`, with the commit they
-were read at; joining letters into acronyms is written anew. `docs/scoring.md` has its number beside ours. English only: for other languages the leaderboard has
-other rules, which are not here.
+were read at; joining letters into acronyms is written anew. `docs/scoring.md` has its numbers beside ours. English only: for
+other languages the leaderboard has other rules, which are not here.
 """
 
 import functools

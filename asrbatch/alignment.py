@@ -1,0 +1,81 @@
+"""Counts what must be changed to make a reference out of a hypothesis: words and characters, by libraries that others check.
+
+Knows nothing of rows, normalisers and languages.
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+# A half of a surrogate pair is text to JSON and to Python, but UTF-8, which the C++ of kaldialign reads, cannot hold it.
+_HALVES = {half: "\ufffd" for half in range(0xD800, 0xE000)}
+
+
+class Edits(NamedTuple):
+    """What tells one hypothesis from its reference, in words or in characters.
+
+    Attributes:
+        substitutions, deletions, insertions: of units, in an alignment with the fewest of them in all.
+        reference: units of the reference.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference: int
+
+    @property
+    def errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
+    """Word by word, with jiwer.
+
+    Args:
+        references, hypotheses: texts whose words one space parts; one of each for every utterance, either may be empty.
+    """
+    import jiwer
+
+    if not references:
+        return []
+    return [_edits(chunks) for chunks in jiwer.process_words(list(references), list(hypotheses)).alignments]
+
+
+def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
+    """Character by character, spaces between words included, with jiwer; see `word_edits`."""
+    import jiwer
+
+    if not references:
+        return []
+    return [_edits(chunks) for chunks in jiwer.process_characters(list(references), list(hypotheses)).alignments]
+
+
+def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
+    """Word by word, with kaldialign: words that are the same but for a space (`white paper`, `whitepaper`) are no error.
+
+    The Open ASR Leaderboard's way; `reference` counts words as they are written. See `word_edits`.
+    """
+    import kaldialign
+
+    found = []
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        words = reference.translate(_HALVES).split(" ") if reference else []
+        said = hypothesis.translate(_HALVES).split(" ") if hypothesis else []
+        edits = kaldialign.edit_distance(words, said, merge_compounds=True)
+        found.append(Edits(edits["sub"], edits["del"], edits["ins"], len(words)))
+    return found
+
+
+def aligner(with_compounds: bool) -> dict[str, str | bool]:
+    """Which library counts words, for the record."""
+    library = "kaldialign" if with_compounds else "jiwer"
+    return {"name": library, "version": version(library), "merge_compounds": with_compounds}
+
+
+def _edits(chunks: list) -> Edits:
+    units = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+    for chunk in chunks:
+        units[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+    reference = units["equal"] + units["substitute"] + units["delete"]
+    return Edits(units["substitute"], units["delete"], units["insert"], reference)

@@ -1,0 +1,242 @@
+"""Scores predictions: word and character error rates over all rows and over groups, with intervals, and how long rows took.
+
+Rows are read in pieces by several processes, which count; nothing of a row is kept but its counts and the seconds it took. A
+prediction that failed or is missing counts as an empty hypothesis. Knows nothing of how results are shown.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import __version__
+from .alignment import aligner
+from .bootstrap import COVERAGE
+from .error_rates import Tally, group_rates, microseconds, percentiles_s, rates
+from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
+from .manifest import Manifest, open_manifest
+from .output.rows import TIMING_FIELDS
+from .parallel import over_rows
+from .predictions import Predictions
+from .run_facts import RunFacts
+from .scored_rows import DURATION, NO_VALUE, audio_seconds, language_of, status_of, text_of, values_of
+from .scored_texts import EXCLUDED, TextRules, Texts
+
+_SAY_EVERY_S = 30.0
+_CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How predictions are scored.
+
+    Attributes:
+        references: a manifest whose rows are all to be predicted; None where predictions carry their references.
+        split: of a data set that has several.
+        normalizer: `auto`, or a name in `normalizers.NORMALIZERS`.
+        language: of rows that do not say theirs; None takes that of the run, or else English.
+        by: fields to make groups by; `duration` makes bins.
+        text_field, pred_field: where references and predictions are; None finds the latter.
+        resamples, seed: of the bootstrap.
+        num_processes: None takes one for each core where there are rows enough.
+    """
+
+    references: str | None = None
+    split: str | None = None
+    normalizer: str = "auto"
+    language: str | None = None
+    by: tuple[str, ...] = ()
+    text_field: str = "text"
+    pred_field: str | None = None
+    resamples: int = 1000
+    seed: int = 0
+    num_processes: int | None = None
+
+
+def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Scores the predictions in a file.
+
+    Args:
+        path: absolute; JSON Lines.
+        say: told, in one line, how far it is.
+
+    Returns:
+        What `--json` prints; see docs/scoring.md.
+
+    Raises:
+        UsageError, ManifestError: this cannot be done as asked, or no row has a reference.
+        OutputError: the file is damaged.
+    """
+    rules = TextRules(options.normalizer)
+    predictions = Predictions(path, options.pred_field, options.text_field)
+    references = None if options.references is None else open_manifest(options.references, split=options.split)
+    facts = RunFacts(path)
+    language = options.language or facts.language or "en"
+    work = Scoring(predictions, references, rules, language, options)
+    tally = count_all(work, len(work), options, say)
+    if not tally.total.rows:
+        raise UsageError(_why_nothing(path, tally, options.text_field))
+    for name in options.by:
+        if name != DURATION and list(tally.groups.get(name, ())) == [NO_VALUE]:
+            raise UsageError(f"--by {name}: no row has it")
+    unmatched = 0 if references is None else len(predictions.without(manifest_keys(references)))
+    total, _ = rates(tally.total, options.resamples, options.seed)
+    return {
+        "asrbatch": __version__,
+        "predictions": str(path),
+        "pred_field": predictions.pred_field,
+        "references": None if references is None else references.source,
+        **described(rules, tally.normalizers, tally.fell_back, options),
+        "total": total,
+        "excluded": dict(tally.excluded),
+        "words_said_in_excluded": dict(tally.excluded_words),
+        "failed_kinds": dict(tally.failed_kinds),
+        "unmatched_predictions": unmatched,
+        "by": {name: group_rates(tally.groups[name], options.resamples, options.seed, name) for name in options.by},
+        "speed": {**facts.speed(), **_stated_speed(tally)},
+        "latency_s": percentiles_s(tally.stages_s),
+        "notes": [
+            *facts.notes(len(predictions), predictions.torn, references is not None),
+            *language_notes(tally.unstated_language, tally.fell_back, language, options.language is None),
+            *([f"{unmatched} predictions have no reference row and were left out"] if unmatched else []),
+        ],
+        "exit_code": EXIT_ROWS_FAILED if tally.total.failed or tally.total.missing else EXIT_COMPLETE,
+    }
+
+
+def count_all(work: Callable[[int, int], Tally], num_rows: int, options: ScoreOptions, say: Callable[[str], None]) -> Tally:
+    """The sum of what `work` counts over all rows."""
+    tally, said = Tally(), time.monotonic()
+    for stop, part in over_rows(work, num_rows, options.num_processes):
+        tally.update(part)
+        if time.monotonic() - said >= _SAY_EVERY_S:
+            said = time.monotonic()
+            say(f"{stop} of {num_rows} rows scored")
+    return tally
+
+
+class Scoring:
+    """Counts rows [start, stop): of the references where there are any, otherwise of the predictions."""
+
+    def __init__(
+        self, predictions: Predictions, references: Manifest | None, rules: TextRules, language: str, options: ScoreOptions
+    ):
+        self._predictions, self._references = predictions, references
+        self._rules, self._language, self._options = rules, language, options
+
+    def __len__(self) -> int:
+        return len(self._predictions if self._references is None else self._references)
+
+    def __call__(self, start: int, stop: int) -> Tally:
+        tally = Tally()
+        rows: list[tuple[Mapping[str, Any], dict[str, Any] | None]] = []
+        texts: list[Texts] = []
+        for index in range(start, stop):
+            fields, row = self._row(index)
+            _refuse_chunks_of_sessions(self._rules, fields)
+            reference = text_of(fields, self._options.text_field, fields["id"])
+            hypothesis = None if row is None else text_of(row, self._predictions.pred_field, fields["id"])
+            lang, stated = language_of(fields, self._language)
+            prepared = self._rules.prepare(reference, [hypothesis], lang)
+            tally.unstated_language += not stated
+            if row is not None:
+                _add_times(tally, row)
+            if prepared.excluded:
+                tally.excluded[prepared.excluded] += 1
+                tally.excluded_words[prepared.excluded] += len(prepared.hypotheses[0].split())
+                continue
+            tally.normalizers[prepared.normalizer] += 1
+            tally.fell_back += prepared.fell_back
+            rows.append((fields, row))
+            texts.append(prepared)
+        for (fields, row), ((words, characters),) in zip(rows, self._rules.count(texts), strict=True):
+            failed, missing = status_of(row, self._predictions.pred_field)
+            if failed:
+                tally.failed_kinds[failed] += 1
+            audio_s = audio_seconds(row, fields)
+            groups = {name: values_of(name, fields, row, audio_s) for name in self._options.by}
+            for counts in tally.counts_of(groups):
+                counts.add(words, characters, audio_s, failed is not None, missing)
+        return tally
+
+    def _row(self, index: int) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+        """The fields of a row with its reference, and the row with its prediction, or None."""
+        if self._references is None:
+            row = self._predictions.read(index)
+            return row, row
+        utterance = self._references.read(index)
+        return {**utterance.fields, "id": utterance.id}, self._predictions.find(utterance.id)
+
+
+def manifest_keys(manifest: Manifest) -> np.ndarray:
+    """int64 [rows]: `hash(id)` of a manifest's rows."""
+    return np.frombuffer(manifest._ids.keys, np.int64)
+
+
+def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, options: ScoreOptions) -> dict[str, Any]:
+    """With what it was counted: whoever has the same of all of these gets the same numbers.
+
+    Args:
+        normalizers: rows by the names of their normalisers.
+        fell_back: rows that their normaliser could not do.
+    """
+    return {
+        "normalizers": [{**rules.normalizer(name).as_dict(), "rows": rows} for name, rows in sorted(normalizers.items())],
+        "normalizer_fell_back": fell_back,
+        "words": aligner(rules.with_compounds),
+        "characters": aligner(False),
+        "bootstrap": {"resamples": options.resamples, "seed": options.seed, "coverage": COVERAGE, "unit": "utterance"},
+    }
+
+
+def language_notes(unstated: int, fell_back: int, language: str, is_guess: bool) -> list[str]:
+    """What a person should know about rows that do not say their language, and those that their normaliser could not do."""
+    notes = []
+    if unstated and is_guess:
+        notes.append(f"{unstated} rows do not say their `lang` and were taken for {language}; --language says another")
+    if fell_back:
+        notes.append(
+            f"{fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"
+        )
+    return notes
+
+
+def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:
+    timing = row.get("timing")
+    if isinstance(timing, dict) and row.get("status") == "ok":
+        for stage in TIMING_FIELDS:
+            if type(timing.get(stage)) in (int, float):
+                tally.stages_s.setdefault(stage, array("f")).append(timing[stage])
+    stated = [row.get("time"), row.get("duration")]
+    if all(type(seconds) in (int, float) and 0 < seconds < float("inf") for seconds in stated):
+        tally.stated_rows += 1
+        tally.stated_time_us += microseconds(stated[0])
+        tally.stated_duration_us += microseconds(stated[1])
+
+
+def _stated_speed(tally: Tally) -> dict[str, Any]:
+    """The leaderboard's RTFx, of a file whose rows all say `time` and `duration`; nothing otherwise."""
+    rows = tally.total.rows + tally.excluded.total() - tally.total.missing
+    if not tally.stated_rows or tally.stated_rows < rows:
+        return {}
+    return {"rtfx_stated": round(tally.stated_duration_us / tally.stated_time_us, 4)}
+
+
+def _refuse_chunks_of_sessions(rules: TextRules, fields: Mapping[str, Any]) -> None:
+    if rules.with_compounds and fields.keys() >= _CHUNKS_OF_SESSIONS:
+        raise UsageError(
+            f"--normalizer leaderboard: id {fields['id']} is a chunk of a session (parent_id, chunk_index); the leaderboard "
+            "joins those before it scores, which is not done here, and the number would be another one"
+        )
+
+
+def _why_nothing(path: Path, tally: Tally, text_field: str) -> str:
+    reasons = ", ".join(f"{rows} rows: {EXCLUDED[reason]}" for reason, rows in tally.excluded.items())
+    return (
+        f"{path}: no row can be scored ({reasons}); give their manifest with --references, or name the field with --text-field "
+        f"(now {text_field}); two runs without references can be compared with asrbatch compare"
+    )
