@@ -163,7 +163,7 @@ def test_previous_text_is_heeded_and_not_repeated(multilingual, demo_rows):
     (plain,) = multilingual([clip], "en")
     (prompted,) = multilingual([clip], "en", prompt="MR JOHN DASHWOOD WAS AT NORLAND. HE WROTE IN CAPITAL LETTERS ONLY.")
     assert plain.text != prompted.text and "NORLAND" not in prompted.text
-    assert prompted.text.lower().replace(".", "").split()[-4:] == ["to", "do", "for", "them"]
+    assert prompted.text.lower().replace(".", "") .split()[-4:] == ["to", "do", "for", "them"]
 
 
 def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_rows):

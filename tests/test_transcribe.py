@@ -226,9 +226,9 @@ def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_pa
     assert len(rows) == len(bad_rows) and summary.exit_code == EXIT_ROWS_FAILED
     for name, row in rows.items():
         kind = name.split()[0]
-        assert (row["status"], row["error"] and row["error"]["kind"]) == (("ok", None) if kind == "good" else ("failed", kind)), (
-            row
-        )
+        assert (row["status"], row["error"] and row["error"]["kind"]) == (
+            ("ok", None) if kind == "good" else ("failed", kind)
+        ), row
         assert row["error"] is None or "\n" not in row["error"]["message"]
     assert rows["good 1"]["pred_text"] == rows["good 2"]["pred_text"] == rows["good 4"]["pred_text"]
     assert rows["good 2"]["flags"] == ["duration_mismatch"]
