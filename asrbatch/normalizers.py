@@ -6,10 +6,12 @@ is another number. Knows nothing of rows and of error rates.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 from .errors import UsageError
 
@@ -40,20 +42,19 @@ class Normalizer:
 
 
 def _whisper_english() -> Normalizer:
-    from whisper_normalizer import basic, english
-
+    basic, english = _modules()
     table = Path(english.__file__).with_name("normalizers") / "english.json"
     files = (english.__file__, basic.__file__, table)
     return Normalizer("whisper-english", _library(), _sha256(*files), english.EnglishTextNormalizer())
 
 
 def _whisper_basic() -> Normalizer:
-    from whisper_normalizer import basic
-
+    basic, _ = _modules()
     return Normalizer("whisper-basic", _library(), _sha256(basic.__file__), basic.BasicTextNormalizer())
 
 
 def _leaderboard() -> Normalizer:
+    _modules()
     from . import leaderboard
 
     rules = leaderboard.load_rules()
@@ -101,6 +102,13 @@ def counts_characters(lang: str) -> bool:
 def primary(lang: str) -> str:
     """`zh` for `zh-Hant` and `ZH_tw`: the first part of a language tag (BCP 47), in small letters."""
     return lang.replace("_", "-").partition("-")[0].strip().lower()
+
+
+def _modules() -> tuple[ModuleType, ModuleType]:
+    with warnings.catch_warnings():  # about a backslash in a docstring of theirs, from Python 3.12 on for all to see
+        warnings.simplefilter("ignore")
+        from whisper_normalizer import basic, english
+    return basic, english
 
 
 def _library() -> str:

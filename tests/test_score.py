@@ -1,0 +1,402 @@
+"""`asrbatch score`: rates as jiwer and the leaderboard count them, intervals as others draw them, and no row dropped."""
+
+import json
+import random
+import tracemalloc
+from pathlib import Path
+
+import jiwer
+import kaldialign
+import numpy as np
+import pytest
+from conftest import REPO, read_jsonl, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asrbatch.bootstrap import interval, p_value, resampled_rates
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
+from asrbatch.normalizers import load_normalizer
+from asrbatch.predictions import Predictions
+from asrbatch.score import ScoreOptions, score
+from asrbatch.scored_rows import duration_bin
+from asrbatch.scored_texts import EXCLUDED
+
+DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
+PAIRS = read_jsonl(DATA)
+RECORDED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))
+FEW = 50  # resamples, where intervals are not what is tested
+
+
+def scored(path: Path, **options) -> dict:
+    return score(path, ScoreOptions(**{"resamples": FEW, **options}))
+
+
+def rows_file(folder: Path, *rows: dict | str, name: str = "rows.jsonl") -> Path:
+    lines = [row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows]
+    (folder / name).write_text("".join(lines), encoding="utf-8")
+    return folder / name
+
+
+def row(row_id: str, text: str | None, pred_text: str | None, **fields) -> dict:
+    return {"id": row_id, "text": text, "pred_text": pred_text, **fields}
+
+
+# Against what others count
+
+
+@pytest.mark.parametrize("name", ["none", "whisper-english", "whisper-basic"])
+def test_words_and_characters_are_counted_as_jiwer_counts_them(name):
+    normalize = load_normalizer(name).normalize
+    references = [" ".join(normalize(row["text"]).split()) for row in PAIRS]
+    hypotheses = [" ".join(normalize(row["pred_text"] or "").split()) for row in PAIRS]
+    words, characters = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
+    total = scored(DATA, normalizer=name)["total"]
+    assert total["wer_percent"] == pytest.approx(100 * words.wer, abs=1e-6)
+    assert [total[edit] for edit in ("substitutions", "deletions", "insertions")] == [
+        words.substitutions,
+        words.deletions,
+        words.insertions,
+    ]
+    assert total["cer_percent"] == pytest.approx(100 * characters.cer, abs=1e-6)
+    assert total["rows"] == len(PAIRS) and total["failed"] == 3
+
+
+@pytest.mark.parametrize("which", ["all_rows", "ok_rows", "spoiled"])
+def test_the_leaderboards_number_to_the_second_decimal(which, tmp_path):
+    rows = [row for row in PAIRS if which != "ok_rows" or row["status"] == "ok"]
+    if which == "spoiled":
+        rows = [{**row, "pred_text": RECORDED["spoiled_texts"][row["id"]], "status": "ok"} for row in rows]
+    total = scored(write_jsonl(tmp_path / "rows.jsonl", rows), normalizer="leaderboard")["total"]
+    recorded = RECORDED[which]
+    assert round(total["wer_percent"], 2) == recorded["wer_percent"] != recorded["wer_percent_without_merging"]
+    assert {name: total[name] for name in ("substitutions", "deletions", "insertions", "reference_words")} == {
+        name: recorded[name] for name in ("substitutions", "deletions", "insertions", "reference_words")
+    }
+
+
+def test_a_file_of_the_leaderboard_has_its_rtfx_and_a_chunk_of_a_session_is_refused(tmp_path):
+    result = {"audio_filepath": "sample_0", "duration": 10.0, "time": 0.25, "text": "Hello.", "pred_text": "hello"}
+    figures = scored(rows_file(tmp_path, result, {**result, "duration": 5.0, "time": 0.05}), normalizer="leaderboard")
+    assert figures["speed"] == {"rtfx_stated": 50.0}
+    assert figures["total"]["wer_percent"] == 0
+    assert scored(rows_file(tmp_path, result, {**result, "time": None}))["speed"] == {}
+    chunk = {**result, "parent_id": "session", "chunk_index": 0}
+    with pytest.raises(UsageError, match="id .* is a chunk of a session"):
+        scored(rows_file(tmp_path, chunk), normalizer="leaderboard")
+
+
+def test_intervals_are_those_of_utterances_drawn_one_by_one():
+    generator, total = np.random.default_rng(7), scored(DATA, resamples=4000)["total"]
+    normalize = load_normalizer("whisper-english").normalize
+    counted = [
+        jiwer.process_words(normalize(row["text"]), normalize(row["pred_text"] or "")) for row in PAIRS if row["status"] == "ok"
+    ]
+    errors = np.array([each.substitutions + each.deletions + each.insertions for each in counted])
+    words = np.array([len(each.references[0]) for each in counted])
+    drawn = generator.integers(len(words), size=(4000, len(words)))
+    low, high = np.quantile(errors[drawn].sum(1) / words[drawn].sum(1), [0.025, 0.975])
+    outcomes: dict[tuple[int, int], int] = {}
+    for each in zip(errors.tolist(), words.tolist(), strict=True):
+        outcomes[each] = outcomes.get(each, 0) + 1
+    ours = interval(resampled_rates(outcomes, 4000, seed=0)[0])
+    assert ours == pytest.approx((low, high), abs=0.04 * (high - low))
+    assert total["wer_percent_interval"][0] < total["wer_percent"] < total["wer_percent_interval"][1]
+
+
+def test_intervals_are_near_those_of_kaldi():
+    ok = [row for row in PAIRS if row["status"] == "ok"]
+    outcomes: dict[tuple[int, int], int] = {}
+    references, hypotheses = [row["text"].split() for row in ok], [row["pred_text"].split() for row in ok]
+    for reference, hypothesis in zip(references, hypotheses, strict=True):
+        edits = kaldialign.edit_distance(reference, hypothesis)
+        outcomes[edits["total"], len(reference)] = outcomes.get((edits["total"], len(reference)), 0) + 1
+    theirs = kaldialign.bootstrap_wer_ci(references, hypotheses, replications=4000)
+    low, high = interval(resampled_rates(outcomes, 4000, seed=0)[0])
+    assert (low, high) == pytest.approx((theirs["ci95min"], theirs["ci95max"]), abs=0.1 * theirs["ci95"])
+
+
+def test_a_p_value_is_near_that_of_swapping_systems():
+    generator = np.random.default_rng(3)
+    errors = generator.poisson(2, size=(300, 2))
+    errors[:, 1] += generator.random(300) < 0.3
+    words = generator.integers(5, 20, 300)
+    outcomes: dict[tuple[int, int, int], int] = {}
+    for each in zip(*errors.T.tolist(), words.tolist(), strict=True):
+        outcomes[each] = outcomes.get(each, 0) + 1
+    drawn = resampled_rates(outcomes, 20_000, seed=1, kinds=2)
+    observed = (errors[:, 1] - errors[:, 0]).sum() / words.sum()
+    swapped = ((errors[:, 1] - errors[:, 0]) * generator.choice([-1, 1], size=(20_000, 300))).sum(1) / words.sum()
+    by_swapping = np.mean(np.abs(swapped) >= abs(observed))
+    assert 0.01 < by_swapping < 0.5
+    assert p_value(drawn[1] - drawn[0], observed) == pytest.approx(by_swapping, rel=0.2)
+    assert p_value(np.zeros(99), 0.0) == 1.0
+    assert p_value(np.array([0.5, 0.5, 0.5]), 0.5) == 0.25
+    assert p_value(np.array([]), 0.5) is None
+
+
+def test_one_utterance_has_no_interval(tmp_path):
+    total = scored(rows_file(tmp_path, row("a", "one two", "one")), normalizer="none")["total"]
+    assert (total["wer_percent"], total["wer_percent_interval"]) == (50.0, None)
+
+
+# What is never dropped, and what is not scored
+
+
+def test_failed_and_missing_predictions_are_empty_hypotheses(tmp_path):
+    failed = row("c", "five six", None, status="failed", error={"kind": "too_long", "message": "."})
+    path = rows_file(tmp_path, row("a", "one two", "one two"), row("b", "three four", None), failed)
+    figures = scored(path, normalizer="none")
+    total = figures["total"]
+    assert (total["rows"], total["failed"], total["missing"], total["deletions"]) == (3, 1, 1, 4)
+    assert total["wer_percent"] == pytest.approx(100 * 4 / 6, abs=1e-5)
+    assert figures["failed_kinds"] == {"too_long": 1} and figures["exit_code"] == EXIT_ROWS_FAILED
+    assert scored(rows_file(tmp_path, row("a", "one", "one")))["exit_code"] == EXIT_COMPLETE
+
+
+def test_rows_of_the_references_without_a_prediction_count_and_others_are_left_out(tmp_path):
+    manifest = write_jsonl(
+        tmp_path / "manifest.jsonl",
+        [{"id": name, "audio_filepath": f"{name}.wav", "duration": 3, "text": f"one two {name}", "set": "s"} for name in "abc"],
+    )
+    predictions = rows_file(
+        tmp_path, {"id": "c", "pred_text": "one two c"}, {"id": "x", "pred_text": "y"}, {"id": "a", "pred_text": "one"}
+    )
+    figures = scored(predictions, references=str(manifest), normalizer="none", by=("set", "duration"))
+    assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["deletions"]) == (3, 1, 5)
+    assert figures["total"]["wer_percent"] == pytest.approx(100 * 5 / 9, abs=1e-5)
+    assert figures["unmatched_predictions"] == 1 and "1 predictions have no reference row" in figures["notes"][-1]
+    assert figures["by"]["set"]["groups"]["s"]["rows"] == figures["by"]["duration"]["groups"]["2 to 5 s"]["rows"] == 3
+
+
+def test_a_reference_manifest_without_ids_finds_the_predictions_of_its_audio(tmp_path):
+    parts = [{"audio_filepath": "talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)]
+    manifest = write_jsonl(tmp_path / "manifest.jsonl", parts)
+    predictions = rows_file(tmp_path, *({**part, "pred_text_canary": part["text"]} for part in parts))
+    figures = scored(predictions, references=str(manifest))
+    assert figures["pred_field"] == "pred_text_canary"
+    assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
+
+
+def test_rows_without_a_usable_reference_are_counted_by_reason(tmp_path):
+    path = rows_file(
+        tmp_path,
+        row("a", None, "one two"),
+        row("b", "  ", "three"),
+        row("c", "(laughs) uh, [um]", "four five six"),
+        row("d", "Ignore time segment in scoring.", "seven"),
+        row("e", "eight", "eight"),
+    )
+    figures = scored(path, normalizer="leaderboard")
+    assert figures["excluded"] == dict.fromkeys(EXCLUDED, 1)
+    assert figures["words_said_in_excluded"] == {
+        "no_reference": 1,  # `one two` is 12 to these rules
+        "empty_reference": 1,
+        "nothing_left": 1,
+        "marked_to_ignore": 1,
+    }
+    assert figures["total"]["rows"] == 1
+    assert scored(path)["excluded"] == dict.fromkeys(["no_reference", "empty_reference", "nothing_left"], 1)
+    assert scored(path, normalizer="none")["words_said_in_excluded"] == {"no_reference": 2, "empty_reference": 1}
+
+
+def test_nothing_to_score_is_said_with_its_fix(tmp_path):
+    with pytest.raises(UsageError, match="1 rows: it has no reference.*--references.*asrbatch compare"):
+        scored(rows_file(tmp_path, {"id": "a", "pred_text": "x"}))
+
+
+def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_words(tmp_path):
+    path = rows_file(
+        tmp_path,
+        row("zh", "今天 天气。", "今天天汽", lang="zh"),
+        row("de", "Das Wetter, heute", "das Wetter gestern", lang="de"),
+        row("en", "It's fine", "it is fine"),
+    )
+    figures = scored(path, by=("lang",))
+    groups = figures["by"]["lang"]["groups"]
+    assert groups["zh"]["wer_percent"] is None and groups["zh"]["cer_percent"] == 25 and groups["zh"]["rows_in_words"] == 0
+    assert groups["de"]["wer_percent"] == pytest.approx(100 / 3, abs=1e-5) and groups["(none)"]["wer_percent"] == 0
+    assert figures["total"]["rows_in_words"] == 2 and figures["total"]["reference_words"] == 6
+    assert [(each["name"], each["rows"]) for each in figures["normalizers"]] == [("whisper-basic", 2), ("whisper-english", 1)]
+    assert figures["by"]["lang"]["unweighted_mean"]["groups"] == 2
+    assert "1 rows do not say their `lang` and were taken for en" in figures["notes"][0]
+    assert scored(path, language="fr")["normalizers"][0]["rows"] == 3
+
+
+def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
+    rows = [{**row, "source": "short" if row["duration"] < 2 else "long", "tags": ["x", "y"]} for row in PAIRS]
+    figures = scored(write_jsonl(tmp_path / "rows.jsonl", rows), by=("source", "duration", "tags"), resamples=500)
+    for name in ("source", "duration"):
+        groups = figures["by"][name]["groups"].values()
+        for count in ("rows", "failed", "substitutions", "deletions", "insertions", "reference_words", "character_errors"):
+            assert sum(group[count] for group in groups) == figures["total"][count]
+    part = figures["by"]["source"]
+    mean = sum(group["wer_percent"] for group in part["groups"].values()) / 2
+    assert part["unweighted_mean"]["wer_percent"] == pytest.approx(mean, abs=1e-5)
+    low, high = part["unweighted_mean"]["wer_percent_interval"]
+    assert low < mean < high and abs(mean - figures["total"]["wer_percent"]) > 0.5
+    assert list(figures["by"]["duration"]["groups"]) == [
+        "< 2 s",
+        *(f"{a} to {b} s" for a, b in [(2, 5), (5, 10), (10, 15), (15, 20), (20, 30), (30, 60), (60, 300)]),
+    ]
+    assert figures["by"]["tags"]["groups"]["x"]["rows"] == figures["by"]["tags"]["groups"]["y"]["rows"] == len(PAIRS)
+    with pytest.raises(UsageError, match="--by nosuch: no row has it"):
+        scored(DATA, by=("nosuch",))
+
+
+def test_bins_of_duration():
+    assert [duration_bin(seconds) for seconds in (0, 1.999, 2, 30, 299.9, 300, 1e6, None)] == [
+        "< 2 s",
+        "< 2 s",
+        "2 to 5 s",
+        "30 to 60 s",
+        "60 to 300 s",
+        "300 s and more",
+        "300 s and more",
+        "(none)",
+    ]
+
+
+def test_a_field_with_too_many_values_is_refused(tmp_path):
+    path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(1001)))
+    with pytest.raises(UsageError, match="--by id: more than 1000 different values"):
+        scored(path, by=("id",))
+
+
+# Any order, any number of processes
+
+
+@settings(deadline=None, max_examples=10)
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_changes_nothing(seed, tmp_path_factory):
+    folder, rows = tmp_path_factory.mktemp("order"), list(PAIRS)
+    random.Random(seed).shuffle(rows)
+    shuffled = scored(write_jsonl(folder / "rows.jsonl", rows), by=("duration", "status"))
+    assert {**shuffled, "predictions": ""} == {**scored(DATA, by=("duration", "status")), "predictions": ""}
+
+
+def test_processes_count_what_one_counts(tmp_path):
+    rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(9) for row in PAIRS]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    alone = scored(path, by=("duration",), num_processes=1)
+    assert scored(path, by=("duration",), num_processes=3) == alone
+    assert alone["total"]["rows"] == 9 * len(PAIRS)
+
+
+def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
+    rows = [row(f"r{i}", "a", "a") for i in range(5000)]
+    path = rows_file(tmp_path, *rows, row("bad", "a", ["a"]))
+    with pytest.raises(OutputError, match="id bad: pred_text is no text but list; write it in quotes"):
+        scored(path, num_processes=2)
+
+
+def test_memory_does_not_grow_with_the_texts(tmp_path):
+    def peak(copies: int) -> int:
+        rows = [{**row, "id": f"{row['id']} {copy}"} for copy in range(copies) for row in PAIRS]
+        path = write_jsonl(tmp_path / "rows.jsonl", rows)
+        del rows
+        tracemalloc.start()
+        try:
+            scored(path, num_processes=1, normalizer="none")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # what is imported and loaded once
+    grown, num_rows = peak(24) - peak(8), 16 * len(PAIRS)
+    assert grown / num_rows < 120  # bytes a row
+
+
+# Files
+
+
+def test_two_rows_with_one_id_are_an_error(tmp_path):
+    path = rows_file(tmp_path, row("a", "x", "x"), "\n", row("b", "x", "x"), row("a", "x", "x"))
+    with pytest.raises(OutputError, match=r"rows\.jsonl:4: id a stands at .*rows\.jsonl:1 already"):
+        scored(path)
+
+
+def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
+    path = rows_file(tmp_path, row("a", "x", "x"), '{"id": "b", "text": "y", "pre')
+    figures = scored(path)
+    assert figures["total"]["rows"] == 1 and "the last line is torn" in figures["notes"][0]
+    for bad, why in (("[1]\n", "not a JSON object"), ("{\n", "not JSON"), ("\x80\n", "not JSON")):
+        with pytest.raises(OutputError, match=rf"rows\.jsonl:1: {why}"):
+            scored(rows_file(tmp_path, bad, row("a", "x", "x")))
+    assert scored(rows_file(tmp_path, "\ufeff", row("a", "x", "x"), json.dumps(row("b", "x", "x"))))["total"]["rows"] == 2
+
+
+def test_the_field_with_predictions_must_be_clear(tmp_path):
+    path = rows_file(tmp_path, {"id": "a", "text": "x", "pred_text_b": "x", "pred_text_c": "y"})
+    with pytest.raises(UsageError, match=r"several models \(pred_text_b, pred_text_c\); choose one with --pred-field"):
+        scored(path)
+    assert scored(path, pred_field="pred_text_c")["total"]["wer_percent"] == 100
+    with pytest.raises(UsageError, match="--pred-field z: no row of .* has it"):
+        scored(path, pred_field="z")
+    with pytest.raises(UsageError, match="no pred_text in any row, only id, text; say which"):
+        scored(rows_file(tmp_path, {"id": "a", "text": "x"}))
+    with pytest.raises(UsageError, match="holds no rows"):
+        scored(rows_file(tmp_path, ""))
+    with pytest.raises(UsageError, match="No such file"):
+        scored(tmp_path / "nowhere.jsonl")
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(tmp_path):
+    path = rows_file(tmp_path, row("a", "x", "x"), row("b", "x", "x"))
+    predictions = Predictions(path)
+    assert predictions.find("b")["text"] == "x" and predictions.find("c") is None
+    path.write_text(path.read_text().replace('"b"', '"c"'))
+    with pytest.raises(OutputError, match="was changed while it was read"):
+        predictions.read(1)
+
+
+# The command
+
+
+def test_the_command_prints_a_table_or_json(cli, tmp_path):
+    hostile = row("\x1b[31m[bold]x", "one two three", "one \x1b[2J", lang="[red]e\x1bn")
+    path = rows_file(tmp_path, hostile, row("b", "four", None))
+    shown = cli("score", path, "--by", "lang,duration", "--normalizer", "none")
+    assert shown.returncode == EXIT_ROWS_FAILED, shown.stderr
+    assert "[red]e\N{REPLACEMENT CHARACTER}n" in shown.stdout and "\x1b" not in shown.stdout
+    assert "1 rows without a prediction" in shown.stdout and "unweighted mean" in shown.stdout
+    as_json = cli("score", path, "--json", "--normalizer", "none", "--seed", "3", "--resamples", "10")
+    figures = json.loads(as_json.stdout)
+    assert figures["bootstrap"] == {"resamples": 10, "seed": 3, "coverage": 0.95, "unit": "utterance"}
+    assert figures["total"]["wer_percent"] == 75.0 and figures["words"]["name"] == "jiwer"
+    assert as_json.returncode == figures["exit_code"] == EXIT_ROWS_FAILED
+    for arguments, message in (
+        (("score", path, "--normalizer", "best"), "--normalizer best: unknown; known: auto"),
+        (("score", path, "--by", "lang,,duration"), "an empty name"),
+        (("score", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; give a rows file"),
+        (("score", path, "--references", "nowhere.jsonl"), "nowhere.jsonl: does not exist"),
+    ):
+        done = cli(*arguments)
+        assert (done.returncode, done.stdout) == (EXIT_USAGE, "") and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):
+    stages = {"read": 0.1, "prepare": 0.2, "queue": 0.0, "first_token": 0.3, "generate": 0.4, "total": 1.0}
+    timed = [row(f"r{i}", "x", "x", status="ok", timing={**stages, "total": i / 100}) for i in range(101)]
+    path = rows_file(tmp_path, *timed, name="out.jsonl")
+    record = {"asrbatch": "0.1.0", "fingerprint": {"manifest": "m", "language": "de"}, "total_rows": 103, "sessions": []}
+    (tmp_path / "out.run.json").write_text(json.dumps(record))
+    figures = scored(path)
+    assert figures["notes"] == [
+        "not complete: 101 of 103 rows are there; the others are not counted: --references MANIFEST counts them as empty",
+        "101 rows do not say their `lang` and were taken for de; --language says another",
+    ]
+    assert figures["speed"] == {} and figures["normalizers"][0]["name"] == "whisper-basic"
+    mark = {"rows": 101, "statuses": {"ok": 101}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266}
+    (tmp_path / "out.done.json").write_text(json.dumps(mark))
+    figures = scored(path, language="en")
+    assert figures["speed"] == {"rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266} and figures["notes"] == []
+    assert figures["latency_s"]["total"] == {
+        "rows": 101,
+        "mean": 0.5,
+        "p50": 0.5,
+        "p90": 0.9,
+        "p95": 0.95,
+        "p99": 0.99,
+        "max": 1.0,
+    }
+    assert figures["latency_s"]["read"]["p50"] == 0.1
