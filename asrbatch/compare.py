@@ -203,9 +203,7 @@ def _refuse_different_rows(files: list[Predictions], facts: list[RunFacts]) -> N
     names = " and ".join(str(file.path) for file in files)
     if None not in covers:
         if covers[0] != covers[1]:
-            raise UsageError(
-                f"{names}: are runs over different manifests, or chunks of them; --common compares the rows both have"
-            )
+            raise UsageError(f"{names}: are of different manifests, or of different chunks; --common compares the rows both have")
         return
     only = [len(files[0].without(files[1].keys)), len(files[1].without(files[0].keys))]
     if any(only):
