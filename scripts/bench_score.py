@@ -3,8 +3,8 @@
 
     python scripts/bench_score.py [--rows 1000000] [--folder DIR]
 
-The rows are real transcripts (tests/data) repeated under new ids, with windows and timing of the size that runs write. Prints wall
-and processor seconds and the largest resident set of any process; not measured: reading from a slow file system.
+The rows are real transcripts (tests/data) repeated under new ids, with windows and timing of the size that runs write. Prints
+wall and processor seconds and the largest resident set of any process; not measured: reading from a slow file system.
 """
 
 import argparse
@@ -48,9 +48,8 @@ def main() -> int:
         wall_s, used = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     total = json.loads(done.stdout)["total"]
     print(f"{total['rows']:,} rows, {size_mb:,.0f} MB, WER {total['wer_percent']:.2f} %")
-    print(
-        f"{wall_s:.1f} s wall, {used.ru_utime + used.ru_stime:.1f} s of processors, {used.ru_maxrss / 1024:.0f} MiB at most in a process"
-    )
+    cpu_s, most_mib = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    print(f"{wall_s:.1f} s wall, {cpu_s:.1f} s of processors, {most_mib:.0f} MiB at most in a process")
     return 0
 
 
