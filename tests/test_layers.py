@@ -26,6 +26,7 @@ LAYERS = [
     ["run_facts"],
     ["export_formats"],
     ["export_files"],
+    ["export_results"],
     ["status_files"],
     ["status", "survey"],
     ["engine.start", "merge", "export", "score"],
