@@ -67,6 +67,39 @@ def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list
     return found
 
 
+def alignment(reference: str, hypothesis: str, *, in_words: bool, with_compounds: bool) -> list[tuple[str, int, int]]:
+    """What stands where, for people to look at: pieces of (kind, units of the reference, units of the hypothesis).
+
+    Kinds are `equal`, `substitute`, `delete` and `insert`. Units are words with one space between them, or characters.
+
+    Args:
+        with_compounds: as `compound_edits` counts; otherwise as `word_edits` and `character_edits` do.
+    """
+    if in_words and with_compounds:
+        return _compound_alignment(reference, hypothesis)
+    import jiwer
+
+    process = jiwer.process_words if in_words else jiwer.process_characters
+    return [
+        (chunk.type, chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        for chunk in process([reference], [hypothesis]).alignments[0]
+    ]
+
+
+def _compound_alignment(reference: str, hypothesis: str) -> list[tuple[str, int, int]]:
+    import kaldialign
+
+    nothing = "\0"
+    texts = (text.translate(_HALVES) for text in (reference, hypothesis))
+    pieces = []
+    for word, said in kaldialign.align(*(text.split() for text in texts), nothing, merge_compounds=True):
+        units = [0 if text == nothing else len(text.split(" ")) for text in (word, said)]
+        same = word.replace(" ", "") == said.replace(" ", "")
+        kind = "equal" if same else "insert" if word == nothing else "delete" if said == nothing else "substitute"
+        pieces.append((kind, *units))
+    return pieces
+
+
 def aligner(with_compounds: bool) -> dict[str, str | bool]:
     """Which library counts words, for the record."""
     library = "kaldialign" if with_compounds else "jiwer"

@@ -16,6 +16,7 @@ from .commands.compare import compare
 from .commands.export import export
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
+from .commands.report import report
 from .commands.score import score
 from .commands.status import status
 from .commands.submit import submit
@@ -38,6 +39,7 @@ app.command()(status)
 app.command()(export)
 app.command()(score)
 app.command()(compare)
+app.command()(report)
 
 
 def _version(asked: bool) -> None:

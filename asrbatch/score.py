@@ -6,15 +6,15 @@ prediction that failed or is missing counts as an empty hypothesis. Knows nothin
 
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import __version__
-from .alignment import aligner
+from .alignment import Edits, aligner
 from .bootstrap import COVERAGE
 from .error_rates import Tally, group_rates, microseconds, percentiles_s, rates
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
@@ -71,6 +71,19 @@ def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda
         UsageError, ManifestError: this cannot be done as asked, or no row has a reference.
         OutputError: the file is damaged.
     """
+    return score_rows(path, options, say).figures
+
+
+class Scored(NamedTuple):
+    """Predictions scored: the figures, the counts that they are made of, and what can go over the rows again."""
+
+    figures: dict[str, Any]
+    tally: Tally
+    work: "Scoring"
+
+
+def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
+    """The same as `score`, with what the figures are made of."""
     rules = TextRules(options.normalizer)
     predictions = Predictions(path, options.pred_field, options.text_field)
     references = None if options.references is None else open_manifest(options.references, split=options.split)
@@ -84,14 +97,13 @@ def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda
         if name != DURATION and list(tally.groups.get(name, ())) == [NO_VALUE]:
             raise UsageError(f"--by {name}: no row has it")
     unmatched = 0 if references is None else len(predictions.without(manifest_keys(references)))
-    total, _ = rates(tally.total, options.resamples, options.seed)
-    return {
+    figures = {
         "asrbatch": __version__,
         "predictions": str(path),
         "pred_field": predictions.pred_field,
         "references": None if references is None else references.source,
         **described(rules, tally.normalizers, tally.fell_back, options),
-        "total": total,
+        "total": rates(tally.total, options.resamples, options.seed)[0],
         "excluded": dict(tally.excluded),
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
@@ -106,6 +118,7 @@ def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda
         ],
         "exit_code": EXIT_ROWS_FAILED if tally.total.failed or tally.total.missing else EXIT_COMPLETE,
     }
+    return Scored(figures, tally, work)
 
 
 def count_all(work: Callable[[int, int], Tally], num_rows: int, options: ScoreOptions, say: Callable[[str], None]) -> Tally:
@@ -117,6 +130,35 @@ def count_all(work: Callable[[int, int], Tally], num_rows: int, options: ScoreOp
             said = time.monotonic()
             say(f"{stop} of {num_rows} rows scored")
     return tally
+
+
+class ScoredRow(NamedTuple):
+    """One row that is scored.
+
+    Attributes:
+        fields: of the row with the reference.
+        row: with the prediction; None where there is none.
+        reference, hypothesis: as they were written; the latter None where it is missing.
+        texts: the same, normalised.
+        words, characters: edits; the former None for languages without spaces.
+        failed: its error kind, or None. missing: there is no prediction for another reason.
+        audio_s: seconds; None where unknown.
+    """
+
+    fields: Mapping[str, Any]
+    row: Mapping[str, Any] | None
+    reference: str
+    hypothesis: str | None
+    texts: Texts
+    words: Edits | None
+    characters: Edits
+    failed: str | None
+    missing: bool
+    audio_s: float | None
+
+    def values_of(self, name: str) -> list[str]:
+        """The groups that the row is in by one field."""
+        return values_of(name, self.fields, self.row, self.audio_s)
 
 
 class Scoring:
@@ -133,7 +175,17 @@ class Scoring:
 
     def __call__(self, start: int, stop: int) -> Tally:
         tally = Tally()
-        rows: list[tuple[Mapping[str, Any], dict[str, Any] | None]] = []
+        for row in self.rows(start, stop, tally):
+            if row.failed:
+                tally.failed_kinds[row.failed] += 1
+            groups = {name: row.values_of(name) for name in self._options.by}
+            for counts in tally.counts_of(groups):
+                counts.add(row.words, row.characters, row.audio_s, row.failed is not None, row.missing)
+        return tally
+
+    def rows(self, start: int, stop: int, tally: Tally) -> Iterator[ScoredRow]:
+        """The rows that are scored; `tally` is told of the others, of languages, normalisers and times."""
+        found: list[tuple[Mapping[str, Any], dict[str, Any] | None, str, str | None]] = []
         texts: list[Texts] = []
         for index in range(start, stop):
             fields, row = self._row(index)
@@ -151,17 +203,11 @@ class Scoring:
                 continue
             tally.normalizers[prepared.normalizer] += 1
             tally.fell_back += prepared.fell_back
-            rows.append((fields, row))
+            found.append((fields, row, reference, hypothesis))
             texts.append(prepared)
-        for (fields, row), ((words, characters),) in zip(rows, self._rules.count(texts), strict=True):
-            failed, missing = status_of(row, self._predictions.pred_field)
-            if failed:
-                tally.failed_kinds[failed] += 1
-            audio_s = audio_seconds(row, fields)
-            groups = {name: values_of(name, fields, row, audio_s) for name in self._options.by}
-            for counts in tally.counts_of(groups):
-                counts.add(words, characters, audio_s, failed is not None, missing)
-        return tally
+        for (fields, row, *written), prepared, (counted,) in zip(found, texts, self._rules.count(texts), strict=True):
+            status = status_of(row, self._predictions.pred_field)
+            yield ScoredRow(fields, row, *written, prepared, *counted, *status, audio_seconds(row, fields))
 
     def _row(self, index: int) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
         """The fields of a row with its reference, and the row with its prediction, or None."""

@@ -13,7 +13,17 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "leaderboard", "alignment", "bootstrap", "parallel"],
+    [
+        "spoken",
+        "subtitle_lines",
+        "export_names",
+        "spill_sort",
+        "leaderboard",
+        "alignment",
+        "bootstrap",
+        "parallel",
+        "report.plots",
+    ],
     ["subtitles", "normalizers", "error_rates"],
     ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "output.files", "output.figures"],
     ["audio_header", "scored_texts", "scored_rows", "paired_counts"],
@@ -30,7 +40,8 @@ LAYERS = [
     ["status_files"],
     ["status", "survey"],
     ["engine.start", "merge", "export", "score"],
-    ["engine.__init__", "compare"],
+    ["engine.__init__", "compare", "report.rows", "report.page"],
+    ["report.make"],
     ["preparation", "blame"],
     ["plan", "pipeline", "probe"],
     ["progress", "precheck", "plan_figures"],
@@ -45,6 +56,7 @@ LAYERS = [
         "commands.export",
         "commands.merge_shards",
         "commands.plan",
+        "commands.report",
         "commands.status",
         "commands.submit",
         "commands.transcribe",
@@ -64,7 +76,7 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.options",
-        "commands.plan", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
+        "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
     },
     "rich": {"display", "display_scores", "display_tables"},
     "jiwer": {"alignment"},
@@ -78,7 +90,7 @@ def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("output.__init__", "commands.__init__"):
+        if name not in ("output.__init__", "commands.__init__", "report.__init__"):
             found[name] = ast.parse(path.read_text(encoding="utf-8"))
     return found
 
@@ -139,7 +151,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 RUN = "from asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
-COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare")
+COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare", "report")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +159,10 @@ COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "expor
     [
         "",
         "--version",
-        *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare")),
+        *(
+            f"{c} --help"
+            for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare", "report")
+        ),
     ],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):

@@ -1,0 +1,181 @@
+"""The page itself: one HTML file that needs no network, with styles, script and data in it.
+
+Transcripts are untrusted. In markup they are escaped; the utterances are JSON in which no `<` stands, and the script makes text
+of them, never markup; the page's policy lets no script run but ours, by its digest, and nothing be fetched but local audio.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from .plots import Bar, bars
+
+_HERE = Path(__file__).parent
+_SPEEDS = {"rtfx_engine": "RTFx of the engine", "rtfx_end_to_end": "RTFx end to end", "rtfx_stated": "RTFx stated"}
+_COLUMNS = {"id": "id", "rate": "WER %", "errors": "errors", "units": "words", "seconds": "seconds", "status": "status"}
+_FIELDS = (
+    "id", "errors", "units", "seconds", "status", "flags", "groups", "in_words", "reference", "hypothesis", "normal_reference",
+    "normal_hypothesis", "pieces", "audio",
+)  # fmt: skip
+
+
+def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]) -> str:
+    """The page as text.
+
+    Args:
+        figures: of `score`.
+        rates: rows by the range that their error rate is in.
+        rows: of `rows.worst_rows`.
+        by: names of the groups that the rows have.
+    """
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; base-uri 'none'"
+    data, options = _table_data(rows, by)
+    return "".join(
+        (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy, quote=True)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{style}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            *_summary(figures),
+            '<h2>Error rates</h2><div class="plots">',
+            *_plots(figures, rates),
+            "</div>",
+            *_speed(figures),
+            *_table(len(rows), figures["total"]["rows"], options, by),
+            f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n',
+        )
+    )
+
+
+def _summary(figures: dict[str, Any]) -> Iterable[str]:
+    total = figures["total"]
+    rules = ", ".join(f"{n['name']} ({n['version']}, {n['sha256'][:12]})" for n in figures["normalizers"])
+    words, bootstrap = figures["words"], figures["bootstrap"]
+    compounds = ", compounds merged" if words["merge_compounds"] else ""
+    yield f'<p class="soft">{escape(figures["predictions"])}<br>normalised by {escape(rules)}; words counted by {words["name"]} '
+    yield f"{words['version']}{compounds}; 95 % intervals: bootstrap by utterance, {bootstrap['resamples']:,} draws</p>"
+    cards = [
+        ("WER", _percent(total["wer_percent"]), _interval(total["wer_percent_interval"])),
+        ("CER", _percent(total["cer_percent"]), _interval(total["cer_percent_interval"])),
+        ("utterances", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
+        ("reference words", f"{total['reference_words']:,}", _edits(total)),
+        (
+            "empty hypotheses",
+            f"{total['failed'] + total['missing']:,}",
+            f"{total['failed']:,} failed, {total['missing']:,} missing",
+        ),
+        ("not scored", f"{sum(figures['excluded'].values()):,}", ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items())),
+    ]
+    cards += [(_SPEEDS[n], f"{value:,.2f}", "") for n, value in figures["speed"].items() if n in _SPEEDS and value is not None]
+    yield '<div class="cards">'
+    yield from (f'<div class="card">{escape(a)}<b>{escape(b)}</b><small>{escape(c)}</small></div>' for a, b, c in cards)
+    yield "</div>"
+    yield from (f'<p class="soft">note: {escape(note)}</p>' for note in figures["notes"])
+
+
+def _plots(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
+    yield bars("utterances by their error rate", [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()])
+    for name, part in figures["by"].items():
+        groups = part["groups"]
+        if any(group["wer_percent"] is not None for group in groups.values()):
+            yield bars(f"WER by {name}, %, with intervals", [_rate_bar(value, of, "wer") for value, of in groups.items()])
+        else:
+            yield bars(f"CER by {name}, %, with intervals", [_rate_bar(value, of, "cer") for value, of in groups.items()])
+        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in groups.items()])
+
+
+def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
+    value, rows = group[f"{rate}_percent"], f"{group['rows']:,} rows"
+    if value is None:
+        return Bar(name, f"in characters, {rows}", 0.0)
+    return Bar(name, f"{value:.2f} ({rows})", value, group[f"{rate}_percent_interval"])
+
+
+def _speed(figures: dict[str, Any]) -> Iterable[str]:
+    if not figures["latency_s"]:
+        return
+    yield "<h2>Time</h2><p class='soft'>Seconds that a row took, by its own clocks; total is wall time, most of it waiting.</p>"
+    yield '<div class="plots">'
+    for which in ("p50", "p95", "max"):
+        stages = figures["latency_s"].items()
+        yield bars(f"seconds by stage, {which}", [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages])
+    yield "</div>"
+
+
+def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...]) -> Iterable[str]:
+    some = "" if num_rows == total else f" (the {num_rows:,} with the most errors of {total:,})"
+    yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row shows what was said beside what was wanted: '
+    yield '<span class="aligned"><del>left out</del>, <ins>added</ins>, '
+    yield '<span class="sub"><del>one</del> <ins>for another</ins></span></span>.</p>'
+    yield '<div class="filters"><input type="search" id="search" placeholder="id or text" aria-label="id or text">'
+    yield _select('id="status"', "any status", options["statuses"])
+    yield _select('id="flag"', "any flag", options["flags"])
+    for at, name in enumerate(by):
+        yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
+    yield '<span id="count"></span><button id="before">←</button><span id="page"></span><button id="after">→</button></div>'
+    heads = "".join(
+        f'<th data-key="{key}"{" class=text" if key == "id" else ""}><button>{name}</button><span></span></th>'
+        for key, name in _COLUMNS.items()
+    )
+    yield f'<table><thead><tr>{heads}<th class="text">flags</th><th class="text">reference</th></tr></thead>'
+    yield '<tbody id="rows"></tbody></table>'
+
+
+def _select(attributes: str, first: str, values: list[str]) -> str:
+    choices = "".join(f'<option value="{at}">{escape(value)}</option>' for at, value in enumerate(values))
+    label = escape(first, quote=True)
+    return f'<select {attributes} aria-label="{label}"><option value="">{escape(first)}</option>{choices}</select>'
+
+
+def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """The rows as JSON that can stand in a script element, with names as numbers; and those names."""
+    statuses = _Names(row["status"] for row in rows)
+    flags = _Names(flag for row in rows for flag in row["flags"])
+    groups = [_Names(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
+    listed = [
+        [
+            *(row[name] for name in _FIELDS[:4]),
+            statuses.numbers[row["status"]],
+            [flags.numbers[flag] for flag in row["flags"]],
+            [[names.numbers[value] for value in row["groups"][at]] for at, names in enumerate(groups)],
+            *(row[name] for name in _FIELDS[7:]),
+        ]
+        for row in rows
+    ]
+    options = {"statuses": statuses.names, "flags": flags.names, "groups": [names.names for names in groups]}
+    return script_json({"rows": listed, "statuses": statuses.names, "flags": flags.names}), options
+
+
+class _Names:
+    def __init__(self, names: Iterable[str]):
+        self.names = sorted(set(names))
+        self.numbers = {name: at for at, name in enumerate(self.names)}
+
+
+def script_json(value: Any) -> str:
+    """JSON in ASCII without `<`, `>` and `&`: nothing in it can end a script element or begin a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _digest(text: str) -> str:
+    """What a Content-Security-Policy calls an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} %"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+
+
+def _edits(total: dict[str, Any]) -> str:
+    return f"{total['substitutions']:,} sub, {total['deletions']:,} del, {total['insertions']:,} ins"
