@@ -49,6 +49,7 @@ def options() -> dict[str, set[str]]:
         "export OUTPUT",
         "score PREDICTIONS",
         "compare A B",
+        "report PREDICTIONS",
     ],
 )
 def test_every_option_of_every_command_is_listed_and_no_other(title):

@@ -10,7 +10,7 @@ import kaldialign
 import numpy as np
 import pytest
 from conftest import REPO, read_jsonl, write_jsonl
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrbatch.bootstrap import interval, p_value, resampled_rates
@@ -265,7 +265,7 @@ def test_a_field_with_too_many_values_is_refused(tmp_path):
 # Any order, any number of processes
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_rows_changes_nothing(seed, tmp_path_factory):
     folder, rows = tmp_path_factory.mktemp("order"), list(PAIRS)

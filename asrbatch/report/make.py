@@ -52,7 +52,7 @@ def make_report(
     total = scored.tally.total
     text = page(title, scored.figures, _by_rate(total.word_outcomes or total.character_outcomes), rows, options.by)
     with explained(to), replacing(to) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
     return scored.figures
 
 

@@ -100,7 +100,7 @@ def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
 def _speed(figures: dict[str, Any]) -> Iterable[str]:
     if not figures["latency_s"]:
         return
-    yield "<h2>Time</h2><p class='soft'>Seconds that a row took, by its own clocks; total is wall time, most of it waiting.</p>"
+    yield "<h2>Time</h2><p class='soft'>Seconds that a row took, by its own clocks; total is wall time, waiting included.</p>"
     yield '<div class="plots">'
     for which in ("p50", "p95", "max"):
         stages = figures["latency_s"].items()
