@@ -4,11 +4,7 @@ One pass finds where each row stands, what it is called and that no two are call
 at any time. Of a row 16 bytes are kept. Knows nothing of error rates.
 """
 
-import json
-import os
-import weakref
 from array import array
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,15 +12,30 @@ from typing import Any
 import numpy as np
 
 from .errors import OutputError, UsageError
+from .json_lines import JsonLines
 from .manifest_scan import numbered_id
+from .output.paths import find_chunks
 from .rows import hash_row, show_text
 
-_READ_BYTES = 8 * 2**20
+_MOST_NAMES = 1000
 _SHOWN = 3
 
 
+def rows_files(path: Path) -> list[Path]:
+    """The file itself; where there is none, the rows files of the chunks of the run that is called so.
+
+    Raises:
+        UsageError: there are chunks of several runs.
+    """
+    chunks = find_chunks(path) if not path.exists() and path.parent.is_dir() else {}
+    if len(chunks) > 1:
+        raise UsageError(f"{path}: is not there, and beside it are chunks of runs of {' and '.join(map(str, chunks))}; merge one")
+    found = [paths.rows for of_run in chunks.values() for paths in of_run.values() if paths.rows.is_file()]
+    return found or [path]
+
+
 class Predictions:
-    """The rows of one file. `len(predictions)` is their number.
+    """The rows of one file, or of the chunks of one run. `len(predictions)` is their number.
 
     A row's id is its `id`; without one, the hash that `transcribe` makes of the same audio (numbered where it repeats), and
     for a row without audio its line.
@@ -37,7 +48,7 @@ class Predictions:
 
     Attributes:
         num_references: rows that have one.
-        torn: the file ends in a part of a line, which was left out.
+        torn: a file ends in a part of a line, which was left out.
         keys: int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one.
 
     Raises:
@@ -47,18 +58,14 @@ class Predictions:
 
     def __init__(self, path: Path, pred_field: str | None = None, text_field: str = "text"):
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDONLY)
-        except OSError as e:
-            raise UsageError(f"{path}: {e.strerror}; give a rows file of transcribe or merge-shards, or other JSON Lines") from e
-        weakref.finalize(self, os.close, self._fd)
-        self.torn = False
+        self._lines = JsonLines(rows_files(path))
         self.num_references = 0
-        self._starts = array("Q")  # of every row, and at last the end of the last one
         self._ordinals: dict[int, int] = {}  # of rows whose made id was there before
         self._names: set[str] = set()
         ids, made_rows, made_hashes = array("q"), array("Q"), array("Q")
-        for index, row in self._scan():
+        for index, row in enumerate(self._lines.scan()):
+            if len(self._names) < _MOST_NAMES:
+                self._names.update(row)
             row_id, is_made = _id(row, index)
             ids.append(hash(row_id))
             self.num_references += row.get(text_field) is not None
@@ -81,11 +88,10 @@ class Predictions:
         Raises:
             OutputError: the file changed since it was opened.
         """
-        start, end = self._starts[index], self._starts[index + 1]
         try:
-            row = _decode(os.pread(self._fd, end - start, start))
+            row = self._lines.read(index)
             row["id"] = self._final_id(row, index)
-        except (ValueError, TypeError) as e:
+        except ValueError as e:
             raise self._changed() from e
         if hash(row["id"]) != self.keys[index]:
             raise self._changed()
@@ -106,34 +112,14 @@ class Predictions:
         """int64, ascending: rows whose id is not among those with these hashes."""
         return np.flatnonzero(~np.isin(self.keys, keys))
 
-    def where(self, index: int) -> str:
-        return f"{self.path}:{self._line_number(index)}"
+    @property
+    def torn(self) -> bool:
+        return self._lines.torn > 0
 
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(self.keys, kind="stable")
         return order, self.keys[order]
-
-    def _scan(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        end = 0
-        with open(self._fd, "rb", _READ_BYTES, closefd=False) as lines:
-            for number, line in enumerate(lines, 1):
-                start, end = end, end + len(line)
-                if line.isspace():
-                    continue
-                try:
-                    row = _decode(line)
-                except ValueError as e:
-                    if not line.endswith(b"\n"):
-                        self.torn = True
-                        end = start
-                        break
-                    raise OutputError(f"{self.path}:{number}: {e}; mend the line, or leave it out") from e
-                self._starts.append(start)
-                if len(self._names) < 1000:
-                    self._names.update(row)
-                yield len(self._starts) - 1, row
-        self._starts.append(end)
 
     def _number_repeats(self, rows: np.ndarray, hashes: np.ndarray) -> None:
         """Tells rows with the same made id apart as a manifest does: by a number, in the order of the file."""
@@ -168,7 +154,9 @@ class Predictions:
         for index in np.flatnonzero(np.isin(self.keys, shared)).tolist() if len(shared) else ():
             row_id = self.read(index)["id"]
             if first.setdefault(row_id, index) != index:
-                doubled.append(f"{self.where(index)}: id {show_text(row_id)} stands at {self.where(first[row_id])} already")
+                doubled.append(
+                    f"{self._lines.where(index)}: id {show_text(row_id)} stands at {self._lines.where(first[row_id])} already"
+                )
         if doubled:
             more = f"\n… and {len(doubled) - _SHOWN} more" if len(doubled) > _SHOWN else ""
             raise OutputError("\n".join(doubled[:_SHOWN]) + more + "\nids must be unique: which one counts cannot be told")
@@ -177,30 +165,8 @@ class Predictions:
         row_id, is_made = _id(row, index)
         return numbered_id(row_id, self._ordinals[index]) if is_made and index in self._ordinals else row_id
 
-    def _line_number(self, index: int) -> int:
-        """Counted anew, because only messages need it."""
-        number, left = 1, self._starts[index]
-        with open(self._fd, "rb", _READ_BYTES, closefd=False) as file:
-            file.seek(0)
-            while left and (block := file.read(min(_READ_BYTES, left))):
-                number, left = number + block.count(b"\n"), left - len(block)
-        return number
-
     def _changed(self) -> OutputError:
         return OutputError(f"{self.path}: was changed while it was read; run the same command again when nothing writes it")
-
-
-def _decode(line: bytes) -> dict[str, Any]:
-    """Raises ValueError."""
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except json.JSONDecodeError as e:
-        raise ValueError(f"not JSON ({e.msg})") from e
-    except RecursionError as e:
-        raise ValueError("nested too deeply") from e
-    if type(row) is not dict:
-        raise ValueError("not a JSON object")
-    return row
 
 
 def _id(row: dict[str, Any], index: int) -> tuple[str, bool]:

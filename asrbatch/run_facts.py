@@ -4,27 +4,33 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError
+from .output.figures import figures_of_chunks
 from .output.paths import RunPaths
 from .output.record import read_completion_mark, read_record
+from .predictions import rows_files
 
 
 class RunFacts:
-    """The run record and the completion mark of a rows file, where there are any.
+    """The run records and completion marks of a rows file, or of the chunks of a run, where there are any.
 
     Attributes:
-        record, mark: None where there is none.
+        record: of the rows file, or of the first chunk that has one; None where there is none.
         problem: why they cannot be used, or None.
     """
 
-    def __init__(self, rows: Path):
-        self.record: dict[str, Any] | None = None
-        self.mark: dict[str, Any] | None = None
+    def __init__(self, path: Path):
+        self._files = rows_files(path)
+        self._in_chunks = self._files != [path]
+        self._records: list[dict[str, Any]] = []
+        self._marks: list[dict[str, Any]] = []
         self.problem: str | None = None
-        paths = RunPaths(rows)
         try:
-            self.record, self.mark = read_record(paths), read_completion_mark(paths)
+            for paths in map(RunPaths, self._files):
+                self._records += [record] if (record := read_record(paths)) is not None else []
+                self._marks += [mark] if (mark := read_completion_mark(paths)) is not None else []
         except OutputError as e:
             self.problem = str(e)
+        self.record = self._records[0] if self._records else None
 
     @property
     def language(self) -> str | None:
@@ -36,14 +42,21 @@ class RunFacts:
         """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
         if self._fingerprint.get("manifest") is None:
             return None
-        is_part = self.record.get("chunk_id") is not None
+        is_part = self.record.get("chunk_id") is not None and not self._in_chunks
         chunk = (self.record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
         return self._fingerprint["manifest"], chunk
 
     def speed(self) -> dict[str, float | None]:
-        """RTFx and wall time of the completion mark; nothing for a run that is not complete."""
+        """RTFx and wall time of a complete run; nothing otherwise."""
+        if not self._marks or len(self._marks) < len(self._files) or self._num_chunks_missing:
+            return {}
+        if self._in_chunks:
+            by_chunk = {record["chunk_id"]: record for record in self._records}
+            figures = figures_of_chunks(by_chunk)
+        else:
+            figures = self._marks[0]
         names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")
-        return {name: self.mark[name] for name in names if name in (self.mark or {})}
+        return {name: figures[name] for name in names if name in figures}
 
     def notes(self, num_rows: int, torn: bool, has_references: bool) -> list[str]:
         """What a person should know about rows that are not there."""
@@ -52,13 +65,25 @@ class RunFacts:
             notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
         if self.problem:
             notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
-        elif self.record is not None and (self.mark is None or self.mark.get("rows") != num_rows):
-            total = self.record.get("total_rows", "an unknown number of")
+        elif self.record is not None and self._expected != num_rows:
             fate = "" if has_references else "; the others are not counted: --references MANIFEST counts them as empty"
-            notes.append(f"not complete: {num_rows} of {total} rows are there{fate}")
-        if self.record is not None and self.record.get("chunk_id") is not None:
+            notes.append(f"not complete: {num_rows} of {self._expected or 'an unknown number of'} rows are there{fate}")
+        if self._in_chunks:
+            notes.append(f"read from {len(self._files)} chunks, not verified: merge-shards does that")
+        elif self.record is not None and self.record.get("chunk_id") is not None:
             notes.append(f"chunk {self.record['chunk_id']} of {self.record.get('num_chunks')} alone")
         return notes
+
+    @property
+    def _num_chunks_missing(self) -> int:
+        return self.record["num_chunks"] - len(self._files) if self._in_chunks and self.record else 0
+
+    @property
+    def _expected(self) -> int | None:
+        """Rows that there should be; None where that is unknown."""
+        if self._in_chunks:
+            return self._fingerprint.get("num_rows")
+        return self.record.get("total_rows")
 
     @property
     def _fingerprint(self) -> dict[str, Any]:

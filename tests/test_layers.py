@@ -21,6 +21,7 @@ LAYERS = [
         "leaderboard",
         "alignment",
         "bootstrap",
+        "json_lines",
         "parallel",
         "report.plots",
     ],

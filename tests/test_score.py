@@ -386,6 +386,7 @@ def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):
         "101 rows do not say their `lang` and were taken for de; --language says another",
     ]
     assert figures["speed"] == {} and figures["normalizers"][0]["name"] == "whisper-basic"
+    (tmp_path / "out.run.json").write_text(json.dumps({**record, "total_rows": 101}))
     mark = {"rows": 101, "statuses": {"ok": 101}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266}
     (tmp_path / "out.done.json").write_text(json.dumps(mark))
     figures = scored(path, language="en")
@@ -400,3 +401,36 @@ def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):
         "max": 1.0,
     }
     assert figures["latency_s"]["read"]["p50"] == 0.1
+
+
+def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
+    def chunk(number: int, rows: list[dict]) -> None:
+        path = rows_file(tmp_path, *rows, name=f"out.chunk-{number:05}-of-00003.jsonl")
+        session = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "outcome": "complete"}
+        session |= {"audio_s": 100.0, "engine_s": 10.0, "wall_s": 20.0}
+        fingerprint = {"manifest": "m", "num_rows": len(PAIRS)}
+        record = {"fingerprint": fingerprint, "total_rows": len(rows), "chunk_id": number, "num_chunks": 3, "sessions": [session]}
+        path.with_name(f"{path.stem}.run.json").write_text(json.dumps(record))
+        mark = {"rows": len(rows), "statuses": {}, "sha256": "0"}
+        path.with_name(f"{path.stem}.done.json").write_text(json.dumps(mark))
+
+    path = tmp_path / "out.jsonl"
+    chunk(0, PAIRS[::3])
+    chunk(2, PAIRS[2::3])
+    figures = scored(path)
+    there = len(PAIRS[::3]) + len(PAIRS[2::3])
+    assert figures["notes"][0].startswith(f"not complete: {there} of {len(PAIRS)} rows are there") and figures["speed"] == {}
+    chunk(1, PAIRS[1::3])
+    figures = scored(path)
+    assert figures["total"] == scored(DATA)["total"]
+    assert figures["notes"] == ["read from 3 chunks, not verified: merge-shards does that"]
+    assert (figures["speed"]["rtfx_engine"], figures["speed"]["rtfx_end_to_end"]) == (10, 5)
+    with open(tmp_path / "out.chunk-00001-of-00003.jsonl", "a") as file:
+        file.write(json.dumps(PAIRS[1])[:-1])  # torn, and not the last file
+    assert "the last line is torn" in scored(path)["notes"][0]
+    chunk(1, [*PAIRS[1::3], PAIRS[2]])
+    with pytest.raises(OutputError, match=rf"chunk-00002-of-00003.jsonl:1: id {PAIRS[2]['id']} stands at .*chunk-00001-of-00003"):
+        scored(path)
+    rows_file(tmp_path, PAIRS[0], name="out.chunk-00000-of-00002.jsonl")
+    with pytest.raises(UsageError, match="chunks of runs of 2 and 3; merge one"):
+        scored(path)
