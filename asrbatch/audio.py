@@ -1,4 +1,4 @@
-"""Loads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate.
+"""Reads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate, in blocks.
 
 Two decoders, chosen by content. libsndfile reads PCM-like files (WAV, FLAC, AIFF, AU, CAF, W64, RF64, NIST): there it
 seeks to the exact sample and knows the exact length. FFmpeg (PyAV) reads everything else, MP3 and Ogg too although
@@ -6,41 +6,48 @@ libsndfile opens them: libsndfile 1.2.2 ends a variable-bit-rate MP3 without a X
 (at a third of the sound in our test), and its seeks in MP3 and near the end of Ogg Vorbis land in the wrong place.
 
 Knows nothing about manifests, models, windows or processes. A decoder may crash or hang in here: see `decoding.py`.
-The only importer of soundfile and soxr; `audio_ffmpeg.py` is that of av.
+The only importer of soxr; `audio_sndfile.py` is that of soundfile, `audio_ffmpeg.py` that of av.
 """
 
 import io
 import math
 import os
-import re
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 import numpy as np
-import soundfile as sf
 import soxr
 
 from .audio_ffmpeg import FFmpegError, FFmpegFile
 from .audio_header import Header
-from .audio_part import BLOCK_VALUES, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part
+from .audio_part import LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part, join_blocks
+from .audio_sndfile import LibsndfileError, SndFile
 from .errors import RowError
 from .types import Audio
 
+# Seconds in a block: what the models hear at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
+BLOCK_S = 30
 # Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
 # failed: what a model makes of silence is for the reader of the output to judge.
 SILENCE_PEAK = 1e-4
 # A larger sample is infinite for the engine, which squares sums of 400 samples in float32 (largest value 3e38).
 MAX_AMPLITUDE = 1e15
-# Sizes that a writer to a pipe leaves open: 0xFFFFFFFF (FFmpeg), 0x7FFFF000 and a little above (SoX).
-UNKNOWN_BYTES = 0x7FFFF000
-# Some writers count the header's own 44 bytes as sound; a promise broken by so little is not a cut.
-HEADER_BYTES = 44
 
 
-def load_audio(
+def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
+    """All blocks of `stream_audio` in one array; its arguments, flags and errors.
+
+    Samples are in [-1, 1) for integer PCM, as they are for float.
+    """
+    with stream_audio(source, name=name, sample_rate=sample_rate, **options) as stream:
+        samples = join_blocks(stream)
+    return Audio(samples, sample_rate, stream.flags, stream.read_s)
+
+
+def stream_audio(
     source: str | bytes,
     *,
     name: str,
@@ -50,8 +57,8 @@ def load_audio(
     channel: int | None = None,
     max_s: float | None = None,
     min_samples: int = 1,
-) -> Audio:
-    """Decodes one file, or the part of it that is asked for; holds that part and one block, never the whole file.
+) -> "AudioStream":
+    """Opens one file to decode it, or the part of it that is asked for, block by block; never holds all of it.
 
     At the file's own rate the part is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
     the file goes; its n frames become `round(n * sample_rate / rate)` samples.
@@ -66,66 +73,168 @@ def load_audio(
         max_s: refuse a longer part, without decoding all of it; None means any length.
         min_samples: refuse a shorter result.
 
-    Returns:
-        Samples in [-1, 1) for integer PCM, as they are for float. Flags: `duration_mismatch` (the file ends before the
-        row does, or goes on although the row gives no offset), `no_speech` (digital silence).
-
     Raises:
-        RowError: missing, unreadable, empty_audio, non_finite, too_short, too_long, bad_row.
+        RowError: missing, unreadable, too_long, empty_audio or bad_row, where the header tells. Otherwise, and for
+            non_finite and too_short, the stream raises it: empty_audio and too_short in place of the first block, the
+            others when they are met.
     """
     started = time.perf_counter()
     for what, value in (("offset", offset_s), ("duration", duration_s)):
         if value is not None and not 0 <= value < math.inf:
             raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
     part = Part(name, offset_s, duration_s, channel, max_s)
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(_open_file(source, name))
-            opened = _choose_decoder(file, _suffix(source, name), part, stack)
-            if not MIN_RATE <= opened.rate <= MAX_RATE:
-                raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
-            if part.count(opened.rate) == 0:
-                raise RowError("empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz")
-            samples, num_frames, peak = _collect(opened, part, sample_rate)
-        except (sf.LibsndfileError, FFmpegError, OSError, DecodeError) as e:
-            raise RowError("unreadable", f"{name}: {_reason(e)}") from e
+    with ExitStack() as stack, _as_row_errors(name):
+        file = stack.enter_context(_open_file(source, name))
+        opened = _choose_decoder(file, _suffix(source, name), part, stack)
+        if not MIN_RATE <= opened.rate <= MAX_RATE:
+            raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
+        if part.count(opened.rate) == 0:
+            raise RowError("empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz")
+        _refuse_too_long(opened, part)
+        return AudioStream(opened, part, sample_rate, min_samples, stack.pop_all(), started)
 
-    if num_frames == 0:
-        text = "its header gives 0 samples"
-        if offset_s and opened.end:
-            text = f"offset {offset_s:g} s is at or past its end at {opened.end / opened.rate:.3f} s"
-        raise RowError("empty_audio", f"{name}: {text}")
-    if len(samples) < max(min_samples, 1):
-        text = f"{len(samples)} samples at {sample_rate} Hz ({num_frames / opened.rate:.4f} s)"
-        raise RowError("too_short", f"{name}: {text}; the model needs at least {max(min_samples, 1)}")
-    flags, count = [], part.count(opened.rate)
-    if count is not None:
-        goes_on = offset_s is None and opened.length is not None and opened.length > count
-        difference = opened.length - count if goes_on else count - num_frames
-        flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * opened.rate else []
-    flags += ["no_speech"] if peak < SILENCE_PEAK else []
-    return Audio(samples, sample_rate, tuple(flags), time.perf_counter() - started)
+
+class AudioStream:
+    """Iterates once over blocks of one part of a file: 1-D float32, writable, `sample_rate` Hz, finite.
+
+    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. A context manager that closes the file;
+    the end of the file and errors close it too.
+
+    Attributes:
+        sample_rate: Hz.
+        num_samples: how many the blocks so far have.
+        flags: known after the last block. `duration_mismatch` (the file ends before the row does, or goes on although
+            the row gives no offset), `no_speech` (digital silence).
+        read_s: seconds it has taken so far to open, read, decode and resample.
+    """
+
+    def __init__(
+        self, opened: SndFile | FFmpegFile, part: Part, sample_rate: int, min_samples: int, files: ExitStack, started: float
+    ):
+        self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
+        self._opened, self._part, self._min_samples, self._files = opened, part, max(min_samples, 1), files
+        self._num_frames, self._peak = 0, 0.0  # of the part, at the file's rate
+        self._blocks, self._is_closed = self._cut_blocks(), False
+        self.read_s = time.perf_counter() - started
+
+    def __iter__(self) -> "AudioStream":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next block.
+
+        Raises:
+            RowError: see `stream_audio`.
+            ValueError: the stream was closed before its end.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self._part.name}: this stream was closed before its end")
+        started = time.perf_counter()
+        try:
+            with _as_row_errors(self._part.name):
+                return next(self._blocks)
+        except (StopIteration, RowError):
+            self._files.close()
+            raise
+        finally:
+            self.read_s += time.perf_counter() - started
+
+    def __enter__(self) -> "AudioStream":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; may be called more than once."""
+        self._is_closed = self._is_closed or self._blocks.gi_frame is not None
+        self._blocks.close()
+        self._files.close()
+
+    def _cut_blocks(self) -> Iterator[np.ndarray]:
+        """Samples in blocks of equal length. Something is always held back: what ends the part is known only then."""
+        part, rate, size = self._part, self._opened.rate, BLOCK_S * self.sample_rate
+        waiting, num_waiting = [], 0
+        for samples in self._resample():
+            waiting.append(samples)
+            num_waiting += len(samples)
+            while num_waiting > max(size, self._min_samples):
+                block, *waiting = np.split(np.concatenate(waiting), [size])
+                num_waiting -= size
+                self.num_samples += size
+                yield block
+        if self._num_frames == 0:
+            text = "its header gives 0 samples"
+            if part.offset_s and self._opened.end:
+                text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s"
+            raise RowError("empty_audio", f"{part.name}: {text}")
+        # soxr rounds half a sample up; round() takes the even one, here as everywhere.
+        rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]
+        if self.num_samples + len(rest) < self._min_samples:
+            text = f"{len(rest)} samples at {self.sample_rate} Hz ({self._num_frames / rate:.4f} s)"
+            raise RowError("too_short", f"{part.name}: {text}; the model needs at least {self._min_samples}")
+        self.flags = self._find_flags()
+        for start in range(0, len(rest), size):
+            block = rest[start : start + size]
+            self.num_samples += len(block)
+            yield block
+
+    def _resample(self) -> Iterator[np.ndarray]:
+        if self._opened.rate == self.sample_rate:
+            yield from self._read_frames()
+            return
+        resampler = soxr.ResampleStream(self._opened.rate, self.sample_rate, 1, dtype="float32", quality="HQ")
+        for frames in self._read_frames():
+            yield resampler.resample_chunk(frames)
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    def _read_frames(self) -> Iterator[np.ndarray]:
+        """The part at the file's own rate: 1-D float32, finite."""
+        opened, part, rate, count = self._opened, self._part, self._opened.rate, self._part.count(self._opened.rate)
+        for block in opened.blocks():
+            block = block[: None if count is None else count - self._num_frames]
+            magnitude = np.abs(block)
+            peak = magnitude.max(initial=0)
+            if not peak <= MAX_AMPLITUDE:  # true for NaN as well
+                bad = np.flatnonzero(~(magnitude <= MAX_AMPLITUDE))
+                text = f"{len(bad)} or more samples are NaN, infinite or beyond {MAX_AMPLITUDE:g}; the first at"
+                first_s = (part.start(rate) + self._num_frames + bad[0]) / rate
+                raise RowError("non_finite", f"{part.name}: {text} {first_s:.4f} s")
+            self._peak = max(self._peak, peak)
+            self._num_frames += len(block)
+            if self._num_frames > part.limit(rate):
+                raise RowError("too_long", f"{part.name}: more than {part.max_s:g} s, which is the limit")
+            yield block
+            if self._num_frames == count:
+                return
+        if opened.length is not None and opened.length - opened.end > opened.slack:
+            promised, held = (f"{n} frames ({n / rate:.2f} s)" for n in (opened.length, opened.end))
+            raise DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
+
+    def _find_flags(self) -> tuple[str, ...]:
+        flags, rate, length, count = [], self._opened.rate, self._opened.length, self._part.count(self._opened.rate)
+        if count is not None:
+            goes_on = self._part.offset_s is None and length is not None and length > count
+            difference = length - count if goes_on else count - self._num_frames
+            flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * rate else []
+        return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
 
 
 def read_header(source: str | bytes, *, name: str) -> Header:
     """What a file says about itself; of its sound no more than the first packet is decoded.
 
     Args:
-        source, name: as `load_audio`.
+        source, name: as `stream_audio`.
 
     Raises:
         RowError: missing, unreadable, empty_audio.
     """
     part = Part(name, None, None, None, None)
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(_open_file(source, name))
-            opened = _choose_decoder(file, _suffix(source, name), part, stack)
-            header = opened.header()
-            if not MIN_RATE <= header.sample_rate <= MAX_RATE:
-                raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
-        except (sf.LibsndfileError, FFmpegError, OSError, DecodeError) as e:
-            raise RowError("unreadable", f"{name}: {_reason(e)}") from e
+    with ExitStack() as stack, _as_row_errors(name):
+        file = stack.enter_context(_open_file(source, name))
+        header = _choose_decoder(file, _suffix(source, name), part, stack).header()
+        if not MIN_RATE <= header.sample_rate <= MAX_RATE:
+            raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
     if header.num_frames == 0:
         raise RowError("empty_audio", f"{name}: its header gives 0 samples")
     return header
@@ -153,102 +262,36 @@ def _open_file(source: str | bytes, name: str) -> BinaryIO:
     return file
 
 
-def _choose_decoder(file: BinaryIO, suffix: str, part: Part, stack: ExitStack) -> "_SndFile | FFmpegFile":
+def _choose_decoder(file: BinaryIO, suffix: str, part: Part, stack: ExitStack) -> SndFile | FFmpegFile:
     if suffix == ".g722":
         return FFmpegFile(file, part, stack, format="g722")
     try:
-        handle = file if isinstance(file, io.BytesIO) else file.fileno()
-        sound = stack.enter_context(sf.SoundFile(handle, closefd=False))
-    except sf.LibsndfileError as e:
+        opened = SndFile(file, part, stack)
+    except LibsndfileError as e:
         try:
             return FFmpegFile(file, part, stack)
         except (FFmpegError, DecodeError) as e2:
             raise DecodeError(f"no decoder reads it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
-    # A FLAC written to a pipe has no length: libsndfile says 2**63 - 1 frames and then fails at the last block.
-    if sound.format == "OGG" or sound.subtype.startswith("MPEG") or sound.frames >= 1 << 62:
-        return FFmpegFile(file, part, stack)
-    return _SndFile(sound, file, part)
+    return FFmpegFile(file, part, stack) if opened.is_for_ffmpeg() else opened
 
 
-def _collect(opened: "_SndFile | FFmpegFile", part: Part, sample_rate: int) -> tuple[np.ndarray, int, float]:
-    """The part's samples, 1-D float32 at `sample_rate`; how many frames of the file they were made of; their peak."""
-    rate, start, count = opened.rate, part.start(opened.rate), part.count(opened.rate)
-    limit = math.inf if part.max_s is None else round(part.max_s * rate)
+def _refuse_too_long(opened: SndFile | FFmpegFile, part: Part) -> None:
+    """Raises RowError too_long where the header tells."""
     if opened.length is not None:
-        expected = min(max(0, opened.length - start), opened.length if count is None else count)
-        if expected > limit:
-            raise RowError("too_long", f"{part.name}: {expected / rate:.2f} s; the limit is {part.max_s:g} s")
-    resampler = None
-    if rate != sample_rate:
-        resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32", quality="HQ")
-    samples = bytearray()  # grows in place, where a list of blocks would be held twice while it is joined
-    num_frames = num_bad = first_bad = peak = 0
-    for block in opened.blocks():
-        block = block[: None if count is None else count - num_frames]
-        peak = max(peak, np.abs(block).max(initial=0))
-        if not np.abs(block).max(initial=0) <= MAX_AMPLITUDE:  # true for NaN as well
-            bad = np.flatnonzero(~(np.abs(block) <= MAX_AMPLITUDE))
-            first_bad = first_bad if num_bad else start + num_frames + bad[0]
-            num_bad += len(bad)
-        num_frames += len(block)
-        if num_frames > limit:
-            raise RowError("too_long", f"{part.name}: more than {part.max_s:g} s, which is the limit")
-        if not num_bad:
-            samples += (resampler.resample_chunk(block) if resampler else block).tobytes()
-        if num_frames == count:
-            break
-    else:  # the file ended first
-        if opened.length is not None and opened.length - opened.end > opened.slack:
-            promised, held = (f"{n} frames ({n / rate:.2f} s)" for n in (opened.length, opened.end))
-            raise DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
-    if num_bad:
-        text = f"{num_bad} of {num_frames} samples are NaN, infinite or beyond {MAX_AMPLITUDE:g}"
-        raise RowError("non_finite", f"{part.name}: {text}; the first at {first_bad / rate:.4f} s")
-    if resampler:
-        samples += resampler.resample_chunk(np.empty(0, np.float32), last=True).tobytes()
-    # soxr rounds half a sample up; round() takes the even one, here as everywhere.
-    return np.frombuffer(samples, np.float32)[: round(num_frames * sample_rate / rate)], num_frames, peak
+        count = part.count(opened.rate)
+        expected = min(max(0, opened.length - part.start(opened.rate)), opened.length if count is None else count)
+        if expected > part.limit(opened.rate):
+            text = f"{expected / opened.rate:.2f} s; the limit is {part.max_s:g} s"
+            raise RowError("too_long", f"{part.name}: {text}")
 
 
-class _SndFile:
-    """A file that libsndfile reads.
-
-    Attributes:
-        rate: Hz.
-        length: frames of the whole file by its header; None (in `FFmpegFile`) where that is missing or a guess.
-        slack: frames by which `length` may be wrong.
-        end: frames of the whole file that can be read; known once `blocks()` is exhausted.
-    """
-
-    def __init__(self, sound: sf.SoundFile, file: BinaryIO, part: Part):
-        self.sound, self.part, self.rate, self.slack, self.end = sound, part, sound.samplerate, 0, 0
-        self.length = sound.frames
-        # libsndfile shortens `frames` to what the file holds, and tells only its log: "data : 32000 (should be 19956)".
-        clipped = re.search(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", sound.extra_info)
-        promised, held = map(int, clipped.groups()) if clipped else (0, 0)
-        if promised - held > HEADER_BYTES and promised < UNKNOWN_BYTES and held > 0:
-            self.length = round(sound.frames * promised / held)
-        if sound.format == "NIST":  # of SPHERE files not even the log tells
-            position = file.tell()
-            file.seek(0)
-            stated = re.search(rb"sample_count -i (\d+)", file.read(1024))
-            file.seek(position)
-            self.length = max(self.length, int(stated[1]) if stated else 0)
-
-    def header(self) -> Header:
-        held, container = self.sound.frames, f"{self.sound.format} {self.sound.subtype}".lower()
-        return Header(container, self.rate, self.sound.channels, self.length, held, is_cut_off=self.length > held)
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """1-D float32 mono at `rate`, from the start of the part to the end of the file."""
-        sound, start, stop = self.sound, self.part.start(self.rate), self.part.stop(self.rate)
-        size = max(1, BLOCK_VALUES // sound.channels)
-        position = sound.seek(min(start, sound.frames)) if sound.seekable() else 0
-        while len(block := sound.read(min(size, max(1, stop - position)), dtype="float32", always_2d=True)):
-            position += len(block)
-            if position > start:
-                yield self.part.mix(block[max(0, len(block) - (position - start)) :])
-        self.end = position
+@contextmanager
+def _as_row_errors(name: str) -> Iterator[None]:
+    """Turns what the decoders raise into RowError unreadable."""
+    try:
+        yield
+    except (LibsndfileError, FFmpegError, OSError, DecodeError) as e:
+        raise RowError("unreadable", f"{name}: {_reason(e)}") from e
 
 
 def _reason(error: Exception) -> str:

@@ -34,7 +34,7 @@ av.logging.set_level(av.logging.PANIC)  # prints nothing, but errors then carry 
 
 
 class FFmpegFile:
-    """A file that FFmpeg reads, the first audio stream of it; attributes as in `audio._SndFile`.
+    """A file that FFmpeg reads, the first audio stream of it; attributes as in `audio_sndfile.SndFile`.
 
     Time 0 is the first sample that is heard: priming samples that the file marks as such are cut by FFmpeg.
     """

@@ -1,6 +1,7 @@
 """What a row asks of an audio file, in terms both decoders share. Knows neither of them."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,18 @@ class DecodeError(Exception):
     """The file cannot be read, although the decoder raised nothing; the text says why."""
 
 
+def join_blocks(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """All blocks (1-D float32, at least one) as one array; a single one as it is."""
+    first, samples = next(blocks), None
+    for block in blocks:
+        samples = bytearray(first) if samples is None else samples
+        samples += block.data  # grows in place, where a list of blocks would be held twice while it is joined
+    return first if samples is None else np.frombuffer(samples, np.float32)
+
+
 @dataclass(frozen=True)
 class Part:
-    """What the row asks for; see `load_audio`."""
+    """What the row asks for; see `audio.stream_audio`."""
 
     name: str
     offset_s: float | None
@@ -38,6 +48,10 @@ class Part:
 
     def stop(self, rate: int) -> float:
         return math.inf if self.duration_s is None else self.start(rate) + self.count(rate)
+
+    def limit(self, rate: int) -> float:
+        """The most frames it may have."""
+        return math.inf if self.max_s is None else round(self.max_s * rate)
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """(frames, channels) float32 to (frames,): one channel, or the mean of all."""

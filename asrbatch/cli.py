@@ -76,7 +76,7 @@ def main() -> int:
 
 def _leave(code: int) -> None:
     """Ends the process without waiting for threads that are inside C++: after an interrupted start they never return."""
-    if "vllm" not in sys.modules:
+    if sys.modules.keys().isdisjoint(("vllm", "torch")):  # torch, whose import may be under way in the engine's thread
         return
     import multiprocessing
 

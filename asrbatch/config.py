@@ -9,6 +9,10 @@ from pathlib import Path
 from .errors import UsageError
 from .output.paths import RunPaths, check_output, chunk_path
 
+# How longer audio is cut: a splitter of `windows.SPLITTERS`, or where the model's last segment ended.
+SEQUENTIAL = "sequential"
+WINDOWS = ("energy", SEQUENTIAL, "silence", "fixed", "none")
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -49,12 +53,17 @@ class RunConfig:
         language: ISO 639-1 code for rows without `lang`; None lets the model detect it.
         task: `transcribe` or `translate`.
         prompt: previous text for rows without `prompt`.
+        windows: how longer audio is cut for the model; one of `WINDOWS`.
+        condition_on_previous: ask each window of `sequential` with the text before it.
+        timestamps: have the model say when each piece of its text begins and ends.
+        fallback: ask again, at rising temperatures, for windows whose text looks wrong.
+        drop_no_speech: leave out the text of windows without speech; None does with `sequential`, and does not otherwise.
         overwrite: start anew, removing what stands at `output`.
         retry_failed: run failed rows again.
         workers: preparation threads, each with a decoder process; None takes one per core, at most 16.
         max_windows: windows between manifest and output; None takes twice what the engine works on at once.
         max_audio_s: seconds of audio between manifest and output; None takes 30 for each of those windows.
-        decode_timeout_s: seconds one file may take to decode before the decoder is killed.
+        decode_timeout_s: seconds that 30 s of a file may take to decode before the decoder is killed.
         grace_s: seconds an interrupted run may take to finish what is in the engine.
         hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
 
@@ -73,6 +82,11 @@ class RunConfig:
     language: str | None = None
     task: str = "transcribe"
     prompt: str | None = None
+    windows: str = "energy"
+    condition_on_previous: bool = False
+    timestamps: bool = True
+    fallback: bool = False
+    drop_no_speech: bool | None = None
     overwrite: bool = False
     retry_failed: bool = False
     workers: int | None = None
@@ -98,6 +112,15 @@ class RunConfig:
             raise UsageError("--overwrite and --retry-failed: give one; --overwrite runs every row again anyway")
         if self.prompt is not None and any("\ud800" <= c <= "\udfff" for c in self.prompt):
             raise UsageError(f"--prompt {self.prompt!r}: holds bytes that are not text")
+        if self.windows not in WINDOWS:
+            raise UsageError(f"--windows {self.windows}: must be one of {', '.join(WINDOWS)}")
+        if self.windows == SEQUENTIAL and not self.timestamps:
+            raise UsageError(
+                "--no-timestamps: --windows sequential goes by the timestamps; leave it out, or give --windows energy"
+            )
+        if self.condition_on_previous and self.windows != SEQUENTIAL:
+            fix = "give --windows sequential as well"
+            raise UsageError(f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}")
         if self.output is not None:
             check_output(Path(self.output))
         if (self.num_chunks is None) != (self.chunk_id is None):

@@ -4,7 +4,10 @@ A `Decoder` owns one child, started when first needed. A child that dies or take
 once more in a fresh one; then it is the row's fault, and the next row starts with a fresh child. The child is a plain
 `python -m asrbatch.decoding`, not a multiprocessing one, which would import the user's `__main__` again.
 
-Knows how to talk to the child, not how audio is decoded: `audio.py` is imported in the child only.
+Audio comes in blocks, and the time limit is for each. At the second try the blocks that were handed out already are
+decoded again, compared and passed over: decoding is deterministic.
+
+Knows how to talk to the child (see `decoding_child.py`), not how audio is decoded: the child alone imports `audio.py`.
 
 The child has no memory limit: `audio.py` bounds what a row can allocate, and RLIMIT_AS counts address space that
 libraries reserve and never use, so a limit that stops a runaway would also stop a long recording. A `MemoryError` fails
@@ -12,16 +15,16 @@ the row; a child taken by the OOM killer is an ordinary crash.
 """
 
 import contextlib
-import faulthandler
+import itertools
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from typing import Any
 import numpy as np
 
 from .audio_header import Header
+from .audio_part import join_blocks
+from .decoding_child import READY, BlockFollows, DecodeRequest, HeaderRequest, main
 from .errors import AsrbatchError, RowError
 from .types import Audio
 
@@ -36,32 +41,11 @@ from .types import Audio
 START_TIMEOUT_S = 120.0
 # A killed process that sleeps in the kernel (a dead NFS server) ends when the server answers; we do not wait for it.
 REAP_TIMEOUT_S = 1.0
-# How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
-# forked meanwhile may hold a copy of the pipe.
-WATCH_S = 1.0
-READY = "ready"
+# The child's C library keeps so much freed memory. It would give every block's back, and 1000 pages a block have to be
+# faulted in again: 2.9 ms in place of 1.6 ms for 26 s of WAV.
+KEPT_BYTES = str(32 << 20)
 
-
-@dataclass(frozen=True)
-class DecodeRequest:
-    """What `audio.load_audio` is asked for; its arguments, one for one."""
-
-    source: str | bytes
-    name: str
-    sample_rate: int
-    offset_s: float | None = None
-    duration_s: float | None = None
-    channel: int | None = None
-    max_s: float | None = None
-    min_samples: int = 1
-
-
-@dataclass(frozen=True)
-class HeaderRequest:
-    """What `audio.read_header` is asked for; its arguments, one for one."""
-
-    source: str | bytes
-    name: str
+__all__ = ["DecodeRequest", "DecodedStream", "Decoder", "HeaderRequest"]
 
 
 class _ChildLostError(Exception):
@@ -72,7 +56,7 @@ class Decoder:
     """One child process, for use by one thread at a time.
 
     Args:
-        timeout_s: seconds a file may take to read and decode, in each of two tries; at most a day.
+        timeout_s: seconds a block may take to read and decode once it is asked for, in each of two tries; at most a day.
         log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
     """
 
@@ -83,6 +67,8 @@ class Decoder:
         self._connection: Connection | None = None
         self._lifeline: int | None = None  # closes when we die; the child's watchdog waits for that
         self._closed = False
+        self._ending = threading.Lock()
+        self._stream: DecodedStream | None = None  # the last one that was handed out
 
     def start(self) -> None:
         """Starts the child ahead of its first file, whose turn is then shorter by 0.1 to 0.2 s.
@@ -93,51 +79,106 @@ class Decoder:
         if self._process is None:
             self._start()
 
+    def stream(self, request: DecodeRequest) -> "DecodedStream":
+        """Decodes in the child, block by block; see `audio.stream_audio`. Begins with the first block asked for.
+
+        The next request closes a stream that was not read to its end.
+        """
+        self._close_stream()
+        self._stream = DecodedStream(request, self._answers(request))
+        return self._stream
+
     def decode(self, request: DecodeRequest) -> Audio:
         """Decodes in the child; see `audio.load_audio`.
 
         Raises:
-            RowError: those of `load_audio`; decode_timeout or decode_crash after two tries; unreadable for an exception
-                in the child that nobody foresaw.
-            AsrbatchError: the child cannot be started at all, or the decoder was closed.
+            RowError, AsrbatchError: as a `DecodedStream`.
         """
-        return self._insist(request, _receive_audio)
+        stream = self.stream(request)
+        samples = join_blocks(stream)
+        return Audio(samples, request.sample_rate, stream.flags, stream.read_s)
 
     def read_header(self, request: HeaderRequest) -> Header:
         """Reads a header in the child; see `audio.read_header`.
 
         Raises:
-            RowError, AsrbatchError: as `decode`.
+            RowError, AsrbatchError: as a `DecodedStream`.
         """
-        return self._insist(request, lambda connection, answer: answer)
+        self._close_stream()
+        answers = self._answers(request)
+        try:
+            next(answers)
+        except StopIteration as e:
+            return e.value
+        raise AssertionError("the child answered a question for a header by audio")
 
     def close(self) -> None:
         """Ends the child; may be called more than once, and from another thread to abandon a decode."""
         self._closed = True
         self._kill()
 
-    def _insist(self, request: DecodeRequest | HeaderRequest, receive: Callable[[Connection, Any], Any]) -> Any:
+    def _close_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _answers(self, request: DecodeRequest | HeaderRequest) -> Generator[np.ndarray, None, Any]:
+        """Yields the blocks of the child's answer, each once, and returns its last word; tries twice."""
         lost: list[_ChildLostError] = []
+        checksums: list[int] = []
         while len(lost) < 2:
             try:
-                return self._ask(request, receive)
+                answer = yield from self._new_blocks(self._ask(request), request.name, checksums)
             except _ChildLostError as e:
                 self._kill()
                 lost.append(e)
+            except BaseException:  # the reader gave up, say: the rest is in the pipe, or still to come
+                self._kill()
+                raise
+            else:
+                if isinstance(answer, RowError):
+                    raise answer
+                return answer
         (_, first), (kind, second) = lost[0].args, lost[1].args
         how = f"{first}, twice" if first == second else f"{first}, then {second}"
         raise RowError(kind, f"{request.name}: decoding {how}")
 
-    def _ask(self, request: DecodeRequest | HeaderRequest, receive: Callable[[Connection, Any], Any]) -> Any:
+    def _ask(self, request: DecodeRequest | HeaderRequest) -> Connection:
         connection = self._connection if self._process else self._start()
-        try:
+        with self._noticing_its_end():
             connection.send((type(request).__name__, asdict(request)))
+        return connection
+
+    def _new_blocks(self, connection: Connection, name: str, checksums: list[int]) -> Generator[np.ndarray, None, Any]:
+        """Yields the blocks that come after those which `checksums` knows, adds theirs, and returns the last word."""
+        for i in itertools.count():
+            answer = self._receive(connection)
+            if i < len(checksums):
+                if isinstance(answer, RowError):
+                    return answer
+                if not isinstance(answer, np.ndarray) or zlib.crc32(answer) != checksums[i]:
+                    raise RowError("unreadable", f"{name}: decoded again after a crash or a hang, it gave other samples")
+            elif not isinstance(answer, np.ndarray):
+                return answer
+            else:
+                checksums.append(zlib.crc32(answer))
+                yield answer
+
+    def _receive(self, connection: Connection) -> Any:
+        """A block (1-D float32), or the last word on a request."""
+        with self._noticing_its_end():
             if not connection.poll(self.timeout_s):
                 raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
             answer = connection.recv()
-            if isinstance(answer, RowError):
-                raise answer
-            return receive(connection, answer)
+            if not isinstance(answer, BlockFollows):
+                return answer
+            block = np.empty(answer.num_samples, np.float32)
+            connection.recv_bytes_into(block)
+            return block
+
+    @contextlib.contextmanager
+    def _noticing_its_end(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, OSError) as e:  # the other end is gone
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
 
@@ -148,6 +189,7 @@ class Decoder:
         package_root = str(Path(__file__).resolve().parent.parent)
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        memory = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), KEPT_BYTES)
         arguments = [theirs.fileno(), watched, os.getpid(), self.timeout_s]
         with theirs:
             try:
@@ -157,7 +199,7 @@ class Decoder:
                     stdin=subprocess.DEVNULL,
                     stdout=self.log_fd,  # stdout carries results only
                     stderr=self.log_fd,
-                    env={**os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
+                    env={**memory, **os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
                     start_new_session=True,  # Ctrl-C in the terminal is for the parent
                 )
             finally:
@@ -182,8 +224,9 @@ class Decoder:
         return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
     def _kill(self) -> None:
-        process, connection, lifeline = self._process, self._connection, self._lifeline
-        self._process = self._connection = self._lifeline = None
+        with self._ending:  # `close` may come from another thread
+            process, connection, lifeline = self._process, self._connection, self._lifeline
+            self._process = self._connection = self._lifeline = None
         if process is None:
             return
         process.kill()
@@ -193,61 +236,48 @@ class Decoder:
             process.wait(REAP_TIMEOUT_S)
 
 
-def _receive_audio(connection: Connection, announced: tuple[int, int, tuple[str, ...], float]) -> Audio:
-    num_samples, sample_rate, flags, read_s = announced
-    samples = np.empty(num_samples, np.float32)
-    connection.recv_bytes_into(samples)
-    return Audio(samples, sample_rate, flags, read_s)
+class DecodedStream:
+    """Iterates once over blocks of audio, as `audio.AudioStream` does.
 
+    Attributes:
+        sample_rate: Hz.
+        num_samples: how many the blocks so far have.
+        flags, read_s: those of `audio.AudioStream`; known after the last block.
+    """
 
-def _exit_with_parent(watched: int, parent_pid: int) -> None:
-    """Runs in a thread of the child: ends it when the parent is gone, even while a decoder hangs."""
-    while not select.select([watched], [], [], WATCH_S)[0] and os.getppid() == parent_pid:
-        pass
-    os._exit(1)
+    def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
+        self.sample_rate, self.num_samples, self.flags, self.read_s = request.sample_rate, 0, (), 0.0
+        self._name, self._answers, self._is_closed = request.name, answers, False
 
+    def __iter__(self) -> "DecodedStream":
+        return self
 
-def _serve(connection: Connection, timeout_s: float) -> None:
-    """The child: answers requests until the parent closes its end."""
-    from .audio import load_audio, read_header
+    def __next__(self) -> np.ndarray:
+        """The next block.
 
-    do = {DecodeRequest.__name__: load_audio, HeaderRequest.__name__: read_header}
-    connection.send(READY)
-    while True:
+        Raises:
+            RowError: those of `audio.stream_audio` and its stream; decode_timeout or decode_crash after two tries;
+                unreadable for an exception in the child that nobody foresaw, and for a file that gave other samples at
+                the second try.
+            AsrbatchError: the child cannot be started at all, or the decoder was closed.
+            ValueError: the stream was closed before its end.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self._name}: this stream was closed before its end")
         try:
-            what, request = connection.recv()
-        except EOFError:
-            return
-        # The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that the watchdog
-        # cannot run, this ends us: it needs no interpreter.
-        faulthandler.dump_traceback_later(timeout_s + 5, exit=True)
-        try:
-            answer = do[what](**request)
-        except RowError as e:
-            connection.send(e)
-        except Exception as e:  # a bug must cost one row, and be seen in it
-            text = " ".join(f"{type(e).__name__}: {e}".split())
-            connection.send(RowError("unreadable", f"{request['name']}: {text}"))
-        else:
-            if isinstance(answer, Audio):  # its samples are not copied into a pickle first
-                connection.send((len(answer.samples), answer.sample_rate, answer.flags, answer.read_s))
-                connection.send_bytes(answer.samples)
-            else:
-                connection.send(answer)
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+            block = next(self._answers)
+        except StopIteration as e:
+            if e.value is not None:
+                self.flags, self.read_s = e.value.flags, e.value.read_s
+            raise
+        self.num_samples += len(block)
+        return block
 
-
-def _main() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides when we end
-        signal.signal(number, signal.SIG_IGN)
-    faulthandler.enable()
-    descriptor, watched, parent_pid, timeout_s = sys.argv[1:]
-    threading.Thread(target=_exit_with_parent, args=(int(watched), int(parent_pid)), daemon=True).start()
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        _serve(Connection(int(descriptor)), float(timeout_s))
-    os._exit(0)  # no library may hang in its clean-up
+    def close(self) -> None:
+        """Forgets what was not read; may be called more than once. Ends the child if there is something to forget."""
+        self._is_closed = self._is_closed or self._answers.gi_frame is not None
+        self._answers.close()
 
 
 if __name__ == "__main__":
-    _main()
+    main()

@@ -39,7 +39,7 @@ def fingerprint(
     task: str,
     language: str | None,
     prompt: str | None,
-    windows: str,
+    windows: dict[str, Any],
     engine_args: dict[str, Any],
     num_chunks: int = 1,
     strategy: str | None = None,

@@ -17,6 +17,7 @@ from typing import Any
 
 from . import logs
 from .blame import Blame
+from .clocks import Clocks
 from .config import RunConfig
 from .engine import Engine
 from .engine.devices import Slot
@@ -25,7 +26,6 @@ from .fleet_todo import Todo
 from .fleet_worker import FleetWorker
 from .local import explain_start
 from .output.inflight import GIVE_UP_AFTER
-from .pipeline import Clocks
 from .session import Session
 from .worker import WorkerSetup
 
@@ -204,7 +204,12 @@ class Fleet:
                 self._give_special(worker)
 
     def _give(self, worker: FleetWorker, index: int) -> None:
-        worker.give(index, self._session.duration_s(index) or self._session.plan.rules.window_s)
+        worker.give(index, self._room_s(index))
+
+    def _room_s(self, index: int) -> float:
+        """A worker holds no more than a window or two of a recording at a time, however long that is."""
+        window_s = self._session.plan.rules.window_s
+        return min(self._session.duration_s(index) or window_s, window_s)
 
     def _give_special(self, worker: FleetWorker) -> None:
         """To a worker that has nothing: a row to run alone, or copies of what others hold."""

@@ -19,9 +19,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from . import fetch
+from .clocks import Clocks
 from .engine.devices import Slot
 from .errors import RowError
-from .pipeline import Clocks
 from .types import AudioRef, Utterance
 from .worker import WorkerSetup
 

@@ -7,8 +7,9 @@ from queue import SimpleQueue
 from . import logs
 from .engine import Engine, likely_fix
 from .errors import EngineStartError
+from .limits import Limits
 from .output.inflight import RUN_ALONE_AFTER
-from .pipeline import Limits, Pipeline
+from .pipeline import Pipeline
 from .preparation import Preparers
 from .session import Session
 from .types import Utterance
@@ -28,7 +29,6 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         config.num_workers,
         rules=plan.rules,
         decode_timeout_s=config.decode_timeout_s,
-        language_of=plan.engine.language_of,
         prompt_of=plan.engine.prompt_of,
     )
     with logs.captured(session.paths.log) as log_start, closing(preparers):
@@ -63,8 +63,8 @@ def _drive(session: Session, engine: Engine, preparers: Preparers, events: Simpl
         write=session.write,
         submitted=session.in_flight.add,
         tick=tick,
-        sample_rate=rules.sample_rate,
-        default_audio_s=rules.window_s,
+        asks=session.plan.engine,
+        rules=rules,
     )
     session.progress.clocks = pipeline.clocks
     session.stop.attach(pipeline)

@@ -6,80 +6,26 @@ audio formats or of files. Memory is bounded by `Limits`, whatever the manifest'
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from .config import RunConfig
-from .engine import Engine, Failure
+from .attempts import Attempts
+from .audio_rules import AudioRules
+from .clocks import Clocks
+from .engine import Engine, Failure, Question
+from .engine.plan import EnginePlan
 from .errors import EngineDiedError, RowError
 from .feed import Feed, Given, Source
-from .output.rows import failed_row, ok_row
-from .preparation import Prepared, Preparers
+from .limits import Limits
+from .output.rows import Heard, failed_row, ok_row
+from .preparation import Job, Prepared, PreparedWindow, Preparers
+from .room import Room
+from .sequential import rest_of
 from .types import Generation, Utterance
+from .work import Asked, Work
 
 _STOP = "stop"
 _TICK_S = 0.1
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on what is between the manifest and the output.
-
-    Attributes:
-        windows: windows being prepared, waiting for the engine, or in it.
-        audio_s: seconds of audio in them; reached, no more is taken. The last utterance taken may exceed it.
-        grace_s: seconds a stopped run may take to finish what is in the engine.
-        hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
-    """
-
-    windows: int
-    audio_s: float
-    grace_s: float
-    hang_timeout_s: float = 1800.0
-
-    @classmethod
-    def of(cls, config: RunConfig, engine: Engine, window_s: float) -> "Limits":
-        """What the options ask for; by default twice as many full windows as the engine works on at once."""
-        windows = config.max_windows or 2 * engine.max_num_seqs
-        return cls(windows, config.max_audio_s or windows * window_s, config.grace_s, config.hang_timeout_s)
-
-
-@dataclass
-class Clocks:
-    """Where a run's wall time went; seconds.
-
-    Attributes:
-        wall: from the loop's start to its end.
-        engine: of those, how long the engine held at least one window.
-        full: of those, how long it held as many windows as it works on at once.
-        read, prepare: summed over the preparation threads, beside the engine.
-        write: spent writing rows.
-    """
-
-    wall: float = 0.0
-    engine: float = 0.0
-    full: float = 0.0
-    read: float = 0.0
-    prepare: float = 0.0
-    write: float = 0.0
-
-    @property
-    def starved(self) -> float:
-        """How long the engine had nothing to do."""
-        return max(0.0, self.wall - self.engine)
-
-
-@dataclass
-class _Work:
-    """An utterance between being taken and being written."""
-
-    utterance: Utterance
-    taken_at: float
-    windows: int
-    audio_s: float
-    prepared: Prepared | None = None
-    generations: dict[int, Generation] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -91,8 +37,8 @@ class Pipeline:
         write: takes a finished row.
         submitted: told an utterance's index before its first window enters the engine.
         tick: called a few times a second, to let others report.
-        sample_rate: Hz, of the windows.
-        default_audio_s: what an utterance without a duration is taken for until it is decoded.
+        asks: languages, temperatures and timestamps.
+        rules: of the windows.
         events: the queue that the engine delivers `(key, outcome)` into.
     """
 
@@ -106,17 +52,17 @@ class Pipeline:
         write: Callable[[dict[str, Any]], None],
         submitted: Callable[[int], None],
         tick: Callable[[], None],
-        sample_rate: int,
-        default_audio_s: float,
+        asks: EnginePlan,
+        rules: AudioRules,
     ):
         self._engine, self._events, self._limits = engine, events, limits
         self._write, self._submitted, self._tick = write, submitted, tick
-        self._sample_rate, self._default_audio_s = sample_rate, default_audio_s
+        self._asks, self._rules = asks, rules
+        self._room = Room(limits.windows, limits.audio_s)
         self._preparers = preparers
-        preparers.begin(engine, events.put)
-        self._working: dict[int, _Work] = {}
-        self._windows = 0
-        self._audio_s = 0.0
+        preparers.begin(engine, events.put, self._room, min(limits.windows, engine.max_num_seqs + preparers.num_workers))
+        self._working: dict[int, Work] = {}
+        self._asked: dict[tuple[int, int], Asked] = {}
         self._in_engine = 0
         self._level_since = time.monotonic()
         self._stop_by: float | None = None
@@ -160,19 +106,19 @@ class Pipeline:
                 self._take(source, alone)
         finally:
             self._engine_holds(self._in_engine)
+            for work in self._working.values():  # threads may wait for answers that will not come
+                work.job.cancel()
 
     def _take(self, source: Source, alone: bool) -> None:
         while not self.stopped and self._has_room(alone) and (utterance := source.take()):
-            work = _Work(utterance, time.monotonic(), 1, utterance.duration_s or self._default_audio_s)
-            self._working[utterance.index] = work
-            self._windows += work.windows
-            self._audio_s += work.audio_s
-            self._preparers.put(utterance)
+            # An utterance without a duration is taken for a full window until it is decoded.
+            job = Job(utterance, min(utterance.duration_s or self._rules.window_s, self._rules.window_s))
+            self._working[utterance.index] = Work(job, time.monotonic(), self._asks.language_of(utterance))
+            self._room.reserve(job.reserved_s)
+            self._preparers.put(job)
 
     def _has_room(self, alone: bool) -> bool:
-        if alone or not self._working:
-            return not self._working
-        return self._windows < self._limits.windows and self._audio_s < self._limits.audio_s
+        return not self._working if alone else self._room.has_room()
 
     def _next_event(self) -> Any:
         if time.monotonic() - self._ticked_at >= _TICK_S:
@@ -200,8 +146,10 @@ class Pipeline:
                 pass
             case "stop":
                 self._stop()
-            case Prepared():
+            case PreparedWindow():
                 self._submit(event)
+            case Prepared():
+                self._end(event)
             case None, Failure() as failure:
                 raise failure.error
             case (int() as index, int() as window), outcome:
@@ -218,74 +166,120 @@ class Pipeline:
         self._stop_by = time.monotonic() + self._limits.grace_s
         self._preparers.drop_waiting()
         for work in [w for w in self._working.values() if w.prepared is None]:
-            self._release(work)
+            work.job.is_ending = True
+            if not work.is_begun:  # else all of it may be in the engine
+                self._release(work)
 
     def _out_of_time(self) -> bool:
         return self.stopped and time.monotonic() >= self._stop_by
 
-    def _submit(self, prepared: Prepared) -> None:
-        work = self._working.get(prepared.utterance.index)
-        if work is None:  # let go by a stop
+    def _submit(self, ready: PreparedWindow) -> None:
+        work = self._working.get(ready.job.utterance.index)
+        if work is None:  # let go by a stop, or failed
+            self._room.give_back(ready.audio_s)
             return
-        work.prepared = prepared
-        self.clocks.read += prepared.read_s
-        self.clocks.prepare += prepared.prepare_s or 0.0
-        if prepared.error:
-            self._fail(work, prepared.error)
-            return
-        self._windows += len(prepared.windows) - work.windows
-        self._audio_s += prepared.audio_s - work.audio_s
-        work.windows, work.audio_s = len(prepared.windows), prepared.audio_s
-        self._submitted(work.utterance.index)
-        self._engine_holds(self._in_engine + len(prepared.requests))
-        for window, request in enumerate(prepared.requests):
-            self._engine.submit((work.utterance.index, window), request)
+        if not work.is_begun:
+            self._submitted(ready.job.utterance.index)
+        work.prepare_s = (work.prepare_s or 0.0) + ready.prepare_s
+        self.clocks.prepare += ready.prepare_s
+        if ready.number and work.language is None and 0 not in work.heard:
+            work.held_back.append(ready)
+        else:
+            self._ask(work, ready)
 
-    def _collect(self, index: int, window: int, outcome: Generation | Failure) -> None:
+    def _ask(self, work: Work, ready: PreparedWindow) -> None:
+        asked = Asked(ready, Attempts(self._asks.temperatures))
+        self._asked[ready.job.utterance.index, ready.number] = asked
+        self._attempt(work, asked, self._asks.temperatures[0])
+
+    def _attempt(self, work: Work, asked: Asked, temperature: float) -> None:
+        ready = asked.ready
+        question = Question(work.language, ready.piece.previous, temperature, self._asks.timestamps)
+        self._engine_holds(self._in_engine + 1)
+        self._engine.submit((ready.job.utterance.index, ready.number), ready.request, question)
+
+    def _collect(self, index: int, number: int, outcome: Generation | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
         self._answered_at = time.monotonic()
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
             raise outcome.error
-        work = self._working.get(index)
+        asked, work = self._asked[index, number], self._working.get(index)
         if work is None:  # another window of this utterance failed already
-            return
-        if isinstance(outcome, Failure):
+            self._forget(index, number)
+        elif isinstance(outcome, Failure):
+            self._forget(index, number)
             self._fail(work, outcome.error)
-            return
-        work.generations[window] = outcome
-        if len(work.generations) == len(work.prepared.windows):
+        else:
+            asked.attempts.add(outcome)
+            if (temperature := asked.attempts.next_temperature) is not None:
+                self._attempt(work, asked, temperature)
+            else:
+                self._answered(work, asked)
+
+    def _answered(self, work: Work, asked: Asked) -> None:
+        ready, chosen = asked.ready, asked.attempts.chosen
+        work.heard.setdefault(ready.number, []).append(Heard(ready.piece.window, asked.attempts))
+        rest = None if self._rules.is_sequential else rest_of(ready.piece.window, chosen, self._rules.in_samples)
+        if rest is not None:
+            del self._asked[ready.job.utterance.index, ready.number]
+            self._preparers.put_rest(ready, rest)
+        else:
+            self._forget(ready.job.utterance.index, ready.number)
+            work.whole.add(ready.number)
+        work.job.answer(chosen)
+        work.language = work.language or chosen.language  # detected once, for all its windows
+        if ready.number == 0:
+            held_back, work.held_back = work.held_back, []
+            for window in held_back:
+                self._ask(work, window)
+        if work.is_done:
             self._finish(work)
 
-    def _finish(self, work: _Work) -> None:
+    def _forget(self, index: int, number: int) -> None:
+        self._room.give_back(self._asked.pop((index, number)).ready.audio_s)
+
+    def _end(self, prepared: Prepared) -> None:
+        work = self._working.get(prepared.job.utterance.index)
+        if work is None:
+            return
+        if prepared.is_cut_short:
+            self._release(work)
+            return
+        work.prepared = work.prepared or prepared  # the rest of a window may fail when all is read
+        self.clocks.read += prepared.read_s or 0.0
+        if prepared.error:
+            self._fail(work, prepared.error)
+        elif work.is_done:
+            self._finish(work)
+
+    def _finish(self, work: Work) -> None:
         prepared = work.prepared
         row = ok_row(
-            work.utterance,
+            work.job.utterance,
             audio_s=prepared.audio_s,
-            sample_rate=self._sample_rate,
-            windows=list(prepared.windows),
-            generations=[work.generations[i] for i in range(len(prepared.windows))],
+            sample_rate=self._rules.sample_rate,
+            heard=[heard for i in range(prepared.num_windows) for heard in work.heard[i]],
+            skips=prepared.skips,
             flags=prepared.flags,
-            timing=self._timing(work),
+            drop_no_speech=self._rules.drop_no_speech,
+            timing=work.timing,
         )
         self._put(work, row)
 
-    def _fail(self, work: _Work, error: RowError) -> None:
-        self._put(work, failed_row(work.utterance, error, self._timing(work)))
+    def _fail(self, work: Work, error: RowError) -> None:
+        self._put(work, failed_row(work.job.utterance, error, work.timing))
 
-    def _timing(self, work: _Work) -> dict[str, float | None]:
-        total = time.monotonic() - work.taken_at
-        return {"read": work.prepared.read_s, "prepare": work.prepared.prepare_s, "total": total}
-
-    def _put(self, work: _Work, row: dict[str, Any]) -> None:
+    def _put(self, work: Work, row: dict[str, Any]) -> None:
         started = time.monotonic()
         self._write(row)
         self.clocks.write += time.monotonic() - started
         self._release(work)
 
-    def _release(self, work: _Work) -> None:
-        del self._working[work.utterance.index]
-        self._windows -= work.windows
-        self._audio_s -= work.audio_s
+    def _release(self, work: Work) -> None:
+        work.job.cancel()  # as far as anything of it is still to come
+        for ready in work.held_back:
+            self._room.give_back(ready.audio_s)
+        del self._working[work.job.utterance.index]
 
     def _engine_holds(self, windows: int) -> None:
         """Books the time since the last change under the level the engine had."""

@@ -7,15 +7,17 @@ from functools import partial
 
 import numpy as np
 
-from .checkpoint import WHISPER, open_checkpoint
-from .config import RunConfig
+from . import silence
+from .attempts import GREEDY, LADDER
+from .audio_rules import AudioRules
+from .checkpoint import WHISPER, Checkpoint, open_checkpoint
+from .config import SEQUENTIAL, RunConfig
 from .engine.devices import Slot, choose_slots
 from .engine.plan import EnginePlan
 from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
-from .preparation import AudioRules
 from .prompts import WhisperPrompts
 from .sharding import Sharding
 from .types import Utterance
@@ -36,6 +38,7 @@ class Plan:
         manifest: all of it.
         sharding: how it is dealt out to chunks; None for a run in one piece.
         chunk: bool [rows of the manifest], those of this process; None for all.
+        rules: what the model hears, and how longer audio is cut.
         num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
         fingerprint: see `fingerprint.py`.
 
@@ -45,6 +48,7 @@ class Plan:
 
     def __init__(self, config: RunConfig):
         self.engine = _engine_plan(config)
+        self.rules: AudioRules = audio_rules(config, self.engine.checkpoint)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         prompts = self.engine.prompts
         self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, prompts))
@@ -60,19 +64,28 @@ class Plan:
             model_digest=self.engine.checkpoint.digest,
             revision=config.engine.revision,
             dtype=self.engine.dtype,
-            sampling={"temperature": 0.0, "max_tokens": self.engine.max_tokens, "seed": config.engine.seed},
+            sampling=self.engine.sampling,
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows="none",
+            windows=self.rules.choices | (silence.choices() if config.windows == "silence" else {}),
             engine_args=self.engine.engine_args,
             **chunk_fields(self.sharding),
         )
 
-    @property
-    def rules(self) -> AudioRules:
-        checkpoint = self.engine.checkpoint
-        return AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length)
+
+def audio_rules(config: RunConfig, checkpoint: Checkpoint) -> AudioRules:
+    """What the checkpoint hears, and how longer audio is cut for it."""
+    if config.windows == "silence":
+        silence.check_available(checkpoint.sample_rate)
+    return AudioRules(
+        checkpoint.sample_rate,
+        checkpoint.window_s,
+        checkpoint.hop_length,
+        config.windows,
+        condition_on_previous=config.condition_on_previous,
+        drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
+    )
 
 
 def _engine_plan(config: RunConfig) -> EnginePlan:
@@ -85,7 +98,9 @@ def _engine_plan(config: RunConfig) -> EnginePlan:
     max_tokens = config.engine.max_tokens or room
     if max_tokens > room:
         raise UsageError(f"--max-tokens {max_tokens}: the model's decoder has room for {room}")
-    prompts = WhisperPrompts(checkpoint, config.task)
+    prompts = WhisperPrompts(checkpoint, config.task, timestamps=config.timestamps)
+    if config.drop_no_speech and prompts.no_speech is None:
+        raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
     return EnginePlan(
         checkpoint=checkpoint,
         device=device,
@@ -95,6 +110,8 @@ def _engine_plan(config: RunConfig) -> EnginePlan:
         language=prompts.check_language(config.language) if config.language else None,
         prompt=config.prompt,
         max_tokens=max_tokens,
+        timestamps=config.timestamps,
+        temperatures=LADDER if config.fallback else GREEDY,
         seed=config.engine.seed,
         engine_args=engine_args,
     )

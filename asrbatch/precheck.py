@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from .audio_rules import AudioRules
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine.settings import detect_device
 from .errors import ManifestError, UsageError
-from .plan import Plan
-from .preparation import AudioRules
+from .plan import Plan, audio_rules
 from .prompts import WhisperPrompts
 
 
@@ -50,7 +50,10 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
         return Verdict(
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
-    rules = AudioRules(checkpoint.sample_rate, checkpoint.window_s, checkpoint.hop_length)
+    try:
+        rules = audio_rules(config, checkpoint)
+    except UsageError as e:
+        return Verdict(refused=str(e))
     try:
         detect_device()
     except UsageError as e:

@@ -16,10 +16,10 @@ import numpy as np
 
 from .audio_header import Header, foresee
 from .audio_part import Part
+from .audio_rules import AudioRules
 from .decoding import Decoder, HeaderRequest
 from .errors import ROW_ERROR_KINDS, RowError
 from .manifest import Manifest
-from .preparation import AudioRules
 from .survey import file_of
 from .types import Utterance
 
@@ -169,7 +169,7 @@ class Probe:
 
     def _hold_against(self, row: Utterance, header: Header | RowError, found: Findings) -> None:
         rules = self._rules
-        part = Part(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.window_s if rules else None)
+        part = Part(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.max_s if rules else None)
         needs = {"sample_rate": rules.sample_rate, "min_samples": rules.min_samples} if rules else {}
         found.num_rows += 1
         self.audio_s[row.index] = 0.0

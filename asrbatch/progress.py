@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from .clocks import Clocks
 from .output.journal import Tally
 from .output.paths import RunPaths
-from .pipeline import Clocks
 
 
 @dataclass

@@ -80,9 +80,16 @@ class Session:
         return outcome
 
     def unfinished(self, wanted: Callable[[int], bool]) -> Iterator[int]:
-        """Rows of this process without an output row whose number of deaths is wanted, in manifest order."""
+        """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be taken.
+
+        That is manifest order, but for windows that wait for each other: a long recording begun last would have the engine
+        for itself at the end, one window at a time, so the longest are begun first.
+        """
         chunk = self.plan.chunk
-        for index in range(len(self.plan.manifest)) if chunk is None else map(int, np.flatnonzero(chunk)):
+        rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
+        if self.plan.rules.is_sequential:
+            rows = rows[np.argsort(-np.nan_to_num(self._durations_s[rows], nan=np.inf), kind="stable")]
+        for index in map(int, rows):
             if not self.journal.finished[index] and wanted(self.deaths.get(index, 0)):
                 yield index
 

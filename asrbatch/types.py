@@ -86,11 +86,33 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of an answer's text between two timestamps.
+
+    Attributes:
+        start_s: from the window's start, as the model said: a multiple of 0.02. May lie beyond the audio; the caller clips.
+        end_s: likewise; None where the answer ended, or went on, without closing it.
+        text: decoded from its text tokens; not stripped.
+        token_ids: its text tokens with the timestamp tokens around them, as generated: what conditioning on previous text
+            needs (`engine.base.Question.previous`).
+        num_tokens: text tokens.
+        avg_logprob: mean log-probability of its text tokens; None when it has none.
+    """
+
+    start_s: float
+    end_s: float | None
+    text: str
+    token_ids: tuple[int, ...]
+    num_tokens: int
+    avg_logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
     """The engine's answer to one window.
 
     Attributes:
-        text: as the model's own reader gives it; not stripped.
+        text: as the model's own reader gives it, without timestamps; not stripped.
         num_tokens: tokens of text, without the control tokens that ask and without the end token.
         finish_reason: `stop` or `length`.
         avg_logprob: mean log-probability of the text tokens and the end token; None when nothing was generated.
@@ -98,6 +120,11 @@ class Generation:
         language_prob: probability of a detected language; None when it was given.
         queue_s, first_token_s, generate_s: engine clock; waiting in the engine's queue, from queueing to the first
             token, from being scheduled to the last token.
+        segments: in the order they were said; their texts, joined, are `text`. Empty where no timestamps were asked for.
+        resume_s: where the model says to listen on, from the window's start: the end of the last closed segment. None: it
+            heard the window to its end. The rule is that of openai-whisper's `transcribe.py`.
+        no_speech_prob: probability, 0 to 1, that nobody speaks in the window; None where the model cannot say.
+        temperature: it was sampled with; 0.0 is greedy.
     """
 
     text: str
@@ -109,3 +136,7 @@ class Generation:
     queue_s: float
     first_token_s: float
     generate_s: float
+    segments: tuple[Segment, ...] = ()
+    resume_s: float | None = None
+    no_speech_prob: float | None = None
+    temperature: float = 0.0

@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any
 from .errors import AsrbatchError
 
 if TYPE_CHECKING:  # loading these starts thread pools, which must not happen before the process is kept on its cores
+    from .audio_rules import AudioRules
     from .config import RunConfig
     from .engine import Engine
     from .engine.plan import EnginePlan
     from .feed import Feed
     from .pipeline import Pipeline
-    from .preparation import AudioRules
 
 CLOCKS_EVERY_S = 0.2
 
@@ -81,7 +81,8 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
 
     from . import fetch
     from .feed import Feed
-    from .pipeline import Limits, Pipeline
+    from .limits import Limits
+    from .pipeline import Pipeline
     from .preparation import Preparers
 
     events: SimpleQueue = SimpleQueue()
@@ -90,7 +91,6 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
         config.num_workers,
         rules=rules,
         decode_timeout_s=config.decode_timeout_s,
-        language_of=setup.engine.language_of,
         prompt_of=setup.engine.prompt_of,
     )
     with closing(preparers), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
@@ -103,8 +103,8 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
             write=lambda row: _say(connection, ("row", row)),
             submitted=lambda index: _say(connection, ("submitted", index)),
             tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.clocks, pipeline.in_engine))),
-            sample_rate=rules.sample_rate,
-            default_audio_s=rules.window_s,
+            asks=setup.engine,
+            rules=rules,
         )
         feed, answers = Feed(pipeline.wake), _Answers(connection)
         fetch.install(answers.ask)

@@ -138,6 +138,7 @@ def run_vllm(job: Job) -> Runner:
                 EngineConfig(job.folder, dtype=job.dtype, mode=job.mode),
                 output=str(Path(scratch, "out.jsonl")),
                 language="en",
+                timestamps=False,
             )
             started, cpu = time.monotonic(), cpu_s()
             summary = run(config, start=start)
@@ -177,11 +178,15 @@ class BareEngine:
     def __init__(self, engine: Any):
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
+        from asrbatch.engine import Question
+
         self._ours = engine
         self._vllm = engine._driver.engine
         self._parse = parse_model_prompt
-        self._params = engine._params[False]
-        self._decoder_ids = list(engine._prompts.ask("en", None, None).decoder_ids)
+        # The question asrbatch asks, but with the text made by vLLM.
+        self._params = engine._params_of(Question("en", timestamps=False)).clone()
+        self._params.detokenize = True
+        self._decoder_ids = list(engine._prompts.decoder_ids((), ()))
         self._numbers = itertools.count()
 
     def turn(self, name: str, clips: Sequence[Clip]) -> Turn:
@@ -249,7 +254,7 @@ class BareEngine:
                 results.put(e)
 
         self._ours.deliver = deliver
-        self._ours.submit("door", self._ours.prepare(np.zeros(SAMPLE_RATE // 10, np.float32), "en", None))
+        self._ours.submit("door", self._ours.prepare(np.zeros(SAMPLE_RATE // 10, np.float32), None))
         result = results.get()
         if isinstance(result, BaseException):
             raise result

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from asrbatch.attempts import Attempts
 from asrbatch.fingerprint import chunk_fields, digest, fingerprint
 from asrbatch.manifest import Manifest, open_manifest
 from asrbatch.merge import merge
@@ -28,7 +29,7 @@ from asrbatch.output.figures import figures_of_chunks
 from asrbatch.output.journal import Journal
 from asrbatch.output.paths import RunPaths, chunk_path
 from asrbatch.output.record import RunRecord, write_completion_mark
-from asrbatch.output.rows import ok_row
+from asrbatch.output.rows import Heard, ok_row
 from asrbatch.sharding import Sharding
 from asrbatch.types import Generation, Utterance, Window
 
@@ -62,12 +63,13 @@ def make_row(utterance: Utterance) -> dict:
     text = _words(utterance.index, utterance.duration_s)
     num_tokens = len(text) // 4
     generation = Generation(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
+    attempts = Attempts()
+    attempts.add(generation)
     return ok_row(
         utterance,
         audio_s=utterance.duration_s,
         sample_rate=SAMPLE_RATE,
-        windows=[Window(0, int(utterance.duration_s * SAMPLE_RATE))],
-        generations=[generation],
+        heard=[Heard(Window(0, int(utterance.duration_s * SAMPLE_RATE)), attempts)],
         flags=(),
         timing={"read": 0.004231, "prepare": 0.006128, "total": 0.350982},
     )

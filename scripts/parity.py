@@ -103,6 +103,7 @@ def transcribe_with_asrbatch(folder: Path, clips: Sequence[Clip]) -> dict[str, s
             dtype="float32",
             mode="thread",
             language="en",
+            timestamps=False,  # as transformers is asked
         )
         texts = texts_by_id(list(summary.rows()))
     print(f"   {summary.outcome}, {time.monotonic() - started:.0f} s with start-up", file=sys.stderr)

@@ -84,7 +84,8 @@ class Engines:
     def start(self, checkpoint, *, deliver, **options):
         from asrbatch.engine import start_engine
 
-        same = {name: value for name, value in options.items() if name != "device"}  # it tells the memory free at the moment
+        same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
+        # The device tells the memory free at the moment; temperatures are only recorded.
         key = (checkpoint.folder, repr(sorted(same.items())))
         if key not in self._running:
             self._running[key] = start_engine(checkpoint, deliver=deliver, **options)

@@ -312,7 +312,8 @@ def test_parallel_decoders_give_what_one_gives(start, speech_wav, tmp_path):
 
 
 def test_the_child_imports_only_what_it_needs():
-    program = "import sys, asrbatch.decoding, asrbatch.audio; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    imports = "import sys, asrbatch.decoding, asrbatch.audio"
+    program = f"{imports}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert {"av", "soundfile", "soxr", "numpy"} <= set(loaded)
     assert not {"torch", "vllm", "typer", "rich", "datasets", "pandas", "scipy"} & set(loaded)

@@ -13,64 +13,26 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import pytest
 import torch
+from asked import Asked, options, samples_of
+from transformers import WhisperFeatureExtractor
 
-from asrbatch.audio import load_audio
 from asrbatch.checkpoint import open_checkpoint
-from asrbatch.engine import Failure, start_engine
+from asrbatch.engine import Failure, Question, start_engine
 from asrbatch.engine.settings import detect_device, engine_settings, parse_engine_args
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
-
-RATE = 16000
-
-
-def options(**changed):
-    defaults = {
-        "device": detect_device(),
-        "dtype": "float32",
-        "mode": "thread",
-        "task": "transcribe",
-        "max_tokens": 444,
-        "seed": 0,
-        "user_args": {"max_num_seqs": 4},
-    }
-    return {**defaults, **changed}
-
-
-def samples_of(rows: list[dict]) -> list[np.ndarray]:
-    return [load_audio(r["audio_filepath"], name=r["id"], sample_rate=RATE).samples for r in rows if r["duration"] < 29]
-
-
-class Asked:
-    """An engine and the queue its answers arrive in."""
-
-    def __init__(self, engine, answers):
-        self.engine, self.answers = engine, answers
-
-    def __call__(self, clips, language=None, prompt=None, timeout_s=120):
-        for i, clip in enumerate(clips):
-            self.engine.submit((i, 0), self.engine.prepare(clip, language, prompt))
-        return self.collect(len(clips), timeout_s)
-
-    def collect(self, count, timeout_s=120):
-        got = dict(self.answers.get(timeout=timeout_s) for _ in range(count))
-        return [got[key] for key in sorted(got)]
 
 
 @pytest.fixture
 def tiny(engines, tiny_en) -> Asked:
-    answers: SimpleQueue = SimpleQueue()
-    deliver = lambda key, outcome: answers.put((key, outcome))  # noqa: E731
-    return Asked(engines.start(open_checkpoint(tiny_en), deliver=deliver, **options()), answers)
+    return Asked(engines.start, tiny_en)
 
 
 @pytest.fixture(scope="module")
 def multilingual(base):
     """Whisper base in an EngineCore process of its own: the other way to run an engine."""
-    answers: SimpleQueue = SimpleQueue()
-    deliver = lambda key, outcome: answers.put((key, outcome))  # noqa: E731
-    engine = start_engine(open_checkpoint(base), deliver=deliver, **options(mode="process"))
-    yield Asked(engine, answers)
-    engine.close()
+    asked = Asked(start_engine, base, mode="process")
+    yield asked
+    asked.engine.close()
 
 
 def features(request) -> torch.Tensor:
@@ -80,24 +42,40 @@ def features(request) -> torch.Tensor:
 
 def test_features_from_several_threads_equal_serial_ones(tiny, demo_rows):
     clips = samples_of(demo_rows) * 4
-    serial = [tiny.engine.prepare(clip, "en", None) for clip in clips]
+    serial = [tiny.engine.prepare(clip, None) for clip in clips]
     with ThreadPoolExecutor(4, initializer=tiny.engine.prepare_thread) as pool:
-        threaded = list(pool.map(lambda clip: tiny.engine.prepare(clip, "en", None), clips))
+        threaded = list(pool.map(lambda clip: tiny.engine.prepare(clip, None), clips))
     assert len({features(r).sum().item() for r in serial}) == len(clips) // 4, "the clips have different features"
     for one, other in zip(serial, threaded, strict=True):
         assert torch.equal(features(one), features(other))
-        assert one.engine_input["decoder_prompt"]["prompt_token_ids"] == other.engine_input["decoder_prompt"]["prompt_token_ids"]
+
+
+def test_features_of_a_window_are_those_it_has_in_its_recording(tiny, tiny_en, demo_rows):
+    """As openai/whisper and faster-whisper compute them: on the whole, and then cut."""
+    loud, quiet = (np.resize(clip, 30 * 16_000) for clip in samples_of(demo_rows)[:2])
+    recording = np.concatenate([loud, quiet * np.float32(0.001)])
+    whole = WhisperFeatureExtractor.from_pretrained(tiny_en)(
+        recording, sampling_rate=16_000, truncation=False, padding=False, return_tensors="pt"
+    ).input_features[0]
+    first, second = (tiny.engine.prepare(part, None) for part in (recording[: len(loud)], recording[len(loud) :]))
+    inner, expected = slice(2, -2), whole[:, 3000:]  # the frames at the seam hear both sides of it
+    assert first.loudest == pytest.approx(whole.max().item(), abs=1e-5) and second.loudest < first.loudest - 1
+    assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "alone it looks different"
+    tiny.engine.raise_floor(second, second.loudest)
+    assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "a floor it had already"
+    tiny.engine.raise_floor(second, first.loudest)
+    assert torch.allclose(features(second)[:, inner], expected[:, inner], atol=1e-5)
 
 
 def test_the_audio_matters(tiny, demo_rows):
     clips = samples_of(demo_rows)[:2]
-    forward, backward = tiny(clips, "en"), tiny(clips[::-1], "en")
+    forward, backward = tiny(clips), tiny(clips[::-1])
     assert forward[0].text != forward[1].text
     assert [g.text for g in backward] == [g.text for g in forward[::-1]]
 
 
 def test_clocks_and_probabilities_of_an_answer(tiny, demo_rows):
-    (answer,) = tiny(samples_of(demo_rows)[:1], "en")
+    (answer,) = tiny(samples_of(demo_rows)[:1])
     assert answer.finish_reason == "stop" and answer.language == "en" and answer.language_prob is None
     assert -1 < answer.avg_logprob < 0
     assert 20 < answer.num_tokens < 40
@@ -108,21 +86,20 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     """The engine's logits processor at work: forbid a word the model wants, and one it wants to begin with."""
     api, driver = tiny.engine._api, tiny.engine._driver
     clip = samples_of(demo_rows)[1]  # "He was not an ill-disposed young man."
-    ask = tiny.engine.prepare(clip, "en", None)
+    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._prompts.sot])
     (young, man, he) = (tiny.engine._frontend.encode(word)[0] for word in (" young", " man", " He"))
     generation = json.loads((Path(tiny_en) / "generation_config.json").read_text())
 
     def tokens(suppress=(), begin=()):
-        controls = {
+        controls = tiny.engine._prompts.controls("en", timestamps=False).as_dict() | {
             "suppress": [*generation["suppress_tokens"], *suppress],
             "begin_suppress": [*generation["begin_suppress_tokens"], *begin],
-            "forced": [],
         }
         outputs: SimpleQueue = SimpleQueue()
         delivered, driver._deliver = driver._deliver, lambda key, output: outputs.put(output)
         try:
-            driver.submit((0, 0), ask.engine_input, api.sampling_params(60, 0, {"asrbatch": controls}))
-            return api.finished(outputs.get(timeout=60)).token_ids
+            driver.submit((0, 0), engine_input, api.sampling_params(60, 0, 0.0, {"asrbatch": controls}))
+            return api.finished(outputs.get(timeout=60)).token_ids[1:]
         finally:
             driver._deliver = delivered
 
@@ -134,16 +111,9 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     assert begun[0] != he and young in begun
 
 
-def test_an_english_only_checkpoint_gets_its_own_prompt(tiny, tiny_en, demo_rows):
-    request = tiny.engine.prepare(samples_of(demo_rows)[0], "en", None)
-    ids = request.engine_input["decoder_prompt"]["prompt_token_ids"]
-    tokens = open_checkpoint(tiny_en).added_tokens
-    assert ids == [tokens["<|startoftranscript|>"], tokens["<|notimestamps|>"]]
-
-
 def test_language_is_detected_in_the_same_request(multilingual, demo_rows):
     answers = multilingual(samples_of(demo_rows)[:3])
-    given = multilingual(samples_of(demo_rows)[:3], "en")
+    given = multilingual(samples_of(demo_rows)[:3], language="en")
     assert [a.language for a in answers] == ["en"] * 3
     assert all(0.5 < a.language_prob <= 1.0 for a in answers) and all(g.language_prob is None for g in given)
     assert [a.text for a in answers] == [g.text for g in given], "detected or told, the model is asked the same"
@@ -151,36 +121,51 @@ def test_language_is_detected_in_the_same_request(multilingual, demo_rows):
     assert answers[0].avg_logprob == pytest.approx(given[0].avg_logprob, abs=1e-3)
 
 
+def test_language_and_timestamps_in_the_same_request(multilingual, demo_rows):
+    clip = samples_of(demo_rows)[0]
+    (answer,), (told,), (plain,) = (
+        multilingual([clip], timestamps=True),
+        multilingual([clip], timestamps=True, language="en"),
+        multilingual([clip], language="en"),
+    )
+    assert (answer.language, answer.text, answer.segments) == ("en", told.text, told.segments)
+    assert answer.text == plain.text and plain.segments == ()
+    (segment,) = answer.segments
+    assert segment.start_s == 0.0 and segment.end_s == pytest.approx(len(clip) / 16000, abs=0.5)
+    assert answer.no_speech_prob == told.no_speech_prob == pytest.approx(plain.no_speech_prob, abs=1e-5)
+    assert 0 < answer.no_speech_prob < 0.1
+
+
 def test_another_language_is_written_in_another_language(multilingual, demo_rows):
     clip = samples_of(demo_rows)[0]
-    (english,), (french,) = multilingual([clip], "en"), multilingual([clip], "fr")
+    (english,), (french,) = multilingual([clip], language="en"), multilingual([clip], language="fr")
     assert "leisure" in english.text.lower()
     assert french.language == "fr" and french.text != english.text
 
 
 def test_previous_text_is_heeded_and_not_repeated(multilingual, demo_rows):
     clip = samples_of(demo_rows)[0]
-    (plain,) = multilingual([clip], "en")
-    (prompted,) = multilingual([clip], "en", prompt="MR JOHN DASHWOOD WAS AT NORLAND. HE WROTE IN CAPITAL LETTERS ONLY.")
+    (plain,) = multilingual([clip], language="en")
+    (prompted,) = multilingual([clip], language="en", prompt="MR JOHN DASHWOOD WAS AT NORLAND. HE WROTE IN CAPITAL LETTERS ONLY.")
     assert plain.text != prompted.text and "NORLAND" not in prompted.text
-    assert prompted.text.lower().replace(".", "") .split()[-4:] == ["to", "do", "for", "them"]
+    assert prompted.text.lower().replace(".", "").split()[-4:] == ["to", "do", "for", "them"]
 
 
 def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_rows):
     """Last in this module: it kills the engine process."""
     clips = samples_of(demo_rows)[:4]
     (core,) = multiprocessing.active_children()
-    requests = [multilingual.engine.prepare(clip, "en", None) for clip in clips]
+    requests = [multilingual.engine.prepare(clip, None) for clip in clips]
     os.kill(core.pid, signal.SIGSTOP)
     for i, request in enumerate(requests):
-        multilingual.engine.submit((i, 0), request)
+        multilingual.engine.submit((i, 0), request, Question("en"))
     with pytest.raises(Empty):
         multilingual.answers.get(timeout=7)
     os.kill(core.pid, signal.SIGCONT)
     assert all(a.finish_reason == "stop" for a in multilingual.collect(4))
 
     for i, request in enumerate(requests):
-        multilingual.engine.submit((i, 0), request)
+        multilingual.engine.submit((i, 0), request, Question("en"))
     killed = time.monotonic()
     os.kill(core.pid, signal.SIGKILL)
     outcomes = multilingual.collect(4, timeout_s=30)
@@ -189,27 +174,30 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
 
 
 def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
-    answers: SimpleQueue = SimpleQueue()
     before = set(multiprocessing.active_children())
-    deliver = lambda key, outcome: answers.put((key, outcome))  # noqa: E731
-    engine = start_engine(open_checkpoint(tiny_en), deliver=deliver, **options(mode="process"))
+    asked = Asked(start_engine, tiny_en, mode="process")
     try:
         (core,) = set(multiprocessing.active_children()) - before
         os.kill(core.pid, signal.SIGKILL)
-        key, outcome = answers.get(timeout=5)
+        key, outcome = asked.answers.get(timeout=5)
     finally:
-        engine.close()
+        asked.engine.close()
     assert key is None and isinstance(outcome.error, EngineDiedError)
 
 
 def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
+    api = tiny.engine._api
+
     class OtherVersion:
+        def __getattr__(self, name):
+            return getattr(api, name)
+
         def finished(self, output):
             raise AttributeError("'RequestOutput' object has no attribute 'metrics'")
 
-    api, tiny.engine._engine._api = tiny.engine._api, OtherVersion()
+    tiny.engine._engine._api = OtherVersion()
     try:
-        (outcome,) = tiny(samples_of(demo_rows)[1:2], "en", timeout_s=60)
+        (outcome,) = tiny(samples_of(demo_rows)[1:2], timeout_s=60)
     finally:
         tiny.engine._engine._api = api
     assert isinstance(outcome, Failure) and "cannot be read" in str(outcome.error)
@@ -217,7 +205,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
 
 def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
     with pytest.raises(RowError, match="it cannot be asked"):
-        tiny.engine.prepare(samples_of(demo_rows)[1], "en", "a\ud800b")
+        tiny.engine.prepare(samples_of(demo_rows)[1], "a\ud800b")
 
 
 def test_unknown_engine_arguments_are_refused_with_a_suggestion(tiny_en):

@@ -12,26 +12,20 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "__init__"],
-    [
-        "spoken",
-        "subtitle_lines",
-        "export_names",
-        "spill_sort",
-        "leaderboard",
-        "alignment",
-        "bootstrap",
-        "json_lines",
-        "parallel",
-        "report.plots",
-    ],
-    ["subtitles", "normalizers", "error_rates"],
-    ["windows", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "output.files", "output.figures"],
-    ["audio_header", "scored_texts", "scored_rows", "paired_counts"],
-    ["audio_ffmpeg", "fingerprint", "slurm", "slurm_submit", "output.paths"],
+    ["errors", "types", "clocks", "__init__"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots"],
+    ["subtitles", "silence", "normalizers", "error_rates"],
+    ["tasks", "ahead", "loudness"],
+    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
+    ["output.files", "output.figures"],
+    ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows", "paired_counts"],
+    ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
+    ["decoding_child"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
-    ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "predictions"],
+    ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
+    ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["run_facts"],
@@ -43,8 +37,9 @@ LAYERS = [
     ["engine.start", "merge", "export", "score"],
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
-    ["preparation", "blame"],
-    ["plan", "pipeline", "probe"],
+    ["preparation", "blame", "limits"],
+    ["plan", "work", "probe"],
+    ["pipeline"],
     ["progress", "precheck", "plan_figures"],
     ["session", "worker", "display", "display_tables", "display_scores"],
     ["local", "fleet_worker", "fleet_todo"],
@@ -70,11 +65,12 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 # Library to the modules that may import it.
 HOMES = {
     "vllm": {"engine.vllm_api"},
-    "torch": {"engine.vllm_api", "engine.logits"},
+    "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
     "datasets": {"manifest_dataset"},
-    "soundfile": {"audio"},
+    "soundfile": {"audio_sndfile"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
+    "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.options",
         "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
@@ -157,27 +153,20 @@ COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "expor
 
 @pytest.mark.parametrize(
     "command",
-    [
-        "",
-        "--version",
-        *(
-            f"{c} --help"
-            for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare", "report")
-        ),
-    ],
+    ["", "--version", *(f"{command} --help" for command in COMMANDS)],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\n{RUN}"
-    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow"}
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
 
 
 def test_a_run_is_planned_without_torch_and_vllm():
-    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow"}
+    assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow", "onnxruntime"}
 
 
 def test_scoring_needs_neither_torch_nor_vllm(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "two", "pred_text": "too"}\n')
     arguments = [str(tmp_path / "rows.jsonl"), "--normalizer", "leaderboard"]
     code = f"import sys; sys.argv = ['asrbatch', 'score', *{arguments}]\n{RUN}"
-    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "soundfile", "pyarrow"}
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "soundfile", "pyarrow", "onnxruntime"}

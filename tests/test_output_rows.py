@@ -5,9 +5,10 @@ import json
 
 import pytest
 
+from asrbatch.attempts import Attempts
 from asrbatch.errors import RowError
-from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS, failed_row, ok_row
-from asrbatch.types import AudioRef, Generation, Utterance, Window
+from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS, Heard, failed_row, ok_row
+from asrbatch.types import AudioRef, Generation, Segment, Utterance, Window
 
 ORDER = [
     "status",
@@ -17,6 +18,7 @@ ORDER = [
     "language",
     "language_prob",
     "windows",
+    "skips",
     "segments",
     "num_tokens",
     "avg_logprob",
@@ -38,10 +40,18 @@ def generation(text=" one two", num_tokens=3, finish_reason="stop", avg_logprob:
     return Generation(text, num_tokens, finish_reason, avg_logprob, **facts)
 
 
-def transcribed(*generations: Generation, audio_flags=(), clocks=CLOCKS, **fields) -> dict:
-    windows = [Window(i * 16000, (i + 1) * 16000) for i in range(len(generations))]
-    options = {"sample_rate": 16000, "windows": windows, "generations": list(generations), "flags": audio_flags, "timing": clocks}
-    row = ok_row(utterance(**fields), audio_s=float(len(generations)), **options)
+def answered(window: Window, *generations: Generation) -> Heard:
+    attempts = Attempts(temperatures=range(len(generations)))
+    for answer in generations:
+        attempts.add(answer)
+    return Heard(window, attempts)
+
+
+def transcribed(*generations: Generation, audio_flags=(), clocks=CLOCKS, options=(), **fields) -> dict:
+    heard = [answered(Window(i * 16000, (i + 1) * 16000), answer) for i, answer in enumerate(generations)]
+    audio_s = float(len(generations))
+    more = {"sample_rate": 16000, "heard": heard, "flags": audio_flags, "timing": clocks, **dict(options)}
+    row = ok_row(utterance(**fields), audio_s=audio_s, **more)
     json.dumps(row, allow_nan=False)
     return row
 
@@ -56,7 +66,11 @@ def test_order_of_fields():
 def test_a_whole_row():
     fields = {"id": "u7", "audio_filepath": "a.wav", "text": "One, two.", "lang": "en", "nested": {"a": [1, None]}}
     row = transcribed(generation(), generation("", 0, "length", None), generation(" three ", 5, "stop", -1.0), **fields)
-    window = {"num_tokens": 3, "finish_reason": "stop", "avg_logprob": -0.5, "flags": [], "attempts": []}
+    figures = {"repeats": 1, "no_speech_prob": None}
+    one_two = {"avg_logprob": -0.5, "compression_ratio": 0.467, "chars_per_s": 7.0, **figures}
+    three = {"avg_logprob": -1.0, "compression_ratio": 0.385, "chars_per_s": 5.0, **figures}
+    asked_once = {"temperature": 0.0, "flags": [], "attempts": [], "chosen_because": None}
+    window = {"num_tokens": 3, "finish_reason": "stop", **asked_once}
     assert row == {
         "id": "u7",
         "index": 7,
@@ -71,20 +85,29 @@ def test_a_whole_row():
         "language": "en",
         "language_prob": None,
         "windows": [
-            {**window, "start": 0.0, "end": 1.0, "text": "one two"},
+            {**window, "start": 0.0, "end": 1.0, "kept_until": 1.0, "text": "one two", **one_two},
             {
                 **window,
                 "start": 1.0,
                 "end": 2.0,
+                "kept_until": 2.0,
                 "text": "",
                 "num_tokens": 0,
                 "finish_reason": "length",
                 "avg_logprob": None,
+                "compression_ratio": 0.0,
+                "repeats": 0,
+                "chars_per_s": 0.0,
+                "no_speech_prob": None,
                 "flags": ["empty", "truncated"],
             },
-            {**window, "start": 2.0, "end": 3.0, "text": "three", "num_tokens": 5, "avg_logprob": -1.0},
+            {**window, "start": 2.0, "end": 3.0, "kept_until": 3.0, "text": "three", "num_tokens": 5, **three},
         ],
-        "segments": [{"start": 0.0, "end": 1.0, "text": "one two"}, {"start": 2.0, "end": 3.0, "text": "three"}],
+        "skips": [],
+        "segments": [
+            {"start": 0.0, "end": 1.0, "text": "one two", **one_two},
+            {"start": 2.0, "end": 3.0, "text": "three", **three},
+        ],
         "num_tokens": 8,
         "avg_logprob": -0.8,  # (4 · -0.5 + 6 · -1.0) / 10: end tokens count, the window without tokens does not
         "finish_reason": "length",
@@ -159,6 +182,7 @@ def test_failed_row_has_the_same_fields():
         "language": None,
         "language_prob": None,
         "windows": [],
+        "skips": [],
         "segments": [],
         "num_tokens": None,
         "avg_logprob": None,
@@ -201,20 +225,56 @@ def test_language_is_the_first_windows():
 
 
 def test_window_times_count_from_the_rows_own_start():
-    options = {"sample_rate": 8000, "flags": (), "timing": CLOCKS}
-    windows = [Window(0, 4001), Window(4001, 10000)]
-    row = ok_row(utterance(offset=100.0), audio_s=1.25, windows=windows, generations=[generation(), generation()], **options)
+    heard = [answered(Window(0, 4001), generation()), answered(Window(4001, 10000), generation())]
+    row = ok_row(utterance(offset=100.0), audio_s=1.25, heard=heard, sample_rate=8000, flags=(), timing=CLOCKS)
     assert [(w["start"], w["end"]) for w in row["windows"]] == [(0.0, 0.500125), (0.500125, 1.25)]
 
 
-def test_each_window_needs_its_generation():
-    with pytest.raises(ValueError):
-        ok_row(
-            utterance(),
-            audio_s=1.0,
-            sample_rate=1,
-            windows=[Window(0, 1), Window(1, 2)],
-            generations=[generation()],
-            flags=(),
-            timing={},
-        )
+def test_the_part_of_a_window_that_the_next_one_hears_again_is_left_to_it():
+    segments = (Segment(0.0, 0.4, " one", (), 1, -0.1), Segment(0.5, None, " tw", (), 1, -0.1))
+    first = generation(" one tw", segments=segments, resume_s=0.4)
+    heard = [answered(Window(0, 16000), first), answered(Window(6400, 20000), generation(" two"))]
+    row = ok_row(utterance(), audio_s=1.25, heard=heard, sample_rate=16000, flags=(), timing=CLOCKS)
+    assert row["pred_text"] == "one two"
+    assert [(w["start"], w["kept_until"], w["end"], w["text"]) for w in row["windows"]] == [
+        (0.0, 0.4, 1.0, "one"), (0.4, 1.25, 1.25, "two"),
+    ]  # fmt: skip
+    assert [(s["start"], s["end"], s["text"]) for s in row["segments"]] == [(0.0, 0.4, "one"), (0.4, 1.25, "two")]
+
+
+def test_text_where_nobody_speaks_is_left_out_on_demand_and_stays_in_its_window():
+    answers = generation(), generation(" you", 1, avg_logprob=-1.3, no_speech_prob=0.8)
+    kept, dropped = transcribed(*answers), transcribed(*answers, options={"drop_no_speech": True})
+    assert (kept["pred_text"], dropped["pred_text"]) == ("one two you", "one two")
+    assert [len(row["segments"]) for row in (kept, dropped)] == [2, 1]
+    assert [row["windows"][1]["text"] for row in (kept, dropped)] == ["you", "you"]
+    assert kept["windows"][1]["flags"] == ["low_confidence", "no_speech"]
+    assert dropped["windows"][1]["flags"] == ["low_confidence", "no_speech", "dropped"]
+    assert kept["flags"] == dropped["flags"] == ["low_confidence"], "somebody speaks in the row"
+    assert transcribed(answers[1])["flags"] == ["no_speech", "low_confidence"]
+
+
+def test_a_recording_without_speech_is_a_row_with_its_skips():
+    row = transcribed(options={"skips": [Window(0, 8000), Window(9000, 16000)]}, audio_flags=("duration_mismatch",))
+    assert row["skips"] == [{"start": 0.0, "end": 0.5}, {"start": 0.5625, "end": 1.0}]
+    assert (row["status"], row["pred_text"], row["windows"], row["segments"]) == ("ok", "", [], [])
+    assert row["flags"] == ["duration_mismatch", "empty", "no_speech"]
+    assert (row["language"], row["avg_logprob"], row["finish_reason"], row["num_tokens"]) == (None, None, "stop", 0)
+
+
+@pytest.mark.parametrize(
+    "language, text", [("en", "one two three four"), ("ja", "one twothree four"), ("zh", "one twothree four")]
+)
+def test_windows_are_joined_as_the_language_is_written(language, text):
+    assert transcribed(generation(language=language), generation(" three four", language=language))["pred_text"] == text
+
+
+def test_every_attempt_counts_in_time_and_one_in_text():
+    bad, good = generation(" la" * 50, temperature=0.0), generation(" two", temperature=1.0)
+    row = ok_row(
+        utterance(), audio_s=1.0, heard=[answered(Window(0, 16000), bad, good)], sample_rate=16000, flags=(), timing=CLOCKS
+    )
+    (window,) = row["windows"]
+    assert (row["pred_text"], row["timing"]["generate"], row["flags"]) == ("two", 0.6, [])
+    assert [(a["temperature"], a["chosen"]) for a in window["attempts"]] == [(0.0, False), (1.0, True)]
+    assert window["temperature"] == 1.0 and window["chosen_because"] == "first without faults"

@@ -5,27 +5,42 @@ A lost, doubled or misordered window changes the text. Preparation is the real o
 
 import threading
 import time
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import soundfile
 
-from asrbatch.engine import Failure, Request
+from asrbatch.audio_rules import AudioRules
+from asrbatch.engine import Failure, Question, Request
 from asrbatch.errors import EngineDiedError, RowError
-from asrbatch.pipeline import Limits, Pipeline
-from asrbatch.preparation import AudioRules, Preparers
-from asrbatch.prompts import Ask
-from asrbatch.types import AudioRef, Generation, Utterance
+from asrbatch.limits import Limits
+from asrbatch.pipeline import Pipeline
+from asrbatch.preparation import Preparers
+from asrbatch.types import AudioRef, Generation, Segment, Utterance
 
 RATE = 16000
 
 
-def count_bursts(samples: np.ndarray) -> int:
-    """Stretches of sound between stretches of silence, in frames of 10 ms."""
-    frames = samples[: len(samples) // 160 * 160].reshape(-1, 160)
-    loud = np.abs(frames).max(axis=1) > 0.05
-    return int(np.count_nonzero(loud[1:] & ~loud[:-1]) + loud[0])
+def find_bursts(samples: np.ndarray) -> list[tuple[float, float | None]]:
+    """Start and end in seconds of stretches of sound, in frames of 20 ms; the end is None when it lies beyond the samples."""
+    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
+    loud = np.concatenate([[False], np.abs(frames).max(axis=1) > 0.05, [False]])
+    starts, ends = (np.flatnonzero(loud[1:-1] & ~loud[:-2]), np.flatnonzero(loud[1:-1] & ~loud[2:]) + 1)
+    return [(s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def beep_answer(samples: np.ndarray, question: Question) -> Generation:
+    """One "beep" for each burst, with its times; a burst that goes on beyond the samples is not closed."""
+    bursts = find_bursts(samples)
+    segments = tuple(Segment(start, end, " beep", (1,), 1, -0.1) for start, end in bursts)
+    closed = [end for _, end in bursts if end is not None]
+    resume = closed[-1] if closed and bursts[-1][1] is None else None
+    text = "".join(s.text for s in segments)
+    answer = Generation(text, len(bursts), "stop", -0.1, question.language or "en", None, 0.0, 0.001, 0.002)
+    answer = replace(answer, temperature=question.temperature)
+    return replace(answer, segments=segments, resume_s=resume) if question.timestamps else answer
 
 
 class BeepEngine:
@@ -41,23 +56,28 @@ class BeepEngine:
     def prepare_thread(self):
         pass
 
-    def prepare(self, samples, language, prompt):
+    def prepare(self, samples, prompt):
         if prompt == "refuse":
             raise RowError("bad_row", "prompt 'refuse': refused")
-        return Request(Ask((1,), language), samples)
+        return Request((), samples, float(np.abs(samples).max()))
 
-    def submit(self, key, request):
+    def raise_floor(self, request, loudest):
+        pass
+
+    def submit(self, key, request, question):
         with self._lock:
             self.held += 1
             self.most_held = max(self.most_held, self.held)
-        threading.Timer(self._seconds(key), self._answer, (key, request)).start()
+        threading.Timer(self._seconds(key), self._answer, (key, request, question)).start()
 
-    def _answer(self, key, request):
-        beeps = count_bursts(request.engine_input)
+    def _answer(self, key, request, question):
         with self._lock:
             self.held -= 1
         failure = self._fate(key)
-        self.deliver(key, failure or Generation(" beep" * beeps, beeps, "stop", -0.1, "en", None, 0.0, 0.001, 0.002))
+        self.deliver(key, failure or self.read(request.engine_input, question))
+
+    def read(self, samples, question):
+        return beep_answer(samples, question)
 
 
 @pytest.fixture
@@ -78,12 +98,39 @@ def beeps(index: int) -> str:
     return " ".join(["beep"] * (1 + index % 7))
 
 
+@dataclass(frozen=True)
+class Asks:
+    """What the loop wants to know of an `EnginePlan`."""
+
+    language: str | None = "en"
+    temperatures: tuple[float, ...] = (0.0,)
+    timestamps: bool = True
+
+    def language_of(self, utterance):
+        return self.language
+
+
+RULES = AudioRules(RATE, 30.0, 160)
+ASKS = Asks()
+
+
 class Run:
     """A pipeline with everything around it recorded."""
 
-    def __init__(self, *, limits=None, workers=3, timeout_s=30.0, on_write=lambda row: None, **engine_options):
+    def __init__(
+        self,
+        *,
+        limits=None,
+        workers=3,
+        timeout_s=30.0,
+        on_write=lambda row: None,
+        rules=RULES,
+        asks=ASKS,
+        engine=BeepEngine,
+        **engine_options,
+    ):
         events = SimpleQueue()
-        self.engine = BeepEngine(lambda key, outcome: events.put((key, outcome)), **engine_options)
+        self.engine = engine(lambda key, outcome: events.put((key, outcome)), **engine_options)
         self.rows, self.submitted = [], []
         self.most_at_once = 0
 
@@ -93,9 +140,8 @@ class Run:
 
         self.preparers = Preparers(
             workers,
-            rules=AudioRules(RATE, 30.0, 160),
+            rules=rules,
             decode_timeout_s=timeout_s,
-            language_of=lambda u: "en",
             prompt_of=lambda u: u.prompt,
         )
         self.pipeline = Pipeline(
@@ -106,8 +152,8 @@ class Run:
             write=write,
             submitted=self.submitted.append,
             tick=lambda: None,
-            sample_rate=RATE,
-            default_audio_s=30.0,
+            asks=asks,
+            rules=rules,
         )
 
     def __enter__(self):

@@ -222,7 +222,7 @@ class DiesOn:
 
         engine = BeepEngine(deliver, fate, seconds=lambda key: 0.05)
         submit = engine.submit
-        engine.submit = lambda key, request: (held.update({key: 1}), submit(key, request))
+        engine.submit = lambda key, request, question: (held.update({key: 1}), submit(key, request, question))
         engine.facts, engine.close = {"vllm": "-", "torch": "-", "device": "-"}, lambda: None
         return engine
 

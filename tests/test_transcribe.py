@@ -27,7 +27,7 @@ EXPECTED = {
     "sense_and_sensibility_01_austen_64kb-0870": "And Mr. John Dashwood had then leisure to consider how much there might be "
     "prudently in his power to do for them.",
     "sense_and_sensibility_01_austen_64kb-0880": "He was not an old-sposed young man.",
-    "sense_and_sensibility_01_austen_64kb-0890": "Unless to be rather cold-hearted and rather selfish is to be ill-disposed.",
+    "sense_and_sensibility_01_austen_64kb-0890": "Unless to be rather coldhearted and rather selfish is to be ill-disposed.",
     "sense_and_sensibility_01_austen_64kb-0920": "Had he married a more amiable woman, he might have been made still more "
     "respectable than he was.",
     "sense_and_sensibility_01_austen_64kb-0930": "He might even have been made amiable himself.",
@@ -62,17 +62,17 @@ def test_real_speech_comes_out_as_expected(reference_run, demo_rows):
     rows = {row["id"]: row for row in reference_run.rows()}
     assert set(rows) == {row["id"] for row in demo_rows}
     assert {i: rows[i]["pred_text"] for i in EXPECTED} == EXPECTED
-    done = [row for row in rows.values() if row["status"] == "ok"]
+    done = [row for row in rows.values() if len(row["windows"]) == 1]
     assert len(done) >= 10
     assert wer([row["text"] for row in done], [row["pred_text"] for row in done]) < 0.05
 
 
-def test_audio_longer_than_the_window_fails_and_is_never_cut(reference_run, demo_rows):
+def test_audio_longer_than_the_window_is_cut_and_nothing_is_lost(reference_run, demo_rows):
     long = {row["id"] for row in demo_rows if row["duration"] > 30}
-    failed = {row["id"]: row for row in reference_run.rows() if row["status"] == "failed"}
-    assert long and set(failed) == long
-    assert all(row["error"]["kind"] == "too_long" and "30 s" in row["error"]["message"] for row in failed.values())
-    assert reference_run.exit_code == EXIT_ROWS_FAILED
+    rows = {row["id"]: row for row in reference_run.rows() if len(row["windows"]) > 1}
+    assert long and set(rows) == long
+    assert all(wer([row["text"]], [row["pred_text"]]) < 0.25 for row in rows.values())  # "2" for "two"
+    assert reference_run.exit_code == EXIT_COMPLETE
 
 
 def test_a_row_has_the_documented_fields_in_order(reference_run, demo_rows):
@@ -82,7 +82,7 @@ def test_a_row_has_the_documented_fields_in_order(reference_run, demo_rows):
         assert list(row["timing"]) == list(TIMING_FIELDS)
     row = next(row for row in reference_run.rows() if row["status"] == "ok")
     assert row["windows"][0]["start"] == 0 and row["windows"][0]["end"] == pytest.approx(row["audio_s"])
-    assert row["segments"] == [{"start": 0.0, "end": row["windows"][0]["end"], "text": row["pred_text"]}]
+    assert " ".join(s["text"] for s in row["segments"]) == row["pred_text"]
     timing = row["timing"]
     assert timing["total"] >= timing["generate"] > 0 and timing["read"] > 0 and timing["prepare"] > 0
 
@@ -92,7 +92,7 @@ def test_the_files_of_a_run(reference_run, tiny_en, demo_rows):
     record, mark = json.loads(paths.record.read_text()), json.loads(paths.done.read_text())
     rows = read_jsonl(paths.rows)
     assert mark["rows"] == len(rows) == record["total_rows"] == len(demo_rows)
-    assert mark["statuses"] == {"ok": len(rows) - 1, "failed": 1} and mark["errors"] == {"too_long": 1}
+    assert mark["statuses"] == {"ok": len(rows)} and mark["errors"] == {}
     assert mark["audio_s"] == pytest.approx(sum(row["audio_s"] or 0 for row in rows), abs=0.01)
     assert mark["rtfx_engine"] == pytest.approx(mark["audio_s"] / mark["stages_s"]["engine"], rel=0.05)
     (session,) = record["sessions"]
@@ -221,14 +221,14 @@ def bad_rows(speech_wav, tmp_path) -> list[dict]:
 
 
 def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_path):
-    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", bad_rows), tiny_en, tmp_path / "out.jsonl")
+    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", bad_rows), tiny_en, tmp_path / "out.jsonl", windows="none")
     rows = by_id(summary.paths.rows)
     assert len(rows) == len(bad_rows) and summary.exit_code == EXIT_ROWS_FAILED
     for name, row in rows.items():
         kind = name.split()[0]
-        assert (row["status"], row["error"] and row["error"]["kind"]) == (
-            ("ok", None) if kind == "good" else ("failed", kind)
-        ), row
+        assert (row["status"], row["error"] and row["error"]["kind"]) == (("ok", None) if kind == "good" else ("failed", kind)), (
+            row
+        )
         assert row["error"] is None or "\n" not in row["error"]["message"]
     assert rows["good 1"]["pred_text"] == rows["good 2"]["pred_text"] == rows["good 4"]["pred_text"]
     assert rows["good 2"]["flags"] == ["duration_mismatch"]

@@ -55,7 +55,7 @@ def start(checkpoint, *, device, deliver, **options):
         engine = BeepEngine(deliver, seconds=lambda key: seconds)
     answer, num_submitted = engine.submit, 0
 
-    def submit(key, request):
+    def submit(key, request, question):
         nonlocal num_submitted
         num_submitted += 1
         with open(log, "a", encoding="ascii") as file:
@@ -80,7 +80,7 @@ def start(checkpoint, *, device, deliver, **options):
                 deliver(key, Failure(EngineDiedError("the engine process died: killed by row 7")))
                 return
             os.kill(os.getpid(), signal.SIGKILL)
-        answer(key, request)
+        answer(key, request, question)
 
     engine.submit = submit
     engine.facts = {"vllm": "-", "torch": "-", "device": device.name}

@@ -39,6 +39,14 @@ class Strategy(str, Enum):
     strided = "strided"
 
 
+class Windows(str, Enum):
+    energy = "energy"
+    sequential = "sequential"
+    silence = "silence"
+    fixed = "fixed"
+    none = "none"
+
+
 def _run_options(
     manifest: Annotated[str, typer.Argument(help="A JSONL manifest, a data set saved with save_to_disk, or Parquet files.")],
     model: Annotated[
@@ -55,6 +63,33 @@ def _run_options(
     task: Annotated[Task, typer.Option(help="Transcribe, or translate into English.")] = Task.transcribe,
     prompt: Annotated[
         str | None, typer.Option(help="Previous text for rows without `prompt`: sets style and spelling of names.")
+    ] = None,
+    windows: Annotated[
+        Windows,
+        typer.Option(
+            help="How audio longer than the model hears at once is cut: at quiet points, where the model's last segment ended, "
+            "in silences (long ones are skipped), at fixed lengths, or never."
+        ),
+    ] = Windows.energy,
+    condition_on_previous: Annotated[
+        bool, typer.Option("--condition-on-previous", help="With --windows sequential: ask each window with the text before it.")
+    ] = False,
+    timestamps: Annotated[
+        bool, typer.Option(help="Have the model say when each segment begins and ends; without, segments are windows.")
+    ] = True,
+    word_timestamps: Annotated[
+        bool, typer.Option("--word-timestamps", help="Refused: says what is missing for times of words.")
+    ] = False,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="Ask again, at rising temperatures, for windows whose text looks wrong.")
+    ] = False,
+    drop_no_speech: Annotated[
+        bool | None,
+        typer.Option(
+            "--drop-no-speech/--keep-no-speech",
+            help="Leave out text of windows in which the model hears nobody speak. [default: drop with --windows sequential]",
+            show_default=False,
+        ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
     num_chunks: Annotated[
@@ -80,7 +115,7 @@ def _run_options(
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens generated for one window. [default: what the decoder has room for]")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the sampling parameters; recorded, unused by greedy decoding.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the sampling parameters; used by --fallback alone.")] = 0,
     engine_arg: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Any vLLM engine argument, e.g. max_num_seqs=32; may be repeated."),
@@ -98,7 +133,7 @@ def _run_options(
     max_audio: Annotated[
         float | None, typer.Option(help="Seconds of audio between manifest and output. [default: a full window for each]")
     ] = None,
-    decode_timeout: Annotated[float, typer.Option(help="Seconds one file may take to decode.")] = 300.0,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     grace: Annotated[float, typer.Option(help="Seconds an interrupted run may take to finish what is in the engine.")] = 20.0,
     hang_timeout: Annotated[
         float, typer.Option(help="Seconds an engine with windows in it may answer none before it is taken for dead.")
@@ -107,6 +142,10 @@ def _run_options(
     """Never called: its signature is the list of options."""
 
 
+_NO_WORD_TIMESTAMPS = (
+    "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; segments have "
+    "times, and a forced aligner (torchaudio's, whisperX's) finds those of words from the audio and the segments"
+)
 _PARAMETERS = inspect.signature(_run_options).parameters
 
 
@@ -134,6 +173,8 @@ class RunOptions:
         v = {**self.values, **changes}
         if v["model"] is None:
             raise UsageError("--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo")
+        if v["word_timestamps"]:
+            raise UsageError(_NO_WORD_TIMESTAMPS)
         return RunConfig(
             manifest=v["manifest"],
             engine=EngineConfig(
@@ -150,6 +191,11 @@ class RunOptions:
             language=v["language"],
             task=v["task"].value,
             prompt=v["prompt"],
+            windows=v["windows"].value,
+            condition_on_previous=v["condition_on_previous"],
+            timestamps=v["timestamps"],
+            fallback=v["fallback"],
+            drop_no_speech=v["drop_no_speech"],
             num_chunks=v["num_chunks"],
             chunk_id=resolve_chunk_id(v["num_chunks"], v["chunk_id"], v["chunk_offset"], environment),
             strategy=v["strategy"].value,
@@ -183,12 +229,21 @@ class RunOptions:
             option = f"--{name.replace('_', '-')}"
             if value is True:
                 words.append(option)
-            elif value is not False:
+            elif value is False:
+                # Of options that have two names; the others are off without being mentioned.
+                words += [second for second in _secondary(info, option) if name in self._given or name in changes]
+            else:
                 for each in value if isinstance(value, list) else [value]:
                     text = str(each.value if isinstance(each, Enum) else each)
                     # `--prompt -x` would be read as an option; `--prompt=-x` is not.
                     words += [f"{option}={text}"] if text.startswith("-") else [option, text]
         return words
+
+
+def _secondary(info: Any, option: str) -> list[str]:
+    """The name that turns an option off, if it has one."""
+    declared = info.param_decls or [f"{option}/--no-{option[2:]}"]
+    return [name.split("/")[1] for name in declared if "/" in name]
 
 
 def takes_run_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:

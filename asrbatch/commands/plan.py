@@ -13,8 +13,8 @@ from .common import Verbose
 from .options import RunOptions, takes_run_options
 
 if TYPE_CHECKING:
+    from ..audio_rules import AudioRules
     from ..precheck import Verdict
-    from ..preparation import AudioRules
     from ..probe import Probe
     from ..survey import Balance, Estimate, Survey
 

@@ -5,7 +5,7 @@ Which one is chosen per device, by measurement, in `settings.py`. `vllm_api.py` 
 imports vllm; nothing is imported before an engine is really started.
 """
 
-from .base import Engine, Failure, Request
+from .base import Engine, Failure, Question, Request
 from .start import likely_fix, start_engine
 
-__all__ = ["Engine", "Failure", "Request", "likely_fix", "start_engine"]
+__all__ = ["Engine", "Failure", "Question", "Request", "likely_fix", "start_engine"]

@@ -5,21 +5,40 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..errors import EngineDiedError, RowError
-from ..prompts import Ask
 from ..types import Generation
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """One window, ready to be submitted: features computed, prompt tokens set.
+class Question:
+    """How a window is asked, apart from its audio and its row's prompt.
 
     Attributes:
-        ask: what is asked; needed again to read the answer.
-        engine_input: vLLM's rendered input; holds the features (mel), not the samples.
+        language: ISO 639-1 code the checkpoint has; None has it detected.
+        previous: token ids of the text before this window, from `Segment.token_ids`. They follow the row's prompt; of
+            both together the last `WhisperPrompts.max_prompt_tokens` are used.
+        temperature: 0.0 is greedy; above, tokens are sampled, with the run's seed.
+        timestamps: whether the answer carries timestamps; ask so only where `WhisperPrompts.has_timestamps`.
     """
 
-    ask: Ask
+    language: str | None = None
+    previous: tuple[int, ...] = ()
+    temperature: float = 0.0
+    timestamps: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One window, ready to be asked, as often as one likes: features computed, its row's prompt as token ids.
+
+    Attributes:
+        prompt_ids: token ids of the row's prompt, without control tokens; empty for none.
+        engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once it is submitted.
+        loudest: the largest of the features, in their own unit; None where quiet features do not depend on it.
+    """
+
+    prompt_ids: tuple[int, ...]
     engine_input: Any = field(repr=False)
+    loudest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +49,7 @@ class Failure:
 
 
 Deliver = Callable[[Any, Generation | Failure], None]
-"""Called with a request's key and its outcome, once per submitted request, from a thread of the engine's.
+"""Called with the key and the outcome of each submission, once, from a thread of the engine's.
 
 When the engine dies, requests in it fail with `EngineDiedError`; one with the key None says so when there were none.
 """
@@ -52,20 +71,32 @@ class Engine(Protocol):
     def prepare_thread(self) -> None:
         """Call once in each thread that will call `prepare`."""
 
-    def prepare(self, samples: Any, language: str | None, prompt: str | None) -> Request:
+    def prepare(self, samples: Any, prompt: str | None) -> Request:
         """Computes the features of one window. Thread-safe; this is where a preparation thread spends its time.
 
         Args:
             samples: 1-D float32, mono, at the checkpoint's rate, no longer than its window.
-            language: ISO 639-1 code the checkpoint has, or None to have it detected.
             prompt: previous text, or None.
 
         Raises:
             RowError: the window cannot be asked.
         """
 
-    def submit(self, key: Any, request: Request) -> None:
-        """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once."""
+    def raise_floor(self, request: Request, loudest: float) -> None:
+        """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is submitted.
+
+        Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone shows
+        the model sounds, above all under pauses, that it never hears in a recording with louder parts.
+
+        Args:
+            loudest: one below the request's own changes nothing.
+        """
+
+    def submit(self, key: Any, request: Request, question: Question = Question()) -> None:
+        """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once.
+
+        The same request may be submitted again, with another question; a key may be used again once its outcome is there.
+        """
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stops the engine; requests still in it are abandoned without an outcome."""

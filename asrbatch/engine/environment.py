@@ -29,6 +29,8 @@ def configure(*, mode: str, device_kind: str) -> None:
         os.environ.setdefault(name, value)
     # Not a default: which of the two ways runs is our choice, recorded in the run record.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" else "0"
+    # Nor this: vLLM's second model runner, its choice on some GPUs, takes no logits processors of this kind.
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     os.environ[_OWNER] = str(os.getpid())
 
 

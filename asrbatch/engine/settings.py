@@ -31,6 +31,7 @@ _OWN_OPTIONS = {
     "logits_processors": "Whisper's token rules are enforced with it",
     "disable_log_stats": "the timing in each row comes from it",
     "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
+    "logprobs_mode": "avg_logprob and no_speech_prob are read from the raw ones",
     "enable_log_requests": "the log would grow with the manifest",
 }
 

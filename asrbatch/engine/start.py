@@ -5,6 +5,7 @@ nothing of vLLM.
 """
 
 import difflib
+import math
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import EngineDiedError, EngineStartError, RowError, UsageError
-from ..prompts import CONTROLS_KEY, Ask, WhisperPrompts
+from ..prompts import CONTROLS_KEY, WhisperPrompts
 from ..types import Generation
 from . import environment
-from .base import Deliver, Failure, Request
+from .base import Deliver, Failure, Question, Request
 from .settings import Device, engine_settings
 
 # A piece of vLLM's message, lower case, to what usually helps.
@@ -33,6 +34,9 @@ _FIXES = {
 
 LOGITS_PROCESSOR = "asrbatch.engine.logits:WhisperLogits"
 _WARM_UP = "warm-up"
+_PLAIN = Question()
+# Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
+_FEATURE_RANGE = 2.0
 
 
 def start_engine(
@@ -46,6 +50,7 @@ def start_engine(
     seed: int,
     user_args: dict[str, Any],
     deliver: Deliver,
+    temperatures: tuple[float, ...] = (0.0,),
 ) -> "WhisperEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
@@ -53,6 +58,7 @@ def start_engine(
         mode: `thread` or `process`.
         user_args: from `parse_engine_args`; they win over the automatic settings.
         deliver: receives each request's key and its outcome.
+        temperatures: those that questions will ask for; recorded in `facts`.
 
     Raises:
         UsageError: an engine argument this vLLM does not know, or a model class asrbatch cannot ask yet.
@@ -66,7 +72,7 @@ def start_engine(
     _check_names(user_args, vllm_api.engine_arg_names(), vllm_api.VERSIONS["vllm"])
     settings = engine_settings(checkpoint, device, dtype, user_args)
     try:
-        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver)
+        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, temperatures, device, deliver)
     except Exception as e:
         raise EngineStartError(f"the engine did not start: {_root(e)}") from e
 
@@ -74,10 +80,13 @@ def start_engine(
 class WhisperEngine:
     """`base.Engine` for Whisper checkpoints; see there for the interface."""
 
-    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, device, deliver):
+    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, temperatures, device, deliver):
         self._api, self.deliver = vllm_api, deliver
         self._prompts = WhisperPrompts(checkpoint, task)
-        self._asked: dict[Any, Ask] = {}
+        self._kinds = (True, False) if self._prompts.has_timestamps else (False,)  # with timestamps, without
+        self._max_tokens, self._seed = max_tokens, seed
+        self._asked: dict[Any, Question] = {}
+        self._params: dict[tuple[str | None, float, bool], Any] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
         settings = {**settings, "logits_processors": [LOGITS_PROCESSOR]}
         if mode == "process":
@@ -89,19 +98,13 @@ class WhisperEngine:
 
             self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer)
         try:
-            self._finish_start(checkpoint, settings, task, max_tokens, seed, device, mode)
+            self._finish_start(checkpoint, settings, task, temperatures, device, mode)
         except BaseException:
             self._driver.close(1.0)  # nobody else could
             raise
 
-    def _finish_start(self, checkpoint, settings, task, max_tokens, seed, device, mode) -> None:
+    def _finish_start(self, checkpoint, settings, task, temperatures, device, mode) -> None:
         self._frontend = self._api.Frontend(self._driver.engine, task)
-        self._params = {
-            detects: self._api.sampling_params(
-                max_tokens + (3 if detects else 0), seed, {CONTROLS_KEY: self._prompts.controls(detects=detects).as_dict()}
-            )
-            for detects in (False, True)
-        }
         self.max_num_seqs: int = settings["max_num_seqs"]
         self.facts = {
             **self._api.VERSIONS,
@@ -109,24 +112,32 @@ class WhisperEngine:
             "device_kind": device.kind,
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
-            "sampling_params": [self._api.as_json(p) for p in self._params.values()],
+            "sampling_params": [self._recorded(temperature) for temperature in temperatures],
+            "token_rules": {
+                "timestamps" if timestamps else "no_timestamps": self._prompts.controls(None, timestamps=timestamps).as_dict()
+                for timestamps in self._kinds
+            },
         }
         self._warm_up(checkpoint)
 
-    def prepare(self, samples: Any, language: str | None, prompt: str | None) -> Request:
+    def prepare(self, samples: Any, prompt: str | None) -> Request:
         try:
-            ask = self._prompts.ask(language, prompt, self._frontend.encode)
-            return Request(ask, self._frontend.render(samples, ask.language or "en", ask.decoder_ids))
+            prompt_ids, engine_input = self._prompts.prompt_ids(prompt, self._frontend.encode), self._frontend.render(samples)
+            return Request(prompt_ids, engine_input, float(self._api.features(engine_input).max()))
         except (ValueError, TypeError) as e:  # of the tokenizer and of vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
+
+    def raise_floor(self, request: Request, loudest: float) -> None:
+        self._api.features(request.engine_input).clamp_(min=loudest - _FEATURE_RANGE)
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)
 
-    def submit(self, key: Any, request: Request) -> None:
-        self._asked[key] = request.ask
-        self._driver.submit(key, request.engine_input, self._params[request.ask.detects])
+    def submit(self, key: Any, request: Request, question: Question = _PLAIN) -> None:
+        self._asked[key] = question
+        decoder_ids = self._prompts.decoder_ids(request.prompt_ids, question.previous)
+        self._driver.submit(key, self._api.with_decoder_ids(request.engine_input, decoder_ids), self._params_of(question))
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._driver.close(timeout_s)
@@ -136,10 +147,10 @@ class WhisperEngine:
         if key is None:  # the engine died with nothing in it
             self.deliver(None, outcome)
             return
-        ask = self._asked.pop(key)
+        question = self._asked.pop(key)
         if not isinstance(outcome, Failure):
             try:
-                outcome = self._read(ask, outcome)
+                outcome = self._read(question, outcome)
             except Exception as e:  # another vLLM than we know: it would fail for every request
                 outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {_root(e)}"))
         if key == _WARM_UP:
@@ -150,21 +161,42 @@ class WhisperEngine:
     def _warm_up(self, checkpoint: Checkpoint) -> None:
         """One second of silence through the whole way, before any clock runs: first requests compile and allocate."""
         silence = np.zeros(checkpoint.sample_rate, np.float32)
-        for language in ("en", None):
-            self.submit(_WARM_UP, self.prepare(silence, language, None))
+        for timestamps in self._kinds:
+            self.submit(_WARM_UP, self.prepare(silence, None), Question(timestamps=timestamps))
             outcome = self._warmed_up.get()
             if isinstance(outcome, Failure):
                 raise outcome.error
 
-    def _read(self, ask: Ask, output: Any) -> Generation | Failure:
+    def _params_of(self, question: Question) -> Any:
+        """Sampling parameters: one object for each kind of question."""
+        kind = (question.language, question.temperature, question.timestamps)
+        if kind not in self._params:
+            controls = self._prompts.controls(question.language, timestamps=question.timestamps)
+            self._params[kind] = self._api.sampling_params(
+                self._max_tokens + len(controls.forced),
+                self._seed,
+                question.temperature,
+                {CONTROLS_KEY: controls.as_dict()},
+                watched=self._prompts.no_speech,
+            )
+        return self._params[kind]
+
+    def _recorded(self, temperature: float) -> dict[str, Any]:
+        """Sampling parameters as the run record shows them; what differs between languages and timestamps is recorded apart."""
+        params = self._api.as_json(self._params_of(Question(temperature=temperature)))
+        return {**params, "max_tokens": self._max_tokens, "extra_args": None}
+
+    def _read(self, question: Question, output: Any) -> Generation | Failure:
         done = self._api.finished(output)
         if done.finish_reason == "abort":  # nobody here aborts: the engine is being stopped under us
             return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
         if done.finish_reason not in ("stop", "length"):
             return Failure(RowError("rejected", f"the engine ended the request with {done.finish_reason!r}"))
-        answer = self._prompts.read(ask, done.token_ids, done.logprobs)
+        answer = self._prompts.read(
+            question.language, done.token_ids, done.logprobs, self._frontend.decode, timestamps=question.timestamps
+        )
         return Generation(
-            text=self._frontend.post_process(done.text),
+            text=answer.text,
             num_tokens=answer.num_tokens,
             finish_reason=done.finish_reason,
             avg_logprob=answer.avg_logprob,
@@ -173,6 +205,10 @@ class WhisperEngine:
             queue_s=done.queue_s,
             first_token_s=done.first_token_s,
             generate_s=done.generate_s,
+            segments=answer.segments,
+            resume_s=answer.resume_s,
+            no_speech_prob=math.exp(done.watched[0]) if done.watched else None,
+            temperature=question.temperature,
         )
 
 

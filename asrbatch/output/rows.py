@@ -3,8 +3,12 @@
 import hashlib
 import math
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from .. import attempts, guards, segments
+from ..attempts import Attempts
 from ..errors import RowError
 from ..types import Generation, Utterance, Window
 
@@ -17,6 +21,7 @@ RESULT_FIELDS = (
     "language",
     "language_prob",
     "windows",
+    "skips",
     "segments",
     "num_tokens",
     "avg_logprob",
@@ -25,8 +30,18 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
+# Languages written without spaces between words: their windows are joined without one. Those of openai-whisper's word splitter.
+NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my"))
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A window and the answers to it."""
+
+    window: Window
+    attempts: Attempts
 
 
 def ok_row(
@@ -34,43 +49,61 @@ def ok_row(
     *,
     audio_s: float,
     sample_rate: int,
-    windows: list[Window],
-    generations: list[Generation],
-    flags: tuple[str, ...],
+    heard: Sequence[Heard],
+    skips: Sequence[Window] = (),
+    flags: Sequence[str],
+    drop_no_speech: bool = False,
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """The row of a transcribed utterance.
 
     Args:
-        windows, generations: one generation for each window, in order of time.
+        heard: its windows in order of time. One may reach into the next, which then hears again what comes from its start on.
+        skips: audio that holds no speech, and that nobody was asked about.
         flags: of the audio; those of the text are added here.
-        timing: seconds by name; queue, first_token and generate come from the generations.
+        drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
+        timing: seconds by name; queue, first_token and generate come from the answers.
     """
-    spans = [_window(w, g, sample_rate) for w, g in zip(windows, generations, strict=True)]
-    text = " ".join(filter(None, (span["text"] for span in spans)))
+    windows, texts, pieces, chosen = [], [], [], []
+    ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
+    for one, next_start in zip(heard, ends, strict=True):
+        kept_until = min(next_start, one.window.end)
+        kept = segments.kept(one.attempts.chosen, one.window, kept_until, sample_rate)
+        text = kept.text.strip()
+        is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(one.attempts.chosen)
+        windows.append(_window(one, kept, kept_until, is_dropped, sample_rate))
+        chosen.append(kept)
+        if not is_dropped:
+            texts.append(text)
+            pieces += segments.rows(one.attempts.chosen, one.window, kept_until, sample_rate)
+    asked = [g for h in heard for g in h.attempts.generations]
+    language = chosen[0].language if chosen else None
+    text = ("" if language in NO_SPACES else " ").join(filter(None, texts))
     # An average is over the text tokens and, where it came to that, the end token.
-    weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in generations if g.avg_logprob is not None]
-    first = generations[0]
-    flags = (*flags, *([] if text else ["empty"]), *(["truncated"] if any("truncated" in s["flags"] for s in spans) else []))
+    weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
+    of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "no_speech", "dropped")]
+    is_silent = all("no_speech" in window["flags"] for window in windows)
+    of_row = ([] if text else ["empty"]) + (["no_speech"] if is_silent else []) + of_windows
     return _row(
         utterance,
         status="ok",
         error=None,
         pred_text=text,
         audio_s=round(audio_s, 6),
-        language=first.language,
-        language_prob=_rounded(first.language_prob, 4),
-        windows=spans,
-        segments=[{"start": s["start"], "end": s["end"], "text": s["text"]} for s in spans if s["text"]],
-        num_tokens=sum(g.num_tokens for g in generations),
-        avg_logprob=_rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
-        finish_reason="length" if any(g.finish_reason == "length" for g in generations) else first.finish_reason,
-        flags=list(flags),
+        language=language,
+        language_prob=guards.rounded(chosen[0].language_prob, 4) if chosen else None,
+        windows=windows,
+        skips=[_span(skip, sample_rate) for skip in skips],
+        segments=pieces,
+        num_tokens=sum(g.num_tokens for g in chosen),
+        avg_logprob=guards.rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
+        finish_reason="length" if any(g.finish_reason == "length" for g in chosen) else "stop",
+        flags=list(dict.fromkeys([*flags, *of_row])),
         timing={
             **timing,
-            "queue": sum(g.queue_s for g in generations),
-            "first_token": first.first_token_s,
-            "generate": sum(g.generate_s for g in generations),
+            "queue": sum(g.queue_s for g in asked),
+            "first_token": asked[0].first_token_s if asked else None,
+            "generate": sum(g.generate_s for g in asked),
         },
     )
 
@@ -86,6 +119,7 @@ def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | 
         language=None,
         language_prob=None,
         windows=[],
+        skips=[],
         segments=[],
         num_tokens=None,
         avg_logprob=None,
@@ -105,25 +139,28 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     if moved:
         row["input"] = moved
     row |= {name: result[name] for name in RESULT_FIELDS if name != "timing"}
-    row["timing"] = {name: _rounded(timing.get(name), 6) for name in TIMING_FIELDS}
+    row["timing"] = {name: guards.rounded(timing.get(name), 6) for name in TIMING_FIELDS}
     return row
 
 
-def _window(window: Window, generation: Generation, sample_rate: int) -> dict[str, Any]:
-    text = generation.text.strip()
-    flags = ["empty"] if not text else []
-    if generation.finish_reason == "length":
-        flags.append("truncated")
+def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
+    text, seconds = kept.text.strip(), (kept_until - heard.window.start) / sample_rate
     return {
-        "start": round(window.start / sample_rate, 6),
-        "end": round(window.end / sample_rate, 6),
+        **_span(heard.window, sample_rate),
+        "kept_until": round(kept_until / sample_rate, 6),
         "text": text,
-        "num_tokens": generation.num_tokens,
-        "finish_reason": generation.finish_reason,
-        "avg_logprob": _rounded(generation.avg_logprob, 4),
-        "flags": flags,
-        "attempts": [],
+        "num_tokens": kept.num_tokens,
+        "finish_reason": kept.finish_reason,
+        **guards.figures(text, seconds, kept.avg_logprob, kept.no_speech_prob),
+        "temperature": kept.temperature,
+        "flags": guards.flags(kept, seconds) + (["dropped"] if is_dropped else []),
+        "attempts": attempts.as_rows(heard.attempts),
+        "chosen_because": heard.attempts.reason,
     }
+
+
+def _span(window: Window, sample_rate: int) -> dict[str, float]:
+    return {"start": round(window.start / sample_rate, 6), "end": round(window.end / sample_rate, 6)}
 
 
 def _carried(value: Any) -> Any:
@@ -139,7 +176,3 @@ def _carried(value: Any) -> Any:
     if isinstance(value, list):
         return [_carried(item) for item in value]
     return value
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(value, digits)

@@ -1,0 +1,54 @@
+"""The real engine, asked directly: options that tests share, so that they share its engine, and a queue for its answers."""
+
+from queue import SimpleQueue
+
+import numpy as np
+
+from asrbatch.audio import load_audio
+from asrbatch.checkpoint import open_checkpoint
+from asrbatch.engine import Question
+from asrbatch.engine.settings import detect_device
+
+RATE = 16000
+
+
+def options(**changed):
+    defaults = {
+        "device": detect_device(),
+        "dtype": "float32",
+        "mode": "thread",
+        "task": "transcribe",
+        "max_tokens": 444,
+        "seed": 0,
+        "user_args": {"max_num_seqs": 4},
+        "temperatures": (0.0,),
+    }
+    return {**defaults, **changed}
+
+
+def samples_of(rows: list[dict]) -> list[np.ndarray]:
+    return [load_audio(r["audio_filepath"], name=r["id"], sample_rate=RATE).samples for r in rows if r["duration"] < 29]
+
+
+class Asked:
+    """An engine and the queue its answers arrive in.
+
+    Args:
+        start: `engine.start_engine`, or what has its signature.
+        folder: of the checkpoint.
+    """
+
+    def __init__(self, start, folder: str, **changed):
+        self.answers: SimpleQueue = SimpleQueue()
+        deliver = lambda key, outcome: self.answers.put((key, outcome))  # noqa: E731
+        self.engine = start(open_checkpoint(folder), deliver=deliver, **options(**changed))
+
+    def __call__(self, clips, prompt=None, timeout_s=120, **question):
+        """Submits all clips at once; outcomes in their order. Without timestamps unless asked for."""
+        for i, clip in enumerate(clips):
+            self.engine.submit((i, 0), self.engine.prepare(clip, prompt), Question(**{"timestamps": False, **question}))
+        return self.collect(len(clips), timeout_s)
+
+    def collect(self, count, timeout_s=120):
+        got = dict(self.answers.get(timeout=timeout_s) for _ in range(count))
+        return [got[key] for key in sorted(got)]

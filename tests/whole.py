@@ -1,0 +1,14 @@
+"""A recording that is there as a whole, cut as one that is being decoded."""
+
+import numpy as np
+
+from asrbatch.ahead import Ahead
+from asrbatch.types import Window
+from asrbatch.windows import SPLITTERS, Rules, cut
+
+
+def split(samples: np.ndarray, rules: Rules, splitter: str) -> tuple[list[Window], list[Window]]:
+    """The windows of float32 [n], and the skips."""
+    skips: list[Window] = []
+    pieces = list(cut(Ahead(iter([samples])), rules, SPLITTERS[splitter](rules), skips))
+    return [piece.window for piece in pieces], skips
