@@ -11,25 +11,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_SPEEDS = {
-    "rtfx_engine": "RTFx of the engine: seconds of audio per second of one device in which it held work",
-    "rtfx_end_to_end": "RTFx end to end: the same over all its time, start-up and waiting included",
-    "rtfx_stated": "RTFx stated: sum of the rows' `duration` over sum of their `time`, as the leaderboard has it",
-    "wall_s": "wall time in seconds, summed over sessions",
-    "span_s": "seconds from the first start to the last end, waiting in a queue included",
-    "device_hours": "device-hours",
-}
-_COLUMNS = ("rows", "WER %", "95 %", "sub", "del", "ins", "words", "CER %", "95 %")
-_EXCLUDED = {
-    "no_reference": "no reference",
-    "empty_reference": "an empty reference",
-    "nothing_left": "a reference of which normalising leaves nothing",
-    "marked_to_ignore": "the leaderboard's mark to ignore",
-}
+from .scored_texts import EXCLUDED
+from .speeds import SPEEDS, STAGES_ARE
+
+_SHOWN_CHARS = 80
 
 
 def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of `score`, ready to be shown."""
+    yield from _partial(figures)
     yield _facts(
         ("predictions", f"{figures['predictions']} ({figures['pred_field']})"),
         ("references", figures["references"]),
@@ -43,7 +33,7 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
             f"by {name}" if name else None, name, "rows", "WER %", "95 %", "sub", "del", "ins", "words", "CER %", "95 %"
         )
         for value, counts in groups.items():
-            table.add_row(_plain(value), f"{counts['rows']:,}", *_wer(counts), *_cer(counts))
+            table.add_row(_group(value), f"{counts['rows']:,}", *_wer(counts), *_cer(counts))
         if name:
             mean = figures["by"][name]["unweighted_mean"]
             interval = _interval(mean["wer_percent_interval"])
@@ -54,7 +44,7 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
-        yield _facts(*((f"{value:,.2f}", _SPEEDS[name]) for name, value in figures["speed"].items() if value is not None))
+        yield _facts(*((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None))
     yield from _notes(figures)
 
 
@@ -62,6 +52,7 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of `compare`, ready to be shown."""
     a, b = figures["a"], figures["b"]
     has_references = figures["against"] == "references"
+    yield from _partial(figures)
     yield _facts(
         *((side.upper(), f"{of['predictions']} ({of['pred_field']})") for side, of in (("a", a), ("b", b))),
         ("references", figures["references"] or (None if has_references else "none: A is taken for the reference")),
@@ -85,6 +76,12 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     yield from _notes(figures)
 
 
+def _partial(figures: dict[str, Any]) -> Iterable[Text]:
+    """What must be read before any figure."""
+    if figures["partial"]:
+        yield Text("partial: rows that the run has not written are not counted; see the notes")
+
+
 def _paired_table(name: str, groups: dict[str, Any], rate: str, has_references: bool) -> Table:
     unit = rate.upper()
     if has_references:
@@ -98,10 +95,10 @@ def _paired_table(name: str, groups: dict[str, Any], rate: str, has_references: 
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
             p = "" if of["p_value"] is None else f"{of['p_value']:.4f}"
             interval = _interval(of["delta_points_interval"], signed=True)
-            table.add_row(_plain(value), rows, *rates, interval, p, f"{group['better']:,}", f"{group['worse']:,}")
+            table.add_row(_group(value), rows, *rates, interval, p, f"{group['better']:,}", f"{group['worse']:,}")
         else:
             table.add_row(
-                _plain(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{group['worse']:,}"
+                _group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{group['worse']:,}"
             )
     return table
 
@@ -136,7 +133,7 @@ def _rows(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
         words = figures["words_said_in_excluded"].get(reason)
         yield (
             "not scored",
-            f"{rows:,} rows with {_EXCLUDED[reason]}" + (f"; the model said {words:,} words there" if words else ""),
+            f"{rows:,} rows: {EXCLUDED[reason]}" + (f"; the model said {words:,} words there" if words else ""),
         )
 
 
@@ -148,7 +145,7 @@ def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | Non
 
 
 def _latencies(stages: dict[str, Any]) -> Table:
-    table = _table("seconds a row took, by stage (the rows' own clocks; `total` is wall time)", "stage", "rows")
+    table = _table(f"seconds a row took, by stage: {STAGES_ARE}", "stage", "rows")
     names = [name for name in next(iter(stages.values())) if name != "rows"]
     for name in names:
         table.add_column(name, justify="right")
@@ -195,6 +192,11 @@ def _number(value: float | None, signed: bool = False) -> str:
 
 def _interval(bounds: list[float] | None, signed: bool = False) -> str:
     return "" if bounds is None else f"{_number(bounds[0], signed)} to {_number(bounds[1], signed)}"
+
+
+def _group(value: str) -> Text:
+    """The name of a group, which is as long as a row made it."""
+    return _plain(value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…")
 
 
 def _plain(text: str) -> Text:

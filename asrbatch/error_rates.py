@@ -28,6 +28,7 @@ class Counts:
         rows_in_words: rows whose words were counted.
         failed, missing: of the rows, those that failed, and those without a prediction: their hypotheses are empty.
         audio_us: microseconds of audio, of rows that say how long they are; whole ones, so that order does not matter.
+        generate_us, generated_us: microseconds of `generate` and of audio, of rows that say both.
         substitutions, deletions, insertions, reference_words: summed over rows_in_words.
         character_errors, reference_characters: summed over rows.
         word_outcomes, character_outcomes: how many rows had (errors, units of reference).
@@ -38,6 +39,8 @@ class Counts:
     failed: int = 0
     missing: int = 0
     audio_us: int = 0
+    generate_us: int = 0
+    generated_us: int = 0
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
@@ -47,12 +50,24 @@ class Counts:
     word_outcomes: Counter = field(default_factory=Counter)
     character_outcomes: Counter = field(default_factory=Counter)
 
-    def add(self, words: Edits | None, characters: Edits, audio_s: float | None, failed: bool, missing: bool) -> None:
+    def add(
+        self,
+        words: Edits | None,
+        characters: Edits,
+        *,
+        audio_s: float | None = None,
+        generate_s: float | None = None,
+        failed: bool = False,
+        missing: bool = False,
+    ) -> None:
         """Adds one row; `words` is None for a language without spaces."""
         self.rows += 1
         self.failed += failed
         self.missing += missing
         self.audio_us += microseconds(audio_s or 0.0)
+        if audio_s is not None and generate_s is not None:
+            self.generate_us += microseconds(generate_s)
+            self.generated_us += microseconds(audio_s)
         self.character_errors += characters.errors
         self.reference_characters += characters.reference
         self.character_outcomes[characters.errors, characters.reference] += 1
@@ -87,7 +102,7 @@ class Tally:
         excluded: rows not scored, by reason; `excluded_words`: words that the model said there.
         normalizers: rows by the names of their normalisers.
         fell_back: rows that their normaliser could not do, which `whisper-basic` did.
-        unstated_language: rows that do not say their language.
+        unstated_language: rows that do not say their language; `other_language`: rows heard as another than they were scored as.
         failed_kinds: rows scored that had failed, by error kind.
         stages_s: by stage, seconds of each row that has been through it (float32).
         stated_time_us, stated_duration_us: microseconds that rows say in `time` and `duration`; `stated_rows` say both.
@@ -100,6 +115,7 @@ class Tally:
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
     unstated_language: int = 0
+    other_language: int = 0
     failed_kinds: Counter = field(default_factory=Counter)
     stages_s: dict[str, array] = field(default_factory=dict)
     stated_time_us: int = 0
@@ -140,6 +156,7 @@ class Tally:
             self.stages_s.setdefault(stage, array("f")).extend(seconds)
         self.fell_back += other.fell_back
         self.unstated_language += other.unstated_language
+        self.other_language += other.other_language
         self.stated_time_us += other.stated_time_us
         self.stated_duration_us += other.stated_duration_us
         self.stated_rows += other.stated_rows
@@ -158,6 +175,7 @@ def rates(counts: Counts, resamples: int, seed: int, name: str = "") -> tuple[di
         "failed": counts.failed,
         "missing": counts.missing,
         "audio_s": round(counts.audio_us / 1e6, 3),
+        "generate_s_per_audio_s": round(counts.generate_us / counts.generated_us, 6) if counts.generated_us else None,
         "wer_percent": percent(counts.word_errors, counts.reference_words),
         "wer_percent_interval": percent_interval(of_words),
         "substitutions": counts.substitutions,
@@ -206,6 +224,7 @@ def percentiles_s(stages_s: dict[str, array]) -> dict[str, dict[str, float]]:
 
 
 def microseconds(seconds: float) -> int:
+    """Whole microseconds of `scored_rows.finite_seconds`."""
     return round(seconds * 1e6)
 
 

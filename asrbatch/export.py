@@ -42,6 +42,7 @@ class Exported:
         torn: the rows file ends in a part of a line, which was left out.
         written, unchanged: files by format; the latter were there already, word for word.
         left_out: by format of results, rows that it has no place for, by reason.
+        without_length: by format of results, rows in it whose length nobody knows.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Exported:
     written: dict[str, int] = field(default_factory=dict)
     unchanged: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, Counter] = field(default_factory=dict)
+    without_length: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_failed(self) -> int:
@@ -126,6 +128,7 @@ def export(
         for output in outputs.values():
             output.finish()
     exported.left_out = {name: result.left_out for name, result in results.items() if result.left_out}
+    exported.without_length = {name: result.without_length for name, result in results.items() if result.without_length}
     exported.results = {name: output.path for name, output in outputs.items()}
     exported.written = {name: output.written for name, output in outputs.items()}
     exported.unchanged = {name: output.unchanged for name, output in outputs.items()}

@@ -4,6 +4,7 @@ One file of all rows, in their order. Rows that failed are in it with an empty p
 look better than it is. Knows nothing of subtitles and of folders.
 """
 
+import os
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,9 +17,13 @@ from .output.files import json_bytes
 from .output.paths import RunPaths
 from .output.record import read_completion_mark
 from .output.rows import RESULT_FIELDS
-from .scored_rows import audio_seconds, text_of
+from .rows import show_text
+from .run_facts import RunFacts
+from .scored_rows import audio_seconds, finite_seconds, text_of
 from .scored_texts import TextRules
 
+# Why a row is in no NeMo manifest, beside `scored_texts.EXCLUDED` of the leaderboard.
+LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
 _TIME_IS = "engine wall time of one device, shared out by audio seconds; no time of this row"
 
 
@@ -50,19 +55,30 @@ class ResultNames:
 
 
 class NemoFile(WholeFile):
-    """A NeMo manifest: every field of the input as it was, and `pred_text`; `duration` is filled in where it was not stated.
+    """A NeMo manifest: every field of the input as it was, and `pred_text`.
+
+    NeMo's tools read `duration`, `text` and `audio_filepath` of every row, and divide by the first: `duration` is filled in where
+    it was not stated, `text` is empty where there is no reference, and relative paths are made absolute, because NeMo takes them
+    as relative to this file.
 
     Attributes:
-        left_out: rows left out, by reason: none are.
+        left_out: rows left out, by reason (`LEFT_OUT`): those whose length nobody knows.
+        without_length: always 0; see `LeaderboardFile`.
     """
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
         super().__init__(folder / f"{rows.name.removesuffix('.jsonl')}.nemo.json", overwrite, files)
+        self._audio_folder = RunFacts(rows).audio_folder
         self.left_out: Counter = Counter()
+        self.without_length = 0
 
     def add_row(self, row: dict[str, Any]) -> None:
+        fields = nemo_row(row, self._audio_folder)
+        if not fields["duration"]:
+            self.left_out["no_length"] += 1
+            return
         with explained(self.path):
-            self.file.write(json_bytes(nemo_row(row)) + b"\n")
+            self.file.write(json_bytes(fields) + b"\n")
 
 
 class LeaderboardFile(WholeFile):
@@ -72,6 +88,7 @@ class LeaderboardFile(WholeFile):
 
     Attributes:
         left_out: rows left out, by reason (`scored_texts.EXCLUDED`).
+        without_length: rows whose length nobody knows. They are in the file, so that they count; `duration` and `time` are null.
 
     Raises:
         UsageError: the file cannot be named, or the run says no time.
@@ -82,14 +99,16 @@ class LeaderboardFile(WholeFile):
         self._rtfx = _rtfx_of_engine(rows)
         self._rules = TextRules("leaderboard")
         self.left_out: Counter = Counter()
+        self.without_length = 0
         super().__init__(folder / name, overwrite, files)
 
     def add_row(self, row: dict[str, Any]) -> None:
-        reference = text_of(row, "text", row["id"])
+        reference = text_of(row, "text", lambda: f"id {show_text(row['id'])}")
         if excluded := self._rules.prepare(reference, [], "en").excluded:
             self.left_out[excluded] += 1
             return
-        audio_s = audio_seconds(row)
+        audio_s = audio_seconds(row) or None
+        self.without_length += audio_s is None
         result = {
             "audio_filepath": row.get("audio_filepath") or row["id"],
             "duration": audio_s,
@@ -105,20 +124,29 @@ class LeaderboardFile(WholeFile):
 RESULT_FILES = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
 
 
-def nemo_row(row: dict[str, Any]) -> dict[str, Any]:
+def nemo_row(row: dict[str, Any], audio_folder: Path) -> dict[str, Any]:
     """An output row as the row of the manifest it came from, with `pred_text`.
 
-    What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`.
+    What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`. `duration` is null
+    where nobody knows it; rows whose audio is no file of its own have their id as `audio_filepath`.
     """
     ours = {"index", "input", *RESULT_FIELDS}
     fields = {name: value for name, value in row.items() if name not in ours}
     moved = row["input"] if isinstance(row.get("input"), dict) else {}
     fields.update({name: value for name, value in moved.items() if name not in ("pred_text", "id")})
-    if fields.get("duration") is None and (audio_s := audio_seconds(row)) is not None:
-        fields["duration"] = audio_s
+    fields["duration"] = finite_seconds(fields.get("duration")) or audio_seconds(row) or None
+    fields["audio_filepath"] = _absolute(fields.get("audio_filepath"), audio_folder) or row["id"]
+    if type(fields.get("text")) is not str:
+        fields["text"] = ""
     if "pred_text" in moved:
         fields["input"] = {"pred_text": moved["pred_text"]}
     return {**fields, "pred_text": row.get("pred_text") or ""}
+
+
+def _absolute(path: Any, folder: Path) -> str | None:
+    if type(path) is not str or not path:
+        return None
+    return path if path[:5].lower() == "data:" else os.path.join(folder, path)
 
 
 def _rtfx_of_engine(rows: Path) -> float:

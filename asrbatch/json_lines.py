@@ -5,6 +5,7 @@ Keeps 8 bytes a line. Knows nothing of what the objects say.
 
 import json
 import os
+import sys
 import weakref
 from array import array
 from bisect import bisect_right
@@ -13,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from .errors import OutputError, UsageError
+from .file_heads import known_head
 
 _READ_BYTES = 8 * 2**20
+_HEAD_BYTES = 8
+_BOM = b"\xef\xbb\xbf"
+_MOST_DIGITS = sys.get_int_max_str_digits()
 
 
 class JsonLines:
     """The objects of some files, numbered from 0 through all of them. Blank lines are none.
 
     Attributes:
-        torn: how many of the files end in a part of a line, which was left out.
+        torn: how many of the files end in a part of an object, which was left out.
 
     Raises:
-        UsageError: a file cannot be opened.
+        UsageError: a file cannot be opened, is a folder, or is packed.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -33,10 +38,13 @@ class JsonLines:
         for path in self._paths:
             try:
                 self._fds.append(os.open(path, os.O_RDONLY))
-            except OSError as e:
+                weakref.finalize(self, os.close, self._fds[-1])
+                head = os.pread(self._fds[-1], _HEAD_BYTES, 0)
+            except OSError as e:  # a folder can be opened, and not be read
                 fix = "give a rows file of transcribe or merge-shards, or other JSON Lines"
                 raise UsageError(f"{path}: {e.strerror}; {fix}") from e
-            weakref.finalize(self, os.close, self._fds[-1])
+            if known := known_head(head):
+                raise UsageError(f"{path}: is {known[0]} and no JSON Lines; {known[1]}")
         self.torn = 0
         # Places are counted through all files, as if they were one: `_bases` is where each of them begins.
         self._starts = array("Q")
@@ -47,7 +55,7 @@ class JsonLines:
         """Every object, in order; once.
 
         Raises:
-            OutputError: a complete line is none.
+            OutputError: a line is none, and no part of one at the end of a file.
         """
         end = 0
         for path, fd in zip(self._paths, self._fds, strict=True):
@@ -60,7 +68,7 @@ class JsonLines:
                     try:
                         row = _decode(line)
                     except ValueError as e:
-                        if not line.endswith(b"\n"):
+                        if not line.endswith(b"\n") and line.removeprefix(_BOM).lstrip().startswith(b"{"):
                             self.torn += 1
                             end = start
                             break
@@ -99,6 +107,8 @@ def _decode(line: bytes) -> dict[str, Any]:
         raise ValueError(f"not JSON ({e.msg})") from e
     except UnicodeDecodeError as e:
         raise ValueError("not UTF-8") from e
+    except ValueError as e:  # what is left is Python's own limit, which keeps long numbers from taking minutes
+        raise ValueError(f"a number of more than {_MOST_DIGITS} digits") from e
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
     if type(row) is not dict:

@@ -14,11 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from .errors import UsageError
-
-# Whisper's paper (Radford et al. 2022, appendix C, and its evaluation of Fleurs) counts characters in these, whose words no
-# spaces part; Cantonese and Khmer are written in the same way.
-_WITHOUT_SPACES = frozenset(("zh", "cmn", "yue", "ja", "jpn", "th", "tha", "lo", "lao", "my", "mya", "km", "khm"))
-_ENGLISH = frozenset(("en", "eng"))
+from .languages import NO_SPACES, primary
 
 
 @dataclass(frozen=True)
@@ -91,17 +87,12 @@ def choose(asked: str, lang: str) -> str:
     """The name of the normaliser for a text in `lang`: `auto` is `whisper-english` for English and `whisper-basic` otherwise."""
     if asked != AUTO:
         return asked
-    return "whisper-english" if primary(lang) in _ENGLISH else "whisper-basic"
+    return "whisper-english" if primary(lang) == "en" else "whisper-basic"
 
 
 def counts_characters(lang: str) -> bool:
     """Whether the language is written without spaces between words, so that only characters can be counted."""
-    return primary(lang) in _WITHOUT_SPACES
-
-
-def primary(lang: str) -> str:
-    """`zh` for `zh-Hant` and `ZH_tw`: the first part of a language tag (BCP 47), in small letters."""
-    return lang.replace("_", "-").partition("-")[0].strip().lower()
+    return primary(lang) in NO_SPACES
 
 
 def _modules() -> tuple[ModuleType, ModuleType]:

@@ -64,7 +64,11 @@ class Paired:
         Args:
             with_p: without references the rate of A is 0 by definition, and there is nothing to test.
         """
-        drawn = resampled_rates(self.outcomes, resamples, seed, name, kinds=2)
+        # The same draws for A and B as for B and A, so that swapping them mirrors every figure.
+        mirrored = {(b, a, units): rows for (a, b, units), rows in self.outcomes.items()}
+        is_mirrored = sorted(mirrored.items()) < sorted(self.outcomes.items())
+        drawn = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, name, kinds=2)
+        drawn = drawn[::-1] if is_mirrored else drawn
         delta = drawn[1] - drawn[0]
         observed = (self.errors_b - self.errors_a) / self.reference if self.reference else None
         return {
@@ -127,17 +131,20 @@ class PairTally:
         total, groups: as in `error_rates.Tally`.
         excluded, normalizers, fell_back, unstated_language: the same.
         failed, missing: of A and of B, rows whose hypotheses are empty for that reason.
+        other_language: rows that one of the two was heard in as another language than they are compared as.
         left_out: rows that only one of the files has, where only common ones are compared.
         same_text: rows whose predictions are the same, character by character; `same_normalized`: once they are normalised.
-        got_worse, got_better: the largest changes.
+        got_worse, got_better: the largest changes; no more than `most` of each once `update` or `keep_largest` was called.
     """
 
+    most: int = 10
     total: PairCounts = field(default_factory=PairCounts)
     groups: dict[str, dict[str, PairCounts]] = field(default_factory=dict)
     excluded: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
     unstated_language: int = 0
+    other_language: int = 0
     failed: Counter = field(default_factory=Counter)
     missing: Counter = field(default_factory=Counter)
     left_out: int = 0
@@ -153,9 +160,9 @@ class PairTally:
                 yield self.groups.setdefault(name, {}).setdefault(value, PairCounts())
         yield self.total
 
-    def keep_largest(self, number: int) -> None:
-        self.got_worse = nsmallest(number, self.got_worse)
-        self.got_better = nsmallest(number, self.got_better)
+    def keep_largest(self) -> None:
+        self.got_worse = nsmallest(self.most, self.got_worse)
+        self.got_better = nsmallest(self.most, self.got_better)
 
     def update(self, other: "PairTally") -> None:
         """Adds what was counted over another part.
@@ -172,10 +179,11 @@ class PairTally:
                 raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
         for name in ("excluded", "normalizers", "failed", "missing"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("fell_back", "unstated_language", "left_out", "same_text", "same_normalized"):
+        for name in ("fell_back", "unstated_language", "other_language", "left_out", "same_text", "same_normalized"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.got_worse += other.got_worse
         self.got_better += other.got_better
+        self.keep_largest()
 
     def by(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         """The figures of every group, by field and value."""

@@ -15,7 +15,8 @@ from .errors import OutputError, UsageError
 from .json_lines import JsonLines
 from .manifest_scan import numbered_id
 from .output.paths import find_chunks
-from .rows import hash_row, show_text
+from .rows import hash_row, show, show_text
+from .scored_rows import finite_seconds
 
 _MOST_NAMES = 1000
 _SHOWN = 3
@@ -49,24 +50,29 @@ class Predictions:
     Attributes:
         num_references: rows that have one.
         torn: a file ends in a part of a line, which was left out.
+        num_by_line: rows that are called after their line, because they have neither an id nor audio.
         keys: int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one.
 
     Raises:
         UsageError: no such file, no rows, or it is unclear which field holds the prediction.
-        OutputError: a line that is no JSON object, or two rows with one id.
+        OutputError: a line that is no JSON object, an id that is none, or two rows with one id.
     """
 
     def __init__(self, path: Path, pred_field: str | None = None, text_field: str = "text"):
         self.path = path
         self._lines = JsonLines(rows_files(path))
-        self.num_references = 0
+        self.num_references = self.num_by_line = 0
         self._ordinals: dict[int, int] = {}  # of rows whose made id was there before
         self._names: set[str] = set()
         ids, made_rows, made_hashes = array("q"), array("Q"), array("Q")
         for index, row in enumerate(self._lines.scan()):
             if len(self._names) < _MOST_NAMES:
                 self._names.update(row)
-            row_id, is_made = _id(row, index)
+            try:
+                row_id, is_made = _id(row, index)
+            except ValueError as e:
+                raise OutputError(f"{self._lines.where(index)}: {e}") from e
+            self.num_by_line += row.get("id") is None and not is_made
             ids.append(hash(row_id))
             self.num_references += row.get(text_field) is not None
             if is_made:
@@ -107,6 +113,12 @@ class Predictions:
                 return row
             at += 1
         return None
+
+    def where(self, row_id: str) -> str:
+        """File, line and id of the row called `row_id`, for messages."""
+        order, ordered = self._order
+        at = int(np.searchsorted(ordered, hash(row_id)))
+        return f"{self._lines.where(int(order[at]))}: id {show_text(row_id)}"
 
     def without(self, keys: np.ndarray) -> np.ndarray:
         """int64, ascending: rows whose id is not among those with these hashes."""
@@ -150,16 +162,19 @@ class Predictions:
         _, ordered = self._order
         shared = ordered[1:][ordered[1:] == ordered[:-1]]
         first: dict[str, int] = {}
-        doubled = []
+        shown: list[str] = []
+        number = 0
         for index in np.flatnonzero(np.isin(self.keys, shared)).tolist() if len(shared) else ():
             row_id = self.read(index)["id"]
-            if first.setdefault(row_id, index) != index:
-                doubled.append(
-                    f"{self._lines.where(index)}: id {show_text(row_id)} stands at {self._lines.where(first[row_id])} already"
-                )
-        if doubled:
-            more = f"\n… and {len(doubled) - _SHOWN} more" if len(doubled) > _SHOWN else ""
-            raise OutputError("\n".join(doubled[:_SHOWN]) + more + "\nids must be unique: which one counts cannot be told")
+            if first.setdefault(row_id, index) == index:
+                continue
+            number += 1
+            if len(shown) < _SHOWN:  # `where` reads the file up to there
+                places = self._lines.where(index), self._lines.where(first[row_id])
+                shown.append(f"{places[0]}: id {show_text(row_id)} stands at {places[1]} already")
+        if number:
+            more = [f"… and {number - _SHOWN} more"] if number > _SHOWN else []
+            raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
 
     def _final_id(self, row: dict[str, Any], index: int) -> str:
         row_id, is_made = _id(row, index)
@@ -170,16 +185,21 @@ class Predictions:
 
 
 def _id(row: dict[str, Any], index: int) -> tuple[str, bool]:
-    """The row's id, and whether it was made here and may therefore repeat."""
+    """The row's id, and whether it was made here and may therefore repeat.
+
+    Raises:
+        ValueError: what stands there is none.
+    """
     given = row.get("id")
     if type(given) is str and given:
         return given, False
     if type(given) is int:
         return str(given), False
+    if given is not None:
+        raise ValueError(f"id = {show(given)}: must be a non-empty string or a whole number; leave it out to have one made")
     path = row.get("audio_filepath")
     if type(path) is not str:
         return f"row-{index}", False
-    numbers = (row.get(name) for name in ("offset", "duration"))
-    seconds = [float(value) if type(value) in (int, float) else None for value in numbers]
+    seconds = [finite_seconds(row.get(name)) for name in ("offset", "duration")]
     channel = row.get("channel")
     return hash_row(path, *seconds, channel if type(channel) is int else None), True

@@ -46,9 +46,42 @@ class RunFacts:
         chunk = (self.record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
         return self._fingerprint["manifest"], chunk
 
-    def speed(self) -> dict[str, float | None]:
-        """RTFx and wall time of a complete run; nothing otherwise."""
+    @property
+    def manifest_source(self) -> str | None:
+        """Where the manifest was when the run was started."""
+        made_from = (self.record or {}).get("manifest")
+        source = made_from.get("source") if isinstance(made_from, dict) else None
+        return source if type(source) is str else None
+
+    @property
+    def audio_folder(self) -> Path:
+        """What relative audio paths are relative to: the manifest's folder; without a record, that of the predictions."""
+        if self.manifest_source is None:
+            return self._files[0].parent
+        source = Path(self.manifest_source)
+        return source if source.is_dir() else source.parent
+
+    @property
+    def manifest_digest(self) -> str | None:
+        return self._fingerprint.get("manifest")
+
+    @property
+    def chunk(self) -> tuple[int, int, str, str] | None:
+        """Of a rows file that is one chunk: its number, how many there are, how rows were dealt out, the digest of that."""
+        if self._in_chunks or self.record is None or type(self.record.get("chunk_id")) is not int:
+            return None
+        found = self._fingerprint
+        return self.record["chunk_id"], found.get("num_chunks") or 0, str(found.get("strategy")), str(found.get("chunks"))
+
+    def is_incomplete(self, num_rows: int) -> bool:
+        """Whether the record says that there should be another number of rows; False where there is none."""
+        return self.record is not None and self.problem is None and self._expected != num_rows
+
+    def speed(self, num_rows: int) -> dict[str, float | None]:
+        """RTFx and wall time of a complete run; nothing otherwise, or where the marks vouch for another number of rows."""
         if not self._marks or len(self._marks) < len(self._files) or self._num_chunks_missing:
+            return {}
+        if sum(mark["rows"] for mark in self._marks) != num_rows:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
@@ -58,15 +91,18 @@ class RunFacts:
         names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")
         return {name: figures[name] for name in names if name in figures}
 
-    def notes(self, num_rows: int, torn: bool, has_references: bool) -> list[str]:
-        """What a person should know about rows that are not there."""
+    def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:
+        """What a person should know about rows that are not there.
+
+        Args:
+            fate: what becomes of them, said after how many they are.
+        """
         notes = []
         if torn:
-            notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
+            notes.append("the last line is torn: the run is writing it, or was killed; that prediction was left out")
         if self.problem:
             notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
-        elif self.record is not None and self._expected != num_rows:
-            fate = "" if has_references else "; the others are not counted: --references MANIFEST counts them as empty"
+        elif self.is_incomplete(num_rows):
             notes.append(f"not complete: {num_rows} of {self._expected or 'an unknown number of'} rows are there{fate}")
         if self._in_chunks:
             notes.append(f"read from {len(self._files)} chunks, not verified: merge-shards does that")

@@ -8,22 +8,33 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from . import __version__
 from .alignment import Edits, aligner
 from .bootstrap import COVERAGE
 from .error_rates import Tally, group_rates, microseconds, percentiles_s, rates
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
-from .manifest import Manifest, open_manifest
 from .output.rows import TIMING_FIELDS
 from .parallel import over_rows
 from .predictions import Predictions
 from .run_facts import RunFacts
-from .scored_rows import DURATION, NO_VALUE, audio_seconds, language_of, status_of, text_of, values_of
+from .scored_references import References, resolve
+from .scored_rows import (
+    DURATION,
+    NO_VALUE,
+    audio_seconds,
+    finite_seconds,
+    is_heard_as_another,
+    language_of,
+    prediction_of,
+    seconds_of_stage,
+    status_of,
+    text_of,
+    values_of,
+)
 from .scored_texts import EXCLUDED, TextRules, Texts
 
 _SAY_EVERY_S = 30.0
@@ -57,6 +68,17 @@ class ScoreOptions:
     num_processes: int | None = None
 
 
+AnyTally = TypeVar("AnyTally")
+
+
+class Work(Protocol):
+    """Counts rows [start, stop) of `len(work)`; what it returns has `update`."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, start: int, stop: int) -> Any: ...
+
+
 def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Scores the predictions in a file.
 
@@ -86,22 +108,21 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     """The same as `score`, with what the figures are made of."""
     rules = TextRules(options.normalizer)
     predictions = Predictions(path, options.pred_field, options.text_field)
-    references = None if options.references is None else open_manifest(options.references, split=options.split)
     facts = RunFacts(path)
+    references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
     language = options.language or facts.language or "en"
     work = Scoring(predictions, references, rules, language, options)
-    tally = count_all(work, len(work), options, say)
+    tally = count_all(work, Tally(), options, say)
     if not tally.total.rows:
         raise UsageError(_why_nothing(path, tally, options.text_field))
-    for name in options.by:
-        if name != DURATION and list(tally.groups.get(name, ())) == [NO_VALUE]:
-            raise UsageError(f"--by {name}: no row has it")
-    unmatched = 0 if references is None else len(predictions.without(manifest_keys(references)))
+    check_groups(tally.groups)
+    unmatched = 0 if references is None else len(predictions.without(references.keys))
     figures = {
         "asrbatch": __version__,
         "predictions": str(path),
         "pred_field": predictions.pred_field,
         "references": None if references is None else references.source,
+        "partial": is_partial,
         **described(rules, tally.normalizers, tally.fell_back, options),
         "total": rates(tally.total, options.resamples, options.seed)[0],
         "excluded": dict(tally.excluded),
@@ -109,27 +130,34 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "failed_kinds": dict(tally.failed_kinds),
         "unmatched_predictions": unmatched,
         "by": {name: group_rates(tally.groups[name], options.resamples, options.seed, name) for name in options.by},
-        "speed": {**facts.speed(), **_stated_speed(tally)},
+        "speed": {**facts.speed(len(predictions)), **_stated_speed(tally)},
         "latency_s": percentiles_s(tally.stages_s),
         "notes": [
-            *facts.notes(len(predictions), predictions.torn, references is not None),
-            *language_notes(tally.unstated_language, tally.fell_back, language, options.language is None),
-            *([f"{unmatched} predictions have no reference row and were left out"] if unmatched else []),
+            *facts.notes(len(predictions), predictions.torn, fate),
+            *language_notes(tally, language, options.language is None),
+            *unmatched_notes(unmatched),
         ],
-        "exit_code": EXIT_ROWS_FAILED if tally.total.failed or tally.total.missing else EXIT_COMPLETE,
+        "exit_code": EXIT_ROWS_FAILED if is_partial or tally.total.failed or tally.total.missing else EXIT_COMPLETE,
     }
     return Scored(figures, tally, work)
 
 
-def count_all(work: Callable[[int, int], Tally], num_rows: int, options: ScoreOptions, say: Callable[[str], None]) -> Tally:
-    """The sum of what `work` counts over all rows."""
-    tally, said = Tally(), time.monotonic()
-    for stop, part in over_rows(work, num_rows, options.num_processes):
+def count_all(work: Work, tally: AnyTally, options: ScoreOptions, say: Callable[[str], None]) -> AnyTally:
+    """Adds to `tally` what `work` counts over all rows, and returns it."""
+    said = time.monotonic()
+    for stop, part in over_rows(work, len(work), options.num_processes):
         tally.update(part)
         if time.monotonic() - said >= _SAY_EVERY_S:
             said = time.monotonic()
-            say(f"{stop} of {num_rows} rows scored")
+            say(f"{stop} of {len(work)} rows counted")
     return tally
+
+
+def check_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises UsageError for a field that no row has."""
+    for name, values in groups.items():
+        if name != DURATION and list(values) == [NO_VALUE]:
+            raise UsageError(f"--by {name}: no row has it")
 
 
 class ScoredRow(NamedTuple):
@@ -139,6 +167,7 @@ class ScoredRow(NamedTuple):
         fields: of the row with the reference.
         row: with the prediction; None where there is none.
         reference, hypothesis: as they were written; the latter None where it is missing.
+            What a failed row said does not count.
         texts: the same, normalised.
         words, characters: edits; the former None for languages without spaces.
         failed: its error kind, or None. missing: there is no prediction for another reason.
@@ -165,7 +194,7 @@ class Scoring:
     """Counts rows [start, stop): of the references where there are any, otherwise of the predictions."""
 
     def __init__(
-        self, predictions: Predictions, references: Manifest | None, rules: TextRules, language: str, options: ScoreOptions
+        self, predictions: Predictions, references: References | None, rules: TextRules, language: str, options: ScoreOptions
     ):
         self._predictions, self._references = predictions, references
         self._rules, self._language, self._options = rules, language, options
@@ -180,7 +209,14 @@ class Scoring:
                 tally.failed_kinds[row.failed] += 1
             groups = {name: row.values_of(name) for name in self._options.by}
             for counts in tally.counts_of(groups):
-                counts.add(row.words, row.characters, row.audio_s, row.failed is not None, row.missing)
+                counts.add(
+                    row.words,
+                    row.characters,
+                    audio_s=row.audio_s,
+                    generate_s=seconds_of_stage(row.row, "generate"),
+                    failed=row.failed is not None,
+                    missing=row.missing,
+                )
         return tally
 
     def rows(self, start: int, stop: int, tally: Tally) -> Iterator[ScoredRow]:
@@ -190,11 +226,12 @@ class Scoring:
         for index in range(start, stop):
             fields, row = self._row(index)
             _refuse_chunks_of_sessions(self._rules, fields)
-            reference = text_of(fields, self._options.text_field, fields["id"])
-            hypothesis = None if row is None else text_of(row, self._predictions.pred_field, fields["id"])
+            reference = text_of(fields, self._options.text_field, partial(self._where, index, fields))
+            hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
             lang, stated = language_of(fields, self._language)
             prepared = self._rules.prepare(reference, [hypothesis], lang)
             tally.unstated_language += not stated
+            tally.other_language += is_heard_as_another(row, lang)
             if row is not None:
                 _add_times(tally, row)
             if prepared.excluded:
@@ -209,6 +246,9 @@ class Scoring:
             status = status_of(row, self._predictions.pred_field)
             yield ScoredRow(fields, row, *written, prepared, *counted, *status, audio_seconds(row, fields))
 
+    def _where(self, index: int, fields: Mapping[str, Any]) -> str:
+        return self._predictions.where(fields["id"]) if self._references is None else self._references.where(index)
+
     def _row(self, index: int) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
         """The fields of a row with its reference, and the row with its prediction, or None."""
         if self._references is None:
@@ -216,11 +256,6 @@ class Scoring:
             return row, row
         utterance = self._references.read(index)
         return {**utterance.fields, "id": utterance.id}, self._predictions.find(utterance.id)
-
-
-def manifest_keys(manifest: Manifest) -> np.ndarray:
-    """int64 [rows]: `hash(id)` of a manifest's rows."""
-    return np.frombuffer(manifest._ids.keys, np.int64)
 
 
 def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, options: ScoreOptions) -> dict[str, Any]:
@@ -239,26 +274,40 @@ def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, 
     }
 
 
-def language_notes(unstated: int, fell_back: int, language: str, is_guess: bool) -> list[str]:
-    """What a person should know about rows that do not say their language, and those that their normaliser could not do."""
+def language_notes(tally: Any, language: str, is_guess: bool) -> list[str]:
+    """What a person should know about rows that do not say their language, and those that their normaliser could not do.
+
+    Args:
+        tally: of `score` or `compare`.
+        is_guess: nobody gave `--language`.
+    """
     notes = []
-    if unstated and is_guess:
-        notes.append(f"{unstated} rows do not say their `lang` and were taken for {language}; --language says another")
-    if fell_back:
+    if tally.unstated_language and is_guess:
         notes.append(
-            f"{fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"
+            f"{tally.unstated_language} rows do not say their `lang` and were taken for {language}; --language says another"
+        )
+    if tally.other_language:
+        notes.append(
+            f"{tally.other_language} rows were heard as another language (`language`) than they were scored as; where the model "
+            "is right, give them their `lang`"
+        )
+    if tally.fell_back:
+        notes.append(
+            f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"
         )
     return notes
 
 
+def unmatched_notes(number: int) -> list[str]:
+    return [f"{number} predictions have no reference row and were left out"] if number else []
+
+
 def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:
-    timing = row.get("timing")
-    if isinstance(timing, dict) and row.get("status") == "ok":
-        for stage in TIMING_FIELDS:
-            if type(timing.get(stage)) in (int, float):
-                tally.stages_s.setdefault(stage, array("f")).append(timing[stage])
-    stated = [row.get("time"), row.get("duration")]
-    if all(type(seconds) in (int, float) and 0 < seconds < float("inf") for seconds in stated):
+    for stage in TIMING_FIELDS:
+        if (seconds := seconds_of_stage(row, stage)) is not None:
+            tally.stages_s.setdefault(stage, array("f")).append(seconds)
+    stated = [finite_seconds(row.get(name)) for name in ("time", "duration")]
+    if "status" not in row and all(stated):  # of another tool: a `time` in our rows is a field of the manifest
         tally.stated_rows += 1
         tally.stated_time_us += microseconds(stated[0])
         tally.stated_duration_us += microseconds(stated[1])
@@ -267,7 +316,7 @@ def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:
 def _stated_speed(tally: Tally) -> dict[str, Any]:
     """The leaderboard's RTFx, of a file whose rows all say `time` and `duration`; nothing otherwise."""
     rows = tally.total.rows + tally.excluded.total() - tally.total.missing
-    if not tally.stated_rows or tally.stated_rows < rows:
+    if not tally.stated_time_us or not tally.stated_duration_us or tally.stated_rows < rows:
         return {}
     return {"rtfx_stated": round(tally.stated_duration_us / tally.stated_time_us, 4)}
 

@@ -10,6 +10,7 @@ from conftest import REPO, read_jsonl, write_jsonl
 
 from asrbatch.compare import CompareOptions, compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
+from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.score import ScoreOptions, score
 
@@ -37,7 +38,7 @@ def with_record(rows: Path, manifest: str, **facts) -> Path:
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory) -> Path:
     """The same rows in another order; every third prediction is the spoiled reference."""
-    rows = [{**row, "pred_text": SPOILED[row["id"]]} if at % 3 == 0 else row for at, row in enumerate(PAIRS)]
+    rows = [{**row, "pred_text": SPOILED[row["id"]], "status": "ok"} if at % 3 == 0 else row for at, row in enumerate(PAIRS)]
     random.Random(1).shuffle(rows)
     return write_jsonl(tmp_path_factory.mktemp("b") / "b.jsonl", rows)
 
@@ -116,7 +117,7 @@ def test_what_one_run_over_the_same_manifest_lacks_is_empty_there(tmp_path):
     assert figures["total"]["rows"] == 3 and figures["exit_code"] == EXIT_ROWS_FAILED
     assert (figures["a"]["missing"], figures["b"]["missing"]) == (1, 1)
     assert figures["total"]["wer"]["errors_a"] == 3 and figures["total"]["wer"]["errors_b"] == 5
-    assert figures["notes"][0] == "A: not complete: 2 of 3 rows are there"
+    assert figures["notes"][0].startswith("A: not complete: 2 of 3 rows are there; the others are not counted (")
     assert compared(a, b, common=True)["left_out"] == 2 and compared(a, b, common=True)["total"]["rows"] == 1
 
 
@@ -145,7 +146,9 @@ def test_references_that_differ_are_an_error_unless_a_manifest_says_which_counts
     a = rows_file(tmp_path, "a", x="one two three")
     b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "text": "one two", "pred_text": "one two three"}])
     with pytest.raises(
-        OutputError, match="id x: the two files have different references, one two and one two three; .*--references"
+        OutputError,
+        match=r'id x: references \(text\): the two files have different ones, "one two three" \(.*a\.jsonl:1\) and "one two" '
+        r"\(.*b\.jsonl:1\); .*--references",
     ):
         compared(a, b)
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "x", "audio_filepath": "x.wav", "text": "one two three four"}])
@@ -186,3 +189,125 @@ def test_the_command(cli, tmp_path, spoiled):
     agreement = cli("compare", *paths)
     assert agreement.returncode == EXIT_COMPLETE and "\x1b" not in agreement.stdout and "[2J[bold]b" in agreement.stdout
     assert "WER % of B against A" in agreement.stdout
+
+
+def mirrored(figures: dict) -> dict:
+    """What the figures of B and A must be, given those of A and B."""
+    groups = {"": figures["total"], **{(name, value): of for name, part in figures["by"].items() for value, of in part.items()}}
+    found = {}
+    for name, of in groups.items():
+        turned = {"rows": of["rows"], "better": of["worse"], "worse": of["better"]}
+        for rate in ("wer", "cer"):
+            was = of[rate]
+            turned[rate] = {
+                "a_percent": was["b_percent"],
+                "b_percent": was["a_percent"],
+                "a_percent_interval": was["b_percent_interval"],
+                "b_percent_interval": was["a_percent_interval"],
+                "delta_points": was["delta_points"] and -was["delta_points"],
+                "delta_points_interval": was["delta_points_interval"] and [-each for each in was["delta_points_interval"][::-1]],
+                "p_value": was["p_value"],
+                "errors_a": was["errors_b"],
+                "errors_b": was["errors_a"],
+                "reference": was["reference"],
+            }
+        found[name] = turned
+    return found
+
+
+def test_swapping_a_and_b_mirrors_every_figure(tmp_path):
+    draw = random.Random(4)
+    rows = {"a": [], "b": []}
+    for i in range(60):
+        lang, source = draw.choice([("zh", "x"), ("en", "y"), ("de", "z")])
+        text = "今天天气很好" if lang == "zh" else "it's one two three four"
+        for side in rows:
+            said = "".join(c for c in text if draw.random() > 0.2)
+            # What a row says of itself stands in one of the files, or in both.
+            says = {"lang": lang, "source": source} if side == "ab"[i % 2] or i % 3 == 0 else {}
+            rows[side].append(
+                {"id": f"r{i}", "text": text, "pred_text": said, "audio_s": 1.5 + (side == "a" and i % 5 == 0), **says}
+            )
+    a, b = (write_jsonl(tmp_path / f"{side}.jsonl", rows[side]) for side in "ab")
+    figures, swapped = (compared(*pair, by=("source", "lang", "duration")) for pair in ((a, b), (b, a)))
+    expected = mirrored(figures)
+    found = {"": swapped["total"], **{(name, v): of for name, part in swapped["by"].items() for v, of in part.items()}}
+    assert found == expected and set(figures["by"]["lang"]) == {"zh", "en", "de"} and len(figures["by"]["duration"]) == 2
+    assert figures["by"]["lang"]["zh"]["wer"]["reference"] == 0 < figures["by"]["lang"]["zh"]["cer"]["reference"]
+    assert figures["normalizers"] == swapped["normalizers"] and not any("`lang`" in note for note in figures["notes"])
+    for one, other in (("got_worse", "got_better"), ("got_better", "got_worse")):
+        assert [(c["id"], c["errors_a"], c["a"]) for c in figures[one]] == [
+            (c["id"], c["errors_b"], c["b"]) for c in swapped[other]
+        ]
+
+
+@pytest.mark.parametrize("name", ["lang", "source"])
+def test_files_that_contradict_each_other_are_refused(name, tmp_path):
+    paths = [
+        write_jsonl(tmp_path / f"{side}.jsonl", [{"id": "x", "text": "one", "pred_text": "one", name: f"v{side}"}])
+        for side in "ab"
+    ]
+    with pytest.raises(
+        OutputError, match=rf"id x: .*{name}: the two files have different ones, .*va.*a\.jsonl:1.*vb.*b\.jsonl:1"
+    ):
+        compared(*paths, by=("source",))
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "x", "audio_filepath": "x.wav", "text": "one", name: "vc"}])
+    assert list(compared(*paths, references=str(manifest), by=(name,))["by"][name]) == ["vc"]
+
+
+def test_the_language_of_the_runs_counts_and_two_different_ones_are_refused(tmp_path):
+    rows = [{"id": row_id, "text": "cat dog bird", "pred_text": "cat dog"} for row_id in "xy"]
+    a, b = (write_jsonl(tmp_path / f"{name}.jsonl", rows) for name in "ab")
+    with_record(a, "m")
+    with_record(b, "m").with_name("b.run.json").write_text(
+        json.dumps({"fingerprint": {"manifest": "m", "language": "zh"}, "total_rows": 2, "sessions": []})
+    )
+    for pair in ((a, b), (b, a)):
+        assert compared(*pair)["total"]["wer"]["reference"] == 0  # characters
+    a.with_name("a.run.json").write_text(
+        json.dumps({"fingerprint": {"manifest": "m", "language": "en"}, "total_rows": 2, "sessions": []})
+    )
+    with pytest.raises(UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl that they are "zh"; .*--language'):
+        compared(a, b)
+    assert compared(a, b, language="en")["total"]["wer"]["reference"] == 6
+
+
+def test_references_are_checked_as_in_score(tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "x", "audio_filepath": "x.wav", "text": "one two three"}])
+    a, b = rows_file(tmp_path, "a", x="one"), rows_file(tmp_path, "b", x="one", q="two")
+    figures = compared(a, b, references=str(manifest), common=True)
+    assert (figures["a"]["unmatched_predictions"], figures["b"]["unmatched_predictions"]) == (0, 1)
+    assert "B: 1 predictions have no reference row and were left out" in figures["notes"]
+    with pytest.raises(UsageError, match="--by nosuch: no row has it"):
+        compared(a, a, by=("nosuch",))
+
+
+def test_rows_without_id_and_audio_are_not_paired_by_line(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one", "pred_text": "one"}] * 2)
+    with pytest.raises(UsageError, match=r"a\.jsonl: 2 rows have neither an id nor audio_filepath.*give them ids"):
+        compared(path, path)
+
+
+def test_what_two_unfinished_runs_both_lack_is_empty_in_both(tmp_path):
+    manifest = write_jsonl(
+        tmp_path / "m.jsonl",
+        [{"id": row_id, "audio_filepath": "x.wav", "offset": at, "text": "one two three"} for at, row_id in enumerate("xyz")],
+    )
+    digest = open_manifest(manifest).scan.digest
+    a, b = rows_file(tmp_path, "a", x="one two three"), rows_file(tmp_path, "b", x="one", y="one")
+    for path in (a, b):
+        record = with_record(path, digest).with_name(f"{path.stem}.run.json")
+        record.write_text(json.dumps({**json.loads(record.read_text()), "manifest": {"source": str(manifest), "rows": 3}}))
+    figures = compared(a, b, normalizer="none")
+    assert (figures["total"]["rows"], figures["a"]["missing"], figures["b"]["missing"]) == (3, 2, 1)
+    assert (figures["total"]["wer"]["errors_a"], figures["total"]["wer"]["errors_b"]) == (6, 7)
+    assert not figures["partial"] and figures["references"] == str(manifest)
+    manifest.unlink()
+    assert compared(a, b)["partial"] and compared(a, b)["total"]["rows"] == 2
+
+
+def test_what_a_failed_row_said_does_not_count(tmp_path):
+    a = write_jsonl(tmp_path / "a.jsonl", [{"id": "x", "text": "cat dog", "pred_text": "cat dog", "status": "failed"}])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "text": "cat dog", "pred_text": "cat dog", "status": "ok"}])
+    figures = compared(a, b)
+    assert figures["total"]["wer"]["errors_a"] == 2 and figures["total"]["better"] == 1 and figures["same_text"] == 0

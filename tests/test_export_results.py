@@ -70,7 +70,7 @@ def test_fields_that_had_our_names_get_them_back():
     }
     row |= {"audio_s": 2.5, "duration": None, "speaker": "x"}
     expected = {"id": "a", "duration": 2.5, "speaker": "x", "status": "draft", "index": 7, "input": {"pred_text": "old"}}
-    assert nemo_row(row) == {**expected, "pred_text": "new"}
+    assert nemo_row(row, Path("/data")) == {**expected, "audio_filepath": "a", "text": "", "pred_text": "new"}
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "__init__"],
+    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
     ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots"],
     ["subtitles", "silence", "normalizers", "error_rates"],
@@ -29,6 +29,7 @@ LAYERS = [
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["run_facts"],
+    ["scored_references"],
     ["export_formats"],
     ["export_files"],
     ["export_results"],

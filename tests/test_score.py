@@ -14,12 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrbatch.bootstrap import interval, p_value, resampled_rates
+from asrbatch.compare import CompareOptions, compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
+from asrbatch.json_lines import JsonLines
+from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.predictions import Predictions
+from asrbatch.report.make import make_report
 from asrbatch.score import ScoreOptions, score
-from asrbatch.scored_rows import duration_bin
+from asrbatch.scored_rows import duration_bin, finite_seconds
 from asrbatch.scored_texts import EXCLUDED
+from asrbatch.sharding import Sharding
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 PAIRS = read_jsonl(DATA)
@@ -285,7 +290,7 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
     rows = [row(f"r{i}", "a", "a") for i in range(5000)]
     path = rows_file(tmp_path, *rows, row("bad", "a", ["a"]))
-    with pytest.raises(OutputError, match="id bad: pred_text is no text but list; write it in quotes"):
+    with pytest.raises(OutputError, match=r'rows\.jsonl:5001: id bad: pred_text = \["a"\]: is no text; write it in quotes'):
         scored(path, num_processes=2)
 
 
@@ -382,15 +387,20 @@ def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):
     (tmp_path / "out.run.json").write_text(json.dumps(record))
     figures = scored(path)
     assert figures["notes"] == [
-        "not complete: 101 of 103 rows are there; the others are not counted: --references MANIFEST counts them as empty",
+        "not complete: 101 of 103 rows are there; the others are not counted (the run record names no manifest): --references "
+        "MANIFEST counts them as empty",
         "101 rows do not say their `lang` and were taken for de; --language says another",
     ]
     assert figures["speed"] == {} and figures["normalizers"][0]["name"] == "whisper-basic"
+    assert figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
     (tmp_path / "out.run.json").write_text(json.dumps({**record, "total_rows": 101}))
     mark = {"rows": 101, "statuses": {"ok": 101}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266}
     (tmp_path / "out.done.json").write_text(json.dumps(mark))
     figures = scored(path, language="en")
     assert figures["speed"] == {"rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266} and figures["notes"] == []
+    assert not figures["partial"] and figures["exit_code"] == EXIT_COMPLETE
+    (tmp_path / "out.done.json").write_text(json.dumps({**mark, "rows": 100}))
+    assert scored(path)["speed"] == {}  # of a file with another number of rows
     assert figures["latency_s"]["total"] == {
         "rows": 101,
         "mean": 0.5,
@@ -434,3 +444,174 @@ def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
     rows_file(tmp_path, PAIRS[0], name="out.chunk-00000-of-00002.jsonl")
     with pytest.raises(UsageError, match="chunks of runs of 2 and 3; merge one"):
         scored(path)
+
+
+def run_with_manifest(folder: Path, rows: list[dict], **record) -> tuple[Path, Path]:
+    """Rows of a run that is not complete, and the manifest that its record names."""
+    manifest = write_jsonl(
+        folder / "manifest.jsonl",
+        [{"id": f"r{i}", "audio_filepath": f"{i}.wav", "duration": 1 + i, "text": "cat dog"} for i in range(6)],
+    )
+    found = open_manifest(manifest)
+    fingerprint = {"manifest": found.scan.digest, "language": "en", "num_rows": 6, **record.pop("fingerprint", {})}
+    facts = {"fingerprint": fingerprint, "total_rows": 6, "sessions": [], "manifest": {"source": str(manifest), "rows": 6}}
+    path = write_jsonl(folder / "out.jsonl", rows)
+    (folder / "out.run.json").write_text(json.dumps({**facts, **record}))
+    return path, manifest
+
+
+def test_what_an_unfinished_run_lacks_counts_as_empty_by_its_own_manifest(cli, tmp_path):
+    path, manifest = run_with_manifest(tmp_path, [row("r0", "cat dog", "cat dog"), row("r3", "cat dog", "cat")])
+    figures = scored(path, by=("duration",))
+    total = figures["total"]
+    assert (total["rows"], total["missing"], total["deletions"], total["wer_percent"]) == (6, 4, 9, 75)
+    assert figures["references"] == str(manifest) and not figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
+    assert figures["notes"] == [
+        f"not complete: 2 of 6 rows are there; the others count as empty, by {manifest}",
+        "6 rows do not say their `lang` and were taken for en; --language says another",
+    ]
+    text = manifest.read_text()
+    for change, why in (
+        (lambda: manifest.write_text(text.replace('"r5"', '"r6"')), "is not what was transcribed any more"),
+        (manifest.unlink, "does not exist"),
+    ):
+        change()
+        figures = scored(path)
+        assert figures["total"]["rows"] == 2 and figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
+        assert why in figures["notes"][0] and "--references MANIFEST counts them as empty" in figures["notes"][0]
+    shown = cli("score", path)
+    assert shown.returncode == EXIT_ROWS_FAILED and shown.stdout.startswith("partial: rows that the run has not written")
+
+
+def test_what_an_unfinished_chunk_lacks_is_what_the_chunk_was_to_hold(tmp_path):
+    sharding = Sharding(np.arange(1, 7, dtype=np.float32), 2, "contiguous")
+    chunk = {"num_chunks": 2, "strategy": "contiguous", "chunks": sharding.digest}
+    more = {"chunk_id": 1, "num_chunks": 2, "total_rows": 3}
+    path, _ = run_with_manifest(tmp_path, [row("r4", "cat dog", "cat dog")], fingerprint=chunk, **more)
+    total = scored(path)["total"]
+    assert (total["rows"], total["missing"], total["deletions"]) == (3, 2, 4)
+    path, _ = run_with_manifest(tmp_path, [row("r4", "cat dog", "x")], fingerprint={**chunk, "chunks": "other"}, **more)
+    assert scored(path)["partial"] and "are chunk 1 cannot be told" in scored(path)["notes"][0]
+
+
+# Rows that nobody should write, and some do
+
+
+ODD = [10**400, 1e305, 1e300, float("nan"), float("inf"), float("-inf"), -1, 1e-7, 1e-320, 0, True, "3", None, [1], {}]
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda value: repr(value)[:8])
+def test_odd_numbers_are_no_defect(odd, tmp_path):
+    timing = {"timing": {"total": odd, "generate": odd, "read": 1.0}}
+    odd_row = {"offset": odd, "duration": odd, "audio_filepath": "x.wav", "channel": odd, "audio_s": odd}
+    ours = rows_file(tmp_path, row("a", "one", "one", status="ok", **odd_row, **timing), name="ours.jsonl")
+    theirs = {"text": "one", "pred_text": "one", "time": odd, **odd_row}
+    others = rows_file(tmp_path, theirs, {**theirs, "time": 2.0, "duration": odd}, name="others.jsonl")
+    for path, rows in ((ours, 1), (others, 2)):
+        figures = scored(path, by=("duration",))
+        assert figures["total"]["rows"] == rows and json.dumps(figures, allow_nan=False)
+        assert figures["total"]["audio_s"] == 0 and figures["speed"] == {}
+        assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW, by=("duration",))))["total"]["rows"] == rows
+        make_report(path, tmp_path / f"{path.stem}.html", ScoreOptions(resamples=FEW), title="t", most_rows=9)
+    assert scored(ours)["latency_s"]["read"]["max"] == 1.0
+
+
+def test_seconds_are_what_can_be_computed_with():
+    assert [finite_seconds(odd) for odd in ODD] == [None] * 7 + [1e-7, 1e-320, 0] + [None] * 5
+    assert str(finite_seconds(-0.0)) == "0.0" and finite_seconds(1e9) == 1e9
+
+
+def test_times_of_no_length_make_no_speed(tmp_path):
+    result = {"audio_filepath": "a", "duration": 10.0, "time": 1e-7, "text": "a", "pred_text": "a"}
+    assert scored(rows_file(tmp_path, result))["speed"] == {}
+
+
+def test_a_time_that_the_manifest_says_is_no_speed_of_ours(tmp_path):
+    fields = {"time": 2.0, "duration": 10.0}
+    assert scored(rows_file(tmp_path, row("a", "x", "x", status="ok", **fields)))["speed"] == {}
+    assert scored(rows_file(tmp_path, row("a", "x", "x", **fields)))["speed"] == {"rtfx_stated": 5.0}
+
+
+def test_many_doubled_ids_are_counted_and_few_are_shown(tmp_path, monkeypatch):
+    lines = [json.dumps(row(f"r{i}", "x", "x" * 200)) + "\n" for i in range(20_000)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(lines + lines))
+    asked, where = [], JsonLines.where
+    monkeypatch.setattr(JsonLines, "where", lambda lines, index: asked.append(index) or where(lines, index))
+    with pytest.raises(OutputError) as error:
+        Predictions(path)
+    assert len(asked) == 6  # each reads the file up to its line: asked for every doubled id, it took minutes
+    message = str(error.value).splitlines()
+    assert message[0].endswith(f"rows.jsonl:20001: id r0 stands at {path}:1 already") and message[3] == "… and 19997 more"
+    assert len(message) == 5
+
+
+def test_what_a_failed_row_said_does_not_count(tmp_path):
+    error = {"kind": "engine_crash", "message": "."}
+    figures = scored(rows_file(tmp_path, row("a", "cat dog", "cat dog", status="failed", error=error)))
+    total = figures["total"]
+    assert (total["failed"], total["deletions"], total["wer_percent"]) == (1, 2, 100)
+
+
+def test_long_values_are_different_groups_and_are_shown_short(cli, tmp_path):
+    values = ["x" * 100 + end for end in "ab"]
+    path = rows_file(tmp_path, row("a", "one", "one", source=values[0]), row("b", "one", "two", source=values[1]))
+    groups = scored(path, by=("source",))["by"]["source"]["groups"]
+    assert {value: group["wer_percent"] for value, group in groups.items()} == {values[0]: 0, values[1]: 100}
+    shown = cli("score", path, "--by", "source").stdout
+    assert values[0] not in "".join(shown.split()) and "x…" in shown
+
+
+def test_names_of_languages_are_languages(tmp_path):
+    path = rows_file(
+        tmp_path,
+        row("zh", "今天 天气", "今天天汽", lang="Chinese"),
+        row("en", "it's", "it is", lang="English"),
+        row("de", "eins zwei", "eins", lang="German"),
+    )
+    groups = scored(path, by=("lang",))["by"]["lang"]["groups"]
+    assert groups["Chinese"]["rows_in_words"] == 0 and groups["Chinese"]["cer_percent"] == 25
+    assert groups["English"]["wer_percent"] == 0 and groups["German"]["wer_percent"] == 50
+
+
+def test_rows_heard_as_another_language_are_counted(tmp_path):
+    rows = [row(f"r{i}", "x", "x", status="ok", language=heard) for i, heard in enumerate(["en", "de", "de", None, "English"])]
+    notes = scored(rows_file(tmp_path, *rows))["notes"]
+    assert notes[1].startswith("2 rows were heard as another language")
+    assert len(scored(rows_file(tmp_path, rows[0]))["notes"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "message"),
+    [
+        (b"\x1f\x8b\x08\x00\x00\x00", UsageError, r"rows\.jsonl: is gzip data and no JSON Lines; unpack it first"),
+        (b"plain text", OutputError, r"rows\.jsonl:1: not JSON \(Expecting value\); mend the line"),
+        (b"plain text\nmore\n", OutputError, r"rows\.jsonl:1: not JSON"),
+        (
+            b'{"id": "a", "pred_text": "x", "n": ' + b"1" * 5000 + b"}\n",
+            OutputError,
+            r":1: a number of more than 4300 digits; mend",
+        ),
+        (
+            b'{"id": true, "pred_text": "x"}\n',
+            OutputError,
+            r"rows\.jsonl:1: id = true: must be a non-empty string or a whole number",
+        ),
+        (b'{"id": "a", "pred_text": "x"}\n{"id": 1.0}\n', OutputError, r"rows\.jsonl:2: id = 1\.0: must be a non-empty string"),
+        (b'{"id": "", "pred_text": "x"}\n', OutputError, r'rows\.jsonl:1: id = "": must be a non-empty string'),
+        (
+            b'{"id": "a", "text": 3, "pred_text": "x"}\n',
+            OutputError,
+            r"rows\.jsonl:1: id a: text = 3: is no text; write it in quotes",
+        ),
+    ],
+)
+def test_files_that_are_none_are_named_with_a_fix(content, error, message, tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(content)
+    with pytest.raises(error, match=message):
+        scored(tmp_path / "rows.jsonl")
+
+
+def test_a_folder_is_no_file_of_predictions(tmp_path):
+    with pytest.raises(UsageError, match="Is a directory; give a rows file"):
+        scored(tmp_path)

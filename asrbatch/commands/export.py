@@ -45,7 +45,7 @@ def export(
     """
     from .. import export as exporting
     from ..export_formats import RESULT_FORMATS, parse_formats
-    from ..export_results import ResultNames
+    from ..export_results import LEFT_OUT, ResultNames
     from ..scored_texts import EXCLUDED
     from ..subtitles import Rules
 
@@ -70,7 +70,12 @@ def export(
             num_rows += exported.num_failed - exported.left_out.get(name, Counter()).total()
         _say(f"{name}: {num_rows} utterances, {exported.written[name]} files written{unchanged}")
         for reason, count in exported.left_out.get(name, Counter()).items():
-            _say(f"{name}: left out {count} rows: {EXCLUDED[reason]}")
+            _say(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
+        if number := exported.without_length.get(name):
+            _say(
+                f"{name}: {number} rows have neither duration nor time, because nobody knows how long they are: the leaderboard "
+                "will make no RTFx of this file; state `duration` in the manifest"
+            )
     if exported.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in exported.failed.most_common())
         results = [name for name in exported.results if name in RESULT_FORMATS]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import OutputError
+from ..errors import OutputError, UsageError
 from ..output.files import explained, replacing
 from ..run_facts import RunFacts
 from ..score import ScoreOptions, score_rows
@@ -42,12 +42,14 @@ def make_report(
     Raises:
         UsageError, ManifestError, OutputError: as `score`; something that is no report stands at `to`, or the disk refused.
     """
+    if not to.parent.is_dir():
+        raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
     if to.exists() and not _is_report(to):
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
     scored = score_rows(path, options, say)
     with_compounds = scored.figures["words"]["merge_compounds"]
-    listing = Listing(scored.work, options.by, _audio_folder(path, scored.figures), most_rows, with_compounds)
+    listing = Listing(scored.work, options.by, _audio_folder(path, scored.figures["references"]), most_rows, with_compounds)
     rows = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
     total = scored.tally.total
     text = page(title, scored.figures, _by_rate(total.word_outcomes or total.character_outcomes), rows, options.by)
@@ -64,16 +66,11 @@ def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
     return found
 
 
-def _audio_folder(path: Path, figures: dict[str, Any]) -> Path | None:
-    """What relative audio paths are relative to: the folder of the manifest."""
-    if figures["references"] is not None:
-        source = figures["references"]
-    else:
-        made_from = (RunFacts(path).record or {}).get("manifest")
-        source = made_from.get("source") if isinstance(made_from, dict) else None
-    if type(source) is not str:
-        return None
-    return Path(source) if Path(source).is_dir() else Path(source).parent
+def _audio_folder(path: Path, references: str | None) -> Path:
+    """What relative audio paths are relative to: the folder of the references, or what the run says."""
+    if references is None:
+        return RunFacts(path).audio_folder
+    return Path(references) if Path(references).is_dir() else Path(references).parent
 
 
 def _is_report(path: Path) -> bool:

@@ -12,10 +12,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..speeds import SPEEDS
 from .plots import Bar, bars
 
 _HERE = Path(__file__).parent
-_SPEEDS = {"rtfx_engine": "RTFx of the engine", "rtfx_end_to_end": "RTFx end to end", "rtfx_stated": "RTFx stated"}
 _COLUMNS = {"id": "id", "rate": "WER %", "errors": "errors", "units": "words", "seconds": "seconds", "status": "status"}
 _FIELDS = (
     "id", "errors", "units", "seconds", "status", "flags", "groups", "in_words", "reference", "hypothesis", "normal_reference",
@@ -72,7 +72,10 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
         ),
         ("not scored", f"{sum(figures['excluded'].values()):,}", ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items())),
     ]
-    cards += [(_SPEEDS[n], f"{value:,.2f}", "") for n, value in figures["speed"].items() if n in _SPEEDS and value is not None]
+    for name, value in figures["speed"].items():
+        if name.startswith("rtfx") and value is not None:
+            what, definition = SPEEDS[name].split(": ", 1)
+            cards.append((what, f"{value:,.2f}", definition))
     yield '<div class="cards">'
     yield from (f'<div class="card">{escape(a)}<b>{escape(b)}</b><small>{escape(c)}</small></div>' for a, b, c in cards)
     yield "</div>"

@@ -3,7 +3,6 @@
 Knows nothing of HTML.
 """
 
-import os
 from collections.abc import Callable
 from heapq import nsmallest
 from pathlib import Path
@@ -13,7 +12,9 @@ from ..alignment import alignment
 from ..error_rates import Tally
 from ..parallel import over_rows
 from ..score import ScoredRow, Scoring
+from ..scored_rows import finite_seconds
 
+NO_PREDICTION = "no prediction"  # `missing` is the error kind of a row whose audio file does not exist
 KINDS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3}
 
 
@@ -21,11 +22,11 @@ class Listing:
     """Lists rows [start, stop), the worst first, no more than `number` of them.
 
     Args:
-        folder: what relative paths of audio files are relative to; None where it is unknown.
+        folder: what relative paths of audio files are relative to.
         by: fields whose values the page filters by.
     """
 
-    def __init__(self, work: Scoring, by: tuple[str, ...], folder: Path | None, number: int, with_compounds: bool):
+    def __init__(self, work: Scoring, by: tuple[str, ...], folder: Path, number: int, with_compounds: bool):
         self._work, self._by, self._folder = work, by, folder
         self._number, self._with_compounds = number, with_compounds
 
@@ -48,7 +49,7 @@ class Listing:
             "errors": edits.errors,
             "units": edits.reference,
             "seconds": row.audio_s,
-            "status": row.failed or ("missing" if row.missing else "ok"),
+            "status": row.failed or (NO_PREDICTION if row.missing else "ok"),
             "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
             "groups": [row.values_of(name) for name in self._by],
             "in_words": texts.in_words,
@@ -63,16 +64,16 @@ class Listing:
     def _audio(self, row: ScoredRow) -> list[Any] | None:
         """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
         path = row.fields.get("audio_filepath")
-        if type(path) is not str or "\0" in path or (self._folder is None and not os.path.isabs(path)):
+        if type(path) is not str or "\0" in path or not path.strip():
             return None
-        found = Path(self._folder or "/", path)
-        if not found.is_file():
+        found = Path(self._folder, path)
+        try:
+            if not found.is_file():
+                return None
+        except OSError:  # a name that is too long for a file system
             return None
-        offset = row.fields.get("offset")
-        start = offset if type(offset) in (int, float) and offset > 0 else None
-        length = row.fields.get("duration")
-        is_part = start is not None and type(length) in (int, float)
-        return [found.absolute().as_uri(), start, round(start + length, 3) if is_part else None]
+        start, length = finite_seconds(row.fields.get("offset")), finite_seconds(row.fields.get("duration"))
+        return [found.absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
 
 
 def worst_rows(work: Listing, num_rows: int, number: int, num_processes: int | None, say: Callable[[str], None]) -> list[dict]:
