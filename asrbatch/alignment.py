@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
+from .long_alignment import pieces
+
 # A half of a surrogate pair is text to JSON and to Python, but UTF-8, which the C++ of kaldialign reads, cannot hold it.
 _HALVES = {half: "\ufffd" for half in range(0xD800, 0xE000)}
 
@@ -62,8 +64,11 @@ def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         words = reference.translate(_HALVES).split(" ") if reference else []
         said = hypothesis.translate(_HALVES).split(" ") if hypothesis else []
-        edits = kaldialign.edit_distance(words, said, merge_compounds=True)
-        found.append(Edits(edits["sub"], edits["del"], edits["ins"], len(words)))
+        counts = [0, 0, 0]
+        for piece in pieces(words, said):
+            edits = kaldialign.edit_distance(*piece, merge_compounds=True)
+            counts = [had + edits[kind] for had, kind in zip(counts, ("sub", "del", "ins"), strict=True)]
+        found.append(Edits(*counts, len(words)))
     return found
 
 
@@ -90,14 +95,15 @@ def _compound_alignment(reference: str, hypothesis: str) -> list[tuple[str, int,
     import kaldialign
 
     nothing = "\0"
-    texts = (text.translate(_HALVES) for text in (reference, hypothesis))
-    pieces = []
-    for word, said in kaldialign.align(*(text.split() for text in texts), nothing, merge_compounds=True):
-        units = [0 if text == nothing else len(text.split(" ")) for text in (word, said)]
-        same = word.replace(" ", "") == said.replace(" ", "")
-        kind = "equal" if same else "insert" if word == nothing else "delete" if said == nothing else "substitute"
-        pieces.append((kind, *units))
-    return pieces
+    texts = (text.translate(_HALVES).split() for text in (reference, hypothesis))
+    aligned = []
+    for piece in pieces(*texts):
+        for word, said in kaldialign.align(*piece, nothing, merge_compounds=True):
+            units = [0 if text == nothing else len(text.split(" ")) for text in (word, said)]
+            same = word.replace(" ", "") == said.replace(" ", "")
+            kind = "equal" if same else "insert" if word == nothing else "delete" if said == nothing else "substitute"
+            aligned.append((kind, *units))
+    return aligned
 
 
 def aligner(with_compounds: bool) -> dict[str, str | bool]:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots"],
     ["subtitles", "silence", "normalizers", "error_rates"],
     ["tasks", "ahead", "loudness"],
