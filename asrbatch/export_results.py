@@ -112,7 +112,7 @@ class LeaderboardFile(WholeFile):
         result = {
             "audio_filepath": row.get("audio_filepath") or row["id"],
             "duration": audio_s,
-            "time": None if audio_s is None else round(audio_s / self._rtfx, 6),
+            "time": None if audio_s is None else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
             "text": reference,
             "pred_text": row.get("pred_text") or "",
             "time_is": _TIME_IS,

@@ -34,6 +34,7 @@ def test_the_leaderboard_finds_every_row_and_the_speed_of_the_engine(tmp_path):
     assert [row["text"] for row in rows] == [row["text"] for row in PAIRS]  # raw
     assert [row["pred_text"] for row in rows] == [row["pred_text"] or "" for row in PAIRS]
     assert list(rows[0])[:5] == ["audio_filepath", "duration", "time", "text", "pred_text"]
+    assert [row["audio_filepath"] for row in rows] == [f"{row['id']}.wav" for row in PAIRS]
     assert all(row["time_is"].startswith("engine wall time") for row in rows)
     figures = score(path, ScoreOptions(normalizer="leaderboard", resamples=10))
     assert round(figures["total"]["wer_percent"], 2) == RECORDED["all_rows"]["wer_percent"]
@@ -58,6 +59,46 @@ def test_a_nemo_manifest_has_the_fields_of_the_input_and_can_be_scored(tmp_path)
     assert [list(row) for row in rows] == [["audio_filepath", "id", "duration", "lang", "text", "pred_text"]] * len(PAIRS)
     ours, theirs = (score(each, ScoreOptions(resamples=10))["total"] for each in (path, found))
     assert theirs["wer_percent"] == ours["wer_percent"] and theirs["failed"] == 0
+
+
+def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_path):
+    rows = [
+        {"id": "stated", "index": 0, "status": "ok", "pred_text": "a", "duration": 2.0, "audio_s": 1.9, "text": "a"},
+        {"id": "decoded", "index": 1, "status": "ok", "pred_text": "a", "audio_s": 1.5, "text": None},
+        {"id": "unknown", "index": 2, "status": "failed", "error": {"kind": "missing", "message": ""}, "pred_text": None},
+        {
+            "id": "bytes",
+            "index": 3,
+            "status": "ok",
+            "pred_text": "a",
+            "duration": 10**400,
+            "audio_s": 1.0,
+            "audio_filepath": None,
+        },
+        {"id": "absolute", "index": 4, "status": "ok", "pred_text": "a", "audio_s": 1.0, "audio_filepath": "/far/x.wav"},
+    ]
+    path = run_of(tmp_path, rows)
+    record = {"manifest": {"source": "/corpus/manifest.jsonl"}, "fingerprint": {}, "total_rows": 5, "sessions": []}
+    (tmp_path / "out.run.json").write_text(json.dumps(record))
+    done = cli("export", path, "--format", "nemo")
+    assert "nemo: left out 1 rows: nobody knows how long it is" in done.stderr, done.stderr
+    found = {row["id"]: row for row in read_jsonl(Path(done.stdout.strip()))}
+    assert {row_id: (row["duration"], row["text"], row["audio_filepath"]) for row_id, row in found.items()} == {
+        "stated": (2.0, "a", "/corpus/stated.wav"),
+        "decoded": (1.5, "", "/corpus/decoded.wav"),
+        "bytes": (1.0, "", "bytes"),
+        "absolute": (1.0, "", "/far/x.wav"),
+    }
+
+
+def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli, tmp_path):
+    rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": None, "duration": None}]
+    rows.append({**PAIRS[2], "id": "short", "index": 2, "audio_s": 0.0001, "duration": 0.0001})
+    done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
+    assert "leaderboard: 1 rows have neither duration nor time" in done.stderr and "no RTFx" in done.stderr
+    found = read_jsonl(Path(done.stdout.strip()))
+    assert [(row["duration"] is None, row["time"] is None) for row in found] == [(False, False), (True, True), (False, False)]
+    assert found[2]["time"] > 0  # to the leaderboard 0 is no time
 
 
 def test_fields_that_had_our_names_get_them_back():
