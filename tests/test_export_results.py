@@ -20,7 +20,9 @@ ASKED = ("--model-id", "a/b", "--dataset", "c/d", "--dataset-name", "e", "--spli
 def run_of(folder: Path, rows: list[dict]) -> Path:
     """A complete run of these rows, as its files say."""
     more = {"windows": [], "segments": [], "flags": [], "timing": {}}
-    path = write_jsonl(folder / "out.jsonl", [{"audio_filepath": f"{row['id']}.wav", **row, **more} for row in rows])
+    path = write_jsonl(
+        folder / "out.jsonl", [{"audio_filepath": f"{row['id']}.wav", "error": None, **row, **more} for row in rows]
+    )
     mark = {"rows": len(rows), "statuses": {}, "sha256": "0", "rtfx_engine": 7.9}
     (folder / "out.done.json").write_text(json.dumps(mark))
     return path
@@ -65,7 +67,14 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_pa
     rows = [
         {"id": "stated", "index": 0, "status": "ok", "pred_text": "a", "duration": 2.0, "audio_s": 1.9, "text": "a"},
         {"id": "decoded", "index": 1, "status": "ok", "pred_text": "a", "audio_s": 1.5, "text": None},
-        {"id": "unknown", "index": 2, "status": "failed", "error": {"kind": "missing", "message": ""}, "pred_text": None},
+        {
+            "id": "unknown",
+            "index": 2,
+            "status": "failed",
+            "error": {"kind": "missing", "message": ""},
+            "pred_text": None,
+            "audio_s": 0.0,
+        },
         {
             "id": "bytes",
             "index": 3,
@@ -92,7 +101,7 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_pa
 
 
 def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli, tmp_path):
-    rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": None, "duration": None}]
+    rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": 0.0, "duration": None}]
     rows.append({**PAIRS[2], "id": "short", "index": 2, "audio_s": 0.0001, "duration": 0.0001})
     done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
     assert "leaderboard: 1 rows have neither duration nor time" in done.stderr and "no RTFx" in done.stderr
