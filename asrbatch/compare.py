@@ -18,7 +18,7 @@ from .paired_counts import Change, PairTally
 from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
-from .score import ScoreOptions, check_groups, count_all, described, language_notes, unmatched_notes
+from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, language_notes, unmatched_notes
 from .scored_references import References, Resolved, resolve
 from .scored_rows import (
     DURATION,
@@ -132,7 +132,11 @@ class Pairing:
         tally = PairTally(most=self._options.shown)
         rows: list[tuple[Mapping[str, Any], Pair, list[str | None]]] = []
         texts: list[Texts] = []
+        chars = 0
         for index in range(start, stop):
+            if chars > BATCH_CHARS:
+                self._count(tally, rows, texts)
+                rows, texts, chars = [], [], 0
             fields, pair = self._pair(index)
             if self._options.common and None in pair:
                 tally.left_out += 1
@@ -155,10 +159,14 @@ class Pairing:
             tally.same_normalized += prepared.hypotheses[0] == prepared.hypotheses[1]
             rows.append((fields, pair, [reference if self.has_references else None, *said]))
             texts.append(prepared)
+            chars += prepared.num_chars
+        self._count(tally, rows, texts)
+        return tally
+
+    def _count(self, tally: PairTally, rows: list[tuple], texts: list[Texts]) -> None:
         for row, prepared, counted in zip(rows, texts, self._rules.count(texts), strict=True):
             self._add(tally, *row, prepared, counted)
         tally.keep_largest()
-        return tally
 
     def _pair(self, index: int) -> tuple[Mapping[str, Any], Pair]:
         """The fields of a row with its reference, and the rows of both files, None where there is none."""

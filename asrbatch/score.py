@@ -38,6 +38,7 @@ from .scored_rows import (
 from .scored_texts import EXCLUDED, TextRules, Texts
 
 _SAY_EVERY_S = 30.0
+BATCH_CHARS = 1_000_000  # of texts counted in one call; their rows are in memory meanwhile
 _CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
 
 
@@ -223,7 +224,11 @@ class Scoring:
         """The rows that are scored; `tally` is told of the others, of languages, normalisers and times."""
         found: list[tuple[Mapping[str, Any], dict[str, Any] | None, str, str | None]] = []
         texts: list[Texts] = []
+        chars = 0
         for index in range(start, stop):
+            if chars > BATCH_CHARS:
+                yield from self._counted(found, texts)
+                found, texts, chars = [], [], 0
             fields, row = self._row(index)
             _refuse_chunks_of_sessions(self._rules, fields)
             reference = text_of(fields, self._options.text_field, partial(self._where, index, fields))
@@ -242,6 +247,10 @@ class Scoring:
             tally.fell_back += prepared.fell_back
             found.append((fields, row, reference, hypothesis))
             texts.append(prepared)
+            chars += prepared.num_chars
+        yield from self._counted(found, texts)
+
+    def _counted(self, found: list[tuple], texts: list[Texts]) -> Iterator[ScoredRow]:
         for (fields, row, *written), prepared, (counted,) in zip(found, texts, self._rules.count(texts), strict=True):
             status = status_of(row, self._predictions.pred_field)
             yield ScoredRow(fields, row, *written, prepared, *counted, *status, audio_seconds(row, fields))

@@ -41,6 +41,10 @@ class Texts(NamedTuple):
     fell_back: bool
     excluded: str | None
 
+    @property
+    def num_chars(self) -> int:
+        return len(self.reference) + sum(map(len, self.hypotheses))
+
 
 class TextRules:
     """How the texts of a result are normalised and counted.

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
-    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots"],
+    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
     ["subtitles", "silence", "normalizers", "error_rates"],
     ["tasks", "ahead", "loudness"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],

@@ -14,13 +14,16 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asrbatch.alignment import alignment
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError
+from asrbatch.report.excerpt import excerpt
 from asrbatch.report.make import make_report
 from asrbatch.report.page import page as make_page
 from asrbatch.report.page import script_json
 from asrbatch.report.plots import Bar, bars
 from asrbatch.report.rows import Listing, worst_rows
 from asrbatch.score import ScoreOptions, score_rows
+from asrbatch.speeds import SPEEDS, STAGES_ARE
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 PAIRS = read_jsonl(DATA)
@@ -134,13 +137,64 @@ def test_a_row_shows_what_is_wrong_in_it_and_plays(opened, tmp_path):
         "too"
     ]
     assert page.locator(".more span:not(.sub) > ins").all_inner_texts() == ["five"]
-    page.wait_for_function("document.querySelector('audio').readyState > 0")
+    page.wait_for_function("document.querySelector('audio').readyState > 0", timeout=120_000)
     assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(3, abs=0.01)
     assert page.get_attribute("audio", "src").endswith("/a%20b%231.wav#t=0.5,2")
     page.click("tr.row:has-text('words')")
     assert page.locator(".more").count() == 0
     page.click("tr.row:has-text('characters')")
     assert page.locator(".more del").all_inner_texts() == ["好"] and page.locator("audio").count() == 0
+
+
+@in_chromium
+def test_rows_open_by_keyboard_and_leave_each_other_alone(opened, tmp_path):
+    rows = [{"id": f"r{at}", "text": "one two", "pred_text": "one too"} for at in range(60)]
+    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html"))
+    assert page.is_disabled("#before") and page.is_enabled("#after")
+    page.focus("tr.row:nth-child(1) button")
+    page.keyboard.press("Enter")
+    page.evaluate("document.querySelector('.more').dataset.kept = 'yes'")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert page.locator(".more").count() == 2 and page.locator(".more[data-kept]").count() == 1
+    assert page.evaluate("document.activeElement.textContent") == "r1"
+    assert page.locator("tr.row button[aria-expanded=true]").all_inner_texts() == ["r0", "r1"]
+    page.keyboard.press("Enter")
+    assert page.locator(".more").count() == 1
+    page.click("#after")
+    assert page.is_enabled("#before") and page.is_disabled("#after") and page.inner_text("#page") == "page 2 of 2"
+
+
+@in_chromium
+def test_audio_is_found_beside_the_predictions_and_plays_the_row_and_its_errors(opened, tmp_path):
+    soundfile.write(tmp_path / "x.wav", [0.0] * 8000 * 9, 8000)
+    segments = [{"start": 2.0 * at, "end": 2.0 * at + 2, "text": f"word{at} word{at}"} for at in range(3)]
+    said = {"text": "word0 word0 word1 wort1 word2 word2", "pred_text": "word0 word0 word1 word1 word2 word2"}
+    rows = [{"id": "a", "audio_filepath": "x.wav", "offset": 0, "duration": 6.0, "segments": segments, **said}]
+    rows.append({**rows[0], "id": "b", "offset": 2.5, "text": rows[0]["text"].replace("wort1 word2", "word1 wort2")})
+    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html"))
+    for row_id, src, at in (("a", "/x.wav#t=0,6", 2.0), ("b", "/x.wav#t=2.5,8.5", 6.5)):
+        page.click(f"tr.row:has-text('{row_id}')")
+        assert page.get_attribute("audio", "src").endswith(src)
+        page.wait_for_function("document.querySelector('audio').readyState > 0", timeout=120_000)
+        page.evaluate("document.querySelector('audio').play = function () { window.from = this.currentTime }")
+        page.click(".more .plays")
+        assert page.evaluate("window.from") == at
+        page.click(f"tr.row:has-text('{row_id}')")
+
+
+@in_chromium
+def test_labels_of_plots_have_room(opened, tmp_path):
+    rows = [Bar(f"group {at}", f"12.34 ({10**at:,} rows)", 12.34 + at, (12.0, 14.5 + at)) for at in range(9)]
+    (tmp_path / "plot.html").write_text(f"<!doctype html><body>{bars('t', rows)}{bars('t', [Bar('n', '1,000,000', 1e6)])}")
+    page = opened(tmp_path / "plot.html")
+    boxes = page.evaluate("[...document.querySelectorAll('text.soft')].map(e => { const b = e.getBBox(); return b.x + b.width })")
+    assert len(boxes) == 10 and max(boxes) <= 520
+    widths = page.evaluate("[...document.querySelectorAll('rect')].map(e => e.getBBox().width)")
+    assert widths[:9] == sorted(widths[:9]) and widths[0] > 50
+    low, high = page.evaluate("['x1', 'x2'].map(name => Number(document.querySelector('line').getAttribute(name)))")
+    scale = widths[0] / 12.34
+    assert (low, high) == (pytest.approx(140 + 12 * scale, abs=0.1), pytest.approx(140 + 14.5 * scale, abs=0.1))
 
 
 @in_chromium
@@ -214,6 +268,54 @@ def test_a_hundred_thousand_rows_are_there(opened, tmp_path):
     assert shown == sorted(shown, reverse=True)
 
 
+def hours(row_id: str, number: int, wrong: int) -> dict:
+    words = [f"w{at}" for at in range(number)]
+    said = [word if at % (number // wrong) else f"{word}x" for at, word in enumerate(words)]
+    return {"id": row_id, "text": " ".join(words), "pred_text": " ".join(said)}
+
+
+@in_chromium
+def test_of_a_long_utterance_the_errors_are_shown(opened, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [hours("a", 20_000, 5)])
+    page = opened(made(path, tmp_path / "report.html", normalizer="none"))
+    page.click("tr.row")
+    shown = page.inner_text(".more .aligned")
+    assert page.locator(".more .sub del").all_inner_texts() == ["w0", "w4000", "w8000", "w12000", "w16000"]
+    assert shown.startswith("w0 w0x w1 w2") and "w12 … w3988" in shown and shown.endswith("w16012 …")
+    assert "more characters]" in page.inner_text(".more") and (tmp_path / "report.html").stat().st_size < 60_000
+
+
+def test_the_page_is_bounded_however_long_rows_are(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(40)])
+    scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
+    listing = Listing(scored.work, (), tmp_path, 100, False)
+    everything = worst_rows(listing, 40, 100, 1, lambda line: None)
+    assert len(everything) == 40 and all(len(json.dumps(row)) < 30_000 for row in everything)
+    some = worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=100_000)
+    assert 2 < len(some) < 40 and some == everything[: len(some)]
+    assert worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=1) == everything[:1]
+
+
+UNITS = st.lists(st.sampled_from("abc"), max_size=60)
+
+
+@relaxed
+@given(reference=UNITS, hypothesis=UNITS, most=st.sampled_from([1, 10, 40, 1000]))
+def test_an_excerpt_has_what_its_pieces_say(reference, hypothesis, most):
+    pieces = alignment(" ".join(reference), " ".join(hypothesis), in_words=True, with_compounds=False)
+    found = excerpt(reference, hypothesis, pieces, most)
+    shown = [piece for piece in found.pieces if piece[0] != "gap"]
+    assert sum(wanted for _, wanted, _ in shown) == len(found.reference)
+    assert sum(said for *_, said in shown) == len(found.hypothesis)
+    assert len(found.places) == len(found.pieces) and found.is_whole == (len(shown) == len(found.pieces))
+    if len(reference) + len(hypothesis) <= most:
+        assert found.is_whole and (found.reference, found.hypothesis) == (reference, hypothesis)
+    for (kind, wanted, said), place in zip(found.pieces, found.places, strict=True):
+        if kind == "equal":
+            assert hypothesis[place : place + said] and wanted == said
+    assert len(found.reference) + len(found.hypothesis) <= max(most + 200, len(found.reference) if most == 1000 else 0)
+
+
 class Outline(HTMLParser):
     """The elements of a page and the text outside of scripts and styles."""
 
@@ -240,6 +342,34 @@ def test_the_page_needs_nothing_but_itself(tmp_path):
     loading = {"src", "href", "data", "action", "poster", "srcset"}
     assert not [attributes for _, attributes in outline.tags if loading & attributes.keys()]
     assert not re.search(r"@import|url\(|https?://|fetch\(|XMLHttpRequest|innerHTML|eval\(", text)
+
+
+def test_figures_stand_on_the_page_with_what_they_mean(tmp_path):
+    timing = {"read": 0.1, "generate": 1.0, "total": 4.0}
+    rows = [
+        {**row, "id": f"r{at}", "status": "ok", "voice": f"v{at % 2}", "audio_s": 5.0, "timing": timing}
+        for at, row in enumerate(PAIRS[:100])
+    ]
+    path = write_jsonl(tmp_path / "out.jsonl", rows)
+    mark = {"rows": 100, "statuses": {"ok": 100}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 67.8}
+    (tmp_path / "out.done.json").write_text(json.dumps(mark))
+    outline = Outline()
+    figures = make_report(path, tmp_path / "r.html", ScoreOptions(resamples=50, by=("voice",)), title="t", most_rows=9)
+    outline.feed((tmp_path / "r.html").read_text(encoding="utf-8"))
+    text = " ".join(outline.text)
+    for definition in (SPEEDS["rtfx_engine"], SPEEDS["rtfx_end_to_end"], STAGES_ARE):
+        assert definition.split(": ", 1)[-1] in text
+    assert "7.90" in text and "7.37" in text and "0.2000" in text  # 1 s in the engine for 5 s of audio
+    for value, group in figures["by"]["voice"]["groups"].items():
+        assert f"{value}" in text and f"{group['wer_percent']:.2f} ({group['rows']:,} rows)" in text
+    titles = [attributes["aria-label"] for tag, attributes in outline.tags if tag == "svg"]
+    wanted = ["WER by voice", "WER by duration", "utterances by their", "utterances by voice", "utterances by dur", "RTFx"]
+    wanted += ["seconds in the engine for a second of audio, by voice", "seconds in the engine for a second of audio, by dur"]
+    wanted += ["seconds a row took, by stage, p50", "seconds a row took, by stage, p95", "seconds a row took, by stage, max"]
+    assert [title[: len(each)] for title, each in zip(titles, wanted, strict=True)] == wanted
+    (tmp_path / "out.run.json").write_text(json.dumps({"fingerprint": {}, "total_rows": 101, "sessions": []}))
+    page = made(path, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "not complete: 100 of 101 rows are there" in page and "<b>partial</b>" in page
 
 
 def test_more_rows_than_asked_for_are_the_worst_ones(tmp_path):

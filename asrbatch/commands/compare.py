@@ -37,7 +37,7 @@ def compare(
     text_field: TextField = "text",
     pred_field: PredField = None,
     show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
-    resamples: Annotated[int, typer.Option(min=1, max=MOST_RESAMPLES, help="Of the bootstrap.")] = 10_000,
+    resamples: Annotated[int, typer.Option(min=1, max=MOST_RESAMPLES, help="Of the bootstrap.")] = 2000,
     seed: Seed = 0,
     as_json: AsJson = False,
     verbose: Verbose = False,

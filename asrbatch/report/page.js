@@ -2,16 +2,17 @@
 // text nodes, never as markup.
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const [ID, ERRORS, UNITS, SECONDS, STATUS, FLAGS, GROUPS, IN_WORDS, REFERENCE, HYPOTHESIS, NORMAL_REFERENCE, NORMAL_HYPOTHESIS, PIECES, AUDIO] =
-  Array(14).keys();
+const FIELD = Object.fromEntries(data.fields.map((name, at) => [name, at]));
+const of = (row, name) => row[FIELD[name]];
+const { substitute: SUBSTITUTE, delete: DELETE, insert: INSERT, gap: GAP } = data.kinds;
 const PAGE = 50;
 const byId = (id) => document.getElementById(id);
-const rate = (row) => row[ERRORS] / row[UNITS];
+const rate = (row) => of(row, "errors") / of(row, "units");
 const KEYS = {
-  id: (row) => row[ID], rate, errors: (row) => row[ERRORS], units: (row) => row[UNITS], seconds: (row) => row[SECONDS] ?? -1,
-  status: (row) => data.statuses[row[STATUS]],
+  rate, id: (row) => of(row, "id"), errors: (row) => of(row, "errors"), units: (row) => of(row, "units"),
+  seconds: (row) => of(row, "seconds") ?? -1, status: (row) => data.statuses[of(row, "status")],
 };
-const state = { key: "errors", down: true, page: 0, open: new Set() };
+const state = { key: "errors", down: true, page: 0 };
 let found = [];
 
 function make(tag, text, className) {
@@ -26,14 +27,14 @@ function choose() {
   const flag = byId("flag").value, status = byId("status").value;
   const groups = [...document.querySelectorAll("select[data-group]")].map((select) => [Number(select.dataset.group), select.value]);
   found = data.rows.filter((row) =>
-    (flag === "" || row[FLAGS].includes(Number(flag))) &&
-    (status === "" || row[STATUS] === Number(status)) &&
-    groups.every(([which, value]) => value === "" || row[GROUPS][which].includes(Number(value))) &&
-    (words === "" || [row[ID], row[REFERENCE], row[HYPOTHESIS] ?? ""].some((text) => text.toLowerCase().includes(words))));
+    (flag === "" || of(row, "flags").includes(Number(flag))) &&
+    (status === "" || of(row, "status") === Number(status)) &&
+    groups.every(([which, value]) => value === "" || of(row, "groups")[which].includes(Number(value))) &&
+    (words === "" || ["id", "reference", "hypothesis"].some((name) => (of(row, name) ?? "").toLowerCase().includes(words))));
   const key = KEYS[state.key], sign = state.down ? -1 : 1;
   found.sort((a, b) => {
     const x = key(a), y = key(b);
-    return x < y ? -sign : x > y ? sign : a[ID] < b[ID] ? -1 : a[ID] > b[ID] ? 1 : 0;
+    return x < y ? -sign : x > y ? sign : KEYS.id(a) < KEYS.id(b) ? -1 : KEYS.id(a) > KEYS.id(b) ? 1 : 0;
   });
   state.page = 0;
   show();
@@ -44,21 +45,11 @@ function show() {
   state.page = Math.min(Math.max(state.page, 0), pages - 1);
   const body = byId("rows");
   body.replaceChildren();
-  for (const row of found.slice(state.page * PAGE, (state.page + 1) * PAGE)) {
-    const line = make("tr", null, "row");
-    line.append(make("td", row[ID], "text"), make("td", (100 * rate(row)).toFixed(1)), make("td", row[ERRORS]),
-      make("td", `${row[UNITS]}${row[IN_WORDS] ? "" : " chars"}`), make("td", row[SECONDS] === null ? "" : row[SECONDS].toFixed(2)),
-      make("td", data.statuses[row[STATUS]]), make("td", row[FLAGS].map((flag) => data.flags[flag]).join(" "), "text"),
-      make("td", row[REFERENCE].slice(0, 90), "text"));
-    line.tabIndex = 0;
-    const toggle = () => { state.open.has(row[ID]) ? state.open.delete(row[ID]) : state.open.add(row[ID]); show(); };
-    line.onclick = toggle;
-    line.onkeydown = (event) => { if (event.key === "Enter") toggle(); };
-    body.append(line);
-    if (state.open.has(row[ID])) body.append(more(row));
-  }
+  for (const row of found.slice(state.page * PAGE, (state.page + 1) * PAGE)) body.append(line(row));
   byId("count").textContent = `${found.length} of ${data.rows.length} utterances`;
   byId("page").textContent = `page ${state.page + 1} of ${pages}`;
+  byId("before").disabled = state.page === 0;
+  byId("after").disabled = state.page + 1 === pages;
   for (const head of document.querySelectorAll("th[data-key]")) {
     const sorted = head.dataset.key === state.key;
     head.setAttribute("aria-sort", sorted ? (state.down ? "descending" : "ascending") : "none");
@@ -66,41 +57,76 @@ function show() {
   }
 }
 
+function line(row) {
+  const element = make("tr", null, "row"), name = make("td", null, "text"), button = make("button", of(row, "id"));
+  const seconds = of(row, "seconds");
+  button.setAttribute("aria-expanded", "false");
+  name.append(button);
+  element.append(name, make("td", (100 * rate(row)).toFixed(1)), make("td", of(row, "errors")),
+    make("td", `${of(row, "units")}${of(row, "in_words") ? "" : " chars"}`), make("td", seconds === null ? "" : seconds.toFixed(2)),
+    make("td", data.statuses[of(row, "status")]), make("td", of(row, "flags").map((flag) => data.flags[flag]).join(" "), "text"),
+    make("td", of(row, "reference").slice(0, 90), "text"));
+  // Only this row changes: what plays in another goes on, and the keyboard stays where it is.
+  element.onclick = () => {
+    if (!getSelection().isCollapsed) return;  // text was marked, to be copied
+    const open = button.getAttribute("aria-expanded") === "true";
+    if (open) element.nextSibling.remove(); else element.after(more(row));
+    button.setAttribute("aria-expanded", String(!open));
+  };
+  return element;
+}
+
 function more(row) {
-  const line = make("tr", null, "more"), cell = make("td");
+  const element = make("tr", null, "more"), cell = make("td"), player = audio(row);
   cell.colSpan = 8;
-  cell.append(aligned(row));
-  for (const [name, text] of [["reference", row[REFERENCE]], ["prediction", row[HYPOTHESIS] ?? "(none)"]]) {
+  cell.append(aligned(row, player));
+  for (const [name, text] of [["reference", of(row, "reference")], ["prediction", of(row, "hypothesis") ?? "(none)"]]) {
     const part = make("p");
     part.append(make("span", `${name}: `, "soft"), make("span", text));
     cell.append(part);
   }
-  if (row[AUDIO]) {
-    const [path, start, end] = row[AUDIO], player = make("audio");
-    player.controls = true;
-    player.preload = "metadata";
-    player.src = path + (start || end ? `#t=${start ?? 0}${end ? `,${end}` : ""}` : "");
-    cell.append(player);
-  }
-  line.append(cell);
-  return line;
+  if (player) cell.append(player);
+  element.append(cell);
+  return element;
 }
 
-function aligned(row) {
-  const units = (text) => (row[IN_WORDS] ? text.split(" ") : [...text]), between = row[IN_WORDS] ? " " : "";
-  const wanted = units(row[NORMAL_REFERENCE] ?? row[REFERENCE]), said = units(row[NORMAL_HYPOTHESIS] ?? row[HYPOTHESIS] ?? "");
-  const part = make("p", null, "aligned");
+function audio(row) {
+  if (!of(row, "audio")) return null;
+  const [path, start, end] = of(row, "audio"), player = make("audio");
+  player.controls = true;
+  player.preload = "metadata";
+  player.src = path + (start || end ? `#t=${start ?? 0}${end ? `,${end}` : ""}` : "");
+  return player;
+}
+
+function aligned(row, player) {
+  const units = (text) => (of(row, "in_words") ? text.split(" ") : [...text]), between = of(row, "in_words") ? " " : "";
+  const wanted = units(of(row, "normal_reference") ?? of(row, "reference"));
+  const said = units(of(row, "normal_hypothesis") ?? of(row, "hypothesis") ?? "");
+  const part = make("p", null, "aligned"), pieces = of(row, "pieces"), times = of(row, "times");
   let at = 0, at_said = 0;
-  for (let piece = 0; piece < row[PIECES].length; piece += 3) {
-    const [kind, number, number_said] = row[PIECES].slice(piece, piece + 3);
+  for (let piece = 0; piece < pieces.length; piece += 3) {
+    const [kind, number, number_said] = pieces.slice(piece, piece + 3);
+    if (kind === GAP) { part.append(make("span", "…", "soft"), " "); continue; }
     const left = wanted.slice(at, at += number).join(between), right = said.slice(at_said, at_said += number_said).join(between);
-    const span = make("span", kind === 0 ? left : null, kind === 1 ? "sub" : "");
-    if (kind === 1 || kind === 2) span.append(make("del", left));
-    if (kind === 1) span.append(" ");
-    if (kind === 1 || kind === 3) span.append(make("ins", right));
+    const span = make("span", kind === data.kinds.equal ? left : null, kind === SUBSTITUTE ? "sub" : "");
+    if (kind === SUBSTITUTE || kind === DELETE) span.append(make("del", left));
+    if (kind === SUBSTITUTE) span.append(" ");
+    if (kind === SUBSTITUTE || kind === INSERT) span.append(make("ins", right));
+    if (kind !== data.kinds.equal && player && times) playsFrom(span, player, (of(row, "audio")[1] ?? 0) + times[piece / 3]);
     part.append(span, between);
   }
   return part;
+}
+
+function playsFrom(span, player, seconds) {
+  span.classList.add("plays");
+  span.tabIndex = 0;
+  span.setAttribute("role", "button");
+  span.title = `play from ${seconds.toFixed(1)} s`;
+  const play = () => { player.currentTime = seconds; player.play(); };
+  span.onclick = play;
+  span.onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); play(); } };
 }
 
 for (const head of document.querySelectorAll("th[data-key]")) {

@@ -12,15 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..speeds import SPEEDS
+from ..speeds import SPEEDS, STAGES_ARE
+from .excerpt import KINDS
 from .plots import Bar, bars
 
 _HERE = Path(__file__).parent
+# Of the table: what it is sorted by, and its heads.
 _COLUMNS = {"id": "id", "rate": "WER %", "errors": "errors", "units": "words", "seconds": "seconds", "status": "status"}
-_FIELDS = (
-    "id", "errors", "units", "seconds", "status", "flags", "groups", "in_words", "reference", "hypothesis", "normal_reference",
-    "normal_hypothesis", "pieces", "audio",
-)  # fmt: skip
+_SHOWN_CHARS = 80
+_SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
 
 def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]) -> str:
@@ -35,6 +35,7 @@ def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; base-uri 'none'"
     data, options = _table_data(rows, by)
+    plots = (*_rate_plots(figures), *_distributions(figures, rates))
     return "".join(
         (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -43,10 +44,8 @@ def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[
             f"<title>{escape(title)}</title><style>{style}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             *_summary(figures),
-            '<h2>Error rates</h2><div class="plots">',
-            *_plots(figures, rates),
-            "</div>",
-            *_speed(figures),
+            f'<h2>Error rates</h2><div class="plots">{"".join(plots)}</div>',
+            *_times(figures),
             *_table(len(rows), figures["total"]["rows"], options, by),
             f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n',
         )
@@ -68,7 +67,7 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
         (
             "empty hypotheses",
             f"{total['failed'] + total['missing']:,}",
-            f"{total['failed']:,} failed, {total['missing']:,} missing",
+            f"{total['failed']:,} failed, {total['missing']:,} without a prediction",
         ),
         ("not scored", f"{sum(figures['excluded'].values()):,}", ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items())),
     ]
@@ -79,18 +78,23 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
     yield '<div class="cards">'
     yield from (f'<div class="card">{escape(a)}<b>{escape(b)}</b><small>{escape(c)}</small></div>' for a, b, c in cards)
     yield "</div>"
+    if figures["partial"]:
+        yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
     yield from (f'<p class="soft">note: {escape(note)}</p>' for note in figures["notes"])
 
 
-def _plots(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
-    yield bars("utterances by their error rate", [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()])
+def _rate_plots(figures: dict[str, Any]) -> Iterable[str]:
     for name, part in figures["by"].items():
         groups = part["groups"]
-        if any(group["wer_percent"] is not None for group in groups.values()):
-            yield bars(f"WER by {name}, %, with intervals", [_rate_bar(value, of, "wer") for value, of in groups.items()])
-        else:
-            yield bars(f"CER by {name}, %, with intervals", [_rate_bar(value, of, "cer") for value, of in groups.items()])
-        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in groups.items()])
+        rate = "wer" if any(group["wer_percent"] is not None for group in groups.values()) else "cer"
+        rows = [_rate_bar(value, of, rate) for value, of in groups.items()]
+        yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals", rows)
+
+
+def _distributions(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
+    yield bars("utterances by their error rate", [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()])
+    for name, part in figures["by"].items():
+        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in part["groups"].items()])
 
 
 def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
@@ -100,28 +104,40 @@ def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
     return Bar(name, f"{value:.2f} ({rows})", value, group[f"{rate}_percent_interval"])
 
 
-def _speed(figures: dict[str, Any]) -> Iterable[str]:
-    if not figures["latency_s"]:
+def _times(figures: dict[str, Any]) -> Iterable[str]:
+    speeds = {SPEEDS[name].partition(":"): value for name, value in figures["speed"].items() if name.startswith("rtfx") and value}
+    stages = figures["latency_s"]
+    if not speeds and not stages:
         return
-    yield "<h2>Time</h2><p class='soft'>Seconds that a row took, by its own clocks; total is wall time, waiting included.</p>"
-    yield '<div class="plots">'
-    for which in ("p50", "p95", "max"):
-        stages = figures["latency_s"].items()
-        yield bars(f"seconds by stage, {which}", [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages])
-    yield "</div>"
+    yield '<h2>Speed and time</h2><div class="plots">'
+    if speeds:
+        definitions = ". ".join(f"{name}:{definition}" for name, _, definition in speeds)
+        yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, *_), value in speeds.items()], definitions)
+    for name, part in figures["by"].items():
+        costs = {value: of["generate_s_per_audio_s"] for value, of in part["groups"].items()}
+        if any(costs.values()):
+            rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
+            yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
+    for which in ("p50", "p95", "max") if stages else ():
+        rows = [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages.items()]
+        yield bars(f"seconds a row took, by stage, {which}", rows)
+    yield f'</div><p class="soft">Stages: {escape(STAGES_ARE)}.</p>' if stages else "</div>"
 
 
 def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...]) -> Iterable[str]:
     some = "" if num_rows == total else f" (the {num_rows:,} with the most errors of {total:,})"
-    yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row shows what was said beside what was wanted: '
-    yield '<span class="aligned"><del>left out</del>, <ins>added</ins>, '
-    yield '<span class="sub"><del>one</del> <ins>for another</ins></span></span>.</p>'
+    yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row, or Enter on its name, shows what was said beside what was '
+    yield 'wanted: <span class="aligned"><del>left out</del>, <ins>added</ins>, '
+    yield '<span class="sub"><del>one</del> <ins>for another</ins></span></span>. '
+    yield "Underlined errors play the audio from their segment, or one beside it. "
+    yield "Long utterances are shown by their errors, … for what is between.</p>"
     yield '<div class="filters"><input type="search" id="search" placeholder="id or text" aria-label="id or text">'
     yield _select('id="status"', "any status", options["statuses"])
     yield _select('id="flag"', "any flag", options["flags"])
     for at, name in enumerate(by):
         yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
-    yield '<span id="count"></span><button id="before">←</button><span id="page"></span><button id="after">→</button></div>'
+    yield '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span id="page"></span>'
+    yield '<button id="after" aria-label="page after">→</button></div>'
     heads = "".join(
         f'<th data-key="{key}"{" class=text" if key == "id" else ""}><button>{name}</button><span></span></th>'
         for key, name in _COLUMNS.items()
@@ -131,7 +147,7 @@ def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[s
 
 
 def _select(attributes: str, first: str, values: list[str]) -> str:
-    choices = "".join(f'<option value="{at}">{escape(value)}</option>' for at, value in enumerate(values))
+    choices = "".join(f'<option value="{at}">{escape(_short(value))}</option>' for at, value in enumerate(values))
     label = escape(first, quote=True)
     return f'<select {attributes} aria-label="{label}"><option value="">{escape(first)}</option>{choices}</select>'
 
@@ -141,18 +157,23 @@ def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[str, d
     statuses = _Names(row["status"] for row in rows)
     flags = _Names(flag for row in rows for flag in row["flags"])
     groups = [_Names(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
-    listed = [
-        [
-            *(row[name] for name in _FIELDS[:4]),
-            statuses.numbers[row["status"]],
-            [flags.numbers[flag] for flag in row["flags"]],
-            [[names.numbers[value] for value in row["groups"][at]] for at, names in enumerate(groups)],
-            *(row[name] for name in _FIELDS[7:]),
-        ]
+    numbered = [
+        {
+            **row,
+            "status": statuses.numbers[row["status"]],
+            "flags": [flags.numbers[flag] for flag in row["flags"]],
+            "groups": [[names.numbers[value] for value in row["groups"][at]] for at, names in enumerate(groups)],
+        }
         for row in rows
     ]
-    options = {"statuses": statuses.names, "flags": flags.names, "groups": [names.names for names in groups]}
-    return script_json({"rows": listed, "statuses": statuses.names, "flags": flags.names}), options
+    data = {
+        "fields": list(rows[0]) if rows else [],
+        "rows": [list(row.values()) for row in numbered],
+        "statuses": statuses.names,
+        "flags": flags.names,
+        "kinds": KINDS,
+    }
+    return script_json(data), {"statuses": statuses.names, "flags": flags.names, "groups": [names.names for names in groups]}
 
 
 class _Names:
@@ -165,6 +186,10 @@ def script_json(value: Any) -> str:
     """JSON in ASCII without `<`, `>` and `&`: nothing in it can end a script element or begin a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
 def _digest(text: str) -> str:
