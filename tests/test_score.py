@@ -287,6 +287,15 @@ def test_processes_count_what_one_counts(tmp_path):
     assert alone["total"]["rows"] == 9 * len(PAIRS)
 
 
+def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
+    path = rows_file(tmp_path, *PAIRS[:40])
+    whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
+    for module in ("score", "compare"):
+        monkeypatch.setattr(f"asrbatch.{module}.BATCH_CHARS", 100)
+    assert scored(path) == whole and whole["total"]["rows"] == 40
+    assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs
+
+
 def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
     rows = [row(f"r{i}", "a", "a") for i in range(5000)]
     path = rows_file(tmp_path, *rows, row("bad", "a", ["a"]))

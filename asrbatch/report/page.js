@@ -3,14 +3,14 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const FIELD = Object.fromEntries(data.fields.map((name, at) => [name, at]));
-const of = (row, name) => row[FIELD[name]];
+const get = (row, name) => row[FIELD[name]];
 const { substitute: SUBSTITUTE, delete: DELETE, insert: INSERT, gap: GAP } = data.kinds;
 const PAGE = 50;
 const byId = (id) => document.getElementById(id);
-const rate = (row) => of(row, "errors") / of(row, "units");
+const rate = (row) => get(row, "errors") / get(row, "units");
 const KEYS = {
-  rate, id: (row) => of(row, "id"), errors: (row) => of(row, "errors"), units: (row) => of(row, "units"),
-  seconds: (row) => of(row, "seconds") ?? -1, status: (row) => data.statuses[of(row, "status")],
+  rate, id: (row) => get(row, "id"), errors: (row) => get(row, "errors"), units: (row) => get(row, "units"),
+  seconds: (row) => get(row, "seconds") ?? -1, status: (row) => data.statuses[get(row, "status")],
 };
 const state = { key: "errors", down: true, page: 0 };
 let found = [];
@@ -27,10 +27,10 @@ function choose() {
   const flag = byId("flag").value, status = byId("status").value;
   const groups = [...document.querySelectorAll("select[data-group]")].map((select) => [Number(select.dataset.group), select.value]);
   found = data.rows.filter((row) =>
-    (flag === "" || of(row, "flags").includes(Number(flag))) &&
-    (status === "" || of(row, "status") === Number(status)) &&
-    groups.every(([which, value]) => value === "" || of(row, "groups")[which].includes(Number(value))) &&
-    (words === "" || ["id", "reference", "hypothesis"].some((name) => (of(row, name) ?? "").toLowerCase().includes(words))));
+    (flag === "" || get(row, "flags").includes(Number(flag))) &&
+    (status === "" || get(row, "status") === Number(status)) &&
+    groups.every(([which, value]) => value === "" || get(row, "groups")[which].includes(Number(value))) &&
+    (words === "" || ["id", "reference", "hypothesis"].some((name) => (get(row, name) ?? "").toLowerCase().includes(words))));
   const key = KEYS[state.key], sign = state.down ? -1 : 1;
   found.sort((a, b) => {
     const x = key(a), y = key(b);
@@ -58,14 +58,14 @@ function show() {
 }
 
 function line(row) {
-  const element = make("tr", null, "row"), name = make("td", null, "text"), button = make("button", of(row, "id"));
-  const seconds = of(row, "seconds");
+  const element = make("tr", null, "row"), name = make("td", null, "text"), button = make("button", get(row, "id"));
+  const seconds = get(row, "seconds");
   button.setAttribute("aria-expanded", "false");
   name.append(button);
-  element.append(name, make("td", (100 * rate(row)).toFixed(1)), make("td", of(row, "errors")),
-    make("td", `${of(row, "units")}${of(row, "in_words") ? "" : " chars"}`), make("td", seconds === null ? "" : seconds.toFixed(2)),
-    make("td", data.statuses[of(row, "status")]), make("td", of(row, "flags").map((flag) => data.flags[flag]).join(" "), "text"),
-    make("td", of(row, "reference").slice(0, 90), "text"));
+  element.append(name, make("td", (100 * rate(row)).toFixed(1)), make("td", get(row, "errors")),
+    make("td", `${get(row, "units")}${get(row, "in_words") ? "" : " chars"}`), make("td", seconds === null ? "" : seconds.toFixed(2)),
+    make("td", data.statuses[get(row, "status")]), make("td", get(row, "flags").map((flag) => data.flags[flag]).join(" "), "text"),
+    make("td", get(row, "reference").slice(0, 90), "text"));
   // Only this row changes: what plays in another goes on, and the keyboard stays where it is.
   element.onclick = () => {
     if (!getSelection().isCollapsed) return;  // text was marked, to be copied
@@ -80,7 +80,7 @@ function more(row) {
   const element = make("tr", null, "more"), cell = make("td"), player = audio(row);
   cell.colSpan = 8;
   cell.append(aligned(row, player));
-  for (const [name, text] of [["reference", of(row, "reference")], ["prediction", of(row, "hypothesis") ?? "(none)"]]) {
+  for (const [name, text] of [["reference", get(row, "reference")], ["prediction", get(row, "hypothesis") ?? "(none)"]]) {
     const part = make("p");
     part.append(make("span", `${name}: `, "soft"), make("span", text));
     cell.append(part);
@@ -91,8 +91,8 @@ function more(row) {
 }
 
 function audio(row) {
-  if (!of(row, "audio")) return null;
-  const [path, start, end] = of(row, "audio"), player = make("audio");
+  if (!get(row, "audio")) return null;
+  const [path, start, end] = get(row, "audio"), player = make("audio");
   player.controls = true;
   player.preload = "metadata";
   player.src = path + (start || end ? `#t=${start ?? 0}${end ? `,${end}` : ""}` : "");
@@ -100,10 +100,10 @@ function audio(row) {
 }
 
 function aligned(row, player) {
-  const units = (text) => (of(row, "in_words") ? text.split(" ") : [...text]), between = of(row, "in_words") ? " " : "";
-  const wanted = units(of(row, "normal_reference") ?? of(row, "reference"));
-  const said = units(of(row, "normal_hypothesis") ?? of(row, "hypothesis") ?? "");
-  const part = make("p", null, "aligned"), pieces = of(row, "pieces"), times = of(row, "times");
+  const units = (text) => (get(row, "in_words") ? text.split(" ") : [...text]), between = get(row, "in_words") ? " " : "";
+  const wanted = units(get(row, "normal_reference") ?? get(row, "reference"));
+  const said = units(get(row, "normal_hypothesis") ?? get(row, "hypothesis") ?? "");
+  const part = make("p", null, "aligned"), pieces = get(row, "pieces"), times = get(row, "times");
   let at = 0, at_said = 0;
   for (let piece = 0; piece < pieces.length; piece += 3) {
     const [kind, number, number_said] = pieces.slice(piece, piece + 3);
@@ -113,7 +113,7 @@ function aligned(row, player) {
     if (kind === SUBSTITUTE || kind === DELETE) span.append(make("del", left));
     if (kind === SUBSTITUTE) span.append(" ");
     if (kind === SUBSTITUTE || kind === INSERT) span.append(make("ins", right));
-    if (kind !== data.kinds.equal && player && times) playsFrom(span, player, (of(row, "audio")[1] ?? 0) + times[piece / 3]);
+    if (kind !== data.kinds.equal && player && times) playsFrom(span, player, (get(row, "audio")[1] ?? 0) + times[piece / 3]);
     part.append(span, between);
   }
   return part;
