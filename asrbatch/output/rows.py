@@ -11,6 +11,7 @@ from typing import Any
 from .. import attempts, guards, segments
 from ..attempts import Attempts
 from ..errors import RowError
+from ..languages import NO_SPACES
 from ..types import Generation, Utterance, Window
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
@@ -31,8 +32,6 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
-# Languages written without spaces between words: their windows are joined without one. Those of openai-whisper's word splitter.
-NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my"))
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
