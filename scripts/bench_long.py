@@ -5,9 +5,9 @@
 
 One recording (longform_data.py) is transcribed whole, cut by `fixed` and by `energy`, and as files of 30 s with `none`: the same
 audio, and with `fixed` the same windows. Without timestamps, so that nothing is asked again. Every run is the command
-`asrbatch transcribe` in a process of its own; systems alternate, every second round in the opposite order. Seconds are the run's own
-(`X.done.json`), without start-up. CPU seconds are those of the whole process and its decoders, start-up too: on a machine that others use
-they say more than the clock.
+`asrbatch transcribe` in a process of its own; systems alternate, every second round in the opposite order. Seconds are the
+run's own (`X.done.json`), without start-up. CPU seconds are those of the whole process and its decoders, start-up too: on a
+machine that others use they say more than the clock.
 
 The last column is the median of a system's RTFx divided by that of the files of 30 s in the same round, and the least and the
 greatest of these ratios. Not measured: GPUs, reading from slow disks.
