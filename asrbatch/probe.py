@@ -32,7 +32,7 @@ FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
     "unreadable": "convert or copy the file again, or drop the row",
     "empty_audio": "correct offset and duration, or drop the row",
-    "bad_row": "correct channel, or leave it out for the mean of all",
+    "bad_row": "correct the row, or drop it (a channel may be left out for the mean of all)",
     "too_short": "drop the row",
     "too_long": "cut it into rows with offset and duration",
     "decode_timeout": "look at the file and its file system; it may hang the run's decoder as well",
@@ -146,6 +146,11 @@ class Probe:
                 if self._stopping:
                     return
                 row = self._manifest.read(index)
+                if row.problem is not None:
+                    found.num_rows += 1
+                    self.audio_s[row.index] = 0.0
+                    found.note(row.index, "bad_row", row.problem)
+                    continue
                 if header is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
                     file, header = file_of(row), self._open(row, decoder, found)
                 self._hold_against(row, header, found)

@@ -15,6 +15,7 @@ import numpy as np
 
 from .manifest import Manifest, open_manifest
 from .sharding import Sharding
+from .source_options import SourceOptions
 from .types import Utterance
 
 # What most models hear at once; longer rows are worth knowing about.
@@ -119,24 +120,33 @@ class Survey:
         files: int64 [rows], equal for rows of one file; None unless asked for.
 
     Args:
-        source, split: as `open_manifest`.
+        source, split, reading: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
         ManifestError: it cannot be used; see `open_manifest`.
     """
 
-    def __init__(self, source: str, split: str | None = None, *, with_files: bool = False):
+    def __init__(self, source: str, split: str | None = None, *, with_files: bool = False, reading: SourceOptions | None = None):
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
         self._files = array("q") if with_files else None
-        self.manifest: Manifest = open_manifest(source, split=split, check=self._add)
+        self.manifest: Manifest = open_manifest(source, split=split, check=self._add, options=reading)
+        self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
 
     def __len__(self) -> int:
         return len(self.manifest)
 
+    def _pass_over_bad(self, index: int) -> None:
+        """Gives the rows up to `index` that nobody was asked about, because they are bad, a piece and a file of their own."""
+        while (place := len(self._pieces)) < index:
+            self._pieces.append(hash(("bad", place)))
+            if self._files is not None:
+                self._files.append(hash(("bad", place)))
+
     def _add(self, row: Utterance) -> None:
+        self._pass_over_bad(row.index)
         file = file_of(row)
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
         if self._files is not None:

@@ -43,6 +43,7 @@ class Utterance:
         lang: ISO 639-1 code from the row, or None.
         prompt: previous text (Whisper) from the row, or None.
         fields: every field of the row as it was written, in order; these are carried to the output.
+        problem: why the row cannot be transcribed, where bad rows are to be failed rows; None for a good one.
     """
 
     index: int
@@ -54,6 +55,7 @@ class Utterance:
     lang: str | None = None
     prompt: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

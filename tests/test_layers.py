@@ -13,17 +13,21 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "remote", "source_options"],
     ["subtitles", "silence"],
     ["tasks", "ahead", "loudness"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
+    ["manifest_files", "manifest_sources", "columns", "output.spool"],
+    ["manifest_text"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
-    ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
+    ["config", "decoding", "prompts", "manifest_scan", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
+    ["manifest_joined"],
+    ["manifest_formats"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["export_formats"],
@@ -62,6 +66,8 @@ HOMES = {
     },
     "rich": {"display", "display_tables"},
     "huggingface_hub": {"checkpoint"},
+    "fsspec": {"remote"},
+    "zstandard": {"manifest_text"},
 }  # fmt: skip
 
 

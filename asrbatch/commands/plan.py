@@ -67,7 +67,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     )
     if num_chunks is None and config.strategy != "balanced":
         raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
-    survey = Survey(config.manifest, config.split, with_files=probe_workers is not None)
+    survey = Survey(config.manifest, with_files=probe_workers is not None, reading=config.reading)
     verdict = None
     if values["model"] is not None:
         from ..precheck import check_run
@@ -122,12 +122,11 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
     model = {} if values["model"] else {"model": PLACEHOLDER}
     name = values["output"] or output.name
     whole = options.arguments(**model)
-    split = ["--split", values["split"]] if values["split"] else []
     lines = {"one_process": ["transcribe", *options.arguments(without=("num_chunks", "strategy"), **model)]}
     if values["num_chunks"] is not None:
         lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
         lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
-        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *split]
+        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.reading_arguments()]
     lines["status"] = ["status", name]
     return {what: shlex.join(["asrbatch", *words]) for what, words in lines.items()}
 
