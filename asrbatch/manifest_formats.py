@@ -14,19 +14,25 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 
+from .audio_names import is_audio, walk_audio
 from .columns import Columns
 from .errors import ManifestError
+from .manifest_csv import AUDIO_COLUMNS, CsvReader
+from .manifest_folder import DescribedFolder, FolderReader, name_files
 from .manifest_joined import JoinedReader
 from .manifest_jsonl import JsonlReader
+from .manifest_kaldi import KaldiReader
 from .manifest_scan import Reader
-from .manifest_sources import Source, resolve
-from .manifest_text import ZSTD, LocalFile, open_text
+from .manifest_sources import Source, expand, resolve
+from .manifest_tar import NemoMembers, WebDatasetReader
+from .manifest_text import ZSTD, LocalFile, TextFile, open_text
 from .remote import is_remote
 from .rows import show
 from .source_options import SourceOptions
 
 ACCEPTED = (
-    "a JSON Lines file (one object per line), a folder written by save_to_disk, or Parquet (a file, a folder or a glob of files)"
+    "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV with a "
+    "header, a folder or glob of audio, a Kaldi folder, lhotse cuts, tars of NeMo or WebDataset, hf://NAME, - for standard input"
 )
 _HEAD_BYTES = 4096
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
@@ -39,12 +45,10 @@ _KNOWN_HEADS = {
     b"\xfd7zXZ": ("xz data", "unpack it first"),
     b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
     b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
-    b"ARROW1": ("an Arrow file", "give the folder that save_to_disk wrote"),
-    b"\xff\xff\xff\xff": ("an Arrow stream", "give the folder that save_to_disk wrote"),
-    b"RIFF": ("an audio file", "write a manifest that names it"),
-    b"fLaC": ("an audio file", "write a manifest that names it"),
-    b"OggS": ("an audio file", "write a manifest that names it"),
-    b"ID3": ("an audio file", "write a manifest that names it"),
+    b"RIFF": ("an audio file", "give it an ending that says so, or a manifest that names it"),
+    b"fLaC": ("an audio file", "give it an ending that says so, or a manifest that names it"),
+    b"OggS": ("an audio file", "give it an ending that says so, or a manifest that names it"),
+    b"ID3": ("an audio file", "give it an ending that says so, or a manifest that names it"),
 }
 
 
@@ -58,7 +62,7 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
         return JsonlReader(_stdin(), options.folder or os.getcwd(), Columns(options))
     source = resolve(given, options)
     if source.format is not None:
-        reader = _FORMATS[source.format](source)
+        reader = _FORMATS[source.format](source) if source.files else None
         if reader is None:
             raise ManifestError(f"{source.path}: {_describe(source)}; that is not --format {source.format}")
         return reader
@@ -222,11 +226,120 @@ def _common_folder(files: list[str]) -> str:
     return os.path.commonpath([os.path.dirname(file) for file in files])
 
 
+def _open_csv(source: Source, delimiter: str | None = None) -> Reader | None:
+    files = _text_files(source, _is_table)
+    if files is None:
+        return None
+    _choose_split(source.path, [], source.options.split)
+    return _joined(source, [_csv_reader(source, file, delimiter) for file in files])
+
+
+def _csv_reader(source: Source, file: TextFile, delimiter: str | None = None) -> Reader:
+    if delimiter is None and _bare_name(file.path).endswith((".tsv", ".tab")):
+        delimiter = "\t"
+    return CsvReader(file, _folder_of(source, file.path), source.options, delimiter)
+
+
+def _open_tsv(source: Source) -> Reader | None:
+    # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
+    return None if source.format is None else _open_csv(source, "\t")
+
+
+def _is_table(path: str) -> bool:
+    if _bare_name(path).endswith((".csv", ".tsv", ".tab")):
+        return _known_head(_unpacked_head(path)) is None
+    first_line = _unpacked_head(path).removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
+    names = re.split(r"[,\t;|]", first_line.strip())
+    return len(names) > 1 and any(name.strip(' "') in AUDIO_COLUMNS for name in names)
+
+
+def _open_folder(source: Source) -> Reader | None:
+    if source.is_folder:
+        folder = source.path
+        for name in ("metadata.jsonl", "metadata.csv", "metadata.tsv"):
+            path = os.path.join(folder, name)
+            if os.path.isfile(path):
+                _choose_split(folder, [], source.options.split)
+                file = open_text(path)
+                if name.endswith(".jsonl"):
+                    columns = Columns(source.options)
+                    return DescribedFolder(folder, JsonlReader(file, folder, columns, adapt=name_files))
+                return DescribedFolder(folder, _csv_reader(source, file))
+        files = list(walk_audio(folder))
+    else:
+        files = [file for file in source.files if _is_file(file) and not is_remote(file) and is_audio(file)]
+        if not files or len(files) < len(source.files):  # other files among them: not ours to pass over
+            return None
+        folder = _common_folder(files)
+        files = [os.path.relpath(file, folder) for file in files]
+    if not files:
+        return None
+    _choose_split(source.path, [], source.options.split)
+    if source.options.audio_column or source.options.text_column or source.options.id_column:
+        raise ManifestError(f"{source.path}: a folder of audio has no columns; leave out --audio-column and the like")
+    return FolderReader(source.path, folder, files)
+
+
+def _open_kaldi(source: Source) -> Reader | None:
+    if not source.is_folder or not os.path.isfile(os.path.join(source.path, "wav.scp")):
+        return None
+    _choose_split(source.path, [], source.options.split)
+    return KaldiReader(source.path, allow_pipes=source.options.allow_pipes)
+
+
+def _open_nemo_tars(source: Source) -> Reader | None:
+    files, tars = source.files, source.options.tars
+    if tars is not None:
+        paths = expand(tars)
+        if not paths:
+            raise ManifestError(f"--tars {tars}: no file matches; give a path, a glob, a list or an _OP_0..7_CL_ pattern")
+        if source.is_folder:
+            files = (os.path.join(source.path, "tarred_audio_manifest.json"),)
+    elif source.is_folder and os.path.isfile(os.path.join(source.path, "tarred_audio_manifest.json")):
+        files = (os.path.join(source.path, "tarred_audio_manifest.json"),)
+        paths = sorted((os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers)
+        if not paths:
+            raise ManifestError(f"{source.path}: has a tarred_audio_manifest.json and no tars; name them with --tars")
+    else:
+        return None
+    members = NemoMembers(paths)
+    columns = Columns(source.options)
+    texts = [open_text(file, keep_open=len(files) <= _MOST_OPEN) for file in files]
+    readers = [JsonlReader(text, "", columns, adapt=members.adapt, locate=members.locate) for text in texts]
+    return _joined(source, readers)
+
+
+def _by_numbers(name: str) -> list[int | str]:
+    """audio_2.tar before audio_10.tar: shard_id counts tars in the order of their numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def _open_webdataset(source: Source) -> Reader | None:
+    if source.is_folder:
+        files = sorted(os.path.join(source.path, name) for name in os.listdir(source.path) if name.endswith(".tar"))
+    else:
+        files = [file for file in source.files if _bare_name(file).endswith(".tar") or source.format]
+        if len(files) < len(source.files):
+            return None
+    if not files:
+        return None
+    _choose_split(source.path, [], source.options.split)
+    if source.options.audio_column or source.options.text_column or source.options.id_column:
+        raise ManifestError(f"{source.path}: tars have members, not columns; leave out --audio-column and the like")
+    return WebDatasetReader(source.path, files)
+
+
 # Tried in this order. Each takes a source and returns None for what is not its own.
 _FORMATS: dict[str, Callable[[Source], Reader | None]] = {
     "saved": _open_saved,
     "parquet": _open_parquet,
+    "kaldi": _open_kaldi,
+    "nemo-tar": _open_nemo_tars,
+    "webdataset": _open_webdataset,
+    "folder": _open_folder,
     "jsonl": _open_jsonl,
+    "csv": _open_csv,
+    "tsv": _open_tsv,
 }
 
 

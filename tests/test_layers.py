@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "remote", "source_options"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "remote", "source_options", "audio_names"],
     ["subtitles", "silence"],
     ["tasks", "ahead", "loudness"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["decoding_child"],
     ["config", "decoding", "prompts", "manifest_scan", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
-    ["manifest_joined"],
+    ["manifest_joined", "manifest_csv", "manifest_folder", "manifest_kaldi", "manifest_tar"],
     ["manifest_formats"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],

@@ -461,9 +461,8 @@ def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
         ("m.zip", b"PK\x03\x04abc", "is a zip archive, unpack it first"),
         ("m.jsonl.bz2", b"BZh91AY", "is bzip2 data, unpack it first"),
         ("m.jsonl", "{}".encode("utf-16"), "is UTF-16 text, save it as UTF-8"),
-        ("a.wav", b"RIFF....WAVE", "is an audio file, write a manifest that names it"),
-        ("data.arrow", b"ARROW1\0\0", "is an Arrow file, give the folder that save_to_disk wrote"),
-        ("m.csv", b"path,text\na.wav,hello\n", 'starts with "path,text"; accepted are a JSON Lines file'),
+        ("a.bin", b"RIFF....WAVE", "is an audio file, give it an ending that says so, or a manifest that names it"),
+        ("m.txt", b"path text\na.wav hello\n", 'starts with "path text"; accepted are a JSON Lines file'),
     ],
 )
 def test_what_is_no_manifest_is_named(tmp_path, name, data, problem):
@@ -479,14 +478,14 @@ def test_other_things_that_are_no_manifest_are_named(tmp_path):
         tmp_path / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
         tmp_path / "no*.parquet": "no*.parquet: no file matches; accepted are",
         tmp_path / "empty": "empty: is an empty folder; accepted are",
-        tmp_path / "wavs": "wavs: is a folder with 0.wav, 1.wav, 2.wav, 3.wav, 4.wav, …; accepted are",
+        tmp_path / "docs": "docs: is a folder with 0.md, 1.md, 2.md, 3.md, 4.md, …; accepted are",
         tmp_path / "pipe": "pipe: is not a regular file; accepted are",
     }
     (tmp_path / "empty").mkdir()
-    (tmp_path / "wavs").mkdir()
+    (tmp_path / "docs").mkdir()
     os.mkfifo(tmp_path / "pipe")
     for number in range(7):
-        (tmp_path / "wavs" / f"{number}.wav").touch()
+        (tmp_path / "docs" / f"{number}.md").touch()
     for source, problem in cases.items():
         with pytest.raises(ManifestError) as caught:
             open_manifest(source)
