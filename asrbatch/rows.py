@@ -164,11 +164,11 @@ def audio_ref(path: str, folder: str) -> AudioRef:
     """
     if _is_data_uri(path):
         name = _shorten_data_uri(path)
-        return AudioRef(name, load=partial(_decode_data_uri, path, name))
+        return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
     place = os.path.join(folder, path) if "://" not in path else path
     if "://" in place:
         if is_remote(place):
-            return AudioRef(path, load=partial(read_remote, place, path))
+            return AudioRef(path, load=partial(read_remote, place, path), url=place)
         if scheme_of(place) == "file":
             return AudioRef(path, unquote(urlsplit(place).path))
     return AudioRef(path, place)

@@ -18,11 +18,13 @@ class AudioRef:
         path: absolute path of an audio file; None when the audio is bytes.
         load: returns the encoded bytes of one audio file (a Parquet cell, a `data:` URI). Called in a preparation
             thread, when the row's turn has come, so that a manifest never holds audio in memory.
+        url: what says the same as `load` in a manifest of its own; None where nothing does.
     """
 
     name: str
     path: str | None = None
     load: Callable[[], bytes] | None = field(default=None, compare=False)
+    url: str | None = None
 
     def resolve(self) -> str | bytes:
         """The path, or the bytes. Raises whatever `load` raises."""
