@@ -6,11 +6,13 @@ pyarrow and no datasets.
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 
 from .errors import ManifestError
 from .manifest_files import manifest_changed
 from .manifest_formats import open_reader
+from .manifest_joined import JoinedReader
 from .manifest_scan import Check, Reader, Scan, make_utterance, repeated_id, scan_rows
 from .rows import BadRow
 from .source_options import SourceOptions
@@ -81,13 +83,17 @@ class Manifest:
             return self._failing(index, row_id, row.fields, problem)
         return utterance
 
+    def line(self, index: int) -> bytes | None:
+        """A row as it stands in a file of JSON Lines, the end of line included; None where it has no line of its own."""
+        return self._reader.line(index) if hasattr(self._reader, "line") else None
+
     def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
         where = self._reader.where(index)
         return Utterance(index, row_id, AudioRef(where), fields=fields, problem=f"{where}: {problem}")
 
 
 def open_manifest(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] | Sequence[str],
     *,
     split: str | None = None,
     check: Check | None = None,
@@ -96,7 +102,7 @@ def open_manifest(
     """Open a manifest and check every row of it.
 
     Args:
-        source: what holds the rows; see `manifest_formats.py` for all that is recognised.
+        source: what holds the rows; see `manifest_formats.py` for all that is recognised. Several are one manifest.
         split: which split of a data set; the same as that of the options.
         check: called once with every good row; returns None, or `value: problem; fix` for a row this run cannot do.
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
@@ -109,8 +115,10 @@ def open_manifest(
     options = options or SourceOptions()
     if split is not None:
         options = replace(options, split=split)
-    given = os.fspath(source)
+    sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
     try:
-        return Manifest(open_reader(given, options), check, keep_bad=options.on_bad_row == "fail")
+        readers = [open_reader(each, options) for each in sources]
+        reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
+        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail")
     except OSError as e:  # a folder without permission, a disk that fails during the scan
-        raise ManifestError(f"{given}: cannot be read: {e}") from e
+        raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

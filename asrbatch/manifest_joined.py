@@ -1,4 +1,4 @@
-"""Several sources of one format as one manifest: the rows of the first, then those of the second, and so on."""
+"""Several sources as one manifest: the rows of the first, then those of the second, and so on."""
 
 from array import array
 from bisect import bisect_right
@@ -40,6 +40,11 @@ class JoinedReader:
     def where(self, index: int) -> str:
         reader, own = self._find(index)
         return reader.where(own)
+
+    def line(self, index: int) -> bytes | None:
+        """The line of a row in its file of JSON Lines; None where it has none."""
+        reader, own = self._find(index)
+        return reader.line(own) if hasattr(reader, "line") else None
 
     def _find(self, index: int) -> tuple[Reader, int]:
         at = bisect_right(self._firsts, index) - 1

@@ -71,6 +71,14 @@ class JsonlReader:
         start, end = self._starts[index], self._starts[index + 1]
         return self._parse(self._file.read_at(start, end - start))  # with the blank lines that follow: JSON ignores them
 
+    def line(self, index: int) -> bytes | None:
+        """The line of a row as it stands in the file; None where lines are something else than rows."""
+        if self._adapt is not None and self._locate is None:
+            return None
+        self._file.check()
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start).partition(b"\n")[0] + b"\n"
+
     def audio(self, index: int, row: Row) -> AudioRef:
         return audio_ref(row.path, self._folder) if self._locate is None else self._locate(row)
 

@@ -60,7 +60,7 @@ class Plan:
         source, reading = config.manifest, config.reading
         if spooled is not None:
             source, reading = str(spooled), replace(reading, folder=os.getcwd())
-        self.manifest: Manifest = open_manifest(source, check=partial(_check_row, prompts), options=reading)
+        self.manifest: Manifest = open_manifest(source, check=partial(check_row, prompts), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
@@ -134,7 +134,7 @@ def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
     return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy)
 
 
-def _check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
+def check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
     """What the manifest reader asks about each row: can this run do what the row says?"""
     if utterance.lang:
         try:

@@ -8,13 +8,15 @@ alone: the command has forbidden downloads.
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .audio_rules import AudioRules
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine.settings import detect_device
 from .errors import ManifestError, UsageError
-from .plan import Plan, audio_rules
+from .manifest_scan import Check
+from .plan import Plan, audio_rules, check_row
 from .prompts import WhisperPrompts
 
 
@@ -62,6 +64,12 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
         return Verdict(rules=Plan(replace(config, devices=None)).rules)
     except (UsageError, ManifestError) as e:
         return Verdict(refused=str(e), rules=rules)
+
+
+def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
+    """What a run with this model, task and windows asks of a row, and of its audio. Raises UsageError."""
+    checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
+    return partial(check_row, WhisperPrompts(checkpoint, config.task)), audio_rules(config, checkpoint)
 
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:

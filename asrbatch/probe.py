@@ -18,7 +18,7 @@ import numpy as np
 from .audio_header import Header, foresee
 from .audio_part import LENGTH_SLACK_S, Part
 from .audio_rules import AudioRules
-from .decoding import DecodeRequest, Decoder, HeaderRequest
+from .decoding import Decoder, DecodeRequest, HeaderRequest
 from .errors import ROW_ERROR_KINDS, RowError
 from .manifest import Manifest
 from .survey import file_of
@@ -99,6 +99,7 @@ class Probe:
     Attributes:
         findings: what was found.
         audio_s: float64 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
+        is_guess: bool [rows], whether that is a guess by the bit rate.
 
     Args:
         files: int64 [rows], equal for rows of one file, as `Survey.files`.
@@ -128,6 +129,7 @@ class Probe:
     ):
         self._manifest, self._rules, self._decode, self._judge_bad = manifest, rules, decode, judge_bad
         self.audio_s = np.full(len(manifest), np.nan)
+        self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
         self.findings = Findings()
         self._groups = _by_file(files)
@@ -155,6 +157,15 @@ class Probe:
         kind = self._kinds[index]
         return _KINDS[kind - 1] if kind else None
 
+    @property
+    def num_found(self) -> int:
+        """Rows about which anything was found."""
+        return int(np.count_nonzero(self._kinds))
+
+    @property
+    def decodes_all(self) -> bool:
+        return self._decode == ALWAYS
+
     def _work(self, decoder: Decoder, found: Findings) -> None:
         while (rows := self._take()) is not None:
             file: object = None
@@ -163,18 +174,17 @@ class Probe:
                 if self._stopping:
                     return
                 row = self._manifest.read(index)
-                found.num_rows += 1
                 self.audio_s[row.index] = 0.0
-                if row.problem is not None:
-                    if self._judge_bad:
-                        self._note(found, row, "bad_row", row.problem)
-                    continue
-                if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
-                    file, opened = file_of(row), self._open(row, decoder, found)
-                try:
-                    self._measure(row, opened, decoder, found)
-                except RowError as e:
-                    self._note(found, row, e.kind, e.message)
+                if row.problem is None:
+                    if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
+                        file, opened = file_of(row), self._open(row, decoder, found)
+                    try:
+                        self._measure(row, opened, decoder, found)
+                    except RowError as e:
+                        self._note(found, row, e.kind, e.message)
+                elif self._judge_bad:
+                    self._note(found, row, "bad_row", row.problem)
+                found.num_rows += 1
 
     def _take(self) -> np.ndarray | None:
         with self._taking:
@@ -228,6 +238,7 @@ class Probe:
             self.audio_s[row.index] = audio_s
             found.audio_s += audio_s
             found.num_guessed += not is_exact
+            self.is_guess[row.index] = not is_exact
 
 
 _OF_PART = ("offset_s", "duration_s", "channel", "max_s")

@@ -7,6 +7,7 @@ files are to be probed.
 
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os.path import normpath
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .manifest import Manifest, open_manifest
+from .manifest_scan import Check
 from .sharding import Sharding
 from .source_options import SourceOptions
 from .types import Utterance
@@ -120,14 +122,23 @@ class Survey:
         files: int64 [rows], equal for rows of one file; None unless asked for.
 
     Args:
-        source, split, reading: as `open_manifest`.
+        source, split, reading, check: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
         ManifestError: it cannot be used; see `open_manifest`.
     """
 
-    def __init__(self, source: str, split: str | None = None, *, with_files: bool = False, reading: SourceOptions | None = None):
+    def __init__(
+        self,
+        source: str | Sequence[str],
+        split: str | None = None,
+        *,
+        with_files: bool = False,
+        reading: SourceOptions | None = None,
+        check: Check | None = None,
+    ):
+        self._check = check
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
         self._files = array("q") if with_files else None
@@ -145,7 +156,7 @@ class Survey:
             if self._files is not None:
                 self._files.append(hash(("bad", place)))
 
-    def _add(self, row: Utterance) -> None:
+    def _add(self, row: Utterance) -> str | None:
         self._pass_over_bad(row.index)
         file = file_of(row)
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
@@ -153,6 +164,7 @@ class Survey:
             self._files.append(hash(file))
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1
+        return None if self._check is None else self._check(row)
 
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s

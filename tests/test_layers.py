@@ -28,6 +28,7 @@ LAYERS = [
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
     ["manifest_joined", "manifest_csv", "manifest_folder", "manifest_kaldi", "manifest_tar"],
     ["manifest_formats"],
+    ["output.new_manifest", "manifest_lines"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["export_formats"],
@@ -39,13 +40,16 @@ LAYERS = [
     ["preparation", "blame", "limits"],
     ["plan", "work", "probe"],
     ["pipeline"],
-    ["progress", "precheck", "plan_figures"],
-    ["session", "worker", "display", "display_tables"],
+    ["progress", "precheck", "plan_figures", "validation"],
+    ["manifest_making"],
+    ["session", "worker", "display", "display_tables", "display_checks"],
     ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
     ["commands.export", "commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
+    ["commands.validate"],
+    ["commands.make_manifest"],
     ["cli"],
     ["__main__"],
 ]
@@ -62,9 +66,9 @@ HOMES = {
     "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
-        "commands.status", "commands.submit", "commands.transcribe",
+        "commands.status", "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
     },
-    "rich": {"display", "display_tables"},
+    "rich": {"display", "display_tables", "display_checks"},
     "huggingface_hub": {"checkpoint"},
     "fsspec": {"remote"},
     "zstandard": {"manifest_text"},
@@ -129,6 +133,9 @@ def test_each_library_has_one_home():
         assert users == homes, library
 
 
+COMMANDS = ("transcribe", "merge-shards", "plan", "status", "submit", "export", "validate", "make-manifest")
+
+
 def loaded_after(code: str) -> set[str]:
     program = f"{code}\nimport sys, json; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -137,7 +144,7 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export"))],
+    ["", "--version", *(f"{c} --help" for c in ("", *COMMANDS))],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
