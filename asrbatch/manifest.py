@@ -87,6 +87,11 @@ class Manifest:
         """A row as it stands in a file of JSON Lines, the end of line included; None where it has no line of its own."""
         return self._reader.line(index) if hasattr(self._reader, "line") else None
 
+    @property
+    def has_plain_lines(self) -> bool:
+        """Whether each line of its files is a row under our names."""
+        return getattr(self._reader, "is_plain", False)
+
     def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
         where = self._reader.where(index)
         return Utterance(index, row_id, AudioRef(where), fields=fields, problem=f"{where}: {problem}")

@@ -69,7 +69,7 @@ class TableReader:
     """
 
     def __init__(self, table: Table, source: str, folder: str, label: str, columns: Columns):
-        self.source = source
+        self.source, self.num_rows = source, table.num_rows
         self._table, self._folder, self._label = table, folder, label
         columns.check(source, table.schema.names)
         given, _ = columns.given.get("audio_filepath", (None, None))

@@ -41,6 +41,10 @@ class JoinedReader:
         reader, own = self._find(index)
         return reader.where(own)
 
+    @property
+    def is_plain(self) -> bool:
+        return all(getattr(reader, "is_plain", False) for reader in self._readers)
+
     def line(self, index: int) -> bytes | None:
         """The line of a row in its file of JSON Lines; None where it has none."""
         reader, own = self._find(index)

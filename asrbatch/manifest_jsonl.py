@@ -45,6 +45,7 @@ class JsonlReader:
         self.source = file.path
         self._file, self._folder, self._adapt, self._locate = file, folder, adapt, locate
         self._rename = columns.rename if columns.given else None
+        self.is_plain = adapt is None and self._rename is None
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 

@@ -5,8 +5,6 @@ Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording
 """
 
 import os
-import signal
-import subprocess
 from array import array
 from collections.abc import Iterator
 from functools import partial
@@ -14,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ManifestError, RowError
+from .errors import ManifestError
 from .manifest_text import LocalFile
+from .pipes import PIPE, check_pipe, run_pipe
 from .rows import BadRow, Row, audio_ref, parse_row, show_text
 from .types import AudioRef
 
-PIPE_TIMEOUT_S = 300.0
-_PIPE = "pipe:"
 _SHOWN = 5
 
 
@@ -78,8 +75,8 @@ class KaldiReader:
         return parse_row(fields, fields["audio_filepath"])
 
     def audio(self, index: int, row: Row) -> AudioRef:
-        if row.path.startswith(_PIPE):
-            command = row.path.removeprefix(_PIPE)
+        if row.path.startswith(PIPE):
+            command = row.path.removeprefix(PIPE)
             return AudioRef(row.path, load=partial(run_pipe, command, row.path, self._base))
         return audio_ref(row.path, self._base)
 
@@ -90,10 +87,7 @@ class KaldiReader:
         if not place:
             raise BadRow("wav.scp", "no path behind the recording's name", "write `name path`")
         if place.endswith("|"):
-            if not self._allow_pipes:
-                fix = "give --allow-pipes to run it, or write files"
-                raise BadRow(f"wav.scp = {show_text(place)}", "is a command, which is not run unasked", fix)
-            return _PIPE + place[:-1].strip()
+            return check_pipe("wav.scp", place, self._allow_pipes)
         stem, colon, offset = place.rpartition(":")
         if colon and offset.isdecimal() and stem.endswith(".ark"):
             raise BadRow(
@@ -145,32 +139,6 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
             raise BadRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
         timing["channel"] = int(parts[3])
     return parts[0], timing
-
-
-def run_pipe(command: str, name: str, folder: str) -> bytes:
-    """What a command of `wav.scp` writes; killed, with all it started, after five minutes.
-
-    Raises:
-        RowError: unreadable: it failed, wrote nothing or took too long.
-    """
-    process = subprocess.Popen(
-        command, shell=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        data, said = process.communicate(timeout=PIPE_TIMEOUT_S)
-    except subprocess.TimeoutExpired as e:
-        raise RowError("unreadable", f"{name}: took longer than {PIPE_TIMEOUT_S:g} s") from e
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    if process.returncode != 0:
-        words = " ".join(said.decode("utf-8", "replace").split())[-200:]
-        raise RowError("unreadable", f"{name}: ended with exit status {process.returncode}: {words}")
-    if not data:
-        raise RowError("empty_audio", f"{name}: wrote nothing")
-    return data
 
 
 class KeyedLines:

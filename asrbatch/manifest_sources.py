@@ -6,10 +6,12 @@ Knows names only; nothing is read here.
 import glob
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import ManifestError
 from .remote import is_remote, list_remote
+from .rows import show
 from .source_options import SourceOptions
 
 # NeMo's `audio__OP_0..127_CL_.tar`, also written `audio_{0..127}.tar`.
@@ -91,3 +93,25 @@ def _must_be_there(name: str, of: str) -> list[str]:
     if not files:
         raise ManifestError(f"{of}: names {name}, which does not exist; correct the list, or fetch the file")
     return files
+
+
+def common_folder(files: list[str]) -> str:
+    """The folder, or URL, that all of them are in."""
+    if is_remote(files[0]):
+        return "/".join(os.path.commonprefix([file.split("/")[:-1] for file in files]))
+    return os.path.commonpath([os.path.dirname(file) for file in files])
+
+
+def choose_split(path: str, splits: Iterable[str], split: str | None) -> str | None:
+    """The split to read; None if the source knows of none. Raises ManifestError."""
+    splits = list(splits)
+    found = ", ".join(splits)
+    if split is None:
+        if len(splits) > 1:
+            raise ManifestError(f"{path}: holds several splits ({found}); choose one with --split")
+        return splits[0] if splits else None
+    if not splits:
+        raise ManifestError(f"{path}: has no splits, so --split {split} means nothing; leave it out")
+    if split not in splits:
+        raise ManifestError(f"{path}: has no split {show(split)}; there is {found}")
+    return split

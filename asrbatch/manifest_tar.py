@@ -3,13 +3,14 @@
 Two kinds of manifest: NeMo's, whose JSON Lines name members, and WebDataset's, where members that share a key are a row.
 """
 
+import io
 import os
 import re
 import tarfile
 from array import array
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from .rows import IN_CELL, BadRow, Row, parse_row, show, show_text
 from .types import AudioRef
 
 _MOST_OPEN = 64
+_REMOTE_BYTES = 64 << 10  # a request each: headers are 512 bytes, with the audio between them passed over
 _MOST_TEXT_BYTES = 16 << 20
 # WebDataset: the key is the path up to the first dot of the name.
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
@@ -53,7 +55,7 @@ class Tars:
         """Files of one tar, in order. Raises ManifestError: it is packed, damaged or cut off, or goes on after its end."""
         path, size = self.paths[number], self._files[number].size
         try:
-            with open_remote(path) if is_remote(path) else open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with _open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (found := tar.next()) is not None:
                     tar.members.clear()  # or it keeps them all
                     if found.isfile() and not found.issparse():
@@ -80,6 +82,10 @@ class Tars:
         if len(data) != size:
             raise RowError("unreadable", f"{name}: the tar gave {len(data)} of {size} bytes")
         return data
+
+
+def _open(path: str) -> BinaryIO:
+    return io.BufferedReader(open_remote(path), _REMOTE_BYTES) if is_remote(path) else open(path, "rb")
 
 
 class TarIndex:

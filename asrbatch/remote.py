@@ -3,6 +3,7 @@
 Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 s, so it happens with the first URL.
 """
 
+import io
 import re
 import threading
 import time
@@ -124,13 +125,33 @@ def list_remote(pattern: str) -> list[str]:
         raise ManifestError(f"{pattern}: cannot be listed: {_one_line(e)}") from e
 
 
-def open_remote(url: str) -> Any:
-    """A seekable file for libraries that read one by themselves (pyarrow). Raises ManifestError."""
-    RemoteFile(url)
-    try:
-        return _try_again(lambda: _file_system(url).open(url, "rb", block_size=4 << 20))
-    except Exception as e:
-        raise ManifestError(f"{url}: cannot be opened: {_one_line(e)}; tried {TRIES} times") from e
+def open_remote(url: str) -> io.RawIOBase:
+    """A seekable file for libraries that read one by themselves: each read is one request. Raises ManifestError."""
+    return _Readable(RemoteFile(url))
+
+
+class _Readable(io.RawIOBase):
+    def __init__(self, file: RemoteFile):
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.pread(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def _read_all(url: str) -> bytes:

@@ -54,3 +54,8 @@ class SourceOptions:
         ):  # fmt: skip
             if value == "":
                 raise UsageError(f"{option} is empty; give the name of a column")
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether any column is called by another name."""
+        return any((self.audio_column, self.text_column, self.id_column))

@@ -144,3 +144,10 @@ class Generation:
     resume_s: float | None = None
     no_speech_prob: float | None = None
     temperature: float = 0.0
+
+    @property
+    def closed_segments(self) -> tuple[Segment, ...]:
+        """Those before `resume_s`; all where that is None."""
+        if self.resume_s is None:
+            return self.segments
+        return tuple(segment for segment in self.segments if segment.start_s < self.resume_s)

@@ -55,7 +55,6 @@ class Validation:
     ):
         self._refuses = reading.on_bad_row == "refuse"
         self._check, self._strict = check, strict
-        self._renames = bool(reading.audio_column or reading.text_column or reading.id_column)
         self._without_place = array("Q")
         self._survey = Survey(sources, with_files=True, reading=replace(reading, on_bad_row="fail"), check=self._ask)
         self.manifest: Manifest = self._survey.manifest
@@ -112,8 +111,8 @@ class Validation:
         if not passing:
             raise UsageError(f"--write-clean {path}: no row passes, and a manifest without rows is none; nothing was written")
         folder = str(path.parent)
-        # Fields under other names are in all lines, or in none.
-        keeps_lines = not self._renames or all(self._line(index, folder) is not None for index in passing)
+        # A file of cuts, or of fields under other names, holds them in all lines or in none.
+        keeps_lines = self.manifest.has_plain_lines or all(self._line(index, folder) is not None for index in passing)
         with new_manifest(path) as file:
             for index in passing:
                 line = self._line(index, folder) if keeps_lines else None

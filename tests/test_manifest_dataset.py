@@ -452,7 +452,7 @@ def test_files_that_do_not_belong_together_are_named(tmp_path):
     with pytest.raises(ManifestError, match=rf"^{other}: column audio is of another type than in {folder}/a.parquet"):
         open_manifest(folder)
     other.write_text("no parquet")
-    with pytest.raises(ManifestError, match=rf"^{folder}: matches {other}, which is not Parquet; accepted are"):
+    with pytest.raises(ManifestError, match=rf"^{folder}: matches {other}, which is not Parquet; give files of one format"):
         open_manifest(folder)
 
 

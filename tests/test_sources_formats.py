@@ -111,7 +111,7 @@ def test_metadata_must_name_every_audio_file(tmp_path, rows):
 def test_tables_as_spreadsheets_write_them(tmp_path):
     path = tmp_path / "m.csv"
     path.write_bytes(
-        b'\xef\xbb\xbffile;id;duration;offset;channel;note\r\n\r\n'
+        b"\xef\xbb\xbffile;id;duration;offset;channel;note\r\n\r\n"
         b'a.wav;1;"2.5";;;"two\nlines; and ""quotes"""\r\nb.wav;2;;1;0;\r\n'
     )
     manifest = open_manifest(path)

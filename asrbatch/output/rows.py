@@ -68,14 +68,14 @@ def ok_row(
     ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
     for one, next_start in zip(heard, ends, strict=True):
         kept_until = min(next_start, one.window.end)
-        kept = segments.kept(one.attempts.chosen, one.window, kept_until, sample_rate)
+        kept = segments.kept(one.attempts.chosen, one.window, kept_until)
         text = kept.text.strip()
         is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(one.attempts.chosen)
         windows.append(_window(one, kept, kept_until, is_dropped, sample_rate))
         chosen.append(kept)
         if not is_dropped:
             texts.append(text)
-            pieces += segments.rows(one.attempts.chosen, one.window, kept_until, sample_rate)
+            pieces += segments.rows(kept, one.window, kept_until, sample_rate)
     asked = [g for h in heard for g in h.attempts.generations]
     language = chosen[0].language if chosen else None
     text = ("" if language in NO_SPACES else " ").join(filter(None, texts))
