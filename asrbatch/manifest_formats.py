@@ -23,11 +23,13 @@ from .manifest_heads import describe
 from .manifest_scan import Reader
 from .manifest_sources import Source, resolve
 from .manifest_text import LocalFile
+from .source_file import is_source_file, read_source_file
 from .source_options import SourceOptions
 
 ACCEPTED = (
     "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV with a "
-    "header, a folder or glob of audio, a Kaldi folder, lhotse cuts, tars of NeMo or WebDataset, hf://NAME, - for standard input"
+    "header, a folder or glob of audio, a Kaldi folder, lhotse cuts, tars of NeMo or WebDataset, hf://NAME, "
+    "a TOML file that names one of these, - for standard input"
 )
 
 
@@ -66,6 +68,8 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
     """
     if given == "-":
         return _read_stdin(options)
+    if is_source_file(given):
+        given, options = read_source_file(given, options)
     source = resolve(given, options)
     if source.format is not None:
         reader = _FORMATS[source.format].open(source) if source.files else None

@@ -157,6 +157,9 @@ class Survey:
                 self._files.append(hash(("bad", place)))
 
     def _add(self, row: Utterance) -> str | None:
+        problem = None if self._check is None else self._check(row)
+        if row.index < len(self._pieces):  # the manifest asks about a bad row again when it reads it
+            return problem
         self._pass_over_bad(row.index)
         file = file_of(row)
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
@@ -164,7 +167,7 @@ class Survey:
             self._files.append(hash(file))
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1
-        return None if self._check is None else self._check(row)
+        return problem
 
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s

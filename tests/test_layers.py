@@ -20,7 +20,7 @@ LAYERS = [
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
     ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "output.spool"],
-    ["manifest_text"],
+    ["manifest_text", "source_file"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],

@@ -142,7 +142,7 @@ def test_the_command(cli, tmp_path, rows):
     assert wrong.returncode == EXIT_ROWS_FAILED and (told["rows"], told["rows_measured"], told["rows_failing"]) == (2, 1, 1)
     for arguments, message in (
         (["audio"], "--output is missing"),
-        ([], "MANIFEST is missing"),
+        (["-o", "x.jsonl"], "MANIFEST is missing"),
         (["audio", "-o", "x.jsonl.gz"], "manifests are written as plain text; leave out .gz"),
         (["audio", "-o", "x.jsonl", "--on-bad-row", "fail"], "a row that cannot be run cannot be written"),
         (["audio", "-o", "audio"], "is a folder; give a file name"),
