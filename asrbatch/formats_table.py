@@ -12,6 +12,7 @@ from .columns import Columns
 from .errors import ManifestError
 from .formats_tar import open_webdataset
 from .formats_text import open_csv, open_jsonl
+from .hub_names import is_data_set
 from .manifest_heads import head_of, is_file
 from .manifest_scan import Reader
 from .manifest_shards import check_shards, shard_of
@@ -65,7 +66,7 @@ def open_hub(source: Source) -> Reader | None:
     """A data set on the hub, or a folder that is a copy of one."""
     from . import manifest_hub
 
-    if manifest_hub.is_data_set(source.path):
+    if is_data_set(source.path):
         found = manifest_hub.find_on_hub(source.path, source.options)
     elif source.is_folder and manifest_hub.is_copy(source.path):
         found = manifest_hub.find_in_folder(source.path, source.options)

@@ -7,16 +7,15 @@ copies all audio into a cache of its own, is not used. Knows nothing about rows.
 import glob
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import ManifestError
+from .hub_names import PREFIX, parse_name
 from .manifest_shards import check_shards
 from .rows import show, show_text
 from .source_options import SourceOptions
 
-PREFIX = "hf://"
-_DATA_SET = re.compile(r"hf://(?:datasets/)?([\w.-]+(?:/[\w.-]+)?)(?:@(refs/\w+/[\w.-]+|[^/@]+))?")
 _TIMEOUT_S = 20.0
 _CONVERTED = "refs/convert/parquet"  # where the hub keeps public data sets as Parquet
 _MOST_SHOWN = 10
@@ -43,11 +42,6 @@ class HubFiles:
     num_rows: int | None
 
 
-def is_data_set(given: str) -> bool:
-    """Whether it names a data set of the hub, `hf://NAME` or `hf://NAME@REVISION`, and not a file in one."""
-    return _DATA_SET.fullmatch(given) is not None
-
-
 def is_copy(folder: str) -> bool:
     """Whether a folder has a data set card that says where its rows are."""
     try:
@@ -67,8 +61,7 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
     Raises:
         ManifestError: there is no such data set, configuration or split, the hub does not answer, or a file is missing.
     """
-    match = _DATA_SET.fullmatch(given)
-    name, revision = match[1], match[2]
+    name, revision = parse_name(given)
     commit = _commit(name, revision)
     if commit is None:
         return _find_in_cache(given, name, revision, options)
@@ -76,7 +69,7 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
     found = _find(source, name, commit, options, folder=f"{PREFIX}datasets/{name}@{commit}")
     if options.streaming:
         return found
-    return HubFiles(found.source, found.kind, found.split, _fetch(found, name, commit), found.folder, found.num_rows)
+    return replace(found, files=_fetch(found, name, commit, revision))
 
 
 def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
@@ -158,8 +151,6 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
 
     why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "no answer from the network"
     fetch = f"fetch it where there is a network (hf download --repo-type dataset {name} --local-dir DIR) and give DIR"
-    if options.streaming:
-        raise ManifestError(f"{given}: the Hugging Face hub cannot be reached ({why}), and --streaming reads from it; {fetch}")
     try:
         folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
     except Exception as e:
@@ -173,15 +164,18 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
     return found
 
 
-def _fetch(found: HubFiles, name: str, commit: str) -> tuple[str, ...]:
+def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tuple[str, ...]:
     """The split's files in the hub's cache."""
     import huggingface_hub
 
     inside = [file.removeprefix(f"{found.folder}/") for file in found.files]
+    wanted = [glob.escape(file) for file in (*inside, "README.md")]
     try:
-        folder = huggingface_hub.snapshot_download(
-            name, repo_type="dataset", revision=commit, allow_patterns=[glob.escape(file) for file in (*inside, "README.md")]
-        )
+        # By its name, so that the cache knows the name without a network too; by its commit where it has just moved on.
+        for each in (revision, commit):
+            folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=each, allow_patterns=wanted)
+            if os.path.basename(folder) == commit:
+                break
     except Exception as e:
         fix = "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
         raise ManifestError(f"{found.source}: could not be fetched: {_one_line(e)}; {fix}") from e

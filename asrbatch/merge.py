@@ -9,7 +9,7 @@ Never changes a chunk. Knows nothing of engines and audio.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .chunk_rows import ChunkRows, Expected, name_row, read_chunks
 from .errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
 from .findings import SHOWN_LINES, Findings
 from .fingerprint import differences
+from .hub_names import is_data_set
 from .manifest import Manifest, open_manifest
 from .output.figures import figures_of_chunks, total, versions
 from .output.files import explained
@@ -87,6 +88,8 @@ def merge(
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
         say(f"warning: {warning}")
+    if is_data_set(manifest_source):
+        reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
     manifest = open_manifest(manifest_source, split=split, options=reading)
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")

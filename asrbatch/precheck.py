@@ -2,7 +2,7 @@
 
 The judge is `plan.Plan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are missing,
 model and languages are checked all the same, and what was not checked is said. A model that is not on this machine is left
-alone: the command has forbidden downloads.
+alone: a plan downloads nothing.
 """
 
 import os
@@ -45,7 +45,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
     model = config.engine.model
     is_path = os.path.isdir(os.path.expanduser(model)) or model.startswith((".", "/", "~")) or model.count("/") > 1
     try:
-        checkpoint = open_checkpoint(model, config.engine.revision)
+        checkpoint = open_checkpoint(model, config.engine.revision, fetch=False)
     except UsageError as e:
         if is_path:
             return Verdict(refused=str(e))
@@ -61,9 +61,10 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
     except UsageError as e:
         return Verdict(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
     try:
-        return Verdict(rules=Plan(replace(config, devices=None)).rules)
+        here = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
+        return Verdict(rules=Plan(replace(config, devices=None, engine=here)).rules)
     except (UsageError, ManifestError) as e:
-        return Verdict(refused=str(e), rules=rules)
+        return Verdict(refused=str(e).replace(checkpoint.folder, model), rules=rules)
 
 
 def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:

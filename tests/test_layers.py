@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "remote", "source_options", "audio_names"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["remote", "source_options", "audio_names", "hub_names"],
     ["subtitles", "silence"],
     ["tasks", "ahead", "loudness"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
