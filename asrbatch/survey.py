@@ -9,6 +9,7 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import normpath
 from typing import Any
 
@@ -224,11 +225,14 @@ def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: 
 
 
 def file_of(row: Utterance) -> Any:
-    """Equal for rows whose audio is one file, or one `data:` URI; bytes in a data set's cell are a file of their own."""
-    if row.audio.path is not None:
-        return normpath(row.audio.path)
-    written = row.fields.get("audio_filepath")
-    return row.audio.name, written if type(written) is str else None
+    """Equal for rows whose audio is one file, or one `data:` URI, or the same bytes of a source; while that is open."""
+    audio = row.audio
+    if audio.path is not None:
+        return normpath(audio.path)
+    if audio.url is not None:
+        return audio.url
+    # What is asked of which reader: two sources may call different bytes by one name.
+    return (audio.load.func, audio.load.args) if isinstance(audio.load, partial) else row.index
 
 
 def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None]:

@@ -4,7 +4,8 @@
 
 Every input is asked for its header and then decoded, whole or in part, as a run does. It must end in samples that are finite,
 or in an error of the row; a crash, a hang, more memory or more sound than its size explains are findings, and --keep writes such
-inputs down. Where a child's memory stands is read from /proc, so this runs on Linux alone. Exits 1 when there is a finding.
+inputs down. The first input of every file is the file itself, which must be decoded. Where a child's memory stands is read
+from /proc, so this runs on Linux alone. Exits 1 when there is a finding.
 """
 
 import argparse
@@ -90,7 +91,7 @@ def inputs(seeds: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[int
             part = {"offset_s": rng.choice((0.1, 1.0, 6.0, 1e6)), "duration_s": rng.choice((None, 0.5, 30.0))}
         if rng.random() < 0.1:
             part["channel"] = rng.randrange(3)
-        yield number, name, mutate(seeds[name], others, rng), part
+        yield (number, name, mutate(seeds[name], others, rng), part) if number >= len(names) else (number, name, seeds[name], {})
 
 
 def fuzz(
@@ -120,6 +121,8 @@ def fuzz(
                     result = _read(decoder, str(file), part, "")
                 else:
                     result = _read(decoder, data, part, ".g722" if name == "g722" else "")
+                if number < len(seeds) and result[0] is not None:
+                    result[-1].append(f"the file itself is not decoded: {result[0]}")
                 with noting:
                     _add(outcomes[name], *result, f"{seed}/{number}")
                     if keep is not None and result[-1]:

@@ -9,8 +9,10 @@ import soundfile as sf
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
 from test_audio import encode
+from typer.testing import CliRunner
 
 from asrbatch.audio import load_audio
+from asrbatch.cli import app
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.manifest_making import survey_sources, write_manifest
@@ -127,20 +129,20 @@ def test_numbers_that_json_lacks_become_null(tmp_path, rows):
     assert read_jsonl(tmp_path / "made.jsonl")[0]["snr"] == [None, None, 1.5]
 
 
-def test_the_command(cli, tmp_path, rows):
+def test_the_command(monkeypatch, tmp_path, rows):
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
-    done = cli("make-manifest", "audio", "-o", "new/m.jsonl")
-    assert done.returncode == EXIT_COMPLETE and "1 of them measured" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    done = run("audio", "-o", "new/m.jsonl")
+    assert done.exit_code == EXIT_COMPLETE and "1 of them measured" in done.stdout
     (row,) = read_jsonl(tmp_path / "new/m.jsonl")
     assert row["duration"] == 1.0 and row["audio_filepath"] == str(tmp_path / "audio" / "a.wav")
-    again = cli("make-manifest", "audio", "-o", "new/m.jsonl")
-    assert again.returncode == EXIT_USAGE and "exists already" in again.stderr
     (tmp_path / "audio" / "b.wav").write_bytes(b"junk")
-    wrong = cli("make-manifest", "audio", "-o", "new/m.jsonl", "--overwrite", "--json")
+    wrong = run("audio", "-o", "new/m.jsonl", "--overwrite", "--json")
     told = json.loads(wrong.stdout)
-    assert wrong.returncode == EXIT_ROWS_FAILED and (told["rows"], told["rows_measured"], told["rows_failing"]) == (2, 1, 1)
+    assert wrong.exit_code == EXIT_ROWS_FAILED and (told["rows"], told["rows_measured"], told["rows_failing"]) == (2, 1, 1)
     for arguments, message in (
+        (["audio", "-o", "new/m.jsonl"], "exists already"),
         (["audio"], "--output is missing"),
         (["-o", "x.jsonl"], "MANIFEST is missing"),
         (["audio", "-o", "x.jsonl.gz"], "manifests are written as plain text; leave out .gz"),
@@ -148,5 +150,9 @@ def test_the_command(cli, tmp_path, rows):
         (["audio", "-o", "audio"], "is a folder; give a file name"),
         (["audio", "-o", "x.jsonl", "--decode-timeout", "0"], "--decode-timeout 0: must be above 0"),
     ):
-        refused = cli("make-manifest", *arguments)
-        assert refused.returncode == EXIT_USAGE and message in refused.stderr, arguments
+        error = run(*arguments).exception
+        assert isinstance(error, UsageError) and error.exit_code == EXIT_USAGE and message in str(error), arguments
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["make-manifest", *arguments, *(["--workers", "1"] if "--json" not in arguments else [])])

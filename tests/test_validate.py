@@ -2,17 +2,22 @@
 
 import gzip
 import json
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
+from typer.testing import CliRunner
 
+from asrbatch.cli import app
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.probe import ALWAYS, NEVER
@@ -188,6 +193,16 @@ def test_several_manifests_are_one(tone, tmp_path):
     assert [found.passes(index) for index in (0, 1)] == [True, False]
 
 
+def test_bytes_of_two_sources_that_have_one_name_are_two_files(tone, tmp_path):
+    sources = []
+    for number, data in enumerate((tone.read_bytes(), b"junk" * 50)):
+        (tmp_path / str(number)).mkdir()
+        sources.append(tmp_path / str(number) / "test.parquet")
+        pq.write_table(pa.table({"audio": [{"bytes": data, "path": "a.wav"}], "id": [f"u{number}"]}), sources[-1])
+    found = validated(*sources, decode=NEVER)
+    assert [found.passes(index) for index in (0, 1)] == [True, False] and found.probe.findings.num_files == 2
+
+
 def test_nothing_is_half_written(tone, tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "text": "x" * 9000}, {"audio_filepath": "a.wav"}])
     found = validated(path, decode=NEVER)
@@ -221,23 +236,43 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
         assert fields is None or set(told[name]) == fields, name
     assert (told["rows_passing"], told["rows_failing"], told["clean"]["rows"]) == (1, 1, 1)
     assert read_jsonl(tmp_path / "clean.jsonl") == rows[:1]
-    again = cli("validate", "m.jsonl", "--write-clean", "clean.jsonl")
-    assert again.returncode == EXIT_USAGE and "exists already; give another name, or --overwrite" in again.stderr
-    itself = cli("validate", "m.jsonl", "--write-clean", "m.jsonl", "--overwrite")
-    assert itself.returncode == EXIT_USAGE and "is what is read" in itself.stderr
     shown = cli("validate", "clean.jsonl", "--audio", "decode")
     assert shown.returncode == EXIT_COMPLETE and "nothing wrong" in shown.stdout and "1 pass" in shown.stdout
-    assert cli("validate").returncode == cli("validate", "nowhere.jsonl").returncode == EXIT_USAGE
 
 
-def test_a_model_is_asked_about_languages_and_lengths(cli, tiny_en, base, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["m.jsonl", "--write-clean", "m.jsonl", "--overwrite"], "--write-clean .*m.jsonl: is what is read; give another name"),
+        (["m.jsonl", "--write-clean", "there.jsonl"], "there.jsonl: exists already; give another name, or --overwrite"),
+        (["m.jsonl", "--write-clean", "x.jsonl.zst"], "manifests are written as plain text; leave out .zst"),
+        (["m.jsonl", "--overwrite"], "--overwrite: replaces the file of --write-clean"),
+        (["m.jsonl", "--task", "translate"], "--task, --windows and --revision: are of a run with a model"),
+        (["m.jsonl", "--decode-timeout", "nan"], "--decode-timeout nan: must be above 0"),
+        (["-", "-"], "standard input can be read once"),
+        ([], "MANIFEST is missing"),
+    ],
+)
+def test_options_that_cannot_be_honoured(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
+    (tmp_path / "there.jsonl").touch()
+    error = CliRunner().invoke(app, ["validate", *arguments]).exception
+    assert isinstance(error, UsageError) and re.search(message, str(error)), error
+
+
+def test_a_model_is_asked_about_languages_and_lengths(monkeypatch, tiny_en, base, tmp_path):
     sf.write(tmp_path / "a.wav", np.full(31 * RATE, 0.1), RATE, subtype="PCM_U8")
     write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "lang": "de"}])
-    assert cli("validate", "m.jsonl").returncode == cli("validate", "m.jsonl", "--model", base).returncode == EXIT_COMPLETE
-    refused = cli("validate", "m.jsonl", "--model", tiny_en)
-    assert refused.returncode == EXIT_USAGE and "lang" in refused.stdout
-    long = cli("validate", "m.jsonl", "--model", base, "--windows", "none")
-    assert long.returncode == EXIT_ROWS_FAILED and "too_long" in long.stdout
+    monkeypatch.chdir(tmp_path)
+    for arguments, code, said in (
+        ([], EXIT_COMPLETE, "without --model, languages and lengths were not held against one"),
+        (["--model", base], EXIT_COMPLETE, "nothing wrong"),
+        (["--model", tiny_en], EXIT_USAGE, "lang"),
+        (["--model", base, "--windows", "none"], EXIT_ROWS_FAILED, "too_long"),
+    ):
+        done = CliRunner().invoke(app, ["validate", "m.jsonl", "--workers", "1", *arguments])
+        assert done.exit_code == code and said in done.stdout, done.stdout
 
 
 def test_neither_torch_nor_vllm_is_imported(tone, tiny_en, tmp_path):
