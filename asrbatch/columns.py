@@ -42,7 +42,8 @@ class Columns:
         names = list(names)
         for theirs, option in self.given.values():
             if theirs not in names:
-                raise ManifestError(f"{source}: {option} {theirs}: no such column; there are {', '.join(names) or 'none'}")
+                there = ", ".join(map(show_text, names)) or "none"
+                raise ManifestError(f"{source}: {option} {theirs}: no such column; there are {there}")
 
     def rename(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The row under our names, in the same order; the very same object when no name was given. Raises BadRow."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from .columns import Columns
 from .errors import ManifestError
 from .manifest_text import TextFile
-from .rows import REFUSED_FIELDS, BadRow, Row, audio_ref, parse_row, show
+from .rows import REFUSED_FIELDS, BadRow, Row, audio_ref, parse_row, show, show_text
 from .source_options import SourceOptions
 from .types import AudioRef
 
@@ -119,7 +119,7 @@ class CsvReader:
         if options.audio_column is None:
             found = [name for name in AUDIO_COLUMNS if name in self._header]
             if len(found) != 1 and "audio_filepath" not in found:
-                there = ", ".join(found or self._header)
+                there = ", ".join(map(show_text, found or self._header))
                 problem = "several columns may hold the audio" if found else "no audio column; the first line must be a header"
                 raise ManifestError(f"{self.source}: {problem} ({there}); name it with --audio-column")
             if "audio_filepath" not in found:

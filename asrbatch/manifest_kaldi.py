@@ -111,7 +111,10 @@ class KaldiReader:
     def _choose_base(self) -> str:
         """What relative paths are relative to: this folder, or the current one where recipes run, by the first of them."""
         for index in range(len(self._wavs)):
-            place = self._wavs.line(index)[1]
+            try:
+                place = self._wavs.line(index)[1]
+            except BadRow:  # reported with the others
+                continue
             if place and not place.endswith("|") and not os.path.isabs(place) and "://" not in place:
                 here = os.path.join(os.getcwd(), place)
                 if not os.path.exists(os.path.join(self.source, place)) and os.path.exists(here):
@@ -179,8 +182,7 @@ class KeyedLines:
 
     def line(self, index: int) -> tuple[str, str]:
         """Key and value of a line. Raises BadRow: not UTF-8."""
-        start, end = self._starts[index], self._starts[index + 1]
-        data = self._file.read_at(start, end - start).strip()
+        data = self._data(index)
         try:
             key, _, value = (
                 data.decode().partition(" ") if b"\t" not in data else data.decode().replace("\t", " ", 1).partition(" ")
@@ -205,9 +207,9 @@ class KeyedLines:
         """The first key that stands on two lines, and the number of the second of them."""
         places = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
         for place in places:
-            first, second = (self.line(int(self._order[place + more]))[0] for more in (0, 1))
+            first, second = (self._key(int(self._order[place + more])) for more in (0, 1))
             if first == second:
-                return second, self._numbers[int(self._order[place + 1])]
+                return second.decode("utf-8", "backslashreplace"), self._numbers[int(self._order[place + 1])]
         return None
 
     def keys_not_in(self, other: "KeyedLines") -> list[str]:
@@ -218,7 +220,15 @@ class KeyedLines:
         return self._strays(other._first_words)
 
     def _strays(self, known: np.ndarray) -> list[str]:
-        return [self.line(int(index))[0] for index in np.flatnonzero(~np.isin(self._hashes, known))]
+        strays = np.flatnonzero(~np.isin(self._hashes, known))
+        return [self._key(int(index)).decode("utf-8", "backslashreplace") for index in strays]
+
+    def _data(self, index: int) -> bytes:
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start).strip()
+
+    def _key(self, index: int) -> bytes:
+        return self._data(index).split(None, 1)[0]
 
 
 def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
