@@ -144,7 +144,9 @@ def _write_lines(path: Path, rows: list[Row]) -> Path:
 def _write_table(path: Path, rows: list[Row], delimiter: str, column: str = "audio_filepath", names: list[str] = ()) -> Path:
     names = names or [str(row["file"]) for row in rows]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [column, *_plain(rows[0])], delimiter=delimiter)
+        # In TSV a quote is a plain character.
+        plain = {"quoting": csv.QUOTE_NONE, "quotechar": None} if delimiter == "\t" else {}
+        writer = csv.DictWriter(file, [column, *_plain(rows[0])], delimiter=delimiter, **plain)
         writer.writeheader()
         writer.writerows({column: name, **_plain(row)} for name, row in zip(names, rows, strict=True))
     return path

@@ -23,8 +23,9 @@ from asrbatch.source_options import SourceOptions
 from asrbatch.validation import Validation
 
 KEEPING = SourceOptions(on_bad_row="fail")
+few = settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-thorough = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+thorough = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
 # What every format can hold: Kaldi's keys and WebDataset's have no white space, dots or slashes, and Kaldi strips texts.
 ids = st.lists(st.text("abcXYZ019_-é字", min_size=1, max_size=8), min_size=1, max_size=7, unique=True)
@@ -52,7 +53,7 @@ def data_sets(draw) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "jsonl"])
-@quick
+@few
 @given(rows=data_sets())
 def test_formats_agree_on_any_rows(kind, rows):
     with folder() as there:
