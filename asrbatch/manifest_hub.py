@@ -163,7 +163,7 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
         found = _find(source, folder, None, options, folder=folder)
     except ManifestError as e:
         e.add_note(
-            f"{given}: the Hugging Face hub cannot be reached ({why}); what its cache here holds was looked at; else {fetch}"
+            f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}"
         )
         raise
     if found.num_rows is None and not check_shards(given, found.files):
