@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from .columns import Columns
 from .errors import ManifestError, RowError
 from .manifest_files import FileState
-from .remote import is_remote, read_remote
+from .remote import is_remote, join_url, read_remote
 from .rows import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row, show
 from .types import AudioRef
 
@@ -136,9 +136,11 @@ class TableReader:
         name = f"{self._label}/{index}"
         if not cell["path"]:
             raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row")
-        path = os.path.join(self._folder, cell["path"]) if not is_remote(cell["path"]) else cell["path"]
-        if is_remote(path):
-            return read_remote(path, name)
+        if is_remote(self._folder) and not is_remote(cell["path"]):
+            return read_remote(join_url(self._folder, cell["path"]), name)
+        if is_remote(cell["path"]):
+            return read_remote(cell["path"], name)
+        path = os.path.join(self._folder, cell["path"])
         try:
             with open(path, "rb") as file:
                 return file.read()

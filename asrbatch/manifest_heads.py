@@ -6,7 +6,7 @@ import os
 from .errors import ManifestError
 from .manifest_sources import Source
 from .manifest_text import GZIP, ZSTD, open_text
-from .remote import is_remote
+from .remote import RemoteFile, is_remote
 from .rows import show
 
 _HEAD_BYTES = 4096
@@ -64,7 +64,7 @@ def is_file(path: str) -> bool:
 
 def head_of(path: str) -> bytes:
     if is_remote(path):
-        return open_text(path).read_at(0, _HEAD_BYTES)
+        return RemoteFile(path).pread(_HEAD_BYTES, 0)
     try:
         with open(path, "rb") as file:
             return file.read(_HEAD_BYTES)

@@ -85,11 +85,6 @@ def _find(source: str, path: str, commit: str | None, options: SourceOptions, *,
     try:
         configs = datasets.get_dataset_config_names(path, revision=commit)
         config = _choose_config(source, configs, options.dataset_config)
-        if config is None:
-            config = datasets.get_dataset_default_config_name(path, revision=commit)
-            if config is None:
-                fix = "choose one with --config"
-                raise ManifestError(f"{source}: has several configurations ({_names(configs)}); {fix}")
         builder = datasets.load_dataset_builder(path, config, revision=commit)
     except ManifestError:
         raise
@@ -107,10 +102,14 @@ def _find(source: str, path: str, commit: str | None, options: SourceOptions, *,
     return HubFiles(source, kind, split, files, folder, stated.num_examples if stated else None)
 
 
-def _choose_config(source: str, configs: list[str], config: str | None) -> str | None:
-    if config is not None and config not in configs:
+def _choose_config(source: str, configs: list[str], config: str | None) -> str:
+    if config is None:
+        if len(configs) > 1 and "default" not in configs:  # datasets would take the first
+            raise ManifestError(f"{source}: has several configurations ({_names(configs)}); choose one with --config")
+        return "default" if "default" in configs else configs[0]
+    if config not in configs:
         raise ManifestError(f"{source}: has no configuration {show(config)}; there is {_names(configs)}")
-    return config if config is not None or len(configs) != 1 else configs[0]
+    return config
 
 
 def _choose_split(source: str, of_split: dict[str, tuple[str, ...]], split: str | None) -> str:
@@ -152,12 +151,21 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
     why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "no answer from the network"
     fetch = f"fetch it where there is a network (hf download --repo-type dataset {name} --local-dir DIR) and give DIR"
     try:
-        folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision, local_files_only=True)
+        # The card alone: a cache with one split is complete for those who want that one.
+        folder = huggingface_hub.snapshot_download(
+            name, repo_type="dataset", revision=revision, local_files_only=True, allow_patterns="README.md"
+        )
     except Exception as e:
         problem = f"the Hugging Face hub cannot be reached ({why}), and its cache here lacks the data set"
         raise ManifestError(f"{given}: {problem}; {fetch}") from e
-    commit = os.path.basename(folder)
-    found = _find(f"{PREFIX}{name}@{commit}", folder, None, options, folder=folder)
+    source = f"{PREFIX}{name}@{os.path.basename(folder)}"
+    try:
+        found = _find(source, folder, None, options, folder=folder)
+    except ManifestError as e:
+        e.add_note(
+            f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}"
+        )
+        raise
     if found.num_rows is None and not check_shards(given, found.files):
         problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"
         raise ManifestError(f"{given}: {problem}; {fetch}")

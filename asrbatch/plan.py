@@ -59,7 +59,7 @@ class Plan:
         prompts = self.engine.prompts
         source, reading = config.manifest, config.reading
         if spooled is not None:
-            source, reading = str(spooled), replace(reading, folder=os.getcwd())
+            source, reading = str(spooled), replace(reading, folder=os.getcwd(), format=reading.format or "jsonl")
         self.manifest: Manifest = open_manifest(source, check=partial(check_row, prompts), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id

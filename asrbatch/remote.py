@@ -4,6 +4,7 @@ Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 
 """
 
 import io
+import posixpath
 import re
 import threading
 import time
@@ -40,6 +41,12 @@ def scheme_of(path: str) -> str | None:
 def is_remote(path: str) -> bool:
     """Whether this is a URL that we read through fsspec."""
     return scheme_of(path) in _PACKAGES
+
+
+def join_url(folder: str, path: str) -> str:
+    """A relative path as a URL; `..` is taken out, which servers do not know."""
+    scheme, _, rest = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, path))}"
 
 
 @lru_cache(maxsize=64)
@@ -94,7 +101,7 @@ class RemoteFile:
         if start >= self.size or count <= 0:
             return b""
         end = min(start + count, self.size)
-        return self._explained(lambda: _exactly(_file_system(self.path).cat_file(self.path, start, end), end - start))
+        return self._explained(lambda: _exactly(_file_system(self.path).cat_file(self.path, start=start, end=end), end - start))
 
     def check(self) -> None:
         """Nothing: to ask for every row would cost a round trip each; ids and hashes of rows notice a change."""

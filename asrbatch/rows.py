@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from .errors import RowError
-from .remote import is_remote, read_remote, scheme_of, why_not
+from .remote import is_remote, join_url, read_remote, scheme_of, why_not
 from .types import AudioRef
 
 # Sampling is fixed per run, and so are the prompts of the system; a value here would be ignored, which would be a lie.
@@ -165,7 +165,7 @@ def audio_ref(path: str, folder: str) -> AudioRef:
     if _is_data_uri(path):
         name = _shorten_data_uri(path)
         return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
-    place = os.path.join(folder, path) if "://" not in path else path
+    place = path if "://" in path else join_url(folder, path) if is_remote(folder) else os.path.join(folder, path)
     if "://" in place:
         if is_remote(place):
             return AudioRef(path, load=partial(read_remote, place, path), url=place)

@@ -121,10 +121,48 @@ def make_saved(folder: Path, rows: list[Row]) -> Path:
     return folder / "saved"
 
 
+def make_arrow(folder: Path, rows: list[Row]) -> Path:
+    import pyarrow as pa
+
+    table = _arrow(rows)
+    with pa.OSFile(str(folder / "m.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return folder / "m.arrow"
+
+
+def make_hub(folder: Path, rows: list[Row]) -> Path:
+    """A copy of a hub data set: two shards in a folder that the card names."""
+    import pyarrow.parquet as pq
+
+    (folder / "clean").mkdir()
+    table, half = _arrow(rows), len(rows) // 2
+    pq.write_table(table.slice(0, half), folder / "clean" / "test-00000-of-00002.parquet")
+    pq.write_table(table.slice(half), folder / "clean" / "test-00001-of-00002.parquet")
+    card = "configs:\n- config_name: clean\n  data_files:\n  - split: test\n    path: clean/test-*\n"
+    (folder / "README.md").write_text(f"---\n{card}---\n")
+    return folder
+
+
+def make_lhotse(folder: Path, rows: list[Row]) -> Path:
+    """Cuts as lhotse writes them."""
+    from lhotse import CutSet, Recording, SupervisionSegment
+
+    cuts = []
+    for row in rows:
+        cut = Recording.from_file(row["file"]).to_cut().with_id(row["id"])
+        cut.duration = row["duration"]
+        said = {"text": row["text"], "language": row["lang"]}
+        cut.supervisions = [SupervisionSegment(f"s-{row['id']}", cut.recording.id, 0.0, row["duration"], **said)]
+        cuts.append(cut)
+    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
+    return folder / "cuts.jsonl.gz"
+
+
 MAKERS = {
     "jsonl": make_jsonl, "jsonl.gz": make_jsonl_gz, "jsonl.zst": make_jsonl_zst, "several": make_several,
     "data-uri": make_data_uris, "csv": make_csv, "tsv": make_tsv, "folder": make_folder, "folder-csv": make_folder_csv,
     "kaldi": make_kaldi, "nemo-tar": make_nemo_tar, "webdataset": make_webdataset, "parquet": make_parquet, "saved": make_saved,
+    "arrow": make_arrow, "hub": make_hub, "lhotse": make_lhotse,
 }  # fmt: skip
 
 

@@ -546,6 +546,35 @@ def test_rows_are_not_kept_in_memory(tmp_path):
     assert peak < 10 << 20  # a block of rows under way; the file is 20 MB
 
 
+MILLION = """
+import json, resource, sys
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.job import run
+
+class Enough(Exception): pass
+
+def start(checkpoint, **options):
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, flush=True)
+    raise Enough
+
+try:
+    run(RunConfig(manifest=sys.argv[1], engine=EngineConfig(model=sys.argv[2]), output=sys.argv[3], workers=1), start=start)
+except Enough:
+    pass
+"""
+
+
+def test_a_million_rows_need_little_memory_before_the_engine(tiny_en, tmp_path):
+    path = tmp_path / "m.jsonl"
+    with open(path, "w") as file:
+        file.writelines(f'{{"audio_filepath": "a.wav", "id": "{n}", "duration": 2.5}}\n' for n in range(1_000_000))
+    command = [sys.executable, "-c", MILLION, str(path), tiny_en, str(tmp_path / "out.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 500
+    assert json.loads((tmp_path / "out.run.json").read_text())["total_rows"] == 1_000_000
+
+
 CHANGED = "the manifest changed since it was opened; leave it alone during a run, and start the command again"
 
 

@@ -165,9 +165,12 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
         assert revision == 'hf://me/speech: has no revision "v9"; correct it, or leave it out'
         got = {line for line in requests() if line.startswith("GET /datasets/") and line.endswith(".parquet ")}
         assert len(got) == 2  # of train alone, each whole
-    assert ask([[name, train], [at, train]], HF_HUB_OFFLINE="1", HF_HOME=there["HF_HOME"]) == [streamed, streamed]
-    gone, empty = ask([[name, train | {"split": "test"}], ["hf://me/other", {}]], HF_HUB_OFFLINE="1", HF_HOME=there["HF_HOME"])
-    assert gone == f'{at}: has no split "test"; there is train'
+        (other,) = ask([[name, {"dataset_config": "other"}]], **there)  # what is missing of the data set
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": there["HF_HOME"]}
+    whole, by_commit, rest, empty = ask(
+        [[name, train], [at, train], [name, {"dataset_config": "other"}], ["hf://me/other", {}]], **offline
+    )
+    assert whole == by_commit == streamed and rest == other
     assert empty == cannot_be_reached("me/other", "HF_HUB_OFFLINE is set")
 
 

@@ -12,7 +12,8 @@ from ..config import STDIN, RunConfig
 from ..errors import UsageError
 from ..findings import ranges
 from ..manifest_sources import absolute, expand
-from ..output.paths import find_chunks
+from ..output.paths import RunPaths, find_chunks
+from ..output.spool import spool_stdin
 from ..slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
 from ..slurm_scripts import array_script, merge_script
 from ..slurm_submit import Script, Submitted
@@ -87,8 +88,10 @@ def submit(
     """
     if options.values["num_chunks"] is None:
         raise UsageError("--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold")
+    if (tars := options.values["tars"]) is not None:
+        options.values["tars"] = ",".join(map(absolute, tars.split(",")))
     config = options.config(environment={}, chunk_id=0)
-    manifest = _manifest(config.manifest)
+    manifest = _manifest(config, chdir, dry_run)
     output = config.output_path
     slurm = SlurmOptions(
         job_name=job_name if job_name is not None else _job_name(output),
@@ -138,10 +141,15 @@ def submit(
     _say(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
 
 
-def _manifest(given: str) -> str:
+def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
     """As the tasks will be given it: absolute, since they may start in another folder."""
+    given = config.manifest
     if given == STDIN:
-        raise UsageError("-: tasks of an array have no standard input; write the manifest to a file")
+        if chdir is not None:
+            raise UsageError("--chdir: paths that come on standard input are relative to this folder; write them to a file")
+        if not dry_run:  # tasks have no standard input, and read what is kept here
+            spool_stdin(RunPaths(config.output_path).spool, config.overwrite)
+        return given
     if "://" in given:
         return given
     if not expand(given):
