@@ -11,6 +11,7 @@ import pytest
 from conftest import REPO
 
 from asrbatch import errors
+from asrbatch.commands.options import READING
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
@@ -37,8 +38,12 @@ def options() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "title", ["transcribe MANIFEST", "plan MANIFEST", "submit MANIFEST", "status OUTPUT", "merge-shards OUTPUT", "export OUTPUT"]
-)
+    "title",
+    [
+        "transcribe MANIFEST", "plan MANIFEST", "submit MANIFEST", "status OUTPUT", "merge-shards OUTPUT", "export OUTPUT",
+        "validate MANIFEST…", "make-manifest SOURCE…",
+    ],
+)  # fmt: skip
 def test_every_option_of_every_command_is_listed_and_no_other(title):
     command = title.split()[0]
     table = section(f"`asrbatch {title}`", COMMANDS)
@@ -47,6 +52,10 @@ def test_every_option_of_every_command_is_listed_and_no_other(title):
         shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset"}
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
         assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
+    elif command in ("validate", "make-manifest"):
+        shared = {f"--{name.replace('_', '-')}" for name in READING}
+        assert shared <= options()[command] and "takes `transcribe`'s options for reading a manifest" in table
+        assert listed == options()[command] - shared
     else:
         assert listed == options()[command]
 

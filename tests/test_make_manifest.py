@@ -19,7 +19,7 @@ from asrbatch.manifest_making import survey_sources, write_manifest
 from asrbatch.source_options import SourceOptions
 
 RATE = 16000
-EMBEDDED = ("nemo-tar", "webdataset", "parquet", "saved")
+EMBEDDED = ("nemo-tar", "webdataset", "parquet", "saved", "arrow", "hub")
 
 
 @pytest.fixture(scope="module")

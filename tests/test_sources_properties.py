@@ -52,7 +52,8 @@ def data_sets(draw) -> list[dict]:
     ]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind != "jsonl"])
+# lhotse looks into the audio when cuts are made, and the card of a hub's copy is read anew each time: slow, and tested elsewhere.
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("jsonl", "lhotse", "hub")])
 @few
 @given(rows=data_sets())
 def test_formats_agree_on_any_rows(kind, rows):

@@ -174,7 +174,7 @@ def test_every_format_has_clean_rows_or_says_why_not(tone, tmp_path, kind):
     rows = [{"id": f"u{n}", "text": f"t{n}", "duration": 1.0, "lang": "en", "file": tone} for n in range(4)]
     (tmp_path / "d").mkdir()
     source = MAKERS[kind](tmp_path / "d", rows)
-    if kind in ("webdataset", "parquet", "saved"):
+    if kind in ("webdataset", "parquet", "saved", "arrow", "hub"):
         with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"):
             validated(source, for_lines=True)
     else:
