@@ -461,7 +461,7 @@ def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
         ("m.zip", b"PK\x03\x04abc", "is a zip archive, unpack it first"),
         ("m.jsonl.bz2", b"BZh91AY", "is bzip2 data, unpack it first"),
         ("m.jsonl", "{}".encode("utf-16"), "is UTF-16 text, save it as UTF-8"),
-        ("a.bin", b"RIFF....WAVE", "is an audio file, give it an ending that says so, or a manifest that names it"),
+        ("a.bin", b"RIFF....WAVE", "is an audio file, write a manifest that names it"),
         ("m.txt", b"path text\na.wav hello\n", 'starts with "path text"; accepted are a JSON Lines file'),
     ],
 )
