@@ -12,10 +12,13 @@ import typer
 
 from . import __version__
 from .commands.common import Interrupted, complain
+from .commands.compare import compare
 from .commands.export import export
 from .commands.make_manifest import make_manifest
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
+from .commands.report import report
+from .commands.score import score
 from .commands.status import status
 from .commands.submit import submit
 from .commands.transcribe import transcribe
@@ -38,6 +41,9 @@ app.command()(status)
 app.command()(export)
 app.command()(validate)
 app.command("make-manifest")(make_manifest)
+app.command()(score)
+app.command()(compare)
+app.command()(report)
 
 
 def _version(asked: bool) -> None:

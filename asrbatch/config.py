@@ -58,6 +58,7 @@ class RunConfig:
         task: `transcribe` or `translate`.
         prompt: previous text for rows without `prompt`.
         windows: how longer audio is cut for the model; one of `WINDOWS`.
+        vad_filter: pass over long silences with `sequential`, as `silence` always does.
         condition_on_previous: ask each window of `sequential` with the text before it.
         timestamps: have the model say when each piece of its text begins and ends.
         fallback: ask again, at rising temperatures, for windows whose text looks wrong.
@@ -87,6 +88,7 @@ class RunConfig:
     task: str = "transcribe"
     prompt: str | None = None
     windows: str = "energy"
+    vad_filter: bool = False
     condition_on_previous: bool = False
     timestamps: bool = True
     fallback: bool = False
@@ -135,6 +137,11 @@ class RunConfig:
         if self.condition_on_previous and self.windows != SEQUENTIAL:
             fix = "give --windows sequential as well"
             raise UsageError(f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}")
+        if self.vad_filter and self.windows == "silence":
+            raise UsageError("--vad-filter: --windows silence skips long silences by itself; leave it out")
+        if self.vad_filter and self.windows != SEQUENTIAL:
+            fix = "give --windows sequential as well, or --windows silence instead"
+            raise UsageError(f"--vad-filter: --windows {self.windows} hears silences as well; {fix}")
         if self.output is not None:
             check_output(Path(self.output))
         if (self.num_chunks is None) != (self.chunk_id is None):

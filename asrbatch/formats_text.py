@@ -10,9 +10,10 @@ from collections.abc import Callable
 from .audio_names import is_audio, walk_audio
 from .columns import Columns
 from .errors import ManifestError
+from .file_heads import known_head
 from .manifest_csv import AUDIO_COLUMNS, CsvReader
 from .manifest_folder import DescribedFolder, FolderReader, name_files
-from .manifest_heads import bare_name, is_file, known_head, unpacked_head
+from .manifest_heads import bare_name, is_file, unpacked_head
 from .manifest_joined import JoinedReader
 from .manifest_jsonl import JsonlReader
 from .manifest_kaldi import KaldiReader

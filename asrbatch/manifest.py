@@ -6,6 +6,7 @@ pyarrow and no datasets.
 """
 
 import os
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -38,6 +39,11 @@ class Manifest:
 
     def __len__(self) -> int:
         return self.scan.num_rows
+
+    @property
+    def keys(self) -> array:
+        """int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one."""
+        return self._ids.keys
 
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""

@@ -4,24 +4,13 @@ import glob
 import os
 
 from .errors import ManifestError
+from .file_heads import known_head
 from .manifest_sources import Source
 from .manifest_text import GZIP, ZSTD, open_text
 from .remote import RemoteFile, is_remote
 from .rows import show
 
 _HEAD_BYTES = 4096
-# First bytes of what people give by mistake: what it is, and what to do.
-_KNOWN_HEADS = {
-    b"PK\x03\x04": ("a zip archive", "unpack it first"),
-    b"BZh": ("bzip2 data", "unpack it first"),
-    b"\xfd7zXZ": ("xz data", "unpack it first"),
-    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
-    b"RIFF": ("an audio file", "give it an ending that says so, or a manifest that names it"),
-    b"fLaC": ("an audio file", "give it an ending that says so, or a manifest that names it"),
-    b"OggS": ("an audio file", "give it an ending that says so, or a manifest that names it"),
-    b"ID3": ("an audio file", "give it an ending that says so, or a manifest that names it"),
-}
 
 
 def bare_name(path: str) -> str:
@@ -52,10 +41,6 @@ def describe(source: Source) -> str:
         return "is one JSON array, write each of its objects on a line of its own"
     first_line = start.partition(b"\n")[0].decode("utf-8", "backslashreplace")
     return f"starts with {show(first_line)}"
-
-
-def known_head(head: bytes) -> tuple[str, str] | None:
-    return next((what for magic, what in _KNOWN_HEADS.items() if head.startswith(magic)), None)
 
 
 def is_file(path: str) -> bool:

@@ -162,9 +162,7 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
     try:
         found = _find(source, folder, None, options, folder=folder)
     except ManifestError as e:
-        e.add_note(
-            f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}"
-        )
+        e.add_note(f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}")
         raise
     if found.num_rows is None and not check_shards(given, found.files):
         problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"

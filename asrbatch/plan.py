@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,9 @@ from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
 from .prompts import WhisperPrompts
 from .sharding import Sharding
+from .silences import choices_of_skips
 from .types import Utterance
+from .voice import check_available
 
 # Decoder positions that hold no text: the prompt's control tokens.
 _PROMPT_TOKENS = 4
@@ -77,7 +80,7 @@ class Plan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.rules.choices | (silence.choices() if config.windows == "silence" else {}),
+            windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
             **chunk_fields(self.sharding),
         )
@@ -85,16 +88,24 @@ class Plan:
 
 def audio_rules(config: RunConfig, checkpoint: Checkpoint) -> AudioRules:
     """What the checkpoint hears, and how longer audio is cut for it."""
-    if config.windows == "silence":
-        silence.check_available(checkpoint.sample_rate)
+    if config.windows == "silence" or config.vad_filter:
+        check_available(checkpoint.sample_rate)
     return AudioRules(
         checkpoint.sample_rate,
         checkpoint.window_s,
         checkpoint.hop_length,
         config.windows,
+        vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
     )
+
+
+def _voice_choices(rules: AudioRules) -> dict[str, Any]:
+    """How speech is told from silence, where it is."""
+    if rules.windows == "silence":
+        return silence.choices()
+    return choices_of_skips() if rules.vad_filter else {}
 
 
 def _engine_plan(config: RunConfig) -> EnginePlan:

@@ -15,6 +15,7 @@ import numpy as np
 from . import guards
 from .ahead import Ahead, Piece
 from .cuts import pause_near
+from .silences import Voiced
 from .types import Generation, Window
 from .windows import Rules
 
@@ -29,11 +30,12 @@ _AROUND_S = 0.3
 
 
 def follow(
-    ahead: Ahead, rules: Rules, answer: Callable[[], Generation | None], *, condition: bool, drop_no_speech: bool
+    ahead: Ahead | Voiced, rules: Rules, answer: Callable[[], Generation | None], *, condition: bool, drop_no_speech: bool
 ) -> Iterator[Piece]:
     """The windows of a recording, each after the answer to the one before.
 
     Args:
+        ahead: the recording, or all of it but its long silences.
         answer: waits for the answer to the last window; None when nobody wants the rest.
         condition: ask each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
@@ -97,4 +99,3 @@ def rest_of(piece: Piece, generation: Generation, rules: Rules) -> int | None:
         return None
     resume = heard(generation, piece.samples, rules, is_last=True)
     return None if resume == len(piece.samples) or resume < rules.min_tail else piece.window.start + resume
-

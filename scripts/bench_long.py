@@ -5,7 +5,9 @@
 
 One recording (longform_data.py) is transcribed whole, cut by `fixed` and by `energy`, and as files of 30 s with `none`: the same
 audio, and with `fixed` the same windows. Without timestamps, so that nothing is asked again. Every run is the command
-`asrbatch transcribe` in a process of its own; systems alternate. Seconds are the run's own (`X.done.json`), without start-up.
+`asrbatch transcribe` in a process of its own; systems alternate, every second round in the opposite order. Seconds are the
+run's own (`X.done.json`), without start-up. CPU seconds are those of the whole process and its decoders, start-up too: on a
+machine that others use they say more than the clock.
 
 The last column is the median of a system's RTFx divided by that of the files of 30 s in the same round, and the least and the
 greatest of these ratios. Not measured: GPUs, reading from slow disks.
@@ -13,6 +15,7 @@ greatest of these ratios. Not measured: GPUs, reading from slow disks.
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -42,10 +45,17 @@ def pieces(row: dict, folder: Path) -> list[dict]:
 def run(manifest: Path, windows: str, model: Path, out: Path) -> dict:
     command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "--model", str(model), "--dtype", "float32",
                "--windows", windows, "--no-timestamps", "-o", str(out), "--overwrite"]  # fmt: skip
+    before = cpu_s()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
     if done.returncode != 0:
         raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-1000:]}")
-    return json.loads(out.with_suffix(".done.json").read_text(encoding="utf-8"))
+    return json.loads(out.with_suffix(".done.json").read_text(encoding="utf-8")) | {"cpu_s": cpu_s() - before}
+
+
+def cpu_s() -> float:
+    """Of all processes that ended, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main() -> int:
@@ -64,13 +74,13 @@ def main() -> int:
             manifests[name] = Path(scratch, f"{SYSTEMS[name]}.jsonl")
             manifests[name].write_text("".join(json.dumps(each) + "\n" for each in rows), encoding="utf-8")
         for number in range(arguments.rounds):
-            for name, windows in SYSTEMS.items():
+            for name, windows in list(SYSTEMS.items())[:: -1 if number % 2 else 1]:
                 say(f"round {number + 1}: {name}")
                 mark = run(manifests[name], windows, model, Path(scratch, "out.jsonl"))
                 seconds = mark["wall_s"] - mark["stages_s"]["startup"]
-                found[name].append((row["duration"] / seconds, mark["rtfx_engine"]))
+                found[name].append((row["duration"] / seconds, mark["cpu_s"]))
     print(f"{row['id']}, {row['duration']:.0f} s, Whisper {arguments.model}, float32, {arguments.rounds} rounds\n")
-    print("| system | RTFx without start-up | RTFx of the engine | ratio to files of 30 s (least to greatest) |")
+    print("| system | RTFx without start-up | CPU seconds | ratio to files of 30 s (least to greatest) |")
     print("|---|---:|---:|---:|")
     for name, rounds in found.items():
         ratios = sorted(mine[0] / theirs[0] for mine, theirs in zip(rounds, found[FILES], strict=True))

@@ -132,7 +132,7 @@ def measure(source: str, model: str, output: str) -> dict:
         return engine
 
     config = RunConfig(manifest=source, engine=EngineConfig(model=model), output=output, language="en", max_windows=4, workers=1)
-    seen["rows"] = run(config, stop=stop, start=start).progress.num_rows
+    seen["rows"] = run(config, stop=stop, start=start).progress.total_rows
     return seen
 
 

@@ -13,9 +13,11 @@ from conftest import REPO
 from asrbatch import errors
 from asrbatch.commands.options import READING
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
+from asrbatch.scored_texts import EXCLUDED
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
+SCORING = (REPO / "docs/scoring.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -40,10 +42,19 @@ def options() -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     "title",
     [
-        "transcribe MANIFEST", "plan MANIFEST", "submit MANIFEST", "status OUTPUT", "merge-shards OUTPUT", "export OUTPUT",
-        "validate MANIFEST…", "make-manifest SOURCE…",
+        "transcribe MANIFEST",
+        "plan MANIFEST",
+        "submit MANIFEST",
+        "status OUTPUT",
+        "merge-shards OUTPUT",
+        "export OUTPUT",
+        "score PREDICTIONS",
+        "compare A B",
+        "report PREDICTIONS",
+        "validate MANIFEST…",
+        "make-manifest SOURCE…",
     ],
-)  # fmt: skip
+)
 def test_every_option_of_every_command_is_listed_and_no_other(title):
     command = title.split()[0]
     table = section(f"`asrbatch {title}`", COMMANDS)
@@ -64,7 +75,7 @@ def test_the_list_of_commands_is_complete():
     assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS])
+@pytest.mark.parametrize("text", [README, COMMANDS, SCORING])
 def test_options_named_anywhere_exist(text):
     others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
@@ -74,6 +85,11 @@ def test_options_named_anywhere_exist(text):
 def test_readme_lists_every_error_kind_with_its_meaning():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Output"), flags=re.M))
     assert {kind: rows.get(kind) for kind in errors.ROW_ERROR_KINDS} == errors.ROW_ERROR_KINDS
+
+
+def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Which rows", SCORING), flags=re.M))
+    assert rows == EXCLUDED
 
 
 def test_readme_lists_every_exit_code():

@@ -13,16 +13,18 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
+    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["remote", "source_options", "audio_names", "hub_names"],
-    ["subtitles", "silence"],
-    ["tasks", "ahead", "loudness"],
+    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
+    ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
+    ["silences"],
+    ["silence"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
     ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "output.spool"],
     ["manifest_text", "source_file"],
-    ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
+    ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows", "paired_counts"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
@@ -35,25 +37,40 @@ LAYERS = [
     ["formats_table"],
     ["manifest_formats"],
     ["output.new_manifest", "manifest_lines"],
+    ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
+    ["run_facts"],
+    ["scored_references"],
     ["export_formats"],
     ["export_files"],
+    ["export_results"],
     ["status_files"],
     ["status", "survey"],
-    ["engine.start", "merge", "export"],
-    ["engine.__init__"],
+    ["engine.start", "merge", "export", "score"],
+    ["engine.__init__", "compare", "report.rows", "report.page"],
+    ["report.make"],
     ["preparation", "blame", "limits"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures", "validation"],
     ["manifest_making"],
-    ["session", "worker", "display", "display_tables", "display_checks"],
+    ["session", "worker", "display", "display_tables", "display_scores", "display_checks"],
     ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.export", "commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
+    ["commands.score"],
+    [
+        "commands.compare",
+        "commands.export",
+        "commands.merge_shards",
+        "commands.plan",
+        "commands.report",
+        "commands.status",
+        "commands.submit",
+        "commands.transcribe",
+    ],
     ["commands.validate"],
     ["commands.make_manifest"],
     ["cli"],
@@ -71,10 +88,14 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "onnxruntime": {"voice"},
     "typer": {
-        "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
-        "commands.status", "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
+        "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.options",
+        "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
+        "commands.validate", "commands.make_manifest",
     },
-    "rich": {"display", "display_tables", "display_checks"},
+    "rich": {"display", "display_checks", "display_scores", "display_tables"},
+    "jiwer": {"alignment"},
+    "kaldialign": {"alignment"},
+    "whisper_normalizer": {"leaderboard", "normalizers"},
     "huggingface_hub": {"checkpoint", "manifest_hub"},
     "lhotse": {"manifest_lhotse"},
     "fsspec": {"remote"},
@@ -87,7 +108,7 @@ def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("output.__init__", "commands.__init__"):
+        if name not in ("output.__init__", "commands.__init__", "report.__init__"):
             found[name] = ast.parse(path.read_text(encoding="utf-8"))
     return found
 
@@ -142,24 +163,45 @@ def test_each_library_has_one_home():
         assert users == homes, library
 
 
-COMMANDS = ("transcribe", "merge-shards", "plan", "status", "submit", "export", "validate", "make-manifest")
-
-
 def loaded_after(code: str) -> set[str]:
     program = f"{code}\nimport sys, json; print(json.dumps(list(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+RUN = "from asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
+COMMANDS = (
+    "",
+    "transcribe",
+    "merge-shards",
+    "plan",
+    "status",
+    "submit",
+    "export",
+    "score",
+    "compare",
+    "report",
+    "validate",
+    "make-manifest",
+)
+
+
 @pytest.mark.parametrize(
     "command",
-    ["", "--version", *(f"{c} --help" for c in ("", *COMMANDS))],
+    ["", "--version", *(f"{command} --help" for command in COMMANDS)],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
-    code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
+    code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\n{RUN}"
     assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
 
 
 def test_a_run_is_planned_without_torch_and_vllm():
     assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow", "onnxruntime"}
+
+
+def test_scoring_needs_neither_torch_nor_vllm(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "two", "pred_text": "too"}\n')
+    arguments = [str(tmp_path / "rows.jsonl"), "--normalizer", "leaderboard"]
+    code = f"import sys; sys.argv = ['asrbatch', 'score', *{arguments}]\n{RUN}"
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "soundfile", "pyarrow", "onnxruntime"}

@@ -158,6 +158,9 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
         assert streamed == [at, local.scan.digest, ids, last]
         assert missing == "hf://me/nothing: the hub has no such data set, or it is private; correct the name (owner/name), or " \
             "log in with `hf auth login`"  # fmt: skip
+        command = [sys.executable, "-m", "asrbatch", "plan", name, "--config", "clean", "--split", "train", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **there}, cwd=tmp_path)
+        assert json.loads(done.stdout)["manifest"] == {"source": at, "rows": 5, "digest": local.scan.digest}, done.stderr
         got = [line for line in requests() if line.startswith("GET /datasets/") and ".parquet" in line]
         assert got and all(" bytes=" in line for line in got)  # pieces
         fetched, again, revision = ask([[name, train], [at, train], [f"{name}@v9", train]], **there)
@@ -209,6 +212,21 @@ def test_arrow_files_are_the_same_rows_as_parquet(tmp_path, new):
     (tmp_path / "a" / "train-00000-of-00002.arrow").unlink()
     with pytest.raises(ManifestError, match=r"a: train: 1 of 2 shards are missing \(00000\)"):
         opened(tmp_path / "a")
+
+
+def test_columns_of_tables_under_other_names(tmp_path):
+    columns = {"wav": [{"bytes": b"sound", "path": None}] * 2, "said": ["a", "b"], "key": [7, 8], "text": ["raw", None]}
+    path = write_arrow(tmp_path / "m.arrow", pa.table({**columns, "audio": ["not this", "nor this"]}))
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    options = {"audio_column": "wav", "text_column": "said", "id_column": "key"}
+    for source in (path, tmp_path / "m.parquet"):
+        manifest = opened(source, **options)
+        assert [manifest.read(n).id for n in range(2)] == ["7", "8"]
+        assert manifest.read(1).audio.resolve() == b"sound"
+        fields = manifest.read(0).fields
+        assert (fields["text"], fields["id"], fields["original_text"]) == ("a", 7, "raw")
+        with pytest.raises(ManifestError, match=r"--id-column nope: no such column; there are wav, said, key, text"):
+            opened(source, **{**options, "id_column": "nope"})
 
 
 def test_arrow_that_is_cut_off_is_refused(tmp_path):

@@ -83,6 +83,10 @@ def _run_options(
             "in silences (long ones are skipped), at fixed lengths, or never."
         ),
     ] = Windows.energy,
+    vad_filter: Annotated[
+        bool,
+        typer.Option("--vad-filter", help="With --windows sequential: skip long silences, which --windows silence always does."),
+    ] = False,
     condition_on_previous: Annotated[
         bool, typer.Option("--condition-on-previous", help="With --windows sequential: ask each window with the text before it.")
     ] = False,
@@ -243,6 +247,7 @@ class RunOptions:
             task=v["task"].value,
             prompt=v["prompt"],
             windows=v["windows"].value,
+            vad_filter=v["vad_filter"],
             condition_on_previous=v["condition_on_previous"],
             timestamps=v["timestamps"],
             fallback=v["fallback"],

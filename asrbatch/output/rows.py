@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from .. import attempts, guards, segments
 from ..attempts import Attempts
 from ..errors import RowError
+from ..languages import NO_SPACES
 from ..types import Generation, Utterance, Window
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
@@ -30,8 +32,6 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
-# Languages written without spaces between words: their windows are joined without one. Those of openai-whisper's word splitter.
-NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my"))
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
@@ -59,15 +59,16 @@ def ok_row(
 
     Args:
         heard: its windows in order of time. One may reach into the next, which then hears again what comes from its start on.
-        skips: audio that holds no speech, and that nobody was asked about.
+        skips: audio that holds no speech, and that nobody was asked about; a window may reach into one, and ends there then.
         flags: of the audio; those of the text are added here.
         drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
         timing: seconds by name; queue, first_token and generate come from the answers.
     """
     windows, texts, pieces, chosen = [], [], [], []
-    ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
-    for one, next_start in zip(heard, ends, strict=True):
-        kept_until = min(next_start, one.window.end)
+    starts = sorted([*(h.window.start for h in heard[1:]), *(skip.start for skip in skips)])
+    for one in heard:
+        following = bisect_right(starts, one.window.start)
+        kept_until = min([one.window.end, *starts[following : following + 1]])
         kept = segments.kept(one.attempts.chosen, one.window, kept_until)
         text = kept.text.strip()
         is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(one.attempts.chosen)
