@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from ..config import EngineConfig, RunConfig
 from ..errors import UsageError
+from ..source_file import names_data_set
 from ..source_options import SourceOptions
 from .common import Verbose
 from .options import Task, Windows, reading_fields, takes_reading_options
@@ -75,7 +77,10 @@ def validate(
             manifest=sources[0], engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
         )
         check, rules = rules_of_model(config)
-    found = Validation(sources, SourceOptions(**reading_fields(reading)), check=check, for_lines=clean is not None, strict=strict)
+    options = SourceOptions(**reading_fields(reading))
+    if audio is Audio.none and all(map(names_data_set, sources)):
+        options = replace(options, streaming=True)  # the rows without their audio
+    found = Validation(sources, options, check=check, for_lines=clean is not None, strict=strict)
     if audio is not Audio.none:
         decodes = audio is Audio.decode
         with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
