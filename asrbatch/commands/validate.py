@@ -71,10 +71,12 @@ def validate(
         check_new_manifest(clean, "--write-clean", sources, overwrite)
     if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
         raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
+    if not any(map(names_data_set, sources)):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model that is not here is not fetched to look at languages
     check, rules = None, None
     if model is not None:
         config = RunConfig(
-            manifest=sources[0], engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
+            manifest="any.jsonl", engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
         )
         check, rules = rules_of_model(config)
     options = SourceOptions(**reading_fields(reading))
@@ -91,13 +93,19 @@ def validate(
                 decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
                 rules=rules, observe=bar.update,
             )  # fmt: skip
+    nothing_clean: UsageError | None = None
     if clean is not None:
-        found.write_clean(clean)
+        try:
+            found.write_clean(clean)
+        except UsageError as e:  # said behind the reasons
+            nothing_clean = e
     told = figures(found)
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
     else:
         show(*validation_parts(told, with_model=model is not None))
+    if nothing_clean is not None:
+        raise nothing_clean
     raise typer.Exit(found.exit_code)
 
 
