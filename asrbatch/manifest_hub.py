@@ -125,7 +125,8 @@ def _choose_split(source: str, of_split: dict[str, tuple[str, ...]], split: str 
 def _check_whole(source: str, files: tuple[str, ...]) -> None:
     """The hub converts the first 5 GB of a data set only, and says so in the name of a folder."""
     if part := next((file for file in files if os.path.basename(os.path.dirname(file)).startswith("partial-")), None):
-        problem = f"is a part of the data set alone ({show_text(part)}): the hub converts the first 5 GB"
+        name = "/".join(part.split("/")[-2:])
+        problem = f"is a part of the data set alone ({show_text(name)}): the hub converts the first 5 GB"
         raise ManifestError(f"{source}: {problem}; give the data set itself, or that folder's files to run the part")
 
 
@@ -197,4 +198,4 @@ def _names(names: Any) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return show_text(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

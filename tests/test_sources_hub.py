@@ -93,6 +93,13 @@ def test_missing_rows_of_a_copy_are_an_error(copy):
         opened(copy, dataset_config="clean", split="train")
 
 
+def test_a_part_that_the_hub_converted_is_refused(copy):
+    (copy / "data").rename(copy / "partial-train")
+    (copy / "README.md").write_text(CARD.format(num_rows=5).replace("data/", "partial-train/"))
+    with pytest.raises(ManifestError, match=r"is a part of the data set alone \(.*partial-train/train-00000.*\): the hub"):
+        opened(copy, dataset_config="clean", split="train")
+
+
 def test_options_that_a_source_does_not_take_are_refused(copy, tmp_path):
     lines = tmp_path / "m.jsonl"
     lines.write_text('{"audio_filepath": "a.wav"}\n')

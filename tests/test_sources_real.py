@@ -72,6 +72,17 @@ def test_urls_pipes_and_other_column_names(transcribe, tiny_en, rows, tmp_path):
     (rows[0]["file"].parent / "requests.log").unlink()
 
 
+def test_a_folder_of_audio_without_a_list(transcribe, tiny_en, rows, tmp_path):
+    folder = tmp_path / "recordings"
+    (folder / "inner").mkdir(parents=True)
+    for row, place in zip(rows, ("a", "inner/b"), strict=True):
+        (folder / f"{place}{row['file'].suffix}").write_bytes(row["file"].read_bytes())
+        (folder / f"{place}.txt").write_text(row["text"])
+    by_index = sorted(transcribe(folder, tiny_en, tmp_path / "out.jsonl").rows(), key=lambda row: row["index"])
+    assert [(row["text"], row["pred_text"]) for row in by_index] == [(row["text"], SPOKEN[row["id"][4:]]) for row in rows]
+    assert [row["audio_filepath"] for row in by_index] == ["a.wav", "inner/b.wav"]
+
+
 BAD = [
     ("nonsense", "not JSON"),
     ('{"audio_filepath": 5}', "must be a string"),
