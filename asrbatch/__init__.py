@@ -23,7 +23,7 @@ def transcribe(
     """Transcribes a manifest, or goes on where an earlier call of the same run left off.
 
     Args:
-        manifest: a JSONL manifest, a `save_to_disk` folder or Parquet files.
+        manifest: any source of README's table, e.g. a JSONL manifest, a folder of audio, Parquet files.
         model: a checkpoint folder, or a name on the Hugging Face hub.
         observer: told of progress; shows nothing by default.
         stop: lets another thread end the run in an orderly way (`stop.request()`).

@@ -95,8 +95,11 @@ class Checkpoint:
         return whole.hexdigest()
 
 
-def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
+def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = True) -> Checkpoint:
     """Finds a checkpoint by folder or hub name and reads its JSON files.
+
+    Args:
+        fetch: download what the hub's cache here lacks.
 
     Raises:
         UsageError: no such folder, the hub cannot be reached and the cache lacks it, or it is no model folder.
@@ -109,7 +112,7 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
     else:
-        folder = _from_hub(name, revision)
+        folder = _from_hub(name, revision, fetch)
     config = _read_json(folder / "config.json")
     if not config:
         raise UsageError(f"--model {name}: {folder} holds no config.json, so it is not a Hugging Face checkpoint")
@@ -148,13 +151,17 @@ def hash_file(path: Path) -> str:
         raise _unreadable(path, e) from e
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, fetch: bool) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
         return Path(
             huggingface_hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(UNUSED_WEIGHTS)
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(UNUSED_WEIGHTS),
+                local_files_only=not fetch,
             )
         )
 

@@ -14,6 +14,7 @@ from . import __version__
 from .commands.common import Interrupted, complain
 from .commands.compare import compare
 from .commands.export import export
+from .commands.make_manifest import make_manifest
 from .commands.merge_shards import merge_shards
 from .commands.plan import plan
 from .commands.report import report
@@ -21,6 +22,7 @@ from .commands.score import score
 from .commands.status import status
 from .commands.submit import submit
 from .commands.transcribe import transcribe
+from .commands.validate import validate
 from .errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 
 app = typer.Typer(
@@ -37,6 +39,8 @@ app.command()(plan)
 app.command()(submit)
 app.command()(status)
 app.command()(export)
+app.command()(validate)
+app.command("make-manifest")(make_manifest)
 app.command()(score)
 app.command()(compare)
 app.command()(report)

@@ -3,14 +3,16 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .errors import UsageError
 from .output.paths import RunPaths, check_output, chunk_path
+from .source_options import SourceOptions
 
 # How longer audio is cut: a splitter of `windows.SPLITTERS`, or where the model's last segment ended.
 SEQUENTIAL = "sequential"
+STDIN = "-"  # as a manifest
 WINDOWS = ("energy", SEQUENTIAL, "silence", "fixed", "none")
 
 
@@ -46,6 +48,8 @@ class RunConfig:
         engine: with what.
         output: the rows file, ending in `.jsonl`; None derives it from manifest and model.
         split: which split of a data set that has several.
+        format, dataset_config, streaming, audio_column, text_column, id_column, tars, allow_pipes, on_bad_row: how the
+            manifest is to be read; see `source_options.SourceOptions`.
         num_chunks: into how many chunks the manifest is dealt out; None for a run in one piece.
         chunk_id: which of them this is, from 0.
         strategy: how rows are dealt out; a name of `sharding.STRATEGIES`.
@@ -97,6 +101,15 @@ class RunConfig:
     decode_timeout_s: float = 300.0
     grace_s: float = 20.0
     hang_timeout_s: float = 1800.0
+    format: str | None = None
+    dataset_config: str | None = None
+    streaming: bool = False
+    audio_column: str | None = None
+    text_column: str | None = None
+    id_column: str | None = None
+    tars: str | None = None
+    allow_pipes: bool = False
+    on_bad_row: str = "refuse"
 
     def __post_init__(self) -> None:
         for option, value, least in (
@@ -110,6 +123,7 @@ class RunConfig:
         ):
             if value is not None and not value >= least:
                 raise UsageError(f"{option} {value}: must be at least {least}")
+        _ = self.reading
         if self.overwrite and self.retry_failed:
             raise UsageError("--overwrite and --retry-failed: give one; --overwrite runs every row again anyway")
         if self.prompt is not None and any("\ud800" <= c <= "\udfff" for c in self.prompt):
@@ -140,6 +154,11 @@ class RunConfig:
                 raise UsageError(f"--chunk-id {self.chunk_id}: {fits}")
 
     @property
+    def reading(self) -> SourceOptions:
+        """How the manifest is to be read. Raises UsageError."""
+        return SourceOptions(**{f.name: getattr(self, f.name) for f in fields(SourceOptions) if f.name != "folder"})
+
+    @property
     def paths(self) -> RunPaths:
         """The files that this process writes: the run's own, or those of its chunk."""
         if self.num_chunks is None:
@@ -151,7 +170,11 @@ class RunConfig:
         """What the run is called. Absolute; `<manifest stem>.<model slug>.jsonl` in the current folder when none was given."""
         if self.output is not None:
             return Path(self.output).expanduser().absolute()
-        stem = re.sub(r"\.jsonl?$", "", os.path.basename(os.path.normpath(self.manifest))) or "manifest"
+        if self.manifest == STDIN:
+            stem = "stdin"
+        else:
+            name = re.sub(r"[*?{}\[\],:]+", "-", os.path.basename(os.path.normpath(self.manifest))).strip("-")
+            stem = re.sub(r"\.jsonl?(\.gz|\.zst)?$", "", name) or "manifest"
         return Path(f"{stem}.{slug(self.engine.model)}.jsonl").absolute()
 
     @property

@@ -30,14 +30,18 @@ def show(*parts: RenderableType) -> None:
 
 
 class ProbeBar:
-    """How far a probe is: a bar on a terminal, a line every half minute elsewhere. A context manager."""
+    """How far a probe is: a bar on a terminal, a line every half minute elsewhere. A context manager.
 
-    def __init__(self, num_rows: int):
-        self._num_rows = num_rows
+    Args:
+        doing, done: what it does, and what it has done.
+    """
+
+    def __init__(self, num_rows: int, doing: str = "reading headers", done: str = "headers read"):
+        self._num_rows, self._done = num_rows, done
         self._console = Console(stderr=True, highlight=False)
         self._said_at = time.monotonic()
         self._bar = Progress(
-            TextColumn("reading headers"),
+            TextColumn(doing),
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total} rows  {task.fields[failing]} will fail"),
             TimeRemainingColumn(),
@@ -58,7 +62,7 @@ class ProbeBar:
         self._bar.update(self._task, completed=num_rows, failing=num_failing)
         if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
-            self._console.print(f"headers read: {num_rows}/{self._num_rows} rows, {num_failing} will fail", soft_wrap=True)
+            self._console.print(f"{self._done}: {num_rows}/{self._num_rows} rows, {num_failing} will fail", soft_wrap=True)
 
 
 def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .config import RunConfig
+from .config import STDIN, RunConfig
 from .engine import Engine, start_engine
 from .errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_WORKER_DIED, OutputError, UsageError
 from .fingerprint import differences, digest
@@ -24,6 +24,7 @@ from .output.journal import Journal
 from .output.lease import Lease
 from .output.paths import RunPaths, find_chunks
 from .output.record import read_completion_mark, read_record, write_completion_mark
+from .output.spool import spool_stdin
 from .plan import Plan
 from .progress import Observer, Progress, Stop, Summary
 from .session import Session
@@ -47,7 +48,7 @@ def run(
     """
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
-    plan = Plan(config)
+    plan = Plan(config, spool_stdin(RunPaths(config.output_path).spool, config.overwrite) if config.manifest == STDIN else None)
     _say_strategy(config, plan, observer)
     paths = config.paths
     if Path(plan.manifest.source) in (paths.rows, config.output_path):

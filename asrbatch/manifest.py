@@ -1,35 +1,25 @@
 """Rows in: `open_manifest` recognises what it is given, checks all of it once, and then reads any row at any time.
 
-Knows which formats there are and how to tell them apart; how each is read is the business of `manifest_*.py`, and what
-a row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
+Which formats there are is told in `manifest_formats.py`; how each is read is the business of `manifest_*.py`, and what a
+row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
 pyarrow and no datasets.
-
-A new format: a reader (`manifest_scan.Reader`), a function here that opens it or returns None, a line in `_FORMATS`.
 """
 
-import glob
-import json
 import os
-import re
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from dataclasses import replace
 
 from .errors import ManifestError
-from .file_heads import known_head
 from .manifest_files import manifest_changed
-from .manifest_jsonl import JsonlReader
-from .manifest_scan import Check, Reader, Scan, make_utterance, scan_rows
-from .rows import BadRow, show
-from .types import Utterance
+from .manifest_formats import open_reader
+from .manifest_joined import JoinedReader
+from .manifest_scan import Check, Reader, Scan, make_utterance, repeated_id, scan_rows
+from .rows import BadRow
+from .source_options import SourceOptions
+from .types import AudioRef, Utterance
 
 __all__ = ["Manifest", "Scan", "open_manifest"]
-
-ACCEPTED = (
-    "a JSON Lines file (one object per line), a folder written by save_to_disk, or Parquet (a file, a folder or a glob of files)"
-)
-_HEAD_BYTES = 4096
-_JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
-_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:-[0-9a-f]+)?")  # the hub's names: train-00000-of-00004(-hash).parquet
 
 
 class Manifest:
@@ -38,12 +28,14 @@ class Manifest:
     Attributes:
         source: absolute path (or glob) as a string.
         scan: what the one pass at opening found.
+        num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
     """
 
-    def __init__(self, reader: Reader, check: Check | None = None):
-        self._reader = reader
+    def __init__(self, reader: Reader, check: Check | None = None, *, keep_bad: bool = False):
+        self._reader, self._check = reader, check
         self.source = reader.source
-        self.scan, self._ids = scan_rows(reader, check)
+        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad)
+        self.num_bad = len(self._ids.bad)
 
     def __len__(self) -> int:
         return self.scan.num_rows
@@ -57,6 +49,10 @@ class Manifest:
         """File and line, or row, of a row; for messages."""
         return self._reader.where(index)
 
+    def is_bad(self, index: int) -> bool:
+        """Whether a row will fail because of what it says."""
+        return self._ids.is_bad(index)
+
     def read(self, index: int) -> Utterance:
         """Row `index` (0-based), with the id the scan gave it. From any thread; reads nothing about its audio.
 
@@ -67,157 +63,73 @@ class Manifest:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.source}: no row {index}; there are {len(self)}, from 0")
         index = int(index)  # a numpy integer would end up in the output
+        is_bad, problem = self._ids.is_bad(index), None
         try:
             row = self._reader.row(index)
-        except BadRow as e:  # it was good when it was scanned
-            raise manifest_changed(self._reader.where(index)) from e
+        except BadRow as e:
+            if not is_bad:  # it was good when it was scanned
+                raise manifest_changed(self._reader.where(index)) from e
+            row, problem = e.row(), str(e)
         except OSError as e:
             raise ManifestError(f"{self.source}: row {index} cannot be read: {e}") from e
         row_id = self._ids.final(index, row)
         if hash(row_id) != self._ids.keys[index]:
             raise manifest_changed(self._reader.where(index))
-        return make_utterance(self._reader, index, row_id, row)
+        if problem is not None:
+            return self._failing(index, row_id, row.fields, problem)
+        utterance = make_utterance(self._reader, index, row_id, row)
+        if is_bad:
+            first = self._ids.first_with_id_of(index)
+            if first is not None:
+                problem = repeated_id(self._reader, row.id, first)
+            elif self._check is not None:
+                problem = self._check(utterance)
+            if problem is None:
+                raise manifest_changed(self._reader.where(index))
+            return self._failing(index, row_id, row.fields, problem)
+        return utterance
+
+    def line(self, index: int) -> bytes | None:
+        """A row as it stands in a file of JSON Lines, the end of line included; None where it has no line of its own."""
+        return self._reader.line(index) if hasattr(self._reader, "line") else None
+
+    @property
+    def has_plain_lines(self) -> bool:
+        """Whether each line of its files is a row under our names."""
+        return getattr(self._reader, "is_plain", False)
+
+    def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
+        where = self._reader.where(index)
+        return Utterance(index, row_id, AudioRef(where), fields=fields, problem=f"{where}: {problem}")
 
 
-def open_manifest(source: str | os.PathLike[str], *, split: str | None = None, check: Check | None = None) -> Manifest:
+def open_manifest(
+    source: str | os.PathLike[str] | Sequence[str],
+    *,
+    split: str | None = None,
+    check: Check | None = None,
+    options: SourceOptions | None = None,
+) -> Manifest:
     """Open a manifest and check every row of it.
 
     Args:
-        source: a JSON Lines file; a folder written by `save_to_disk` of Hugging Face datasets; a Parquet file, or a
-            folder or glob of Parquet files, which are read in the order of their names.
-        split: which split of a data set. Needed if there are several.
+        source: what holds the rows; see `manifest_formats.py` for all that is recognised. Several are one manifest.
+        split: which split of a data set; the same as that of the options.
         check: called once with every good row; returns None, or `value: problem; fix` for a row this run cannot do.
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
             left out.
+        options: how to read it.
 
     Raises:
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
     """
-    path = os.path.abspath(os.fspath(source))
+    options = options or SourceOptions()
+    if split is not None:
+        options = replace(options, split=split)
+    sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
     try:
-        for open_format in _FORMATS:
-            if (reader := open_format(path, split)) is not None:
-                return Manifest(reader, check)
-        raise ManifestError(f"{path}: {_describe(path)}; accepted are {ACCEPTED}")
+        readers = [open_reader(each, options) for each in sources]
+        reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
+        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail")
     except OSError as e:  # a folder without permission, a disk that fails during the scan
-        raise ManifestError(f"{path}: cannot be read: {e}") from e
-
-
-def _open_saved(path: str, split: str | None) -> Reader | None:
-    if os.path.isfile(os.path.join(path, "dataset_dict.json")):
-        split = _choose_split(path, _saved_splits(path), split)
-        folder, label = os.path.join(path, split), split
-    elif all(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_info.json")):
-        folder, label = path, None
-    else:
-        return None
-    from .manifest_dataset import SavedTable, TableReader
-
-    table = SavedTable(folder)
-    if label is None:
-        label = _choose_split(path, [table.split] if table.split else [], split) or "data"
-    return TableReader(table, path, path, label)
-
-
-def _saved_splits(path: str) -> list[str]:
-    try:
-        with open(os.path.join(path, "dataset_dict.json"), encoding="utf-8") as file:
-            return [str(split) for split in json.load(file)["splits"]]
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ManifestError(f"{path}: dataset_dict.json cannot be read ({e}); save the data set again") from e
-
-
-def _open_parquet(path: str, split: str | None) -> Reader | None:
-    if os.path.isfile(path):
-        if _head(path)[:4] != b"PAR1":
-            return None
-        files = [path]
-        shard = _shard(path)
-        # One shard of several is not the split: its rows are numbered from 0 again.
-        label = shard[1] if shard and int(shard[2]) == 1 else os.path.splitext(os.path.basename(path))[0]
-        _choose_split(path, [shard[1]] if shard else [], split)
-    else:
-        if os.path.isdir(path):
-            names = [name for name in os.listdir(path) if name.endswith(".parquet") and name[0] not in "._"]
-            files = sorted(os.path.join(path, name) for name in names)
-        else:
-            files = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
-        if not files:
-            return None
-        for file in files:
-            if not os.path.isfile(file) or _head(file)[:4] != b"PAR1":
-                raise ManifestError(f"{path}: matches {file}, which is not Parquet; accepted are {ACCEPTED}")
-        splits = sorted({shard[1] for shard in map(_shard, files) if shard}) if all(map(_shard, files)) else []
-        split = _choose_split(path, splits, split)
-        if splits:
-            files = [file for file in files if _shard(file)[1] == split]
-        label = split or "data"
-    from .manifest_dataset import TableReader
-    from .manifest_parquet import ParquetTable
-
-    folder = path if os.path.isdir(path) else os.path.commonpath([os.path.dirname(file) for file in files])
-    return TableReader(ParquetTable(files), path, folder, label)
-
-
-def _shard(path: str) -> re.Match[str] | None:
-    return _SHARD.fullmatch(os.path.splitext(os.path.basename(path))[0])
-
-
-def _choose_split(path: str, splits: Iterable[str], split: str | None) -> str | None:
-    """The split to read; None if the source knows of none. Raises ManifestError."""
-    splits = list(splits)
-    found = ", ".join(splits)
-    if split is None:
-        if len(splits) > 1:
-            raise ManifestError(f"{path}: holds several splits ({found}); choose one with --split")
-        return splits[0] if splits else None
-    if not splits:
-        raise ManifestError(f"{path}: has no splits, so --split {split} means nothing; leave it out")
-    if split not in splits:
-        raise ManifestError(f"{path}: has no split {show(split)}; there is {found}")
-    return split
-
-
-def _open_jsonl(path: str, split: str | None) -> Reader | None:
-    if not os.path.isfile(path):
-        return None
-    head = _head(path)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.
-    called_jsonl = path.lower().endswith(_JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
-    if start and not start.startswith(b"{") and not called_jsonl:
-        return None
-    _choose_split(path, [], split)
-    return JsonlReader(path)
-
-
-# Tried in this order. Each takes (absolute path or glob, split) and returns None for what is not its own.
-_FORMATS: tuple[Callable[[str, str | None], Reader | None], ...] = (_open_saved, _open_parquet, _open_jsonl)
-
-
-def _describe(path: str) -> str:
-    """What was found instead of a manifest."""
-    if not os.path.lexists(path):
-        return "no file matches" if glob.has_magic(path) else "does not exist"
-    if os.path.isdir(path):
-        names = sorted(os.listdir(path))
-        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        return f"is a folder with {shown}" if names else "is an empty folder"
-    if not os.path.isfile(path):
-        return "is not a regular file"
-    head = _head(path)
-    if known := known_head(head):
-        return f"is {known[0]}, {known[1]}"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):
-        return "is one JSON array, write each of its objects on a line of its own"
-    first_line = start.partition(b"\n")[0].decode("utf-8", "backslashreplace")
-    return f"starts with {show(first_line)}"
-
-
-def _head(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_HEAD_BYTES)
-    except OSError as e:
-        raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
+        raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

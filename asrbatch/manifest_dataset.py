@@ -17,8 +17,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .columns import Columns
 from .errors import ManifestError, RowError
 from .manifest_files import FileState
+from .remote import is_remote, join_url, read_remote
 from .rows import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row, show
 from .types import AudioRef
 
@@ -60,20 +62,25 @@ class TableReader:
         source: absolute path, for messages.
         folder: what relative audio paths are relative to.
         label: the split, or what stands for it.
+        columns: columns under other names.
 
     Raises:
-        ManifestError: there is not exactly one audio column.
+        ManifestError: there is not exactly one audio column, or not one of a name that was given.
     """
 
-    def __init__(self, table: Table, source: str, folder: str, label: str):
-        self.source = source
+    def __init__(self, table: Table, source: str, folder: str, label: str, columns: Columns):
+        self.source, self.num_rows = source, table.num_rows
         self._table, self._folder, self._label = table, folder, label
-        self._audio = find_audio_column(source, table.schema, table.feature_types)
+        columns.check(source, table.schema.names)
+        given, _ = columns.given.get("audio_filepath", (None, None))
+        self._audio = find_audio_column(source, table.schema, table.feature_types, given)
+        # The audio column is renamed below, where it is known whether a cell holds audio or a path.
+        self._rename = columns.but_audio()
         table.choose_audio(self._audio, pa.types.is_struct(table.schema.field(self._audio).type))
         self._scanned = [
             field.name
             for field in table.schema
-            if field.name == self._audio or field.name in KNOWN_FIELDS or not _is_heavy(field.type)
+            if field.name == self._audio or self._rename.ours(field.name) in KNOWN_FIELDS or not _is_heavy(field.type)
         ]
 
     def rows(self) -> Iterator[Row | BadRow]:
@@ -115,6 +122,7 @@ class TableReader:
             fields = {name: value for name, value in values.items() if name != self._audio}
         else:
             fields = {"audio_filepath" if name == self._audio else name: value for name, value in values.items()}
+        fields = self._rename.rename(fields)
         row = parse_row(fields, IN_CELL if in_cell else path, f"{self._label}/{index}")
         if not fields["audio_filepath"]:
             fields["audio_filepath"] = row.id
@@ -128,6 +136,10 @@ class TableReader:
         name = f"{self._label}/{index}"
         if not cell["path"]:
             raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row")
+        if is_remote(self._folder) and not is_remote(cell["path"]):
+            return read_remote(join_url(self._folder, cell["path"]), name)
+        if is_remote(cell["path"]):
+            return read_remote(cell["path"], name)
         path = os.path.join(self._folder, cell["path"])
         try:
             with open(path, "rb") as file:
@@ -195,8 +207,11 @@ class SavedTable:
             state.check()
 
 
-def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str]) -> str:
+def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str], given: str | None = None) -> str:
     """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else a string of a known name.
+
+    Args:
+        given: the name of the column, where it was said; it may hold any of these.
 
     Raises:
         ManifestError: none, or several that are equally likely; also when two columns have one name.
@@ -209,13 +224,15 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     # A struct with a feature class of its own is something else: an Image, a Video.
     structs = [field.name for field in schema if _is_audio_struct(field.type) and field.name not in feature_types]
     paths = [name for name in _PATH_COLUMNS if name in names and _is_string(schema.field(name).type)]
-    candidates = declared or structs or paths
+    candidates = [given] if given else declared or structs or paths
     if len(candidates) > 1:
         found = ", ".join(candidates)
-        raise ManifestError(f"{source}: several columns may hold the audio ({found}); keep one, or rename the others")
+        fix = "choose one with --audio-column"
+        raise ManifestError(f"{source}: several columns may hold the audio ({found}); {fix}")
     accepted = f"an Audio feature, a struct of bytes and path, or strings named {', '.join(_PATH_COLUMNS)}"
     if not candidates:
-        raise ManifestError(f"{source}: no audio column among {', '.join(names) or 'no columns'}; expected {accepted}")
+        found = ", ".join(names) or "no columns"
+        raise ManifestError(f"{source}: no audio column among {found}; expected {accepted}, or name it with --audio-column")
     kind = schema.field(candidates[0]).type
     if not _is_audio_struct(kind) and not _is_string(kind):
         raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")

@@ -6,79 +6,101 @@ business of `rows.py`. Keeps 8 bytes a row.
 
 import codecs
 import json
-import os
-import weakref
 from array import array
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from .errors import ManifestError
-from .manifest_files import FileState
+from .columns import Columns
+from .manifest_text import TextFile
 from .rows import BadRow, Row, audio_ref, parse_row, show, show_text
 from .types import AudioRef
 
-_READ_BYTES = 1 << 20
 _ONE_OBJECT = "write one JSON object per line"
+
+# Where the audio of a row lives, other than in `audio_filepath` relative to a folder.
+Locate = Callable[[Row], AudioRef]
 
 
 class JsonlReader:
-    """The rows of one file; see `manifest_scan.Reader`. The file stays open: replacing it by another changes nothing.
+    """The rows of one file; see `manifest_scan.Reader`.
 
-    Raises:
-        ManifestError: the file cannot be opened.
+    Args:
+        file: the text.
+        folder: what relative audio paths are relative to.
+        columns: fields under other names.
+        adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
+        locate: where a row's audio lives; None looks for a file.
     """
 
-    def __init__(self, path: str):
-        self.source = path
-        self._folder = os.path.dirname(path)
-        try:
-            self._fd = os.open(path, os.O_RDONLY)
-        except OSError as e:
-            raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
-        weakref.finalize(self, os.close, self._fd)
-        self._state = FileState(path, self._fd)
+    def __init__(
+        self,
+        file: TextFile,
+        folder: str,
+        columns: Columns,
+        *,
+        adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        locate: Locate | None = None,
+    ):
+        self.source = file.path
+        self._file, self._folder, self._adapt, self._locate = file, folder, adapt, locate
+        self._rename = columns.rename if columns.given else None
+        self.is_plain = adapt is None and self._rename is None
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
-        self._num_blank = 0
+        self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
     def rows(self) -> Iterator[Row | BadRow]:
-        with open(self._fd, "rb", _READ_BYTES, closefd=False) as lines:
-            end = len(codecs.BOM_UTF8) if os.pread(self._fd, 3, 0) == codecs.BOM_UTF8 else 0
-            lines.seek(end)
+        end = 0
+        with self._file.open() as lines:
             for line in lines:
                 start, end = end, end + len(line)
-                if line.isspace():
-                    self._num_blank += 1
+                if start == 0 and line.startswith(codecs.BOM_UTF8):
+                    line, start = line[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+                if not line or line.isspace():
+                    self._blank_before.append(len(self._starts))
                     continue
                 self._starts.append(start)
                 try:
-                    yield parse_line(line)
+                    yield self._parse(line)
                 except BadRow as bad:
                     yield bad
             self._starts.append(end)
-        self._state.check()
+        self._file.check()
 
     def row(self, index: int) -> Row:
-        self._state.check()
+        self._file.check()
         start, end = self._starts[index], self._starts[index + 1]
-        return parse_line(os.pread(self._fd, end - start, start))  # with the blank lines that follow: JSON ignores them
+        return self._parse(self._file.read_at(start, end - start))  # with the blank lines that follow: JSON ignores them
+
+    def line(self, index: int) -> bytes | None:
+        """The line of a row as it stands in the file; None where lines are something else than rows."""
+        if self._adapt is not None and self._locate is None:
+            return None
+        self._file.check()
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start).partition(b"\n")[0] + b"\n"
 
     def audio(self, index: int, row: Row) -> AudioRef:
-        return audio_ref(row.path, self._folder)
+        return audio_ref(row.path, self._folder) if self._locate is None else self._locate(row)
 
     def where(self, index: int) -> str:
-        line = index + 1
-        if self._num_blank:  # line numbers are not kept, so count them; only messages need them
-            position, last = 0, self._starts[index]
-            line = 1
-            while position < last:
-                piece = os.pread(self._fd, min(_READ_BYTES, last - position), position)
-                line += piece.count(b"\n")
-                position += len(piece) or last
-        return f"{self.source}:{line}"
+        return f"{self.source}:{index + 1 + bisect_right(self._blank_before, index)}"
+
+    def _parse(self, line: bytes) -> Row:
+        fields = parse_object(line)
+        if self._adapt is not None:
+            fields = self._adapt(fields)
+        if self._rename is not None:
+            try:
+                fields = self._rename(fields)
+            except BadRow as bad:
+                bad.fields = fields
+                raise
+        return parse_row(fields, fields.get("audio_filepath"))
 
 
-def parse_line(line: bytes) -> Row:
-    """One line of the file as a checked row. Raises BadRow."""
+def parse_object(line: bytes) -> dict[str, Any]:
+    """One line of the file as an object. Raises BadRow."""
     try:
         text = line.decode()
     except UnicodeDecodeError as e:
@@ -99,7 +121,7 @@ def parse_line(line: bytes) -> Row:
         raise BadRow(show_text(text.strip()), f"not JSON: {e}", _ONE_OBJECT) from e
     if type(fields) is not dict:
         raise BadRow(show_text(text.strip()), "not a JSON object", _ONE_OBJECT)
-    return parse_row(fields, fields.get("audio_filepath"))
+    return fields
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

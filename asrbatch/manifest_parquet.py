@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 
 from .errors import ManifestError
 from .manifest_files import FileState
+from .remote import is_remote, open_remote
 
 _BATCH_ROWS = 8192
 _LIGHT_BATCH_BYTES = 4 << 20  # as encoded, before compression
 _AUDIO_BATCH_BYTES = 64 << 20
 _KEPT_BATCHES = 3
 _STREAM_BYTES = 1 << 20
+_REMOTE_BYTES = 4 << 20  # a request each
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class ParquetTable:
 
     def __init__(self, paths: list[str]):
         self._paths = paths
-        self._states = [FileState(path) for path in paths]
+        self._states = {number: FileState(path) for number, path in enumerate(paths) if not is_remote(path)}
         self._metadata: list[pq.FileMetaData] = []
         self._schemas: list[pa.Schema] = []
         self._groups: list[_Group] = []
@@ -72,7 +74,7 @@ class ParquetTable:
                 if num_rows:
                     self._groups.append(_Group(self.num_rows, num_rows, number, group))
                     self.num_rows += num_rows
-        self.feature_types = _feature_types(self.schema)
+        self.feature_types = feature_types(self.schema)
         self._starts = [group.start for group in self._groups]
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
@@ -89,7 +91,7 @@ class ParquetTable:
         for group, may_hold_bytes in zip(self._groups, self._may_hold_bytes, strict=True):
             for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
                 yield batch, [may_hold_bytes] * batch.num_rows
-        for state in self._states:
+        for state in self._states.values():
             state.check()
 
     def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
@@ -105,8 +107,8 @@ class ParquetTable:
 
     def _group(self, index: int, check: bool = True) -> tuple[int, _Group]:
         at = bisect_right(self._starts, index) - 1
-        if check:
-            self._states[self._groups[at].file].check()
+        if check and (state := self._states.get(self._groups[at].file)) is not None:
+            state.check()
         return at, self._groups[at]
 
     def _may_hold(self, group: _Group, column_name: str) -> bool:
@@ -128,7 +130,8 @@ class ParquetTable:
         path, num_rows = self._paths[group.file], 0
         try:
             # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
-            with pq.ParquetFile(path, metadata=self._metadata[group.file], buffer_size=_STREAM_BYTES, pre_buffer=False) as file:
+            streamed = {"pre_buffer": False, "buffer_size": _REMOTE_BYTES if is_remote(path) else _STREAM_BYTES}
+            with _open(path) as raw, pq.ParquetFile(raw, metadata=self._metadata[group.file], **streamed) as file:
                 for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
                     num_rows += batch.num_rows
                     yield batch
@@ -179,15 +182,19 @@ class _Batches:
         return start
 
 
+def _open(path: str) -> Any:
+    return pa.PythonFile(open_remote(path), "r") if is_remote(path) else pa.OSFile(path)
+
+
 def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
     try:
-        with pq.ParquetFile(path) as file:
+        with _open(path) as raw, pq.ParquetFile(raw) as file:
             return file.metadata, file.schema_arrow
     except (pa.ArrowException, OSError) as e:
         raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
 
 
-def _feature_types(schema: pa.Schema) -> dict[str, str]:
+def feature_types(schema: pa.Schema) -> dict[str, str]:
     """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]

@@ -12,7 +12,8 @@ given twice, and a given id that happens to equal a made one.
 
 import hashlib
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import nan
@@ -57,12 +58,16 @@ class Scan:
         durations_s: float32 [num_rows], seconds; NaN where the row does not say. Read-only.
         digest: SHA-256 (hex) over the `canonical_row` of every row, in order.
         num_without_duration: rows that do not say their duration.
+        problems: how many of each kind; empty unless bad rows are to be failed rows.
+        examples: (row, problem) of the first of each kind.
     """
 
     num_rows: int
     durations_s: np.ndarray
     digest: str
     num_without_duration: int
+    problems: Counter[str]
+    examples: dict[str, list[tuple[int, str]]]
 
 
 class Ids:
@@ -72,14 +77,34 @@ class Ids:
         self.keys = array("q")  # hash(final id) per row
         self._repeated_rows = array("Q")  # ascending
         self._ordinals = array("Q")  # 2 for the second row with that hash, and so on
+        self.bad = array("Q")  # rows that are to fail, ascending
+        self._given_twice: dict[int, tuple[int, str]] = {}
 
     def add_repeat(self, index: int, ordinal: int) -> None:
         """Row `index` is the `ordinal`-th with its hash. Indexes must come in ascending order."""
         self._repeated_rows.append(index)
         self._ordinals.append(ordinal)
 
+    def is_bad(self, index: int) -> bool:
+        at = bisect_left(self.bad, index)
+        return at < len(self.bad) and self.bad[at] == index
+
+    def add_given_twice(self, index: int, first: int, row_id: str) -> None:
+        """Row `index` gets an id of its own in place of that of row `first`."""
+        own = f"{row_id}~row-{index}"
+        self._given_twice[index] = (first, own)
+        self.keys[index] = hash(own)
+        if not self.is_bad(index):
+            insort(self.bad, index)
+
+    def first_with_id_of(self, index: int) -> int | None:
+        """The row that has the id which row `index` was given; None where its id is its own."""
+        return self._given_twice[index][0] if index in self._given_twice else None
+
     def final(self, index: int, row: Row) -> str:
         """The id of a row as the scan made it."""
+        if index in self._given_twice:
+            return self._given_twice[index][1]
         if row.hashed:
             at = bisect_left(self._repeated_rows, index)
             if at < len(self._repeated_rows) and self._repeated_rows[at] == index:
@@ -96,13 +121,14 @@ def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utteran
     return Utterance(index, row_id, audio, row.offset_s, row.duration_s, row.channel, row.lang, row.prompt, row.fields)
 
 
-def scan_rows(reader: Reader, check: Check | None = None) -> tuple[Scan, Ids]:
+def scan_rows(reader: Reader, check: Check | None = None, *, keep_bad: bool = False) -> tuple[Scan, Ids]:
     """Read every row once.
 
     Args:
         reader: the manifest's format.
         check: called with every good row; returns None, or `value: problem; fix` for a row that this run cannot do.
             Ids of rows that repeat are not numbered yet when it is called.
+        keep_bad: give bad rows a place and an id, and count them, in place of refusing the manifest.
 
     Raises:
         ManifestError: there are no rows, or bad ones; all of them are reported together.
@@ -110,13 +136,16 @@ def scan_rows(reader: Reader, check: Check | None = None) -> tuple[Scan, Ids]:
     digest, ids, durations_s = _Digest(), Ids(), array("f")
     problems: list[tuple[int, str]] = []  # the first of each kind; num_problems counts all
     num_problems = 0
+    kinds, examples = Counter(), {}
     for index, row in enumerate(reader.rows()):
         problem = None
         if type(row) is BadRow:
-            problem = str(row)
+            problem, kind = str(row), row.kind
             durations_s.append(nan)
-            digest.add(f"bad row {index}", False, "")  # keeps the place; there will be no digest
+            row = row.row()  # keeps the place
+            digest.add(row.id, row.hashed, canonical_tail(row))
         else:
+            kind = "the run cannot do it"
             if check is not None:
                 problem = check(make_utterance(reader, index, row.id, row))
             durations_s.append(nan if row.duration_s is None else row.duration_s)
@@ -125,6 +154,9 @@ def scan_rows(reader: Reader, check: Check | None = None) -> tuple[Scan, Ids]:
             if num_problems < _SHOWN_PROBLEMS:
                 problems.append((index, problem))
             num_problems += 1
+            if keep_bad:
+                ids.bad.append(index)
+                _note(kinds, examples, kind, index, problem)
         if digest.num_waiting == _BLOCK_ROWS:
             digest.flush(ids)
     digest.flush(ids)
@@ -134,15 +166,28 @@ def scan_rows(reader: Reader, check: Check | None = None) -> tuple[Scan, Ids]:
         raise ManifestError(f"{reader.source}: holds no rows; expected at least one utterance")
     for num_repeats, (index, first, row_id) in enumerate(_find_repeated_ids(reader, ids)):
         if num_repeats < _SHOWN_PROBLEMS:
-            fix = "ids must be unique (a row without one gets one made)"
-            problems.append((index, f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"))
+            problems.append((index, repeated_id(reader, row_id, first)))
         num_problems += 1
-    if num_problems:
+        if keep_bad:
+            ids.add_given_twice(index, first, row_id)
+            _note(kinds, examples, "id: given twice", index, repeated_id(reader, row_id, first))
+    if num_problems and not keep_bad:
         raise ManifestError(_report(reader, num_rows, num_problems, problems))
 
     seconds = np.frombuffer(durations_s, np.float32)
     seconds.flags.writeable = False
-    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum())), ids
+    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum()), kinds, examples), ids
+
+
+def repeated_id(reader: Reader, row_id: str, first: int) -> str:
+    fix = "ids must be unique (a row without one gets one made)"
+    return f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"
+
+
+def _note(kinds: Counter[str], examples: dict[str, list[tuple[int, str]]], kind: str, index: int, problem: str) -> None:
+    kinds[kind] += 1
+    if len(kept := examples.setdefault(kind, [])) < _SHOWN_PROBLEMS:
+        kept.append((index, problem))
 
 
 class _Digest:
@@ -214,9 +259,10 @@ def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str
     firsts: dict[str, int] = {}
     for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):
         try:
-            row_id = ids.final(index, reader.row(index))
-        except BadRow:  # reported already; it has no id
-            continue
+            row = reader.row(index)
+        except BadRow as bad:  # reported already; what stands in its place has an id all the same
+            row = bad.row()
+        row_id = ids.final(index, row)
         first = firsts.setdefault(row_id, index)
         if first != index:
             yield index, first, row_id

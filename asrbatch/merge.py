@@ -9,7 +9,7 @@ Never changes a chunk. Knows nothing of engines and audio.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ from .output.merged import Located, write_merged
 from .output.paths import RunPaths, check_output
 from .output.record import now, read_completion_mark, read_record
 from .sharding import Sharding
+from .source_file import names_data_set
+from .source_options import SourceOptions
 
 _NAMED_ROWS = 5
 
@@ -57,6 +59,7 @@ def merge(
     manifest_source: str,
     *,
     split: str | None = None,
+    reading: SourceOptions | None = None,
     num_chunks: int | None = None,
     allow_incomplete: bool = False,
     overwrite: bool = False,
@@ -67,7 +70,7 @@ def merge(
 
     Args:
         output: absolute; the output path that the chunks' commands were given.
-        manifest_source, split: what they transcribed.
+        manifest_source, split, reading: what they transcribed, and how it was read.
         num_chunks: of how many chunks the run is; None finds out.
         allow_incomplete: write the rows there are when the only thing wrong is that some are missing.
         overwrite: replace the merged rows of another run.
@@ -80,10 +83,14 @@ def merge(
             be read or written.
     """
     paths = RunPaths(check_output(output))
+    if manifest_source == "-":
+        manifest_source = str(paths.spool)
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
         say(f"warning: {warning}")
-    manifest = open_manifest(manifest_source, split=split)
+    if names_data_set(manifest_source):
+        reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
+    manifest = open_manifest(manifest_source, split=split, options=reading)
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
     findings = Findings()

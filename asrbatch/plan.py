@@ -3,7 +3,10 @@
 Everything that can refuse a run without half a minute of loading does so here.
 """
 
+import os
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,16 +48,22 @@ class Plan:
         num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
         fingerprint: see `fingerprint.py`.
 
+    Args:
+        spooled: what came on standard input, where the manifest is `-`.
+
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, spooled: Path | None = None):
         self.engine = _engine_plan(config)
         self.rules: AudioRules = audio_rules(config, self.engine.checkpoint)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         prompts = self.engine.prompts
-        self.manifest: Manifest = open_manifest(config.manifest, split=config.split, check=partial(_check_row, prompts))
+        source, reading = config.manifest, config.reading
+        if spooled is not None:
+            source, reading = str(spooled), replace(reading, folder=os.getcwd(), format=reading.format or "jsonl")
+        self.manifest: Manifest = open_manifest(source, check=partial(check_row, prompts), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
@@ -136,7 +145,7 @@ def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
     return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy)
 
 
-def _check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
+def check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
     """What the manifest reader asks about each row: can this run do what the row says?"""
     if utterance.lang:
         try:

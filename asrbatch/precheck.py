@@ -2,19 +2,21 @@
 
 The judge is `plan.Plan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are missing,
 model and languages are checked all the same, and what was not checked is said. A model that is not on this machine is left
-alone: the command has forbidden downloads.
+alone: a plan downloads nothing.
 """
 
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .audio_rules import AudioRules
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine.settings import detect_device
 from .errors import ManifestError, UsageError
-from .plan import Plan, audio_rules
+from .manifest_scan import Check
+from .plan import Plan, audio_rules, check_row
 from .prompts import WhisperPrompts
 
 
@@ -43,7 +45,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
     model = config.engine.model
     is_path = os.path.isdir(os.path.expanduser(model)) or model.startswith((".", "/", "~")) or model.count("/") > 1
     try:
-        checkpoint = open_checkpoint(model, config.engine.revision)
+        checkpoint = open_checkpoint(model, config.engine.revision, fetch=False)
     except UsageError as e:
         if is_path:
             return Verdict(refused=str(e))
@@ -59,9 +61,16 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
     except UsageError as e:
         return Verdict(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
     try:
-        return Verdict(rules=Plan(replace(config, devices=None)).rules)
+        here = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
+        return Verdict(rules=Plan(replace(config, devices=None, engine=here)).rules)
     except (UsageError, ManifestError) as e:
-        return Verdict(refused=str(e), rules=rules)
+        return Verdict(refused=str(e).replace(checkpoint.folder, model), rules=rules)
+
+
+def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
+    """What a run with this model, task and windows asks of a row, and of its audio. Raises UsageError."""
+    checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
+    return partial(check_row, WhisperPrompts(checkpoint, config.task)), audio_rules(config, checkpoint)
 
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:

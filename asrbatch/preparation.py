@@ -312,6 +312,8 @@ class Preparers:
             self._deliver(replace(ready, loudest=loudest))
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:
+        if utterance.problem is not None:
+            raise RowError("bad_row", utterance.problem)
         try:
             source = utterance.audio.resolve()
         except (OSError, ValueError) as e:

@@ -1,7 +1,7 @@
-"""Reads the header of every file a manifest names, in parallel, and foresees which rows will fail.
+"""Reads the header of every file a manifest names, in parallel, or decodes it, and tells which rows will fail.
 
-A hostile file can neither crash nor hang it: headers are read in decoder processes, killed at a timeout. Every file is
-opened once however many rows name it, and rows are taken file by file for that; what is kept is some 30 bytes a row.
+A hostile file can neither crash nor hang it: files are read in decoder processes, killed at a timeout. Every header is
+read once however many rows name its file, and rows are taken file by file for that; what is kept is some 35 bytes a row.
 Knows what `audio_header.foresee` says of a row, not how headers are read, and shows nothing.
 """
 
@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
 from .audio_header import Header, foresee
-from .audio_part import Part
+from .audio_part import LENGTH_SLACK_S, Part
 from .audio_rules import AudioRules
-from .decoding import Decoder, HeaderRequest
+from .decoding import Decoder, DecodeRequest, HeaderRequest
 from .errors import ROW_ERROR_KINDS, RowError
 from .manifest import Manifest
 from .survey import file_of
@@ -26,19 +27,24 @@ from .types import Utterance
 SHOWN_ROWS = 20
 # A header is a few kilobytes: what takes longer hangs. Less than a whole file may take.
 MOST_TIMEOUT_S = 60.0
-MISMATCH = "duration_mismatch"
-# Kinds of findings and what to do; the kinds are those of failed output rows, and a flag, with which a row does not fail.
+MISMATCH, SILENT = "duration_mismatch", "no_speech"
+# Which rows are decoded: none; those of whose length the header is not sure to a frame; all.
+NEVER, UNSURE, ALWAYS = "never", "unsure", "always"
+# Kinds of findings and what to do; the kinds are those of failed output rows, and two flags, with which a row does not fail.
 FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
     "unreadable": "convert or copy the file again, or drop the row",
     "empty_audio": "correct offset and duration, or drop the row",
-    "bad_row": "correct channel, or leave it out for the mean of all",
+    "bad_row": "correct the row, or drop it (a channel may be left out for the mean of all)",
     "too_short": "drop the row",
     "too_long": "cut it into rows with offset and duration",
     "decode_timeout": "look at the file and its file system; it may hang the run's decoder as well",
     "decode_crash": "convert the file again, or drop the row",
+    "non_finite": "write the file again from its source, or drop the row",
     MISMATCH: "correct duration (such a row does not fail, it is flagged)",
+    SILENT: "digital silence: listen to it, or drop the row (such a row does not fail, it is flagged)",
 }
+_KINDS = tuple(FIXES)
 
 
 @dataclass
@@ -88,17 +94,20 @@ class Findings:
 
 
 class Probe:
-    """Every row of a manifest held against the header of its file.
+    """Every row of a manifest held against its file.
 
     Attributes:
         findings: what was found.
-        audio_s: float32 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
+        audio_s: float64 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
+        is_guess: bool [rows], whether that is a guess by the bit rate.
 
     Args:
         files: int64 [rows], equal for rows of one file, as `Survey.files`.
         num_workers: threads, each with a decoder process.
-        timeout_s: seconds a header may take, in each of two tries.
+        timeout_s: seconds a header, or 30 s to decode, may take in each of two tries; for a header at most a minute.
         rules: what the model hears; None leaves out whether rows are too long or too short for it.
+        decode: `NEVER`, `UNSURE` or `ALWAYS`. Without rules the length is then exact to a frame of the file.
+        judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).
 
     Raises:
@@ -114,15 +123,20 @@ class Probe:
         num_workers: int,
         timeout_s: float,
         rules: AudioRules | None = None,
+        decode: str = NEVER,
+        judge_bad: bool = True,
         observe: Callable[[int, int], None] = lambda done, failing: None,
     ):
-        self._manifest, self._rules = manifest, rules
-        self.audio_s = np.full(len(manifest), np.nan, np.float32)
+        self._manifest, self._rules, self._decode, self._judge_bad = manifest, rules, decode, judge_bad
+        self.audio_s = np.full(len(manifest), np.nan)
+        self.is_guess = np.zeros(len(manifest), bool)
+        self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
         self.findings = Findings()
         self._groups = _by_file(files)
         self._taking, self._stopping = threading.Lock(), False
         self._parts = [Findings() for _ in range(num_workers)]
-        self._decoders = [Decoder(timeout_s=min(timeout_s, MOST_TIMEOUT_S)) for _ in range(num_workers)]
+        timeout_s = min(timeout_s, MOST_TIMEOUT_S) if decode == NEVER else timeout_s
+        self._decoders = [Decoder(timeout_s=timeout_s) for _ in range(num_workers)]
         with ThreadPoolExecutor(num_workers, "asrbatch-probe") as pool:
             try:
                 working = {pool.submit(self._work, *own) for own in zip(self._decoders, self._parts, strict=True)}
@@ -138,58 +152,116 @@ class Probe:
         for part in self._parts:
             self.findings.join(part)
 
+    def kind_of(self, index: int) -> str | None:
+        """What was found about a row, a key of `FIXES`; the first thing, where there are two. None: nothing."""
+        kind = self._kinds[index]
+        return _KINDS[kind - 1] if kind else None
+
+    @property
+    def num_found(self) -> int:
+        """Rows about which anything was found."""
+        return int(np.count_nonzero(self._kinds))
+
+    @property
+    def decodes_all(self) -> bool:
+        return self._decode == ALWAYS
+
     def _work(self, decoder: Decoder, found: Findings) -> None:
         while (rows := self._take()) is not None:
             file: object = None
-            header: Header | RowError | None = None
+            opened: _Opened | None = None
             for index in rows:
                 if self._stopping:
                     return
                 row = self._manifest.read(index)
-                if header is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
-                    file, header = file_of(row), self._open(row, decoder, found)
-                self._hold_against(row, header, found)
+                self.audio_s[row.index] = 0.0
+                if row.problem is None:
+                    if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
+                        file, opened = file_of(row), self._open(row, decoder, found)
+                    try:
+                        self._measure(row, opened, decoder, found)
+                    except RowError as e:
+                        self._note(found, row, e.kind, e.message)
+                elif self._judge_bad:
+                    self._note(found, row, "bad_row", row.problem)
+                found.num_rows += 1
 
     def _take(self) -> np.ndarray | None:
         with self._taking:
             return next(self._groups, None)
 
-    def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> Header | RowError:
-        name = row.audio.name
+    def _note(self, found: Findings, row: Utterance, kind: str, text: str) -> None:
+        found.note(row.index, kind, text)
+        self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
+
+    def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> "_Opened":
+        name, source = row.audio.name, None
         found.num_files += 1
         try:
-            header = decoder.read_header(HeaderRequest(row.audio.resolve(), name))
+            source = row.audio.resolve()
+            header = decoder.read_header(HeaderRequest(source, name))
         except RowError as e:
-            return e
+            return _Opened(source, e)
         except (OSError, ValueError) as e:  # as the run would call it; see `preparation.py`
-            return RowError("unreadable", f"{name}: {e}")
+            return _Opened(source, RowError("unreadable", f"{name}: {e}"))
         found.containers[header.container] += 1
         found.sample_rates[header.sample_rate] += 1
-        return header
+        return _Opened(source, header)
 
-    def _hold_against(self, row: Utterance, header: Header | RowError, found: Findings) -> None:
-        rules = self._rules
+    def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder, found: Findings) -> None:
+        """Adds what a row will yield. Raises RowError when it will fail."""
+        header, rules = opened.header, self._rules
+        if isinstance(header, RowError):
+            raise header
         part = Part(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.max_s if rules else None)
         needs = {"sample_rate": rules.sample_rate, "min_samples": rules.min_samples} if rules else {}
-        found.num_rows += 1
-        self.audio_s[row.index] = 0.0
-        if isinstance(header, RowError):
-            found.note(row.index, header.kind, header.message)
-            return
-        try:
+        audio_s, mismatch, is_exact = None, None, header.is_exact
+        if self._decode != ALWAYS:
             audio_s, mismatch = foresee(header, part, **needs)
-        except RowError as e:
-            found.note(row.index, e.kind, e.message)
-            return
+        if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, part)):
+            needs = needs or {"sample_rate": header.sample_rate}
+            stream = decoder.stream(
+                DecodeRequest(opened.source, part.name, **needs, **{name: getattr(part, name) for name in _OF_PART})
+            )
+            for _ in stream:
+                pass
+            audio_s, is_exact = stream.num_samples / stream.sample_rate, True
+            mismatch = f"{part.name}: {_unlike(part, audio_s)}" if MISMATCH in stream.flags else None
+            if SILENT in stream.flags:
+                self._note(found, row, SILENT, f"{part.name}: {audio_s:.2f} s without a sound")
         if mismatch:
-            found.note(row.index, MISMATCH, mismatch)
+            self._note(found, row, MISMATCH, mismatch)
         if audio_s is None:
             self.audio_s[row.index] = np.nan
             found.num_unknown += 1
         else:
             self.audio_s[row.index] = audio_s
             found.audio_s += audio_s
-            found.num_guessed += not header.is_exact
+            found.num_guessed += not is_exact
+            self.is_guess[row.index] = not is_exact
+
+
+_OF_PART = ("offset_s", "duration_s", "channel", "max_s")
+
+
+class _Opened(NamedTuple):
+    """A file: its path or bytes (None where there are none), and what its header says or why it has none."""
+
+    source: str | bytes | None
+    header: Header | RowError
+
+
+def _is_sure(header: Header, part: Part) -> bool:
+    """Whether a header tells to a frame what a part of its file holds."""
+    if not header.is_exact or header.num_frames is None:
+        return False
+    return header.slack == 0 or part.stop(header.sample_rate) < header.num_readable - header.slack
+
+
+def _unlike(part: Part, audio_s: float) -> str:
+    if part.duration_s - audio_s > LENGTH_SLACK_S:
+        return f"the row states {part.duration_s:.2f} s, {audio_s:.2f} s are there"
+    return f"the row states {part.duration_s:.2f} s, the file goes on after that"
 
 
 def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:

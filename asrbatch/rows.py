@@ -9,12 +9,13 @@ import binascii
 import hashlib
 import json
 import os
-import re
 from functools import partial
 from json.encoder import encode_basestring_ascii  # json.dumps(str) without its 2 us of set-up per call
 from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from .errors import RowError
+from .remote import is_remote, join_url, read_remote, scheme_of, why_not
 from .types import AudioRef
 
 # Sampling is fixed per run, and so are the prompts of the system; a value here would be ignored, which would be a lie.
@@ -30,15 +31,30 @@ MAX_SECONDS = 1e9  # 31 years: beyond any recording, and far inside float32, in 
 IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row itself
 
 _SUSPECT_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHOWN_CHARS = 80
 
 
 class BadRow(Exception):
-    """A row that cannot be run: what it says, what is wrong with that, and how to mend it; one line in all."""
+    """A row that cannot be run: what it says, what is wrong with that, and how to mend it; one line in all.
+
+    Attributes:
+        kind: the problem without what is particular to this row, for counting.
+        fields: the row, as far as it could be read.
+    """
 
     def __init__(self, value: str, problem: str, fix: str):
         super().__init__(f"{value}: {problem}; {fix}")
+        field, equals, _ = value.partition(" = ")
+        self.kind = f"{field}: {problem}" if equals and field.isidentifier() else problem.partition(":")[0]
+        self.fields: dict[str, Any] = {}
+
+    def row(self) -> "Row":
+        """What stands in its place where bad rows are to be failed rows: its id, or a hash of what is wrong with it."""
+        given = self.fields.get("id")
+        if type(given) is int or (type(given) is str and given):
+            return Row(str(given), False, None, None, None, None, None, None, self.fields)
+        made = hashlib.blake2b(str(self).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+        return Row(made, True, None, None, None, None, None, None, self.fields)
 
 
 class Row(NamedTuple):
@@ -75,6 +91,14 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
     Raises:
         BadRow: the first thing found wrong.
     """
+    try:
+        return _parse_row(fields, audio, row_id)
+    except BadRow as bad:
+        bad.fields = fields
+        raise
+
+
+def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     if not _SUSPECT_FIELDS.isdisjoint(fields):
         _check_refused(fields)
     if audio is IN_CELL:
@@ -134,14 +158,20 @@ def canonical_tail(row: Row) -> str:
 
 
 def audio_ref(path: str, folder: str) -> AudioRef:
-    """Where the audio of a checked `audio_filepath` lives; a relative path is relative to `folder`.
+    """Where the audio of a checked `audio_filepath` lives; a relative path is relative to `folder`, which may be a URL.
 
-    The `load` of a `data:` URI raises RowError `unreadable` when its payload is not base64.
+    The `load` of a `data:` URI raises RowError `unreadable` when its payload is not base64; that of a URL as `read_remote`.
     """
     if _is_data_uri(path):
         name = _shorten_data_uri(path)
-        return AudioRef(name, load=partial(_decode_data_uri, path, name))
-    return AudioRef(path, os.path.join(folder, path))
+        return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
+    place = path if "://" in path else join_url(folder, path) if is_remote(folder) else os.path.join(folder, path)
+    if "://" in place:
+        if is_remote(place):
+            return AudioRef(path, load=partial(read_remote, place, path), url=place)
+        if scheme_of(place) == "file":
+            return AudioRef(path, unquote(urlsplit(place).path))
+    return AudioRef(path, place)
 
 
 def show(value: Any) -> str:
@@ -205,9 +235,9 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         if not payload.strip():
             raise _bad("audio_filepath", path, "the data: URI holds no audio", "drop the row or give a path")
         return
-    if scheme := _URL.match(path):
-        problem = f"{scheme[0]} is not supported yet"
-        raise _bad("audio_filepath", path, problem, "give the path of a local file")
+    scheme = scheme_of(path)
+    if scheme is not None and scheme != "file" and (reason := why_not(scheme)):
+        raise _bad("audio_filepath", path, *reason)
     if "\0" in path:
         raise _bad("audio_filepath", path, "a path cannot hold a zero character", "give the path of one audio file")
 

@@ -7,14 +7,18 @@ files are to be probed.
 
 from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import normpath
 from typing import Any
 
 import numpy as np
 
 from .manifest import Manifest, open_manifest
+from .manifest_scan import Check
 from .sharding import Sharding
+from .source_options import SourceOptions
 from .types import Utterance
 
 # What most models hear at once; longer rows are worth knowing about.
@@ -119,30 +123,52 @@ class Survey:
         files: int64 [rows], equal for rows of one file; None unless asked for.
 
     Args:
-        source, split: as `open_manifest`.
+        source, split, reading, check: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
         ManifestError: it cannot be used; see `open_manifest`.
     """
 
-    def __init__(self, source: str, split: str | None = None, *, with_files: bool = False):
+    def __init__(
+        self,
+        source: str | Sequence[str],
+        split: str | None = None,
+        *,
+        with_files: bool = False,
+        reading: SourceOptions | None = None,
+        check: Check | None = None,
+    ):
+        self._check = check
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
         self._files = array("q") if with_files else None
-        self.manifest: Manifest = open_manifest(source, split=split, check=self._add)
+        self.manifest: Manifest = open_manifest(source, split=split, check=self._add, options=reading)
+        self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
 
     def __len__(self) -> int:
         return len(self.manifest)
 
-    def _add(self, row: Utterance) -> None:
+    def _pass_over_bad(self, index: int) -> None:
+        """Gives the rows up to `index` that nobody was asked about, because they are bad, a piece and a file of their own."""
+        while (place := len(self._pieces)) < index:
+            self._pieces.append(hash(("bad", place)))
+            if self._files is not None:
+                self._files.append(hash(("bad", place)))
+
+    def _add(self, row: Utterance) -> str | None:
+        problem = None if self._check is None else self._check(row)
+        if row.index < len(self._pieces):  # the manifest asks about a bad row again when it reads it
+            return problem
+        self._pass_over_bad(row.index)
         file = file_of(row)
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
         if self._files is not None:
             self._files.append(hash(file))
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1
+        return problem
 
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s
@@ -199,11 +225,14 @@ def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: 
 
 
 def file_of(row: Utterance) -> Any:
-    """Equal for rows whose audio is one file, or one `data:` URI; bytes in a data set's cell are a file of their own."""
-    if row.audio.path is not None:
-        return normpath(row.audio.path)
-    written = row.fields.get("audio_filepath")
-    return row.audio.name, written if type(written) is str else None
+    """Equal for rows whose audio is one file, or one `data:` URI, or the same bytes of a source; while that is open."""
+    audio = row.audio
+    if audio.path is not None:
+        return normpath(audio.path)
+    if audio.url is not None:
+        return audio.url
+    # What is asked of which reader: two sources may call different bytes by one name.
+    return (audio.load.func, audio.load.args) if isinstance(audio.load, partial) else row.index
 
 
 def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None]:

@@ -18,11 +18,13 @@ class AudioRef:
         path: absolute path of an audio file; None when the audio is bytes.
         load: returns the encoded bytes of one audio file (a Parquet cell, a `data:` URI). Called in a preparation
             thread, when the row's turn has come, so that a manifest never holds audio in memory.
+        url: what says the same as `load` in a manifest of its own; None where nothing does.
     """
 
     name: str
     path: str | None = None
     load: Callable[[], bytes] | None = field(default=None, compare=False)
+    url: str | None = None
 
     def resolve(self) -> str | bytes:
         """The path, or the bytes. Raises whatever `load` raises."""
@@ -43,6 +45,7 @@ class Utterance:
         lang: ISO 639-1 code from the row, or None.
         prompt: previous text (Whisper) from the row, or None.
         fields: every field of the row as it was written, in order; these are carried to the output.
+        problem: why the row cannot be transcribed, where bad rows are to be failed rows; None for a good one.
     """
 
     index: int
@@ -54,6 +57,7 @@ class Utterance:
     lang: str | None = None
     prompt: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

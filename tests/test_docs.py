@@ -11,6 +11,7 @@ import pytest
 from conftest import REPO
 
 from asrbatch import errors
+from asrbatch.commands.options import READING
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
 from asrbatch.scored_texts import EXCLUDED
 
@@ -50,6 +51,8 @@ def options() -> dict[str, set[str]]:
         "score PREDICTIONS",
         "compare A B",
         "report PREDICTIONS",
+        "validate MANIFEST…",
+        "make-manifest SOURCE…",
     ],
 )
 def test_every_option_of_every_command_is_listed_and_no_other(title):
@@ -60,6 +63,10 @@ def test_every_option_of_every_command_is_listed_and_no_other(title):
         shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset"}
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
         assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
+    elif command in ("validate", "make-manifest"):
+        shared = {f"--{name.replace('_', '-')}" for name in READING}
+        assert shared <= options()[command] and "takes `transcribe`'s options for reading a manifest" in table
+        assert listed == options()[command] - shared
     else:
         assert listed == options()[command]
 

@@ -1,6 +1,7 @@
 """Imports point one way, heavy libraries have one home each, and the light commands stay light."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -14,18 +15,28 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
     ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
     ["silences"],
     ["silence"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
     ["output.files", "output.figures"],
+    ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "output.spool"],
+    ["manifest_text", "source_file"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows", "paired_counts"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
-    ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
-    ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
+    ["config", "decoding", "prompts", "manifest_scan", "output.lease", "output.journal", "output.inflight"],
+    ["output.rows", "output.record", "logs", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
+    ["manifest_jsonl", "manifest_arrow", "manifest_heads", "manifest_hub", "manifest_lhotse"],
+    ["manifest_joined", "manifest_csv", "manifest_folder", "manifest_kaldi", "manifest_tar"],
+    ["formats_text"],
+    ["formats_tar"],
+    ["formats_table"],
+    ["manifest_formats"],
+    ["output.new_manifest", "manifest_lines"],
     ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
@@ -42,8 +53,9 @@ LAYERS = [
     ["preparation", "blame", "limits"],
     ["plan", "work", "probe"],
     ["pipeline"],
-    ["progress", "precheck", "plan_figures"],
-    ["session", "worker", "display", "display_tables", "display_scores"],
+    ["progress", "precheck", "plan_figures", "validation"],
+    ["manifest_making"],
+    ["session", "worker", "display", "display_tables", "display_scores", "display_checks"],
     ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
@@ -59,6 +71,8 @@ LAYERS = [
         "commands.submit",
         "commands.transcribe",
     ],
+    ["commands.validate"],
+    ["commands.make_manifest"],
     ["cli"],
     ["__main__"],
 ]
@@ -68,7 +82,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 HOMES = {
     "vllm": {"engine.vllm_api"},
     "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
-    "datasets": {"manifest_dataset"},
+    "datasets": {"manifest_dataset", "manifest_hub"},
     "soundfile": {"audio_sndfile"},
     "soxr": {"audio"},
     "av": {"audio_ffmpeg"},
@@ -76,15 +90,20 @@ HOMES = {
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.options",
         "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
+        "commands.validate", "commands.make_manifest",
     },
-    "rich": {"display", "display_scores", "display_tables"},
+    "rich": {"display", "display_checks", "display_scores", "display_tables"},
     "jiwer": {"alignment"},
     "kaldialign": {"alignment"},
     "whisper_normalizer": {"leaderboard", "normalizers"},
-    "huggingface_hub": {"checkpoint"},
+    "huggingface_hub": {"checkpoint", "manifest_hub"},
+    "lhotse": {"manifest_lhotse"},
+    "fsspec": {"remote"},
+    "zstandard": {"manifest_text"},
 }  # fmt: skip
 
 
+@functools.cache
 def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -138,8 +157,9 @@ def test_imports_point_one_way():
 
 
 def test_each_library_has_one_home():
+    foreign = {name: {library for library, _ in imports(name, tree)} for name, tree in modules().items()}
     for library, homes in HOMES.items():
-        users = {name for name, tree in modules().items() for foreign, _ in imports(name, tree) if foreign == library}
+        users = {name for name, libraries in foreign.items() if library in libraries}
         assert users == homes, library
 
 
@@ -150,7 +170,20 @@ def loaded_after(code: str) -> set[str]:
 
 
 RUN = "from asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
-COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare", "report")
+COMMANDS = (
+    "",
+    "transcribe",
+    "merge-shards",
+    "plan",
+    "status",
+    "submit",
+    "export",
+    "score",
+    "compare",
+    "report",
+    "validate",
+    "make-manifest",
+)
 
 
 @pytest.mark.parametrize(

@@ -666,3 +666,19 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.02)
+
+
+def test_a_manifest_on_standard_input_is_kept_for_the_tasks(tmp_path):
+    lines = '{"audio_filepath": "a.wav"}\n{"audio_filepath": "b.wav"}\n'
+    command = [sys.executable, "-m", "asrbatch", "submit", "-", "-m", "openai/whisper-tiny", "-o", "run/out.jsonl"]
+    command += ["--num-chunks", "2", "--dry-run"]
+
+    def submit(*more):
+        return subprocess.run([*command, *more], input=lines, capture_output=True, text=True, cwd=tmp_path)
+
+    done = submit()
+    assert done.returncode == 0, done.stderr
+    assert "asrbatch transcribe - --model openai/whisper-tiny" in done.stdout and "--manifest - --num-chunks 2" in done.stdout
+    assert not list(tmp_path.iterdir())
+    done = submit("--chdir", "x")
+    assert done.returncode == 2 and "--chdir: paths that come on standard input are relative to this folder" in done.stderr

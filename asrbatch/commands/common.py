@@ -32,7 +32,12 @@ def complain(error: Exception, message: object) -> None:
     else:
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
-    print(f"asrbatch: {message}", file=sys.stderr)
+    print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Without what a file's bytes could do to a terminal: control characters other than ends of lines are written out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def stop_on_signals(stop, terminal: Terminal) -> None:

@@ -5,13 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
+from ..source_options import SourceOptions
 from .common import Verbose
+from .options import choose_manifest, reading_fields, takes_reading_options
 
 
+@takes_reading_options
 def merge_shards(
+    reading: dict[str, Any],
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
-    manifest: Annotated[str, typer.Option(help="What was transcribed.")],
-    split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
+    manifest: Annotated[str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)] = None,
     num_chunks: Annotated[
         int | None, typer.Option(help="Of how many chunks the run is, where files of several runs are there.", show_default=False)
     ] = None,
@@ -35,8 +38,8 @@ def merge_shards(
 
     merged = merge(
         Path(output).expanduser().absolute(),
-        manifest,
-        split=split,
+        choose_manifest(manifest, reading["dataset"]),
+        reading=SourceOptions(**reading_fields(reading)),
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,
         overwrite=overwrite,

@@ -13,6 +13,7 @@ import typer
 
 from ..config import EngineConfig, RunConfig, resolve_chunk_id
 from ..errors import UsageError
+from ..source_options import FORMATS
 
 
 class Task(str, Enum):
@@ -39,6 +40,14 @@ class Strategy(str, Enum):
     strided = "strided"
 
 
+class OnBadRow(str, Enum):
+    refuse = "refuse"
+    fail = "fail"
+
+
+Format = Enum("Format", {name: name for name in FORMATS}, type=str)
+
+
 class Windows(str, Enum):
     energy = "energy"
     sequential = "sequential"
@@ -48,7 +57,10 @@ class Windows(str, Enum):
 
 
 def _run_options(
-    manifest: Annotated[str, typer.Argument(help="A JSONL manifest, a data set saved with save_to_disk, or Parquet files.")],
+    manifest: Annotated[
+        str | None,
+        typer.Argument(help="JSONL, CSV, Parquet, a folder of audio, tars, hf://NAME, - for stdin, …", show_default=False),
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="A checkpoint folder, or a name on the Hugging Face hub.")
     ] = None,
@@ -95,7 +107,25 @@ def _run_options(
             show_default=False,
         ),
     ] = None,
+    format: Annotated[
+        Format | None, typer.Option(help="What the manifest is. [default: recognised by what it holds]", show_default=False)
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="A data set on the Hugging Face hub; the same as hf://NAME.")] = None,
+    config: Annotated[str | None, typer.Option(help="Which configuration of a hub data set that has several.")] = None,
     split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read a hub data set's Parquet files where they are, without fetching all first.")
+    ] = False,
+    audio_column: Annotated[str | None, typer.Option(help="Field or column that holds the audio or its path.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Field or column that holds the reference.")] = None,
+    id_column: Annotated[str | None, typer.Option(help="Field or column that holds the id.")] = None,
+    tars: Annotated[
+        str | None, typer.Option(help="The tars whose members a NeMo manifest names, e.g. 'audio__OP_0..7_CL_.tar'.")
+    ] = None,
+    allow_pipes: Annotated[bool, typer.Option("--allow-pipes", help="Run the commands that a Kaldi wav.scp holds.")] = False,
+    on_bad_row: Annotated[
+        OnBadRow, typer.Option(help="Refuse a manifest with bad rows, naming them all; or make them failed rows.")
+    ] = OnBadRow.refuse,
     num_chunks: Annotated[
         int | None, typer.Option(help="Deal the manifest out into so many chunks, one process each.", show_default=False)
     ] = None,
@@ -151,6 +181,27 @@ _NO_WORD_TIMESTAMPS = (
     "times, and a forced aligner (torchaudio's, whisperX's) finds those of words from the audio and the segments"
 )
 _PARAMETERS = inspect.signature(_run_options).parameters
+# How a manifest is read: every command that reads one takes these.
+READING = (
+    "format", "dataset", "config", "split", "streaming", "audio_column", "text_column", "id_column", "tars", "allow_pipes",
+    "on_bad_row",
+)  # fmt: skip
+
+
+def reading_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `SourceOptions` as the options of a command give them, by parameter name."""
+    fields = {name: values[name] for name in READING if name not in ("dataset", "config")}
+    fields["dataset_config"] = values["config"]
+    return {name: value.value if isinstance(value, Enum) else value for name, value in fields.items()}
+
+
+def choose_manifest(manifest: str | None, dataset: str | None) -> str:
+    """What is to be read. Raises UsageError: nothing, or two things."""
+    if manifest is None and dataset is None:
+        raise UsageError("MANIFEST is missing; give a file, a folder, - for standard input, or --dataset NAME")
+    if manifest is not None and dataset is not None:
+        raise UsageError(f"--dataset {dataset}: the manifest is {manifest} already; give one of them")
+    return manifest if dataset is None else f"hf://{dataset}"
 
 
 class RunOptions:
@@ -180,6 +231,7 @@ class RunOptions:
         if v["word_timestamps"]:
             raise UsageError(_NO_WORD_TIMESTAMPS)
         return RunConfig(
+            **reading_fields(v),
             manifest=v["manifest"],
             engine=EngineConfig(
                 model=v["model"],
@@ -191,7 +243,6 @@ class RunOptions:
                 args=tuple(v["engine_arg"] or ()),
             ),
             output=v["output"],
-            split=v["split"],
             language=v["language"],
             task=v["task"].value,
             prompt=v["prompt"],
@@ -214,6 +265,10 @@ class RunOptions:
             grace_s=v["grace"],
             hang_timeout_s=v["hang_timeout"],
         )
+
+    def reading_arguments(self) -> list[str]:
+        """The arguments that say how the manifest is read, for another command."""
+        return self.arguments(without=tuple(name for name in _PARAMETERS if name not in READING))
 
     def arguments(self, *, without: tuple[str, ...] = (), **changes: Any) -> list[str]:
         """The arguments of `asrbatch transcribe` that say the same, the manifest first.
@@ -251,6 +306,21 @@ def _secondary(info: Any, option: str) -> list[str]:
     return [name.split("/")[1] for name in declared if "/" in name]
 
 
+def takes_reading_options(command: Callable) -> Callable:
+    """Gives a command the options that say how a manifest is read; its first parameter receives them by name, in a dict."""
+    own = list(inspect.signature(command).parameters.values())[1:]
+    shared = {name: _PARAMETERS[name] for name in READING}
+
+    @functools.wraps(command)
+    def called(**values: Any) -> Any:
+        return command({name: values.pop(name) for name in shared}, **values)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *shared.values()]]
+    called.__signature__ = inspect.Signature(keyword_only)
+    called.__annotations__ = {}
+    return called
+
+
 def takes_run_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
     """Gives a command the options of a run; its first parameter receives them as `RunOptions`.
 
@@ -266,6 +336,10 @@ def takes_run_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable], 
         def called(context: typer.Context, **values: Any) -> Any:
             run = {name: values.pop(name) if name in shared else p.default for name, p in _PARAMETERS.items()}
             given = [name for name in shared if context.get_parameter_source(name).name == "COMMANDLINE"]
+            run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
+            if run.pop("dataset") is not None:
+                given = ["manifest", *(name for name in given if name != "dataset")]
+            run["dataset"] = None
             return command(RunOptions(run, given), **values)
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
+from ..source_file import names_data_set
 from .common import Verbose
 from .options import RunOptions, takes_run_options
 
@@ -42,7 +43,8 @@ def plan(
     """
     from ..display_tables import plan_parts, show
 
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan downloads nothing
+    if not names_data_set(options.values["manifest"]):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan downloads nothing, and need not wait for a hub that is not there
     if rtfx is not None and not 0 < rtfx < float("inf"):
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
     figures = _figures(options, probe_workers if probe else None, rtfx, startup)
@@ -63,11 +65,15 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     values = options.values
     num_chunks = values["num_chunks"]
     config = options.config(
-        environment={}, model=values["model"] or PLACEHOLDER, chunk_id=None if num_chunks is None else 0, chunk_offset=None
+        environment={},
+        model=values["model"] or PLACEHOLDER,
+        chunk_id=None if num_chunks is None else 0,
+        chunk_offset=None,
+        streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
     )
     if num_chunks is None and config.strategy != "balanced":
         raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
-    survey = Survey(config.manifest, config.split, with_files=probe_workers is not None)
+    survey = Survey(config.manifest, with_files=probe_workers is not None, reading=config.reading)
     verdict = None
     if values["model"] is not None:
         from ..precheck import check_run
@@ -122,12 +128,11 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
     model = {} if values["model"] else {"model": PLACEHOLDER}
     name = values["output"] or output.name
     whole = options.arguments(**model)
-    split = ["--split", values["split"]] if values["split"] else []
     lines = {"one_process": ["transcribe", *options.arguments(without=("num_chunks", "strategy"), **model)]}
     if values["num_chunks"] is not None:
         lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
         lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
-        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *split]
+        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.reading_arguments()]
     lines["status"] = ["status", name]
     return {what: shlex.join(["asrbatch", *words]) for what, words in lines.items()}
 

@@ -8,10 +8,12 @@ from typing import Annotated
 
 import typer
 
-from ..config import RunConfig
+from ..config import STDIN, RunConfig
 from ..errors import UsageError
 from ..findings import ranges
-from ..output.paths import find_chunks
+from ..manifest_sources import absolute, expand
+from ..output.paths import RunPaths, find_chunks
+from ..output.spool import spool_stdin
 from ..slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
 from ..slurm_scripts import array_script, merge_script
 from ..slurm_submit import Script, Submitted
@@ -86,10 +88,10 @@ def submit(
     """
     if options.values["num_chunks"] is None:
         raise UsageError("--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold")
+    if (tars := options.values["tars"]) is not None:
+        options.values["tars"] = ",".join(map(absolute, tars.split(",")))
     config = options.config(environment={}, chunk_id=0)
-    manifest = Path(config.manifest).expanduser().absolute()
-    if not manifest.exists():
-        raise UsageError(f"{config.manifest}: no such manifest")
+    manifest = _manifest(config, chdir, dry_run)
     output = config.output_path
     slurm = SlurmOptions(
         job_name=job_name if job_name is not None else _job_name(output),
@@ -122,7 +124,7 @@ def submit(
     ids = list(range(config.num_chunks)) if chunks is None else parse_chunks(chunks, config.num_chunks)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
-    arguments = _merge_arguments(config, manifest)
+    arguments = _merge_arguments(options, config, manifest)
     merge_job = _merge(slurm, config, arguments) if slurm.merge else None
     for note in _notes(config, slurm):
         _say(f"note: {note}")
@@ -139,24 +141,39 @@ def submit(
     _say(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
 
 
+def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
+    """As the tasks will be given it: absolute, since they may start in another folder."""
+    given = config.manifest
+    if given == STDIN:
+        if chdir is not None:
+            raise UsageError("--chdir: paths that come on standard input are relative to this folder; write them to a file")
+        if not dry_run:  # tasks have no standard input, and read what is kept here
+            spool_stdin(RunPaths(config.output_path).spool, config.overwrite)
+        return given
+    if "://" in given:
+        return given
+    if not expand(given):
+        raise UsageError(f"{given}: no such manifest")
+    return ",".join(absolute(part) for part in given.split(",")) if not Path(given).exists() else absolute(given)
+
+
 def _array(
-    array: Array, arrays: list[Array], slurm: SlurmOptions, options: RunOptions, config: RunConfig, manifest: Path
+    array: Array, arrays: list[Array], slurm: SlurmOptions, options: RunOptions, config: RunConfig, manifest: str
 ) -> Script:
     place = "" if len(arrays) == 1 else f"-{array.offset}"
     path = _beside(config.output_path, f"array{place}")
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
-    changes = {"manifest": str(manifest), "output": str(config.output_path), "model": _model(config.engine.model)}
+    changes = {"manifest": manifest, "output": str(config.output_path), "model": _model(config.engine.model)}
     arguments = ["transcribe", *options.arguments(without=("chunk_id", "chunk_offset", "overwrite"), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
     return Script(path, text, ranges(array.chunks))
 
 
-def _merge_arguments(config: RunConfig, manifest: Path) -> list[str]:
+def _merge_arguments(options: RunOptions, config: RunConfig, manifest: str) -> list[str]:
     """What merges this run, for the merge job and for a person."""
-    arguments = ["merge-shards", str(config.output_path), "--manifest", str(manifest), "--num-chunks", str(config.num_chunks)]
-    if config.split is not None:
-        arguments.append(f"--split={config.split}")
+    arguments = ["merge-shards", str(config.output_path), "--manifest", manifest, "--num-chunks", str(config.num_chunks)]
+    arguments += options.reading_arguments()
     if config.overwrite:
         arguments.append("--overwrite")
     return arguments

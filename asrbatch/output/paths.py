@@ -35,6 +35,11 @@ class RunPaths:
         return self.rows.with_name(f"{self._stem}.done.json")
 
     @property
+    def spool(self) -> Path:
+        """The manifest, where it came on standard input; all chunks of a run share that of the run itself."""
+        return self.rows.with_name(f"{self._stem}.manifest.jsonl")
+
+    @property
     def lease(self) -> Path:
         return self.rows.with_name(f"{self._stem}.lease")
 

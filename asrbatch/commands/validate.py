@@ -1,0 +1,131 @@
+"""`asrbatch validate`: what is wrong with a manifest and its audio, and a manifest of the rows that pass."""
+
+import json
+import os
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..config import EngineConfig, RunConfig
+from ..errors import UsageError
+from ..source_file import names_data_set
+from ..source_options import SourceOptions
+from .common import Verbose
+from .options import Task, Windows, reading_fields, takes_reading_options
+
+
+class Audio(str, Enum):
+    header = "header"
+    decode = "decode"
+    none = "none"
+
+
+@takes_reading_options
+def validate(
+    reading: dict[str, Any],
+    manifest: Annotated[
+        list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
+    ] = None,
+    audio: Annotated[
+        Audio, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
+    ] = Audio.header,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Also ask what this model asks of rows: languages, tasks, lengths.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
+    task: Annotated[Task, typer.Option(help="With --model: of the run.")] = Task.transcribe,
+    windows: Annotated[Windows, typer.Option(help="With --model: of the run; with none, rows may be too long.")] = Windows.energy,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence.")
+    ] = False,
+    write_clean: Annotated[
+        str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --write-clean.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
+
+    Exit codes: 0 nothing wrong; 2 transcribe would refuse the manifest, or an option cannot be used; 3 rows would fail.
+    """
+    from ..display_checks import validation_parts
+    from ..display_tables import show
+    from ..precheck import rules_of_model
+    from ..probe import ALWAYS, NEVER
+    from ..validation import Validation, figures
+
+    sources = choose_sources(manifest, reading["dataset"])
+    clean = None if write_clean is None else Path(write_clean).expanduser().absolute()
+    check_timeout(decode_timeout)
+    if clean is None and overwrite:
+        raise UsageError("--overwrite: replaces the file of --write-clean; give that as well")
+    if clean is not None:
+        from ..output.new_manifest import check_new_manifest
+
+        check_new_manifest(clean, "--write-clean", sources, overwrite)
+    if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
+        raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
+    if not any(map(names_data_set, sources)):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model that is not here is not fetched to look at languages
+    check, rules = None, None
+    if model is not None:
+        config = RunConfig(
+            manifest="any.jsonl", engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
+        )
+        check, rules = rules_of_model(config)
+    options = SourceOptions(**reading_fields(reading))
+    if audio is Audio.none and all(map(names_data_set, sources)):
+        options = replace(options, streaming=True)  # the rows without their audio
+    found = Validation(sources, options, check=check, for_lines=clean is not None, strict=strict)
+    if audio is not Audio.none:
+        decodes = audio is Audio.decode
+        with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
+        from ..display_tables import ProbeBar
+
+        with ProbeBar(len(found), *with_bar) as bar:
+            found.judge_audio(
+                decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+                rules=rules, observe=bar.update,
+            )  # fmt: skip
+    nothing_clean: UsageError | None = None
+    if clean is not None:
+        try:
+            found.write_clean(clean)
+        except UsageError as e:  # said behind the reasons
+            nothing_clean = e
+    told = figures(found)
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+    else:
+        show(*validation_parts(told, with_model=model is not None))
+    if nothing_clean is not None:
+        raise nothing_clean
+    raise typer.Exit(found.exit_code)
+
+
+def choose_sources(given: list[str] | None, dataset: str | None) -> list[str]:
+    """What is to be read: at least one. Raises UsageError."""
+    if given and dataset is not None:
+        raise UsageError(f"--dataset {dataset}: the manifest is {given[0]} already; give one of them")
+    if not given and dataset is None:
+        raise UsageError("MANIFEST is missing; give a file, a folder, - for standard input, or --dataset NAME")
+    sources = given or [f"hf://{dataset}"]
+    if sources.count("-") > 1:
+        raise UsageError("-: standard input can be read once")
+    return sources
+
+
+def default_workers() -> int:
+    """Headers are waited for more than worked on; decoding needs cores."""
+    return max(8, min(32, len(os.sched_getaffinity(0))))
+
+
+def check_timeout(decode_timeout_s: float) -> None:
+    if not 0 < decode_timeout_s < float("inf"):
+        raise UsageError(f"--decode-timeout {decode_timeout_s:g}: must be above 0")

@@ -1,0 +1,73 @@
+"""What `validate` and `make-manifest` show, made of the figures that `--json` prints."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_SHOWN_EXAMPLES = 5
+
+
+def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[RenderableType]:
+    """The figures of a validation, ready to be shown."""
+    yield Text(f"manifest: {figures['manifest']['source']}")
+    yield from problem_parts(figures["problems"])
+    audio = figures["audio"]
+    if audio is None:
+        yield Text("audio: not looked at")
+    else:
+        yield Text(f"audio: {audio_line(audio)}")
+    rows = figures["manifest"]["rows"]
+    yield Text(
+        f"rows: {rows:,}; {figures['rows_passing']:,} pass, {figures['rows_refused']:,} cannot be run, "
+        f"{figures['rows_failing']:,} name audio that will fail"
+    )
+    if figures["clean"]:
+        yield Text(f"written: {figures['clean']['rows']:,} rows to {figures['clean']['path']}")
+    if not with_model:
+        yield Text("note: without --model, languages and lengths were not held against one")
+    if audio and not audio["decoded"]:
+        yield Text("note: headers were read; damage behind them is found by --audio decode")
+
+
+def made_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
+    """What `make-manifest` wrote, ready to be shown."""
+    if figures["problems"]:
+        yield from problem_parts(figures["problems"])
+    yield Text(f"audio: {audio_line(figures['audio'])}")
+    corrected = f", {figures['rows_corrected']:,} had stated another duration" if figures["rows_corrected"] else ""
+    yield Text(f"rows: {figures['rows']:,}, {figures['rows_measured']:,} of them measured{corrected}")
+    if figures["rows_failing"]:
+        yield Text(f"{figures['rows_failing']:,} rows name audio that will fail; they were written as they are")
+    yield Text(f"written: {figures['path']}")
+
+
+def problem_parts(problems: list[dict[str, Any]]) -> Iterable[RenderableType]:
+    """A table of what was found, and the first rows of each kind."""
+    if not problems:
+        yield Text("nothing wrong")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("problem")
+    table.add_column("rows", justify="right")
+    table.add_column("what to do")
+    for problem in problems:
+        table.add_row(Text(problem["kind"]), f"{problem['rows']:,}", Text(problem["fix"] or "see below"))
+    yield table
+    for problem in problems:
+        for example in problem["examples"][:_SHOWN_EXAMPLES]:
+            yield Text(f"  {example['where']}: {example['text']}")
+        if (more := problem["rows"] - min(_SHOWN_EXAMPLES, len(problem["examples"]))) > 0:
+            yield Text(f"  … and {more:,} more: {problem['kind']}")
+
+
+def audio_line(audio: dict[str, Any]) -> str:
+    """Files, hours, containers and rates in one line."""
+    unsure = f" ({audio['rows_guessed']:,} rows guessed by bit rate, {audio['rows_unknown']:,} of unknown length)"
+    measured = f"{audio['measured_h']:,.3f} h" + (unsure if audio["rows_guessed"] or audio["rows_unknown"] else "")
+    counts = [f"{name} {files:,}" for name, files in audio["containers"].items()]
+    counts += [f"{rate} Hz {files:,}" for rate, files in audio["sample_rates_hz"].items()]
+    return f"{audio['files']:,} files, {measured}" + (f": {', '.join(counts)}" if counts else "")

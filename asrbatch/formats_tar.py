@@ -1,0 +1,55 @@
+"""Opening tars: NeMo's, whose members a manifest names, and WebDataset's. Each returns None for what is not its own."""
+
+import os
+import re
+
+from .columns import Columns
+from .errors import ManifestError
+from .formats_text import join, open_texts
+from .manifest_heads import bare_name
+from .manifest_jsonl import JsonlReader
+from .manifest_scan import Reader
+from .manifest_sources import Source, choose_split, expand
+from .manifest_tar import NemoMembers, WebDatasetReader
+
+_NEMO_MANIFEST = "tarred_audio_manifest.json"
+
+
+def open_nemo_tars(source: Source) -> Reader | None:
+    tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
+    if tars is None and not (source.is_folder and os.path.isfile(manifest)):
+        return None
+    if source.is_folder:
+        source = Source(source.path, (manifest,), source.options)
+    if tars is not None:
+        paths = expand(tars)
+        if not paths:
+            raise ManifestError(f"--tars {tars}: no file matches; give a path, a glob, a list or an _OP_0..7_CL_ pattern")
+    else:
+        paths = sorted((os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers)
+        if not paths:
+            raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
+    choose_split(source.path, [], source.options.split)
+    members, columns = NemoMembers(paths), Columns(source.options)
+    adapt, locate = members.adapt, members.locate
+    return join(source, [JsonlReader(text, "", columns, adapt=adapt, locate=locate) for text in open_texts(source)])
+
+
+def open_webdataset(source: Source) -> Reader | None:
+    if source.is_folder:
+        files = sorted(os.path.join(source.path, name) for name in os.listdir(source.path) if name.endswith(".tar"))
+    else:
+        files = [file for file in source.files if bare_name(file).endswith(".tar") or source.format]
+        if len(files) < len(source.files):
+            return None
+    if not files:
+        return None
+    choose_split(source.path, [], source.options.split)
+    if source.options.names_columns:
+        raise ManifestError(f"{source.path}: tars have members, not columns; leave out --audio-column and the like")
+    return WebDatasetReader(source.path, files)
+
+
+def _by_numbers(name: str) -> list[int | str]:
+    """audio_2.tar before audio_10.tar: shard_id counts tars in the order of their numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,96 @@
+"""Arrow files as one table, memory-mapped: both IPC formats, as `datasets` and `pyarrow` write them.
+
+Knows columns and bytes; what a row means is the business of `manifest_dataset.py`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .errors import ManifestError
+from .manifest_files import FileState
+from .manifest_parquet import feature_types
+
+_MAGIC = b"ARROW1"  # of a file; a stream has none
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+class ArrowTable:
+    """See `manifest_dataset.Table`. Nothing is copied: what is not asked for stays on disk.
+
+    Args:
+        paths: the files, in the order of their rows.
+
+    Raises:
+        ManifestError: a file cannot be read, or has other columns than the first one.
+    """
+
+    def __init__(self, paths: list[str]):
+        self._paths = paths
+        self._states = [FileState(path) for path in paths]
+        self._batches: list[pa.RecordBatch] = []
+        self._starts: list[int] = []
+        self._file_of: list[int] = []
+        self.num_rows = 0
+        for number, path in enumerate(paths):
+            schema, batches = _map(path)
+            if number == 0:
+                self.schema = schema
+            elif not schema.equals(self.schema):
+                raise ManifestError(f"{path}: other columns, or types, than {paths[0]}; give files of one data set")
+            for batch in batches:
+                if batch.num_rows:
+                    self._batches.append(batch)
+                    self._starts.append(self.num_rows)
+                    self._file_of.append(number)
+                    self.num_rows += batch.num_rows
+        self.feature_types = feature_types(self.schema)
+
+    def choose_audio(self, audio: str, in_cells: bool) -> None:
+        self._audio, self._in_cells = audio, in_cells
+
+    def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
+        for batch in self._batches:
+            yield batch.select(columns), self._hold_bytes(batch)
+        for state in self._states:
+            state.check()
+
+    def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
+        batch = self._slice(index)
+        return batch, self._hold_bytes(batch)[0]
+
+    def cell(self, index: int) -> dict[str, Any] | None:
+        return self._slice(index).column(self._audio)[0].as_py()
+
+    def file(self, index: int) -> str:
+        return self._paths[self._file_of[bisect_right(self._starts, index) - 1]]
+
+    def _slice(self, index: int) -> pa.RecordBatch:
+        at = bisect_right(self._starts, index) - 1
+        self._states[self._file_of[at]].check()
+        return self._batches[at].slice(index - self._starts[at], 1)
+
+    def _hold_bytes(self, batch: pa.RecordBatch) -> list[bool]:
+        if not self._in_cells:
+            return [False] * batch.num_rows
+        return pc.struct_field(batch.column(self._audio), "bytes").is_valid().to_pylist()  # touches no audio
+
+
+def _map(path: str) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+    try:
+        source = pa.memory_map(path)
+        if source.read(len(_MAGIC)) == _MAGIC:
+            reader = pa.ipc.open_file(source)
+            return reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        source.seek(max(0, source.size() - len(_END_OF_STREAM)))
+        if source.read() != _END_OF_STREAM:  # one cut off between two batches would read as a shorter one
+            raise pa.ArrowInvalid("the stream does not end")
+        source.seek(0)
+        reader = pa.ipc.open_stream(source)
+        return reader.schema, list(reader)
+    except (pa.ArrowException, OSError) as e:
+        problem = " ".join(str(e).split())
+        raise ManifestError(f"{path}: cannot be read as Arrow: {problem}; is it complete?") from e

@@ -1,0 +1,237 @@
+"""Kaldi data folders: `wav.scp`, `segments`, `text`, `utt2lang` joined to one row for each utterance.
+
+Nothing is sorted or kept: of each file 16 bytes a line are, a hash of its key and where it stands. The rules are those of
+Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording an utterance, and no key stands twice.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from .errors import ManifestError
+from .manifest_text import LocalFile
+from .pipes import PIPE, check_pipe, run_pipe
+from .rows import BadRow, Row, audio_ref, parse_row, show_text
+from .types import AudioRef
+
+_SHOWN = 5
+
+
+class KaldiReader:
+    """See `manifest_scan.Reader`.
+
+    Args:
+        folder: absolute path.
+        allow_pipes: run commands that `wav.scp` holds, when a row's turn has come.
+
+    Raises:
+        ManifestError: the files contradict each other; all such keys are counted, and the first few named.
+    """
+
+    def __init__(self, folder: str, *, allow_pipes: bool = False):
+        self.source, self._allow_pipes = folder, allow_pipes
+        self._wavs = KeyedLines(os.path.join(folder, "wav.scp"))
+        segments = os.path.join(folder, "segments")
+        self._segments = KeyedLines(segments) if os.path.isfile(segments) else None
+        self._utterances = self._segments or self._wavs
+        others = {"text": "text", "lang": "utt2lang", "speaker": "utt2spk"}
+        paths = {field: os.path.join(folder, name) for field, name in others.items()}
+        self._others = {field: KeyedLines(path) for field, path in paths.items() if os.path.isfile(path)}
+        self._check_keys()
+        self._base = self._choose_base()
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        for index in range(len(self._utterances)):
+            try:
+                yield self.row(index)
+            except BadRow as bad:
+                yield bad
+        for file in (self._utterances, self._wavs, *self._others.values()):
+            file.check()
+
+    def row(self, index: int) -> Row:
+        utterance, rest = self._utterances.line(index)
+        fields: dict[str, Any] = {"id": utterance, "audio_filepath": None}
+        try:
+            place = rest
+            if self._segments is not None:
+                recording, timing = _segment(rest)
+                place = self._wavs.get(recording)
+                if place is None:
+                    raise BadRow(f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance")
+                fields["recording"] = recording
+                fields |= timing
+            fields["audio_filepath"] = self._path(place)
+            for field, file in self._others.items():
+                if (value := file.get(utterance)) is not None:
+                    fields[field] = value
+        except BadRow as bad:
+            bad.fields = fields
+            raise
+        return parse_row(fields, fields["audio_filepath"])
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        if row.path.startswith(PIPE):
+            command = row.path.removeprefix(PIPE)
+            return AudioRef(row.path, load=partial(run_pipe, command, row.path, self._base))
+        return audio_ref(row.path, self._base)
+
+    def where(self, index: int) -> str:
+        return f"{self._utterances.path}:{self._utterances.line_number(index)}"
+
+    def _path(self, place: str) -> str:
+        if not place:
+            raise BadRow("wav.scp", "no path behind the recording's name", "write `name path`")
+        if place.endswith("|"):
+            return check_pipe("wav.scp", place, self._allow_pipes)
+        stem, colon, offset = place.rpartition(":")
+        if colon and offset.isdecimal() and stem.endswith(".ark"):
+            raise BadRow(
+                f"wav.scp = {show_text(place)}", "audio in an ark is not supported", "give wav files (wav-copy writes them)"
+            )
+        return place
+
+    def _check_keys(self) -> None:
+        for file in (self._wavs, self._segments, *self._others.values()):
+            if file is not None and (twice := file.given_twice()):
+                raise ManifestError(f"{file.path}:{twice[1]}: {show_text(twice[0])} stands twice; keys must be unique")
+        for name, file in self._others.items():
+            unknown = file.keys_not_in(self._utterances)
+            if unknown and name in ("text", "lang"):
+                raise _stray(file.path, unknown, f"{os.path.basename(self._utterances.path)} lacks")
+        if self._segments is not None:
+            unused = self._wavs.keys_not_in_values(self._segments)
+            if unused:
+                raise _stray(self._wavs.path, unused, "no segment uses")
+
+    def _choose_base(self) -> str:
+        """What relative paths are relative to: this folder, or the current one where recipes run, by the first of them."""
+        for index in range(len(self._wavs)):
+            try:
+                place = self._wavs.line(index)[1]
+            except BadRow:  # reported with the others
+                continue
+            if place and not place.endswith("|") and not os.path.isabs(place) and "://" not in place:
+                here = os.path.join(os.getcwd(), place)
+                if not os.path.exists(os.path.join(self.source, place)) and os.path.exists(here):
+                    return os.getcwd()
+                break
+        return self.source
+
+
+def _segment(rest: str) -> tuple[str, dict[str, Any]]:
+    """`recording start end [channel]`."""
+    parts = rest.split()
+    if len(parts) not in (3, 4):
+        raise BadRow(f"segments = {show_text(rest)}", "not `recording start end`", "write recording, start and end in seconds")
+    try:
+        start_s, end_s = float(parts[1]), float(parts[2])
+    except ValueError as e:
+        raise BadRow(f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line") from e
+    timing: dict[str, Any] = {"offset": start_s}
+    if end_s != -1:  # Kaldi: to the end
+        if not start_s < end_s:
+            raise BadRow(f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it")
+        timing["duration"] = round(end_s - start_s, 6)
+    if len(parts) == 4:
+        if not parts[3].isdecimal():
+            raise BadRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
+        timing["channel"] = int(parts[3])
+    return parts[0], timing
+
+
+class KeyedLines:
+    """A file of lines `key value`, by line and by key.
+
+    Raises:
+        ManifestError: it cannot be opened, or is not UTF-8.
+    """
+
+    def __init__(self, path: str):
+        self.path = path
+        self._file = LocalFile(path)
+        self._starts, self._numbers, hashes, values = array("Q"), array("Q"), array("q"), array("q")
+        end = number = 0
+        with self._file.open() as lines:
+            for line in lines:
+                start, end, number = end, end + len(line), number + 1
+                words = line.split(None, 2)
+                if words:
+                    self._starts.append(start)
+                    self._numbers.append(number)
+                    hashes.append(hash(words[0]))
+                    values.append(hash(words[1]) if len(words) > 1 else 0)
+        self._starts.append(end)
+        self._hashes = np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)
+        self._first_words = np.frombuffer(values, np.int64) if values else np.empty(0, np.int64)
+        self._order = np.argsort(self._hashes, kind="stable")
+        self._sorted = self._hashes[self._order]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def check(self) -> None:
+        self._file.check()
+
+    def line_number(self, index: int) -> int:
+        return self._numbers[index]
+
+    def line(self, index: int) -> tuple[str, str]:
+        """Key and value of a line. Raises BadRow: not UTF-8."""
+        data = self._data(index)
+        try:
+            key, _, value = (
+                data.decode().partition(" ") if b"\t" not in data else data.decode().replace("\t", " ", 1).partition(" ")
+            )
+        except UnicodeDecodeError as e:
+            fix = "write the whole file in UTF-8"
+            raise BadRow(show_text(data.decode("utf-8", "backslashreplace")), f"{self.path}: not UTF-8", fix) from e
+        return key, value.strip()
+
+    def get(self, key: str) -> str | None:
+        """The value of a key; None where there is no such line. Raises BadRow."""
+        wanted = hash(key.encode())
+        at = int(np.searchsorted(self._sorted, wanted))
+        while at < len(self._sorted) and self._sorted[at] == wanted:
+            found, value = self.line(int(self._order[at]))
+            if found == key:
+                return value
+            at += 1
+        return None
+
+    def given_twice(self) -> tuple[str, int] | None:
+        """The first key that stands on two lines, and the number of the second of them."""
+        places = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
+        for place in places:
+            first, second = (self._key(int(self._order[place + more])) for more in (0, 1))
+            if first == second:
+                return second.decode("utf-8", "backslashreplace"), self._numbers[int(self._order[place + 1])]
+        return None
+
+    def keys_not_in(self, other: "KeyedLines") -> list[str]:
+        return self._strays(other._hashes)
+
+    def keys_not_in_values(self, other: "KeyedLines") -> list[str]:
+        """Keys that are the first word of no line's value."""
+        return self._strays(other._first_words)
+
+    def _strays(self, known: np.ndarray) -> list[str]:
+        strays = np.flatnonzero(~np.isin(self._hashes, known))
+        return [self._key(int(index)).decode("utf-8", "backslashreplace") for index in strays]
+
+    def _data(self, index: int) -> bytes:
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start).strip()
+
+    def _key(self, index: int) -> bytes:
+        return self._data(index).split(None, 1)[0]
+
+
+def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
+    shown = ", ".join(map(show_text, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
+    fix = "run Kaldi's utils/fix_data_dir.sh"
+    return ManifestError(f"{path}: has {len(keys)} keys that {problem} ({shown}); {fix}")

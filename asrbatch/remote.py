@@ -1,0 +1,221 @@
+"""Files behind URLs (s3://, gs://, https://, …), read through fsspec: bounded, and tried again when a network fails.
+
+Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 s, so it happens with the first URL.
+"""
+
+import io
+import posixpath
+import re
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from .errors import ManifestError, RowError
+
+# Where bytes come from; the package that fsspec needs for it, and the extra of asrbatch that brings it.
+_PACKAGES = {
+    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"), "http": ("aiohttp", "http"),
+    "https": ("aiohttp", "http"), "az": ("adlfs", None), "abfs": ("adlfs", None), "hf": ("huggingface_hub", None),
+    "hdfs": ("pyarrow", None), "memory": (None, None),
+}  # fmt: skip
+# One file at most, and in all: what is being read lies in memory until its decoder has it.
+MOST_BYTES = 2 << 30
+_MOST_AT_ONCE = 16
+TRIES = 4
+_FIRST_PAUSE_S = 0.5
+TIMEOUT_S = 60.0
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_at_once = threading.BoundedSemaphore(_MOST_AT_ONCE)
+_T = TypeVar("_T")
+
+
+def scheme_of(path: str) -> str | None:
+    """`s3` of `s3://bucket/key`; None for what is no URL."""
+    match = _URL.match(path)
+    return match[1].lower() if match else None
+
+
+def is_remote(path: str) -> bool:
+    """Whether this is a URL that we read through fsspec."""
+    return scheme_of(path) in _PACKAGES
+
+
+def join_url(folder: str, path: str) -> str:
+    """A relative path as a URL; `..` is taken out, which servers do not know."""
+    scheme, _, rest = folder.partition("://")
+    return f"{scheme}://{posixpath.normpath(posixpath.join(rest, path))}"
+
+
+@lru_cache(maxsize=64)
+def why_not(scheme: str) -> tuple[str, str] | None:
+    """(problem, fix) when URLs of this scheme cannot be read here; None when they can."""
+    if scheme not in _PACKAGES:
+        return f"{scheme}:// is not supported", f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}"
+    import fsspec
+
+    package, extra = _PACKAGES[scheme]
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError):
+        install = f"asrbatch[{extra}]" if extra else package
+        return f"{scheme}:// needs {package}, which is not installed", f"pip install '{install}', or give a local path"
+    return None
+
+
+def read_remote(url: str, name: str) -> bytes:
+    """The whole file. At most 16 at a time; a failure is tried again after 0.5, 1 and 2 s.
+
+    Args:
+        name: what to call it in messages.
+
+    Raises:
+        RowError: missing; unreadable for all else, a file of more than 2 GiB among it.
+    """
+    try:
+        with _at_once:
+            return _try_again(lambda: _read_all(url))
+    except FileNotFoundError as e:
+        raise RowError("missing", f"{name}: no such file") from e
+    except Exception as e:  # every file system behind fsspec has errors of its own
+        raise RowError("unreadable", f"{name}: {_one_line(e)}; tried {TRIES} times") from e
+
+
+class RemoteFile:
+    """A file behind a URL, read at any place.
+
+    Raises:
+        ManifestError: it cannot be read, or what its scheme needs is not installed.
+    """
+
+    def __init__(self, url: str):
+        self.path = url
+        if reason := why_not(scheme_of(url)):
+            raise ManifestError(f"{url}: {reason[0]}; {reason[1]}")
+        self._state = self._look()
+        self.size = self._state[0]
+
+    def pread(self, count: int, start: int) -> bytes:
+        if start >= self.size or count <= 0:
+            return b""
+        end = min(start + count, self.size)
+        return self._explained(lambda: _exactly(_file_system(self.path).cat_file(self.path, start=start, end=end), end - start))
+
+    def check(self) -> None:
+        """Nothing: to ask for every row would cost a round trip each; ids and hashes of rows notice a change."""
+
+    def _look(self) -> tuple[int, str]:
+        info = self._explained(lambda: _file_system(self.path).info(self.path))
+        if info.get("size") is None:
+            raise ManifestError(f"{self.path}: the server does not say how long it is; fetch it first")
+        return int(info["size"]), str(info.get("ETag") or info.get("etag") or info.get("mtime") or "")
+
+    def _explained(self, read: Callable[[], _T]) -> _T:
+        try:
+            return _try_again(read)
+        except FileNotFoundError as e:
+            raise ManifestError(f"{self.path}: no such file") from e
+        except Exception as e:
+            raise ManifestError(f"{self.path}: cannot be read: {_one_line(e)}; tried {TRIES} times") from e
+
+
+def list_remote(pattern: str) -> list[str]:
+    """URLs that match, in the order of their names. Raises ManifestError."""
+    if reason := why_not(scheme_of(pattern)):
+        raise ManifestError(f"{pattern}: {reason[0]}; {reason[1]}")
+    try:
+        system = _file_system(pattern)
+        return sorted(system.unstrip_protocol(path) for path in _try_again(lambda: system.glob(pattern)))
+    except Exception as e:
+        raise ManifestError(f"{pattern}: cannot be listed: {_one_line(e)}") from e
+
+
+def open_remote(url: str) -> io.RawIOBase:
+    """A seekable file for libraries that read one by themselves: each read is one request. Raises ManifestError."""
+    return _Readable(RemoteFile(url))
+
+
+class _Readable(io.RawIOBase):
+    def __init__(self, file: RemoteFile):
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.pread(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def _read_all(url: str) -> bytes:
+    system = _file_system(url)
+    size = system.info(url).get("size")
+    if size is not None and size > MOST_BYTES:
+        raise _TooLargeError(f"{size} bytes; at most {MOST_BYTES} are read, cut it or copy it to a local disk")
+    data = system.cat_file(url)
+    if size is not None:
+        _exactly(data, size)
+    return data
+
+
+class _TooLargeError(Exception):
+    """A file that is not read, however often it is tried."""
+
+
+def _exactly(data: bytes, count: int) -> bytes:
+    if len(data) != count:
+        raise OSError(f"the connection gave {len(data)} of {count} bytes")
+    return data
+
+
+def _try_again(read: Callable[[], _T]) -> _T:
+    """Raises what the last try raised; FileNotFoundError and PermissionError at once."""
+    pause_s = _FIRST_PAUSE_S
+    for left in reversed(range(TRIES)):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, _TooLargeError):
+            raise
+        except Exception:
+            if not left:
+                raise
+        time.sleep(pause_s)
+        pause_s *= 2
+    raise AssertionError("unreachable")
+
+
+@lru_cache(maxsize=64)
+def _system(scheme: str) -> Any:
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if scheme in ("http", "https"):
+        import aiohttp
+
+        # fsspec's own limit is 5 minutes for a whole request; a server that says nothing for a minute is gone.
+        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)}
+    elif scheme in ("s3", "s3a"):
+        options["config_kwargs"] = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S}
+    return fsspec.filesystem(scheme, use_listings_cache=False, **options)
+
+
+def _file_system(url: str) -> Any:
+    return _system(scheme_of(url))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,98 @@
+"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; and an S3 (moto's)."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_HTTP = "import sys; sys.path.insert(0, sys.argv[1]); import file_server; file_server.serve(sys.argv[2])"
+_S3 = """
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://%s:%d" % server.get_host_and_port(), flush=True)
+import threading; threading.Event().wait()
+"""
+
+
+@contextmanager
+def http(folder: Path) -> Iterator[str]:
+    """URL of the folder's files. `/x/fail3/a.wav` fails three times and then is `/a.wav`; `/x/cut1/a.wav` breaks off once.
+
+    What was asked for stands in `requests.log`, a line each.
+    """
+    (folder / "requests.log").touch()
+    with _running(_HTTP, str(Path(__file__).parent), str(folder)) as url:
+        yield url
+
+
+@contextmanager
+def s3() -> Iterator[str]:
+    """Endpoint of an empty S3."""
+    with _running(_S3) as url:
+        yield url
+
+
+@contextmanager
+def _running(code: str, *arguments: str) -> Iterator[str]:
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def serve(folder: str) -> None:
+    import threading
+    from collections import Counter
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    asked, lock = Counter(), threading.Lock()
+
+    class Files(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            trouble = re.match(r"/x/(fail|cut)(\d+)(/.*)", self.path)
+            wanted = self.headers.get("Range", "")
+            with lock:
+                asked[self.path] += self.command == "GET"
+                number = asked[self.path]
+                with open(Path(folder, "requests.log"), "a") as log:
+                    log.write(f"{self.command} {self.path} {wanted}\n")
+            path = Path(folder, (trouble[3] if trouble else self.path).lstrip("/").partition("?")[0])
+            is_bad = trouble and self.command == "GET" and number <= int(trouble[2])
+            if is_bad and trouble[1] == "fail":
+                self.send(503, b"busy")
+            elif not path.is_file():
+                self.send(404, b"not here")
+            else:
+                data, headers, status = path.read_bytes(), {"Accept-Ranges": "bytes"}, 200
+                if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
+                    first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
+                    headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
+                    data, status = data[first : last + 1], 206
+                self.send(status, data, headers, end=len(data) // 2 if is_bad else None)
+
+        def send(self, status: int, data: bytes, headers: dict | None = None, end: int | None = None) -> None:
+            self.send_response(status)
+            for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data[:end])
+            if end is not None:
+                self.close_connection = True
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    print(f"http://127.0.0.1:{server.server_port}", flush=True)
+    server.serve_forever()

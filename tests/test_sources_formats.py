@@ -1,0 +1,280 @@
+"""Every format against every other: the same rows, ids, digest and audio; and what each of them refuses."""
+
+import io
+import json
+import os
+import random
+import tarfile
+
+import numpy as np
+import pytest
+import soundfile as sf
+from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
+
+from asrbatch.errors import ManifestError, RowError
+from asrbatch.manifest import open_manifest
+from asrbatch.source_options import SourceOptions
+
+TEXTS = ["hello", "a, b", "größe", "one\u2028two", "x" * 300, "tail"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("audio")
+    made = []
+    for number, text in enumerate(TEXTS):
+        file = folder / f"tone{number}.{'flac' if number % 2 else 'wav'}"
+        sf.write(file, 0.1 * np.sin(np.arange(1600 * (number + 1)) * 0.1 * (number + 1)), 16000)
+        made.append({"id": f"utt{number}", "text": text, "duration": 0.1 * (number + 1), "lang": "en", "file": file})
+    return [{**row, "duration": round(row["duration"], 3)} for row in made]
+
+
+def opened(kind, folder, rows):
+    folder.mkdir(exist_ok=True)
+    return open_manifest(MAKERS[kind](folder, rows))
+
+
+def read_all(manifest):
+    return [manifest.read(index) for index in range(len(manifest))]
+
+
+def data_of(utterance) -> bytes:
+    source = utterance.audio.resolve()
+    return source if isinstance(source, bytes) else open(source, "rb").read()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_the_same_data_set_is_the_same_in_every_format(tmp_path, rows, kind):
+    plain = opened("jsonl", tmp_path / "plain", rows)
+    manifest = opened(kind, tmp_path / "other", rows)
+    assert manifest.scan.digest == plain.scan.digest
+    order = list(range(len(rows))) * 2
+    random.Random(1).shuffle(order)
+    for index in order:
+        ours, theirs = manifest.read(index), plain.read(index)
+        assert (ours.index, ours.id, ours.duration_s, ours.lang) == (index, theirs.id, theirs.duration_s, theirs.lang)
+        assert ours.fields["text"] == theirs.fields["text"]
+        assert (ours.offset_s or 0.0) == 0.0 and ours.channel is None
+        assert data_of(ours) == rows[index]["file"].read_bytes()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("data-uri", "several")])
+def test_every_format_can_be_forced(tmp_path, rows, kind):
+    (tmp_path / "d").mkdir()
+    name = {"jsonl.gz": "jsonl", "jsonl.zst": "jsonl", "folder-csv": "folder"}.get(kind, kind)
+    assert len(open_manifest(MAKERS[kind](tmp_path / "d", rows), options=SourceOptions(format=name))) == len(rows)
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_audio_is_its_files_in_order_of_names_with_texts_beside(tmp_path, rows):
+    (tmp_path / "b").mkdir()
+    for name, row in zip(("b/2.wav", "a.flac", "b/1.flac"), rows, strict=False):
+        (tmp_path / name).write_bytes(row["file"].read_bytes())
+    (tmp_path / "b" / "2.txt").write_text("\ufeff the text \n", encoding="utf-8")
+    (tmp_path / "._a.wav").write_bytes(b"junk of a Mac")
+    (tmp_path / "b" / "up").symlink_to(tmp_path)  # a loop
+    manifest = open_manifest(tmp_path)
+    fields = [utterance.fields for utterance in read_all(manifest)]
+    assert fields == [
+        {"audio_filepath": "a.flac"},
+        {"audio_filepath": "b/1.flac"},
+        {"audio_filepath": "b/2.wav", "text": "the text"},
+    ]
+    assert data_of(manifest.read(2)) == rows[0]["file"].read_bytes()
+    lines = "".join(json.dumps({"audio_filepath": f["audio_filepath"]}) + "\n" for f in fields)
+    (tmp_path / "m.list").write_text(lines)
+    assert open_manifest(tmp_path / "m.list").scan.digest == manifest.scan.digest  # made ids too
+    assert [u.fields["audio_filepath"] for u in read_all(open_manifest(tmp_path / "b" / "*.*a*"))] == ["1.flac", "2.wav"]
+    assert len(open_manifest(tmp_path / "a.flac")) == 1
+    (tmp_path / "b" / "2.txt").write_bytes(b"caf\xe9")
+    with pytest.raises(ManifestError, match=r"b/2\.wav: b/2\.txt: not UTF-8; save it as UTF-8"):
+        open_manifest(tmp_path)
+
+
+def test_metadata_must_name_every_audio_file(tmp_path, rows):
+    folder = tmp_path / "f"
+    folder.mkdir()
+    source = MAKERS["folder"](folder, rows)
+    (folder / "extra.wav").write_bytes(b"x")
+    with pytest.raises(
+        ManifestError, match=r"does not name 1 audio files beside it \(extra\.wav\); add them, move them away, or"
+    ):
+        open_manifest(source)
+    assert len(open_manifest(folder / "metadata.jsonl", options=SourceOptions(audio_column="file_name"))) == len(rows)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_bytes(
+        b"\xef\xbb\xbffile;id;duration;offset;channel;note\r\n\r\n"
+        b'a.wav;1;"2.5";;;"two\nlines; and ""quotes"""\r\nb.wav;2;;1;0;\r\n'
+    )
+    manifest = open_manifest(path)
+    first, second = read_all(manifest)
+    assert first.fields["note"] == 'two\nlines; and "quotes"' and first.duration_s == 2.5 and first.offset_s is None
+    assert (second.offset_s, second.channel, second.fields["note"], second.id) == (1.0, 0, "", "2")
+    assert (manifest.where(0), manifest.where(1)) == (f"{path}:3", f"{path}:5")
+    assert second.audio.path == str(tmp_path / "b.wav")
+
+
+CSV_PROBLEMS = [
+    ("a.wav,x", "2: has 2 fields: the header has 4; quote fields that hold the delimiter, or add the missing ones"),
+    ("a.wav,x,1s,", '2: duration = "1s": must be a number of seconds; write it like 12.5, or leave it empty'),
+    ("a.wav,x,nan,", "2: duration = NaN: must be a number of seconds from 0"),
+    ("a.wav,x,-1,", "2: duration = -1.0: must be a number of seconds from 0"),
+    (",x,1,", "2: has audio_filepath, id, duration, temperature: no audio_filepath"),
+    ("a.wav,x,1,0.5", '2: temperature = "0.5": this is fixed per run'),
+    ('a.wav,"x,1,', "2: this record: not CSV: unexpected end of data; a quote is not closed"),
+    ("caf\udce9.wav,x,1,", r'2: audio_filepath = "caf\\\\xe9.wav": not UTF-8; write the whole file in UTF-8'),
+]
+
+
+@pytest.mark.parametrize(("line", "problem"), CSV_PROBLEMS)
+def test_bad_rows_of_a_table(tmp_path, line, problem):
+    path = tmp_path / "m.csv"
+    path.write_bytes(f"path,id,duration,temperature\n{line}\n".encode("utf-8", "surrogateescape"))
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(path)
+    assert f"{path}:{problem}".replace("\\\\\\\\", "\\\\") in str(caught.value)
+
+
+def test_headers_that_do_not_say_what_is_what(tmp_path):
+    for text, options, problem in (
+        ("a,b\n1,2\n", {}, r"no audio column; the first line must be a header \(a, b\); name it with --audio-column"),
+        ("path,file\n1,2\n", {}, r"several columns may hold the audio \(path, file\); name it"),
+        ("path,path\n1,2\n", {}, 'two columns are named "path"; rename one'),
+        ("path,b\n1,2\n", {"text_column": "c"}, "--text-column c: no such column; there are path, b"),
+        ("path,b\n", {}, "holds no rows"),
+    ):
+        (tmp_path / "m.csv").write_text(text)
+        with pytest.raises(ManifestError, match=problem):
+            open_manifest(tmp_path / "m.csv", options=SourceOptions(**options))
+
+
+# --- Kaldi ------------------------------------------------------------------------------------------------------------
+
+
+def test_kaldi_without_segments_and_with_pipes(tmp_path, rows):
+    file = rows[0]["file"]
+    (tmp_path / "wav.scp").write_text(f"u1 {file}\nu2 cat {file} |\nu3 echo no >&2; exit 3 |\n")
+    (tmp_path / "text").write_text("u1 one\nu2\n")
+    with pytest.raises(
+        ManifestError, match=r"wav\.scp:2: wav\.scp = cat .* \|: is a command, which is not run unasked; give --al"
+    ):
+        open_manifest(tmp_path)
+    manifest = open_manifest(tmp_path, options=SourceOptions(allow_pipes=True))
+    assert [u.id for u in read_all(manifest)] == ["u1", "u2", "u3"]
+    assert [u.fields.get("text") for u in read_all(manifest)] == ["one", "", None]
+    assert data_of(manifest.read(1)) == data_of(manifest.read(0)) == file.read_bytes()
+    with pytest.raises(RowError, match="unreadable: pipe:echo no .*: ended with exit status 3: no"):
+        data_of(manifest.read(2))
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "problem"),
+    [
+        ("segments", "utt9 nowhere 0 1", r"segments:7: recording nowhere: wav\.scp lacks it"),
+        ("segments", "utt9 rec0 2 1", "segments:7: segments = rec0 2 1: must end after it starts"),
+        ("segments", "utt9 rec0 1", "not `recording start end`"),
+        ("segments", "utt1 rec0 0 1", "segments:7: utt1 stands twice; keys must be unique"),
+        ("text", "utt9 more", r"text: has 1 keys that segments lacks \(utt9\); run Kaldi's utils/fix_data_dir.sh"),
+        ("wav.scp", "rec9 x.wav", r"wav\.scp: has 1 keys that no segment uses \(rec9\)"),
+        ("wav.scp", "rec0 y.wav", "wav.scp:7: rec0 stands twice"),
+    ],
+)
+def test_kaldi_folders_that_contradict_themselves(tmp_path, rows, name, line, problem):
+    make_kaldi(tmp_path, rows)
+    with open(tmp_path / name, "a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ManifestError, match=problem):
+        open_manifest(tmp_path)
+
+
+def test_kaldi_segments_cut_recordings(tmp_path, rows):
+    (tmp_path / "wav.scp").write_text(f"rec {rows[5]['file']}\n")
+    (tmp_path / "segments").write_text("a rec 0.1 0.3\nb rec 0.25 -1 0\n")
+    first, second = read_all(open_manifest(tmp_path))
+    assert (first.offset_s, first.duration_s, first.channel) == (0.1, 0.2, None)
+    assert (second.offset_s, second.duration_s, second.channel) == (0.25, None, 0)
+
+
+# --- tars -------------------------------------------------------------------------------------------------------------
+
+
+def add(tar, name, data=b"x"):
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def test_nemo_tars_by_pattern_and_repeated_files(tmp_path, rows):
+    make_nemo_tar(tmp_path, rows)
+    lines = [json.loads(line) for line in (tmp_path / "tarred_audio_manifest.json").open()]
+    lines.append({"audio_filepath": "clip0-sub1.wav", "offset": 0.02, "duration": 0.05, "shard_id": 0})
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tars = str(tmp_path / "audio__OP_0..1_CL_.tar")
+    manifest = open_manifest(tmp_path / "m.json", options=SourceOptions(tars=tars))
+    assert data_of(manifest.read(len(rows))) == rows[0]["file"].read_bytes() and manifest.read(len(rows)).offset_s == 0.02
+    lines += [
+        {"audio_filepath": "clip1.flac", "shard_id": 0},
+        {"audio_filepath": "none.wav"},
+        {"audio_filepath": "a", "shard_id": 2},
+    ]
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(tmp_path / "m.json", options=SourceOptions(tars=tars))
+    _, first, second, third = str(caught.value).splitlines()
+    assert 'm.json:8: audio_filepath = "clip1.flac": audio_0.tar does not hold it; give the tars this manifest' in first
+    assert "m.json:9: " in second and "no tar holds it" in second
+    assert "m.json:10: shard_id = 2: there are 2 tars; give the tars of all shards, in order" in third
+
+
+def test_webdataset_keys_that_repeat_between_tars_get_the_tars_name(tmp_path, rows):
+    for name, chosen in (("s0", rows[:2]), ("s1", rows[1:3])):
+        make_webdataset(tmp_path, chosen).rename(tmp_path / f"{name}.tar")
+    for source in (tmp_path, tmp_path / "s*.tar", f"{tmp_path}/s0.tar,{tmp_path}/s1.tar", tmp_path / "s{0..1}.tar"):
+        manifest = open_manifest(source)
+        assert [u.id for u in read_all(manifest)] == ["s0/utt0", "s0/utt1", "s1/utt1", "s1/utt2"]
+    assert manifest.where(2) == f"{tmp_path}/s1.tar:utt1" and manifest.read(2).audio.name == "s1.tar/utt1.flac"
+
+
+def test_tars_that_cannot_be_read_whole_are_refused(tmp_path, rows):
+    path = make_webdataset(tmp_path, rows)
+    whole = path.read_bytes()
+    for data, problem in (
+        (whole[:5000], "cannot be read as a tar: .*; give plain tars, whole"),
+        (whole + whole, "it goes on after its end; were tars joined with cat"),
+        (b"junk" * 500, "cannot be read as a tar"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ManifestError, match=problem):
+            open_manifest(path)
+    for names, problem in (
+        (["a.wav", "b.wav", "a.txt"], 'the key "a" comes twice; members of one key must stand side by side'),
+        (["a.wav", "a.flac"], "a with wav, flac: several clips in one row are not supported; write one audio file for each key"),
+        (["a.txt"], "a with txt: no audio member"),
+        (["plain"], '"plain" has no ending to tell what it is'),
+    ):
+        with tarfile.open(path, "w") as tar:
+            for name in names:
+                add(tar, name)
+        with pytest.raises(ManifestError, match=problem):
+            open_manifest(path)
+
+
+def test_nothing_is_unpacked_and_other_rows_are_not_read(tmp_path, rows, monkeypatch):
+    path = make_webdataset(tmp_path, rows)
+    manifest = open_manifest(path)
+    read = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, count, start: read.append(count) or real(fd, count, start))
+    utterance = manifest.read(3)
+    assert sum(read) < 2000  # JSON and text
+    read.clear()
+    assert data_of(utterance) == rows[3]["file"].read_bytes() and sum(read) == rows[3]["file"].stat().st_size
+    assert os.listdir(tmp_path) == ["shard.tar"]

@@ -1,0 +1,138 @@
+"""Manifests and audio behind URLs: a real HTTP server that fails as asked, and a real S3 protocol (moto's server)."""
+
+import io
+import json
+import tarfile
+import time
+
+import file_server
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+
+from asrbatch import remote
+from asrbatch.errors import ManifestError, RowError
+from asrbatch.manifest import open_manifest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("served")
+
+
+@pytest.fixture(scope="module")
+def url(folder):
+    sf.write(folder / "a.wav", 0.1 * np.sin(np.arange(16000) / 20), 16000)
+    with file_server.http(folder) as url:
+        yield url
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+def write(path, *audio):
+    path.write_text("".join(json.dumps({"audio_filepath": a}) + "\n" for a in audio))
+    return path
+
+
+def requests_of(folder, name):
+    return [line for line in (folder / "requests.log").read_text().splitlines() if name in line]
+
+
+def test_audio_behind_a_url_is_read_late_and_tried_again(folder, url, tmp_path, no_pauses):
+    names = ["a.wav", "x/fail3/a.wav", "x/cut2/a.wav", "x/fail4/a.wav", "none.wav"]
+    manifest = open_manifest(write(tmp_path / "m.jsonl", *(f"{url}/{name}" for name in names)))
+    rows = [manifest.read(n) for n in range(5)]
+    assert not requests_of(folder, "a.wav")
+    for row in rows[:3]:
+        assert row.audio.resolve() == (folder / "a.wav").read_bytes()
+    assert no_pauses == [0.5, 1.0, 2.0, 0.5, 1.0]
+    with pytest.raises(RowError, match=rf"unreadable: {url}/x/fail4/a.wav: .*503.*; tried 4 times"):
+        rows[3].audio.resolve()
+    assert len(requests_of(folder, "GET /x/fail4/")) == 4
+    with pytest.raises(RowError, match=rf"missing: {url}/none.wav: no such file"):
+        rows[4].audio.resolve()
+
+
+def test_more_than_is_allowed_is_not_read(folder, url, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "MOST_BYTES", 1000)
+    row = open_manifest(write(tmp_path / "m.jsonl", f"{url}/a.wav?big")).read(0)
+    with pytest.raises(RowError, match="unreadable: .*bytes; at most 1000 are read, cut it or copy it to a local disk"):
+        row.audio.resolve()
+    assert not requests_of(folder, "GET /a.wav?big")
+
+
+def test_manifests_behind_urls(folder, url):
+    data = (folder / "a.wav").read_bytes()
+    write(folder / "m.jsonl", "a.wav", f"{url}/a.wav", "data:audio/wav;base64,UklG")
+    rows = pa.table({"audio": [{"bytes": data, "path": None}] * 40, "n": range(40)})
+    pq.write_table(rows, folder / "m.parquet", row_group_size=1)
+    with tarfile.open(folder / "m.tar", "w") as tar:
+        for n in range(3):
+            info = tarfile.TarInfo(f"k{n}.wav")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    lines = open_manifest(f"{url}/m.jsonl")
+    assert [lines.read(n).audio.resolve() for n in range(3)] == [data, data, b"RIF"]
+    assert lines.where(1) == f"{url}/m.jsonl:2"
+    table = open_manifest(f"{url}/m.parquet")
+    assert len(table) == 40 and not requests_of(folder, "GET /m.parquet \n")
+    (folder / "requests.log").write_text("")
+    assert table.read(30).fields["n"] == 30 and table.read(30).audio.resolve() == data
+    sizes = [line.rpartition("=")[2].split("-") for line in requests_of(folder, "GET /m.parquet")]
+    assert sum(int(last) - int(first) for first, last in sizes) < 3 * len(data)  # of one row, not of 40
+    tars = open_manifest(f"{url}/m.tar")
+    assert [tars.read(n).id for n in range(3)] == ["k0", "k1", "k2"] and tars.read(2).audio.resolve() == data
+
+
+def test_urls_that_cannot_be_read_are_named(url, tmp_path, no_pauses):
+    with pytest.raises(ManifestError, match=f"{url}/none.jsonl: no such file"):
+        open_manifest(f"{url}/none.jsonl")
+    with pytest.raises(ManifestError, match=f"{url}/x/fail9/m.jsonl: .*; tried 4 times"):
+        open_manifest(f"{url}/x/fail9/m.jsonl")
+    with pytest.raises(ManifestError, match=r'm\.jsonl:1: audio_filepath = "gopher://x/a.wav": gopher:// is not supported'):
+        open_manifest(write(tmp_path / "m.jsonl", "gopher://x/a.wav"))
+
+
+def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
+    import fsspec
+
+    real = fsspec.get_filesystem_class
+
+    def without_gcsfs(scheme):
+        if scheme == "gs":
+            raise ImportError("gcsfs")
+        return real(scheme)
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", without_gcsfs)
+    remote.why_not.cache_clear()
+    with pytest.raises(ManifestError, match=r"gs:// needs gcsfs, which is not installed; pip install 'asrbatch\[gs\]'"):
+        open_manifest(write(tmp_path / "m.jsonl", "gs://bucket/a.wav"))
+    remote.why_not.cache_clear()
+
+
+def test_s3(folder, url, tmp_path, monkeypatch):
+    with file_server.s3() as endpoint:
+        for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        remote._system.cache_clear()
+        import s3fs
+
+        files = s3fs.S3FileSystem()
+        files.mkdir("speech")
+        files.put(str(folder / "a.wav"), "speech/audio/a.wav")
+        for n, name in enumerate(("a.wav", "none.wav")):
+            files.put(str(write(tmp_path / "m.jsonl", "../audio/a.wav", f"s3://speech/audio/{name}")), f"speech/m/{n}.jsonl")
+        manifest = open_manifest("s3://speech/m/*.jsonl")
+        assert [manifest.where(n) for n in range(4)] == [f"s3://speech/m/{n}.jsonl:{line}" for n in (0, 1) for line in (1, 2)]
+        for n in range(3):
+            assert manifest.read(n).audio.resolve() == (folder / "a.wav").read_bytes()
+        with pytest.raises(RowError, match=r"missing: s3://speech/audio/none\.wav: no such file"):
+            manifest.read(3).audio.resolve()
+    remote._system.cache_clear()
