@@ -21,7 +21,6 @@ from .chunk_rows import ChunkRows, Expected, name_row, read_chunks
 from .errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
 from .findings import SHOWN_LINES, Findings
 from .fingerprint import differences
-from .hub_names import is_data_set
 from .manifest import Manifest, open_manifest
 from .output.figures import figures_of_chunks, total, versions
 from .output.files import explained
@@ -32,6 +31,7 @@ from .output.merged import Located, write_merged
 from .output.paths import RunPaths, check_output
 from .output.record import now, read_completion_mark, read_record
 from .sharding import Sharding
+from .source_file import names_data_set
 from .source_options import SourceOptions
 
 _NAMED_ROWS = 5
@@ -88,7 +88,7 @@ def merge(
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
         say(f"warning: {warning}")
-    if is_data_set(manifest_source):
+    if names_data_set(manifest_source):
         reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
     manifest = open_manifest(manifest_source, split=split, options=reading)
     if Path(manifest.source) == output:

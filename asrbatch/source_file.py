@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from .errors import ManifestError, UsageError
+from .hub_names import is_data_set
 from .manifest_sources import absolute
 from .remote import scheme_of
 from .rows import show
@@ -28,6 +29,16 @@ _KEYS = {
 
 def is_source_file(given: str) -> bool:
     return given.endswith(ENDING) and os.path.isfile(given)
+
+
+def names_data_set(given: str) -> bool:
+    """Whether it is a data set on the hub, or a source file that names one. One that cannot be read names none."""
+    if is_source_file(given):
+        try:
+            given = read_source_file(given, SourceOptions())[0]
+        except ManifestError:
+            return False
+    return is_data_set(given)
 
 
 def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOptions]:

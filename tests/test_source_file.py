@@ -39,7 +39,12 @@ def test_the_sets_of_the_leaderboard_are_read_from_a_hub_with_their_layout(cli, 
         done = cli(
             "validate", *SETS, "--json", env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
         )
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr
+        # The rows without their audio: nothing is fetched, pieces are read.
+        hub = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "other"), "HF_HUB_OFFLINE": "0"}
+        planned = cli("plan", SETS[0], "--json", env=hub)
+        assert planned.returncode == 0 and json.loads(planned.stdout)["manifest"]["rows"] == 1, planned.stderr
+        assert not list((tmp_path / "other").rglob("*.parquet"))
     told = json.loads(done.stdout)
     assert (told["rows_passing"], told["audio"]["files"], told["problems"]) == (8, 8, [])
     assert {json.dumps(pair) for pair in LEADERBOARD} == {json.dumps(_said(file)) for file in SETS}

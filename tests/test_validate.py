@@ -37,6 +37,11 @@ FIELDS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command sets it: not for the tests behind these
+
+
 @pytest.fixture
 def tone(tmp_path) -> Path:
     sf.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(RATE) * 0.1), RATE)
@@ -220,6 +225,8 @@ def test_nothing_is_half_written(tone, tmp_path):
     with pytest.raises(UsageError, match="no row passes"):
         validated(path, decode=NEVER).write_clean(tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
+    done = CliRunner().invoke(app, ["validate", str(path), "--workers", "1", "--write-clean", str(tmp_path / "x.jsonl")])
+    assert isinstance(done.exception, UsageError) and "no such file" in done.stdout  # the reasons all the same
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

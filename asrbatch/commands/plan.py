@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
-from ..hub_names import is_data_set
+from ..source_file import names_data_set
 from .common import Verbose
 from .options import RunOptions, takes_run_options
 
@@ -43,7 +43,7 @@ def plan(
     """
     from ..display_tables import plan_parts, show
 
-    if not is_data_set(options.values["manifest"]):
+    if not names_data_set(options.values["manifest"]):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan downloads nothing, and need not wait for a hub that is not there
     if rtfx is not None and not 0 < rtfx < float("inf"):
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
@@ -69,7 +69,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         model=values["model"] or PLACEHOLDER,
         chunk_id=None if num_chunks is None else 0,
         chunk_offset=None,
-        streaming=values["streaming"] or is_data_set(values["manifest"]),  # the rows without their audio
+        streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
     )
     if num_chunks is None and config.strategy != "balanced":
         raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ import typer
 
 from ..config import EngineConfig, RunConfig
 from ..errors import UsageError
+from ..source_file import names_data_set
 from ..source_options import SourceOptions
 from .common import Verbose
 from .options import Task, Windows, reading_fields, takes_reading_options
@@ -69,13 +71,18 @@ def validate(
         check_new_manifest(clean, "--write-clean", sources, overwrite)
     if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
         raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
+    if not any(map(names_data_set, sources)):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model that is not here is not fetched to look at languages
     check, rules = None, None
     if model is not None:
         config = RunConfig(
-            manifest=sources[0], engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
+            manifest="any.jsonl", engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
         )
         check, rules = rules_of_model(config)
-    found = Validation(sources, SourceOptions(**reading_fields(reading)), check=check, for_lines=clean is not None, strict=strict)
+    options = SourceOptions(**reading_fields(reading))
+    if audio is Audio.none and all(map(names_data_set, sources)):
+        options = replace(options, streaming=True)  # the rows without their audio
+    found = Validation(sources, options, check=check, for_lines=clean is not None, strict=strict)
     if audio is not Audio.none:
         decodes = audio is Audio.decode
         with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
@@ -86,13 +93,19 @@ def validate(
                 decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
                 rules=rules, observe=bar.update,
             )  # fmt: skip
+    nothing_clean: UsageError | None = None
     if clean is not None:
-        found.write_clean(clean)
+        try:
+            found.write_clean(clean)
+        except UsageError as e:  # said behind the reasons
+            nothing_clean = e
     told = figures(found)
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
     else:
         show(*validation_parts(told, with_model=model is not None))
+    if nothing_clean is not None:
+        raise nothing_clean
     raise typer.Exit(found.exit_code)
 
 
