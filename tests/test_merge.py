@@ -825,7 +825,7 @@ def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["out.jsonl"], "MANIFEST is missing"),
+        (["out.jsonl"], "--manifest is missing; give a file"),
         (["--manifest", "m.jsonl"], "Missing argument"),
         (["out.txt", "--manifest", "m.jsonl"], "must end in .jsonl"),
         (["out.jsonl", "--manifest", "m.jsonl", "--num-chunks", "many"], "--num-chunks"),

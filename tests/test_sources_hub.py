@@ -170,17 +170,15 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
         assert json.loads(done.stdout)["manifest"] == {"source": at, "rows": 5, "digest": local.scan.digest}, done.stderr
         got = [line for line in requests() if line.startswith("GET /datasets/") and ".parquet" in line]
         assert got and all(" bytes=" in line for line in got)  # pieces
-        fetched, again, revision = ask([[name, train], [at, train], [f"{name}@v9", train]], **there)
+        rest = [name, {"dataset_config": "other"}]  # the test split, which the first does not need
+        fetched, again, revision, other = ask([[name, train], [at, train], [f"{name}@v9", train], rest], **there)
         assert fetched == again == streamed
         assert revision == 'hf://me/speech: has no revision "v9"; correct it, or leave it out'
-        got = {line for line in requests() if line.startswith("GET /datasets/") and line.endswith(".parquet ")}
-        assert len(got) == 2  # of train alone, each whole
-        (other,) = ask([[name, {"dataset_config": "other"}]], **there)  # what is missing of the data set
+        whole = [line for line in requests() if line.startswith("GET /datasets/") and line.endswith(".parquet ")]
+        assert ["/train-0" in line for line in whole] == [True, True, False]  # each once, and not before it is wanted
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": there["HF_HOME"]}
-    whole, by_commit, rest, empty = ask(
-        [[name, train], [at, train], [name, {"dataset_config": "other"}], ["hf://me/other", {}]], **offline
-    )
-    assert whole == by_commit == streamed and rest == other
+    by_name, by_commit, again, empty = ask([[name, train], [at, train], rest, ["hf://me/other", {}]], **offline)
+    assert by_name == by_commit == streamed and again == other
     assert empty == cannot_be_reached("me/other", "HF_HUB_OFFLINE is set")
 
 

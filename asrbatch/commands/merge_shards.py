@@ -38,7 +38,7 @@ def merge_shards(
 
     merged = merge(
         Path(output).expanduser().absolute(),
-        choose_manifest(manifest, reading["dataset"]),
+        choose_manifest(manifest, reading["dataset"], name="--manifest"),
         reading=SourceOptions(**reading_fields(reading)),
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,

@@ -195,10 +195,10 @@ def reading_fields(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value.value if isinstance(value, Enum) else value for name, value in fields.items()}
 
 
-def choose_manifest(manifest: str | None, dataset: str | None) -> str:
+def choose_manifest(manifest: str | None, dataset: str | None, *, name: str = "MANIFEST") -> str:
     """What is to be read. Raises UsageError: nothing, or two things."""
     if manifest is None and dataset is None:
-        raise UsageError("MANIFEST is missing; give a file, a folder, - for standard input, or --dataset NAME")
+        raise UsageError(f"{name} is missing; give a file, a folder, - for standard input, or --dataset NAME")
     if manifest is not None and dataset is not None:
         raise UsageError(f"--dataset {dataset}: the manifest is {manifest} already; give one of them")
     return manifest if dataset is None else f"hf://{dataset}"
