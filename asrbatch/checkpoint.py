@@ -127,6 +127,22 @@ def open_checkpoint(name: str, revision: str | None = None) -> Checkpoint:
     return checkpoint
 
 
+def find_tokenizer(name: str) -> str:
+    """The folder of a tokenizer that is not the checkpoint's own.
+
+    Raises:
+        UsageError: no such folder, and no such name on the hub or in its cache.
+    """
+    if not name.strip():
+        raise UsageError("--tokenizer is empty; leave it out to use the checkpoint's own")
+    expanded = os.path.expanduser(name)
+    if os.path.isdir(expanded):
+        return str(Path(expanded).resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"--tokenizer {name}: no such folder; give a folder, or a name on the Hugging Face hub")
+    return str(_from_hub(name, None, option="--tokenizer", weights=False))
+
+
 def content_files(folder: Path) -> list[Path]:
     """The files of a checkpoint folder that decide what it answers, sorted by name."""
     texts = [p for pattern in TEXT_PATTERNS for p in folder.glob(pattern)]
@@ -148,7 +164,7 @@ def hash_file(path: Path) -> str:
         raise _unreadable(path, e) from e
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, *, option: str = "--model", weights: bool = True) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
@@ -159,14 +175,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
         )
 
     try:
-        folder = snapshot(*TEXT_PATTERNS, WEIGHT_PATTERNS[0])
-        if not any(folder.glob(WEIGHT_PATTERNS[0])):
+        folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS[:weights])
+        if weights and not any(folder.glob(WEIGHT_PATTERNS[0])):
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
     except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(f"{type(e).__name__}: {e}".split())
         raise UsageError(
-            f"--model {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
+            f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
             f"or give a folder ({reason[:300]})"
         ) from e
     return folder

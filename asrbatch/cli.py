@@ -14,6 +14,7 @@ from . import __version__
 from .commands.common import Interrupted, complain
 from .commands.export import export
 from .commands.merge_shards import merge_shards
+from .commands.models import models
 from .commands.plan import plan
 from .commands.status import status
 from .commands.submit import submit
@@ -34,6 +35,7 @@ app.command()(plan)
 app.command()(submit)
 app.command()(status)
 app.command()(export)
+app.command()(models)
 
 
 def _version(asked: bool) -> None:

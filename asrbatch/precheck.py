@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .audio_rules import AudioRules
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import WHISPER, Checkpoint, open_checkpoint
 from .config import RunConfig
 from .engine.settings import detect_device
 from .errors import ManifestError, UsageError
 from .plan import Plan, audio_rules
 from .prompts import WhisperPrompts
+from .speech import whisper_speech
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,16 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
         return Verdict(
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
+    is_whisper = checkpoint.architecture == WHISPER
     try:
-        rules = audio_rules(config, checkpoint)
+        rules = audio_rules(config, whisper_speech(checkpoint)) if is_whisper else None
     except UsageError as e:
         return Verdict(refused=str(e))
     try:
         detect_device()
     except UsageError as e:
+        if not is_whisper:
+            return Verdict(not_checked=f"the model and the rows' languages: {e}")
         return Verdict(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
     try:
         return Verdict(rules=Plan(replace(config, devices=None)).rules)

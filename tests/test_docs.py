@@ -37,7 +37,16 @@ def options() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "title", ["transcribe MANIFEST", "plan MANIFEST", "submit MANIFEST", "status OUTPUT", "merge-shards OUTPUT", "export OUTPUT"]
+    "title",
+    [
+        "transcribe MANIFEST",
+        "plan MANIFEST",
+        "submit MANIFEST",
+        "status OUTPUT",
+        "merge-shards OUTPUT",
+        "export OUTPUT",
+        "models CHECKPOINT",
+    ],
 )
 def test_every_option_of_every_command_is_listed_and_no_other(title):
     command = title.split()[0]

@@ -16,15 +16,19 @@ LAYERS = [
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
     ["subtitles", "silence"],
     ["tasks", "ahead", "loudness"],
-    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
+    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps", "reasoning"],
     ["output.files", "output.figures"],
+    ["speech"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
-    ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
+    ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
+    ["engine.vllm_models", "engine.asker", "engine.plugins", "engine.look", "engine.model_source"],
+    ["engine.look_list", "engine.asking"],
+    ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["export_formats"],
     ["export_files"],
@@ -33,6 +37,7 @@ LAYERS = [
     ["engine.start", "merge", "export"],
     ["engine.__init__"],
     ["preparation", "blame", "limits"],
+    ["model_choice"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures"],
@@ -41,7 +46,8 @@ LAYERS = [
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.export", "commands.merge_shards", "commands.plan", "commands.status", "commands.submit", "commands.transcribe"],
+    ["commands.export", "commands.merge_shards", "commands.models", "commands.plan", "commands.status"],
+    ["commands.submit", "commands.transcribe"],
     ["cli"],
     ["__main__"],
 ]
@@ -49,7 +55,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 # Library to the modules that may import it.
 HOMES = {
-    "vllm": {"engine.vllm_api"},
+    "vllm": {"engine.vllm_api", "engine.vllm_models"},
     "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
     "datasets": {"manifest_dataset"},
     "soundfile": {"audio_sndfile"},
@@ -57,8 +63,8 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "onnxruntime": {"voice"},
     "typer": {
-        "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.options", "commands.plan",
-        "commands.status", "commands.submit", "commands.transcribe",
+        "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.models", "commands.options",
+        "commands.plan", "commands.status", "commands.submit", "commands.transcribe",
     },
     "rich": {"display", "display_tables"},
     "huggingface_hub": {"checkpoint"},
@@ -131,7 +137,11 @@ def loaded_after(code: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "command",
-    ["", "--version", *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export"))],
+    [
+        "",
+        "--version",
+        *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "models")),
+    ],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
