@@ -87,7 +87,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _answer(request: str) -> str:
-    command = [sys.executable, "-m", "asrbatch.engine.look_child"]
+    command = [sys.executable, "-P", "-m", "asrbatch.engine.look_child"]
     try:
         done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as e:
