@@ -4,6 +4,7 @@ Each is built from a configuration when a test wants it, with a tokenizer traine
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -72,13 +73,21 @@ def text_config(vocabulary: int, end: int, **more) -> dict:
     }
 
 
-def qwen2_audio(folder: Path, *, suffix: str = "", plain: tuple[str, ...] = ()) -> Path:
-    """Asked by its chat template; hears 30 s."""
+def qwen2_audio(
+    folder: Path, *, template: str | None = None, plain: tuple[str, ...] = (), architecture: str | None = None
+) -> Path:
+    """Asked by its chat template; hears 30 s.
+
+    Args:
+        template: of the chat; the model's own by default.
+        plain: see `tokenizer`.
+        architecture: what the checkpoint says it is; the model's own name by default.
+    """
     from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
     torch.manual_seed(0)
     audio = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
-    fast = tokenizer(folder, ["<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"], chat_template(audio, suffix), plain)
+    fast = tokenizer(folder, ["<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>"], template or chat_template(audio), plain)
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
@@ -91,13 +100,13 @@ def qwen2_audio(folder: Path, *, suffix: str = "", plain: tuple[str, ...] = ()) 
         },
         text_config=text_config(_rounded(fast), fast.eos_token_id, model_type="qwen2"),
         audio_token_index=fast.convert_tokens_to_ids("<|AUDIO|>"),
-        architectures=["Qwen2AudioForConditionalGeneration"],
     )
     model = Qwen2AudioForConditionalGeneration(config).float()
     _loud(model)
     _save(model, folder, fast)
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=30, sampling_rate=16000)
     Qwen2AudioProcessor(extractor, fast, chat_template=fast.chat_template).save_pretrained(folder)
+    change_config(folder, architectures=[architecture or "Qwen2AudioForConditionalGeneration"])
     return folder
 
 
@@ -149,6 +158,30 @@ def _save(model, folder: Path, fast: PreTrainedTokenizerFast) -> None:
     # transformers 5 writes `language_model.model.model.…`, checkpoints on the hub have `language_model.model.…`, as vLLM expects.
     file = str(folder / "model.safetensors")
     weights = {name.replace("language_model.model.model.", "language_model.model."): w for name, w in load_file(file).items()}
+    save_file(weights, file, {"format": "pt"})
+
+
+def make_it_say(folder: Path, after: str, tokens: list[str]) -> None:
+    """Changes a Qwen2-Audio's weights: after one token it says the next, whatever it hears; after the last, it ends.
+
+    Args:
+        after: what the prompt ends in.
+        tokens: of the vocabulary, each once.
+    """
+    fast = PreTrainedTokenizerFast.from_pretrained(folder)
+    chain = [fast.convert_tokens_to_ids(token) for token in tokens]
+    (before,) = fast(after, add_special_tokens=False)["input_ids"]
+    file = str(folder / "model.safetensors")
+    weights = load_file(file)
+    for name, weight in weights.items():
+        # Nothing is added to a token on its way, so that what comes out is the token itself.
+        if name.startswith("language_model") and name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.zero_()
+    embedding, head = weights["language_model.model.embed_tokens.weight"], weights["language_model.lm_head.weight"]
+    embedding /= embedding.norm(dim=1, keepdim=True)
+    head.zero_()
+    for token, following in pairwise([before, *chain, fast.eos_token_id]):
+        head[following] += 20 * embedding[token]
     save_file(weights, file, {"format": "pt"})
 
 

@@ -40,28 +40,29 @@ def _main() -> None:
 
 def _found(request: dict[str, Any]) -> dict[str, Any]:
     environment.configure(mode="thread", device_kind=request["device_kind"], plugins=request["plugins"])
-    plugins.load(request["plugins"] or ())
+    from . import vllm_models
+
+    vllm_models.hold_plugins()
+    problems = plugins.load(request["plugins"])
     match request["what"]:
         case "plugins":
             return {}
         case "models":
             from .look_list import list_models
 
-            return list_models()
+            return list_models(problems)
         case _:
-            return asdict(_checkpoint(request))
+            return asdict(_checkpoint(request, vllm_models, problems))
 
 
-def _checkpoint(request: dict[str, Any]) -> Speech:
-    from . import vllm_models
-
+def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> Speech:
     at = f"--model {request['name']}"
     fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
     try:
         config, renderer, kv_bytes = vllm_models.without_engine({**request["settings"], **fixed})
         model = vllm_models.model_of(config)
     except Exception as e:  # of vLLM, transformers, pydantic, or the checkpoint's own code
-        raise UsageError(f"{at}: {_why_not(request['architectures'], e, vllm_models)}") from e
+        raise UsageError(f"{at}: {_why_not(request['architectures'], e, vllm_models, problems)}") from e
     style = _style(request["style"], model, vllm_models, at)
     try:
         if style == INTERFACE_STYLE:
@@ -155,7 +156,7 @@ def _shortest(render: Any, rate: int) -> int:
     raise ValueError(f"its processor takes not even {_SHORTEST_S[-1]:g} s of audio: {_reason(problem)}")
 
 
-def _why_not(architectures: list[str], error: Exception, vllm_models: Any) -> str:
+def _why_not(architectures: list[str], error: Exception, vllm_models: Any, problems: dict[str, str]) -> str:
     """Why vLLM cannot run a model: a package or a plugin is missing, or does not work."""
     known = vllm_models.registered()
     for name in architectures:
@@ -169,12 +170,11 @@ def _why_not(architectures: list[str], error: Exception, vllm_models: Any) -> st
                 return f"its class {name} cannot be imported: {_reason(e)}"
             break
     else:
-        broken = [f"plugin {p.name}: {why}" for p in plugins.installed() if (why := plugins.problem_of(p))]
         there = ", ".join(p.name for p in plugins.installed()) or "none"
         return (
             f"vLLM {vllm_models.VERSION} has no architecture {', '.join(architectures) or 'for it (config.json names none)'}; "
             f"another vLLM, or a plugin, may (plugins installed: {there}; --plugin names those to load)"
-            + "".join(f"; {line}" for line in broken)
+            + "".join(f"; plugin {name}: {why}" for name, why in problems.items())
         )
     return _reason(error)
 

@@ -20,11 +20,11 @@ _LETS = {
 }
 
 
-def list_models() -> dict[str, Any]:
+def list_models(problems: dict[str, str]) -> dict[str, Any]:
     """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by name)."""
     return {
         "vllm": vllm_models.VERSION,
-        "plugins": {point.name: plugins.problem_of(point) for point in plugins.installed()},
+        "plugins": {point.name: problems.get(point.name) for point in plugins.installed()},
         "models": [row for name, load in sorted(vllm_models.registered().items()) if (row := _row(name, load))],
     }
 

@@ -41,20 +41,30 @@ def check_names(names: Sequence[str]) -> None:
             raise UsageError(f"--plugin {name}: no such vLLM plugin in this environment ({GROUP}); {has}")
 
 
-def load(names: Sequence[str]) -> None:
-    """Imports and registers them, as vLLM will do again.
+def load(names: Sequence[str] | None) -> dict[str, str]:
+    """Imports and registers plugins in vLLM's place, each once: not every `register` bears being called again.
+
+    Args:
+        names: an allow-list; None for what VLLM_PLUGINS says, or all.
+
+    Returns:
+        What is wrong with those that nobody named: vLLM goes on without them.
 
     Raises:
-        UsageError: one is not installed, cannot be imported, or raised; with its cause.
+        UsageError: one that was named is not installed, cannot be imported, or raised; with its cause.
     """
-    check_names(names)
+    check_names(names or ())
+    problems = {}
     for point in installed():
-        if point.name in names and (problem := problem_of(point)):
-            raise UsageError(f"--plugin {point.name}: {problem}")
+        if point.name in versions(names) and (problem := problem_of(point)):
+            if names is not None:
+                raise UsageError(f"--plugin {point.name}: {problem}")
+            problems[point.name] = problem
+    return problems
 
 
 def problem_of(point: EntryPoint) -> str | None:
-    """Why a plugin does not work here; None when it does."""
+    """Imports and registers a plugin; why it does not work here, None when it does."""
     of = f" (from {point.dist.name} {point.dist.version})" if point.dist is not None else ""
     try:
         register = point.load()

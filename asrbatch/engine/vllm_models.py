@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import vllm
+import vllm.plugins
 from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import get_model_cls
@@ -25,6 +26,7 @@ __all__ = [
     "ChatFrontend",
     "InterfaceFrontend",
     "has_interface",
+    "hold_plugins",
     "model_of",
     "placeholder_of",
     "registered",
@@ -222,7 +224,8 @@ class ChatFrontend(_Frontend):
         if prompt not in self._prompts:
             before, _, after = prompt.partition("{audio}")
             texts = [{"type": "text", "text": t} for t in (before, after)]
-            audio = {"type": "input_audio", "input_audio": None, "uuid": "window"}
+            # A part with a uuid promises its audio for later; vLLM 0.28 takes that promise of an `audio_url` alone.
+            audio = {"type": "audio_url", "audio_url": None, "uuid": "window"}
             parts = [part for part in (texts[0], audio, texts[1]) if part is audio or part["text"].strip()]
             conversation, chat = self._chat(parts, "auto")
             if isinstance(conversation[0]["content"], str):
@@ -259,6 +262,11 @@ def source_of(architecture: str) -> tuple[str | None, str]:
     """The module and the class of an architecture that is not imported yet; no module where it is."""
     model = ModelRegistry.models[architecture]
     return getattr(model, "module_name", None), getattr(model, "class_name", "")
+
+
+def hold_plugins() -> None:
+    """Keeps vLLM from loading plugins in this process."""
+    vllm.plugins.plugins_loaded = True
 
 
 def has_interface(model: type) -> bool:
