@@ -52,6 +52,16 @@ class Checkpoint:
         return (self.config.get("architectures") or ["unknown"])[0]
 
     @property
+    def commit(self) -> str | None:
+        """Which commit of the hub this is: what a branch or a tag meant when it was fetched; None for a folder of one's own."""
+        folder = Path(self.folder)
+        return folder.name if folder.parent.name == "snapshots" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record; what decides the answers is in the fingerprint."""
+        return {"name": self.name, "folder": self.folder, "revision": self.revision, "commit": self.commit}
+
+    @property
     def is_multilingual(self) -> bool:
         """False for English-only checkpoints, whose prompt has neither a language nor a task."""
         stated = self.generation_config.get("is_multilingual")

@@ -15,6 +15,7 @@ from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
+MODELS = (REPO / "docs/models.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -64,7 +65,7 @@ def test_the_list_of_commands_is_complete():
     assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS])
+@pytest.mark.parametrize("text", [README, COMMANDS, MODELS])
 def test_options_named_anywhere_exist(text):
     others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
@@ -96,7 +97,7 @@ def test_readme_commands_exist():
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S))
     targets = set(re.findall(r"^make (\S+)", blocks, flags=re.M))
     assert targets == {"demo", "test"}
-    for target in (*targets, "test-vllm028"):
+    for target in (*targets, "test-vllm028", "test-nemo"):
         dry = subprocess.run(["make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True)
         assert dry.stdout.strip()
     for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):

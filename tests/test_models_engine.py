@@ -20,6 +20,7 @@ from asrbatch.checkpoint import open_checkpoint
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question
 from asrbatch.errors import ManifestError, RowError, UsageError
+from asrbatch.model_choice import asked_fields
 from asrbatch.plan import engine_plan
 
 OPTIONS = {"dtype": "float32", "args": ("max_num_seqs=4",), "max_tokens": 24}
@@ -187,6 +188,38 @@ def test_what_a_model_would_ignore_is_refused(which, options, message, request):
         plan_of(request.getfixturevalue(which), **options)
 
 
+def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, clips, tmp_path):
+    (tmp_path / "lora").mkdir()
+    lora = tiny_models.adapter(tmp_path / "lora", glm)
+    (plain,), adapted = interface(clips[0]), Asked(engines, glm, lora=str(lora))
+    assert adapted(clips[0])[0].text != plain.text
+    settings = adapted.engine.facts["settings"]
+    assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
+    before = asked_fields(adapted.plan.asking)["lora"]
+    (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
+    assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
+
+
+def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_path):
+    with pytest.raises(UsageError, match="--lora .*: vLLM cannot apply adapters to Qwen2Audio.*; merge it"):
+        plan_of(qwen2, lora=str(tiny_models.adapter(tmp_path, glm)))
+
+
+def test_quantised_weights_are_run_as_they_are(engines, tmp_path, interface, clips):
+    folder = tiny_models.quantise(tiny_models.glm_asr(tmp_path))
+    quantised = Asked(engines, folder)
+    first, second = quantised(clips[0], clips[2])
+    assert first.text and first.text != second.text, "the audio matters"
+    assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == ("compressed-tensors", None)
+
+
+def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
+    plan = plan_of(qwen2, args=("tensor_parallel_size=2",))
+    assert plan.mode == "process" and plan.engine_args == {"tensor_parallel_size": 2}
+    with pytest.raises(UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"):
+        plan_of(qwen2, args=("tensor_parallel_size=2",), mode="thread")
+
+
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
     with pytest.raises(ManifestError, match=r"m.jsonl:1: lang en: .* would ignore it; models that honour it: Whisper"):
         runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
@@ -220,8 +253,6 @@ def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2
 
 
 def test_a_plain_whisper_run_has_the_fingerprint_it_always_had(tiny_en):
-    from asrbatch.model_choice import asked_fields
-
     plan = engine_plan(RunConfig("-", EngineConfig(tiny_en)))
     assert asked_fields(plan.asking) == {} and plan.speech.style == "whisper"
     assert asked_fields(replace(plan.asking, hotwords="Norland")) == {"hotwords": "Norland"}

@@ -2,10 +2,11 @@
 
 import json
 import os
+import re
 import sys
 
 import pytest
-from conftest import write_jsonl
+from conftest import REPO, write_jsonl
 
 from asrbatch import reasoning
 from asrbatch.engine import look, model_source
@@ -89,12 +90,22 @@ def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
         assert families == set(named) - extra, what
 
 
+def test_the_documented_models_are_those_of_the_installed_vllm(installed_models):
+    if not installed_models["vllm"].startswith("0.32"):
+        pytest.skip("docs/models.md lists those of vLLM 0.32")
+    said = (REPO / "docs/models.md").read_text().split("## What was run")[1].split("## NeMo")[0]
+    named = {name for name in re.findall(r"`(\w+)`", said) if name not in ("whisper", "chat", "transcription", "lang")}
+    there = {model["architecture"] for model in installed_models["models"]}
+    assert named - {"NeMoSpeechLMForConditionalGeneration"} == there
+
+
 def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_models):
     by_name = {model["architecture"]: model for model in installed_models["models"]}
     assert by_name["WhisperForConditionalGeneration"]["asked"] == "whisper"
     assert by_name["Qwen2AudioForConditionalGeneration"]["placeholder"] == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
     granite = by_name["GraniteSpeechForConditionalGeneration"]
     assert (granite["asked"], granite["sample_rate"], granite["window_s"]) == ("transcription", 16000, 30)
+    assert "EmbeddingGemma2Model" not in by_name, "it hears, and writes nothing"
     assert "LlamaForCausalLM" not in by_name and "Qwen2VLForConditionalGeneration" not in by_name
     needs = by_name["Qwen3ASRForConditionalGeneration"]
     assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)

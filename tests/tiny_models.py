@@ -188,3 +188,49 @@ def make_it_say(folder: Path, after: str, tokens: list[str]) -> None:
 def change_config(folder: Path, **values) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def adapter(folder: Path, model: Path) -> Path:
+    """A LoRA adapter (PEFT's files) for the language model of a checkpoint made here, large enough to change what it says."""
+    torch.manual_seed(1)
+    rank, weights = 4, {}
+    for name, weight in load_file(str(model / "model.safetensors")).items():
+        if name.startswith("language_model") and name.endswith("q_proj.weight"):
+            module = f"base_model.model.{name.removesuffix('.weight')}"
+            weights[f"{module}.lora_A.weight"] = torch.randn(rank, weight.shape[1])
+            weights[f"{module}.lora_B.weight"] = torch.randn(weight.shape[0], rank)
+    save_file(weights, str(folder / "adapter_model.safetensors"))
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def quantise(model: Path) -> Path:
+    """Changes a checkpoint made here: its language model's weights become 8-bit integers with a scale for each channel.
+
+    The layout is that of compressed-tensors, as llm-compressor writes it.
+    """
+    file = str(model / "model.safetensors")
+    weights = load_file(file)
+    for name in [n for n in weights if n.startswith("language_model") and n.endswith("_proj.weight")]:
+        scale = weights[name].abs().amax(dim=1, keepdim=True) / 127
+        weights[name.replace(".weight", ".weight_scale")] = scale
+        weights[name] = (weights[name] / scale).round().to(torch.int8)
+    save_file(weights, file, {"format": "pt"})
+    of = {"num_bits": 8, "type": "int", "symmetric": True}
+    group = {
+        "targets": ["Linear"],
+        "weights": {**of, "strategy": "channel", "dynamic": False},
+        "input_activations": {**of, "strategy": "token", "dynamic": True},
+    }
+    change_config(
+        model,
+        quantization_config={
+            "quant_method": "compressed-tensors",
+            "format": "int-quantized",
+            "quantization_status": "compressed",
+            "config_groups": {"group_0": group},
+            "ignore": ["re:.*lm_head", "re:.*audio_tower.*", "re:.*multi_modal_projector.*"],
+        },
+    )
+    return model

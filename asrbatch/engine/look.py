@@ -8,6 +8,8 @@ import functools
 import json
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +33,7 @@ def look_at(
     device_kind: str,
     window_s: float | None = None,
 ) -> Speech:
-    """The facts of a checkpoint; takes some 15 seconds, once for each process and set of arguments.
+    """The facts of a checkpoint; takes some 10 seconds, most of them once for each process.
 
     Args:
         folder: of the checkpoint.
@@ -85,17 +87,60 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     return answer["found"]
 
 
+def close() -> None:
+    """Ends the process that was asked, if there is one: it holds half a gigabyte, which an engine may want."""
+    while _children:
+        _children.popitem()[1].close()
+
+
 @functools.lru_cache(maxsize=64)
 def _answer(request: str) -> str:
-    command = [sys.executable, "-P", "-m", "asrbatch.engine.look_child"]
+    # Plugins and the kind of device are settled when vLLM is imported.
+    settled = {name: value for name, value in json.loads(request).items() if name in ("plugins", "device_kind")}
+    key = json.dumps(settled, sort_keys=True)
+    if key not in _children:
+        close()
+        _children[key] = _Child()
     try:
-        done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired as e:
-        raise EngineStartError(f"vLLM did not say what the model is within {TIMEOUT_S:g} s") from e
-    if done.returncode or not done.stdout:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        last = said[-1] if said else "it said nothing"
-        error = EngineStartError(f"vLLM could not be asked what the model is: its process ended with {done.returncode}: {last}")
+        return _children[key].ask(request)
+    except EngineStartError:
+        close()
+        raise
+
+
+class _Child:
+    """A process that answers one request after another; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        command = [sys.executable, "-P", "-m", "asrbatch.engine.look_child"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, encoding="utf-8")
+
+    def ask(self, request: str) -> str:
+        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(f"{request}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:  # it is gone
+            answer = ""
+        finally:
+            watchdog.cancel()
+        if answer:
+            return answer
+        self._said.seek(0)
+        said = [line for line in self._said.read().splitlines() if line.strip()]
+        ended = f"its process ended with {self._process.wait()}: {said[-1] if said else 'it said nothing'}"
+        error = EngineStartError(f"vLLM could not be asked what the model is: {ended}")
         error.add_note("\n".join(said[-15:]))
         raise error
-    return done.stdout
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+
+_children: dict[str, _Child] = {}

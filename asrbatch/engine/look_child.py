@@ -1,4 +1,4 @@
-"""The process that `look.py` asks: one request as JSON on standard input, one answer on standard output.
+"""The process that `look.py` asks: a request as JSON in each line of standard input, its answer in one of standard output.
 
 Knows how facts are found without weights: from the model class where it states them, otherwise by trying: a prompt that does not
 change when a word is given ignores that word, and audio the model's own processor refuses is too short for it.
@@ -28,22 +28,29 @@ _LONGEST_WINDOW_S = 600.0
 def _main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever libraries print
-    request = json.load(sys.stdin)
-    try:
-        answer = {"found": _found(request)}
-    except UsageError as e:
-        answer = {"refused": str(e)}
-    answers.write(json.dumps(answer))
-    answers.flush()
+    prepared = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            prepared = prepared or _prepared(request)
+            answer = {"found": _found(request, *prepared)}
+        except UsageError as e:
+            answer = {"refused": str(e)}
+        answers.write(f"{json.dumps(answer)}\n")
+        answers.flush()
     os._exit(0)  # no library may hang in its clean-up
 
 
-def _found(request: dict[str, Any]) -> dict[str, Any]:
+def _prepared(request: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """vLLM with its plugins, which are the same for all requests to this process; and what is wrong with some of those."""
     environment.configure(mode="thread", device_kind=request["device_kind"], plugins=request["plugins"])
     from . import vllm_models
 
     vllm_models.hold_plugins()
-    problems = plugins.load(request["plugins"])
+    return vllm_models, plugins.load(request["plugins"])
+
+
+def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> dict[str, Any]:
     match request["what"]:
         case "plugins":
             return {}
@@ -120,6 +127,8 @@ def _style(asked: str, model: type, vllm_models: Any, at: str) -> str:
             f"--prompt-style {style}: {model.__name__} does not implement vLLM's SupportsTranscription; "
             "leave it out to use its chat template (asrbatch models lists which do)"
         )
+    if not vllm_models.generates_text(model):
+        raise UsageError(f"{at}: {model.__name__} writes no text; asrbatch models lists models that transcribe")
     if style == CHAT_STYLE and vllm_models.placeholder_of(model) is None:
         raise UsageError(
             f"{at}: {model.__name__} has no placeholder for audio (get_placeholder_str), "

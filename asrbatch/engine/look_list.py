@@ -32,7 +32,7 @@ def list_models(problems: dict[str, str]) -> dict[str, Any]:
 def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
     module, class_name = vllm_models.source_of(name)
     source = model_source.read(module, class_name) if module is not None else None
-    if source is not None and not source.mentions_audio:
+    if source is not None and (source.only_embeds or not source.mentions_audio):
         return None
     try:
         model = load()
@@ -45,7 +45,7 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
         return {**_empty(name), "asked": asked, "can": can, "lacks": lacks}
     if vllm_models.has_interface(model):
         return _with_interface(name, model)
-    if (placeholder := vllm_models.placeholder_of(model)) is None:
+    if (placeholder := vllm_models.placeholder_of(model)) is None or not vllm_models.generates_text(model):
         return None
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
 

@@ -12,12 +12,14 @@ class ModelSource:
     mentions_audio: its module does.
     has_interface: the class, or one of the same module that it is made from, implements `SupportsTranscription`.
     has_placeholder: it says what stands for audio in a prompt.
+    only_embeds: it writes no text.
     fields: of `SpeechToTextParams`, those that its prompt is made from.
     """
 
     mentions_audio: bool
     has_interface: bool = False
     has_placeholder: bool = False
+    only_embeds: bool = False
     fields: frozenset[str] = frozenset()
 
 
@@ -44,6 +46,7 @@ def read(module: str, class_name: str) -> ModelSource | None:
         mentions_audio=True,
         has_interface="SupportsTranscription" in bases,
         has_placeholder=said is not None and "audio" in ast.unparse(said),
+        only_embeds="VllmModelForPooling" in bases,
         fields=frozenset(fields_used(ast.unparse(prompt))) if prompt is not None else frozenset(),
     )
 

@@ -125,6 +125,7 @@ class SpeechEngine:
             "device_kind": device.kind,
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
+            "quantization": self._driver.engine.model_config.quantization,
             "asked": {**asking.speech.as_dict(), "plugins": asking.plugin_versions},
             "sampling_params": [self._asker.recorded_params(temperature) for temperature in temperatures],
             **self._asker.facts,

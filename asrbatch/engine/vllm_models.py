@@ -16,6 +16,7 @@ from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription
+from vllm.model_executor.models.interfaces_base import is_text_generation_model
 from vllm.model_executor.models.registry import ModelRegistry
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.params import ChatParams
@@ -25,6 +26,7 @@ __all__ = [
     "VERSION",
     "ChatFrontend",
     "InterfaceFrontend",
+    "generates_text",
     "has_interface",
     "hold_plugins",
     "model_of",
@@ -267,6 +269,11 @@ def source_of(architecture: str) -> tuple[str | None, str]:
 def hold_plugins() -> None:
     """Keeps vLLM from loading plugins in this process."""
     vllm.plugins.plugins_loaded = True
+
+
+def generates_text(model: type) -> bool:
+    """Some models hear and only embed."""
+    return bool(is_text_generation_model(model))
 
 
 def has_interface(model: type) -> bool:
