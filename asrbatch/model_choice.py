@@ -129,6 +129,11 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
     if config.hotwords is not None:
         instead = "; name them in --prompt instead" if speech.style == CHAT_STYLE else ""
         _refuse_with(speech, "hotwords", f"--hotwords {config.hotwords!r}", instead)
+        if config.condition_on_previous:
+            fix = "leave one of them out"
+            raise UsageError(
+                f"--hotwords and --condition-on-previous: the text before would push the words out of the prompt; {fix}"
+            )
     if speech.is_whisper:
         return
     if config.timestamps:

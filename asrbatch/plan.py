@@ -160,6 +160,9 @@ def _check_row(engine: EnginePlan, utterance: Utterance) -> str | None:
             engine.check_language(utterance.lang, "lang")
         except UsageError as e:
             return f"lang: {e}" if engine.speech.is_whisper else f"{e}; remove the field, or give another model"
+    elif engine.language is None and (silent := engine.speech.silent_language) is not None:
+        taken = f"{engine.speech.architecture} detects no language and would take {silent!r}"
+        return f"states no language: {taken}; give it `lang`, or give --language"
     if utterance.prompt and "prompt" not in engine.speech.can:
         try:
             engine.speech.check("prompt", f"prompt {utterance.prompt[:40]!r}")

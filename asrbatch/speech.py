@@ -47,6 +47,7 @@ class Speech:
         kv_bytes_per_token: of the key-value cache, for each byte of the dtype's width; None for Whisper.
         placeholder: what stands for the audio in a chat prompt, from the model class; None where it is not asked so.
         asked_about: prompt tokens of one second of audio as text, for people; None for Whisper.
+        silent_language: what the model class takes, without a word, when nobody states a language; None where it needs none.
     """
 
     architecture: str
@@ -62,6 +63,7 @@ class Speech:
     kv_bytes_per_token: int | None = None
     placeholder: str | None = None
     asked_about: str | None = None
+    silent_language: str | None = None
 
     @property
     def is_whisper(self) -> bool:

@@ -108,6 +108,10 @@ def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base,
             {"task": "translate", "target_language": "de"},
             "--target-language de: Whisper.* would ignore it; .*: Gemma3n, GlmAsr",
         ),
+        (
+            {"hotwords": "x", "windows": "sequential", "condition_on_previous": True},
+            "--hotwords and --condition-on-previous: the text before would push",
+        ),
         ({"language": "xx"}, "language 'xx': .* has no such language; it has af am ar"),
     ],
 )

@@ -21,7 +21,8 @@ from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
-from asrbatch.plan import engine_plan
+from asrbatch.plan import _check_row, engine_plan
+from asrbatch.types import AudioRef, Utterance
 
 OPTIONS = {"dtype": "float32", "args": ("max_num_seqs=4",), "max_tokens": 24}
 PROMPT = "Transcribe the following:"
@@ -223,6 +224,16 @@ def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
     with pytest.raises(ManifestError, match=r"m.jsonl:1: lang en: .* would ignore it; models that honour it: Whisper"):
         runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
+
+
+def test_no_language_is_taken_in_silence(glm):
+    """As CohereAsr's class does, whose packages are not all there: rows have to say theirs."""
+    plan = plan_of(glm)
+    speech = replace(plan.speech, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
+    plan = replace(plan, asking=replace(plan.asking, speech=speech))
+    row = Utterance(0, "a", AudioRef("a"))
+    assert "detects no language and would take 'en'; give it `lang`, or give --language" in _check_row(plan, row)
+    assert _check_row(plan, replace(row, lang="fr")) is None and _check_row(replace(plan, language="fr"), row) is None
 
 
 def test_another_language_to_translate_into_is_another_prompt(glm):

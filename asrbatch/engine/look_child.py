@@ -107,6 +107,7 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
         window_from=window_from,
         min_samples=min_samples,
         languages=dict(model.supported_languages) if style == INTERFACE_STYLE else {},
+        silent_language=language if style == INTERFACE_STYLE and "language" in said else None,
         can=said + (("lora",) if getattr(model, "supports_lora", False) else ()),
         max_model_len=config.max_model_len,
         window_tokens=tokens,

@@ -38,6 +38,9 @@ __all__ = [
 
 VERSION = vllm.__version__
 
+# Prompts of a chat that are kept: rows may bring their own, and memory must not grow with them.
+_MAX_PROMPTS = 64
+
 # Where `SpeechToTextParams` lacks a field in some vLLM, no model of that vLLM honours it.
 _PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
 
@@ -183,7 +186,7 @@ class InterfaceFrontend(_Frontend):
 
 
 class ChatFrontend(_Frontend):
-    """Asks a model by its chat template, with one audio part; every prompt is built once.
+    """Asks a model by its chat template, with one audio part; a prompt is built once and kept.
 
     Args:
         template_kwargs: variables of the template.
@@ -234,6 +237,8 @@ class ChatFrontend(_Frontend):
                 gap = "" if "{audio}" in prompt or not before.strip() else " "
                 text = f"{before}{gap}{self.placeholder}{after}"
                 _, chat = self._chat([audio, {"type": "text", "text": text}], "string")
+            if len(self._prompts) == _MAX_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
             self._prompts[prompt] = list(chat["prompt_token_ids"])
         return self._prompts[prompt]
 
