@@ -81,13 +81,14 @@ def test_hotwords_change_a_word(transcribe, base, spoken, tmp_path):
     ]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     plain = rows_of(transcribe(manifest, base, tmp_path / "plain.jsonl", timestamps=False))
-    expected = rows_of(transcribe(manifest, base, tmp_path / "hot.jsonl", timestamps=False, hotwords="buzón dièse"))
-    said = [{**row, "prompt": word} for row, word in zip(rows, ("buzón", "dièse"), strict=True)]
-    prompted = transcribe(write_jsonl(tmp_path / "p.jsonl", said), base, tmp_path / "said.jsonl", timestamps=False)
-    for name, word, misheard in (("es", "buzón", "busón"), ("fr", "dièse", "10")):
+    expected = rows_of(transcribe(manifest, base, tmp_path / "hot.jsonl", timestamps=False, hotwords="dièse"))
+    said = write_jsonl(tmp_path / "p.jsonl", [{**rows[0], "prompt": "buzón"}, {**rows[1], "prompt": "dièse"}])
+    prompted = rows_of(transcribe(said, base, tmp_path / "said.jsonl", timestamps=False))
+    heard = {"fr": ("10", "dièse"), "es": ("busón", "buzón")}
+    for name, biased in (("fr", expected), ("fr", prompted), ("es", prompted)):
+        misheard, word = heard[name]
         assert misheard in plain[name]["pred_text"] and word not in plain[name]["pred_text"]
-        for rows in (expected, rows_of(prompted)):
-            assert word in rows[name]["pred_text"] and misheard not in rows[name]["pred_text"]
+        assert word in biased[name]["pred_text"] and misheard not in biased[name]["pred_text"]
 
 
 def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base, demo_rows):
