@@ -20,6 +20,7 @@ class AudioRules:
         min_samples: the fewest samples that hold anything to hear.
         windows: one of `config.WINDOWS`.
         search_s, frame_s, min_tail_s: see `windows.Rules`.
+        vad_filter: `sequential` passes over long silences.
         condition_on_previous: `sequential` asks each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
     """
@@ -31,6 +32,7 @@ class AudioRules:
     search_s: float = 5.0
     frame_s: float = 0.1
     min_tail_s: float = 1.0
+    vad_filter: bool = False
     condition_on_previous: bool = False
     drop_no_speech: bool = False
 
@@ -53,7 +55,7 @@ class AudioRules:
         if self.windows in ("energy", "silence"):
             choices |= {"search_s": self.search_s, "frame_s": self.frame_s}
         if self.is_sequential:
-            choices["condition_on_previous"] = self.condition_on_previous
+            choices |= {"vad_filter": self.vad_filter, "condition_on_previous": self.condition_on_previous}
         return choices
 
     @property

@@ -215,7 +215,7 @@ def _sort_out(
     An id is compared by its 64-bit `hash`, which is what the manifest keeps of it.
     """
     known = indexes >= 0
-    known[known] = np.frombuffer(expected.manifest._ids.keys, np.int64)[indexes[known]] == id_hashes[known]
+    known[known] = np.frombuffer(expected.manifest.keys, np.int64)[indexes[known]] == id_hashes[known]
     mine = known.copy()
     mine[known] = expected.chunk_of[indexes[known]] == chunk_id
     places = np.flatnonzero(mine)

@@ -12,10 +12,13 @@ import typer
 
 from . import __version__
 from .commands.common import Interrupted, complain
+from .commands.compare import compare
 from .commands.export import export
 from .commands.merge_shards import merge_shards
 from .commands.models import models
 from .commands.plan import plan
+from .commands.report import report
+from .commands.score import score
 from .commands.status import status
 from .commands.submit import submit
 from .commands.transcribe import transcribe
@@ -36,6 +39,9 @@ app.command()(submit)
 app.command()(status)
 app.command()(export)
 app.command()(models)
+app.command()(score)
+app.command()(compare)
+app.command()(report)
 
 
 def _version(asked: bool) -> None:

@@ -69,6 +69,7 @@ class RunConfig:
         hotwords: words to expect, where the model honours them.
         windows: how longer audio is cut for the model; one of `WINDOWS`.
         window_s: the longest audio asked about at once, in seconds; None for what suits the model.
+        vad_filter: pass over long silences with `sequential`, as `silence` always does.
         condition_on_previous: ask each window of `sequential` with the text before it.
         timestamps: have the model say when each piece of its text begins and ends; None where it can.
         fallback: ask again, at rising temperatures, for windows whose text looks wrong.
@@ -101,6 +102,7 @@ class RunConfig:
     hotwords: str | None = None
     windows: str = "energy"
     window_s: float | None = None
+    vad_filter: bool = False
     condition_on_previous: bool = False
     timestamps: bool | None = None
     fallback: bool = False
@@ -143,6 +145,11 @@ class RunConfig:
         if self.condition_on_previous and self.windows != SEQUENTIAL:
             fix = "give --windows sequential as well"
             raise UsageError(f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}")
+        if self.vad_filter and self.windows == "silence":
+            raise UsageError("--vad-filter: --windows silence skips long silences by itself; leave it out")
+        if self.vad_filter and self.windows != SEQUENTIAL:
+            fix = "give --windows sequential as well, or --windows silence instead"
+            raise UsageError(f"--vad-filter: --windows {self.windows} hears silences as well; {fix}")
         if self.output is not None:
             check_output(Path(self.output))
         if (self.num_chunks is None) != (self.chunk_id is None):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,12 +48,46 @@ Splitter = Callable[[np.ndarray], Cut]
 
 
 def quietest(region: np.ndarray, rules: Rules) -> int:
-    """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter than two."""
-    hop = max(1, rules.frame // 10)
-    if len(region) < rules.frame + hop:
+    """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter than two.
+
+    Of equally quiet ones the last.
+    """
+    if len(loudness := _loudness(region, rules)) == 0:
         return len(region)
-    power = np.concatenate([[0.0], np.cumsum(region.astype(np.float64) ** 2)])
+    last = len(loudness) - 1 - int(np.argmin(loudness[::-1]))
+    return _middle(last, rules)
+
+
+def pause_near(samples: np.ndarray, at: int, around: int, rules: Rules) -> int:
+    """The middle of the frame next to a sample that is about as quiet (6 dB) as the quietest of those around it.
+
+    The nearest, not the quietest of all: behind that, a short word may stand between two pauses.
+
+    Args:
+        at: 1 to the number of samples.
+        around: how far to look, in samples to either side.
+    """
+    first = max(1, at - around)
+    loudness = _loudness(samples[first : at + around], rules)
+    if len(loudness) == 0:
+        return at
+    middles = first + _middle(np.flatnonzero(loudness <= 4 * loudness.min()), rules)
+    return int(middles[np.argmin(np.abs(middles - at))])
+
+
+def _loudness(region: np.ndarray, rules: Rules) -> np.ndarray:
+    """The energy of frames that overlap by nine tenths; of none where there are not two."""
+    hop = _hop(rules)
+    if len(region) < rules.frame + hop:
+        return np.empty(0)
+    energy = np.concatenate([[0.0], np.cumsum(region.astype(np.float64) ** 2)])
     starts = np.arange(0, len(region) - rules.frame + 1, hop)
-    loudness = power[starts + rules.frame] - power[starts]
-    last = len(starts) - 1 - int(np.argmin(loudness[::-1]))
-    return int(starts[last]) + rules.frame // 2
+    return energy[starts + rules.frame] - energy[starts]
+
+
+def _middle(frame: Any, rules: Rules) -> Any:
+    return frame * _hop(rules) + rules.frame // 2
+
+
+def _hop(rules: Rules) -> int:
+    return max(1, rules.frame // 10)

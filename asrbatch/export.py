@@ -16,8 +16,9 @@ from typing import Any
 
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
 from .export_files import OneFile, OneFileEach, explained
-from .export_formats import FORMATS
+from .export_formats import FORMATS, RESULT_FORMATS
 from .export_names import file_name
+from .export_results import RESULT_FILES, ResultNames
 from .output.journal import decode_row
 from .output.paths import RunPaths, find_chunks
 from .output.record import read_completion_mark, read_record
@@ -40,6 +41,8 @@ class Exported:
         failed: rows left out because they failed, by error kind.
         torn: the rows file ends in a part of a line, which was left out.
         written, unchanged: files by format; the latter were there already, word for word.
+        left_out: by format of results, rows that it has no place for, by reason.
+        without_length: by format of results, rows in it whose length nobody knows.
     """
 
     folder: Path
@@ -49,6 +52,8 @@ class Exported:
     torn: bool = False
     written: dict[str, int] = field(default_factory=dict)
     unchanged: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, Counter] = field(default_factory=dict)
+    without_length: dict[str, int] = field(default_factory=dict)
 
     @property
     def num_failed(self) -> int:
@@ -68,18 +73,20 @@ def export(
     from_file_start: bool = False,
     overwrite: bool = False,
     rules: Rules | None = None,
+    names: ResultNames | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
     """Writes the rows in other formats.
 
     Args:
         rows_path: absolute; a rows file of a run in one piece, merged, or of one chunk. It need not be complete.
-        formats: names in `export_formats.FORMATS`.
+        formats: names in `export_formats.FORMATS` or `RESULT_FORMATS`.
         folder: where to; None for `X.export` beside the rows file.
         per_run: one file for all utterances of each format, instead of one for each.
         from_file_start: times count from the start of the audio file, not of the row.
         overwrite: replace files that are there and say something else.
         rules: of subtitles.
+        names: what the leaderboard's file is called after.
         say: told, in one line, how far it is.
 
     Raises:
@@ -92,23 +99,36 @@ def export(
     exported = Exported(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
     with explained(exported.folder):
         exported.folder.mkdir(parents=True, exist_ok=True)
-    names = array("q")
+    file_names = array("q")
     with ExitStack() as files:
         make = OneFile if per_run else OneFileEach
-        rules = rules or Rules()
-        outputs = {name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files) for name in formats}
+        rules, names = rules or Rules(), names or ResultNames()
+        results = {
+            name: RESULT_FILES[name](paths.rows, exported.folder, names, overwrite, files)
+            for name in formats
+            if name in RESULT_FORMATS
+        }
+        utterances = {
+            name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files) for name in formats if name in FORMATS
+        }
         said = time.monotonic()
-        for utterance in _utterances(paths.rows, from_file_start, exported):
-            name = file_name(utterance.id, utterance.audio_path)
-            names.append(hash(name.casefold()))
-            for output in outputs.values():
-                output.add(utterance, name)
+        for where, row in _rows(paths.rows, exported):
+            for result in results.values():
+                result.add_row(row)
+            if (utterance := _utterance(where, row, from_file_start, exported)) and utterances:
+                name = file_name(utterance.id, utterance.audio_path)
+                file_names.append(hash(name.casefold()))
+                for output in utterances.values():
+                    output.add(utterance, name)
             if time.monotonic() - said >= _SAY_EVERY_S:
                 said = time.monotonic()
                 say(f"{exported.num_rows} utterances exported")
-        _refuse_doubled(names, paths.rows)
+        _refuse_doubled(file_names, paths.rows)
+        outputs = {name: (results | utterances)[name] for name in formats}
         for output in outputs.values():
             output.finish()
+    exported.left_out = {name: result.left_out for name, result in results.items() if result.left_out}
+    exported.without_length = {name: result.without_length for name, result in results.items() if result.without_length}
     exported.results = {name: output.path for name, output in outputs.items()}
     exported.written = {name: output.written for name, output in outputs.items()}
     exported.unchanged = {name: output.unchanged for name, output in outputs.items()}
@@ -148,17 +168,17 @@ def _check_there(paths: RunPaths) -> None:
     raise UsageError(f"{rows}: no such file; give the rows file that transcribe or merge-shards wrote")
 
 
-def _utterances(path: Path, from_file_start: bool, exported: Exported) -> Iterator[Spoken]:
-    """What was spoken, row by row; counts rows in `exported`."""
-    for where, row in _rows(path, exported):
-        if row["status"] != "ok":
-            exported.failed[row["error"]["kind"]] += 1
-            continue
-        try:
-            yield spoken(row, from_file_start=from_file_start)
-        except ValueError as e:
-            raise _not_ours(where, e) from e
-        exported.num_rows += 1
+def _utterance(where: str, row: dict[str, Any], from_file_start: bool, exported: Exported) -> Spoken | None:
+    """What was spoken in a row; None for one that failed. Counts it in `exported`."""
+    if row["status"] != "ok":
+        exported.failed[row["error"]["kind"]] += 1
+        return None
+    try:
+        utterance = spoken(row, from_file_start=from_file_start)
+    except ValueError as e:
+        raise _not_ours(where, e) from e
+    exported.num_rows += 1
+    return utterance
 
 
 def _rows(path: Path, exported: Exported) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -114,25 +114,47 @@ class OneFileEach:
             )
 
 
-class OneFile:
-    """One file for all utterances, whole or not at all.
+class WholeFile:
+    """A file that takes its place whole or not at all, and not that of another one unless asked.
 
     Attributes:
+        file: to be written.
         written, unchanged: 1 and 0, or 0 and 1 where the file was there already, word for word.
     """
+
+    def __init__(self, path: Path, overwrite: bool, files: ExitStack):
+        self.path = path
+        self.written = self.unchanged = 0
+        self._overwrite = overwrite
+        with explained(path):
+            self.file: BinaryIO = files.enter_context(replacing(path))
+
+    def finish(self) -> None:
+        """Raises OutputError when another file is in the way."""
+        with explained(self.path):
+            self.file.flush()
+            self.unchanged = int(self.path.is_file() and filecmp.cmp(self.file.name, self.path, shallow=False))
+            self.written = 1 - self.unchanged
+            if self.written and self.path.exists() and not (self._overwrite and self.path.is_file()):
+                raise OutputError(
+                    f"{self.path}: is there already and says something else; it was left as it is: --overwrite replaces it, or "
+                    "choose another --to"
+                )
+
+
+class OneFile(WholeFile):
+    """One file for all utterances."""
 
     def __init__(self, folder: Path, name: str, form: Format, rules: Rules, overwrite: bool, files: ExitStack):
         # A format without a place for more than one utterance writes the file of that one.
         self._layout = form.per_run or PerRun(form.extension, form.write, form.head)
         self._only_one = form.per_run is None
-        self.path = folder / f"{name}.{self._layout.extension}"
-        self.written = self.unchanged = 0
-        self._rules, self._overwrite = rules, overwrite
+        self._rules = rules
         self._index = Index(folder / f"{name}.{form.extension}.index.jsonl", files)
         self._sort = None
+        super().__init__(folder / f"{name}.{self._layout.extension}", overwrite, files)
         with explained(self.path):
-            self._file: BinaryIO = files.enter_context(replacing(self.path))
-            self._file.write(self._layout.head.encode())
+            self.file.write(self._layout.head.encode())
         if self._layout.sort_key:
             self._sort = files.enter_context(SpillSort(self._layout.sort_key, folder))
         self._num_utterances = 0
@@ -148,22 +170,14 @@ class OneFile:
                 for line in content.splitlines(keepends=True):
                     self._sort.add(line)
             else:
-                self._file.write(content)
+                self.file.write(content)
         self._index.add(spoken, self.path.name)
 
     def finish(self) -> None:
-        """Raises OutputError when another file is in the way."""
-        with explained(self.path):
-            if self._sort:
-                self._file.writelines(self._sort.sorted())
-            self._file.flush()
-            self.unchanged = int(self.path.is_file() and filecmp.cmp(self._file.name, self.path, shallow=False))
-            self.written = 1 - self.unchanged
-            if self.written and self.path.exists() and not (self._overwrite and self.path.is_file()):
-                raise OutputError(
-                    f"{self.path}: is there already and says something else; it was left as it is: --overwrite replaces it, or "
-                    "choose another --to"
-                )
+        if self._sort:
+            with explained(self.path):
+                self.file.writelines(self._sort.sorted())
+        super().finish()
 
 
 _NOTHING, _SAME, _ANOTHER_FILE, _NO_FILE = range(4)

@@ -137,8 +137,12 @@ FORMATS: dict[str, Format] = {
 }
 
 
+# One file of all rows, failed ones too, written by `export_results.py`.
+RESULT_FORMATS = ("leaderboard", "nemo")
+
+
 def parse_formats(given: str) -> list[str]:
-    """`srt,vtt` as names in `FORMATS`, each once.
+    """`srt,vtt` as names in `FORMATS` or `RESULT_FORMATS`, each once.
 
     Raises:
         UsageError: one that is unknown, or that rows have nothing for.
@@ -147,8 +151,8 @@ def parse_formats(given: str) -> list[str]:
     for name in names:
         if name == "rttm":
             raise UsageError("--format rttm: it says who speaks when, and asrbatch does not tell speakers apart")
-        if name not in FORMATS:
-            raise UsageError(f"--format {name or given}: unknown; known: {', '.join(FORMATS)}")
+        if name not in FORMATS and name not in RESULT_FORMATS:
+            raise UsageError(f"--format {name or given}: unknown; known: {', '.join((*FORMATS, *RESULT_FORMATS))}")
     return names
 
 

@@ -11,9 +11,11 @@ import glob
 import json
 import os
 import re
+from array import array
 from collections.abc import Callable, Iterable
 
 from .errors import ManifestError
+from .file_heads import known_head
 from .manifest_files import manifest_changed
 from .manifest_jsonl import JsonlReader
 from .manifest_scan import Check, Reader, Scan, make_utterance, scan_rows
@@ -28,22 +30,6 @@ ACCEPTED = (
 _HEAD_BYTES = 4096
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
 _SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:-[0-9a-f]+)?")  # the hub's names: train-00000-of-00004(-hash).parquet
-# First bytes of what people give by mistake, or will be able to give one day: what it is, and what to do.
-_KNOWN_HEADS = {
-    b"\x1f\x8b": ("gzip data", "unpack it first"),
-    b"PK\x03\x04": ("a zip archive", "unpack it first"),
-    b"\x28\xb5\x2f\xfd": ("zstandard data", "unpack it first"),
-    b"BZh": ("bzip2 data", "unpack it first"),
-    b"\xfd7zXZ": ("xz data", "unpack it first"),
-    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
-    b"ARROW1": ("an Arrow file", "give the folder that save_to_disk wrote"),
-    b"\xff\xff\xff\xff": ("an Arrow stream", "give the folder that save_to_disk wrote"),
-    b"RIFF": ("an audio file", "write a manifest that names it"),
-    b"fLaC": ("an audio file", "write a manifest that names it"),
-    b"OggS": ("an audio file", "write a manifest that names it"),
-    b"ID3": ("an audio file", "write a manifest that names it"),
-}
 
 
 class Manifest:
@@ -61,6 +47,11 @@ class Manifest:
 
     def __len__(self) -> int:
         return self.scan.num_rows
+
+    @property
+    def keys(self) -> array:
+        """int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one."""
+        return self._ids.keys
 
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""
@@ -193,7 +184,7 @@ def _open_jsonl(path: str, split: str | None) -> Reader | None:
     head = _head(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.
-    called_jsonl = path.lower().endswith(_JSONL_ENDINGS) and not _known_head(head) and not start.startswith(b"[")
+    called_jsonl = path.lower().endswith(_JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
     if start and not start.startswith(b"{") and not called_jsonl:
         return None
     _choose_split(path, [], split)
@@ -215,17 +206,13 @@ def _describe(path: str) -> str:
     if not os.path.isfile(path):
         return "is not a regular file"
     head = _head(path)
-    if known := _known_head(head):
+    if known := known_head(head):
         return f"is {known[0]}, {known[1]}"
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"["):
         return "is one JSON array, write each of its objects on a line of its own"
     first_line = start.partition(b"\n")[0].decode("utf-8", "backslashreplace")
     return f"starts with {show(first_line)}"
-
-
-def _known_head(head: bytes) -> tuple[str, str] | None:
-    return next((what for magic, what in _KNOWN_HEADS.items() if head.startswith(magic)), None)
 
 
 def _head(path: str) -> bytes:

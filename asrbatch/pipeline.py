@@ -219,7 +219,7 @@ class Pipeline:
     def _answered(self, work: Work, asked: Asked) -> None:
         ready, chosen = asked.ready, asked.attempts.chosen
         work.heard.setdefault(ready.number, []).append(Heard(ready.piece.window, asked.attempts))
-        rest = None if self._rules.is_sequential else rest_of(ready.piece.window, chosen, self._rules.in_samples)
+        rest = None if self._rules.is_sequential else rest_of(ready.piece, chosen, self._rules.in_samples)
         if rest is not None:
             del self._asked[ready.job.utterance.index, ready.number]
             self._preparers.put_rest(ready, rest)

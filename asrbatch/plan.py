@@ -6,6 +6,7 @@ Everything that can refuse a run without half a minute of loading does so here.
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,10 @@ from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
+from .silences import choices_of_skips
 from .speech import Speech
 from .types import Utterance
+from .voice import check_available
 
 # Decoder positions that hold no text: the prompt's control tokens.
 _PROMPT_TOKENS = 4
@@ -74,7 +77,7 @@ class Plan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.rules.choices | (silence.choices() if config.windows == "silence" else {}),
+            windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
             asked=asked_fields(self.engine.asking),
             **chunk_fields(self.sharding),
@@ -83,16 +86,24 @@ class Plan:
 
 def audio_rules(config: RunConfig, speech: Speech) -> AudioRules:
     """What the model hears, and how longer audio is cut for it."""
-    if config.windows == "silence":
-        silence.check_available(speech.sample_rate)
+    if config.windows == "silence" or config.vad_filter:
+        check_available(speech.sample_rate)
     return AudioRules(
         speech.sample_rate,
         speech.window_s,
         speech.min_samples,
         config.windows,
+        vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
     )
+
+
+def _voice_choices(rules: AudioRules) -> dict[str, Any]:
+    """How speech is told from silence, where it is."""
+    if rules.windows == "silence":
+        return silence.choices()
+    return choices_of_skips() if rules.vad_filter else {}
 
 
 def engine_plan(config: RunConfig) -> EnginePlan:

@@ -25,6 +25,7 @@ from .errors import RowError
 from .loudness import LoudestSoFar
 from .room import Room
 from .sequential import follow
+from .silences import Voiced, silences
 from .tasks import Tasks
 from .types import Generation, Utterance, Window
 from .windows import SPLITTERS, cut
@@ -259,6 +260,8 @@ class Preparers:
         rules = self._rules
         if rules.is_sequential:
             condition, drop = rules.condition_on_previous, rules.drop_no_speech
+            if rules.vad_filter:
+                ahead = Voiced(ahead, silences(rules.in_samples), skips)
             return follow(ahead, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop)
         return cut(ahead, rules.in_samples, SPLITTERS[rules.windows](rules.in_samples), skips)
 

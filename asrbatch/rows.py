@@ -109,7 +109,7 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
     hashed = False
     if given is None:
         hashed = row_id is None
-        given = _hash_row(path, offset_s, duration_s, channel) if hashed else row_id
+        given = hash_row(path, offset_s, duration_s, channel) if hashed else row_id
     elif type(given) is int:
         given = str(given)
     elif type(given) is not str or not given:
@@ -217,7 +217,8 @@ def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int
     return f"{offset_s or 0.0!r},{duration},{'null' if channel is None else channel}"
 
 
-def _hash_row(path: str, offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
+def hash_row(path: str, offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
+    """The id of a row that has none: 16 hexadecimal digits of what it says about its audio."""
     key = f"[{encode_basestring_ascii(path)},{_json_numbers(offset_s, duration_s, channel)}]"
     return hashlib.blake2b(key.encode("ascii"), digest_size=8).hexdigest()
 

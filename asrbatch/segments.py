@@ -5,40 +5,33 @@ and reach no further than the next window's start: an hour in, they are as good 
 window begins at a known sample.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
 from . import guards
-from .types import Generation, Segment, Window
+from .types import Generation, Window
 
 
-def kept_segments(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> Sequence[Segment]:
-    """The segments that are not heard again in the next window.
+def kept(generation: Generation, window: Window, kept_until: int) -> Generation:
+    """The answer as far as the next window does not hear the same again, its tokens and their mean log-probability too.
 
     Args:
         kept_until: sample of the recording at which the next window starts; the window's end where they do not overlap.
-    """
-    if kept_until >= window.end:
-        return generation.segments
-    return [s for s in generation.segments if window.start + round(s.start_s * sample_rate) < kept_until]
-
-
-def kept(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> Generation:
-    """The answer as far as the next window does not hear the same again, its tokens and their mean log-probability too.
 
     A part that was kept ended where the model closed a segment: its `finish_reason` is `stop`.
     """
     if kept_until >= window.end:
         return generation
-    pieces = kept_segments(generation, window, kept_until, sample_rate)
+    pieces = generation.closed_segments
     weights = [(p.avg_logprob, p.num_tokens) for p in pieces if p.avg_logprob is not None]
     num_tokens = sum(n for _, n in weights)
     return replace(
         generation,
         text="".join(piece.text for piece in pieces),
         num_tokens=num_tokens,
+        segments=pieces,
+        resume_s=None,
         finish_reason="stop",
         avg_logprob=sum(p * n for p, n in weights) / num_tokens if num_tokens else generation.avg_logprob,
     )
@@ -48,10 +41,10 @@ def rows(generation: Generation, window: Window, kept_until: int, sample_rate: i
     """The segments of a window as a row has them, each with the figures of `guards`; none without text.
 
     Args:
-        kept_until: see `kept_segments`.
+        generation: as `kept` gives it.
     """
     first_s, last_s = window.start / sample_rate, min(window.end, kept_until) / sample_rate
-    pieces = [s for s in kept_segments(generation, window, kept_until, sample_rate) if s.text.strip()]
+    pieces = [s for s in generation.segments if s.text.strip()]
     if not generation.segments and generation.text.strip():
         return [_row(generation.text.strip(), first_s, last_s, generation.avg_logprob, generation)]
     found, earliest_s = [], first_s

@@ -149,3 +149,10 @@ class Generation:
     def is_truncated(self) -> bool:
         """The model had not said all it would have."""
         return self.is_cut or self.finish_reason == "length"
+
+    @property
+    def closed_segments(self) -> tuple[Segment, ...]:
+        """Those before `resume_s`; all where that is None."""
+        if self.resume_s is None:
+            return self.segments
+        return tuple(segment for segment in self.segments if segment.start_s < self.resume_s)

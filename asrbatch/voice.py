@@ -26,6 +26,7 @@ _STATE = (1, 1, 128)
 # shorter memory it takes more music for speech: of 18 minutes, this one takes 0.4 s.)
 _FRAMES_OF_MEMORY, _FRAMES_BEFORE = 4 * SAMPLE_RATE // FRAME, 2 * SAMPLE_RATE // FRAME
 
+_ASKED_BY = "--windows silence or --vad-filter"
 _INSTALL = "pip install 'asrbatch[vad]'"
 _lock = threading.Lock()
 
@@ -37,9 +38,9 @@ def check_available(sample_rate: int = SAMPLE_RATE) -> None:
         UsageError: a package is missing or too old, or the audio is not at 16 kHz.
     """
     if sample_rate != SAMPLE_RATE:
-        raise UsageError(f"--windows silence: voice activity is found at {SAMPLE_RATE} Hz, and this model hears {sample_rate} Hz")
+        raise UsageError(f"{_ASKED_BY}: voice activity is found at {SAMPLE_RATE} Hz, and this model hears {sample_rate} Hz")
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(f"--windows silence needs onnxruntime, which is not installed: {_INSTALL}")
+        raise UsageError(f"{_ASKED_BY} needs onnxruntime, which is not installed: {_INSTALL}")
     _model_path()
 
 
@@ -60,10 +61,10 @@ def _digest(path: Path) -> str:
 def _model_path() -> Path:
     package = importlib.util.find_spec("silero_vad")
     if package is None or not package.submodule_search_locations:
-        raise UsageError(f"--windows silence needs silero-vad, which is not installed: {_INSTALL}")
+        raise UsageError(f"{_ASKED_BY} needs silero-vad, which is not installed: {_INSTALL}")
     path = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
     if not path.is_file():
-        raise UsageError(f"--windows silence needs silero-vad 6.2.3 or newer ({path.name} is missing): {_INSTALL}")
+        raise UsageError(f"{_ASKED_BY} needs silero-vad 6.2.3 or newer ({path.name} is missing): {_INSTALL}")
     return path
 
 

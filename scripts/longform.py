@@ -50,6 +50,7 @@ OPENAI = ("openai-whisper==20250625", "more-itertools==10.8.0")
 
 ALONE, ALONE_UNTIMED = "asrbatch, one by one", "asrbatch, one by one, no timestamps"
 SEQUENTIAL, SILENCE, ENERGY = "asrbatch sequential", "asrbatch silence", "asrbatch energy"
+BEST = "asrbatch sequential, VAD, fallback"
 OURS: dict[str, tuple[str, ...]] = {
     ALONE_UNTIMED: ("--windows", "none", "--no-timestamps"),
     SEQUENTIAL: ("--windows", "sequential"),
@@ -61,9 +62,12 @@ OURS: dict[str, tuple[str, ...]] = {
     ALONE: ("--windows", "none"),
     "asrbatch sequential, fallback": ("--windows", "sequential", "--fallback"),
     "asrbatch energy, fallback": ("--windows", "energy", "--fallback"),
+    "asrbatch silence, fallback": ("--windows", "silence", "--fallback"),
+    "asrbatch sequential, VAD": ("--windows", "sequential", "--vad-filter"),
+    BEST: ("--windows", "sequential", "--vad-filter", "--fallback"),
 }
 
-HOUR_OURS = (ALONE_UNTIMED, SEQUENTIAL, ENERGY, SILENCE)
+HOUR_OURS = (ALONE, ALONE_UNTIMED, SEQUENTIAL, ENERGY, SILENCE, "asrbatch sequential, fallback", BEST)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------
@@ -227,7 +231,7 @@ def section(model: str, recordings: dict[str, Any], results: Sequence[Result]) -
     ]
     lines += [*tables.errors(ids), ""]
     lines += ["Differences in WER from the best of the others on each recording, in points, with a 95 % interval:", ""]
-    for system in (SEQUENTIAL, SILENCE, ENERGY):
+    for system in (SEQUENTIAL, BEST, SILENCE, ENERGY):
         lines += [*tables.against_best(system, ids, GREEDY), ""]
     if "adverse" in recordings:
         lines += ["### By background (adverse), WER in percent", "", *tables.backgrounds("adverse"), ""]

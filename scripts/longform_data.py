@@ -23,14 +23,13 @@ on hold.
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import soundfile
-from get_model import GetModelError, cache_folder
+from get_model import GetModelError, cache_folder, made_whole
 from get_speech import GetSpeechError, is_whole, need, speech_manifest, unpack_debian
 
 from asrbatch.audio import load_audio
@@ -250,23 +249,14 @@ def write(name: str, made: Path, final: Path, scratch: Path) -> None:
 
 
 def longform_manifest(name: str) -> Path:
-    """The manifest of the set `name` (a key of SETS), made first if the cache has none; it is there whole or not at all.
+    """The manifest of the set `name` (a key of SETS), made first if the cache has none.
 
     Raises:
         GetSpeechError, GetModelError: something cannot be fetched, or is not what it was.
     """
     folder = cache_folder() / "longform" / LAYOUT / name
     manifest = folder / "manifest.jsonl"
-    if is_whole(manifest):
-        return manifest
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder.parent) as scratch:
-        made = Path(scratch, "made")
-        made.mkdir()
-        write(name, made, folder, Path(scratch))
-        if folder.exists():  # someone deleted a part of it, or moved the cache
-            folder.rename(Path(scratch, "broken"))
-        made.rename(folder)
+    made_whole(folder, lambda: is_whole(manifest), lambda made, scratch: write(name, made, folder, scratch))
     return manifest
 
 

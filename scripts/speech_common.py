@@ -76,9 +76,7 @@ def describe(clips: Sequence[Clip]) -> str:
 
 def texts_by_id(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """asrbatch's output rows to stripped texts; a failed row's text names its error, so that it equals no transcript."""
-    return {
-        row["id"]: row["pred_text"].strip() if row["status"] == "ok" else f"[failed: {row['error']['kind']}]" for row in rows
-    }
+    return {row["id"]: row["pred_text"].strip() if row["status"] == "ok" else f"[failed: {row['error']['kind']}]" for row in rows}
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -147,9 +145,11 @@ class HuggingFace:
         torch, config = self._torch, self.model.generation_config
         prompt = self._prompt_ids() + list(ids[:position])
         with torch.inference_mode():
-            logits = self.model(
-                input_features=self._mel([samples]), decoder_input_ids=torch.tensor([prompt], device=self._device)
-            ).logits[0, -1].float()
+            logits = (
+                self.model(input_features=self._mel([samples]), decoder_input_ids=torch.tensor([prompt], device=self._device))
+                .logits[0, -1]
+                .float()
+            )
             begin = config.begin_suppress_tokens if position == 0 else None
             logits[[*(config.suppress_tokens or ()), *(begin or ())]] = -torch.inf
         values, order = logits.sort(descending=True)

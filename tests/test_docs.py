@@ -12,10 +12,12 @@ from conftest import REPO
 
 from asrbatch import errors
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
+from asrbatch.scored_texts import EXCLUDED
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
 MODELS = (REPO / "docs/models.md").read_text(encoding="utf-8")
+SCORING = (REPO / "docs/scoring.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
@@ -47,6 +49,9 @@ def options() -> dict[str, set[str]]:
         "merge-shards OUTPUT",
         "export OUTPUT",
         "models CHECKPOINT",
+        "score PREDICTIONS",
+        "compare A B",
+        "report PREDICTIONS",
     ],
 )
 def test_every_option_of_every_command_is_listed_and_no_other(title):
@@ -65,7 +70,7 @@ def test_the_list_of_commands_is_complete():
     assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS, MODELS])
+@pytest.mark.parametrize("text", [README, COMMANDS, MODELS, SCORING])
 def test_options_named_anywhere_exist(text):
     others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
@@ -75,6 +80,11 @@ def test_options_named_anywhere_exist(text):
 def test_readme_lists_every_error_kind_with_its_meaning():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Output"), flags=re.M))
     assert {kind: rows.get(kind) for kind in errors.ROW_ERROR_KINDS} == errors.ROW_ERROR_KINDS
+
+
+def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Which rows", SCORING), flags=re.M))
+    assert rows == EXCLUDED
 
 
 def test_readme_lists_every_exit_code():

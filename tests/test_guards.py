@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asrbatch import guards, segments
+from asrbatch.ahead import Piece
 from asrbatch.attempts import LADDER, Attempts, as_rows, faults
 from asrbatch.sequential import heard, rest_of
 from asrbatch.types import Generation, Segment, Window
@@ -137,8 +139,29 @@ def test_silence_has_no_faults_whatever_it_says():
     ],
 )
 def test_where_a_window_is_left(resume_s, seconds, is_last, passed_s):
-    generation = replace(GOOD, resume_s=resume_s)
-    assert heard(generation, round(seconds * 16_000), RULES, is_last=is_last) == round(passed_s * 16_000)
+    """Where the sound is the same all around a timestamp, at the timestamp, but for a step of 10 ms."""
+    generation, samples = replace(GOOD, resume_s=resume_s), np.ones(round(seconds * 16_000), np.float32)
+    assert heard(generation, samples, RULES, is_last=is_last) == pytest.approx(passed_s * 16_000, abs=160)
+
+
+@pytest.mark.parametrize(
+    "pauses, passed_s",
+    [
+        ([(9.9, 10.1)], 10.0),  # the timestamp is in one
+        ([(9.75, 9.9)], 9.85),  # the next word has begun
+        ([(10.05, 10.2)], 10.1),  # the last word goes on
+        ([(9.8, 9.92), (10.12, 10.3)], 9.87),  # a short word between two pauses is not passed over
+        ([(9.0, 9.3), (10.6, 11.0)], 10.0),  # none is near
+    ],
+)
+def test_a_window_is_left_in_the_pause_that_a_timestamp_means(pauses, passed_s):
+    samples = np.random.default_rng(0).normal(0, 0.1, 30 * 16_000).astype(np.float32)
+    for start_s, end_s in pauses:
+        samples[round(start_s * 16_000) : round(end_s * 16_000)] *= 0.01
+    passed = heard(replace(GOOD, resume_s=10.0), samples, RULES, is_last=False)
+    assert passed == pytest.approx(passed_s * 16_000, abs=0.06 * 16_000)
+    if any(start_s < passed_s < end_s for start_s, end_s in pauses):
+        assert np.abs(samples[passed - 160 : passed + 160]).max() < 0.01, "in a pause"
 
 
 def piece(start_s: float, end_s: float | None, text: str) -> Segment:
@@ -168,10 +191,10 @@ def test_a_segment_that_nothing_closes_ends_where_the_next_begins():
 def test_what_is_heard_again_is_left_to_the_next_window():
     answer = replace(GOOD, segments=(piece(0.0, 4.0, " a"), piece(4.0, 7.0, " b"), piece(7.0, None, " c")))
     window, left_at = Window(0, 10 * 16_000), 7 * 16_000
-    assert times(segments.rows(answer, window, left_at, 16_000)) == [(0.0, 4.0, "a"), (4.0, 7.0, "b")]
-    kept = segments.kept(replace(answer, finish_reason="length"), window, left_at, 16_000)
+    kept = segments.kept(replace(answer, resume_s=7.0, finish_reason="length"), window, left_at)
     assert (kept.text, kept.num_tokens, kept.finish_reason, kept.avg_logprob) == (" a b", 2, "stop", pytest.approx(-0.1))
-    assert segments.kept(answer, window, window.end, 16_000) is answer
+    assert times(segments.rows(kept, window, left_at, 16_000)) == [(0.0, 4.0, "a"), (4.0, 7.0, "b")]
+    assert segments.kept(answer, window, window.end) is answer
 
 
 @pytest.mark.parametrize(
@@ -185,9 +208,9 @@ def test_what_is_heard_again_is_left_to_the_next_window():
     ],
 )
 def test_where_the_rest_of_a_window_begins(segment, resume_s, rest_s):
-    window = Window(16_000, 11 * 16_000)
-    rest = rest_of(window, replace(GOOD, segments=segment, resume_s=resume_s), RULES)
-    assert rest == (None if rest_s is None else round((1 + rest_s) * 16_000))
+    whole = Piece(Window(16_000, 11 * 16_000), np.ones(10 * 16_000, np.float32))
+    rest = rest_of(whole, replace(GOOD, segments=segment, resume_s=resume_s), RULES)
+    assert rest == (None if rest_s is None else pytest.approx((1 + rest_s) * 16_000, abs=160))
 
 
 def test_without_timestamps_a_window_is_one_segment():

@@ -12,42 +12,59 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice"],
-    ["subtitles", "silence"],
-    ["tasks", "ahead", "loudness"],
+    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
+    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
+    ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
+    ["silences"],
+    ["silence"],
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps", "reasoning"],
     ["output.files", "output.figures"],
     ["speech"],
-    ["audio_header", "audio_rules", "attempts", "segments", "sequential"],
+    ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows", "paired_counts"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
     ["decoding_child"],
     ["config", "decoding", "prompts", "manifest_scan", "manifest_files", "output.lease", "output.journal", "output.inflight"],
     ["output.rows", "output.record", "logs", "manifest_jsonl", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
+    ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
     ["engine.vllm_models", "engine.asker", "engine.plugins", "engine.look", "engine.model_source"],
     ["engine.look_list", "engine.asking"],
     ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
+    ["run_facts"],
+    ["scored_references"],
     ["export_formats"],
     ["export_files"],
+    ["export_results"],
     ["status_files"],
     ["status", "survey"],
-    ["engine.start", "merge", "export"],
-    ["engine.__init__"],
+    ["engine.start", "merge", "export", "score"],
+    ["engine.__init__", "compare", "report.rows", "report.page"],
+    ["report.make"],
     ["preparation", "blame", "limits"],
     ["model_choice"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures"],
-    ["session", "worker", "display", "display_tables"],
+    ["session", "worker", "display", "display_tables", "display_scores"],
     ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
     ["commands.common", "commands.options"],
-    ["commands.export", "commands.merge_shards", "commands.models", "commands.plan", "commands.status"],
-    ["commands.submit", "commands.transcribe"],
+    ["commands.score"],
+    [
+        "commands.compare",
+        "commands.export",
+        "commands.merge_shards",
+        "commands.models",
+        "commands.plan",
+        "commands.report",
+        "commands.status",
+        "commands.submit",
+        "commands.transcribe",
+    ],
     ["cli"],
     ["__main__"],
 ]
@@ -63,10 +80,14 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "onnxruntime": {"voice"},
     "typer": {
-        "cli", "commands.common", "commands.export", "commands.merge_shards", "commands.models", "commands.options",
-        "commands.plan", "commands.status", "commands.submit", "commands.transcribe",
+        "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.models",
+        "commands.options", "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit",
+        "commands.transcribe",
     },
-    "rich": {"display", "display_tables"},
+    "rich": {"display", "display_scores", "display_tables"},
+    "jiwer": {"alignment"},
+    "kaldialign": {"alignment"},
+    "whisper_normalizer": {"leaderboard", "normalizers"},
     "huggingface_hub": {"checkpoint"},
 }  # fmt: skip
 
@@ -75,7 +96,7 @@ def modules() -> dict[str, ast.Module]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        if name not in ("output.__init__", "commands.__init__"):
+        if name not in ("output.__init__", "commands.__init__", "report.__init__"):
             found[name] = ast.parse(path.read_text(encoding="utf-8"))
     return found
 
@@ -135,19 +156,26 @@ def loaded_after(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
+RUN = "from asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
+COMMANDS = ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "score", "compare", "report", "models")
+
+
 @pytest.mark.parametrize(
     "command",
-    [
-        "",
-        "--version",
-        *(f"{c} --help" for c in ("", "transcribe", "merge-shards", "plan", "status", "submit", "export", "models")),
-    ],
+    ["", "--version", *(f"{command} --help" for command in COMMANDS)],
 )
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
-    code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\nfrom asrbatch.cli import app\ntry: app()\nexcept SystemExit: pass"
+    code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\n{RUN}"
     assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
 
 
 def test_a_run_is_planned_without_torch_and_vllm():
     assert not loaded_after("import asrbatch.job") & {"torch", "vllm", "transformers", "datasets", "pyarrow", "onnxruntime"}
+
+
+def test_scoring_needs_neither_torch_nor_vllm(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "two", "pred_text": "too"}\n')
+    arguments = [str(tmp_path / "rows.jsonl"), "--normalizer", "leaderboard"]
+    code = f"import sys; sys.argv = ['asrbatch', 'score', *{arguments}]\n{RUN}"
+    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "soundfile", "pyarrow", "onnxruntime"}

@@ -126,13 +126,19 @@ def test_without_timestamps_segments_are_windows(transcribe, tiny_en, recordings
         assert wer(row["text"], row["pred_text"]) < 0.15
 
 
-@pytest.fixture(scope="module")
-def hour(book, transcribe, tiny_en, tmp_path_factory):
+@pytest.fixture(scope="module", params=["silence", "sequential"])
+def hour(request, book, transcribe, tiny_en, tmp_path_factory):
     """An hour with eight sentences in it, spread over it, and the row it gives."""
     folder = tmp_path_factory.mktemp("hour")
     told = Told(folder / "hour.flac", book, [30.0, 400.0, 500.0, 600.0, 450.0, 550.0, 300.0, 700.0])
     assert told.row["duration"] > 3500
-    summary = transcribe(write_jsonl(folder / "hour.jsonl", [told.row]), tiny_en, folder / "out.jsonl", windows="silence")
+    summary = transcribe(
+        write_jsonl(folder / "hour.jsonl", [told.row]),
+        tiny_en,
+        folder / "out.jsonl",
+        windows=request.param,
+        vad_filter=request.param == "sequential",
+    )
     (row,) = summary.rows()
     return told, row
 
@@ -145,6 +151,8 @@ def test_long_silences_are_skipped_and_nothing_is_said_about_them(hour):
     )
     for start, end, _ in told.spans:
         assert not any(s["start"] < end and start < s["end"] for s in row["skips"]), "no speech is skipped"
+    pieces = sorted([(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]])
+    assert [pieces[0][0], *(end for _, end in pieces)] == [*(start for start, _ in pieces), row["audio_s"]]
     for segment in row["segments"]:
         assert any(segment["start"] < end + 1 and start - 1 < segment["end"] for start, end, _ in told.spans)
 

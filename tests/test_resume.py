@@ -56,9 +56,7 @@ def wait_for_rows(process, path: Path, count: int, timeout_s: float = 180.0) -> 
     raise AssertionError(f"no {count} rows within {timeout_s} s")
 
 
-def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(
-    start_cli, transcribe, tiny_en, manifest, tmp_path
-):
+def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(start_cli, transcribe, tiny_en, manifest, tmp_path):
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     out = tmp_path / "out.jsonl"
     command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)

@@ -1,11 +1,16 @@
-"""Cuts by voice activity, where every loud sound is speech: what is skipped, where windows end, and that nothing is lost."""
+"""Voice activity, where every loud sound is speech: what is skipped, where windows end, and that nothing is lost."""
+
+from itertools import cycle
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asrbatch.ahead import Ahead
+from asrbatch.sequential import follow
 from asrbatch.silence import SilenceSplitter
-from asrbatch.types import Window
+from asrbatch.silences import Silences, Voiced
+from asrbatch.types import Generation, Window
 from asrbatch.voice import FRAME
 from asrbatch.windows import Rules
 
@@ -31,7 +36,7 @@ class Loud:
 
 def cut(samples, rules, listen):
     """Windows, and skips where those that touch are one."""
-    splitter, windows, skips, start = SilenceSplitter(rules, listen), [], [], 0
+    splitter, windows, skips, start = SilenceSplitter(rules, Silences(listen)), [], [], 0
     while start < len(samples):
         found = splitter(samples[start : start + rules.lookahead])
         piece = Window(start, start + found.end)
@@ -160,3 +165,34 @@ def test_what_fits_into_a_window_is_not_cut():
     quiet = np.zeros(2 * S - 1, np.float32)
     assert cut(quiet, RULES, Loud()) == ([Window(0, len(quiet))], []), "shorter than a long silence: who knows"
     assert cut(np.zeros(100 * S, np.float32), RULES, Loud()) == ([], [Window(0, 100 * S)])
+
+
+@given(st.integers(8 * S, 40 * S), st.integers(S // 2, 2 * S), recordings(), st.lists(st.floats(0, 1), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_sequential_passes_over_long_silences_wherever_the_model_leaves_a_window(limit, min_tail, recording, heard):
+    samples, loud = recording
+    rules, skips, windows = Rules(limit, limit // 6, 1600, min_tail), [], []
+    answers = cycle(heard)
+
+    def answer():
+        length = windows[-1].end - windows[-1].start
+        return Generation("", 0, "stop", None, None, None, 0.0, 0.0, 0.0, resume_s=next(answers) * length / S or None)
+
+    blocks = iter(samples[start : start + 7 * S] for start in range(0, len(samples), 7 * S))
+    ahead = Voiced(Ahead(blocks), Silences(Loud()), skips)
+    for piece in follow(ahead, rules, answer, condition=False, drop_no_speech=False):
+        windows.append(piece.window)
+        assert np.array_equal(piece.samples, samples[piece.window.start : piece.window.end])
+    assert all(0 < w.end - w.start <= limit for w in windows)
+    starts = sorted(piece.start for piece in windows + skips)
+    assert starts[0] == 0 and len(set(starts)) == len(starts)
+    for piece, following in zip(sorted(windows + skips, key=lambda p: p.start), [*starts[1:], len(samples)], strict=True):
+        assert following <= piece.end if piece in windows else following == piece.end, "no gap; no word in a skip is asked for"
+    expected, speech = long_silences(loud, len(samples))
+    for skip in skips:
+        said = [(start, end) for start, end in loud if any(first <= start < last for first, last in speech)]
+        assert not any(skip.start < end and start < skip.end for start, end in said)
+    for silent in expected:
+        asked = sum(max(0, min(w.end, silent.end) - max(w.start, silent.start)) for w in windows)
+        # A window reaches into it only where its length was not known yet; what is left is then skipped if it is long.
+        assert asked <= 2 * MIN_SKIP + PAD + 2 * FRAME

@@ -16,8 +16,8 @@ from silero_vad import load_silero_vad
 from whole import split
 
 from asrbatch.errors import UsageError
-from asrbatch.silence import check_available, choices
-from asrbatch.voice import FRAME, Listener, model_digest
+from asrbatch.silence import choices
+from asrbatch.voice import FRAME, Listener, check_available, model_digest
 from asrbatch.windows import Rules
 
 S = 16_000

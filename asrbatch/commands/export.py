@@ -1,5 +1,6 @@
-"""`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON."""
+"""`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON, results for other tools."""
 
+from collections import Counter
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ class Times(str, Enum):
 
 def export(
     output: Annotated[str, typer.Argument(help="A rows file: of a run in one piece or merged, or of one chunk.")],
-    formats: Annotated[str, typer.Option("--format", help="Of srt, vtt, txt, tsv, ctm, json, one or several with commas.")],
+    formats: Annotated[str, typer.Option("--format", help="Of srt, vtt, txt, tsv, ctm, json, nemo, leaderboard, with commas.")],
     to: Annotated[str | None, typer.Option(help="The folder to write to. [default: X.export beside X.jsonl]")] = None,
     per_run: Annotated[bool, typer.Option("--per-run", help="One file for all utterances, instead of one for each.")] = False,
     times: Annotated[
@@ -29,17 +30,23 @@ def export(
     max_duration: Annotated[float, typer.Option(help="Subtitles: seconds.")] = 7.0,
     max_chars_per_s: Annotated[float, typer.Option(help="Subtitles: reading speed, where speech leaves time for it.")] = 20.0,
     min_gap: Annotated[float, typer.Option(help="Subtitles: seconds between two. [default: 2/24]", show_default=False)] = 2 / 24,
+    model_id: Annotated[str | None, typer.Option(help="leaderboard: the model, such as openai/whisper-tiny.en.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="leaderboard: the data set, such as hf-audio/open-asr-leaderboard.")] = None,
+    dataset_name: Annotated[str | None, typer.Option(help="leaderboard: its configuration, such as librispeech.")] = None,
+    split: Annotated[str | None, typer.Option(help="leaderboard: its split, such as test.clean.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Write the rows of a run as subtitles, texts, times of words, or Whisper's JSON; the run stays as it is.
+    """Write the rows of a run as subtitles, texts, times of words, Whisper's JSON, or results; the run stays as it is.
 
     Prints, for each format, its index (which file holds which utterance), or with --per-run the file.
 
     Exit codes: 0 every row there is was exported; 1 stopped by an error, or files were in the way; 2 usage; 3 the same as 0,
-    but failed rows were left out.
+    but some rows failed: results have them with an empty prediction, the other formats not at all.
     """
     from .. import export as exporting
-    from ..export_formats import parse_formats
+    from ..export_formats import RESULT_FORMATS, parse_formats
+    from ..export_results import LEFT_OUT, ResultNames
+    from ..scored_texts import EXCLUDED
     from ..subtitles import Rules
 
     rows = Path(output).expanduser().absolute()
@@ -51,16 +58,31 @@ def export(
         from_file_start=times is Times.file,
         overwrite=overwrite,
         rules=Rules(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
+        names=ResultNames(model_id, dataset, dataset_name, split),
         say=_say,
     )
     for note in exporting.how_complete(rows, exported):
         _say(f"{rows.name}: {note}")
     for name in exported.results:
         unchanged = f", {exported.unchanged[name]} there already" if exported.unchanged[name] else ""
-        _say(f"{name}: {exported.num_rows} utterances, {exported.written[name]} files written{unchanged}")
+        num_rows = exported.num_rows
+        if name in RESULT_FORMATS:
+            num_rows += exported.num_failed - exported.left_out.get(name, Counter()).total()
+        _say(f"{name}: {num_rows} utterances, {exported.written[name]} files written{unchanged}")
+        for reason, count in exported.left_out.get(name, Counter()).items():
+            _say(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
+        if number := exported.without_length.get(name):
+            _say(
+                f"{name}: {number} rows have neither duration nor time, because nobody knows how long they are: the leaderboard "
+                "will make no RTFx of this file; state `duration` in the manifest"
+            )
     if exported.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in exported.failed.most_common())
-        _say(f"left out: {exported.num_failed} failed rows ({kinds})")
+        results = [name for name in exported.results if name in RESULT_FORMATS]
+        if len(results) < len(exported.results):
+            _say(f"left out: {exported.num_failed} failed rows ({kinds})")
+        if results:
+            _say(f"{', '.join(results)}: with an empty prediction {exported.num_failed} failed rows ({kinds})")
     for path in exported.results.values():
         typer.echo(path)
     raise typer.Exit(exported.exit_code)

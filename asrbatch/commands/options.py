@@ -98,6 +98,10 @@ def _run_options(
     window_seconds: Annotated[
         float | None, typer.Option(help="Longest audio asked about at once. [default: what the model hears]", show_default=False)
     ] = None,
+    vad_filter: Annotated[
+        bool,
+        typer.Option("--vad-filter", help="With --windows sequential: skip long silences, which --windows silence always does."),
+    ] = False,
     condition_on_previous: Annotated[
         bool, typer.Option("--condition-on-previous", help="With --windows sequential: ask each window with the text before it.")
     ] = False,
@@ -243,6 +247,7 @@ class RunOptions:
             hotwords=v["hotwords"],
             windows=v["windows"].value,
             window_s=v["window_seconds"],
+            vad_filter=v["vad_filter"],
             condition_on_previous=v["condition_on_previous"],
             timestamps=v["timestamps"],
             fallback=v["fallback"],

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from .. import attempts, guards, segments
 from ..attempts import Attempts
 from ..errors import RowError
+from ..languages import NO_SPACES
 from ..types import Generation, Utterance, Window
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
@@ -31,10 +33,8 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
-# Languages written without spaces between words: their windows are joined without one. Those of openai-whisper's word splitter.
-NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my"))
-# Two letters of scripts that are written without spaces: Thai, Lao, Burmese, kana, Han, and their punctuation.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
+# Two letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
@@ -62,23 +62,24 @@ def ok_row(
 
     Args:
         heard: its windows in order of time. One may reach into the next, which then hears again what comes from its start on.
-        skips: audio that holds no speech, and that nobody was asked about.
+        skips: audio that holds no speech, and that nobody was asked about; a window may reach into one, and ends there then.
         flags: of the audio; those of the text are added here.
         drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
         timing: seconds by name; queue, first_token and generate come from the answers.
     """
     windows, texts, pieces, chosen = [], [], [], []
-    ends = [h.window.start for h in heard[1:]] + [h.window.end for h in heard[-1:]]
-    for one, next_start in zip(heard, ends, strict=True):
-        kept_until = min(next_start, one.window.end)
-        kept = segments.kept(one.attempts.chosen, one.window, kept_until, sample_rate)
+    starts = sorted([*(h.window.start for h in heard[1:]), *(skip.start for skip in skips)])
+    for one in heard:
+        following = bisect_right(starts, one.window.start)
+        kept_until = min([one.window.end, *starts[following : following + 1]])
+        kept = segments.kept(one.attempts.chosen, one.window, kept_until)
         text = kept.text.strip()
         is_dropped = drop_no_speech and bool(text) and guards.is_no_speech(one.attempts.chosen)
         windows.append(_window(one, kept, kept_until, is_dropped, sample_rate))
         chosen.append(kept)
         if not is_dropped:
             texts.append(text)
-            pieces += segments.rows(one.attempts.chosen, one.window, kept_until, sample_rate)
+            pieces += segments.rows(kept, one.window, kept_until, sample_rate)
     asked = [g for h in heard for g in h.attempts.generations]
     language = chosen[0].language if chosen else None
     text = _joined(list(filter(None, texts)), language)

@@ -1,0 +1,75 @@
+"""`asrbatch compare`: two files of predictions, row by row."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Verbose
+from .score import (
+    MOST_RESAMPLES,
+    AsJson,
+    By,
+    Language,
+    NormalizerName,
+    PredField,
+    References,
+    Seed,
+    Split,
+    TextField,
+    fields,
+    say,
+)
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
+    b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],
+    references: References = None,
+    split: Split = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare the rows both have, also of runs over different manifests.")
+    ] = False,
+    normalizer: NormalizerName = "auto",
+    language: Language = None,
+    by: By = None,
+    text_field: TextField = "text",
+    pred_field: PredField = None,
+    show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
+    resamples: Annotated[int, typer.Option(min=1, max=MOST_RESAMPLES, help="Of the bootstrap.")] = 2000,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two files of predictions row by row: which is better, by how much, is it chance, and where.
+
+    Without references it says how far they agree.
+
+    Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or are
+    missing count as empty.
+    """
+    from ..compare import CompareOptions
+    from ..compare import compare as compare_files
+    from ..display_scores import compare_parts
+    from ..display_tables import show
+    from ..score import ScoreOptions
+
+    scoring = ScoreOptions(
+        references=references,
+        split=split,
+        normalizer=normalizer,
+        language=language,
+        by=fields(by),
+        text_field=text_field,
+        pred_field=pred_field,
+        resamples=resamples,
+        seed=seed,
+    )
+    paths = [Path(each).expanduser().absolute() for each in (a, b)]
+    figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)
+    if as_json:
+        typer.echo(json.dumps(figures, ensure_ascii=True, allow_nan=False))
+    else:
+        show(*compare_parts(figures))
+    raise typer.Exit(figures["exit_code"])

@@ -1,0 +1,254 @@
+"""What is counted over rows, and the rates made of it: WER and CER with their intervals, over all rows and over groups.
+
+Counts of parts of a file add up to those of the file, in whatever order. Knows nothing of files and texts.
+"""
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+from .alignment import Edits
+from .bootstrap import interval, resampled_rates
+from .errors import UsageError
+
+MOST_GROUPS = 1000
+_PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass
+class Counts:
+    """What is counted over the rows of one group.
+
+    Attributes:
+        rows: rows scored. Those of languages without spaces have characters only.
+        rows_in_words: rows whose words were counted.
+        failed, missing: of the rows, those that failed, and those without a prediction: their hypotheses are empty.
+        audio_us: microseconds of audio, of rows that say how long they are; whole ones, so that order does not matter.
+        generate_us, generated_us: microseconds of `generate` and of audio, of rows that say both.
+        substitutions, deletions, insertions, reference_words: summed over rows_in_words.
+        character_errors, reference_characters: summed over rows.
+        word_outcomes, character_outcomes: how many rows had (errors, units of reference).
+    """
+
+    rows: int = 0
+    rows_in_words: int = 0
+    failed: int = 0
+    missing: int = 0
+    audio_us: int = 0
+    generate_us: int = 0
+    generated_us: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    reference_words: int = 0
+    character_errors: int = 0
+    reference_characters: int = 0
+    word_outcomes: Counter = field(default_factory=Counter)
+    character_outcomes: Counter = field(default_factory=Counter)
+
+    def add(
+        self,
+        words: Edits | None,
+        characters: Edits,
+        *,
+        audio_s: float | None = None,
+        generate_s: float | None = None,
+        failed: bool = False,
+        missing: bool = False,
+    ) -> None:
+        """Adds one row; `words` is None for a language without spaces."""
+        self.rows += 1
+        self.failed += failed
+        self.missing += missing
+        self.audio_us += microseconds(audio_s or 0.0)
+        if audio_s is not None and generate_s is not None:
+            self.generate_us += microseconds(generate_s)
+            self.generated_us += microseconds(audio_s)
+        self.character_errors += characters.errors
+        self.reference_characters += characters.reference
+        self.character_outcomes[characters.errors, characters.reference] += 1
+        if words is not None:
+            self.rows_in_words += 1
+            self.substitutions += words.substitutions
+            self.deletions += words.deletions
+            self.insertions += words.insertions
+            self.reference_words += words.reference
+            self.word_outcomes[words.errors, words.reference] += 1
+
+    def update(self, other: "Counts") -> None:
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            else:
+                setattr(self, each.name, mine + theirs)
+
+    @property
+    def word_errors(self) -> int:
+        return self.substitutions + self.deletions + self.insertions
+
+
+@dataclass
+class Tally:
+    """What is counted over a part of a file.
+
+    Attributes:
+        total: over all rows scored.
+        groups: by field, then by its value.
+        excluded: rows not scored, by reason; `excluded_words`: words that the model said there.
+        normalizers: rows by the names of their normalisers.
+        fell_back: rows that their normaliser could not do, which `whisper-basic` did.
+        unstated_language: rows that do not say their language; `other_language`: rows heard as another than they were scored as.
+        failed_kinds: rows scored that had failed, by error kind.
+        stages_s: by stage, seconds of each row that has been through it (float32).
+        stated_time_us, stated_duration_us: microseconds that rows say in `time` and `duration`; `stated_rows` say both.
+    """
+
+    total: Counts = field(default_factory=Counts)
+    groups: dict[str, dict[str, Counts]] = field(default_factory=dict)
+    excluded: Counter = field(default_factory=Counter)
+    excluded_words: Counter = field(default_factory=Counter)
+    normalizers: Counter = field(default_factory=Counter)
+    fell_back: int = 0
+    unstated_language: int = 0
+    other_language: int = 0
+    failed_kinds: Counter = field(default_factory=Counter)
+    stages_s: dict[str, array] = field(default_factory=dict)
+    stated_time_us: int = 0
+    stated_duration_us: int = 0
+    stated_rows: int = 0
+
+    def counts_of(self, groups: Mapping[str, list[str]]) -> Iterator[Counts]:
+        """The counts that a row belongs to: the total, and those of its values by field."""
+        yield self.total
+        for name, values in groups.items():
+            of_field = self.groups.setdefault(name, {})
+            for value in values:
+                if value not in of_field:
+                    _check_number(name, len(of_field) + 1)
+                    of_field[value] = Counts()
+                yield of_field[value]
+
+    def update(self, other: "Tally") -> None:
+        """Adds what was counted over another part.
+
+        Raises:
+            UsageError: a field has more values than a table can show.
+        """
+        self.total.update(other.total)
+        for name, groups in other.groups.items():
+            of_field = self.groups.setdefault(name, {})
+            for value, counts in groups.items():
+                of_field.setdefault(value, Counts()).update(counts)
+            _check_number(name, len(of_field))
+        for mine, theirs in (
+            (self.excluded, other.excluded),
+            (self.excluded_words, other.excluded_words),
+            (self.normalizers, other.normalizers),
+            (self.failed_kinds, other.failed_kinds),
+        ):
+            mine.update(theirs)
+        for stage, seconds in other.stages_s.items():
+            self.stages_s.setdefault(stage, array("f")).extend(seconds)
+        self.fell_back += other.fell_back
+        self.unstated_language += other.unstated_language
+        self.other_language += other.other_language
+        self.stated_time_us += other.stated_time_us
+        self.stated_duration_us += other.stated_duration_us
+        self.stated_rows += other.stated_rows
+
+
+def rates(counts: Counts, resamples: int, seed: int, name: str = "") -> tuple[dict[str, Any], np.ndarray]:
+    """The figures of one group, as `--json` prints them; and its drawn word error rates, float64 [resamples], fractions.
+
+    Rates are in percent, null where there is nothing to divide by.
+    """
+    of_words = resampled_rates(counts.word_outcomes, resamples, seed, name)[0]
+    of_characters = resampled_rates(counts.character_outcomes, resamples, seed, name)[0]
+    figures = {
+        "rows": counts.rows,
+        "rows_in_words": counts.rows_in_words,
+        "failed": counts.failed,
+        "missing": counts.missing,
+        "audio_s": round(counts.audio_us / 1e6, 3),
+        "generate_s_per_audio_s": round(counts.generate_us / counts.generated_us, 6) if counts.generated_us else None,
+        "wer_percent": percent(counts.word_errors, counts.reference_words),
+        "wer_percent_interval": percent_interval(of_words),
+        "substitutions": counts.substitutions,
+        "deletions": counts.deletions,
+        "insertions": counts.insertions,
+        "reference_words": counts.reference_words,
+        "cer_percent": percent(counts.character_errors, counts.reference_characters),
+        "cer_percent_interval": percent_interval(of_characters),
+        "character_errors": counts.character_errors,
+        "reference_characters": counts.reference_characters,
+    }
+    return figures, of_words
+
+
+def group_rates(groups: dict[str, Counts], resamples: int, seed: int, name: str) -> dict[str, Any]:
+    """The figures of each value of a field, and their unweighted mean: every group counts the same, however many words it has."""
+    found, drawn = {}, []
+    for value in sorted(groups, key=order):
+        found[value], of_words = rates(groups[value], resamples, seed, f"{name}={value}")
+        if found[value]["wer_percent"] is not None:
+            drawn.append((groups[value].word_errors / groups[value].reference_words, of_words))
+    mean = round(100 * sum(rate for rate, _ in drawn) / len(drawn), 6) if drawn else None
+    return {
+        "groups": found,
+        "unweighted_mean": {
+            "groups": len(drawn),
+            "wer_percent": mean,
+            "wer_percent_interval": percent_interval(np.mean([each for _, each in drawn], axis=0)) if drawn else None,
+        },
+    }
+
+
+def percentiles_s(stages_s: dict[str, array]) -> dict[str, dict[str, float]]:
+    """By stage: mean, percentiles and maximum of the rows' seconds, and how many rows they are of."""
+    found = {}
+    for stage, seconds in stages_s.items():
+        values = np.sort(np.frombuffer(seconds, np.float32)).astype(np.float64)
+        at = np.percentile(values, _PERCENTILES)
+        found[stage] = {
+            "rows": len(values),
+            "mean": round(float(values.mean()), 6),
+            **{f"p{which}": round(float(value), 6) for which, value in zip(_PERCENTILES, at, strict=True)},
+            "max": round(float(values[-1]), 6),
+        }
+    return found
+
+
+def microseconds(seconds: float) -> int:
+    """Whole microseconds of `scored_rows.finite_seconds`."""
+    return round(seconds * 1e6)
+
+
+def percent(errors: float, units: float) -> float | None:
+    return round(100 * errors / units, 6) if units else None
+
+
+def percent_interval(drawn: np.ndarray) -> list[float] | None:
+    """The interval of drawn fractions, float64 [resamples], in percent."""
+    bounds = interval(drawn)
+    return None if bounds is None else [round(100 * bound, 6) for bound in bounds]
+
+
+def order(value: str) -> tuple[int, float, str]:
+    """Sorts values of a field: those that begin with a number by it, the others after them, those without one last."""
+    number = value.removeprefix("< ").split(" ")[0]
+    if value.startswith("("):
+        return 2, 0.0, value
+    try:
+        return 0, float(number) - (0.5 if value.startswith("< ") else 0), value
+    except ValueError:
+        return 1, 0.0, value
+
+
+def _check_number(name: str, number: int) -> None:
+    if number > MOST_GROUPS:
+        raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")

@@ -1,0 +1,209 @@
+"""The page itself: one HTML file that needs no network, with styles, script and data in it.
+
+Transcripts are untrusted. In markup they are escaped; the utterances are JSON in which no `<` stands, and the script makes text
+of them, never markup; the page's policy lets no script run but ours, by its digest, and nothing be fetched but local audio.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ..speeds import SPEEDS, STAGES_ARE
+from .excerpt import KINDS
+from .plots import Bar, bars
+
+_HERE = Path(__file__).parent
+# Of the table: what it is sorted by, and its heads.
+_COLUMNS = {"id": "id", "rate": "WER %", "errors": "errors", "units": "words", "seconds": "seconds", "status": "status"}
+_SHOWN_CHARS = 80
+_SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
+
+
+def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]) -> str:
+    """The page as text.
+
+    Args:
+        figures: of `score`.
+        rates: rows by the range that their error rate is in.
+        rows: of `rows.worst_rows`.
+        by: names of the groups that the rows have.
+    """
+    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; base-uri 'none'"
+    data, options = _table_data(rows, by)
+    plots = (*_rate_plots(figures), *_distributions(figures, rates))
+    return "".join(
+        (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{escape(policy, quote=True)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(title)}</title><style>{style}</style></head><body>",
+            f"<h1>{escape(title)}</h1>",
+            *_summary(figures),
+            f'<h2>Error rates</h2><div class="plots">{"".join(plots)}</div>',
+            *_times(figures),
+            *_table(len(rows), figures["total"]["rows"], options, by),
+            f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n',
+        )
+    )
+
+
+def _summary(figures: dict[str, Any]) -> Iterable[str]:
+    total = figures["total"]
+    rules = ", ".join(f"{n['name']} ({n['version']}, {n['sha256'][:12]})" for n in figures["normalizers"])
+    words, bootstrap = figures["words"], figures["bootstrap"]
+    compounds = ", compounds merged" if words["merge_compounds"] else ""
+    yield f'<p class="soft">{escape(figures["predictions"])}<br>normalised by {escape(rules)}; words counted by {words["name"]} '
+    yield f"{words['version']}{compounds}; 95 % intervals: bootstrap by utterance, {bootstrap['resamples']:,} draws</p>"
+    cards = [
+        ("WER", _percent(total["wer_percent"]), _interval(total["wer_percent_interval"])),
+        ("CER", _percent(total["cer_percent"]), _interval(total["cer_percent_interval"])),
+        ("utterances", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
+        ("reference words", f"{total['reference_words']:,}", _edits(total)),
+        (
+            "empty hypotheses",
+            f"{total['failed'] + total['missing']:,}",
+            f"{total['failed']:,} failed, {total['missing']:,} without a prediction",
+        ),
+        ("not scored", f"{sum(figures['excluded'].values()):,}", ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items())),
+    ]
+    for name, value in figures["speed"].items():
+        if name.startswith("rtfx") and value is not None:
+            what, definition = SPEEDS[name].split(": ", 1)
+            cards.append((what, f"{value:,.2f}", definition))
+    yield '<div class="cards">'
+    yield from (f'<div class="card">{escape(a)}<b>{escape(b)}</b><small>{escape(c)}</small></div>' for a, b, c in cards)
+    yield "</div>"
+    if figures["partial"]:
+        yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
+    yield from (f'<p class="soft">note: {escape(note)}</p>' for note in figures["notes"])
+
+
+def _rate_plots(figures: dict[str, Any]) -> Iterable[str]:
+    for name, part in figures["by"].items():
+        groups = part["groups"]
+        rate = "wer" if any(group["wer_percent"] is not None for group in groups.values()) else "cer"
+        rows = [_rate_bar(value, of, rate) for value, of in groups.items()]
+        yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals", rows)
+
+
+def _distributions(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
+    yield bars("utterances by their error rate", [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()])
+    for name, part in figures["by"].items():
+        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in part["groups"].items()])
+
+
+def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
+    value, rows = group[f"{rate}_percent"], f"{group['rows']:,} rows"
+    if value is None:
+        return Bar(name, f"in characters, {rows}", 0.0)
+    return Bar(name, f"{value:.2f} ({rows})", value, group[f"{rate}_percent_interval"])
+
+
+def _times(figures: dict[str, Any]) -> Iterable[str]:
+    speeds = {SPEEDS[name].partition(":"): value for name, value in figures["speed"].items() if name.startswith("rtfx") and value}
+    stages = figures["latency_s"]
+    if not speeds and not stages:
+        return
+    yield '<h2>Speed and time</h2><div class="plots">'
+    if speeds:
+        definitions = ". ".join(f"{name}:{definition}" for name, _, definition in speeds)
+        yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, *_), value in speeds.items()], definitions)
+    for name, part in figures["by"].items():
+        costs = {value: of["generate_s_per_audio_s"] for value, of in part["groups"].items()}
+        if any(costs.values()):
+            rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
+            yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
+    for which in ("p50", "p95", "max") if stages else ():
+        rows = [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages.items()]
+        yield bars(f"seconds a row took, by stage, {which}", rows)
+    yield f'</div><p class="soft">Stages: {escape(STAGES_ARE)}.</p>' if stages else "</div>"
+
+
+def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...]) -> Iterable[str]:
+    some = "" if num_rows == total else f" (the {num_rows:,} with the most errors of {total:,})"
+    yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row, or Enter on its name, shows what was said beside what was '
+    yield 'wanted: <span class="aligned"><del>left out</del>, <ins>added</ins>, '
+    yield '<span class="sub"><del>one</del> <ins>for another</ins></span></span>. '
+    yield "Underlined errors play the audio from their segment, or one beside it. "
+    yield "Long utterances are shown by their errors, … for what is between.</p>"
+    yield '<div class="filters"><input type="search" id="search" placeholder="id or text" aria-label="id or text">'
+    yield _select('id="status"', "any status", options["statuses"])
+    yield _select('id="flag"', "any flag", options["flags"])
+    for at, name in enumerate(by):
+        yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
+    yield '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span id="page"></span>'
+    yield '<button id="after" aria-label="page after">→</button></div>'
+    heads = "".join(
+        f'<th data-key="{key}"{" class=text" if key == "id" else ""}><button>{name}</button><span></span></th>'
+        for key, name in _COLUMNS.items()
+    )
+    yield f'<table><thead><tr>{heads}<th class="text">flags</th><th class="text">reference</th></tr></thead>'
+    yield '<tbody id="rows"></tbody></table>'
+
+
+def _select(attributes: str, first: str, values: list[str]) -> str:
+    choices = "".join(f'<option value="{at}">{escape(_short(value))}</option>' for at, value in enumerate(values))
+    label = escape(first, quote=True)
+    return f'<select {attributes} aria-label="{label}"><option value="">{escape(first)}</option>{choices}</select>'
+
+
+def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+    """The rows as JSON that can stand in a script element, with names as numbers; and those names."""
+    statuses = _Names(row["status"] for row in rows)
+    flags = _Names(flag for row in rows for flag in row["flags"])
+    groups = [_Names(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
+    numbered = [
+        {
+            **row,
+            "status": statuses.numbers[row["status"]],
+            "flags": [flags.numbers[flag] for flag in row["flags"]],
+            "groups": [[names.numbers[value] for value in row["groups"][at]] for at, names in enumerate(groups)],
+        }
+        for row in rows
+    ]
+    data = {
+        "fields": list(rows[0]) if rows else [],
+        "rows": [list(row.values()) for row in numbered],
+        "statuses": statuses.names,
+        "flags": flags.names,
+        "kinds": KINDS,
+    }
+    return script_json(data), {"statuses": statuses.names, "flags": flags.names, "groups": [names.names for names in groups]}
+
+
+class _Names:
+    def __init__(self, names: Iterable[str]):
+        self.names = sorted(set(names))
+        self.numbers = {name: at for at, name in enumerate(self.names)}
+
+
+def script_json(value: Any) -> str:
+    """JSON in ASCII without `<`, `>` and `&`: nothing in it can end a script element or begin a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
+
+
+def _digest(text: str) -> str:
+    """What a Content-Security-Policy calls an inline script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f} %"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
+
+
+def _edits(total: dict[str, Any]) -> str:
+    return f"{total['substitutions']:,} sub, {total['deletions']:,} del, {total['insertions']:,} ins"
