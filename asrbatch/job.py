@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import RunConfig
-from .engine import Engine, look, start_engine
+from .engine import Engine, start_engine
 from .errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_WORKER_DIED, OutputError, UsageError
 from .fingerprint import differences, digest
 from .fleet import transcribe_on_devices
@@ -48,7 +48,6 @@ def run(
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
     plan = Plan(config)
-    look.close()
     _say_strategy(config, plan, observer)
     paths = config.paths
     if Path(plan.manifest.source) in (paths.rows, config.output_path):

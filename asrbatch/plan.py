@@ -15,6 +15,7 @@ from .attempts import GREEDY, LADDER
 from .audio_rules import AudioRules
 from .checkpoint import Checkpoint, open_checkpoint
 from .config import SEQUENTIAL, RunConfig
+from .engine import look
 from .engine.devices import Slot, choose_slots
 from .engine.plan import EnginePlan
 from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
@@ -57,6 +58,7 @@ class Plan:
 
     def __init__(self, config: RunConfig):
         self.engine = engine_plan(config)
+        look.close()
         self.rules: AudioRules = audio_rules(config, self.engine.speech)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         check = partial(_check_row, self.engine)

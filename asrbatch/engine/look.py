@@ -103,7 +103,7 @@ def _answer(request: str) -> str:
         _children[key] = _Child()
     try:
         return _children[key].ask(request)
-    except EngineStartError:
+    except BaseException:  # an answer that is still to come would be taken for that to the next request
         close()
         raise
 
