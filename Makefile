@@ -1,5 +1,5 @@
 # The two commands of the README are `make demo` and `make test`; both set up what is missing first.
-.PHONY: demo test lint setup bench parity test-vllm028
+.PHONY: demo test lint setup bench parity test-vllm028 test-nemo
 
 PYTHON := .venv/bin/python
 
@@ -25,3 +25,8 @@ bench: setup
 test-vllm028:
 	@scripts/setup_vllm028.sh
 	.venv-vllm028/bin/python -m pytest
+
+# NeMo's own plugin for vLLM, in an environment of its own.
+test-nemo:
+	@scripts/setup_nemo.sh
+	.venv-nemo/bin/python -m pytest tests/test_models_nemo.py

@@ -70,7 +70,7 @@ class Attempts:
 
     @property
     def _sound(self) -> list[Generation]:
-        return [g for g in self.generations if g.finish_reason != "length" and not guards.is_loop(g.text.strip())]
+        return [g for g in self.generations if not g.is_truncated and not guards.is_loop(g.text.strip())]
 
 
 def faults(generation: Generation) -> list[str]:
@@ -87,6 +87,8 @@ def faults(generation: Generation) -> list[str]:
         found.append(f"avg_logprob {generation.avg_logprob:.2f}")
     if generation.finish_reason == "length":
         found.append("finish_reason length")
+    elif generation.is_truncated:
+        found.append("unclosed <think>")
     return found
 
 

@@ -52,6 +52,16 @@ class Checkpoint:
         return (self.config.get("architectures") or ["unknown"])[0]
 
     @property
+    def commit(self) -> str | None:
+        """Which commit of the hub this is: what a branch or a tag meant when it was fetched; None for a folder of one's own."""
+        folder = Path(self.folder)
+        return folder.name if folder.parent.name == "snapshots" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record; what decides the answers is in the fingerprint."""
+        return {"name": self.name, "folder": self.folder, "revision": self.revision, "commit": self.commit}
+
+    @property
     def is_multilingual(self) -> bool:
         """False for English-only checkpoints, whose prompt has neither a language nor a task."""
         stated = self.generation_config.get("is_multilingual")
@@ -112,7 +122,7 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
     else:
-        folder = _from_hub(name, revision, fetch)
+        folder = _from_hub(name, revision, fetch=fetch)
     config = _read_json(folder / "config.json")
     if not config:
         raise UsageError(f"--model {name}: {folder} holds no config.json, so it is not a Hugging Face checkpoint")
@@ -128,6 +138,22 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
     if not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
         raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again")
     return checkpoint
+
+
+def find_tokenizer(name: str) -> str:
+    """The folder of a tokenizer that is not the checkpoint's own.
+
+    Raises:
+        UsageError: no such folder, and no such name on the hub or in its cache.
+    """
+    if not name.strip():
+        raise UsageError("--tokenizer is empty; leave it out to use the checkpoint's own")
+    expanded = os.path.expanduser(name)
+    if os.path.isdir(expanded):
+        return str(Path(expanded).resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"--tokenizer {name}: no such folder; give a folder, or a name on the Hugging Face hub")
+    return str(_from_hub(name, None, option="--tokenizer", weights=False))
 
 
 def content_files(folder: Path) -> list[Path]:
@@ -151,7 +177,7 @@ def hash_file(path: Path) -> str:
         raise _unreadable(path, e) from e
 
 
-def _from_hub(name: str, revision: str | None, fetch: bool) -> Path:
+def _from_hub(name: str, revision: str | None, *, option: str = "--model", weights: bool = True, fetch: bool = True) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
@@ -166,14 +192,14 @@ def _from_hub(name: str, revision: str | None, fetch: bool) -> Path:
         )
 
     try:
-        folder = snapshot(*TEXT_PATTERNS, WEIGHT_PATTERNS[0])
-        if not any(folder.glob(WEIGHT_PATTERNS[0])):
+        folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS[:weights])
+        if weights and not any(folder.glob(WEIGHT_PATTERNS[0])):
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
     except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(f"{type(e).__name__}: {e}".split())
         raise UsageError(
-            f"--model {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
+            f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
             f"or give a folder ({reason[:300]})"
         ) from e
     return folder

@@ -16,6 +16,7 @@ from .commands.compare import compare
 from .commands.export import export
 from .commands.make_manifest import make_manifest
 from .commands.merge_shards import merge_shards
+from .commands.models import models
 from .commands.plan import plan
 from .commands.report import report
 from .commands.score import score
@@ -41,6 +42,7 @@ app.command()(status)
 app.command()(export)
 app.command()(validate)
 app.command("make-manifest")(make_manifest)
+app.command()(models)
 app.command()(score)
 app.command()(compare)
 app.command()(report)

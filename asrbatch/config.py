@@ -28,6 +28,12 @@ class EngineConfig:
         max_tokens: most tokens generated for one window; None fills the model's decoder.
         seed: of the sampling parameters; greedy decoding does not use it, the record names it.
         args: vLLM engine arguments as `key=value`.
+        prompt_style: `auto`, `transcription` (vLLM's interface) or `chat` (the checkpoint's template).
+        chat_template_kwargs: variables of the chat template, as a JSON object.
+        plugins: the only vLLM plugins to be loaded; none leaves that to vLLM, which loads all that are installed.
+        tokenizer: folder or hub name of a tokenizer that is not the checkpoint's own.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        lora: folder of a LoRA adapter.
     """
 
     model: str
@@ -37,6 +43,12 @@ class EngineConfig:
     max_tokens: int | None = None
     seed: int = 0
     args: tuple[str, ...] = ()
+    prompt_style: str = "auto"
+    chat_template_kwargs: str | None = None
+    plugins: tuple[str, ...] = ()
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    lora: str | None = None
 
 
 @dataclass(frozen=True)
@@ -56,11 +68,14 @@ class RunConfig:
         devices: run one worker process on each of these, such as `0,1` or `all`; None runs one engine in this process.
         language: ISO 639-1 code for rows without `lang`; None lets the model detect it.
         task: `transcribe` or `translate`.
-        prompt: previous text for rows without `prompt`.
+        target_language: into which it is translated; None for the model's own choice (Whisper: English).
+        prompt: of rows without `prompt`: previous text for Whisper, the instruction for models that chat.
+        hotwords: words to expect, where the model honours them.
         windows: how longer audio is cut for the model; one of `WINDOWS`.
+        window_s: the longest audio asked about at once, in seconds; None for what suits the model.
         vad_filter: pass over long silences with `sequential`, as `silence` always does.
         condition_on_previous: ask each window of `sequential` with the text before it.
-        timestamps: have the model say when each piece of its text begins and ends.
+        timestamps: have the model say when each piece of its text begins and ends; None where it can.
         fallback: ask again, at rising temperatures, for windows whose text looks wrong.
         drop_no_speech: leave out the text of windows without speech; None does with `sequential`, and does not otherwise.
         overwrite: start anew, removing what stands at `output`.
@@ -86,11 +101,14 @@ class RunConfig:
     devices: str | None = None
     language: str | None = None
     task: str = "transcribe"
+    target_language: str | None = None
     prompt: str | None = None
+    hotwords: str | None = None
     windows: str = "energy"
+    window_s: float | None = None
     vad_filter: bool = False
     condition_on_previous: bool = False
-    timestamps: bool = True
+    timestamps: bool | None = None
     fallback: bool = False
     drop_no_speech: bool | None = None
     overwrite: bool = False
@@ -120,17 +138,21 @@ class RunConfig:
             ("--grace", self.grace_s, 0),
             ("--hang-timeout", self.hang_timeout_s, 0.001),
             ("--max-tokens", self.engine.max_tokens, 1),
+            ("--window-seconds", self.window_s, 2),
         ):
             if value is not None and not value >= least:
                 raise UsageError(f"{option} {value}: must be at least {least}")
         _ = self.reading
         if self.overwrite and self.retry_failed:
             raise UsageError("--overwrite and --retry-failed: give one; --overwrite runs every row again anyway")
-        if self.prompt is not None and any("\ud800" <= c <= "\udfff" for c in self.prompt):
-            raise UsageError(f"--prompt {self.prompt!r}: holds bytes that are not text")
+        for option, text in (("--prompt", self.prompt), ("--hotwords", self.hotwords)):
+            if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
+                raise UsageError(f"{option} {text!r}: holds bytes that are not text")
+        if self.hotwords is not None and not self.hotwords.strip():
+            raise UsageError("--hotwords is empty; leave it out")
         if self.windows not in WINDOWS:
             raise UsageError(f"--windows {self.windows}: must be one of {', '.join(WINDOWS)}")
-        if self.windows == SEQUENTIAL and not self.timestamps:
+        if self.windows == SEQUENTIAL and self.timestamps is False:
             raise UsageError(
                 "--no-timestamps: --windows sequential goes by the timestamps; leave it out, or give --windows energy"
             )

@@ -41,6 +41,7 @@ def fingerprint(
     prompt: str | None,
     windows: dict[str, Any],
     engine_args: dict[str, Any],
+    asked: dict[str, Any] | None = None,
     num_chunks: int = 1,
     strategy: str | None = None,
     chunks: str | None = None,
@@ -52,6 +53,7 @@ def fingerprint(
         model_digest: SHA-256 over the checkpoint's content.
         sampling: the SamplingParams that requests share.
         engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
+        asked: how the model is asked, where that was chosen or the model is not Whisper.
         strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
     """
     return {
@@ -70,6 +72,7 @@ def fingerprint(
         "num_chunks": num_chunks,
         "strategy": strategy,
         "chunks": chunks,
+        **({"asked": asked} if asked else {}),
     }
 
 

@@ -48,7 +48,7 @@ def flags(generation: Generation, seconds: float) -> list[str]:
     text = generation.text.strip()
     signs = {
         "empty": not text,
-        "truncated": generation.finish_reason == "length",
+        "truncated": generation.is_truncated,
         "loop": is_loop(text),
         "low_confidence": is_low_confidence(generation),
         "no_speech": is_no_speech(generation),

@@ -30,6 +30,7 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         rules=plan.rules,
         decode_timeout_s=config.decode_timeout_s,
         prompt_of=plan.engine.prompt_of,
+        language_of=plan.engine.language_of,
     )
     with logs.captured(session.paths.log) as log_start, closing(preparers):
         events: SimpleQueue = SimpleQueue()

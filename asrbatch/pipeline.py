@@ -182,7 +182,7 @@ class Pipeline:
             self._submitted(ready.job.utterance.index)
         work.prepare_s = (work.prepare_s or 0.0) + ready.prepare_s
         self.clocks.prepare += ready.prepare_s
-        if ready.number and work.language is None and 0 not in work.heard:
+        if ready.number and work.language is None and self._asks.detects_language and 0 not in work.heard:
             work.held_back.append(ready)
         else:
             self._ask(work, ready)

@@ -3,8 +3,10 @@
 Everything that can refuse a run without half a minute of loading does so here.
 """
 
+import math
 import os
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +16,27 @@ import numpy as np
 from . import silence
 from .attempts import GREEDY, LADDER
 from .audio_rules import AudioRules
-from .checkpoint import WHISPER, Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, open_checkpoint
 from .config import SEQUENTIAL, RunConfig
+from .engine import look
 from .engine.devices import Slot, choose_slots
 from .engine.plan import EnginePlan
 from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
-from .prompts import WhisperPrompts
+from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips
+from .speech import Speech
 from .types import Utterance
 from .voice import check_available
 
 # Decoder positions that hold no text: the prompt's control tokens.
 _PROMPT_TOKENS = 4
+# Of models whose answer has no length of its own: fast speech has 5 words a second, a word of some languages 3 tokens; a model
+# that repeats itself must end somewhere. Reasoning takes more: --max-tokens.
+_TOKENS_PER_S, _LEAST_TOKENS = 15, 512
 
 # NeMo's manifests call the tasks so.
 _TASK_NAMES = {"transcribe": ("asr", "transcribe"), "translate": ("ast", "s2t_translation", "translate")}
@@ -56,14 +63,14 @@ class Plan:
     """
 
     def __init__(self, config: RunConfig, spooled: Path | None = None):
-        self.engine = _engine_plan(config)
-        self.rules: AudioRules = audio_rules(config, self.engine.checkpoint)
+        self.engine = engine_plan(config)
+        look.close()
+        self.rules: AudioRules = audio_rules(config, self.engine.speech)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
-        prompts = self.engine.prompts
         source, reading = config.manifest, config.reading
         if spooled is not None:
             source, reading = str(spooled), replace(reading, folder=os.getcwd(), format=reading.format or "jsonl")
-        self.manifest: Manifest = open_manifest(source, check=partial(check_row, prompts), options=reading)
+        self.manifest: Manifest = open_manifest(source, check=partial(check_row, row_rules(self.engine)), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
@@ -82,18 +89,19 @@ class Plan:
             prompt=config.prompt,
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
+            asked=asked_fields(self.engine.asking),
             **chunk_fields(self.sharding),
         )
 
 
-def audio_rules(config: RunConfig, checkpoint: Checkpoint) -> AudioRules:
-    """What the checkpoint hears, and how longer audio is cut for it."""
+def audio_rules(config: RunConfig, speech: Speech) -> AudioRules:
+    """What the model hears, and how longer audio is cut for it."""
     if config.windows == "silence" or config.vad_filter:
-        check_available(checkpoint.sample_rate)
+        check_available(speech.sample_rate)
     return AudioRules(
-        checkpoint.sample_rate,
-        checkpoint.window_s,
-        checkpoint.hop_length,
+        speech.sample_rate,
+        speech.window_s,
+        speech.min_samples,
         config.windows,
         vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
@@ -108,33 +116,54 @@ def _voice_choices(rules: AudioRules) -> dict[str, Any]:
     return choices_of_skips() if rules.vad_filter else {}
 
 
-def _engine_plan(config: RunConfig) -> EnginePlan:
+def engine_plan(config: RunConfig) -> EnginePlan:
+    """What is run and how it is asked.
+
+    Raises:
+        UsageError: an option the model cannot honour.
+    """
     engine_args = parse_engine_args(config.engine.args)
     device = detect_device()
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    if checkpoint.architecture != WHISPER:
-        raise UsageError(f"--model {config.engine.model}: its architecture is {checkpoint.architecture}; so far only {WHISPER}")
-    room = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
-    max_tokens = config.engine.max_tokens or room
-    if max_tokens > room:
-        raise UsageError(f"--max-tokens {max_tokens}: the model's decoder has room for {room}")
-    prompts = WhisperPrompts(checkpoint, config.task, timestamps=config.timestamps)
-    if config.drop_no_speech and prompts.no_speech is None:
-        raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
-    return EnginePlan(
+    dtype = resolve_dtype(config.engine.dtype, checkpoint, device)
+    asking = choose_asking(config, checkpoint, device, dtype, engine_args)
+    speech = asking.speech
+    timestamps = speech.is_whisper if config.timestamps is None else config.timestamps
+    engine = EnginePlan(
         checkpoint=checkpoint,
         device=device,
-        dtype=resolve_dtype(config.engine.dtype, checkpoint, device),
+        dtype=dtype,
         mode=resolve_mode(config.engine.mode, device, engine_args),
         task=config.task,
-        language=prompts.check_language(config.language) if config.language else None,
+        language=None,
         prompt=config.prompt,
-        max_tokens=max_tokens,
-        timestamps=config.timestamps,
+        max_tokens=_max_tokens(config.engine.max_tokens, checkpoint, speech),
+        timestamps=timestamps,
         temperatures=LADDER if config.fallback else GREEDY,
         seed=config.engine.seed,
         engine_args=engine_args,
+        asking=asking,
     )
+    if speech.is_whisper and config.drop_no_speech and engine.prompts.no_speech is None:
+        raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
+    if speech.is_whisper:
+        _ = engine.prompts  # refuses tasks and timestamps that the checkpoint lacks
+    if config.language is None:
+        return engine
+    return replace(engine, language=engine.check_language(config.language, "--language"))
+
+
+def _max_tokens(asked: int | None, checkpoint: Checkpoint, speech: Speech) -> int:
+    if speech.is_whisper:
+        room = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
+        if asked is not None and asked > room:
+            raise UsageError(f"--max-tokens {asked}: the model's decoder has room for {room}")
+        return asked or room
+    room = speech.max_model_len - speech.window_tokens
+    if asked is not None and asked > room:
+        why = f"of {speech.max_model_len} tokens, {speech.window_s:g} s of audio and the prompt take {speech.window_tokens}"
+        raise UsageError(f"--max-tokens {asked}: there is room for {room}: {why}; --window-seconds makes windows shorter")
+    return asked or min(room, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * speech.window_s)))
 
 
 def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
@@ -145,19 +174,51 @@ def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
     return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy)
 
 
-def check_row(prompts: WhisperPrompts, utterance: Utterance) -> str | None:
+@dataclass(frozen=True)
+class RowRules:
+    """What decides whether a run can do what a row says.
+
+    Attributes:
+        speech: what the model can be asked.
+        language, target_language: the run's; None where it states none.
+        check_language: a language and where it was said, to the model's own code; raises UsageError.
+    """
+
+    speech: Speech
+    task: str
+    language: str | None
+    target_language: str | None
+    check_language: Callable[[str, str], str]
+
+
+def row_rules(engine: EnginePlan) -> RowRules:
+    return RowRules(engine.speech, engine.task, engine.language, engine.asking.target_language, engine.check_language)
+
+
+def check_row(rules: RowRules, utterance: Utterance) -> str | None:
     """What the manifest reader asks about each row: can this run do what the row says?"""
     if utterance.lang:
         try:
-            prompts.check_language(utterance.lang)
+            rules.check_language(utterance.lang, "lang")
         except UsageError as e:
-            return f"lang: {e}"
+            return f"lang: {e}" if rules.speech.is_whisper else f"{e}; remove the field, or give another model"
+    elif rules.language is None and (silent := rules.speech.silent_language) is not None:
+        taken = f"{rules.speech.architecture} detects no language and would take {silent!r}"
+        return f"states no language: {taken}; give it `lang`, or give --language"
+    if utterance.prompt and "prompt" not in rules.speech.can:
+        try:
+            rules.speech.check("prompt", f"prompt {utterance.prompt[:40]!r}")
+        except UsageError as e:
+            return f"{e}; remove the field"
     target = utterance.fields.get("target_lang")
-    if target is not None and prompts.task == "translate" and target != "en":
-        return f"target_lang {target!r}: Whisper translates into English only"
-    if target is not None and prompts.task == "transcribe" and target not in (utterance.lang, None):
+    into = rules.target_language or ("en" if rules.speech.is_whisper else None)
+    if target is not None and rules.task == "translate" and target != into:
+        if rules.speech.is_whisper:
+            return f"target_lang {target!r}: Whisper translates into English only"
+        return f"target_lang {target!r}: this run does --target-language {into}; one language for a run"
+    if target is not None and rules.task == "transcribe" and target not in (utterance.lang, None):
         return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
     task = utterance.fields.get("taskname")
-    if task is not None and task not in _TASK_NAMES[prompts.task]:
-        return f"taskname {task!r}: this run does --task {prompts.task}"
+    if task is not None and task not in _TASK_NAMES[rules.task]:
+        return f"taskname {task!r}: this run does --task {rules.task}"
     return None

@@ -11,13 +11,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from .audio_rules import AudioRules
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import WHISPER, Checkpoint, open_checkpoint
 from .config import RunConfig
+from .engine import look
 from .engine.settings import detect_device
 from .errors import ManifestError, UsageError
 from .manifest_scan import Check
-from .plan import Plan, audio_rules, check_row
+from .plan import Plan, RowRules, audio_rules, check_row, engine_plan, row_rules
 from .prompts import WhisperPrompts
+from .speech import whisper_speech
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
         return Verdict(
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
+    is_whisper = checkpoint.architecture == WHISPER
     try:
-        rules = audio_rules(config, checkpoint)
+        rules = audio_rules(config, whisper_speech(checkpoint)) if is_whisper else None
     except UsageError as e:
         return Verdict(refused=str(e))
     try:
         detect_device()
     except UsageError as e:
+        if not is_whisper:
+            return Verdict(not_checked=f"the model and the rows' languages: {e}")
         return Verdict(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
     try:
         here = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
@@ -68,9 +73,19 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
 
 
 def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
-    """What a run with this model, task and windows asks of a row, and of its audio. Raises UsageError."""
+    """What a run with this model, task and windows asks of a row, and of its audio; Whisper's without a vLLM. Raises UsageError."""
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    return partial(check_row, WhisperPrompts(checkpoint, config.task)), audio_rules(config, checkpoint)
+    if checkpoint.architecture == WHISPER:
+        rules = _whisper_rules(config, checkpoint)
+    else:
+        rules = row_rules(engine_plan(config))
+        look.close()
+    return partial(check_row, rules), audio_rules(config, rules.speech)
+
+
+def _whisper_rules(config: RunConfig, checkpoint: Checkpoint) -> RowRules:
+    prompts = WhisperPrompts(checkpoint, config.task)
+    return RowRules(whisper_speech(checkpoint), config.task, None, None, lambda language, _: prompts.check_language(language))
 
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:

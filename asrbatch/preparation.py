@@ -130,7 +130,8 @@ class Preparers:
 
     Args:
         num_workers: threads at work at once, each with a decoder process.
-        prompt_of: the previous text an utterance is asked with, or None.
+        prompt_of: the prompt an utterance is asked with, or None.
+        language_of: the language it is asked in; None has it detected, or leaves it to the model.
 
     Attributes:
         num_workers: as given.
@@ -143,9 +144,11 @@ class Preparers:
         rules: AudioRules,
         decode_timeout_s: float,
         prompt_of: Callable[[Utterance], str | None],
+        language_of: Callable[[Utterance], str | None] = lambda utterance: None,
     ):
         self.num_workers = num_workers
         self._rules, self._decode_timeout_s, self._prompt_of = rules, decode_timeout_s, prompt_of
+        self._language_of = language_of
         self._cores = threading.BoundedSemaphore(num_workers)
         self._begun, self._ended = threading.Event(), False
         self._tasks = Tasks()
@@ -290,7 +293,8 @@ class Preparers:
         job, number, preparing = features.job, features.number, _Stopwatch()
         try:
             with self._cores, preparing:
-                request = self._engine.prepare(features.piece.samples, self._prompt_of(job.utterance))
+                prompt, language = self._prompt_of(job.utterance), self._language_of(job.utterance)
+                request = self._engine.prepare(features.piece.samples, prompt, language)
         except BaseException as e:
             self._room.give_back(features.audio_s)
             if not isinstance(e, RowError):

@@ -189,6 +189,7 @@ def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "num_chunks": config.num_chunks,
         "total_audio_s": plan.total_audio_s,
         "manifest": {"source": plan.manifest.source, "rows": len(plan.manifest)},
+        "model": plan.engine.checkpoint.as_dict(),
     }
 
 

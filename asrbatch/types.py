@@ -129,6 +129,8 @@ class Generation:
             heard the window to its end. The rule is that of openai-whisper's `transcribe.py`.
         no_speech_prob: probability, 0 to 1, that nobody speaks in the window; None where the model cannot say.
         temperature: it was sampled with; 0.0 is greedy.
+        reasoning: what a reasoning model thought before it answered; None where it did not. Its tokens are among `num_tokens`.
+        is_cut: it ended inside that thought, whatever `finish_reason` says.
     """
 
     text: str
@@ -144,6 +146,13 @@ class Generation:
     resume_s: float | None = None
     no_speech_prob: float | None = None
     temperature: float = 0.0
+    reasoning: str | None = None
+    is_cut: bool = False
+
+    @property
+    def is_truncated(self) -> bool:
+        """The model had not said all it would have."""
+        return self.is_cut or self.finish_reason == "length"
 
     @property
     def closed_segments(self) -> tuple[Segment, ...]:

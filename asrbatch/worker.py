@@ -92,6 +92,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
         rules=rules,
         decode_timeout_s=config.decode_timeout_s,
         prompt_of=setup.engine.prompt_of,
+        language_of=setup.engine.language_of,
     )
     with closing(preparers), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
         limits = Limits.of(config, engine, rules.window_s)

@@ -184,9 +184,9 @@ class BareEngine:
         self._vllm = engine._driver.engine
         self._parse = parse_model_prompt
         # The question asrbatch asks, but with the text made by vLLM.
-        self._params = engine._params_of(Question("en", timestamps=False)).clone()
+        self._params = engine._asker.params_of(Question("en", timestamps=False)).clone()
         self._params.detokenize = True
-        self._decoder_ids = list(engine._prompts.decoder_ids((), ()))
+        self._decoder_ids = list(engine._asker.prompts.decoder_ids((), ()))
         self._numbers = itertools.count()
 
     def turn(self, name: str, clips: Sequence[Clip]) -> Turn:

@@ -84,9 +84,12 @@ class Engines:
     def start(self, checkpoint, *, deliver, **options):
         from asrbatch.engine import start_engine
 
-        same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
         # The device tells the memory free at the moment; temperatures are only recorded.
-        key = (checkpoint.folder, repr(sorted(same.items())))
+        same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
+        asking = same.pop("asking", None)
+        if asking is not None and asking.speech.is_whisper:  # its words and windows travel with each request
+            asking = asking.engine_settings or asking.plugins
+        key = (checkpoint.folder, repr(sorted(same.items())), repr(asking or None))
         if key not in self._running:
             self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
         self._running[key].deliver = deliver

@@ -260,7 +260,7 @@ for revision in {revisions!r}:
     except UsageError as e:
         print("refused:", e)
     else:
-        print(checkpoint.folder, checkpoint.revision, checkpoint.digest)
+        print(checkpoint.folder, checkpoint.revision, checkpoint.commit, checkpoint.digest)
 """
 
 
@@ -285,7 +285,7 @@ def test_hub_name_from_the_cache(hub, folder):
     assert done.returncode == 0, done.stderr
     same = digest(folder)  # a copy on this node is the same model
     *found, refused = done.stdout.splitlines()
-    assert found == [f"{snapshot} {revision} {same}" for revision in (None, "main", snapshot.name)]
+    assert found == [f"{snapshot} {revision} {snapshot.name} {same}" for revision in (None, "main", snapshot.name)]
     assert refused.startswith("refused: --model acme/whisper-test: not a folder here, and the Hugging Face hub did not give it")
     assert " at revision v9; check the name and the network, or give a folder (" in refused
 

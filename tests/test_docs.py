@@ -17,6 +17,7 @@ from asrbatch.scored_texts import EXCLUDED
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
+MODELS = (REPO / "docs/models.md").read_text(encoding="utf-8")
 SCORING = (REPO / "docs/scoring.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
@@ -48,6 +49,7 @@ def options() -> dict[str, set[str]]:
         "status OUTPUT",
         "merge-shards OUTPUT",
         "export OUTPUT",
+        "models CHECKPOINT",
         "score PREDICTIONS",
         "compare A B",
         "report PREDICTIONS",
@@ -75,7 +77,7 @@ def test_the_list_of_commands_is_complete():
     assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS, SCORING])
+@pytest.mark.parametrize("text", [README, COMMANDS, MODELS, SCORING])
 def test_options_named_anywhere_exist(text):
     others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
@@ -112,7 +114,7 @@ def test_readme_commands_exist():
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S))
     targets = set(re.findall(r"^make (\S+)", blocks, flags=re.M))
     assert targets == {"demo", "test"}
-    for target in (*targets, "test-vllm028"):
+    for target in (*targets, "test-vllm028", "test-nemo"):
         dry = subprocess.run(["make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True)
         assert dry.stdout.strip()
     for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):

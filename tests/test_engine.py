@@ -86,12 +86,12 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     """The engine's logits processor at work: forbid a word the model wants, and one it wants to begin with."""
     api, driver = tiny.engine._api, tiny.engine._driver
     clip = samples_of(demo_rows)[1]  # "He was not an ill-disposed young man."
-    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._prompts.sot])
-    (young, man, he) = (tiny.engine._frontend.encode(word)[0] for word in (" young", " man", " He"))
+    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._asker.prompts.sot])
+    (young, man, he) = (tiny.engine._asker.frontend.encode(word)[0] for word in (" young", " man", " He"))
     generation = json.loads((Path(tiny_en) / "generation_config.json").read_text())
 
     def tokens(suppress=(), begin=()):
-        controls = tiny.engine._prompts.controls("en", timestamps=False).as_dict() | {
+        controls = tiny.engine._asker.prompts.controls("en", timestamps=False).as_dict() | {
             "suppress": [*generation["suppress_tokens"], *suppress],
             "begin_suppress": [*generation["begin_suppress_tokens"], *begin],
         }

@@ -20,10 +20,10 @@ LAYERS = [
     ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
     ["silences"],
     ["silence"],
-    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
+    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps", "reasoning"],
     ["output.files", "output.figures"],
     ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "output.spool"],
-    ["manifest_text", "source_file"],
+    ["manifest_text", "source_file", "speech"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows", "paired_counts"],
     ["audio_ffmpeg", "audio_sndfile", "fingerprint", "slurm", "slurm_submit", "output.paths"],
     ["audio", "slurm_scripts"],
@@ -38,7 +38,10 @@ LAYERS = [
     ["manifest_formats"],
     ["output.new_manifest", "manifest_lines"],
     ["predictions"],
-    ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api", "engine.settings"],
+    ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
+    ["engine.vllm_models", "engine.asker", "engine.plugins", "engine.look", "engine.model_source"],
+    ["engine.look_list", "engine.asking"],
+    ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["run_facts"],
     ["scored_references"],
@@ -51,6 +54,7 @@ LAYERS = [
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
+    ["model_choice"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures", "validation"],
@@ -65,6 +69,7 @@ LAYERS = [
         "commands.compare",
         "commands.export",
         "commands.merge_shards",
+        "commands.models",
         "commands.plan",
         "commands.report",
         "commands.status",
@@ -80,7 +85,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 # Library to the modules that may import it.
 HOMES = {
-    "vllm": {"engine.vllm_api"},
+    "vllm": {"engine.vllm_api", "engine.vllm_models"},
     "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
     "datasets": {"manifest_dataset", "manifest_hub"},
     "soundfile": {"audio_sndfile"},
@@ -88,9 +93,9 @@ HOMES = {
     "av": {"audio_ffmpeg"},
     "onnxruntime": {"voice"},
     "typer": {
-        "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.options",
-        "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit", "commands.transcribe",
-        "commands.validate", "commands.make_manifest",
+        "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.models",
+        "commands.options", "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit",
+        "commands.transcribe", "commands.validate", "commands.make_manifest",
     },
     "rich": {"display", "display_checks", "display_scores", "display_tables"},
     "jiwer": {"alignment"},
@@ -183,6 +188,7 @@ COMMANDS = (
     "report",
     "validate",
     "make-manifest",
+    "models",
 )
 
 

@@ -58,9 +58,9 @@ class Listener(BeepEngine):
         self.asked = []
         self.threads = set()
 
-    def prepare(self, samples, prompt):
+    def prepare(self, samples, prompt, language=None):
         self.threads.add(threading.current_thread().name)
-        return super().prepare(samples, prompt)
+        return super().prepare(samples, prompt, language)
 
     def submit(self, key, request, question):
         self.asked.append((key, question))
@@ -142,9 +142,9 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
     told = []
 
     class Told(Listener):
-        def prepare(self, samples, prompt):
+        def prepare(self, samples, prompt, language=None):
             time.sleep(0.02 * (len(self.asked) % 3))  # out of order
-            return super().prepare(samples, prompt)
+            return super().prepare(samples, prompt, language)
 
         def raise_floor(self, request, loudest):
             told.append(loudest)
@@ -208,9 +208,9 @@ def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_ans
 
 def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
     class Thorough(Listener):
-        def prepare(self, samples, prompt):
+        def prepare(self, samples, prompt, language=None):
             time.sleep(0.03)
-            return super().prepare(samples, prompt)
+            return super().prepare(samples, prompt, language)
 
     _, run = transcribed(recordings[:1], engine=Thorough, rules=rules("energy"), workers=3)
     assert len(run.engine.threads) > 1

@@ -14,6 +14,7 @@ ORDER = [
     "status",
     "error",
     "pred_text",
+    "reasoning",
     "audio_s",
     "language",
     "language_prob",
@@ -69,7 +70,7 @@ def test_a_whole_row():
     figures = {"repeats": 1, "no_speech_prob": None}
     one_two = {"avg_logprob": -0.5, "compression_ratio": 0.467, "chars_per_s": 7.0, **figures}
     three = {"avg_logprob": -1.0, "compression_ratio": 0.385, "chars_per_s": 5.0, **figures}
-    asked_once = {"temperature": 0.0, "flags": [], "attempts": [], "chosen_because": None}
+    asked_once = {"reasoning": None, "temperature": 0.0, "flags": [], "attempts": [], "chosen_because": None}
     window = {"num_tokens": 3, "finish_reason": "stop", **asked_once}
     assert row == {
         "id": "u7",
@@ -81,6 +82,7 @@ def test_a_whole_row():
         "status": "ok",
         "error": None,
         "pred_text": "one two three",
+        "reasoning": None,
         "audio_s": 3.0,
         "language": "en",
         "language_prob": None,
@@ -178,6 +180,7 @@ def test_failed_row_has_the_same_fields():
         "status": "failed",
         "error": {"kind": "too_long", "message": "a.wav: 40 s"},
         "pred_text": None,
+        "reasoning": None,
         "audio_s": None,
         "language": None,
         "language_prob": None,
@@ -278,3 +281,24 @@ def test_every_attempt_counts_in_time_and_one_in_text():
     assert (row["pred_text"], row["timing"]["generate"], row["flags"]) == ("two", 0.6, [])
     assert [(a["temperature"], a["chosen"]) for a in window["attempts"]] == [(0.0, False), (1.0, True)]
     assert window["temperature"] == 1.0 and window["chosen_because"] == "first without faults"
+
+
+def test_what_a_model_thought_stands_beside_what_it_said():
+    row = transcribed(generation(" one", reasoning="It says one."), generation(" two"))
+    assert (row["pred_text"], row["reasoning"]) == ("one two", "It says one.")
+    assert [window["reasoning"] for window in row["windows"]] == ["It says one.", None]
+    cut = transcribed(generation("", reasoning="It says", is_cut=True))
+    assert (cut["pred_text"], cut["flags"], cut["finish_reason"]) == ("", ["empty", "truncated"], "stop")
+
+
+@pytest.mark.parametrize(
+    ("texts", "joined"),
+    [
+        (("你好", "世界。"), "你好世界。"),
+        (("สวัสดี", "ครับ"), "สวัสดีครับ"),
+        (("안녕", "하세요"), "안녕 하세요"),
+        (("你好", "Ada"), "你好 Ada"),
+    ],
+)
+def test_where_nobody_knows_the_language_the_letters_at_a_seam_tell(texts, joined):
+    assert transcribed(*(generation(text, language=None) for text in texts))["pred_text"] == joined

@@ -56,7 +56,7 @@ class BeepEngine:
     def prepare_thread(self):
         pass
 
-    def prepare(self, samples, prompt):
+    def prepare(self, samples, prompt, language=None):
         if prompt == "refuse":
             raise RowError("bad_row", "prompt 'refuse': refused")
         return Request((), samples, float(np.abs(samples).max()))
@@ -105,6 +105,7 @@ class Asks:
     language: str | None = "en"
     temperatures: tuple[float, ...] = (0.0,)
     timestamps: bool = True
+    detects_language: bool = True
 
     def language_of(self, utterance):
         return self.language

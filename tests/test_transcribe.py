@@ -17,7 +17,7 @@ import pyarrow.parquet
 import pytest
 import soundfile
 import soxr
-from conftest import read_jsonl, script_output, write_jsonl
+from conftest import read_jsonl, write_jsonl
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, ManifestError, OutputError, RowError, UsageError
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
@@ -362,27 +362,6 @@ def test_an_engine_that_cannot_start_shows_the_end_of_its_log(cli, tiny_en, demo
     log = (tmp_path / "out.log").read_text()
     assert len(lines) < 22 and all(line in log for line in lines[1:-2]) and "INFO" in log
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "error"
-
-
-def test_speech_in_another_language_is_detected_transcribed_and_translated(transcribe, base, tmp_path):
-    french = [row for row in read_jsonl(script_output("scripts/get_speech.py", "prompts-fr")) if 4 < row["duration"] < 8][:3]
-    for row in french[1:]:
-        del row["lang"]  # the first is told its language, the others are heard
-    manifest = write_jsonl(tmp_path / "m.jsonl", french)
-    said = transcribe(manifest, base, tmp_path / "said.jsonl")
-    meant = transcribe(manifest, base, tmp_path / "meant.jsonl", task="translate")
-    for summary in (said, meant):
-        assert summary.exit_code == EXIT_COMPLETE
-        rows = sorted(summary.rows(), key=lambda row: row["index"])
-        assert [row["language"] for row in rows] == ["fr"] * 3
-        assert rows[0]["language_prob"] is None and all(row["language_prob"] > 0.5 for row in rows[1:])
-    texts = {}
-    for name, summary in (("fr", said), ("en", meant)):
-        texts[name] = [row["pred_text"] for row in sorted(summary.rows(), key=lambda row: row["index"])]
-    assert wer([row["text"] for row in french], texts["fr"]) < 0.5  # Whisper base on telephone French
-    articles = {"the", "you", "is", "to", "your", "for", "of", "this"}
-    assert all(set(text.lower().split()) & articles for text in texts["en"]), texts
-    assert not any(set(text.lower().split()) & articles for text in texts["fr"]), texts
 
 
 def test_an_error_kind_outside_the_documented_list_is_a_defect():

@@ -45,6 +45,12 @@ class OnBadRow(str, Enum):
     fail = "fail"
 
 
+class PromptStyle(str, Enum):
+    auto = "auto"
+    transcription = "transcription"
+    chat = "chat"
+
+
 Format = Enum("Format", {name: name for name in FORMATS}, type=str)
 
 
@@ -72,9 +78,27 @@ def _run_options(
         str | None,
         typer.Option(help="Language of rows without `lang`, e.g. en. [default: the model detects it, row by row]"),
     ] = None,
-    task: Annotated[Task, typer.Option(help="Transcribe, or translate into English.")] = Task.transcribe,
+    task: Annotated[Task, typer.Option(help="Transcribe, or translate (Whisper: into English).")] = Task.transcribe,
+    target_language: Annotated[
+        str | None, typer.Option(help="Into which it is translated, where the model lets one choose.")
+    ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Previous text for rows without `prompt`: sets style and spelling of names.")
+        str | None,
+        typer.Option(
+            help="For rows without `prompt`: the text before (Whisper: style, spelling of names), context, or the instruction of "
+            "models asked by their chat template; there {audio} says where the audio goes. "
+            "[default: none; in a chat 'Transcribe the following:']"
+        ),
+    ] = None,
+    hotwords: Annotated[
+        str | None, typer.Option(help="Words to expect, such as names; refused where the model would ignore them.")
+    ] = None,
+    prompt_style: Annotated[
+        PromptStyle,
+        typer.Option(help="Ask by vLLM's transcription interface, or by the checkpoint's chat template. [auto: what it has]"),
+    ] = PromptStyle.auto,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Variables of the chat template, e.g. '{\"enable_thinking\": false}'.")
     ] = None,
     windows: Annotated[
         Windows,
@@ -83,6 +107,9 @@ def _run_options(
             "in silences (long ones are skipped), at fixed lengths, or never."
         ),
     ] = Windows.energy,
+    window_seconds: Annotated[
+        float | None, typer.Option(help="Longest audio asked about at once. [default: what the model hears]", show_default=False)
+    ] = None,
     vad_filter: Annotated[
         bool,
         typer.Option("--vad-filter", help="With --windows sequential: skip long silences, which --windows silence always does."),
@@ -91,8 +118,12 @@ def _run_options(
         bool, typer.Option("--condition-on-previous", help="With --windows sequential: ask each window with the text before it.")
     ] = False,
     timestamps: Annotated[
-        bool, typer.Option(help="Have the model say when each segment begins and ends; without, segments are windows.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            help="Have the model say when each segment begins and ends; without, segments are windows. [default: where it can]",
+            show_default=False,
+        ),
+    ] = None,
     word_timestamps: Annotated[
         bool, typer.Option("--word-timestamps", help="Refused: says what is missing for times of words.")
     ] = False,
@@ -145,6 +176,17 @@ def _run_options(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew, removing what stands at --output.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed rows again.")] = False,
     revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="A tokenizer that is not the checkpoint's own: a folder, or a name on the hub.")
+    ] = None,
+    lora: Annotated[str | None, typer.Option(help="Folder of a LoRA adapter.")] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Load this vLLM plugin, and none that is not named; may be repeated. [default: all]"),
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the checkpoint.")
+    ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Arithmetic of the model; auto suits model and device.")] = Dtype.auto,
     max_tokens: Annotated[
         int | None, typer.Option(help="Most tokens generated for one window. [default: what the decoder has room for]")
@@ -241,12 +283,21 @@ class RunOptions:
                 max_tokens=v["max_tokens"],
                 seed=v["seed"],
                 args=tuple(v["engine_arg"] or ()),
+                prompt_style=v["prompt_style"].value,
+                chat_template_kwargs=v["chat_template_kwargs"],
+                plugins=tuple(v["plugin"] or ()),
+                tokenizer=v["tokenizer"],
+                trust_remote_code=v["trust_remote_code"],
+                lora=v["lora"],
             ),
             output=v["output"],
             language=v["language"],
             task=v["task"].value,
+            target_language=v["target_language"],
             prompt=v["prompt"],
+            hotwords=v["hotwords"],
             windows=v["windows"].value,
+            window_s=v["window_seconds"],
             vad_filter=v["vad_filter"],
             condition_on_previous=v["condition_on_previous"],
             timestamps=v["timestamps"],
@@ -321,16 +372,17 @@ def takes_reading_options(command: Callable) -> Callable:
     return called
 
 
-def takes_run_options(*, without: tuple[str, ...] = ()) -> Callable[[Callable], Callable]:
+def takes_run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None) -> Callable[[Callable], Callable]:
     """Gives a command the options of a run; its first parameter receives them as `RunOptions`.
 
     Args:
         without: parameters this command does not take.
+        only: those it takes; None for all the others.
     """
 
     def decorate(command: Callable) -> Callable:
         own = list(inspect.signature(command).parameters.values())[1:]
-        shared = {name: p for name, p in _PARAMETERS.items() if name not in without}
+        shared = {n: p for n, p in _PARAMETERS.items() if n not in without and (only is None or n in only)}
 
         @functools.wraps(command)
         def called(context: typer.Context, **values: Any) -> Any:

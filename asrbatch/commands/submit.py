@@ -164,6 +164,9 @@ def _array(
     path = _beside(config.output_path, f"array{place}")
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
     changes = {"manifest": manifest, "output": str(config.output_path), "model": _model(config.engine.model)}
+    for option in ("tokenizer", "lora"):
+        if (name := getattr(config.engine, option)) is not None and Path(name).expanduser().is_dir():
+            changes[option] = str(_absolute(name))
     arguments = ["transcribe", *options.arguments(without=("chunk_id", "chunk_offset", "overwrite"), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)

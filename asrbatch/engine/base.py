@@ -31,7 +31,7 @@ class Request:
     """One window, ready to be asked, as often as one likes: features computed, its row's prompt as token ids.
 
     Attributes:
-        prompt_ids: token ids of the row's prompt, without control tokens; empty for none.
+        prompt_ids: token ids of the row's prompt, without control tokens; empty for none, and where it is in the engine input.
         engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once it is submitted.
         loudest: the largest of the features, in their own unit; None where quiet features do not depend on it.
     """
@@ -71,12 +71,13 @@ class Engine(Protocol):
     def prepare_thread(self) -> None:
         """Call once in each thread that will call `prepare`."""
 
-    def prepare(self, samples: Any, prompt: str | None) -> Request:
+    def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
         """Computes the features of one window. Thread-safe; this is where a preparation thread spends its time.
 
         Args:
             samples: 1-D float32, mono, at the checkpoint's rate, no longer than its window.
-            prompt: previous text, or None.
+            prompt: previous text, for Whisper; the instruction, for a chat; None for the model's own.
+            language: as `Question.language`; Whisper is told it by the question alone.
 
         Raises:
             RowError: the window cannot be asked.

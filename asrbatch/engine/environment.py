@@ -3,12 +3,16 @@
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 _OWNER = "ASRBATCH_PID"
 
 
-def configure(*, mode: str, device_kind: str) -> None:
+def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = None) -> None:
     """Prepares this process for `import vllm`.
+
+    Args:
+        plugins: the only plugins of vLLM's to be loaded, here and in processes it starts; None leaves that to the environment.
 
     vLLM logs to standard output unless told otherwise, which belongs to results; it goes to standard error, which the
     caller points at a log file.
@@ -31,6 +35,8 @@ def configure(*, mode: str, device_kind: str) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" else "0"
     # Nor this: vLLM's second model runner, its choice on some GPUs, takes no logits processors of this kind.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if plugins is not None:
+        os.environ["VLLM_PLUGINS"] = ",".join(plugins)
     os.environ[_OWNER] = str(os.getpid())
 
 

@@ -11,7 +11,9 @@ from typing import Any
 from .. import attempts
 from ..checkpoint import Checkpoint
 from ..prompts import WhisperPrompts
+from ..speech import Speech
 from ..types import Utterance
+from .asking import Asking
 from .base import Deliver, Engine
 from .settings import Device
 
@@ -28,6 +30,7 @@ class EnginePlan:
         engine_args: vLLM's, as the user gave them.
         timestamps: whether answers carry timestamps.
         temperatures: those that questions may ask for, 0.0 (greedy) first.
+        asking: how the model is asked.
     """
 
     checkpoint: Checkpoint
@@ -42,19 +45,47 @@ class EnginePlan:
     engine_args: dict[str, Any]
     timestamps: bool = True
     temperatures: tuple[float, ...] = (0.0,)
+    asking: Asking | None = None
+
+    @property
+    def speech(self) -> Speech:
+        return self.asking.speech
+
+    @property
+    def detects_language(self) -> bool:
+        """Whether the answer to a window that was asked without a language says which it is."""
+        return "detection" in self.speech.can
 
     @cached_property
     def prompts(self) -> WhisperPrompts:
+        """Of a Whisper checkpoint."""
         return WhisperPrompts(self.checkpoint, self.task, timestamps=self.timestamps)
 
     def language_of(self, utterance: Utterance) -> str | None:
-        """In which it is asked; None has it detected."""
-        if not self.checkpoint.is_multilingual:
+        """In which it is asked; None has it detected, or leaves it to the model."""
+        if self.speech.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
-        return self.prompts.check_language(utterance.lang) if utterance.lang else self.language
+        return self.check_language(utterance.lang, "lang") if utterance.lang else self.language
+
+    def check_language(self, language: str, option: str) -> str:
+        """The model's own code for a language.
+
+        Args:
+            option: where it was said, for the message.
+
+        Raises:
+            UsageError: the model cannot be told languages, or lacks this one.
+        """
+        if self.speech.is_whisper:
+            return self.prompts.check_language(language)
+        return self.speech.check_language(language, f"{option} {language}")
 
     def prompt_of(self, utterance: Utterance) -> str | None:
-        return self.prompt if utterance.prompt is None else utterance.prompt
+        prompt = self.prompt if utterance.prompt is None else utterance.prompt
+        if self.speech.is_whisper and self.asking.hotwords is not None:
+            # Whisper expects words that stood in the text before.
+            return f"{self.asking.hotwords} {prompt or ''}"
+        return prompt
 
     def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
         """Starts it with `engine.start_engine`, or with what has its signature."""
@@ -69,6 +100,7 @@ class EnginePlan:
             user_args=self.engine_args,
             temperatures=self.temperatures,
             deliver=deliver,
+            asking=self.asking,
         )
 
     @property
@@ -84,4 +116,5 @@ class EnginePlan:
         return replace(self, device=device)
 
     def __str__(self) -> str:
-        return f"{self.checkpoint.name}, {self.dtype} on {self.device.name}"
+        how = "" if self.speech.is_whisper else f" asked by its {self.speech.style} style,"
+        return f"{self.checkpoint.name},{how} {self.dtype} on {self.device.name}"

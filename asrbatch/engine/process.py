@@ -23,8 +23,14 @@ class ProcessDriver:
         is_death: tells the exception of a dead engine from that of one refused request.
     """
 
-    def __init__(self, start: Callable[[], Any], deliver: Deliver, is_death: Callable[[BaseException], bool]):
-        self._start, self._deliver, self._is_death = start, deliver, is_death
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        deliver: Deliver,
+        is_death: Callable[[BaseException], bool],
+        extra: dict[str, Any] | None = None,
+    ):
+        self._start, self._deliver, self._is_death, self._extra = start, deliver, is_death, extra or {}
         self._started: SimpleQueue = SimpleQueue()
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task] = set()
@@ -86,7 +92,7 @@ class ProcessDriver:
 
     async def _generate(self, key: Any, engine_input: Any, params: Any) -> None:
         try:
-            async for output in self.engine.generate(engine_input, params, str(key)):
+            async for output in self.engine.generate(engine_input, params, str(key), **self._extra):
                 if output.finished:
                     self._deliver(key, output)
         except Exception as e:

@@ -14,6 +14,8 @@ from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import UsageError
+from ..speech import Speech
+from .asking import Asking
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 MODES = ("auto", "thread", "process")
@@ -28,7 +30,10 @@ _OWN_OPTIONS = {
     "model": "use --model",
     "revision": "use --revision",
     "dtype": "use --dtype",
-    "logits_processors": "Whisper's token rules are enforced with it",
+    "tokenizer": "use --tokenizer",
+    "trust_remote_code": "use --trust-remote-code",
+    "enable_lora": "use --lora",
+    "logits_processors": "Whisper's token rules are enforced with it, and the end of vLLM's processes",
     "disable_log_stats": "the timing in each row comes from it",
     "mm_processor_cache_gb": "features computed in several threads are right only without that cache",
     "logprobs_mode": "avg_logprob and no_speech_prob are read from the raw ones",
@@ -153,9 +158,24 @@ def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     return "thread" if device.kind == "cpu" and not parallel else "process"
 
 
-def engine_settings(checkpoint: Checkpoint, device: Device, dtype: str, user_args: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for vLLM's engine; `user_args` win over every choice made here."""
+def engine_settings(
+    checkpoint: Checkpoint,
+    device: Device,
+    dtype: str,
+    user_args: dict[str, Any],
+    *,
+    asking: Asking | None = None,
+    max_tokens: int = 0,
+) -> dict[str, Any]:
+    """Keyword arguments for vLLM's engine; `user_args` win over every choice made here.
+
+    Args:
+        asking: None for a Whisper checkpoint with nothing chosen.
+        max_tokens: most tokens of an answer.
+    """
     on_cpu = device.kind == "cpu"
+    speech = asking.speech if asking else None
+    window_tokens = max(_ENCODER_TOKENS, (speech.window_tokens or 0) if speech else 0)
     settings: dict[str, Any] = {
         "model": checkpoint.folder,
         "dtype": dtype,
@@ -168,13 +188,18 @@ def engine_settings(checkpoint: Checkpoint, device: Device, dtype: str, user_arg
         "max_num_seqs": 16 if on_cpu else 256,
         # Bounds how many windows are encoded in one step; on a CPU 1, 2 and 8 did not differ beyond the noise
         # (which was large), on a GPU 16 is a guess.
-        "max_num_batched_tokens": _ENCODER_TOKENS * (2 if on_cpu else 16),
+        "max_num_batched_tokens": window_tokens * (2 if on_cpu else 16),
+        **(asking.engine_settings if asking else {}),
     }
     if on_cpu:
         settings["enforce_eager"] = True  # no slower, and loads in half the time
     settings.update(user_args)
     if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
-        settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, settings["max_num_seqs"], device.memory_bytes)
+        num_seqs = settings["max_num_seqs"]
+        if speech is None or speech.is_whisper:
+            settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, num_seqs, device.memory_bytes)
+        else:
+            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(speech, dtype, num_seqs, max_tokens, device.memory_bytes)
     return settings
 
 
@@ -189,6 +214,14 @@ def kv_cache_bytes(checkpoint: Checkpoint, dtype: str, max_num_seqs: int, memory
     needed = 2 * layers * width * _DTYPE_BYTES[dtype] * tokens * max_num_seqs
     with_slack = int(needed * 1.25) + 64 * 2**20  # blocks are rounded up, per sequence and per layer group
     return max(128 * 2**20, min(with_slack, memory_bytes // 2)) if memory_bytes else with_slack
+
+
+def _kv_cache_bytes(speech: Speech, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int) -> int:
+    """As `kv_cache_bytes`, for a model whose audio is part of the prompt; vLLM wants room for one sequence of any length."""
+    of_token = speech.kv_bytes_per_token * _DTYPE_BYTES[dtype]
+    least = int(of_token * speech.max_model_len * 1.05) + 64 * 2**20
+    wanted = int(of_token * (speech.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20
+    return max(128 * 2**20, least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)
 
 
 def _cpu_info() -> tuple[set[str], str]:

@@ -1,11 +1,10 @@
 """Starts an engine for one checkpoint and one task, and answers in asrbatch's own types.
 
-Knows which driver, which settings and which prompts belong together; the drivers know nothing of speech, the prompts
-nothing of vLLM.
+Knows which driver, which settings and which asker belong together; the drivers know nothing of speech, the askers
+nothing of drivers.
 """
 
 import difflib
-import math
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -14,9 +13,14 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import EngineDiedError, EngineStartError, RowError, UsageError
-from ..prompts import CONTROLS_KEY, WhisperPrompts
+from ..prompts import WhisperPrompts
+from ..speech import whisper_speech
 from ..types import Generation
 from . import environment
+from .ask_generative import GenerativeAsker
+from .ask_whisper import LOGITS_PROCESSOR, WhisperAsker
+from .asker import Asker
+from .asking import Asking
 from .base import Deliver, Failure, Question, Request
 from .settings import Device, engine_settings
 
@@ -27,16 +31,15 @@ _FIXES = {
     "available memory on node": "too little free memory here: --engine-arg kv_cache_memory_bytes=… or fewer max_num_seqs",
     "no available memory for the cache blocks": "give it memory: --engine-arg gpu_memory_utilization=0.95, or a smaller model",
     "max_num_batched_tokens": "a window needs 1500 encoder tokens: --engine-arg max_num_batched_tokens=1500 or more",
+    "max seq len": "one sequence needs more than the cache holds: a smaller --engine-arg max_model_len=…, or more memory",
     "are not supported": "this vLLM lacks the architecture: another vLLM version, or a plugin it needs, is missing",
     "no module named": "a Python package is missing: install it into this environment",
 }
 
 
-LOGITS_PROCESSOR = "asrbatch.engine.logits:WhisperLogits"
+OWNED_PROCESSOR = "asrbatch.engine.owned:OwnedLogits"
 _WARM_UP = "warm-up"
 _PLAIN = Question()
-# Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
-_FEATURE_RANGE = 2.0
 
 
 def start_engine(
@@ -51,7 +54,8 @@ def start_engine(
     user_args: dict[str, Any],
     deliver: Deliver,
     temperatures: tuple[float, ...] = (0.0,),
-) -> "WhisperEngine":
+    asking: Asking | None = None,
+) -> "SpeechEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
     Args:
@@ -59,52 +63,61 @@ def start_engine(
         user_args: from `parse_engine_args`; they win over the automatic settings.
         deliver: receives each request's key and its outcome.
         temperatures: those that questions will ask for; recorded in `facts`.
+        asking: how the model is asked; None for a Whisper checkpoint with nothing chosen.
 
     Raises:
-        UsageError: an engine argument this vLLM does not know, or a model class asrbatch cannot ask yet.
+        UsageError: an engine argument this vLLM does not know.
         EngineStartError: vLLM did not start.
     """
-    environment.configure(mode=mode, device_kind=device.kind)
+    asking = asking or Asking(whisper_speech(checkpoint))
+    environment.configure(mode=mode, device_kind=device.kind, plugins=asking.plugins)
     try:
         from . import vllm_api
     except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
         raise EngineStartError(f"vLLM cannot be imported: {_root(e)}; README says which versions fit together") from e
     _check_names(user_args, vllm_api.engine_arg_names(), vllm_api.VERSIONS["vllm"])
-    settings = engine_settings(checkpoint, device, dtype, user_args)
+    settings = engine_settings(checkpoint, device, dtype, user_args, asking=asking, max_tokens=max_tokens)
+    settings["logits_processors"] = [LOGITS_PROCESSOR if asking.speech.is_whisper else OWNED_PROCESSOR]
+
+    def make_asker(engine: Any) -> Asker:
+        if asking.speech.is_whisper:
+            frontend = vllm_api.Frontend(engine, task)
+            return WhisperAsker(vllm_api, frontend, WhisperPrompts(checkpoint, task), max_tokens=max_tokens, seed=seed)
+        from . import vllm_models
+
+        return GenerativeAsker(vllm_api, vllm_models, engine, asking, task=task, max_tokens=max_tokens, seed=seed)
+
     try:
-        return WhisperEngine(checkpoint, vllm_api, settings, mode, task, max_tokens, seed, temperatures, device, deliver)
+        return SpeechEngine(vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver)
     except Exception as e:
         raise EngineStartError(f"the engine did not start: {_root(e)}") from e
 
 
-class WhisperEngine:
-    """`base.Engine` for Whisper checkpoints; see there for the interface."""
+class SpeechEngine:
+    """`base.Engine` for any model; see there for the interface."""
 
-    def __init__(self, checkpoint, vllm_api, settings, mode, task, max_tokens, seed, temperatures, device, deliver):
+    def __init__(self, vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver):
         self._api, self.deliver = vllm_api, deliver
-        self._prompts = WhisperPrompts(checkpoint, task)
-        self._kinds = (True, False) if self._prompts.has_timestamps else (False,)  # with timestamps, without
-        self._max_tokens, self._seed = max_tokens, seed
-        self._asked: dict[Any, Question] = {}
-        self._params: dict[tuple[str | None, float, bool], Any] = {}
+        self._asked: dict[Any, tuple[Request, Question]] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
-        settings = {**settings, "logits_processors": [LOGITS_PROCESSOR]}
+        extra = vllm_api.with_lora(asking.lora) if asking.lora else None
         if mode == "process":
             from .process import ProcessDriver
 
-            self._driver = ProcessDriver(lambda: vllm_api.start_process(settings), self._answer, _is_death(vllm_api))
+            is_death = _is_death(vllm_api)
+            self._driver = ProcessDriver(lambda: vllm_api.start_process(settings), self._answer, is_death, extra)
         else:
             from .thread import ThreadDriver
 
-            self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer)
+            self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer, extra)
         try:
-            self._finish_start(checkpoint, settings, task, temperatures, device, mode)
+            self._finish_start(settings, asking, make_asker, temperatures, device, mode)
         except BaseException:
             self._driver.close(1.0)  # nobody else could
             raise
 
-    def _finish_start(self, checkpoint, settings, task, temperatures, device, mode) -> None:
-        self._frontend = self._api.Frontend(self._driver.engine, task)
+    def _finish_start(self, settings, asking, make_asker, temperatures, device, mode) -> None:
+        self._asker: Asker = make_asker(self._driver.engine)
         self.max_num_seqs: int = settings["max_num_seqs"]
         self.facts = {
             **self._api.VERSIONS,
@@ -112,32 +125,29 @@ class WhisperEngine:
             "device_kind": device.kind,
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
-            "sampling_params": [self._recorded(temperature) for temperature in temperatures],
-            "token_rules": {
-                "timestamps" if timestamps else "no_timestamps": self._prompts.controls(None, timestamps=timestamps).as_dict()
-                for timestamps in self._kinds
-            },
+            "quantization": self._driver.engine.model_config.quantization,
+            "asked": {**asking.speech.as_dict(), "plugins": asking.plugin_versions},
+            "sampling_params": [self._asker.recorded_params(temperature) for temperature in temperatures],
+            **self._asker.facts,
         }
-        self._warm_up(checkpoint)
+        self._warm_up(asking.speech.sample_rate)
 
-    def prepare(self, samples: Any, prompt: str | None) -> Request:
+    def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
         try:
-            prompt_ids, engine_input = self._prompts.prompt_ids(prompt, self._frontend.encode), self._frontend.render(samples)
-            return Request(prompt_ids, engine_input, float(self._api.features(engine_input).max()))
-        except (ValueError, TypeError) as e:  # of the tokenizer and of vLLM's renderer: about this row's input
+            return self._asker.prepare(samples, prompt, language)
+        except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
 
     def raise_floor(self, request: Request, loudest: float) -> None:
-        self._api.features(request.engine_input).clamp_(min=loudest - _FEATURE_RANGE)
+        self._asker.raise_floor(request, loudest)
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)
 
     def submit(self, key: Any, request: Request, question: Question = _PLAIN) -> None:
-        self._asked[key] = question
-        decoder_ids = self._prompts.decoder_ids(request.prompt_ids, question.previous)
-        self._driver.submit(key, self._api.with_decoder_ids(request.engine_input, decoder_ids), self._params_of(question))
+        self._asked[key] = request, question
+        self._driver.submit(key, self._asker.input_of(request, question), self._asker.params_of(question))
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._driver.close(timeout_s)
@@ -147,10 +157,10 @@ class WhisperEngine:
         if key is None:  # the engine died with nothing in it
             self.deliver(None, outcome)
             return
-        question = self._asked.pop(key)
+        request, question = self._asked.pop(key)
         if not isinstance(outcome, Failure):
             try:
-                outcome = self._read(question, outcome)
+                outcome = self._read(request, question, outcome)
             except Exception as e:  # another vLLM than we know: it would fail for every request
                 outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {_root(e)}"))
         if key == _WARM_UP:
@@ -158,58 +168,22 @@ class WhisperEngine:
         else:
             self.deliver(key, outcome)
 
-    def _warm_up(self, checkpoint: Checkpoint) -> None:
+    def _warm_up(self, sample_rate: int) -> None:
         """One second of silence through the whole way, before any clock runs: first requests compile and allocate."""
-        silence = np.zeros(checkpoint.sample_rate, np.float32)
-        for timestamps in self._kinds:
-            self.submit(_WARM_UP, self.prepare(silence, None), Question(timestamps=timestamps))
+        silence = np.zeros(sample_rate, np.float32)
+        for question in self._asker.warm_ups:
+            self.submit(_WARM_UP, self.prepare(silence, None), question)
             outcome = self._warmed_up.get()
             if isinstance(outcome, Failure):
                 raise outcome.error
 
-    def _params_of(self, question: Question) -> Any:
-        """Sampling parameters: one object for each kind of question."""
-        kind = (question.language, question.temperature, question.timestamps)
-        if kind not in self._params:
-            controls = self._prompts.controls(question.language, timestamps=question.timestamps)
-            self._params[kind] = self._api.sampling_params(
-                self._max_tokens + len(controls.forced),
-                self._seed,
-                question.temperature,
-                {CONTROLS_KEY: controls.as_dict()},
-                watched=self._prompts.no_speech,
-            )
-        return self._params[kind]
-
-    def _recorded(self, temperature: float) -> dict[str, Any]:
-        """Sampling parameters as the run record shows them; what differs between languages and timestamps is recorded apart."""
-        params = self._api.as_json(self._params_of(Question(temperature=temperature)))
-        return {**params, "max_tokens": self._max_tokens, "extra_args": None}
-
-    def _read(self, question: Question, output: Any) -> Generation | Failure:
+    def _read(self, request: Request, question: Question, output: Any) -> Generation | Failure:
         done = self._api.finished(output)
         if done.finish_reason == "abort":  # nobody here aborts: the engine is being stopped under us
             return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
         if done.finish_reason not in ("stop", "length"):
             return Failure(RowError("rejected", f"the engine ended the request with {done.finish_reason!r}"))
-        answer = self._prompts.read(
-            question.language, done.token_ids, done.logprobs, self._frontend.decode, timestamps=question.timestamps
-        )
-        return Generation(
-            text=answer.text,
-            num_tokens=answer.num_tokens,
-            finish_reason=done.finish_reason,
-            avg_logprob=answer.avg_logprob,
-            language=answer.language,
-            language_prob=answer.language_prob,
-            queue_s=done.queue_s,
-            first_token_s=done.first_token_s,
-            generate_s=done.generate_s,
-            segments=answer.segments,
-            resume_s=answer.resume_s,
-            no_speech_prob=math.exp(done.watched[0]) if done.watched else None,
-            temperature=question.temperature,
-        )
+        return self._asker.read(request, question, done)
 
 
 def _is_death(vllm_api: Any) -> Callable[[BaseException], bool]:

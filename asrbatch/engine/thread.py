@@ -20,13 +20,14 @@ class ThreadDriver:
     Args:
         start: builds the engine; runs in the stepping thread.
         deliver: receives `(key, output)` for a finished request, `(key, Failure)` otherwise.
+        extra: more arguments of every request.
 
     Raises:
         Exception: whatever `start` raised.
     """
 
-    def __init__(self, start: Callable[[], Any], deliver: Deliver):
-        self._start, self._deliver = start, deliver
+    def __init__(self, start: Callable[[], Any], deliver: Deliver, extra: dict[str, Any] | None = None):
+        self._start, self._deliver, self._extra = start, deliver, extra or {}
         self._inbox: SimpleQueue = SimpleQueue()
         self._started: SimpleQueue = SimpleQueue()
         self._in_engine: dict[str, Any] = {}
@@ -73,7 +74,7 @@ class ThreadDriver:
             key, engine_input, params = item
             try:
                 request_id = str(key)
-                engine.add_request(request_id, engine_input, params)
+                engine.add_request(request_id, engine_input, params, **self._extra)
                 self._in_engine[request_id] = key
             except Exception as e:
                 reason = str(e) or repr(e.__cause__ or e)

@@ -1,4 +1,4 @@
-"""The only module that imports vllm: everything asrbatch asks of it, and every difference between its versions.
+"""All that asrbatch asks of vLLM's engine, and every difference between its versions; `vllm_models.py` asks its model classes.
 
 Meant for vLLM 0.26 to 0.33; run on the CPU builds 0.28 and 0.32 alone. What had to be bridged is commented where
 it is bridged. Import it late: it takes seconds, and `environment.configure` must have run before.
@@ -16,6 +16,7 @@ import vllm
 from vllm import SamplingParams
 from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription
 from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -38,10 +39,12 @@ __all__ = [
     "features",
     "finished",
     "gather_few_logprobs_at_once",
+    "prompt_ids",
     "sampling_params",
     "set_num_threads",
     "start_process",
     "start_thread",
+    "with_lora",
 ]
 
 VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
@@ -70,8 +73,13 @@ def start_process(settings: dict[str, Any]) -> AsyncLLM:
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings, enable_log_requests=False))
 
 
+def with_lora(folder: str) -> dict[str, Any]:
+    """Arguments of every request that make the engine apply an adapter."""
+    return {"lora_request": LoRARequest("adapter", 1, folder)}
+
+
 def sampling_params(
-    max_tokens: int, seed: int, temperature: float, extra_args: dict[str, Any], watched: int | None = None
+    max_tokens: int, seed: int, temperature: float, extra_args: dict[str, Any] | None, watched: int | None = None
 ) -> SamplingParams:
     """One object per kind of request, for the whole run; each chosen token comes with its log-probability.
 
@@ -186,6 +194,11 @@ def with_decoder_ids(engine_input: Any, decoder_ids: Sequence[int]) -> Any:
     Token ids, not text: tokenised again, a prompt that does not begin with `<|startoftranscript|>` would get a second one.
     """
     return {**engine_input, "decoder_prompt": {**engine_input["decoder_prompt"], "prompt_token_ids": list(decoder_ids)}}
+
+
+def prompt_ids(engine_input: Any) -> list[int]:
+    """What the decoder starts from, audio included where it is part of that."""
+    return list(engine_input.get("decoder_prompt", engine_input)["prompt_token_ids"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

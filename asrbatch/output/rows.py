@@ -19,6 +19,7 @@ RESULT_FIELDS = (
     "status",
     "error",
     "pred_text",
+    "reasoning",
     "audio_s",
     "language",
     "language_prob",
@@ -32,6 +33,8 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
+# Two letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
@@ -79,7 +82,8 @@ def ok_row(
             pieces += segments.rows(kept, one.window, kept_until, sample_rate)
     asked = [g for h in heard for g in h.attempts.generations]
     language = chosen[0].language if chosen else None
-    text = ("" if language in NO_SPACES else " ").join(filter(None, texts))
+    text = _joined(list(filter(None, texts)), language)
+    thoughts = [g.reasoning for g in chosen if g.reasoning is not None]
     # An average is over the text tokens and, where it came to that, the end token.
     weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
     of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "no_speech", "dropped")]
@@ -90,6 +94,7 @@ def ok_row(
         status="ok",
         error=None,
         pred_text=text,
+        reasoning="\n\n".join(thoughts) if thoughts else None,
         audio_s=round(audio_s, 6),
         language=language,
         language_prob=guards.rounded(chosen[0].language_prob, 4) if chosen else None,
@@ -116,6 +121,7 @@ def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | 
         status="failed",
         error={"kind": error.kind, "message": error.message},
         pred_text=None,
+        reasoning=None,
         audio_s=None,
         language=None,
         language_prob=None,
@@ -150,6 +156,7 @@ def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, s
         **_span(heard.window, sample_rate),
         "kept_until": round(kept_until / sample_rate, 6),
         "text": text,
+        "reasoning": kept.reasoning,
         "num_tokens": kept.num_tokens,
         "finish_reason": kept.finish_reason,
         **guards.figures(text, seconds, kept.avg_logprob, kept.no_speech_prob),
@@ -158,6 +165,15 @@ def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, s
         "attempts": attempts.as_rows(heard.attempts),
         "chosen_because": heard.attempts.reason,
     }
+
+
+def _joined(texts: Sequence[str], language: str | None) -> str:
+    """The texts of windows in a row. Where nobody knows the language, the letters on both sides of a seam tell."""
+    joined = ""
+    for text in texts:
+        is_close = language in NO_SPACES or (language is None and bool(_UNSPACED.match(joined[-1:] + text[:1])))
+        joined += text if is_close or not joined else f" {text}"
+    return joined
 
 
 def _span(window: Window, sample_rate: int) -> dict[str, float]:

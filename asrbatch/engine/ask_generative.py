@@ -1,0 +1,95 @@
+"""Asks models that write their answer as text: by vLLM's transcription interface, or by the checkpoint's chat template.
+
+The prompt goes with the features here, so a window's language must be known when it is prepared; none of these models gives
+timestamps, or is asked with the text before a window.
+"""
+
+from functools import partial
+from typing import Any
+
+from .. import reasoning
+from ..speech import INTERFACE_STYLE
+from ..types import Generation
+from .asking import Asking
+from .base import Question, Request
+
+
+class GenerativeAsker:
+    """`asker.Asker` for every model but Whisper.
+
+    Args:
+        vllm_api, vllm_models: the modules of those names.
+        engine: vLLM's, running.
+    """
+
+    def __init__(self, vllm_api: Any, vllm_models: Any, engine: Any, asking: Asking, *, task: str, max_tokens: int, seed: int):
+        self._api, self._asking, self._max_tokens, self._seed = vllm_api, asking, max_tokens, seed
+        config, renderer = engine.model_config, engine.renderer
+        if asking.speech.style == INTERFACE_STYLE:
+            self.frontend = vllm_models.InterfaceFrontend(config, renderer, task)
+            words = {"hotwords": asking.hotwords, "to_language": asking.target_language}
+            self._default_language = self.frontend.default_language
+            self._render = partial(self._render_interface, words)
+        else:
+            self.frontend = vllm_models.ChatFrontend(config, renderer, asking.chat_template_kwargs)
+            self._render = self._render_chat
+        # The tags of a thought may be special tokens, which are left out of a text otherwise.
+        tags = (self.frontend.id_of(tag) for tag in (reasoning.OPEN, reasoning.CLOSE))
+        self._kept = frozenset(i for i in tags if i is not None)
+        self._params: dict[float, Any] = {}
+        self.warm_ups = [Question(timestamps=False)]
+        self.facts: dict[str, Any] = {}
+
+    def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
+        try:
+            return Request((), self._render(samples, prompt, language))
+        except (RuntimeError, IndexError, KeyError, AssertionError) as e:  # how processors refuse what they were not made for
+            raise ValueError(f"{type(e).__name__}: {e}") from e
+
+    def raise_floor(self, request: Request, loudest: float) -> None:
+        """Nothing: these features do not depend on what is louder elsewhere, or nobody has said that they do."""
+
+    def input_of(self, request: Request, question: Question) -> Any:
+        return request.engine_input
+
+    def params_of(self, question: Question) -> Any:
+        if question.temperature not in self._params:
+            self._params[question.temperature] = self._api.sampling_params(
+                self._max_tokens, self._seed, question.temperature, None
+            )
+        return self._params[question.temperature]
+
+    def recorded_params(self, temperature: float) -> dict[str, Any]:
+        return self._api.as_json(self.params_of(Question(temperature=temperature)))
+
+    def read(self, request: Request, question: Question, done: Any) -> Generation:
+        frontend, last = self.frontend, done.finish_reason == "stop"
+        # A token of the text, and where it came to that, the end token.
+        is_text = [not frontend.is_special(i) for i in done.token_ids]
+        counted = [p for p, text in zip(done.logprobs, is_text, strict=False) if text]
+        if last and is_text and not is_text[-1]:
+            counted += done.logprobs[-1:]
+        parts = reasoning.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
+        return Generation(
+            text=frontend.post_process(parts.text),
+            num_tokens=sum(is_text),
+            finish_reason=done.finish_reason,
+            avg_logprob=sum(counted) / len(counted) if counted else None,
+            language=question.language,
+            language_prob=None,
+            queue_s=done.queue_s,
+            first_token_s=done.first_token_s,
+            generate_s=done.generate_s,
+            temperature=question.temperature,
+            reasoning=parts.reasoning,
+            is_cut=parts.is_unclosed,
+        )
+
+    def _is_opened(self, request: Request) -> bool:
+        return reasoning.ends_open(self.frontend.decode_all(self._api.prompt_ids(request.engine_input)[-8:]))
+
+    def _render_interface(self, words: dict[str, Any], samples: Any, prompt: str | None, language: str | None) -> Any:
+        return self.frontend.render(samples, language=language or self._default_language, request_prompt=prompt, **words)
+
+    def _render_chat(self, samples: Any, prompt: str | None, language: str | None) -> Any:
+        return self.frontend.render(samples, prompt or self._asking.default_prompt)

@@ -1,0 +1,80 @@
+"""Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of `look_child.py` alone.
+
+A class that cannot be imported here, for want of a package, is listed with what it lacks if its source says that it hears.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from ..checkpoint import WHISPER
+from ..speech import CHAT_STYLE, INTERFACE_STYLE, WHISPER_STYLE
+from . import model_source, plugins, vllm_models
+
+# A field of SpeechToTextParams that a class uses, to what that lets one ask for.
+_LETS = {
+    "language": ["language"],
+    "request_prompt": ["prompt"],
+    "hotwords": ["hotwords"],
+    "to_language": ["translation", "target_language"],
+}
+
+
+def list_models(problems: dict[str, str]) -> dict[str, Any]:
+    """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by name)."""
+    return {
+        "vllm": vllm_models.VERSION,
+        "plugins": {point.name: problems.get(point.name) for point in plugins.installed()},
+        "models": [row for name, load in sorted(vllm_models.registered().items()) if (row := _row(name, load))],
+    }
+
+
+def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
+    module, class_name = vllm_models.source_of(name)
+    source = model_source.read(module, class_name) if module is not None else None
+    if source is not None and (source.only_embeds or not source.mentions_audio):
+        return None
+    try:
+        model = load()
+    except Exception as e:  # a package it needs is missing, or does not fit
+        if source is None or not (source.has_interface or source.has_placeholder):
+            return None
+        asked = INTERFACE_STYLE if source.has_interface else CHAT_STYLE
+        can = _can(source.fields) if source.has_interface else ["prompt"]
+        lacks = getattr(e, "name", None) or " ".join(f"{type(e).__name__}: {e}".split())[:120]
+        return {**_empty(name), "asked": asked, "can": can, "lacks": lacks}
+    if vllm_models.has_interface(model):
+        return _with_interface(name, model)
+    if (placeholder := vllm_models.placeholder_of(model)) is None or not vllm_models.generates_text(model):
+        return None
+    return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
+
+
+def _with_interface(name: str, model: type) -> dict[str, Any]:
+    row = {**_empty(name), "asked": INTERFACE_STYLE, "languages": sorted(model.supported_languages)}
+    try:  # some classes state them whatever the checkpoint
+        speech = model.get_speech_to_text_config(None, "transcribe")
+        row |= {"sample_rate": int(speech.sample_rate), "window_s": speech.max_audio_clip_s}
+    except Exception:  # the others look at the checkpoint
+        pass
+    if name == WHISPER:
+        can = ["language", "prompt", "hotwords", "translation", "timestamps", "detection"]
+        return {**row, "asked": WHISPER_STYLE, "languages": [], "can": can}  # a checkpoint has its own
+    return {**row, "can": _can(model_source.fields_used(inspect.getsource(model.get_generation_prompt)))}
+
+
+def _can(fields: set[str]) -> list[str]:
+    return [what for field, whats in _LETS.items() if field in fields for what in whats]
+
+
+def _empty(name: str) -> dict[str, Any]:
+    return {
+        "architecture": name,
+        "asked": None,
+        "sample_rate": None,
+        "window_s": None,
+        "languages": [],
+        "can": [],
+        "placeholder": None,
+        "lacks": None,
+    }

@@ -1,0 +1,285 @@
+"""What vLLM's model classes say: how a model is asked, its limits, its prompts. Beside `vllm_api.py` the only importer of vllm.
+
+Works in two places: in the process of an engine, with that engine's renderer, and without an engine, from the configuration
+alone (`engine/look_child.py`). Weights are never read here. Import it late, like `vllm_api.py`.
+"""
+
+import copy
+import dataclasses
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import vllm
+import vllm.plugins
+from vllm.config.speech_to_text import SpeechToTextParams
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.models.interfaces import supports_transcription
+from vllm.model_executor.models.interfaces_base import is_text_generation_model
+from vllm.model_executor.models.registry import ModelRegistry
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.renderers.params import ChatParams
+from vllm.renderers.registry import renderer_from_config
+
+__all__ = [
+    "VERSION",
+    "ChatFrontend",
+    "InterfaceFrontend",
+    "generates_text",
+    "has_interface",
+    "hold_plugins",
+    "model_of",
+    "placeholder_of",
+    "registered",
+    "source_of",
+    "without_engine",
+]
+
+VERSION = vllm.__version__
+
+# Prompts of a chat that are kept: rows may bring their own, and memory must not grow with them.
+_MAX_PROMPTS = 64
+
+# Where `SpeechToTextParams` lacks a field in some vLLM, no model of that vLLM honours it.
+_PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
+
+
+def without_engine(settings: dict[str, Any]) -> tuple[Any, Any, int]:
+    """The model's configuration, its renderer, and the numbers (of any width) that a token takes in the key-value cache.
+
+    Args:
+        settings: keyword arguments of vLLM's engine.
+    """
+    config = EngineArgs(**settings).create_engine_config()
+    model = config.model_config
+    heads = model.get_total_num_kv_heads()
+    layers = model.get_num_layers(config.parallel_config) * config.parallel_config.pipeline_parallel_size
+    return model, renderer_from_config(config), 2 * layers * heads * model.get_head_size()
+
+
+def model_of(model_config: Any) -> type:
+    return get_model_cls(model_config)
+
+
+class _Frontend:
+    """What asking by the interface and by a chat template have in common.
+
+    vLLM's renderers and the processors of models are not written for several threads (Whisper's, which is, has a frontend of its
+    own): one window at a time is rendered.
+    """
+
+    def __init__(self, model_config: Any, renderer: Any):
+        self.model_config, self._renderer = model_config, renderer
+        self.model = get_model_cls(model_config)
+        self.lock = threading.Lock()
+        self._tokenizer = renderer.get_tokenizer()
+        fast = getattr(self._tokenizer, "backend_tokenizer", None)
+        # One of our own, which nobody sets truncation on while another thread reads; see vllm_api.Frontend.
+        self._fast = copy.deepcopy(fast) if fast is not None else None
+        self._special = frozenset(getattr(self._tokenizer, "all_special_ids", ()))
+        if self._fast is not None:
+            added = self._fast.get_added_tokens_decoder()
+            self._special |= {i for i, token in added.items() if token.special}
+
+    def is_special(self, token: int) -> bool:
+        return token in self._special
+
+    def decode(self, token_ids: Sequence[int], keep: frozenset[int] = frozenset()) -> str:
+        """Text without special tokens, as vLLM's server makes it; nothing is tidied up.
+
+        Args:
+            keep: special tokens that stay.
+        """
+        ids = [i for i in token_ids if i not in self._special or i in keep]
+        if self._fast is not None:
+            return self._fast.decode(ids, skip_special_tokens=False)
+        with self.lock:
+            return self._tokenizer.decode(ids)
+
+    def decode_all(self, token_ids: Sequence[int]) -> str:
+        """Text with special tokens."""
+        if self._fast is not None:
+            return self._fast.decode(list(token_ids), skip_special_tokens=False)
+        with self.lock:
+            return self._tokenizer.decode(list(token_ids))
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token of the vocabulary that stands for itself; None where there is none."""
+        return None if self._fast is None else self._fast.token_to_id(token)
+
+    def post_process(self, text: str) -> str:
+        """As the model's own class does; a class without a word on it changes nothing."""
+        own = getattr(self.model, "post_process_output", None)
+        return text if own is None else own(text)
+
+    def _render(self, prompt: Any) -> Any:
+        (engine_input,) = self._renderer.render_cmpl([parse_model_prompt(self.model_config, prompt)])
+        return engine_input
+
+
+class InterfaceFrontend(_Frontend):
+    """Asks a model that implements vLLM's `SupportsTranscription`.
+
+    Args:
+        task: `transcribe` or `translate`.
+    """
+
+    def __init__(self, model_config: Any, renderer: Any, task: str):
+        super().__init__(model_config, renderer)
+        self._task = task
+        self.speech = self.model.get_speech_to_text_config(model_config, task)
+
+    @property
+    def sample_rate(self) -> int:
+        return int(self.speech.sample_rate)
+
+    def prompt(self, samples: Any, **words: Any) -> Any:
+        """vLLM's prompt, audio included.
+
+        Args:
+            samples: 1-D float32 at `sample_rate`.
+            words: `language`, `request_prompt`, `hotwords`, `to_language`, `task_type`; None for not given.
+        """
+        given = {name: value for name, value in words.items() if value is not None}
+        if missing := given.keys() - _PARAMS:
+            raise ValueError(f"this vLLM has no {', '.join(sorted(missing))} for any model")
+        params = {"audio": samples, "stt_config": self.speech, "model_config": self.model_config, "task_type": self._task}
+        return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
+
+    def render(self, samples: Any, **words: Any) -> Any:
+        with self.lock:
+            return self._render(self.prompt(samples, **words))
+
+    @property
+    def default_language(self) -> str | None:
+        """What the class takes when nobody states a language; None where it does without."""
+        return self.model.validate_language(None)
+
+    def honours(self, samples: Any) -> list[str]:
+        """Which keys of `speech.WHICH_CAN` change the prompt; those that do not would be ignored."""
+        language = self.default_language
+
+        def said(**words: Any) -> str | None:
+            try:
+                prompt = self.prompt(samples, **{"language": language, **words})
+            except Exception:  # a class refuses in ways of its own what it does not know
+                return None
+            ids = prompt.get("prompt_token_ids")
+            return str(list(ids)) if ids is not None else prompt.get("prompt")
+
+        def differ(*texts: str | None) -> bool:
+            return None not in texts and len(set(texts)) == len(texts)
+
+        one, other = [*self.model.supported_languages, None, None][:2]
+        changes = {
+            "language": (said(language=one), said(language=other)),
+            "prompt": (said(), said(request_prompt="Norland")),
+            "hotwords": (said(), said(hotwords="Norland")),
+            "translation": (said(), said(task_type="translate", to_language=one)),
+            "target_language": (
+                said(task_type="translate", to_language=one),
+                said(task_type="translate", to_language=other),
+            ),
+        }
+        return [what for what, texts in changes.items() if differ(*texts)]
+
+
+class ChatFrontend(_Frontend):
+    """Asks a model by its chat template, with one audio part; a prompt is built once and kept.
+
+    Args:
+        template_kwargs: variables of the template.
+
+    Raises:
+        ValueError: the model class has no placeholder for audio, or the tokenizer no chat template.
+    """
+
+    def __init__(self, model_config: Any, renderer: Any, template_kwargs: dict[str, Any]):
+        super().__init__(model_config, renderer)
+        self._kwargs = {"add_generation_prompt": True, **template_kwargs}
+        self.placeholder = placeholder_of(self.model)
+        if self.placeholder is None:
+            raise ValueError(f"{self.model.__name__} has no placeholder for audio, so vLLM cannot give it any")
+        self._prompts: dict[str, list[int]] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        info = self._renderer.get_mm_processor().info
+        parser = getattr(info, "data_parser", None) or info.get_data_parser()
+        return int(parser.audio_resampler.target_sr)
+
+    @property
+    def clip_s(self) -> float | None:
+        """The longest audio its feature extractor takes without dropping some; None where it does not say."""
+        try:
+            processor = self._renderer.get_mm_processor().info.get_hf_processor()
+        except Exception:  # a plugin need not have one
+            return None
+        extractor = getattr(processor, "feature_extractor", None)
+        length = getattr(extractor, "chunk_length", None)
+        return None if length is None else float(length)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """Token ids of the whole chat, the audio a placeholder.
+
+        The audio stands where the text says `{audio}`, otherwise at its end. A template that takes parts puts in its own text for
+        the audio; one that takes plain text is given the model class's placeholder.
+        """
+        if prompt not in self._prompts:
+            before, _, after = prompt.partition("{audio}")
+            texts = [{"type": "text", "text": t} for t in (before, after)]
+            # A part with a uuid promises its audio for later; vLLM 0.28 takes that promise of an `audio_url` alone.
+            audio = {"type": "audio_url", "audio_url": None, "uuid": "window"}
+            parts = [part for part in (texts[0], audio, texts[1]) if part is audio or part["text"].strip()]
+            conversation, chat = self._chat(parts, "auto")
+            if isinstance(conversation[0]["content"], str):
+                gap = "" if "{audio}" in prompt or not before.strip() else " "
+                text = f"{before}{gap}{self.placeholder}{after}"
+                _, chat = self._chat([audio, {"type": "text", "text": text}], "string")
+            if len(self._prompts) == _MAX_PROMPTS:
+                del self._prompts[next(iter(self._prompts))]
+            self._prompts[prompt] = list(chat["prompt_token_ids"])
+        return self._prompts[prompt]
+
+    def render(self, samples: Any, prompt: str) -> Any:
+        with self.lock:
+            ids = self.prompt_ids(prompt)
+            return self._render({"prompt_token_ids": ids, "multi_modal_data": {"audio": [(samples, self.sample_rate)]}})
+
+    def _chat(self, parts: list[dict[str, Any]], content_format: str) -> tuple[Any, Any]:
+        params = ChatParams(chat_template_content_format=content_format, chat_template_kwargs=self._kwargs)
+        return self._renderer.render_messages([{"role": "user", "content": parts}], params)
+
+
+def placeholder_of(model: type) -> str | None:
+    """What stands for one audio in a prompt, from the model class; None where it takes no audio."""
+    try:
+        return model.get_placeholder_str("audio", 1)
+    except (ValueError, AttributeError, NotImplementedError):  # how classes say no
+        return None
+
+
+def registered() -> dict[str, Callable[[], type]]:
+    """Every architecture the installed vLLM knows, plugins' included, to what imports its class."""
+    return {name: model.load_model_cls for name, model in ModelRegistry.models.items()}
+
+
+def source_of(architecture: str) -> tuple[str | None, str]:
+    """The module and the class of an architecture that is not imported yet; no module where it is."""
+    model = ModelRegistry.models[architecture]
+    return getattr(model, "module_name", None), getattr(model, "class_name", "")
+
+
+def hold_plugins() -> None:
+    """Keeps vLLM from loading plugins in this process."""
+    vllm.plugins.plugins_loaded = True
+
+
+def generates_text(model: type) -> bool:
+    """Some models hear and only embed."""
+    return bool(is_text_generation_model(model))
+
+
+def has_interface(model: type) -> bool:
+    return bool(supports_transcription(model))

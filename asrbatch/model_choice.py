@@ -1,0 +1,213 @@
+"""Which model a run uses and how it is asked, settled from the options; whatever cannot be honoured is refused here.
+
+Whisper's facts come from its files; for any other model, and for plugins, vLLM is asked in a process of its own. Imports
+neither torch nor vllm.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import WHISPER, Checkpoint, content_files, find_tokenizer, hash_file
+from .config import RunConfig
+from .engine import plugins
+from .engine.asking import Asking
+from .engine.look import check_plugins, look_at
+from .engine.settings import Device
+from .errors import UsageError
+from .fingerprint import SPEED_ONLY_ENGINE_ARGS
+from .speech import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, Speech, whisper_speech
+
+# What vLLM can be told of an adapter's rank (vllm.config.lora).
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+def choose_asking(
+    config: RunConfig, checkpoint: Checkpoint, device: Device, dtype: str, engine_args: Mapping[str, Any]
+) -> Asking:
+    """How the run's model is asked.
+
+    Raises:
+        UsageError: an option the model cannot honour, a plugin that does not work, or a model vLLM cannot run.
+    """
+    engine = config.engine
+    template_kwargs = _json_object("--chat-template-kwargs", engine.chat_template_kwargs)
+    architectures = _architectures(checkpoint, engine_args)
+    tokenizer = find_tokenizer(engine.tokenizer) if engine.tokenizer is not None else None
+    names = None if not engine.plugins else tuple(dict.fromkeys(engine.plugins))
+    if names:
+        plugins.check_names(names)
+    if architectures == [WHISPER]:
+        speech = _whisper(config, checkpoint, template_kwargs)
+        if names:
+            check_plugins(names, device.kind)
+    else:
+        speech = look_at(
+            checkpoint.folder,
+            name=checkpoint.name,
+            architectures=architectures,
+            style=_style(engine.prompt_style),
+            task=config.task if config.task == "transcribe" else "translate",
+            prompt=config.prompt or CHAT_PROMPT,
+            template_kwargs=template_kwargs,
+            plugins=names,
+            settings=_settings(engine_args, dtype, tokenizer, engine.trust_remote_code),
+            device_kind=device.kind,
+            window_s=config.window_s,
+        )
+        if template_kwargs and speech.style != CHAT_STYLE:
+            fix = "--prompt-style chat asks by its chat template"
+            raise UsageError(f"--chat-template-kwargs: {speech.architecture} is asked by its transcription interface; {fix}")
+    _check_options(config, speech)
+    return Asking(
+        speech=speech,
+        plugins=names,
+        tokenizer=tokenizer,
+        trust_remote_code=engine.trust_remote_code,
+        chat_template_kwargs=template_kwargs,
+        hotwords=config.hotwords,
+        target_language=config.target_language,
+        **_lora(engine.lora, speech),
+    )
+
+
+def asked_fields(asking: Asking) -> dict[str, Any]:
+    """What of it decides the rows, for the fingerprint; only what was chosen, so that a plain Whisper run has none."""
+    speech = asking.speech
+    fields: dict[str, Any] = {}
+    if not speech.is_whisper:
+        fields |= {"style": speech.style, "default_prompt": asking.default_prompt, "min_samples": speech.min_samples}
+        fields["plugins"] = asking.plugin_versions
+    elif asking.plugins:
+        fields["plugins"] = asking.plugin_versions
+    if asking.tokenizer is not None:
+        fields["tokenizer"] = _digest(asking.tokenizer)
+    if asking.lora is not None:
+        fields["lora"] = _digest(asking.lora)
+    chosen = {
+        "trust_remote_code": asking.trust_remote_code,
+        "chat_template_kwargs": asking.chat_template_kwargs,
+        "hotwords": asking.hotwords,
+        "target_language": asking.target_language,
+    }
+    return fields | {name: value for name, value in chosen.items() if value}
+
+
+def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[str, Any]) -> Speech:
+    engine, speech = config.engine, whisper_speech(checkpoint)
+    if _style(engine.prompt_style) != "auto":
+        raise UsageError(f"--prompt-style {engine.prompt_style}: Whisper is asked by its own token ids; leave it out")
+    if template_kwargs:
+        raise UsageError("--chat-template-kwargs: Whisper has no chat template; leave it out")
+    if engine.tokenizer is not None:
+        raise UsageError(f"--tokenizer {engine.tokenizer}: Whisper's control tokens are those of its own; leave it out")
+    if config.window_s is None:
+        return speech
+    if config.window_s > speech.window_s:
+        raise UsageError(f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {speech.window_s:g} s at once")
+    return replace(speech, window_s=config.window_s, window_from="--window-seconds")
+
+
+def _check_options(config: RunConfig, speech: Speech) -> None:
+    """Refuses what the model would ignore."""
+    if config.task == "translate" and not speech.is_whisper:
+        instead = "; say it in --prompt instead" if speech.style == CHAT_STYLE else ""
+        _refuse_with(speech, "translation", "--task translate", instead)
+    if config.target_language is not None:
+        if config.task != "translate":
+            raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
+        if not (speech.is_whisper and config.target_language == "en"):
+            speech.check("target_language", f"--target-language {config.target_language}")
+            if config.target_language not in speech.languages:
+                has = " ".join(sorted(speech.languages))
+                raise UsageError(f"--target-language {config.target_language}: {speech.architecture} has {has}")
+    if config.prompt is not None:
+        speech.check("prompt", f"--prompt {config.prompt!r}")
+    if config.hotwords is not None:
+        instead = "; name them in --prompt instead" if speech.style == CHAT_STYLE else ""
+        _refuse_with(speech, "hotwords", f"--hotwords {config.hotwords!r}", instead)
+        if config.condition_on_previous:
+            fix = "leave one of them out"
+            raise UsageError(
+                f"--hotwords and --condition-on-previous: the text before would push the words out of the prompt; {fix}"
+            )
+    if speech.is_whisper:
+        return
+    if config.timestamps:
+        speech.check("timestamps", "--timestamps")
+    if config.windows == "sequential":
+        speech.check("timestamps", "--windows sequential (it goes by timestamps)")
+    if config.drop_no_speech:
+        raise UsageError(
+            f"--drop-no-speech: {speech.architecture} has no token that says whether anybody speaks, as Whisper has; leave it out"
+        )
+
+
+def _refuse_with(speech: Speech, what: str, option: str, instead: str) -> None:
+    try:
+        speech.check(what, option)
+    except UsageError as e:
+        raise UsageError(f"{e}{instead}") from None
+
+
+def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
+    overrides = engine_args.get("hf_overrides") or {}
+    if not isinstance(overrides, dict):
+        raise UsageError(f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\'')
+    return list(overrides.get("architectures") or checkpoint.config.get("architectures") or [])
+
+
+def _settings(engine_args: Mapping[str, Any], dtype: str, tokenizer: str | None, trust: bool) -> dict[str, Any]:
+    settings = {k: v for k, v in engine_args.items() if k not in SPEED_ONLY_ENGINE_ARGS}
+    settings["dtype"] = dtype
+    if tokenizer is not None:
+        settings["tokenizer"] = tokenizer
+    if trust:
+        settings["trust_remote_code"] = True
+    return settings
+
+
+def _style(asked: str) -> str:
+    if asked not in PROMPT_STYLES:
+        raise UsageError(f"--prompt-style {asked}: must be one of {', '.join(PROMPT_STYLES)}")
+    return asked
+
+
+def _json_object(option: str, text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError as e:
+        raise UsageError(f"{option} {text}: is not JSON ({e}); write it as '{{\"enable_thinking\": false}}'") from e
+    if not isinstance(value, dict):
+        raise UsageError(f"{option} {text}: must be a JSON object, such as '{{\"enable_thinking\": false}}'")
+    return value
+
+
+def _lora(folder: str | None, speech: Speech) -> dict[str, Any]:
+    if folder is None:
+        return {}
+    path = Path(os.path.expanduser(folder)).resolve()
+    try:
+        adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+        rank = int(adapter["r"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UsageError(f"--lora {folder}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
+    if not speech.is_whisper and "lora" not in speech.can:
+        raise UsageError(f"--lora {folder}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
+    if rank > _LORA_RANKS[-1]:
+        raise UsageError(f"--lora {folder}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
+    return {"lora": str(path), "lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
+
+
+def _digest(folder: str) -> str:
+    import hashlib
+
+    whole = hashlib.sha256()
+    for path in content_files(Path(folder)):
+        whole.update(f"{path.name}\0{hash_file(path)}\n".encode())
+    return whole.hexdigest()

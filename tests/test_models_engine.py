@@ -1,0 +1,272 @@
+"""Models that are not Whisper, through the real engine: tiny checkpoints with random weights, built here.
+
+Qwen2-Audio is asked by its chat template, GLM-ASR by vLLM's transcription interface.
+"""
+
+import json
+import re
+from dataclasses import replace
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_models
+from asked import RATE, samples_of
+from conftest import read_jsonl, write_jsonl
+from transformers import AutoProcessor
+from typer.testing import CliRunner
+
+from asrbatch.checkpoint import open_checkpoint
+from asrbatch.cli import app
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.engine import Question
+from asrbatch.errors import ManifestError, RowError, UsageError
+from asrbatch.model_choice import asked_fields
+from asrbatch.plan import _check_row, engine_plan
+from asrbatch.types import AudioRef, Utterance
+
+OPTIONS = {"dtype": "float32", "args": ("max_num_seqs=4",), "max_tokens": 24}
+PROMPT = "Transcribe the following:"
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory):
+    return tiny_models.qwen2_audio(tmp_path_factory.mktemp("qwen2-audio"))
+
+
+@pytest.fixture(scope="module")
+def glm(tmp_path_factory):
+    return tiny_models.glm_asr(tmp_path_factory.mktemp("glm-asr"))
+
+
+@pytest.fixture(scope="module")
+def clips(demo_rows):
+    return samples_of(demo_rows)
+
+
+def plan_of(folder, **options):
+    engine = {name: options.pop(name) for name in list(options) if name in EngineConfig.__dataclass_fields__}
+    return engine_plan(RunConfig("-", EngineConfig(str(folder), **{**OPTIONS, **engine}), **options))
+
+
+class Asked:
+    """An engine as a run would start it, and the outcomes it delivers."""
+
+    def __init__(self, engines, folder, **options):
+        self.plan, self.outcomes = plan_of(folder, **options), SimpleQueue()
+        self.engine = self.plan.start(engines.start, lambda key, outcome: self.outcomes.put((key, outcome)))
+
+    def __call__(self, *clips, prompt=None):
+        for i, clip in enumerate(clips):
+            self.engine.submit(i, self.engine.prepare(clip, prompt), Question(timestamps=False))
+        got = dict(self.outcomes.get(timeout=120) for _ in clips)
+        return [got[i] for i in range(len(clips))]
+
+    def prompt_ids(self, clip, prompt=None) -> list[int]:
+        """What reaches the engine."""
+        asker = self.engine._engine._asker
+        return list(asker.input_of(self.engine.prepare(clip, prompt), Question())["prompt_token_ids"])
+
+
+@pytest.fixture
+def chat(engines, qwen2):
+    return Asked(engines, qwen2)
+
+
+@pytest.fixture
+def interface(engines, glm):
+    return Asked(engines, glm)
+
+
+def runs(transcribe, folder, tmp_path, rows, **options):
+    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
+    from asrbatch.job import run  # the fixture `transcribe` fixes the engine's options; the engines are the same
+
+    engine = {name: options.pop(name) for name in list(options) if name in EngineConfig.__dataclass_fields__}
+    config = RunConfig(
+        str(manifest), EngineConfig(str(folder), **{**OPTIONS, **engine}), output=str(tmp_path / "o.jsonl"), **options
+    )
+    summary = run(config, start=transcribe.start)
+    rows = sorted(read_jsonl(tmp_path / "o.jsonl"), key=lambda row: row["index"])
+    return summary, rows, json.loads((tmp_path / "o.run.json").read_text())
+
+
+def test_a_chat_is_what_the_models_own_processor_makes(chat, qwen2, clips):
+    processor = AutoProcessor.from_pretrained(qwen2)
+    for prompt, parts in (
+        (None, [{"type": "text", "text": PROMPT}, {"type": "audio"}]),
+        ("{audio}What is said?", [{"type": "audio"}, {"type": "text", "text": "What is said?"}]),
+    ):
+        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False)
+        own = processor(text=text, audio=clips[0], sampling_rate=RATE)["input_ids"][0]
+        asked = chat.prompt_ids(clips[0], prompt)
+        assert asked == list(map(int, own)) and len(asked) > 150
+    assert chat.plan.speech.placeholder == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
+    assert chat.engine._asker.frontend._prompts.keys() >= {PROMPT, "{audio}What is said?"}, "each built once, and kept"
+
+
+def test_the_interface_asks_what_the_models_own_processor_makes(interface, glm, clips):
+    processor = AutoProcessor.from_pretrained(glm)
+    instruction = "<|pad|>can you transcribe the speech into a written format?"
+    chat = [{"role": "user", "content": instruction}]
+    text = processor.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    own = processor(text=text, audio=clips[0], sampling_rate=RATE)["input_ids"][0]
+    asked = interface.prompt_ids(clips[0])
+    assert asked == list(map(int, own)) and len(asked) > 60
+
+
+@pytest.mark.parametrize("which", ["chat", "interface"])
+def test_the_audio_matters(which, request, clips):
+    asked = request.getfixturevalue(which)
+    first, second, again = asked(clips[0], clips[2], clips[0])
+    assert first.text != second.text and first.text == again.text
+    assert first.num_tokens > 0 and first.avg_logprob < 0 and first.generate_s > 0 and first.language is None
+
+
+def test_the_instruction_matters(chat, clips):
+    (plain,), (other,) = chat(clips[0]), chat(clips[0], prompt="Say the opposite of")
+    assert plain.text != other.text
+
+
+@pytest.mark.parametrize(("which", "shortest"), [("qwen2", 1600), ("glm", 1600)])
+def test_a_run_of_mixed_rows(which, shortest, request, engines, tmp_path, demo_rows):
+    """Long audio in windows, audio that would kill the encoder, rows with prompts: one row each, and the run record says how."""
+    folder = request.getfixturevalue(which)
+    wavs = {"long": 70 * RATE, "crumb": 60, "short": shortest - 1, "least": shortest}
+    speech = np.concatenate(samples_of(demo_rows))
+    for name, length in wavs.items():
+        soundfile.write(tmp_path / f"{name}.wav", np.resize(speech, length), RATE)
+    rows = [{"id": name, "audio_filepath": f"{name}.wav"} for name in wavs]
+    if which == "qwen2":
+        rows.append({"id": "prompted", "audio_filepath": "long.wav", "duration": 5.0, "prompt": "Write down"})
+    summary, written, record = runs(engines, folder, tmp_path, rows, window_s=20.0)
+    assert summary.exit_code == 3
+    by_id = {row["id"]: row for row in written}
+    assert len(written) == len(rows) and {i for i, r in by_id.items() if r["status"] == "failed"} == {"crumb", "short"}
+    assert by_id["crumb"]["error"]["kind"] == by_id["short"]["error"]["kind"] == "too_short"
+    windows = by_id["long"]["windows"]
+    assert len(windows) >= 4 and windows[0]["start"] == 0 and windows[-1]["end"] == 70.0
+    assert by_id["long"]["pred_text"].split() == " ".join(w["text"] for w in windows).split()
+    assert by_id["least"]["num_tokens"] > 0
+    asked = record["sessions"][0]["engine"]["asked"]
+    style = {"qwen2": "chat", "glm": "transcription"}[which]
+    assert (asked["style"], record["fingerprint"]["asked"]["style"]) == (style, style)
+    assert asked["min_samples"] == shortest and "×" in asked["asked_about"]
+
+
+def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_rows, cli):
+    rows = [{"id": f"u{i}", "audio_filepath": r["audio_filepath"]} for i, r in enumerate(demo_rows[:2])]
+    _, written, _ = runs(engines, qwen2, tmp_path, rows)
+    text = written[0]["pred_text"]
+    assert text and [segment["text"] for segment in written[0]["segments"]] == [text]
+    done = cli("export", tmp_path / "o.jsonl", "--format", "srt,vtt,txt,tsv,ctm,json", "--to", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    words = set(re.findall(r"[A-Za-z]{2,}", text))
+    for suffix in ("srt", "vtt", "txt", "tsv", "json"):
+        (file,) = (p for p in (tmp_path / "out").rglob(f"*.{suffix}") if "u0" in p.name)
+        assert words <= set(re.findall(r"[A-Za-z]{2,}", file.read_text())), suffix
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "message"),
+    [
+        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* would ignore it; models that honour it: Whisper, Cohere"),
+        ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
+        ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
+        ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
+        ("qwen2", {"windows": "sequential"}, "--windows sequential .*: Whisper"),
+        ("qwen2", {"drop_no_speech": True}, "--drop-no-speech: .* has no token"),
+        ("qwen2", {"window_s": 31.0}, "--window-seconds 31: .* hears 30 s at once"),
+        ("qwen2", {"prompt_style": "transcription"}, "does not implement vLLM's SupportsTranscription"),
+        ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
+        ("glm", {"language": "en"}, "--language en: GlmAsr.*, asked by its transcription interface, would ignore it"),
+        ("glm", {"prompt": "Norland"}, "--prompt 'Norland': GlmAsr.* would ignore it; models that honour it: Whisper, Moonshot"),
+        ("glm", {"task": "translate", "target_language": "xx"}, "--target-language xx: GlmAsr"),
+        ("glm", {"chat_template_kwargs": '{"a": 1}'}, "--chat-template-kwargs: .*--prompt-style chat"),
+    ],
+)
+def test_what_a_model_would_ignore_is_refused(which, options, message, request):
+    with pytest.raises(UsageError, match=message):
+        plan_of(request.getfixturevalue(which), **options)
+
+
+def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, clips, tmp_path):
+    (tmp_path / "lora").mkdir()
+    lora = tiny_models.adapter(tmp_path / "lora", glm)
+    (plain,), adapted = interface(clips[0]), Asked(engines, glm, lora=str(lora))
+    assert adapted(clips[0])[0].text != plain.text
+    settings = adapted.engine.facts["settings"]
+    assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
+    before = asked_fields(adapted.plan.asking)["lora"]
+    (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
+    assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
+
+
+def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_path):
+    with pytest.raises(UsageError, match="--lora .*: vLLM cannot apply adapters to Qwen2Audio.*; merge it"):
+        plan_of(qwen2, lora=str(tiny_models.adapter(tmp_path, glm)))
+
+
+def test_quantised_weights_are_run_as_they_are(engines, tmp_path, interface, clips):
+    folder = tiny_models.quantise(tiny_models.glm_asr(tmp_path))
+    quantised = Asked(engines, folder)
+    first, second = quantised(clips[0], clips[2])
+    assert first.text and first.text != second.text, "the audio matters"
+    assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == ("compressed-tensors", None)
+
+
+def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
+    plan = plan_of(qwen2, args=("tensor_parallel_size=2",))
+    assert plan.mode == "process" and plan.engine_args == {"tensor_parallel_size": 2}
+    with pytest.raises(UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"):
+        plan_of(qwen2, args=("tensor_parallel_size=2",), mode="thread")
+
+
+def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
+    with pytest.raises(ManifestError, match=r"m.jsonl:1: lang en: .* would ignore it; models that honour it: Whisper"):
+        runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
+
+
+def test_no_language_is_taken_in_silence(glm):
+    """As CohereAsr's class does, whose packages are not all there: rows have to say theirs."""
+    plan = plan_of(glm)
+    speech = replace(plan.speech, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
+    plan = replace(plan, asking=replace(plan.asking, speech=speech))
+    row = Utterance(0, "a", AudioRef("a"))
+    assert "detects no language and would take 'en'; give it `lang`, or give --language" in _check_row(plan, row)
+    assert _check_row(plan, replace(row, lang="fr")) is None and _check_row(replace(plan, language="fr"), row) is None
+
+
+def test_another_language_to_translate_into_is_another_prompt(glm):
+    french, german = (plan_of(glm, task="translate", target_language=code).speech.asked_about for code in ("fr", "de"))
+    assert plan_of(glm, task="translate", target_language="fr").asking.target_language == "fr"
+    assert "translation" in plan_of(glm).speech.can and french == german, "the target travels with each window"
+
+
+def test_the_style_can_be_chosen(glm):
+    plan = plan_of(glm, prompt_style="chat")
+    assert (plan.speech.style, plan.speech.placeholder) == ("chat", "<|begin_of_audio|><|pad|><|end_of_audio|>")
+    assert PROMPT in plan.speech.asked_about and plan_of(glm).speech.style == "transcription"
+
+
+def test_a_checkpoint_is_judged_without_its_weights(qwen2):
+    done = CliRunner().invoke(app, ["models", str(qwen2), "--dtype", "float32", "--engine-arg", "max_num_seqs=4"])
+    assert done.exit_code == 0, done.output
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    assert (said["asked by"], said["sample rate"], said["prompt"]) == ("chat", "16000 Hz", PROMPT)
+    assert said["window"].startswith("30 s") and said["timestamps"] == "no"
+
+
+def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2):
+    """Nothing shorter reaches the engine from a run; and asked directly, what the processor refuses is the row's failure."""
+    assert chat.plan.speech.min_samples == 1600
+    with pytest.raises(RowError, match="rejected"):
+        chat.engine.prepare(np.zeros(0, np.float32), None)
+
+
+def test_a_plain_whisper_run_has_the_fingerprint_it_always_had(tiny_en):
+    plan = engine_plan(RunConfig("-", EngineConfig(tiny_en)))
+    assert asked_fields(plan.asking) == {} and plan.speech.style == "whisper"
+    assert asked_fields(replace(plan.asking, hotwords="Norland")) == {"hotwords": "Norland"}
+    assert open_checkpoint(tiny_en).architecture == plan.speech.architecture

@@ -1,0 +1,207 @@
+"""How models are told apart and what is refused, without an engine: thoughts, languages, options, plugins, the list of models."""
+
+import json
+import os
+import re
+import sys
+
+import pytest
+from conftest import REPO, write_jsonl
+
+from asrbatch import reasoning
+from asrbatch.engine import look, model_source
+from asrbatch.errors import UsageError
+from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_opened", "text", "thought", "is_unclosed"),
+    [
+        ("He said so.", False, "He said so.", None, False),
+        ("<think>Who?</think>He said so.", False, "He said so.", "Who?", False),
+        (" \n<think>\nWho?\n</think>\n\nHe said so.", False, "\n\nHe said so.", "Who?", False),
+        ("<think></think>He.", False, "He.", "", False),
+        ("<think>Who? Wh", False, "", "Who? Wh", True),
+        ("Who?</think>He said so.", True, "He said so.", "Who?", False),
+        ("<think>Who?</think>He.", True, "He.", "Who?", False),
+        ("Who? Wh", True, "", "Who? Wh", True),
+        ("He said <think>so</think>.", False, "He said <think>so</think>.", None, False),
+        ("<think>a</think>b <think>c</think>", False, "b <think>c</think>", "a", False),
+        ("so</think> he said", False, "so</think> he said", None, False),
+        ('"He said so."', False, '"He said so."', None, False),
+        ("", False, "", None, False),
+    ],
+)
+def test_a_thought_is_parted_from_an_answer(answer, is_opened, text, thought, is_unclosed):
+    assert reasoning.read(answer, is_opened=is_opened) == (text, thought, is_unclosed)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "ends_open"),
+    [("assistant\n<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n\n", False), ("assistant\n", False)],
+)
+def test_a_prompt_may_open_the_thought(prompt, ends_open):
+    assert reasoning.ends_open(prompt) is ends_open
+
+
+def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
+    speech = Speech("Qwen2Audio", CHAT_STYLE, 16000, 30.0, "", 1600, can=("prompt",))
+    speech.check("prompt", "--prompt x")
+    with pytest.raises(UsageError, match=r"--hotwords x: Qwen2Audio, asked by its chat template, .*: Whisper, FunASR"):
+        speech.check("hotwords", "--hotwords x")
+    told = Speech("Voxtral", "transcription", 16000, 30.0, "", 1600, {"en": "English"}, ("language",))
+    assert told.check_language("en-US", "--language en-US") == "en"
+    with pytest.raises(UsageError, match="--language xx: Voxtral has no such language; it has en"):
+        told.check_language("xx", "--language xx")
+
+
+def test_fields_that_are_only_demanded_are_not_used():
+    source = """
+    def get_generation_prompt(cls, stt_params):
+        language = stt_params.language
+        words = stt_params.hotwords
+        if language is None:
+            raise ValueError("language!")
+        if words is not None:
+            return f"expect {words}"
+        return stt_params.request_prompt
+    """
+    assert model_source.fields_used(source) == {"hotwords", "request_prompt"}
+
+
+@pytest.fixture(scope="module")
+def installed_models() -> dict:
+    return look.list_models(None, "cpu")
+
+
+def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
+    """`WHICH_CAN` is written for people; here it is held against the classes themselves."""
+    can = {what: [] for what in WHICH_CAN}
+    for model in installed_models["models"]:
+        if model["asked"] == "transcription":
+            for what in model["can"]:
+                can[what].append(model["architecture"])
+    for what, architectures in can.items():
+        named = WHICH_CAN[what].replace("multilingual ", "").replace(" (into English)", "").split(", ")
+        families = {
+            name.partition("ForConditional")[0].partition("ForCausal")[0].partition("Generation")[0] for name in architectures
+        }
+        extra = {"Whisper", "and models asked by their chat template", "models asked by their chat template"}
+        assert families == set(named) - extra, what
+
+
+def test_the_documented_models_are_those_of_the_installed_vllm(installed_models):
+    if not installed_models["vllm"].startswith("0.32"):
+        pytest.skip("docs/models.md lists those of vLLM 0.32")
+    said = (REPO / "docs/models.md").read_text().split("## What was run")[1].split("## NeMo")[0]
+    named = set(re.findall(r"`([A-Z]\w+)`", said))
+    there = {model["architecture"] for model in installed_models["models"]}
+    assert named - {"NeMoSpeechLMForConditionalGeneration"} == there
+
+
+def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_models):
+    by_name = {model["architecture"]: model for model in installed_models["models"]}
+    assert by_name["WhisperForConditionalGeneration"]["asked"] == "whisper"
+    assert by_name["Qwen2AudioForConditionalGeneration"]["placeholder"] == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
+    granite = by_name["GraniteSpeechForConditionalGeneration"]
+    assert (granite["asked"], granite["sample_rate"], granite["window_s"]) == ("transcription", 16000, 30)
+    assert "EmbeddingGemma2Model" not in by_name, "it hears, and writes nothing"
+    assert "LlamaForCausalLM" not in by_name and "Qwen2VLForConditionalGeneration" not in by_name
+    needs = by_name["Qwen3ASRForConditionalGeneration"]
+    assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)
+
+
+@pytest.fixture
+def no_model(tmp_path):
+    """A checkpoint of an architecture that nobody has; its weights are not looked at."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody"}))
+    (folder / "model.safetensors").write_bytes(b"")
+    return folder
+
+
+def install_plugin(folder, name: str, module: str, source: str | None) -> None:
+    """Puts a distribution with a vLLM plugin where Python finds it, as an installer does."""
+    info = folder / f"{name}-1.5.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
+    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{name} = {module}:register\n")
+    if source is not None:
+        (folder / f"{module}.py").write_text(source)
+
+
+def seen(site) -> dict[str, str]:
+    """An environment in which what is installed there is found."""
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
+
+
+def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_model):
+    site = tmp_path / "site"
+    install_plugin(site, "lost", "lost_plugin", "import a_package_nobody_has\ndef register(): pass\n")
+    install_plugin(site, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
+    env = seen(site)
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
+
+    def said(*arguments):
+        done = cli("transcribe", manifest, "-m", no_model, *arguments, env=env)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and not (tmp_path / "m.model.run.json").exists()
+        return done.stderr
+
+    absent = said("--plugin", "nemo_speechlm")
+    assert "--plugin nemo_speechlm: no such vLLM plugin in this environment" in absent and "installed are angry, lost" in absent
+    assert (
+        "--plugin lost: lost_plugin:register (from lost 1.5) cannot be imported: ModuleNotFoundError: No module named 'a_pack"
+        in said("--plugin", "lost")
+    )
+    assert (
+        "--plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong v"
+        in said("--plugin", "angry")
+    )
+
+
+def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_path, no_model):
+    site = tmp_path / "site"
+    install_plugin(site, "lost", "lost_plugin", "import a_package_nobody_has\ndef register(): pass\n")
+    done = cli("models", no_model, env=seen(site))
+    assert done.returncode == 2, done.stderr
+    for piece in (
+        "no architecture NobodyForConditionalGeneration",
+        "plugins installed: lost",
+        "plugin lost: lost_plugin:register",
+    ):
+        assert piece in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--prompt-style", "chat"], "--prompt-style chat: Whisper is asked by its own token ids"),
+        (["--chat-template-kwargs", "{}x"], "--chat-template-kwargs {}x: is not JSON"),
+        (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs [1]: must be a JSON object"),
+        (["--chat-template-kwargs", '{"a": 1}'], "Whisper has no chat template"),
+        (["--tokenizer", ""], "--tokenizer is empty; leave it out"),
+        (["--tokenizer", "./nowhere"], "--tokenizer ./nowhere: no such folder"),
+        (["--target-language", "fr"], "--target-language fr: without --task translate nothing is translated"),
+        (["--window-seconds", "31"], "hears 30 s at once"),
+        (["--window-seconds", "1"], "--window-seconds 1.0: must be at least 2"),
+        (["--hotwords", " "], "--hotwords is empty"),
+        (["--lora", "./nowhere"], "--lora ./nowhere: is no folder of a PEFT adapter"),
+        (["--plugin", "nobodys"], "--plugin nobodys: no such vLLM plugin"),
+        (["--engine-arg", "trust_remote_code=true"], "use --trust-remote-code"),
+        (["--engine-arg", "hf_overrides=3"], "hf_overrides=3: must be a JSON object"),
+    ],
+)
+def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
+    from asrbatch.commands.options import _PARAMETERS, RunOptions
+    from asrbatch.plan import engine_plan
+
+    values = {name: parameter.default for name, parameter in _PARAMETERS.items()}
+    option, value = arguments
+    name = option[2:].replace("-", "_")
+    many, number = name in ("plugin", "engine_arg"), name == "window_seconds"
+    style = type(values["prompt_style"])
+    given = [value] if many else float(value) if number else style(value) if name == "prompt_style" else value
+    with pytest.raises(UsageError) as refused:
+        engine_plan(RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={}))
+    assert message in str(refused.value) and "\n" not in str(refused.value)
