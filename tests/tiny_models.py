@@ -1,6 +1,6 @@
 """Tiny speech models with random weights, as checkpoints that vLLM loads: what they say is noise, how they are asked is real.
 
-Each is built from a configuration when a test wants it, with a tokenizer trained on this repository's own README.
+Each is built from a configuration when a test wants it, with a tokenizer trained on the licence, which never changes.
 """
 
 import json
@@ -49,7 +49,7 @@ def tokenizer(folder: Path, special: list[str], template: str, plain: tuple[str,
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
-    bpe.train_from_iterator((REPO / "README.md").read_text(encoding="utf-8").splitlines(), trainer)
+    bpe.train_from_iterator((REPO / "LICENSE").read_text(encoding="utf-8").splitlines(), trainer)
     bpe.add_special_tokens([PAD, "<|im_start|>", END, *special])
     bpe.add_tokens(list(plain))
     fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
