@@ -73,7 +73,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
 
 
 def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
-    """What a run with this model, task and windows asks of a row, and of its audio; Whisper's without a vLLM. Raises UsageError."""
+    """What a run with this model, task and windows asks of a row and its audio; Whisper's without a vLLM. Raises UsageError."""
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
     if checkpoint.architecture == WHISPER:
         rules = _whisper_rules(config, checkpoint)

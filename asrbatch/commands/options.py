@@ -388,7 +388,8 @@ def takes_run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] | 
         def called(context: typer.Context, **values: Any) -> Any:
             run = {name: values.pop(name) if name in shared else p.default for name, p in _PARAMETERS.items()}
             given = [name for name in shared if context.get_parameter_source(name).name == "COMMANDLINE"]
-            run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
+            if "manifest" in shared:
+                run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
             if run.pop("dataset") is not None:
                 given = ["manifest", *(name for name in given if name != "dataset")]
             run["dataset"] = None
