@@ -23,7 +23,7 @@ from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
-from asrbatch.plan import _check_row, engine_plan
+from asrbatch.plan import check_row, engine_plan, row_rules
 from asrbatch.types import AudioRef, Utterance
 
 OPTIONS = {"dtype": "float32", "args": ("max_num_seqs=4",), "max_tokens": 24}
@@ -228,14 +228,28 @@ def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, t
         runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
 
 
+def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_path, demo_rows):
+    rows = [{**demo_rows[1], "lang": "fr"}, {"audio_filepath": demo_rows[2]["audio_filepath"]}]
+    done = cli("validate", write_jsonl(tmp_path / "m.jsonl", rows), "--model", qwen2, "--json")
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (
+        done.returncode == 2
+        and problem["rows"] == 1
+        and "would ignore it; models that honour it: Whisper" in problem["examples"][0]["text"]
+    ), problem
+
+
 def test_no_language_is_taken_in_silence(glm):
     """As CohereAsr's class does, whose packages are not all there: rows have to say theirs."""
     plan = plan_of(glm)
     speech = replace(plan.speech, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
     plan = replace(plan, asking=replace(plan.asking, speech=speech))
     row = Utterance(0, "a", AudioRef("a"))
-    assert "detects no language and would take 'en'; give it `lang`, or give --language" in _check_row(plan, row)
-    assert _check_row(plan, replace(row, lang="fr")) is None and _check_row(replace(plan, language="fr"), row) is None
+    assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(row_rules(plan), row)
+    assert (
+        check_row(row_rules(plan), replace(row, lang="fr")) is None
+        and check_row(row_rules(replace(plan, language="fr")), row) is None
+    )
 
 
 def test_another_language_to_translate_into_is_another_prompt(glm):
