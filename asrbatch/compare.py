@@ -91,7 +91,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         "references": None if references is None else references.source,
         "partial": is_partial,
         **described(rules, tally.normalizers, tally.fell_back, scoring),
-        "total": tally.total.figures(scoring.resamples, scoring.seed, "", work.has_references),
+        "total": tally.total.figures(scoring.resamples, scoring.seed, work.has_references),
         "same_text": tally.same_text,
         "same_normalized": tally.same_normalized,
         "excluded": dict(tally.excluded),

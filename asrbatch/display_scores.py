@@ -36,9 +36,11 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
             table.add_row(_group(value), f"{counts['rows']:,}", *_wer(counts), *_cer(counts))
         if name:
             mean = figures["by"][name]["unweighted_mean"]
-            interval = _interval(mean["wer_percent_interval"])
             table.add_section()
-            table.add_row("unweighted mean", f"groups: {mean['groups']}", _number(mean["wer_percent"]), interval)
+            of_words = _number(mean["wer_percent"]), _interval(mean["wer_percent_interval"])
+            of_characters = _number(mean["cer_percent"]), _interval(mean["cer_percent_interval"])
+            number = f"groups: {mean['groups_in_cer']:,}"
+            table.add_row("unweighted mean", number, *of_words, *[""] * 4, *of_characters)
             table.add_row("weighted by words", f"{total['rows']:,}", *_wer(total), *_cer(total))
         yield table
     if figures["latency_s"]:
@@ -90,16 +92,14 @@ def _paired_table(name: str, groups: dict[str, Any], rate: str, has_references: 
         columns = ("rows", f"{unit} % of B against A", "95 %", "rows that differ")
     table = _table(f"by {name}" if name else None, name, *columns)
     for value, group in groups.items():
-        of, rows = group[rate], f"{group['rows']:,}"
+        of, rows = group[rate], f"{group[rate]['rows']:,}"
         if has_references:
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
-            p = "" if of["p_value"] is None else f"{of['p_value']:.4f}"
+            p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
             interval = _interval(of["delta_points_interval"], signed=True)
-            table.add_row(_group(value), rows, *rates, interval, p, f"{group['better']:,}", f"{group['worse']:,}")
+            table.add_row(_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}")
         else:
-            table.add_row(
-                _group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{group['worse']:,}"
-            )
+            table.add_row(_group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{of['worse']:,}")
     return table
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from . import __version__
 from .alignment import Edits, aligner
-from .bootstrap import COVERAGE
+from .bootstrap import COVERAGE, LEAST_UTTERANCES
 from .error_rates import Tally, group_rates, microseconds, percentiles_s, rates
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from .output.rows import TIMING_FIELDS
@@ -118,6 +118,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         raise UsageError(_why_nothing(path, tally, options.text_field))
     check_groups(tally.groups)
     unmatched = 0 if references is None else len(predictions.without(references.keys))
+    by = {name: group_rates(tally.groups[name], options.resamples, options.seed) for name in options.by}
     figures = {
         "asrbatch": __version__,
         "predictions": str(path),
@@ -130,13 +131,14 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
         "unmatched_predictions": unmatched,
-        "by": {name: group_rates(tally.groups[name], options.resamples, options.seed, name) for name in options.by},
+        "by": by,
         "speed": {**facts.speed(len(predictions)), **_stated_speed(tally)},
         "latency_s": percentiles_s(tally.stages_s),
         "notes": [
             *facts.notes(len(predictions), predictions.torn, fate),
             *language_notes(tally, language, options.language is None),
             *unmatched_notes(unmatched),
+            *_mean_notes(by),
         ],
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.total.failed or tally.total.missing else EXIT_COMPLETE,
     }
@@ -309,6 +311,20 @@ def language_notes(tally: Any, language: str, is_guess: bool) -> list[str]:
 
 def unmatched_notes(number: int) -> list[str]:
     return [f"{number} predictions have no reference row and were left out"] if number else []
+
+
+def _mean_notes(by: Mapping[str, Any]) -> list[str]:
+    """Why an unweighted mean has no interval."""
+    notes = []
+    for name, part in by.items():
+        mean = part["unweighted_mean"]
+        small, groups = max((mean[f"groups_too_small_in_{rate}"], mean[f"groups_in_{rate}"]) for rate in ("wer", "cer"))
+        if small:
+            notes.append(
+                f"--by {name}: the unweighted mean has no interval, because {small} of {groups} groups have fewer than "
+                f"{LEAST_UTTERANCES} utterances"
+            )
+    return notes
 
 
 def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:

@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
+    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "row_seeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["remote", "source_options", "audio_names", "hub_names"],
-    ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
+    ["leaderboard", "alignment", "bootstrap", "row_swapping", "json_lines", "parallel", "report.plots", "report.excerpt"],
     ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
     ["silences"],
     ["silence"],
