@@ -19,6 +19,7 @@ from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
 from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, language_notes, unmatched_notes
+from .scored_join import join
 from .scored_references import References, Resolved, resolve
 from .scored_rows import (
     DURATION,
@@ -75,6 +76,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         _refuse_different_rows(files, facts)
     resolved = _resolve(scoring, files, facts, options.common)
     references = next((each.references for each in resolved if each.references is not None), None)
+    joined_by: list[str] = []
+    if references is not None:
+        files, references, joined_by = join(files, references, [its.audio_folder for its in facts])
     language = scoring.language or _language_of_runs(files, facts) or "en"
     work = Pairing(files, references, rules, language, options)
     tally = count_all(work, PairTally(most=options.shown), scoring, say)
@@ -104,6 +108,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
                 for side, file, its, each, left in zip(_SIDES, files, facts, resolved, unmatched, strict=True)
                 for note in (*its.notes(len(file), file.torn, each.fate), *unmatched_notes(left))
             ),
+            *joined_by,
             *language_notes(tally, language, scoring.language is None),
         ],
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.failed.total() or tally.missing.total() else EXIT_COMPLETE,

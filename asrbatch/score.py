@@ -21,6 +21,7 @@ from .output.rows import TIMING_FIELDS
 from .parallel import over_rows
 from .predictions import Predictions
 from .run_facts import RunFacts
+from .scored_join import join
 from .scored_references import References, resolve
 from .scored_rows import (
     DURATION,
@@ -111,6 +112,9 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     predictions = Predictions(path, options.pred_field, options.text_field)
     facts = RunFacts(path)
     references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
+    joined_by: list[str] = []
+    if references is not None:
+        (predictions,), references, joined_by = join([predictions], references, [facts.audio_folder])
     language = options.language or facts.language or "en"
     work = Scoring(predictions, references, rules, language, options)
     tally = count_all(work, Tally(), options, say)
@@ -137,6 +141,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "notes": [
             *facts.notes(len(predictions), predictions.torn, fate),
             *language_notes(tally, language, options.language is None),
+            *joined_by,
             *unmatched_notes(unmatched),
             *_mean_notes(by),
         ],

@@ -42,6 +42,7 @@ LAYERS = [
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],
     ["run_facts"],
     ["scored_references"],
+    ["scored_join"],
     ["export_formats"],
     ["export_files"],
     ["export_results"],

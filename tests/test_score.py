@@ -201,6 +201,36 @@ def test_a_reference_manifest_without_ids_finds_the_predictions_of_its_audio(tmp
     assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
 
 
+def test_a_manifest_of_other_rows_is_refused_and_a_part_of_it_is_not(tmp_path):
+    manifest = write_jsonl(
+        tmp_path / "manifest.jsonl", [{"id": f"m{i}", "audio_filepath": f"{i}.wav", "text": "one"} for i in range(300)]
+    )
+    predictions = rows_file(tmp_path, *({"id": f"p{i}", "audio_filepath": "x.wav", "pred_text": "one"} for i in range(300)))
+    why = r'rows\.jsonl: none of its 300 rows is in .*; here one is id p0, audio "x\.wav", there id m0, audio "0\.wav"'
+    with pytest.raises(UsageError, match=why):
+        scored(predictions, references=str(manifest))
+    with pytest.raises(UsageError, match=why):
+        compare(predictions, predictions, CompareOptions(ScoreOptions(references=str(manifest))))
+    nearly = rows_file(tmp_path, *({"id": f"{'m' if i < 2 else 'p'}{i}", "pred_text": "one"} for i in range(300)))
+    with pytest.raises(UsageError, match="only 2 of its 300 rows are in"):
+        scored(nearly, references=str(manifest))
+    begun = rows_file(tmp_path, {"id": "m7", "pred_text": "one"})  # as a run that was started a moment ago
+    assert scored(begun, references=str(manifest))["total"]["missing"] == 299
+
+
+def test_predictions_without_ids_find_their_audio_however_its_path_is_written(tmp_path):
+    (tmp_path / "data").mkdir()
+    parts = [{"audio_filepath": "a/talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)]
+    manifest = write_jsonl(tmp_path / "data/manifest.jsonl", [{**part, "id": f"m{i}"} for i, part in enumerate(parts)])
+    for path in (str(tmp_path / "data/a/talk.wav"), "data/./a/talk.wav"):
+        said = [{**part, "audio_filepath": path, "pred_text": part["text"]} for part in reversed(parts)]
+        figures = scored(rows_file(tmp_path, *said), references=str(manifest))
+        assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
+        assert any("found in the manifest by their audio" in note for note in figures["notes"])
+    compared = compare(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", CompareOptions(ScoreOptions(references=str(manifest))))
+    assert (compared["total"]["rows"], compared["total"]["wer"]["errors_a"]) == (3, 0)
+
+
 def test_rows_without_a_usable_reference_are_counted_by_reason(tmp_path):
     path = rows_file(
         tmp_path,
