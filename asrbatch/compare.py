@@ -18,14 +18,14 @@ from .paired_counts import Change, PairTally
 from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
-from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, language_notes, unmatched_notes
+from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, text_notes, unmatched_notes
 from .scored_join import join
+from .scored_languages import check_language
 from .scored_references import References, Resolved, resolve
 from .scored_rows import (
     DURATION,
     NO_VALUE,
     audio_seconds_of_any,
-    is_heard_as_another,
     language_of,
     prediction_of,
     status_of,
@@ -69,6 +69,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
     """
     scoring = options.scoring
     rules = TextRules(scoring.normalizer)
+    check_language(scoring.language)
     files = [Predictions(path, scoring.pred_field, scoring.text_field) for path in (a, b)]
     facts = [RunFacts(path) for path in (a, b)]
     _refuse_pairs_by_line(files)
@@ -98,6 +99,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         "total": tally.total.figures(scoring.resamples, scoring.seed, work.has_references),
         "same_text": tally.same_text,
         "same_normalized": tally.same_normalized,
+        "languages": tally.languages.as_dict(),
         "excluded": dict(tally.excluded),
         "left_out": tally.left_out,
         **_changes(tally, work.has_references),
@@ -109,7 +111,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
                 for note in (*its.notes(len(file), file.torn, each.fate), *unmatched_notes(left))
             ),
             *joined_by,
-            *language_notes(tally, language, scoring.language is None),
+            *text_notes(tally, language, scoring),
         ],
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.failed.total() or tally.missing.total() else EXIT_COMPLETE,
     }
@@ -153,13 +155,13 @@ class Pairing:
             lang, stated = self._lang(fields, pair)
             reference = self._reference(index, fields, pair) if self.has_references else said[0] or ""
             prepared = self._rules.prepare(reference, said, lang)
-            tally.unstated_language += not stated
-            tally.other_language += any(is_heard_as_another(row, lang) for row in pair)
+            tally.languages.add(lang, stated, *pair)
             if self.has_references and prepared.excluded:
                 tally.excluded[prepared.excluded] += 1
                 continue
             tally.normalizers[prepared.normalizer] += 1
             tally.fell_back += prepared.fell_back
+            tally.languages.add_texts(lang, prepared)
             tally.same_text += (said[0] or "") == (said[1] or "")
             tally.same_normalized += prepared.hypotheses[0] == prepared.hypotheses[1]
             rows.append((fields, pair, [reference if self.has_references else None, *said]))

@@ -17,6 +17,7 @@ from .alignment import Edits
 from .bootstrap import interval, resampled_rates
 from .errors import UsageError
 from .row_seeds import generator_of
+from .scored_languages import LanguageCounts
 
 MOST_GROUPS = 1000
 _PERCENTILES = (50, 90, 95, 99)
@@ -105,7 +106,7 @@ class Tally:
         excluded: rows not scored, by reason; `excluded_words`: words that the model said there.
         normalizers: rows by the names of their normalisers.
         fell_back: rows that their normaliser could not do, which `whisper-basic` did.
-        unstated_language: rows that do not say their language; `other_language`: rows heard as another than they were scored as.
+        languages: what is to be known of the rows' languages.
         failed_kinds: rows scored that had failed, by error kind.
         stages_s: by stage, seconds of each row that has been through it (float32).
         stated_time_us, stated_duration_us: microseconds that rows say in `time` and `duration`; `stated_rows` say both.
@@ -117,8 +118,7 @@ class Tally:
     excluded_words: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
-    unstated_language: int = 0
-    other_language: int = 0
+    languages: LanguageCounts = field(default_factory=LanguageCounts)
     failed_kinds: Counter = field(default_factory=Counter)
     stages_s: dict[str, array] = field(default_factory=dict)
     stated_time_us: int = 0
@@ -158,8 +158,7 @@ class Tally:
         for stage, seconds in other.stages_s.items():
             self.stages_s.setdefault(stage, array("f")).extend(seconds)
         self.fell_back += other.fell_back
-        self.unstated_language += other.unstated_language
-        self.other_language += other.other_language
+        self.languages.update(other.languages)
         self.stated_time_us += other.stated_time_us
         self.stated_duration_us += other.stated_duration_us
         self.stated_rows += other.stated_rows

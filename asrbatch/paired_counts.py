@@ -14,6 +14,7 @@ from .bootstrap import resampled_rates
 from .error_rates import MOST_GROUPS, order, percent, percent_interval
 from .errors import UsageError
 from .row_swapping import p_value_of_swapping
+from .scored_languages import LanguageCounts
 
 
 class Change(NamedTuple):
@@ -153,9 +154,8 @@ class PairTally:
 
     Attributes:
         total, groups: as in `error_rates.Tally`.
-        excluded, normalizers, fell_back, unstated_language: the same.
+        excluded, normalizers, fell_back, languages: the same.
         failed, missing: of A and of B, rows whose hypotheses are empty for that reason.
-        other_language: rows that one of the two was heard in as another language than they are compared as.
         left_out: rows that only one of the files has, where only common ones are compared.
         same_text: rows whose predictions are the same, character by character; `same_normalized`: once they are normalised.
         got_worse, got_better: the largest changes; no more than `most` of each once `update` or `keep_largest` was called.
@@ -167,8 +167,7 @@ class PairTally:
     excluded: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
-    unstated_language: int = 0
-    other_language: int = 0
+    languages: LanguageCounts = field(default_factory=LanguageCounts)
     failed: Counter = field(default_factory=Counter)
     missing: Counter = field(default_factory=Counter)
     left_out: int = 0
@@ -203,8 +202,9 @@ class PairTally:
                 raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
         for name in ("excluded", "normalizers", "failed", "missing"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("fell_back", "unstated_language", "other_language", "left_out", "same_text", "same_normalized"):
+        for name in ("fell_back", "left_out", "same_text", "same_normalized"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.languages.update(other.languages)
         self.got_worse += other.got_worse
         self.got_better += other.got_better
         self.keep_largest()

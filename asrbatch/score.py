@@ -22,13 +22,13 @@ from .parallel import over_rows
 from .predictions import Predictions
 from .run_facts import RunFacts
 from .scored_join import join
+from .scored_languages import check_language
 from .scored_references import References, resolve
 from .scored_rows import (
     DURATION,
     NO_VALUE,
     audio_seconds,
     finite_seconds,
-    is_heard_as_another,
     language_of,
     prediction_of,
     seconds_of_stage,
@@ -109,6 +109,7 @@ class Scored(NamedTuple):
 def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
     """The same as `score`, with what the figures are made of."""
     rules = TextRules(options.normalizer)
+    check_language(options.language)
     predictions = Predictions(path, options.pred_field, options.text_field)
     facts = RunFacts(path)
     references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
@@ -135,12 +136,13 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
         "unmatched_predictions": unmatched,
+        "languages": tally.languages.as_dict(),
         "by": by,
         "speed": {**facts.speed(len(predictions)), **_stated_speed(tally)},
         "latency_s": percentiles_s(tally.stages_s),
         "notes": [
             *facts.notes(len(predictions), predictions.torn, fate),
-            *language_notes(tally, language, options.language is None),
+            *text_notes(tally, language, options),
             *joined_by,
             *unmatched_notes(unmatched),
             *_mean_notes(by),
@@ -242,8 +244,7 @@ class Scoring:
             hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
             lang, stated = language_of(fields, self._language)
             prepared = self._rules.prepare(reference, [hypothesis], lang)
-            tally.unstated_language += not stated
-            tally.other_language += is_heard_as_another(row, lang)
+            tally.languages.add(lang, stated, row)
             if row is not None:
                 _add_times(tally, row)
             if prepared.excluded:
@@ -252,6 +253,7 @@ class Scoring:
                 continue
             tally.normalizers[prepared.normalizer] += 1
             tally.fell_back += prepared.fell_back
+            tally.languages.add_texts(lang, prepared)
             found.append((fields, row, reference, hypothesis))
             texts.append(prepared)
             chars += prepared.num_chars
@@ -290,23 +292,14 @@ def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, 
     }
 
 
-def language_notes(tally: Any, language: str, is_guess: bool) -> list[str]:
-    """What a person should know about rows that do not say their language, and those that their normaliser could not do.
+def text_notes(tally: Any, language: str, options: ScoreOptions) -> list[str]:
+    """What a person should know about the languages of rows, and about texts that their normaliser could not do.
 
     Args:
         tally: of `score` or `compare`.
-        is_guess: nobody gave `--language`.
+        language: what rows that do not say theirs were taken for.
     """
-    notes = []
-    if tally.unstated_language and is_guess:
-        notes.append(
-            f"{tally.unstated_language} rows do not say their `lang` and were taken for {language}; --language says another"
-        )
-    if tally.other_language:
-        notes.append(
-            f"{tally.other_language} rows were heard as another language (`language`) than they were scored as; where the model "
-            "is right, give them their `lang`"
-        )
+    notes = tally.languages.notes(language, options.language is None, options.normalizer)
     if tally.fell_back:
         notes.append(
             f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"

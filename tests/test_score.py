@@ -17,6 +17,7 @@ from asrbatch.bootstrap import interval, resampled_rates
 from asrbatch.compare import CompareOptions, compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.json_lines import JsonLines
+from asrbatch.languages import is_language, primary
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.predictions import Predictions
@@ -277,6 +278,10 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     assert mean["cer_percent"] == pytest.approx(sum(group["cer_percent"] for group in groups.values()) / 3, abs=1e-5)
     assert "1 rows do not say their `lang` and were taken for en" in figures["notes"][0]
     assert scored(path, language="fr")["normalizers"][0]["rows"] == 3
+    with pytest.raises(UsageError, match="--language klingon: is no language; give a code such as en"):
+        scored(path, language="klingon")
+    with pytest.raises(UsageError, match="--language auto: is no language"):
+        compare(path, path, CompareOptions(ScoreOptions(language="auto")))
 
 
 def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
@@ -633,6 +638,74 @@ def test_names_of_languages_are_languages(tmp_path):
     groups = scored(path, by=("lang",))["by"]["lang"]["groups"]
     assert groups["Chinese"]["rows_in_words"] == 0 and groups["Chinese"]["cer_percent"] == 25
     assert groups["English"]["wer_percent"] == 0 and groups["German"]["wer_percent"] == 50
+
+
+@pytest.mark.parametrize(
+    ("lang", "code"),
+    [
+        *(("zh-Hant", "zh"), ("ZH_tw", "zh"), ("<|zh|>", "zh"), ("Mandarin Chinese", "zh"), ("cmn_hans_cn", "zh")),
+        *(("en_US.UTF-8", "en"), ("English (US)", "en"), ("eng", "en"), ("nb-NO", "no"), ("Haitian Creole", "ht")),
+        *(("deu", "de"), ("ger", "de"), ("jw", "jv"), ("Cantonese", "yue"), ("ast", "ast"), ("haw", "haw")),
+        *(("auto", None), ("en.US", None), ("klingon", None), ("xx", None), ("und", None), ("", None), ("<||>", None)),
+    ],
+)
+def test_a_language_is_known_by_its_codes_and_names(lang, code):
+    assert is_language(lang) == (code is not None)
+    assert code is None or primary(lang) == code
+
+
+def test_what_is_no_language_is_said_by_name_and_number(tmp_path):
+    rows = [row(f"r{i}", "It's", "it is", lang=lang) for i, lang in enumerate(["auto", "auto", "en.US", "<|en|>", "en"])]
+    path = rows_file(tmp_path, *rows)
+    for figures in (scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))):
+        assert figures["languages"]["unknown"] == {"auto": 2, "en.US": 1}
+        assert figures["notes"][0].startswith("3 rows say a `lang` that is no language (auto 2, en.US 1)")
+    assert scored(path)["total"]["wer_percent"] == 30  # three of them by rules for any language
+
+
+def test_other_tools_say_the_language_as_language(tmp_path):
+    theirs = [{"id": "a", "text": "今天 天气", "pred_text": "今天天汽", "language": "zh"}]
+    assert scored(rows_file(tmp_path, *theirs))["total"]["rows_in_words"] == 0
+    ours = {**theirs[0], "status": "ok", "lang": "en"}  # there it is what the model heard
+    assert scored(rows_file(tmp_path, ours))["total"]["rows_in_words"] == 1
+    moved = {**theirs[0], "status": "ok", "language": "en", "input": {"language": "zh"}}  # and `input` what the manifest said
+    assert scored(rows_file(tmp_path, moved))["total"]["rows_in_words"] == 0
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "whisper-english"])
+def test_rules_for_english_say_when_rows_are_not_english(name, tmp_path):
+    path = rows_file(tmp_path, *(row(lang, "eins", "eins", lang=lang) for lang in ("de", "de-AT", "French", "en-GB")))
+    figures = scored(path, normalizer=name)
+    assert figures["languages"]["english_rules"] == {"de": 2, "fr": 1}
+    assert figures["notes"][0].startswith(f"3 rows are not in English (de 2, fr 1), and the rules of {name} are made for English")
+    assert ("this is not its number" in figures["notes"][0]) == (name == "leaderboard")
+    assert scored(path)["notes"] == []
+
+
+def test_rules_that_take_out_vowel_signs_say_so(tmp_path):
+    rows = [("hi", "की"), ("hi", "का"), ("th", "ที่"), ("ta", "கி"), ("vi", "tiếng Việt"), ("fr", "cafe\u0301"), ("en", "I ❤️ 1️⃣")]
+    path = rows_file(tmp_path, *(row(f"r{i}", text, text.replace("ी", "ि"), lang=lang) for i, (lang, text) in enumerate(rows)))
+    figures = scored(path)
+    assert figures["languages"]["marks_lost"] == {"hi": 2, "ta": 1, "th": 1}
+    assert figures["total"]["wer_percent"] == 0 and figures["notes"][0].startswith("4 rows have combining marks")
+    assert "(hi 2, ta 1, th 1)" in figures["notes"][0] and "--normalizer none counts them" in figures["notes"][0]
+    bare = scored(path, normalizer="none")
+    assert bare["notes"] == [] and bare["total"]["substitutions"] == 1
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_of_several_languages_changes_nothing(seed, tmp_path_factory):
+    folder, draw = tmp_path_factory.mktemp("order"), random.Random(1)
+    texts = {"zh": "今天天气很好", "de": "das Wetter ist gut", "en": "it's fine", "Hindi": "मौसम अच्छा है", "auto": "x y"}
+    rows = [
+        row(f"r{i}", texts[lang], "".join(c for c in texts[lang] if draw.random() > 0.2), lang=lang)
+        for i, lang in enumerate(draw.choices([*texts], k=80))
+    ]
+    first = scored(write_jsonl(folder / "rows.jsonl", rows), by=("lang",))
+    random.Random(seed).shuffle(rows)
+    again = scored(write_jsonl(folder / "rows.jsonl", rows), by=("lang",))
+    assert again == first and set(first["by"]["lang"]["groups"]) == {*texts}
 
 
 def test_rows_heard_as_another_language_are_counted(tmp_path):
