@@ -87,7 +87,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         raise UsageError(_why_nothing(a, b, tally))
     check_groups(tally.groups)
     unmatched = [0 if references is None else len(file.without(references.keys)) for file in files]
-    is_partial = references is None and any(each.is_partial for each in resolved)
+    is_partial = references is None and (
+        any(each.is_partial for each in resolved) or (any(file.torn for file in files) and not options.common)
+    )
     return {
         "asrbatch": __version__,
         "a": _of_file("a", files[0], tally, unmatched[0]),

@@ -19,7 +19,8 @@ from .errors import UsageError
 from .row_seeds import generator_of
 from .scored_languages import LanguageCounts
 
-MOST_GROUPS = 1000
+# Some 2 kB each; a field with more values than this names rows, not groups.
+MOST_GROUPS = 100_000
 _PERCENTILES = (50, 90, 95, 99)
 
 
@@ -132,7 +133,7 @@ class Tally:
             of_field = self.groups.setdefault(name, {})
             for value in values:
                 if value not in of_field:
-                    _check_number(name, len(of_field) + 1)
+                    check_number(name, len(of_field) + 1)
                     of_field[value] = Counts()
                 yield of_field[value]
 
@@ -140,14 +141,14 @@ class Tally:
         """Adds what was counted over another part.
 
         Raises:
-            UsageError: a field has more values than a table can show.
+            UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
         for name, groups in other.groups.items():
             of_field = self.groups.setdefault(name, {})
             for value, counts in groups.items():
                 of_field.setdefault(value, Counts()).update(counts)
-            _check_number(name, len(of_field))
+            check_number(name, len(of_field))
         for mine, theirs in (
             (self.excluded, other.excluded),
             (self.excluded_words, other.excluded_words),
@@ -294,6 +295,7 @@ def order(value: str) -> tuple[int, float, str]:
         return 1, 0.0, value
 
 
-def _check_number(name: str, number: int) -> None:
+def check_number(name: str, number: int) -> None:
+    """Raises UsageError for more than `MOST_GROUPS` groups of one field."""
     if number > MOST_GROUPS:
         raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from .alignment import Edits
 from .bootstrap import resampled_rates
-from .error_rates import MOST_GROUPS, order, percent, percent_interval
-from .errors import UsageError
+from .error_rates import check_number, order, percent, percent_interval
 from .row_swapping import p_value_of_swapping
 from .scored_languages import LanguageCounts
 
@@ -191,15 +190,14 @@ class PairTally:
         """Adds what was counted over another part.
 
         Raises:
-            UsageError: a field has more values than a table can show.
+            UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
         for name, groups in other.groups.items():
             of_field = self.groups.setdefault(name, {})
             for value, counts in groups.items():
                 of_field.setdefault(value, PairCounts()).update(counts)
-            if len(of_field) > MOST_GROUPS:
-                raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
+            check_number(name, len(of_field))
         for name in ("excluded", "normalizers", "failed", "missing"):
             getattr(self, name).update(getattr(other, name))
         for name in ("fell_back", "left_out", "same_text", "same_normalized"):

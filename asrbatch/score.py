@@ -113,6 +113,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     predictions = Predictions(path, options.pred_field, options.text_field)
     facts = RunFacts(path)
     references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
+    is_partial = is_partial or (predictions.torn and references is None)
     joined_by: list[str] = []
     if references is not None:
         (predictions,), references, joined_by = join([predictions], references, [facts.audio_folder])

@@ -318,10 +318,27 @@ def test_bins_of_duration():
     ]
 
 
-def test_a_field_with_too_many_values_is_refused(tmp_path):
-    path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(1001)))
-    with pytest.raises(UsageError, match="--by id: more than 1000 different values"):
-        scored(path, by=("id",))
+def test_of_many_groups_the_largest_are_shown_and_all_are_counted(cli, tmp_path):
+    rows = [row(f"r{i}", "a", "a" if i % 3 else "b", speaker=f"s{i}", lang="en") for i in range(1500)]
+    rows += [row("more", "a", "a", speaker="s7", lang="en")]
+    path = rows_file(tmp_path, *rows)
+    done = cli("score", path, "--by", "speaker", "--json")
+    groups = json.loads(done.stdout)["by"]["speaker"]["groups"]
+    assert len(groups) == 1500 and groups["s7"]["rows"] == 2 and groups["s9"]["wer_percent"] == 100
+    for command in (("score", path), ("compare", path, path)):
+        shown = cli(*command, "--by", "speaker").stdout.splitlines()
+        assert sum(line.strip().startswith("s") and line.split()[0][1:].isdigit() for line in shown) == 50
+        assert any(line.split()[:2] == ["s7", "2"] for line in shown)
+        assert "note: --by speaker: the 50 groups with the most rows, of 1,500; --json has all" in shown
+
+
+def test_a_field_with_too_many_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("asrbatch.error_rates.MOST_GROUPS", 20)
+    path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(21)))
+    assert len(scored(path, by=("text",))["by"]["text"]["groups"]) == 1
+    for refused in (lambda: scored(path, by=("id",)), lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",))))):
+        with pytest.raises(UsageError, match="--by id: more than 20 different values; name a field that rows share"):
+            refused()
 
 
 # Any order, any number of processes
@@ -390,6 +407,14 @@ def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
     path = rows_file(tmp_path, row("a", "x", "x"), '{"id": "b", "text": "y", "pre')
     figures = scored(path)
     assert figures["total"]["rows"] == 1 and "the last line is torn" in figures["notes"][0]
+    pairs = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
+    for each in (figures, pairs):
+        assert each["partial"] and each["exit_code"] == EXIT_ROWS_FAILED
+    common = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW), common=True))
+    assert not common["partial"] and common["exit_code"] == EXIT_COMPLETE
+    manifest = [{"id": row_id, "audio_filepath": "x.wav", "text": "x"} for row_id in "ab"]
+    against = scored(path, references=str(write_jsonl(tmp_path / "m.jsonl", manifest)))
+    assert not against["partial"] and against["total"]["missing"] == 1  # there it counts as empty
     for bad, why in (("[1]\n", "not a JSON object"), ("{\n", "not JSON"), ("\x80\n", "not JSON")):
         with pytest.raises(OutputError, match=rf"rows\.jsonl:1: {why}"):
             scored(rows_file(tmp_path, bad, row("a", "x", "x")))
