@@ -18,7 +18,7 @@ from .paired_counts import Change, PairTally
 from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
-from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, text_notes, unmatched_notes
+from .score import BATCH_CHARS, ScoreOptions, check_groups, check_split, count_all, described, text_notes, unmatched_notes
 from .scored_join import join
 from .scored_languages import check_language
 from .scored_references import References, Resolved, resolve
@@ -77,6 +77,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         _refuse_different_rows(files, facts)
     resolved = _resolve(scoring, files, facts, options.common)
     references = next((each.references for each in resolved if each.references is not None), None)
+    check_split(scoring, references)
     joined_by: list[str] = []
     if references is not None:
         files, references, joined_by = join(files, references, [its.audio_folder for its in facts])
@@ -110,7 +111,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
             *(
                 f"{side.upper()}: {note}"
                 for side, file, its, each, left in zip(_SIDES, files, facts, resolved, unmatched, strict=True)
-                for note in (*its.notes(len(file), file.torn, each.fate), *unmatched_notes(left))
+                for note in (*its.notes(len(file), file.torn, each.fate), *file.notes(), *unmatched_notes(left))
             ),
             *joined_by,
             *text_notes(tally, language, scoring),

@@ -53,6 +53,7 @@ class Predictions:
 
     Attributes:
         num_references: rows that have one.
+        other_fields: fields that hold predictions by their names, and were not chosen; empty where the field was named.
         torn: a file ends in a part of a line, which was left out.
         num_made: rows whose id is made of their audio.
         num_by_line: rows that are called after their line, because they have neither an id nor audio.
@@ -90,6 +91,8 @@ class Predictions:
         if not len(self):
             raise UsageError(f"{path}: holds no rows")
         self.pred_field = self._choose_field(pred_field)
+        is_named = pred_field is not None
+        self.other_fields = [] if is_named else sorted(name for name in self._candidates() if name != self.pred_field)
         self._refuse_doubled()
 
     def __len__(self) -> int:
@@ -133,7 +136,16 @@ class Predictions:
 
     def by_audio(self, folder: Path) -> "Predictions":
         """The same rows, where they have no id called after the audio that they mean."""
-        return Predictions(self.path, self.pred_field, self._text_field, folder)
+        found = Predictions(self.path, self.pred_field, self._text_field, folder)
+        found.other_fields = self.other_fields
+        return found
+
+    def notes(self) -> list[str]:
+        """What a person should know about the field with predictions."""
+        if not self.other_fields:
+            return []
+        others = show_text(", ".join(self.other_fields))
+        return [f"predictions are those in {self.pred_field}; there are also {others}: --pred-field chooses"]
 
     @property
     def torn(self) -> bool:
@@ -152,8 +164,11 @@ class Predictions:
             self._ordinals[index] = ordinal
             self.keys[index] = hash(numbered_id(f"{int(hashes[at]):016x}", ordinal))
 
+    def _candidates(self) -> list[str]:
+        return sorted(name for name in self._names if name.startswith("pred_text"))
+
     def _choose_field(self, given: str | None) -> str:
-        found = sorted(name for name in self._names if name.startswith("pred_text"))
+        found = self._candidates()
         if given is not None:
             if given not in self._names:
                 raise UsageError(

@@ -113,6 +113,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     predictions = Predictions(path, options.pred_field, options.text_field)
     facts = RunFacts(path)
     references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
+    check_split(options, references)
     is_partial = is_partial or (predictions.torn and references is None)
     joined_by: list[str] = []
     if references is not None:
@@ -143,6 +144,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "latency_s": percentiles_s(tally.stages_s),
         "notes": [
             *facts.notes(len(predictions), predictions.torn, fate),
+            *predictions.notes(),
             *text_notes(tally, language, options),
             *joined_by,
             *unmatched_notes(unmatched),
@@ -151,6 +153,12 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.total.failed or tally.total.missing else EXIT_COMPLETE,
     }
     return Scored(figures, tally, work)
+
+
+def check_split(options: ScoreOptions, references: References | None) -> None:
+    """Raises UsageError for a `--split` of no manifest."""
+    if options.split is not None and references is None:
+        raise UsageError(f"--split {options.split}: is of a manifest, and none is read here; name it with --references")
 
 
 def count_all(work: Work, tally: AnyTally, options: ScoreOptions, say: Callable[[str], None]) -> AnyTally:

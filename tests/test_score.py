@@ -426,6 +426,10 @@ def test_the_field_with_predictions_must_be_clear(tmp_path):
     with pytest.raises(UsageError, match=r"several models \(pred_text_b, pred_text_c\); choose one with --pred-field"):
         scored(path)
     assert scored(path, pred_field="pred_text_c")["total"]["wer_percent"] == 100
+    both = rows_file(tmp_path, {"id": "a", "lang": "en", "text": "x", "pred_text": "x", "pred_text_c": "y"}, name="both.jsonl")
+    note = "predictions are those in pred_text; there are also pred_text_c: --pred-field chooses"
+    assert scored(both)["notes"] == [note] and scored(both, pred_field="pred_text")["notes"] == []
+    assert compare(both, both, CompareOptions(ScoreOptions()))["notes"] == [f"A: {note}", f"B: {note}"]
     with pytest.raises(UsageError, match="--pred-field z: no row of .* has it"):
         scored(path, pred_field="z")
     with pytest.raises(UsageError, match="no pred_text in any row, only id, text; say which"):
@@ -463,6 +467,9 @@ def test_the_command_prints_a_table_or_json(cli, tmp_path):
     for arguments, message in (
         (("score", path, "--normalizer", "best"), "--normalizer best: unknown; known: auto"),
         (("score", path, "--by", "lang,,duration"), "an empty name"),
+        (("score", path, "--by", ""), "--by is empty; give names of fields"),
+        (("score", path, "--split", "test"), "--split test: is of a manifest, and none is read here; name it with --references"),
+        (("compare", path, path, "--split", "test"), "--split test: is of a manifest"),
         (("score", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; give a rows file"),
         (("score", path, "--references", "nowhere.jsonl"), "nowhere.jsonl: does not exist"),
     ):
@@ -744,6 +751,11 @@ def test_rows_heard_as_another_language_are_counted(tmp_path):
     ("content", "error", "message"),
     [
         (b"\x1f\x8b\x08\x00\x00\x00", UsageError, r"rows\.jsonl: is gzip data and no JSON Lines; unpack it first"),
+        (
+            b'\xef\xbb\xbf[\n {"id": "a", "pred_text": "x"},\n {"id": "b"}]',
+            UsageError,
+            r"rows\.jsonl: is one JSON array and no JSON Lines; write each of its objects on a line of its own",
+        ),
         (b"plain text", OutputError, r"rows\.jsonl:1: not JSON \(Expecting value\); mend the line"),
         (b"plain text\nmore\n", OutputError, r"rows\.jsonl:1: not JSON"),
         (
