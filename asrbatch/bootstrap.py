@@ -5,24 +5,25 @@ divided by its units of reference. Utterances with the same numbers are one outc
 came (a multinomial): the same distribution as drawing them one by one, but memory and time follow the number of different
 outcomes, not the number of utterances. Where nearly every utterance is an outcome of its own, drawing them one by one is faster,
 and is what is done. The same seed and outcomes give the same interval, in whatever
-order they came.
+order they came, and whatever the group of them is called.
 """
 
 import math
-import zlib
 from collections.abc import Mapping
 
 import numpy as np
+
+from .row_seeds import generator_of
 
 _BLOCK_CELLS = 4_000_000  # of 8 bytes each
 # One number of a multinomial takes about as long as drawing this many utterances (measured, numpy 2, 100,000 outcomes).
 _DRAWS_PER_OUTCOME = 16
 COVERAGE = 0.95
+# Of fewer, what was drawn is too like what there is: such intervals hold the true rate far less often than they say.
+LEAST_UTTERANCES = 10
 
 
-def resampled_rates(
-    outcomes: Mapping[tuple[int, ...], int], resamples: int, seed: int, name: str = "", kinds: int = 1
-) -> np.ndarray:
+def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, seed: int, kinds: int = 1) -> np.ndarray:
     """Error rates of drawn sets of utterances.
 
     Args:
@@ -30,20 +31,19 @@ def resampled_rates(
             systems), then units of reference.
         resamples: how many sets to draw.
         seed: of the random numbers.
-        name: different names draw different random numbers from one seed.
         kinds: of errors in each outcome.
 
     Returns:
-        float64 [kinds of errors, resamples], fractions; NaN where a draw has no reference, and for fewer than two
-        utterances, of which drawing tells nothing.
+        float64 [kinds of errors, resamples], fractions; NaN where a draw has no reference, and for fewer than
+        `LEAST_UTTERANCES`.
     """
     keys = sorted(outcomes)
     counts = np.array([outcomes[key] for key in keys], np.int64)
     total = int(counts.sum())
-    if total < 2:
+    if total < LEAST_UTTERANCES:
         return np.full((kinds, resamples), math.nan)
     numbers = np.array(keys, np.float64)
-    generator = np.random.default_rng([seed, zlib.crc32(name.encode("utf-8", "replace"))])
+    generator = generator_of(seed, np.array(keys, np.int64), counts)
     rates = np.empty((kinds, resamples))
     block = max(1, _BLOCK_CELLS // len(keys))
     one_by_one = total < _DRAWS_PER_OUTCOME * len(keys)
@@ -63,28 +63,13 @@ def resampled_rates(
 
 
 def interval(values: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float] | None:
-    """The percentile interval of drawn values, float64 [resamples]; None where there are none."""
+    """The percentile interval of drawn values, float64 [resamples].
+
+    None where there are none, and where all are the same: utterances that do not differ say nothing of how others would.
+    """
     values = values[~np.isnan(values)]
-    if not len(values):
+    if not len(values) or values.min() == values.max():
         return None
     tail = (1 - coverage) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def p_value(differences: np.ndarray, observed: float) -> float | None:
-    """How often chance alone would make a difference at least as large as the observed one, two-sided.
-
-    The drawn differences are moved so that their mean is 0, which is what they would be without a difference (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16). Never 0: with n draws it is at least 1 / (n + 1).
-
-    Args:
-        differences: float64 [resamples], of drawn sets of utterances.
-        observed: the difference over all utterances.
-    """
-    differences = differences[~np.isnan(differences)]
-    if not len(differences):
-        return None
-    # A hair's breadth for sums that were rounded in another order: no difference at all must give 1.
-    as_large = np.abs(differences - observed) >= abs(observed) - 1e-12
-    return float((1 + np.count_nonzero(as_large)) / (len(differences) + 1))

@@ -18,13 +18,14 @@ from .paired_counts import Change, PairTally
 from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
-from .score import BATCH_CHARS, ScoreOptions, check_groups, count_all, described, language_notes, unmatched_notes
+from .score import BATCH_CHARS, ScoreOptions, check_groups, check_split, count_all, described, text_notes, unmatched_notes
+from .scored_join import join
+from .scored_languages import check_language
 from .scored_references import References, Resolved, resolve
 from .scored_rows import (
     DURATION,
     NO_VALUE,
     audio_seconds_of_any,
-    is_heard_as_another,
     language_of,
     prediction_of,
     status_of,
@@ -68,6 +69,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
     """
     scoring = options.scoring
     rules = TextRules(scoring.normalizer)
+    check_language(scoring.language)
     files = [Predictions(path, scoring.pred_field, scoring.text_field) for path in (a, b)]
     facts = [RunFacts(path) for path in (a, b)]
     _refuse_pairs_by_line(files)
@@ -75,6 +77,10 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         _refuse_different_rows(files, facts)
     resolved = _resolve(scoring, files, facts, options.common)
     references = next((each.references for each in resolved if each.references is not None), None)
+    check_split(scoring, references)
+    joined_by: list[str] = []
+    if references is not None:
+        files, references, joined_by = join(files, references, [its.audio_folder for its in facts])
     language = scoring.language or _language_of_runs(files, facts) or "en"
     work = Pairing(files, references, rules, language, options)
     tally = count_all(work, PairTally(most=options.shown), scoring, say)
@@ -82,7 +88,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         raise UsageError(_why_nothing(a, b, tally))
     check_groups(tally.groups)
     unmatched = [0 if references is None else len(file.without(references.keys)) for file in files]
-    is_partial = references is None and any(each.is_partial for each in resolved)
+    is_partial = references is None and (
+        any(each.is_partial for each in resolved) or (any(file.torn for file in files) and not options.common)
+    )
     return {
         "asrbatch": __version__,
         "a": _of_file("a", files[0], tally, unmatched[0]),
@@ -91,9 +99,10 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
         "references": None if references is None else references.source,
         "partial": is_partial,
         **described(rules, tally.normalizers, tally.fell_back, scoring),
-        "total": tally.total.figures(scoring.resamples, scoring.seed, "", work.has_references),
+        "total": tally.total.figures(scoring.resamples, scoring.seed, work.has_references),
         "same_text": tally.same_text,
         "same_normalized": tally.same_normalized,
+        "languages": tally.languages.as_dict(),
         "excluded": dict(tally.excluded),
         "left_out": tally.left_out,
         **_changes(tally, work.has_references),
@@ -102,9 +111,10 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
             *(
                 f"{side.upper()}: {note}"
                 for side, file, its, each, left in zip(_SIDES, files, facts, resolved, unmatched, strict=True)
-                for note in (*its.notes(len(file), file.torn, each.fate), *unmatched_notes(left))
+                for note in (*its.notes(len(file), file.torn, each.fate), *file.notes(), *unmatched_notes(left))
             ),
-            *language_notes(tally, language, scoring.language is None),
+            *joined_by,
+            *text_notes(tally, language, scoring),
         ],
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.failed.total() or tally.missing.total() else EXIT_COMPLETE,
     }
@@ -148,13 +158,13 @@ class Pairing:
             lang, stated = self._lang(fields, pair)
             reference = self._reference(index, fields, pair) if self.has_references else said[0] or ""
             prepared = self._rules.prepare(reference, said, lang)
-            tally.unstated_language += not stated
-            tally.other_language += any(is_heard_as_another(row, lang) for row in pair)
+            tally.languages.add(lang, stated, *pair)
             if self.has_references and prepared.excluded:
                 tally.excluded[prepared.excluded] += 1
                 continue
             tally.normalizers[prepared.normalizer] += 1
             tally.fell_back += prepared.fell_back
+            tally.languages.add_texts(lang, prepared)
             tally.same_text += (said[0] or "") == (said[1] or "")
             tally.same_normalized += prepared.hypotheses[0] == prepared.hypotheses[1]
             rows.append((fields, pair, [reference if self.has_references else None, *said]))

@@ -15,6 +15,7 @@ from .scored_texts import EXCLUDED
 from .speeds import SPEEDS, STAGES_ARE
 
 _SHOWN_CHARS = 80
+MOST_SHOWN = 50  # groups in a table
 
 
 def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
@@ -32,19 +33,22 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         table = _table(
             f"by {name}" if name else None, name, "rows", "WER %", "95 %", "sub", "del", "ins", "words", "CER %", "95 %"
         )
-        for value, counts in groups.items():
+        for value, counts in largest(groups).items():
             table.add_row(_group(value), f"{counts['rows']:,}", *_wer(counts), *_cer(counts))
         if name:
             mean = figures["by"][name]["unweighted_mean"]
-            interval = _interval(mean["wer_percent_interval"])
             table.add_section()
-            table.add_row("unweighted mean", f"groups: {mean['groups']}", _number(mean["wer_percent"]), interval)
+            of_words = _number(mean["wer_percent"]), _interval(mean["wer_percent_interval"])
+            of_characters = _number(mean["cer_percent"]), _interval(mean["cer_percent_interval"])
+            number = f"groups: {mean['groups_in_cer']:,}"
+            table.add_row("unweighted mean", number, *of_words, *[""] * 4, *of_characters)
             table.add_row("weighted by words", f"{total['rows']:,}", *_wer(total), *_cer(total))
         yield table
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
         yield _facts(*((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None))
+    yield from _groups_not_shown({name: part["groups"] for name, part in figures["by"].items()})
     yield from _notes(figures)
 
 
@@ -73,7 +77,22 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     for name, title in (("got_worse", "worse in B"), ("got_better", "better in B"), ("most_different", "most different")):
         if figures.get(name):
             yield from _changes(figures[name], title)
+    yield from _groups_not_shown(figures["by"])
     yield from _notes(figures)
+
+
+def largest(groups: dict[str, Any]) -> dict[str, Any]:
+    """The groups with the most rows, in their order: as many as a person reads."""
+    if len(groups) <= MOST_SHOWN:
+        return groups
+    shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:MOST_SHOWN])
+    return {value: group for value, group in groups.items() if value in shown}
+
+
+def _groups_not_shown(by: dict[str, dict[str, Any]]) -> Iterable[Text]:
+    for name, groups in by.items():
+        if len(groups) > MOST_SHOWN:
+            yield Text(f"note: --by {name}: the {MOST_SHOWN} groups with the most rows, of {len(groups):,}; --json has all")
 
 
 def _partial(figures: dict[str, Any]) -> Iterable[Text]:
@@ -89,17 +108,15 @@ def _paired_table(name: str, groups: dict[str, Any], rate: str, has_references: 
     else:
         columns = ("rows", f"{unit} % of B against A", "95 %", "rows that differ")
     table = _table(f"by {name}" if name else None, name, *columns)
-    for value, group in groups.items():
-        of, rows = group[rate], f"{group['rows']:,}"
+    for value, group in largest(groups).items():
+        of, rows = group[rate], f"{group[rate]['rows']:,}"
         if has_references:
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
-            p = "" if of["p_value"] is None else f"{of['p_value']:.4f}"
+            p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
             interval = _interval(of["delta_points_interval"], signed=True)
-            table.add_row(_group(value), rows, *rates, interval, p, f"{group['better']:,}", f"{group['worse']:,}")
+            table.add_row(_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}")
         else:
-            table.add_row(
-                _group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{group['worse']:,}"
-            )
+            table.add_row(_group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{of['worse']:,}")
     return table
 
 

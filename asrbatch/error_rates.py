@@ -3,19 +3,24 @@
 Counts of parts of a file add up to those of the file, in whatever order. Knows nothing of files and texts.
 """
 
+import math
+import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .alignment import Edits
 from .bootstrap import interval, resampled_rates
 from .errors import UsageError
+from .row_seeds import generator_of
+from .scored_languages import LanguageCounts
 
-MOST_GROUPS = 1000
+# Some 2 kB each; a field with more values than this names rows, not groups.
+MOST_GROUPS = 100_000
 _PERCENTILES = (50, 90, 95, 99)
 
 
@@ -102,7 +107,7 @@ class Tally:
         excluded: rows not scored, by reason; `excluded_words`: words that the model said there.
         normalizers: rows by the names of their normalisers.
         fell_back: rows that their normaliser could not do, which `whisper-basic` did.
-        unstated_language: rows that do not say their language; `other_language`: rows heard as another than they were scored as.
+        languages: what is to be known of the rows' languages.
         failed_kinds: rows scored that had failed, by error kind.
         stages_s: by stage, seconds of each row that has been through it (float32).
         stated_time_us, stated_duration_us: microseconds that rows say in `time` and `duration`; `stated_rows` say both.
@@ -114,8 +119,7 @@ class Tally:
     excluded_words: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
-    unstated_language: int = 0
-    other_language: int = 0
+    languages: LanguageCounts = field(default_factory=LanguageCounts)
     failed_kinds: Counter = field(default_factory=Counter)
     stages_s: dict[str, array] = field(default_factory=dict)
     stated_time_us: int = 0
@@ -129,7 +133,7 @@ class Tally:
             of_field = self.groups.setdefault(name, {})
             for value in values:
                 if value not in of_field:
-                    _check_number(name, len(of_field) + 1)
+                    check_number(name, len(of_field) + 1)
                     of_field[value] = Counts()
                 yield of_field[value]
 
@@ -137,14 +141,14 @@ class Tally:
         """Adds what was counted over another part.
 
         Raises:
-            UsageError: a field has more values than a table can show.
+            UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
         for name, groups in other.groups.items():
             of_field = self.groups.setdefault(name, {})
             for value, counts in groups.items():
                 of_field.setdefault(value, Counts()).update(counts)
-            _check_number(name, len(of_field))
+            check_number(name, len(of_field))
         for mine, theirs in (
             (self.excluded, other.excluded),
             (self.excluded_words, other.excluded_words),
@@ -155,20 +159,28 @@ class Tally:
         for stage, seconds in other.stages_s.items():
             self.stages_s.setdefault(stage, array("f")).extend(seconds)
         self.fell_back += other.fell_back
-        self.unstated_language += other.unstated_language
-        self.other_language += other.other_language
+        self.languages.update(other.languages)
         self.stated_time_us += other.stated_time_us
         self.stated_duration_us += other.stated_duration_us
         self.stated_rows += other.stated_rows
 
 
-def rates(counts: Counts, resamples: int, seed: int, name: str = "") -> tuple[dict[str, Any], np.ndarray]:
-    """The figures of one group, as `--json` prints them; and its drawn word error rates, float64 [resamples], fractions.
+class Drawn(NamedTuple):
+    """Error rates of drawn sets of utterances: float64 [resamples], fractions, NaN where there are none."""
+
+    words: np.ndarray
+    characters: np.ndarray
+
+
+def rates(counts: Counts, resamples: int, seed: int) -> tuple[dict[str, Any], Drawn]:
+    """The figures of one group, as `--json` prints them, and what its intervals were made of.
 
     Rates are in percent, null where there is nothing to divide by.
     """
-    of_words = resampled_rates(counts.word_outcomes, resamples, seed, name)[0]
-    of_characters = resampled_rates(counts.character_outcomes, resamples, seed, name)[0]
+    drawn = Drawn(
+        resampled_rates(counts.word_outcomes, resamples, seed)[0],
+        resampled_rates(counts.character_outcomes, resamples, seed)[0],
+    )
     figures = {
         "rows": counts.rows,
         "rows_in_words": counts.rows_in_words,
@@ -177,35 +189,69 @@ def rates(counts: Counts, resamples: int, seed: int, name: str = "") -> tuple[di
         "audio_s": round(counts.audio_us / 1e6, 3),
         "generate_s_per_audio_s": round(counts.generate_us / counts.generated_us, 6) if counts.generated_us else None,
         "wer_percent": percent(counts.word_errors, counts.reference_words),
-        "wer_percent_interval": percent_interval(of_words),
+        "wer_percent_interval": percent_interval(drawn.words),
         "substitutions": counts.substitutions,
         "deletions": counts.deletions,
         "insertions": counts.insertions,
         "reference_words": counts.reference_words,
         "cer_percent": percent(counts.character_errors, counts.reference_characters),
-        "cer_percent_interval": percent_interval(of_characters),
+        "cer_percent_interval": percent_interval(drawn.characters),
         "character_errors": counts.character_errors,
         "reference_characters": counts.reference_characters,
     }
-    return figures, of_words
+    return figures, drawn
 
 
-def group_rates(groups: dict[str, Counts], resamples: int, seed: int, name: str) -> dict[str, Any]:
-    """The figures of each value of a field, and their unweighted mean: every group counts the same, however many words it has."""
-    found, drawn = {}, []
+def group_rates(groups: dict[str, Counts], resamples: int, seed: int) -> dict[str, Any]:
+    """The figures of each value of a field, and their unweighted means: each group counts the same, however large it is."""
+    found = {}
+    words, characters = Mean(resamples, seed), Mean(resamples, seed)
     for value in sorted(groups, key=order):
-        found[value], of_words = rates(groups[value], resamples, seed, f"{name}={value}")
-        if found[value]["wer_percent"] is not None:
-            drawn.append((groups[value].word_errors / groups[value].reference_words, of_words))
-    mean = round(100 * sum(rate for rate, _ in drawn) / len(drawn), 6) if drawn else None
-    return {
-        "groups": found,
-        "unweighted_mean": {
-            "groups": len(drawn),
-            "wer_percent": mean,
-            "wer_percent_interval": percent_interval(np.mean([each for _, each in drawn], axis=0)) if drawn else None,
-        },
-    }
+        counts = groups[value]
+        found[value], drawn = rates(counts, resamples, seed)
+        words.add(counts.word_errors, counts.reference_words, counts.word_outcomes, drawn.words)
+        characters.add(counts.character_errors, counts.reference_characters, counts.character_outcomes, drawn.characters)
+    return {"groups": found, "unweighted_mean": {**words.figures("wer"), **characters.figures("cer")}}
+
+
+class Mean:
+    """The unweighted mean of the rates of groups, and of their draws; nothing of a group is kept."""
+
+    def __init__(self, resamples: int, seed: int):
+        self._seed = seed
+        self._groups = self._too_few = 0
+        self._rates: list[float] = []
+        self._drawn = np.zeros(resamples)
+        self._seen: Counter = Counter()
+
+    def add(self, errors: int, units: int, outcomes: Counter, drawn: np.ndarray) -> None:
+        """Adds one group.
+
+        Args:
+            drawn: rates of drawn sets of its utterances, float64 [resamples]; NaN where there are too few.
+        """
+        if not units:
+            return
+        self._groups += 1
+        self._rates.append(errors / units)
+        if np.isnan(drawn).all():
+            self._too_few += 1
+            return
+        # Groups with the same outcomes have the same draws, and were drawn apart: in another order they are as good as new.
+        key = np.array(sorted((*outcome, rows) for outcome, rows in outcomes.items()), np.int64)
+        digest = zlib.crc32(key.tobytes())
+        self._drawn += generator_of(self._seed, np.int64(self._seen[digest]), key).permutation(drawn)
+        self._seen[digest] += 1
+
+    def figures(self, rate: str) -> dict[str, Any]:
+        """With `rate` (wer, cer) in the names. The interval is null where a group has too few utterances for one."""
+        has_draws = self._groups and not self._too_few
+        return {
+            f"groups_in_{rate}": self._groups,
+            f"groups_too_small_in_{rate}": self._too_few,
+            f"{rate}_percent": round(100 * math.fsum(self._rates) / self._groups, 6) if self._groups else None,
+            f"{rate}_percent_interval": percent_interval(self._drawn / self._groups) if has_draws else None,
+        }
 
 
 def percentiles_s(stages_s: dict[str, array]) -> dict[str, dict[str, float]]:
@@ -249,6 +295,7 @@ def order(value: str) -> tuple[int, float, str]:
         return 1, 0.0, value
 
 
-def _check_number(name: str, number: int) -> None:
+def check_number(name: str, number: int) -> None:
+    """Raises UsageError for more than `MOST_GROUPS` groups of one field."""
     if number > MOST_GROUPS:
         raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")

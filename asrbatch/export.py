@@ -42,7 +42,8 @@ class Exported:
         torn: the rows file ends in a part of a line, which was left out.
         written, unchanged: files by format; the latter were there already, word for word.
         left_out: by format of results, rows that it has no place for, by reason.
-        without_length: by format of results, rows in it whose length nobody knows.
+        without_time: by format of results, rows in it that have no `time`, by reason.
+        not_english: by format of results for English alone, rows in other languages, by language.
     """
 
     folder: Path
@@ -53,7 +54,8 @@ class Exported:
     written: dict[str, int] = field(default_factory=dict)
     unchanged: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, Counter] = field(default_factory=dict)
-    without_length: dict[str, int] = field(default_factory=dict)
+    without_time: dict[str, Counter] = field(default_factory=dict)
+    not_english: dict[str, Counter] = field(default_factory=dict)
 
     @property
     def num_failed(self) -> int:
@@ -128,7 +130,8 @@ def export(
         for output in outputs.values():
             output.finish()
     exported.left_out = {name: result.left_out for name, result in results.items() if result.left_out}
-    exported.without_length = {name: result.without_length for name, result in results.items() if result.without_length}
+    exported.without_time = {name: result.without_time for name, result in results.items() if result.without_time}
+    exported.not_english = {name: result.not_english for name, result in results.items() if result.not_english}
     exported.results = {name: output.path for name, output in outputs.items()}
     exported.written = {name: output.written for name, output in outputs.items()}
     exported.unchanged = {name: output.unchanged for name, output in outputs.items()}

@@ -13,18 +13,20 @@ from typing import Any
 
 from .errors import UsageError
 from .export_files import WholeFile, explained
+from .languages import primary
 from .output.files import json_bytes
 from .output.paths import RunPaths
 from .output.record import read_completion_mark
 from .output.rows import RESULT_FIELDS
 from .rows import show_text
 from .run_facts import RunFacts
-from .scored_rows import audio_seconds, finite_seconds, text_of
+from .scored_rows import audio_seconds, finite_seconds, language_of, text_of
 from .scored_texts import TextRules
 
 # Why a row is in no NeMo manifest, beside `scored_texts.EXCLUDED` of the leaderboard.
 LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
-_TIME_IS = "engine wall time of one device, shared out by audio seconds; no time of this row"
+WITHOUT_TIME = {"failed": "they failed", "no_length": "nobody knows how long they are; state `duration` in the manifest"}
+_TIME_IS = "engine wall time of one device, shared out by audio seconds of the rows that did not fail; no time of this row"
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,15 @@ class NemoFile(WholeFile):
 
     Attributes:
         left_out: rows left out, by reason (`LEFT_OUT`): those whose length nobody knows.
-        without_length: always 0; see `LeaderboardFile`.
+        without_time, not_english: always empty; see `LeaderboardFile`.
     """
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
         super().__init__(folder / f"{rows.name.removesuffix('.jsonl')}.nemo.json", overwrite, files)
         self._audio_folder = RunFacts(rows).audio_folder
         self.left_out: Counter = Counter()
-        self.without_length = 0
+        self.without_time: Counter = Counter()
+        self.not_english: Counter = Counter()
 
     def add_row(self, row: dict[str, Any]) -> None:
         fields = nemo_row(row, self._audio_folder)
@@ -88,7 +91,8 @@ class LeaderboardFile(WholeFile):
 
     Attributes:
         left_out: rows left out, by reason (`scored_texts.EXCLUDED`).
-        without_length: rows whose length nobody knows. They are in the file, so that they count; `duration` and `time` are null.
+        without_time: rows whose `time` is null, by reason (`WITHOUT_TIME`). They are in the file, so that they count.
+        not_english: rows in other languages, by language: the leaderboard normalises their texts by other rules.
 
     Raises:
         UsageError: the file cannot be named, or the run says no time.
@@ -98,8 +102,10 @@ class LeaderboardFile(WholeFile):
         name = names.file_name()
         self._rtfx = _rtfx_of_engine(rows)
         self._rules = TextRules("leaderboard")
+        self._language = RunFacts(rows).language or "en"
         self.left_out: Counter = Counter()
-        self.without_length = 0
+        self.without_time: Counter = Counter()
+        self.not_english: Counter = Counter()
         super().__init__(folder / name, overwrite, files)
 
     def add_row(self, row: dict[str, Any]) -> None:
@@ -107,12 +113,18 @@ class LeaderboardFile(WholeFile):
         if excluded := self._rules.prepare(reference, [], "en").excluded:
             self.left_out[excluded] += 1
             return
+        lang = primary(language_of(row, self._language)[0])
+        if lang != "en":
+            self.not_english[lang] += 1
         audio_s = audio_seconds(row) or None
-        self.without_length += audio_s is None
+        # The engine's speed is that of rows it transcribed: a share for others would make more time than there was.
+        why_none = "failed" if row["status"] != "ok" else "no_length" if audio_s is None else None
+        if why_none:
+            self.without_time[why_none] += 1
         result = {
             "audio_filepath": row.get("audio_filepath") or row["id"],
             "duration": audio_s,
-            "time": None if audio_s is None else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
+            "time": None if why_none else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
             "text": reference,
             "pred_text": row.get("pred_text") or "",
             "time_is": _TIME_IS,

@@ -17,7 +17,7 @@ from .errors import OutputError, UsageError
 from .file_heads import known_head
 
 _READ_BYTES = 8 * 2**20
-_HEAD_BYTES = 8
+_HEAD_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
 _MOST_DIGITS = sys.get_int_max_str_digits()
 
@@ -29,7 +29,7 @@ class JsonLines:
         torn: how many of the files end in a part of an object, which was left out.
 
     Raises:
-        UsageError: a file cannot be opened, is a folder, or is packed.
+        UsageError: a file cannot be opened, is a folder, is packed, or is one JSON array.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -45,6 +45,8 @@ class JsonLines:
                 raise UsageError(f"{path}: {e.strerror}; {fix}") from e
             if known := known_head(head):
                 raise UsageError(f"{path}: is {known[0]} and no JSON Lines; {known[1]}")
+            if _is_array(head):
+                raise UsageError(f"{path}: is one JSON array and no JSON Lines; write each of its objects on a line of its own")
         self.torn = 0
         # Places are counted through all files, as if they were one: `_bases` is where each of them begins.
         self._starts = array("Q")
@@ -97,6 +99,12 @@ class JsonLines:
 
     def _file(self, index: int) -> int:
         return bisect_right(self._bases, self._starts[index]) - 1
+
+
+def _is_array(head: bytes) -> bool:
+    """Whether a file begins as an array of objects; a line that happens to be an array is judged with the others."""
+    start = head.removeprefix(_BOM).lstrip()
+    return start.startswith(b"[") and start[1:].lstrip().startswith(b"{")
 
 
 def _decode(line: bytes) -> dict[str, Any]:

@@ -3,18 +3,41 @@
 Knows nothing of models and of normalisers.
 """
 
+from functools import cache, lru_cache
+from pathlib import Path
+
 # Written without spaces between words: those of openai-whisper's word splitter, and Khmer, which is written in the same way.
 # Windows of these are joined without a space, and characters are counted instead of words.
 NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my", "km"))
-# Other ways to write the languages that are treated in a way of their own. Of all others only equality matters.
-_CODES = {
-    "eng": "en", "english": "en", "jpn": "ja", "japanese": "ja", "cmn": "zh", "zho": "zh", "chi": "zh", "chinese": "zh",
-    "mandarin": "zh", "cantonese": "yue", "tha": "th", "thai": "th", "lao": "lo", "mya": "my", "bur": "my", "burmese": "my",
-    "myanmar": "my", "khm": "km", "khmer": "km",
-}  # fmt: skip
+# Codes of ISO 639-1 (and Whisper's of three letters), each with the same language's other codes and English names: those of
+# ISO 639-2 and 639-3, Whisper's, and single languages that data sets name for the whole (`cmn` for `zh`).
+_FILE = Path(__file__).with_name("languages.txt")
+_NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))  # ISO 639-2: undetermined, several, uncoded, none
 
 
+@lru_cache(1024)
 def primary(lang: str) -> str:
-    """`zh` for `zh-Hant`, `ZH_tw` and `Chinese`: the first part of a language tag (BCP 47), in small letters, names as codes."""
-    first = lang.replace("_", "-").partition("-")[0].strip().lower()
-    return _CODES.get(first, first)
+    """`zh` for `zh-Hant`, `ZH_tw`, `<|zh|>`, `Chinese` and `Mandarin Chinese`: the first part of a language tag (BCP 47), in
+    small letters, with one code for all that name the same language. What is no language is returned in small letters."""
+    whole = lang.strip().removeprefix("<|").removesuffix("|>").strip().lower()
+    name = whole.partition(" (")[0]
+    first = name.replace("_", "-").partition("-")[0].strip()
+    codes = _codes()
+    return codes.get(name) or codes.get(first, first)
+
+
+def is_language(lang: str) -> bool:
+    """Whether it begins with a code or is a name that is known; any three letters are taken for a code of ISO 639-3."""
+    code = primary(lang)
+    is_code = len(code) == 3 and code.isascii() and code.isalpha() and code not in _NO_LANGUAGE
+    return is_code or code in _codes()
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """By every way to write a language: its code."""
+    found = {}
+    for line in _FILE.read_text(encoding="utf-8").splitlines():
+        code, _, others = line.partition(": ")
+        found.update(dict.fromkeys((code, *others.split(", ")), code))
+    return found

@@ -70,6 +70,7 @@ NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
     "leaderboard": _leaderboard,
 }
 AUTO = "auto"
+ENGLISH_ONLY = frozenset(("whisper-english", "leaderboard"))
 
 
 def load_normalizer(name: str) -> Normalizer:

@@ -5,14 +5,15 @@ Knows nothing of files and texts.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
 from .alignment import Edits
-from .bootstrap import p_value, resampled_rates
-from .error_rates import MOST_GROUPS, order, percent, percent_interval
-from .errors import UsageError
+from .bootstrap import resampled_rates
+from .error_rates import check_number, order, percent, percent_interval
+from .row_swapping import p_value_of_swapping
+from .scored_languages import LanguageCounts
 
 
 class Change(NamedTuple):
@@ -39,26 +40,39 @@ class Change(NamedTuple):
 
 @dataclass
 class Paired:
-    """Errors of two systems against the same references, in one unit; `outcomes`: rows by (errors, errors, units)."""
+    """Errors of two systems against the same references, in one unit.
 
+    Attributes:
+        rows: whose units were counted; `better`, `worse`: those of them in which B has fewer or more errors than A.
+        outcomes: rows by (errors, errors, units).
+    """
+
+    rows: int = 0
+    better: int = 0
+    worse: int = 0
     errors_a: int = 0
     errors_b: int = 0
     reference: int = 0
     outcomes: Counter = field(default_factory=Counter)
 
     def add(self, a: Edits, b: Edits) -> None:
+        self.rows += 1
+        self.better += b.errors < a.errors
+        self.worse += b.errors > a.errors
         self.errors_a += a.errors
         self.errors_b += b.errors
         self.reference += a.reference
         self.outcomes[a.errors, b.errors, a.reference] += 1
 
     def update(self, other: "Paired") -> None:
-        self.errors_a += other.errors_a
-        self.errors_b += other.errors_b
-        self.reference += other.reference
-        self.outcomes.update(other.outcomes)
+        for each in fields(self):
+            mine, theirs = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, Counter):
+                mine.update(theirs)
+            else:
+                setattr(self, each.name, mine + theirs)
 
-    def figures(self, resamples: int, seed: int, name: str, with_p: bool) -> dict[str, Any]:
+    def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         """Rates of both in percent, what B's is above A's in points, its interval, and how likely chance is.
 
         Args:
@@ -67,27 +81,37 @@ class Paired:
         # The same draws for A and B as for B and A, so that swapping them mirrors every figure.
         mirrored = {(b, a, units): rows for (a, b, units), rows in self.outcomes.items()}
         is_mirrored = sorted(mirrored.items()) < sorted(self.outcomes.items())
-        drawn = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, name, kinds=2)
+        drawn = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, kinds=2)
         drawn = drawn[::-1] if is_mirrored else drawn
-        delta = drawn[1] - drawn[0]
-        observed = (self.errors_b - self.errors_a) / self.reference if self.reference else None
+        delta = (self.errors_b - self.errors_a) / self.reference if self.reference else None
+        p, is_exact = self._p_value(resamples, seed) if with_p and self.reference else (None, None)
         return {
+            "rows": self.rows,
+            "better": self.better,
+            "worse": self.worse,
             "a_percent": percent(self.errors_a, self.reference),
             "a_percent_interval": percent_interval(drawn[0]),
             "b_percent": percent(self.errors_b, self.reference),
             "b_percent_interval": percent_interval(drawn[1]),
-            "delta_points": None if observed is None else round(100 * observed, 6),
-            "delta_points_interval": percent_interval(delta),
-            "p_value": p_value(delta, observed) if with_p and observed is not None else None,
+            "delta_points": None if delta is None else round(100 * delta, 6),
+            "delta_points_interval": percent_interval(drawn[1] - drawn[0]),
+            "p_value": p,
+            "p_value_is_exact": is_exact,
             "errors_a": self.errors_a,
             "errors_b": self.errors_b,
             "reference": self.reference,
         }
 
+    def _p_value(self, resamples: int, seed: int) -> tuple[float, bool]:
+        differences: Counter = Counter()
+        for (a, b, _), rows in self.outcomes.items():
+            differences[b - a] += rows
+        return p_value_of_swapping(differences, resamples, seed)
+
 
 @dataclass
 class PairCounts:
-    """Over the rows of one group. `better`, `worse`: rows in which B has fewer or more errors than A."""
+    """Over the rows of one group. `better`, `worse`: by words, and by characters for languages without spaces."""
 
     rows: int = 0
     better: int = 0
@@ -113,13 +137,13 @@ class PairCounts:
         self.words.update(other.words)
         self.characters.update(other.characters)
 
-    def figures(self, resamples: int, seed: int, name: str, with_p: bool) -> dict[str, Any]:
+    def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         return {
             "rows": self.rows,
             "better": self.better,
             "worse": self.worse,
-            "wer": self.words.figures(resamples, seed, name, with_p),
-            "cer": self.characters.figures(resamples, seed, name, with_p),
+            "wer": self.words.figures(resamples, seed, with_p),
+            "cer": self.characters.figures(resamples, seed, with_p),
         }
 
 
@@ -129,9 +153,8 @@ class PairTally:
 
     Attributes:
         total, groups: as in `error_rates.Tally`.
-        excluded, normalizers, fell_back, unstated_language: the same.
+        excluded, normalizers, fell_back, languages: the same.
         failed, missing: of A and of B, rows whose hypotheses are empty for that reason.
-        other_language: rows that one of the two was heard in as another language than they are compared as.
         left_out: rows that only one of the files has, where only common ones are compared.
         same_text: rows whose predictions are the same, character by character; `same_normalized`: once they are normalised.
         got_worse, got_better: the largest changes; no more than `most` of each once `update` or `keep_largest` was called.
@@ -143,8 +166,7 @@ class PairTally:
     excluded: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
-    unstated_language: int = 0
-    other_language: int = 0
+    languages: LanguageCounts = field(default_factory=LanguageCounts)
     failed: Counter = field(default_factory=Counter)
     missing: Counter = field(default_factory=Counter)
     left_out: int = 0
@@ -168,19 +190,19 @@ class PairTally:
         """Adds what was counted over another part.
 
         Raises:
-            UsageError: a field has more values than a table can show.
+            UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
         for name, groups in other.groups.items():
             of_field = self.groups.setdefault(name, {})
             for value, counts in groups.items():
                 of_field.setdefault(value, PairCounts()).update(counts)
-            if len(of_field) > MOST_GROUPS:
-                raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
+            check_number(name, len(of_field))
         for name in ("excluded", "normalizers", "failed", "missing"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("fell_back", "unstated_language", "other_language", "left_out", "same_text", "same_normalized"):
+        for name in ("fell_back", "left_out", "same_text", "same_normalized"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.languages.update(other.languages)
         self.got_worse += other.got_worse
         self.got_better += other.got_better
         self.keep_largest()
@@ -188,8 +210,6 @@ class PairTally:
     def by(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         """The figures of every group, by field and value."""
         return {
-            name: {
-                value: groups[value].figures(resamples, seed, f"{name}={value}", with_p) for value in sorted(groups, key=order)
-            }
+            name: {value: groups[value].figures(resamples, seed, with_p) for value in sorted(groups, key=order)}
             for name, groups in self.groups.items()
         }

@@ -14,20 +14,21 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from . import __version__
 from .alignment import Edits, aligner
-from .bootstrap import COVERAGE
+from .bootstrap import COVERAGE, LEAST_UTTERANCES
 from .error_rates import Tally, group_rates, microseconds, percentiles_s, rates
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from .output.rows import TIMING_FIELDS
 from .parallel import over_rows
 from .predictions import Predictions
 from .run_facts import RunFacts
+from .scored_join import join
+from .scored_languages import check_language
 from .scored_references import References, resolve
 from .scored_rows import (
     DURATION,
     NO_VALUE,
     audio_seconds,
     finite_seconds,
-    is_heard_as_another,
     language_of,
     prediction_of,
     seconds_of_stage,
@@ -108,9 +109,15 @@ class Scored(NamedTuple):
 def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
     """The same as `score`, with what the figures are made of."""
     rules = TextRules(options.normalizer)
+    check_language(options.language)
     predictions = Predictions(path, options.pred_field, options.text_field)
     facts = RunFacts(path)
     references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
+    check_split(options, references)
+    is_partial = is_partial or (predictions.torn and references is None)
+    joined_by: list[str] = []
+    if references is not None:
+        (predictions,), references, joined_by = join([predictions], references, [facts.audio_folder])
     language = options.language or facts.language or "en"
     work = Scoring(predictions, references, rules, language, options)
     tally = count_all(work, Tally(), options, say)
@@ -118,6 +125,7 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         raise UsageError(_why_nothing(path, tally, options.text_field))
     check_groups(tally.groups)
     unmatched = 0 if references is None else len(predictions.without(references.keys))
+    by = {name: group_rates(tally.groups[name], options.resamples, options.seed) for name in options.by}
     figures = {
         "asrbatch": __version__,
         "predictions": str(path),
@@ -130,17 +138,27 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
         "unmatched_predictions": unmatched,
-        "by": {name: group_rates(tally.groups[name], options.resamples, options.seed, name) for name in options.by},
+        "languages": tally.languages.as_dict(),
+        "by": by,
         "speed": {**facts.speed(len(predictions)), **_stated_speed(tally)},
         "latency_s": percentiles_s(tally.stages_s),
         "notes": [
             *facts.notes(len(predictions), predictions.torn, fate),
-            *language_notes(tally, language, options.language is None),
+            *predictions.notes(),
+            *text_notes(tally, language, options),
+            *joined_by,
             *unmatched_notes(unmatched),
+            *_mean_notes(by),
         ],
         "exit_code": EXIT_ROWS_FAILED if is_partial or tally.total.failed or tally.total.missing else EXIT_COMPLETE,
     }
     return Scored(figures, tally, work)
+
+
+def check_split(options: ScoreOptions, references: References | None) -> None:
+    """Raises UsageError for a `--split` of no manifest."""
+    if options.split is not None and references is None:
+        raise UsageError(f"--split {options.split}: is of a manifest, and none is read here; name it with --references")
 
 
 def count_all(work: Work, tally: AnyTally, options: ScoreOptions, say: Callable[[str], None]) -> AnyTally:
@@ -235,8 +253,7 @@ class Scoring:
             hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
             lang, stated = language_of(fields, self._language)
             prepared = self._rules.prepare(reference, [hypothesis], lang)
-            tally.unstated_language += not stated
-            tally.other_language += is_heard_as_another(row, lang)
+            tally.languages.add(lang, stated, row)
             if row is not None:
                 _add_times(tally, row)
             if prepared.excluded:
@@ -245,6 +262,7 @@ class Scoring:
                 continue
             tally.normalizers[prepared.normalizer] += 1
             tally.fell_back += prepared.fell_back
+            tally.languages.add_texts(lang, prepared)
             found.append((fields, row, reference, hypothesis))
             texts.append(prepared)
             chars += prepared.num_chars
@@ -283,23 +301,14 @@ def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, 
     }
 
 
-def language_notes(tally: Any, language: str, is_guess: bool) -> list[str]:
-    """What a person should know about rows that do not say their language, and those that their normaliser could not do.
+def text_notes(tally: Any, language: str, options: ScoreOptions) -> list[str]:
+    """What a person should know about the languages of rows, and about texts that their normaliser could not do.
 
     Args:
         tally: of `score` or `compare`.
-        is_guess: nobody gave `--language`.
+        language: what rows that do not say theirs were taken for.
     """
-    notes = []
-    if tally.unstated_language and is_guess:
-        notes.append(
-            f"{tally.unstated_language} rows do not say their `lang` and were taken for {language}; --language says another"
-        )
-    if tally.other_language:
-        notes.append(
-            f"{tally.other_language} rows were heard as another language (`language`) than they were scored as; where the model "
-            "is right, give them their `lang`"
-        )
+    notes = tally.languages.notes(language, options.language is None, options.normalizer)
     if tally.fell_back:
         notes.append(
             f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"
@@ -309,6 +318,20 @@ def language_notes(tally: Any, language: str, is_guess: bool) -> list[str]:
 
 def unmatched_notes(number: int) -> list[str]:
     return [f"{number} predictions have no reference row and were left out"] if number else []
+
+
+def _mean_notes(by: Mapping[str, Any]) -> list[str]:
+    """Why an unweighted mean has no interval."""
+    notes = []
+    for name, part in by.items():
+        mean = part["unweighted_mean"]
+        small, groups = max((mean[f"groups_too_small_in_{rate}"], mean[f"groups_in_{rate}"]) for rate in ("wer", "cer"))
+        if small:
+            notes.append(
+                f"--by {name}: the unweighted mean has no interval, because {small} of {groups} groups have fewer than "
+                f"{LEAST_UTTERANCES} utterances"
+            )
+    return notes
 
 
 def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:

@@ -4,12 +4,16 @@ A run that lacks rows would score better than it is if they were not counted. It
 read and is still the one that was transcribed (by its digest), rows without a prediction count as empty.
 """
 
+from array import array
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import AsrbatchError, UsageError
 from .manifest import Manifest, open_manifest
+from .manifest_scan import numbered_id
+from .predictions import audio_id, ordinals_of
 from .run_facts import RunFacts
 from .sharding import Sharding
 from .types import Utterance
@@ -29,15 +33,40 @@ class References:
         self.source = manifest.source
         self.keys = np.frombuffer(manifest.keys, np.int64)[self._indexes]
 
+        self._ordinals: dict[int, int] | None = None
+
     def __len__(self) -> int:
         return len(self._indexes)
 
     def read(self, index: int) -> Utterance:
-        return self._manifest.read(int(self._indexes[index]))
+        utterance = self._manifest.read(int(self._indexes[index]))
+        if self._ordinals is None or (row_id := _audio_id(utterance)) is None:
+            return utterance
+        return replace(utterance, id=numbered_id(row_id, self._ordinals[index]) if index in self._ordinals else row_id)
+
+    def by_audio(self) -> "References":
+        """The same rows, called after their audio as `Predictions.by_audio` calls them, whatever their ids are."""
+        found = References(self._manifest, self._indexes)
+        found.keys = self.keys.copy()
+        rows, hashes = array("q"), array("Q")
+        for index in range(len(self)):
+            if (row_id := _audio_id(self.read(index))) is not None:
+                rows.append(index)
+                hashes.append(int(row_id, 16))
+        ordinals = ordinals_of(np.array(hashes, np.uint64)).tolist()
+        found._ordinals = {index: ordinal for index, ordinal in zip(rows, ordinals, strict=True) if ordinal > 1}
+        for index, made in zip(rows, hashes, strict=True):
+            row_id = f"{made:016x}"
+            found.keys[index] = hash(numbered_id(row_id, found._ordinals[index]) if index in found._ordinals else row_id)
+        return found
 
     def where(self, index: int) -> str:
         """File and line of a row, for messages."""
         return self._manifest.where(int(self._indexes[index]))
+
+
+def _audio_id(utterance: Utterance) -> str | None:
+    return audio_id(utterance.audio, utterance.offset_s, utterance.duration_s, utterance.channel)
 
 
 class Resolved(NamedTuple):

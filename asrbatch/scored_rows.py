@@ -43,9 +43,15 @@ def prediction_of(row: Mapping[str, Any] | None, name: str, where: Callable[[], 
 
 
 def language_of(fields: Mapping[str, Any], otherwise: str) -> tuple[str, bool]:
-    """The language of a row's reference, and whether the row says so."""
-    lang = fields.get("lang")
-    return (lang, True) if type(lang) is str and lang.strip() else (otherwise, False)
+    """The language of a row's reference, and whether the row says so.
+
+    Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in `input`.
+    """
+    theirs = fields if "status" not in fields else fields.get("input")
+    for lang in (fields.get("lang"), theirs.get("language") if isinstance(theirs, dict) else None):
+        if type(lang) is str and lang.strip():
+            return lang, True
+    return otherwise, False
 
 
 def is_heard_as_another(row: Mapping[str, Any] | None, lang: str) -> bool:

@@ -1,17 +1,25 @@
 """`asrbatch compare`: pairs by id, differences that are there, and no two manifests mixed up unnoticed."""
 
+import itertools
 import json
+import operator
 import random
+from collections import Counter
 from pathlib import Path
 
 import jiwer
+import kaldialign
+import numpy as np
 import pytest
 from conftest import REPO, read_jsonl, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asrbatch.compare import CompareOptions, compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
+from asrbatch.row_swapping import p_value_of_swapping
 from asrbatch.score import ScoreOptions, score
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
@@ -87,10 +95,81 @@ def test_a_real_difference_is_told_from_chance(spoiled, tmp_path):
     assert wer["delta_points_interval"][0] < 0 < wer["delta_points_interval"][1]
 
 
+@pytest.mark.parametrize(
+    ("worse", "better", "same", "expected"),
+    [(3, 0, 0, 1 / 4), (5, 0, 4, 1 / 16), (3, 0, 3, 1 / 4), (4, 0, 96, 1 / 8), (1, 0, 999, 1), (2, 2, 5, 1), (4, 1, 0, 3 / 8)],
+)
+def test_p_values_of_few_changed_rows_are_those_of_swapping_rows(worse, better, same, expected, tmp_path):
+    said = ["ab", "ba", "aa"]  # of A and B: a is right, b has an error
+    pairs = said[:1] * worse + said[1:2] * better + said[2:] * same
+    a, b = (
+        rows_file(tmp_path, name, **{f"r{i}": "one two three" if pair[at] == "a" else "one two" for i, pair in enumerate(pairs)})
+        for at, name in enumerate("ab")
+    )
+    wer = compared(a, b)["total"]["wer"]
+    assert wer["p_value"] == pytest.approx(expected) and wer["p_value_is_exact"]
+    assert (wer["rows"], wer["better"], wer["worse"]) == (len(pairs), better, worse)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=10))
+def test_a_p_value_is_that_of_every_way_to_swap(differences):
+    observed = abs(sum(differences))
+    ways = list(itertools.product([-1, 1], repeat=len(differences)))
+    as_large = sum(abs(sum(map(operator.mul, way, differences))) >= observed for way in ways)
+    assert p_value_of_swapping(Counter(differences), 1, 0) == (pytest.approx(as_large / len(ways)), True)
+
+
+def test_a_p_value_of_many_rows_is_exact_or_drawn():
+    generator = np.random.default_rng(3)
+    differences = generator.poisson(2, 300) - generator.poisson(2, 300) + (generator.random(300) < 0.1)
+    exact, is_exact = p_value_of_swapping(Counter(differences.tolist()), 1, 0)
+    swapped = (differences * generator.choice([-1, 1], size=(20_000, 300))).sum(1)
+    assert is_exact and exact == pytest.approx(np.mean(np.abs(swapped) >= abs(differences.sum())), rel=0.15)
+    drawn = [p_value_of_swapping(Counter(differences.tolist()), 20_000, seed, most_cells=0) for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] == (pytest.approx(exact, rel=0.15), False)
+    assert p_value_of_swapping({1: 5000}, 99, 0) == (1e-12, True)
+    assert p_value_of_swapping({1: 5000}, 99, 0, most_cells=0) == (0.01, False)
+
+
+def test_an_interval_of_the_difference_is_that_of_rows_drawn_one_by_one(spoiled):
+    wer = compared(DATA, spoiled, normalizer="none", resamples=4000)["total"]["wer"]
+    b = {row["id"]: row["pred_text"] or "" for row in read_jsonl(spoiled)}
+    counted = [
+        [kaldialign.edit_distance(row["text"].split(), said.split())["total"] for said in (row["pred_text"] or "", b[row["id"]])]
+        + [len(row["text"].split())]
+        for row in PAIRS
+    ]
+    drawn = np.array(counted)[np.random.default_rng(5).integers(len(counted), size=(4000, len(counted)))].sum(1)
+    low, high = np.quantile(100 * (drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], [0.025, 0.975])
+    assert wer["delta_points_interval"] == pytest.approx([low, high], abs=0.05 * (high - low))
+
+
+def test_better_and_worse_are_counted_in_each_unit(tmp_path):
+    rows = {"a": [], "b": []}
+    for row_id, lang, text, *said in (
+        ("e1", "en", "one two", "one twi", "one xyzuvw"),  # as many words wrong, more characters
+        ("e2", "en", "one two", "one", "one two"),
+        ("z1", "zh", "今天", "今", "今天"),
+        ("z2", "zh", "今天", "今", "天今天"),
+    ):
+        for side, text_said in zip("ab", said, strict=True):
+            rows[side].append({"id": row_id, "lang": lang, "text": text, "pred_text": text_said})
+    figures = compared(*(write_jsonl(tmp_path / f"{side}.jsonl", rows[side]) for side in "ab"), by=("lang",))
+    total, zh = figures["total"], figures["by"]["lang"]["zh"]
+    assert [(total[rate]["rows"], total[rate]["better"], total[rate]["worse"]) for rate in ("wer", "cer")] == [
+        (2, 1, 0),
+        (4, 2, 1),
+    ]
+    assert [(zh[rate]["rows"], zh[rate]["better"], zh[rate]["worse"]) for rate in ("wer", "cer")] == [(0, 0, 0), (2, 1, 0)]
+    assert (total["better"], total["worse"]) == (2, 0)  # each row in its own unit
+
+
 def test_a_file_compared_with_itself_differs_nowhere():
     figures = compared(DATA, DATA)
     wer = figures["total"]["wer"]
-    assert (wer["delta_points"], wer["delta_points_interval"], wer["p_value"]) == (0, [0, 0], 1)
+    assert (wer["delta_points"], wer["delta_points_interval"], wer["p_value"]) == (0, None, 1)
     assert figures["same_text"] == figures["same_normalized"] == figures["total"]["rows"] == len(PAIRS)
     assert figures["got_worse"] == figures["got_better"] == []
 
@@ -207,6 +286,10 @@ def mirrored(figures: dict) -> dict:
                 "delta_points": was["delta_points"] and -was["delta_points"],
                 "delta_points_interval": was["delta_points_interval"] and [-each for each in was["delta_points_interval"][::-1]],
                 "p_value": was["p_value"],
+                "p_value_is_exact": was["p_value_is_exact"],
+                "rows": was["rows"],
+                "better": was["worse"],
+                "worse": was["better"],
                 "errors_a": was["errors_b"],
                 "errors_b": was["errors_a"],
                 "reference": was["reference"],

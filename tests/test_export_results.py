@@ -10,6 +10,7 @@ from asrbatch.errors import EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.export import export
 from asrbatch.export_results import ResultNames, nemo_row
 from asrbatch.score import ScoreOptions, score
+from asrbatch.scored_rows import audio_seconds
 
 PAIRS = read_jsonl(REPO / "tests/data/prompts.tiny-en.jsonl")
 RECORDED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))
@@ -40,8 +41,15 @@ def test_the_leaderboard_finds_every_row_and_the_speed_of_the_engine(tmp_path):
     assert all(row["time_is"].startswith("engine wall time") for row in rows)
     figures = score(path, ScoreOptions(normalizer="leaderboard", resamples=10))
     assert round(figures["total"]["wer_percent"], 2) == RECORDED["all_rows"]["wer_percent"]
-    assert figures["speed"] == {"rtfx_stated": pytest.approx(7.9, abs=1e-3)}
     assert exported.exit_code == EXIT_ROWS_FAILED and exported.num_failed == 3
+    # The engine worked so long on what it transcribed, and this is not more: failed rows have no share of it.
+    done = [row["status"] == "ok" for row in PAIRS]
+    assert [row["time"] is not None for row in rows] == done and all(row["duration"] for row in rows)
+    audio_s = sum(audio_seconds(row) for row in PAIRS if row["status"] == "ok")
+    assert sum(row["time"] or 0 for row in rows) == pytest.approx(audio_s / 7.9, abs=1e-6)
+    assert exported.without_time == {"leaderboard": {"failed": 3}} and figures["speed"] == {}
+    ok = write_jsonl(tmp_path / "ok.jsonl", [row for row in rows if row["time"] is not None])
+    assert score(ok, ScoreOptions(resamples=10))["speed"] == {"rtfx_stated": pytest.approx(7.9, abs=1e-3)}
 
 
 def test_rows_that_the_leaderboard_drops_are_left_out_and_counted(tmp_path):
@@ -52,6 +60,14 @@ def test_rows_that_the_leaderboard_drops_are_left_out_and_counted(tmp_path):
     assert exported.left_out["leaderboard"] == dict.fromkeys(
         ("no_reference", "empty_reference", "nothing_left", "marked_to_ignore"), 1
     )
+
+
+def test_rows_that_are_not_english_are_said(cli, tmp_path):
+    rows = [{**PAIRS[at], "id": f"r{at}", "index": at, "lang": lang} for at, lang in enumerate(["en", "German", "de-AT", "fr"])]
+    done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard,nemo", *ASKED)
+    said = [line for line in done.stderr.splitlines() if "not in English" in line]
+    assert len(said) == 1 and said[0].startswith("leaderboard: 3 rows are not in English (de 2, fr 1): ")
+    assert len(read_jsonl(Path(done.stdout.splitlines()[0]))) == 4
 
 
 def test_a_nemo_manifest_has_the_fields_of_the_input_and_can_be_scored(tmp_path):
@@ -104,7 +120,8 @@ def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli, tmp_p
     rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": 0.0, "duration": None}]
     rows.append({**PAIRS[2], "id": "short", "index": 2, "audio_s": 0.0001, "duration": 0.0001})
     done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
-    assert "leaderboard: 1 rows have neither duration nor time" in done.stderr and "no RTFx" in done.stderr
+    assert "leaderboard: 1 rows have no time, because nobody knows how long they are; state `duration`" in done.stderr
+    assert "makes no RTFx" in done.stderr and "not in English" not in done.stderr
     found = read_jsonl(Path(done.stdout.strip()))
     assert [(row["duration"] is None, row["time"] is None) for row in found] == [(False, False), (True, True), (False, False)]
     assert found[2]["time"] > 0  # to the leaderboard 0 is no time

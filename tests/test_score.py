@@ -13,10 +13,11 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch.bootstrap import interval, p_value, resampled_rates
+from asrbatch.bootstrap import interval, resampled_rates
 from asrbatch.compare import CompareOptions, compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.json_lines import JsonLines
+from asrbatch.languages import is_language, primary
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.predictions import Predictions
@@ -120,28 +121,45 @@ def test_intervals_are_near_those_of_kaldi():
     assert (low, high) == pytest.approx((theirs["ci95min"], theirs["ci95max"]), abs=0.1 * theirs["ci95"])
 
 
-def test_a_p_value_is_near_that_of_swapping_systems():
-    generator = np.random.default_rng(3)
-    errors = generator.poisson(2, size=(300, 2))
-    errors[:, 1] += generator.random(300) < 0.3
-    words = generator.integers(5, 20, 300)
-    outcomes: dict[tuple[int, int, int], int] = {}
-    for each in zip(*errors.T.tolist(), words.tolist(), strict=True):
-        outcomes[each] = outcomes.get(each, 0) + 1
-    drawn = resampled_rates(outcomes, 20_000, seed=1, kinds=2)
-    observed = (errors[:, 1] - errors[:, 0]).sum() / words.sum()
-    swapped = ((errors[:, 1] - errors[:, 0]) * generator.choice([-1, 1], size=(20_000, 300))).sum(1) / words.sum()
-    by_swapping = np.mean(np.abs(swapped) >= abs(observed))
-    assert 0.01 < by_swapping < 0.5
-    assert p_value(drawn[1] - drawn[0], observed) == pytest.approx(by_swapping, rel=0.2)
-    assert p_value(np.zeros(99), 0.0) == 1.0
-    assert p_value(np.array([0.5, 0.5, 0.5]), 0.5) == 0.25
-    assert p_value(np.array([]), 0.5) is None
+def test_few_utterances_and_utterances_without_variation_have_no_interval(tmp_path):
+    rows = [row(f"r{i}", "one two", "one" if i % 2 else "one two") for i in range(10)]
+    total = scored(rows_file(tmp_path, *rows), normalizer="none")["total"]
+    assert total["wer_percent"] == 25 and total["wer_percent_interval"][0] < 25 < total["wer_percent_interval"][1]
+    alike = [[{**each, "pred_text": said} for each in rows] for said in ("one", "x y", "one two")]
+    for these in (rows[:1], rows[:9], *alike):
+        total = scored(rows_file(tmp_path, *these), normalizer="none")["total"]
+        assert total["wer_percent"] is not None and total["wer_percent_interval"] is total["cer_percent_interval"] is None
 
 
-def test_one_utterance_has_no_interval(tmp_path):
-    total = scored(rows_file(tmp_path, row("a", "one two", "one")), normalizer="none")["total"]
-    assert (total["wer_percent"], total["wer_percent_interval"]) == (50.0, None)
+def test_an_interval_follows_from_the_seed_and_the_rows_and_not_from_their_groups_name(tmp_path):
+    rows = [{**row, "first": "x", "second": "y" if row["duration"] < 3 else "z"} for row in PAIRS]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    figures = scored(path, by=("first",))
+    assert figures["by"]["first"]["groups"]["x"] == figures["total"]
+    seeds = [scored(path, seed=seed)["total"]["wer_percent_interval"] for seed in (0, 0, 1)]
+    assert seeds[0] == seeds[1] != seeds[2]
+    renamed = write_jsonl(tmp_path / "renamed.jsonl", [{**row, "second": row["second"] * 2} for row in rows])
+    first, again = (scored(each, by=("second",))["by"]["second"] for each in (path, renamed))
+    assert first["unweighted_mean"] == again["unweighted_mean"]
+    assert [*first["groups"].values()] == [*again["groups"].values()]
+
+
+def test_the_unweighted_mean_of_alike_groups_is_surer_than_each_of_them(tmp_path):
+    rows = [row(f"{group}{i}", "one two", "one" if i % 2 else "one two", set=group) for group in "abcd" for i in range(20)]
+    part = scored(rows_file(tmp_path, *rows), normalizer="none", by=("set",), resamples=1000)["by"]["set"]
+    low, high = part["unweighted_mean"]["wer_percent_interval"]
+    of_one = part["groups"]["a"]["wer_percent_interval"]
+    assert high - low == pytest.approx((of_one[1] - of_one[0]) / 2, rel=0.2)  # four groups, each drawn on its own
+
+
+def test_why_an_unweighted_mean_has_no_interval_is_said(tmp_path):
+    rows = [row(f"{i}", "one two", "one" if i % 2 else "one two", lang="en", set="ab"[i > 10]) for i in range(20)]
+    figures = scored(rows_file(tmp_path, *rows), by=("set",))
+    mean = figures["by"]["set"]["unweighted_mean"]
+    assert (mean["groups_in_wer"], mean["groups_too_small_in_wer"], mean["wer_percent_interval"]) == (2, 1, None)
+    assert figures["notes"] == [
+        "--by set: the unweighted mean has no interval, because 1 of 2 groups have fewer than 10 utterances"
+    ]
 
 
 # What is never dropped, and what is not scored
@@ -169,7 +187,9 @@ def test_rows_of_the_references_without_a_prediction_count_and_others_are_left_o
     figures = scored(predictions, references=str(manifest), normalizer="none", by=("set", "duration"))
     assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["deletions"]) == (3, 1, 5)
     assert figures["total"]["wer_percent"] == pytest.approx(100 * 5 / 9, abs=1e-5)
-    assert figures["unmatched_predictions"] == 1 and "1 predictions have no reference row" in figures["notes"][-1]
+    assert figures["unmatched_predictions"] == 1 and any(
+        "1 predictions have no reference row" in note for note in figures["notes"]
+    )
     assert figures["by"]["set"]["groups"]["s"]["rows"] == figures["by"]["duration"]["groups"]["2 to 5 s"]["rows"] == 3
 
 
@@ -180,6 +200,36 @@ def test_a_reference_manifest_without_ids_finds_the_predictions_of_its_audio(tmp
     figures = scored(predictions, references=str(manifest))
     assert figures["pred_field"] == "pred_text_canary"
     assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
+
+
+def test_a_manifest_of_other_rows_is_refused_and_a_part_of_it_is_not(tmp_path):
+    manifest = write_jsonl(
+        tmp_path / "manifest.jsonl", [{"id": f"m{i}", "audio_filepath": f"{i}.wav", "text": "one"} for i in range(300)]
+    )
+    predictions = rows_file(tmp_path, *({"id": f"p{i}", "audio_filepath": "x.wav", "pred_text": "one"} for i in range(300)))
+    why = r'rows\.jsonl: none of its 300 rows is in .*; here one is id p0, audio "x\.wav", there id m0, audio "0\.wav"'
+    with pytest.raises(UsageError, match=why):
+        scored(predictions, references=str(manifest))
+    with pytest.raises(UsageError, match=why):
+        compare(predictions, predictions, CompareOptions(ScoreOptions(references=str(manifest))))
+    nearly = rows_file(tmp_path, *({"id": f"{'m' if i < 2 else 'p'}{i}", "pred_text": "one"} for i in range(300)))
+    with pytest.raises(UsageError, match="only 2 of its 300 rows are in"):
+        scored(nearly, references=str(manifest))
+    begun = rows_file(tmp_path, {"id": "m7", "pred_text": "one"})  # as a run that was started a moment ago
+    assert scored(begun, references=str(manifest))["total"]["missing"] == 299
+
+
+def test_predictions_without_ids_find_their_audio_however_its_path_is_written(tmp_path):
+    (tmp_path / "data").mkdir()
+    parts = [{"audio_filepath": "a/talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)]
+    manifest = write_jsonl(tmp_path / "data/manifest.jsonl", [{**part, "id": f"m{i}"} for i, part in enumerate(parts)])
+    for path in (str(tmp_path / "data/a/talk.wav"), "data/./a/talk.wav"):
+        said = [{**part, "audio_filepath": path, "pred_text": part["text"]} for part in reversed(parts)]
+        figures = scored(rows_file(tmp_path, *said), references=str(manifest))
+        assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
+        assert any("found in the manifest by their audio" in note for note in figures["notes"])
+    compared = compare(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", CompareOptions(ScoreOptions(references=str(manifest))))
+    assert (compared["total"]["rows"], compared["total"]["wer"]["errors_a"]) == (3, 0)
 
 
 def test_rows_without_a_usable_reference_are_counted_by_reason(tmp_path):
@@ -222,9 +272,16 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     assert groups["de"]["wer_percent"] == pytest.approx(100 / 3, abs=1e-5) and groups["(none)"]["wer_percent"] == 0
     assert figures["total"]["rows_in_words"] == 2 and figures["total"]["reference_words"] == 6
     assert [(each["name"], each["rows"]) for each in figures["normalizers"]] == [("whisper-basic", 2), ("whisper-english", 1)]
-    assert figures["by"]["lang"]["unweighted_mean"]["groups"] == 2
+    mean = figures["by"]["lang"]["unweighted_mean"]
+    assert (mean["groups_in_wer"], mean["groups_in_cer"]) == (2, 3)
+    assert mean["wer_percent"] == pytest.approx(100 / 3 / 2, abs=1e-5)
+    assert mean["cer_percent"] == pytest.approx(sum(group["cer_percent"] for group in groups.values()) / 3, abs=1e-5)
     assert "1 rows do not say their `lang` and were taken for en" in figures["notes"][0]
     assert scored(path, language="fr")["normalizers"][0]["rows"] == 3
+    with pytest.raises(UsageError, match="--language klingon: is no language; give a code such as en"):
+        scored(path, language="klingon")
+    with pytest.raises(UsageError, match="--language auto: is no language"):
+        compare(path, path, CompareOptions(ScoreOptions(language="auto")))
 
 
 def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
@@ -261,10 +318,27 @@ def test_bins_of_duration():
     ]
 
 
-def test_a_field_with_too_many_values_is_refused(tmp_path):
-    path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(1001)))
-    with pytest.raises(UsageError, match="--by id: more than 1000 different values"):
-        scored(path, by=("id",))
+def test_of_many_groups_the_largest_are_shown_and_all_are_counted(cli, tmp_path):
+    rows = [row(f"r{i}", "a", "a" if i % 3 else "b", speaker=f"s{i}", lang="en") for i in range(1500)]
+    rows += [row("more", "a", "a", speaker="s7", lang="en")]
+    path = rows_file(tmp_path, *rows)
+    done = cli("score", path, "--by", "speaker", "--json")
+    groups = json.loads(done.stdout)["by"]["speaker"]["groups"]
+    assert len(groups) == 1500 and groups["s7"]["rows"] == 2 and groups["s9"]["wer_percent"] == 100
+    for command in (("score", path), ("compare", path, path)):
+        shown = cli(*command, "--by", "speaker").stdout.splitlines()
+        assert sum(line.strip().startswith("s") and line.split()[0][1:].isdigit() for line in shown) == 50
+        assert any(line.split()[:2] == ["s7", "2"] for line in shown)
+        assert "note: --by speaker: the 50 groups with the most rows, of 1,500; --json has all" in shown
+
+
+def test_a_field_with_too_many_values_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("asrbatch.error_rates.MOST_GROUPS", 20)
+    path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(21)))
+    assert len(scored(path, by=("text",))["by"]["text"]["groups"]) == 1
+    for refused in (lambda: scored(path, by=("id",)), lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",))))):
+        with pytest.raises(UsageError, match="--by id: more than 20 different values; name a field that rows share"):
+            refused()
 
 
 # Any order, any number of processes
@@ -333,6 +407,14 @@ def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
     path = rows_file(tmp_path, row("a", "x", "x"), '{"id": "b", "text": "y", "pre')
     figures = scored(path)
     assert figures["total"]["rows"] == 1 and "the last line is torn" in figures["notes"][0]
+    pairs = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
+    for each in (figures, pairs):
+        assert each["partial"] and each["exit_code"] == EXIT_ROWS_FAILED
+    common = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW), common=True))
+    assert not common["partial"] and common["exit_code"] == EXIT_COMPLETE
+    manifest = [{"id": row_id, "audio_filepath": "x.wav", "text": "x"} for row_id in "ab"]
+    against = scored(path, references=str(write_jsonl(tmp_path / "m.jsonl", manifest)))
+    assert not against["partial"] and against["total"]["missing"] == 1  # there it counts as empty
     for bad, why in (("[1]\n", "not a JSON object"), ("{\n", "not JSON"), ("\x80\n", "not JSON")):
         with pytest.raises(OutputError, match=rf"rows\.jsonl:1: {why}"):
             scored(rows_file(tmp_path, bad, row("a", "x", "x")))
@@ -344,6 +426,10 @@ def test_the_field_with_predictions_must_be_clear(tmp_path):
     with pytest.raises(UsageError, match=r"several models \(pred_text_b, pred_text_c\); choose one with --pred-field"):
         scored(path)
     assert scored(path, pred_field="pred_text_c")["total"]["wer_percent"] == 100
+    both = rows_file(tmp_path, {"id": "a", "lang": "en", "text": "x", "pred_text": "x", "pred_text_c": "y"}, name="both.jsonl")
+    note = "predictions are those in pred_text; there are also pred_text_c: --pred-field chooses"
+    assert scored(both)["notes"] == [note] and scored(both, pred_field="pred_text")["notes"] == []
+    assert compare(both, both, CompareOptions(ScoreOptions()))["notes"] == [f"A: {note}", f"B: {note}"]
     with pytest.raises(UsageError, match="--pred-field z: no row of .* has it"):
         scored(path, pred_field="z")
     with pytest.raises(UsageError, match="no pred_text in any row, only id, text; say which"):
@@ -381,6 +467,9 @@ def test_the_command_prints_a_table_or_json(cli, tmp_path):
     for arguments, message in (
         (("score", path, "--normalizer", "best"), "--normalizer best: unknown; known: auto"),
         (("score", path, "--by", "lang,,duration"), "an empty name"),
+        (("score", path, "--by", ""), "--by is empty; give names of fields"),
+        (("score", path, "--split", "test"), "--split test: is of a manifest, and none is read here; name it with --references"),
+        (("compare", path, path, "--split", "test"), "--split test: is of a manifest"),
         (("score", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; give a rows file"),
         (("score", path, "--references", "nowhere.jsonl"), "nowhere.jsonl: does not exist"),
     ):
@@ -471,7 +560,7 @@ def run_with_manifest(folder: Path, rows: list[dict], **record) -> tuple[Path, P
 
 def test_what_an_unfinished_run_lacks_counts_as_empty_by_its_own_manifest(cli, tmp_path):
     path, manifest = run_with_manifest(tmp_path, [row("r0", "cat dog", "cat dog"), row("r3", "cat dog", "cat")])
-    figures = scored(path, by=("duration",))
+    figures = scored(path)
     total = figures["total"]
     assert (total["rows"], total["missing"], total["deletions"], total["wer_percent"]) == (6, 4, 9, 75)
     assert figures["references"] == str(manifest) and not figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
@@ -583,6 +672,74 @@ def test_names_of_languages_are_languages(tmp_path):
     assert groups["English"]["wer_percent"] == 0 and groups["German"]["wer_percent"] == 50
 
 
+@pytest.mark.parametrize(
+    ("lang", "code"),
+    [
+        *(("zh-Hant", "zh"), ("ZH_tw", "zh"), ("<|zh|>", "zh"), ("Mandarin Chinese", "zh"), ("cmn_hans_cn", "zh")),
+        *(("en_US.UTF-8", "en"), ("English (US)", "en"), ("eng", "en"), ("nb-NO", "no"), ("Haitian Creole", "ht")),
+        *(("deu", "de"), ("ger", "de"), ("jw", "jv"), ("Cantonese", "yue"), ("ast", "ast"), ("haw", "haw")),
+        *(("auto", None), ("en.US", None), ("klingon", None), ("xx", None), ("und", None), ("", None), ("<||>", None)),
+    ],
+)
+def test_a_language_is_known_by_its_codes_and_names(lang, code):
+    assert is_language(lang) == (code is not None)
+    assert code is None or primary(lang) == code
+
+
+def test_what_is_no_language_is_said_by_name_and_number(tmp_path):
+    rows = [row(f"r{i}", "It's", "it is", lang=lang) for i, lang in enumerate(["auto", "auto", "en.US", "<|en|>", "en"])]
+    path = rows_file(tmp_path, *rows)
+    for figures in (scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))):
+        assert figures["languages"]["unknown"] == {"auto": 2, "en.US": 1}
+        assert figures["notes"][0].startswith("3 rows say a `lang` that is no language (auto 2, en.US 1)")
+    assert scored(path)["total"]["wer_percent"] == 30  # three of them by rules for any language
+
+
+def test_other_tools_say_the_language_as_language(tmp_path):
+    theirs = [{"id": "a", "text": "今天 天气", "pred_text": "今天天汽", "language": "zh"}]
+    assert scored(rows_file(tmp_path, *theirs))["total"]["rows_in_words"] == 0
+    ours = {**theirs[0], "status": "ok", "lang": "en"}  # there it is what the model heard
+    assert scored(rows_file(tmp_path, ours))["total"]["rows_in_words"] == 1
+    moved = {**theirs[0], "status": "ok", "language": "en", "input": {"language": "zh"}}  # and `input` what the manifest said
+    assert scored(rows_file(tmp_path, moved))["total"]["rows_in_words"] == 0
+
+
+@pytest.mark.parametrize("name", ["leaderboard", "whisper-english"])
+def test_rules_for_english_say_when_rows_are_not_english(name, tmp_path):
+    path = rows_file(tmp_path, *(row(lang, "eins", "eins", lang=lang) for lang in ("de", "de-AT", "French", "en-GB")))
+    figures = scored(path, normalizer=name)
+    assert figures["languages"]["english_rules"] == {"de": 2, "fr": 1}
+    assert figures["notes"][0].startswith(f"3 rows are not in English (de 2, fr 1), and the rules of {name} are made for English")
+    assert ("this is not its number" in figures["notes"][0]) == (name == "leaderboard")
+    assert scored(path)["notes"] == []
+
+
+def test_rules_that_take_out_vowel_signs_say_so(tmp_path):
+    rows = [("hi", "की"), ("hi", "का"), ("th", "ที่"), ("ta", "கி"), ("vi", "tiếng Việt"), ("fr", "cafe\u0301"), ("en", "I ❤️ 1️⃣")]
+    path = rows_file(tmp_path, *(row(f"r{i}", text, text.replace("ी", "ि"), lang=lang) for i, (lang, text) in enumerate(rows)))
+    figures = scored(path)
+    assert figures["languages"]["marks_lost"] == {"hi": 2, "ta": 1, "th": 1}
+    assert figures["total"]["wer_percent"] == 0 and figures["notes"][0].startswith("4 rows have combining marks")
+    assert "(hi 2, ta 1, th 1)" in figures["notes"][0] and "--normalizer none counts them" in figures["notes"][0]
+    bare = scored(path, normalizer="none")
+    assert bare["notes"] == [] and bare["total"]["substitutions"] == 1
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**6))
+def test_the_order_of_rows_of_several_languages_changes_nothing(seed, tmp_path_factory):
+    folder, draw = tmp_path_factory.mktemp("order"), random.Random(1)
+    texts = {"zh": "今天天气很好", "de": "das Wetter ist gut", "en": "it's fine", "Hindi": "मौसम अच्छा है", "auto": "x y"}
+    rows = [
+        row(f"r{i}", texts[lang], "".join(c for c in texts[lang] if draw.random() > 0.2), lang=lang)
+        for i, lang in enumerate(draw.choices([*texts], k=80))
+    ]
+    first = scored(write_jsonl(folder / "rows.jsonl", rows), by=("lang",))
+    random.Random(seed).shuffle(rows)
+    again = scored(write_jsonl(folder / "rows.jsonl", rows), by=("lang",))
+    assert again == first and set(first["by"]["lang"]["groups"]) == {*texts}
+
+
 def test_rows_heard_as_another_language_are_counted(tmp_path):
     rows = [row(f"r{i}", "x", "x", status="ok", language=heard) for i, heard in enumerate(["en", "de", "de", None, "English"])]
     notes = scored(rows_file(tmp_path, *rows))["notes"]
@@ -594,6 +751,11 @@ def test_rows_heard_as_another_language_are_counted(tmp_path):
     ("content", "error", "message"),
     [
         (b"\x1f\x8b\x08\x00\x00\x00", UsageError, r"rows\.jsonl: is gzip data and no JSON Lines; unpack it first"),
+        (
+            b'\xef\xbb\xbf[\n {"id": "a", "pred_text": "x"},\n {"id": "b"}]',
+            UsageError,
+            r"rows\.jsonl: is one JSON array and no JSON Lines; write each of its objects on a line of its own",
+        ),
         (b"plain text", OutputError, r"rows\.jsonl:1: not JSON \(Expecting value\); mend the line"),
         (b"plain text\nmore\n", OutputError, r"rows\.jsonl:1: not JSON"),
         (

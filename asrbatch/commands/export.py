@@ -45,7 +45,8 @@ def export(
     """
     from .. import export as exporting
     from ..export_formats import RESULT_FORMATS, parse_formats
-    from ..export_results import LEFT_OUT, ResultNames
+    from ..export_results import LEFT_OUT, WITHOUT_TIME, ResultNames
+    from ..scored_languages import listed
     from ..scored_texts import EXCLUDED
     from ..subtitles import Rules
 
@@ -71,10 +72,14 @@ def export(
         _say(f"{name}: {num_rows} utterances, {exported.written[name]} files written{unchanged}")
         for reason, count in exported.left_out.get(name, Counter()).items():
             _say(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
-        if number := exported.without_length.get(name):
+        for reason, count in exported.without_time.get(name, Counter()).items():
+            _say(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
+        if name in exported.without_time:
+            _say(f"{name}: the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in X.done.json")
+        if languages := exported.not_english.get(name):
             _say(
-                f"{name}: {number} rows have neither duration nor time, because nobody knows how long they are: the leaderboard "
-                "will make no RTFx of this file; state `duration` in the manifest"
+                f"{name}: {languages.total()} rows are not in English ({listed(languages)}): the leaderboard has other rules for "
+                "them than asrbatch score"
             )
     if exported.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in exported.failed.most_common())

@@ -70,8 +70,10 @@ def fields(given: str | None) -> tuple[str, ...]:
     """`dataset,lang` as names, each once.
 
     Raises:
-        UsageError: one of them is empty.
+        UsageError: one of them is empty, or all.
     """
+    if given is not None and not given.strip():
+        raise UsageError("--by is empty; give names of fields, or leave it out")
     names = tuple(dict.fromkeys(name.strip() for name in given.split(","))) if given is not None else ()
     if "" in names:
         raise UsageError(f"--by {given}: an empty name; write field names with one comma between them")
