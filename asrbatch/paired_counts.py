@@ -59,7 +59,8 @@ class Paired:
         self.outcomes.update(other.outcomes)
 
     def figures(self, resamples: int, seed: int, name: str, with_p: bool) -> dict[str, Any]:
-        """Rates of both in percent, what B's is above A's in points, its interval, and how likely chance is.
+        """Rates of both in percent, what B's is above A's in points, its interval, and how likely chance is; rows in this
+        unit, and those of them in which B has fewer (`better`) or more errors.
 
         Args:
             with_p: without references the rate of A is 0 by definition, and there is nothing to test.
@@ -82,6 +83,9 @@ class Paired:
             "errors_a": self.errors_a,
             "errors_b": self.errors_b,
             "reference": self.reference,
+            "rows": self.outcomes.total(),
+            "better": sum(rows for (a, b, _), rows in self.outcomes.items() if b < a),
+            "worse": sum(rows for (a, b, _), rows in self.outcomes.items() if b > a),
         }
 
 
