@@ -200,6 +200,9 @@ def mirrored(figures: dict) -> dict:
         for rate in ("wer", "cer"):
             was = of[rate]
             turned[rate] = {
+                "rows": was["rows"],
+                "better": was["worse"],
+                "worse": was["better"],
                 "a_percent": was["b_percent"],
                 "b_percent": was["a_percent"],
                 "a_percent_interval": was["b_percent_interval"],
