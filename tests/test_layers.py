@@ -48,7 +48,7 @@ LAYERS = [
     ["status_files"],
     ["status", "survey"],
     ["engine.start", "merge", "export", "score"],
-    ["engine.__init__", "compare", "report.rows", "report.page"],
+    ["engine.__init__", "compare", "report.rows", "report.unscored", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
     ["plan", "work", "probe"],
