@@ -55,7 +55,7 @@ def make_report(
     fields = options.text_field, figures["pred_field"]
     listing = Listing(scored.work, options.by, folder, most_rows, with_compounds, *fields)
     rows, rates = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
-    text = page(title, figures, _by_rate(rates), rows, options.by)
+    text = page(title, figures, _by_rate(rates) if rates else {}, rows, options.by)
     with explained(to), replacing(to) as file:
         file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
     return figures
