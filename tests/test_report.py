@@ -572,3 +572,13 @@ def test_a_narrow_window_is_not_scrolled_sideways(opened, tmp_path):
     page.click("tr.row >> nth=0")
     assert page.evaluate("document.documentElement.scrollWidth") == 420
     assert page.evaluate("document.querySelector('.wide').scrollWidth - document.querySelector('.wide').clientWidth") == 0
+
+
+def test_of_many_groups_the_largest_are_plotted(tmp_path):
+    sizes = [at % 3 + 1 for at in range(120)]
+    names = [f"g{at:03}" for at, size in enumerate(sizes) for _ in range(size)]
+    rows = [{"id": f"r{at}", "text": "one", "pred_text": "one", "voice": name} for at, name in enumerate(names)]
+    found = plotted(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "r.html", by=("voice",)))
+    shown = found["utterances by voice (the 50 with the most rows of 120)"]
+    assert shown.count("3") == 40 and shown.count("2") == 10 and len(shown) == 50
+    assert len(found["WER by voice, %, with 95 % intervals (the 50 with the most rows of 120)"]) == 50

@@ -24,6 +24,7 @@ _HEADS = {
     frozenset((True, False)): ("WER or CER %", "words or characters"),
 }
 _SHOWN_CHARS = 80
+_MOST_BARS = 50
 _SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
 
@@ -94,8 +95,8 @@ def _rate_plots(figures: dict[str, Any]) -> Iterable[str]:
         for rate in ("wer", "cer"):
             found = {value: of for value, of in part["groups"].items() if of[f"{rate}_percent"] is not None}
             if found:
-                rows = [_rate_bar(value, of, rate) for value, of in found.items()]
-                yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals", rows)
+                rows = [_rate_bar(value, of, rate) for value, of in _largest(found).items()]
+                yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals{_some(found)}", rows)
 
 
 def _distributions(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
@@ -104,7 +105,18 @@ def _distributions(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[s
         [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()],
     )
     for name, part in figures["by"].items():
-        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in part["groups"].items()])
+        rows = [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in _largest(part["groups"]).items()]
+        yield bars(f"utterances by {name}{_some(part['groups'])}", rows)
+
+
+def _largest(groups: dict[str, Any]) -> dict[str, Any]:
+    """The groups with the most rows, in their order: as many as a plot can show."""
+    shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:_MOST_BARS])
+    return {value: group for value, group in groups.items() if value in shown}
+
+
+def _some(groups: dict[str, Any]) -> str:
+    return f" (the {_MOST_BARS} with the most rows of {len(groups):,})" if len(groups) > _MOST_BARS else ""
 
 
 def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
@@ -126,7 +138,7 @@ def _times(figures: dict[str, Any]) -> Iterable[str]:
         definitions = ". ".join(f"{name}:{definition}" for name, _, definition in speeds)
         yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, *_), value in speeds.items()], definitions)
     for name, part in figures["by"].items():
-        costs = {value: of["generate_s_per_audio_s"] for value, of in part["groups"].items()}
+        costs = {value: of["generate_s_per_audio_s"] for value, of in _largest(part["groups"]).items()}
         if any(costs.values()):
             rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
             yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
@@ -148,7 +160,8 @@ def _table(
     yield '<div class="filters"><input type="search" id="search" placeholder="id or text" aria-label="id or text">'
     yield _select('id="status"', "any status", options["statuses"])
     yield _select('id="flag"', "any flag", options["flags"])
-    yield _select('id="scored"', "scored or not", options["scored"])
+    hidden = "" if len(options["scored"]) > 1 else " hidden"
+    yield _select(f'id="scored"{hidden}', "scored or not", options["scored"])
     for at, name in enumerate(by):
         yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
     yield '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span id="page"></span>'
