@@ -4,18 +4,46 @@ Texts of models and manifests are shown without control characters. Knows nothin
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .display_changes import changes
+from .display_sheet import Sheet, plain
 from .scored_texts import EXCLUDED
 from .speeds import SPEEDS, STAGES_ARE
 
 _SHOWN_CHARS = 80
 MOST_SHOWN = 50  # groups in a table
+
+
+class Unit(NamedTuple):
+    """What is counted.
+
+    Attributes:
+        name: of the unit.
+        rate: its error rate.
+        rows: the figure with the rows that it is counted in.
+        counted: figures of its table, with their heads.
+    """
+
+    name: str
+    rate: str
+    rows: str
+    counted: dict[str, str]
+
+
+UNITS = (
+    Unit(
+        "words",
+        "wer",
+        "rows_in_words",
+        {"substitutions": "sub", "deletions": "del", "insertions": "ins", "reference_words": "words"},
+    ),
+    Unit("characters", "cer", "rows", {"character_errors": "errors", "reference_characters": "characters"}),
+)
 
 
 def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
@@ -28,22 +56,9 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         *_rows(figures),
     )
     total = figures["total"]
-    tables = {"": {"all rows": total}, **{name: part["groups"] for name, part in figures["by"].items()}}
-    for name, groups in tables.items():
-        table = _table(
-            f"by {name}" if name else None, name, "rows", "WER %", "95 %", "sub", "del", "ins", "words", "CER %", "95 %"
-        )
-        for value, counts in largest(groups).items():
-            table.add_row(_group(value), f"{counts['rows']:,}", *_wer(counts), *_cer(counts))
-        if name:
-            mean = figures["by"][name]["unweighted_mean"]
-            table.add_section()
-            of_words = _number(mean["wer_percent"]), _interval(mean["wer_percent_interval"])
-            of_characters = _number(mean["cer_percent"]), _interval(mean["cer_percent_interval"])
-            number = f"groups: {mean['groups_in_cer']:,}"
-            table.add_row("unweighted mean", number, *of_words, *[""] * 4, *of_characters)
-            table.add_row("weighted by words", f"{total['rows']:,}", *_wer(total), *_cer(total))
-        yield table
+    yield from _unit_sheets("", {"all rows": total})
+    for name, part in figures["by"].items():
+        yield from _unit_sheets(name, part["groups"], part["unweighted_mean"], total)
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
@@ -69,14 +84,14 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         ),
         ("left out", f"{figures['left_out']:,} rows that only one of them has" if figures["left_out"] else None),
     )
-    tables = {"": {"all rows": figures["total"]}, **figures["by"]}
-    for name, groups in tables.items():
-        yield _paired_table(name, groups, "wer", has_references)
-    if figures["total"]["cer"]["reference"]:
-        yield _paired_table("", {"all rows": figures["total"]}, "cer", has_references)
+    for name, groups in ({"": {"all rows": figures["total"]}} | figures["by"]).items():
+        for unit in UNITS:
+            of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
+            if of_unit:
+                yield _paired_sheet(name, of_unit, unit, has_references)
     for name, title in (("got_worse", "worse in B"), ("got_better", "better in B"), ("most_different", "most different")):
         if figures.get(name):
-            yield from _changes(figures[name], title)
+            yield changes(figures[name], title)
     yield from _groups_not_shown(figures["by"])
     yield from _notes(figures)
 
@@ -101,36 +116,55 @@ def _partial(figures: dict[str, Any]) -> Iterable[Text]:
         yield Text("partial: rows that the run has not written are not counted; see the notes")
 
 
-def _paired_table(name: str, groups: dict[str, Any], rate: str, has_references: bool) -> Table:
-    unit = rate.upper()
+def _unit_sheets(
+    name: str, groups: dict[str, Any], mean: dict[str, Any] | None = None, total: dict[str, Any] | None = None
+) -> Iterable[Sheet]:
+    """A table in words, of the groups that have any, and one in characters."""
+    for unit in UNITS:
+        of_unit = {value: group for value, group in groups.items() if group[f"{unit.rate}_percent"] is not None}
+        if not of_unit:
+            continue
+        sheet = Sheet(_title(name, unit), plain(name), ("rows", f"{unit.rate.upper()} %", "95 %", *unit.counted.values()))
+        for value, group in largest(of_unit).items():
+            sheet.add_row(_group(value), *_rates(group, unit))
+        if mean is not None and total is not None:
+            sheet.add_section()
+            if mean.get(f"{unit.rate}_percent") is not None:
+                means = _number(mean[f"{unit.rate}_percent"]), _interval(mean[f"{unit.rate}_percent_interval"])
+                sheet.add_row(Text(f"unweighted mean of {len(of_unit)}"), "", *means)
+            sheet.add_row(Text(f"weighted by {unit.name}"), *_rates(total, unit))
+        yield sheet
+
+
+def _rates(group: dict[str, Any], unit: Unit) -> Iterable[str]:
+    yield f"{group[unit.rows]:,}"
+    yield _number(group[f"{unit.rate}_percent"])
+    yield _interval(group[f"{unit.rate}_percent_interval"])
+    yield from (f"{group[name]:,}" for name in unit.counted)
+
+
+def _paired_sheet(name: str, groups: dict[str, Any], unit: Unit, has_references: bool) -> Sheet:
+    rate = unit.rate.upper()
     if has_references:
-        columns = ("rows", f"A {unit} %", f"B {unit} %", "B − A", "95 %", "p", "better", "worse")
+        columns = ("rows", f"A {rate} %", f"B {rate} %", "B − A", "95 %", "p", "better", "worse")
     else:
-        columns = ("rows", f"{unit} % of B against A", "95 %", "rows that differ")
-    table = _table(f"by {name}" if name else None, name, *columns)
+        columns = ("rows", f"{rate} % of B against A", "95 %", "rows that differ")
+    sheet = Sheet(_title(name, unit), plain(name), columns)
     for value, group in largest(groups).items():
-        of, rows = group[rate], f"{group[rate]['rows']:,}"
+        of = group[unit.rate]
+        rows = f"{of['rows']:,}"
         if has_references:
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
             p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
             interval = _interval(of["delta_points_interval"], signed=True)
-            table.add_row(_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}")
+            sheet.add_row(_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}")
         else:
-            table.add_row(_group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{of['worse']:,}")
-    return table
+            sheet.add_row(_group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{of['worse']:,}")
+    return sheet
 
 
-def _changes(changes: list[dict[str, Any]], title: str) -> Iterable[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for change in changes:
-        table.add_section()
-        table.add_row(_plain(change["id"]), f"{change['errors_a']} errors in A, {change['errors_b']} in B, in {change['unit']}")
-        for name in ("reference", "a", "b"):
-            if change[name] is not None:
-                table.add_row(f"  {name.upper() if len(name) == 1 else name}", _plain(change[name]))
-    yield table
+def _title(name: str, unit: Unit) -> str:
+    return f"by {name}, in {unit.name}" if name else f"in {unit.name}"
 
 
 def _rules(figures: dict[str, Any]) -> Iterable[tuple[str, str]]:
@@ -161,14 +195,12 @@ def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | Non
     return ", ".join(parts) or None
 
 
-def _latencies(stages: dict[str, Any]) -> Table:
-    table = _table(f"seconds a row took, by stage: {STAGES_ARE}", "stage", "rows")
-    names = [name for name in next(iter(stages.values())) if name != "rows"]
-    for name in names:
-        table.add_column(name, justify="right")
+def _latencies(stages: dict[str, Any]) -> Sheet:
+    names = list(next(iter(stages.values())))
+    sheet = Sheet(f"seconds a row took, by stage: {STAGES_ARE}", "stage", names)
     for stage, seconds in stages.items():
-        table.add_row(stage, f"{seconds['rows']:,}", *(f"{seconds[name]:.3f}" for name in names))
-    return table
+        sheet.add_row(Text(stage), *(f"{seconds[name]:,}" if name == "rows" else f"{seconds[name]:.3f}" for name in names))
+    return sheet
 
 
 def _facts(*rows: tuple[str, str | None]) -> Table:
@@ -177,30 +209,13 @@ def _facts(*rows: tuple[str, str | None]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         if value is not None:
-            table.add_row(name, _plain(value))
-    return table
-
-
-def _table(title: str | None, first: str, *columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    table.add_column(_plain(first), overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+            table.add_row(name, plain(value))
     return table
 
 
 def _notes(figures: dict[str, Any]) -> Iterable[Text]:
     for note in figures["notes"]:
-        yield Text("note: ").append(_plain(note))
-
-
-def _wer(counts: dict[str, Any]) -> tuple[str, ...]:
-    edits = (f"{counts[name]:,}" for name in ("substitutions", "deletions", "insertions", "reference_words"))
-    return _number(counts["wer_percent"]), _interval(counts["wer_percent_interval"]), *edits
-
-
-def _cer(counts: dict[str, Any]) -> tuple[str, str]:
-    return _number(counts["cer_percent"]), _interval(counts["cer_percent_interval"])
+        yield Text("note: ").append(plain(note))
 
 
 def _number(value: float | None, signed: bool = False) -> str:
@@ -213,9 +228,4 @@ def _interval(bounds: list[float] | None, signed: bool = False) -> str:
 
 def _group(value: str) -> Text:
     """The name of a group, which is as long as a row made it."""
-    return _plain(value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…")
-
-
-def _plain(text: str) -> Text:
-    """Text of others as a terminal may have it: no markup, no control characters."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+    return plain(value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…")

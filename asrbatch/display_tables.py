@@ -26,7 +26,8 @@ def show(*parts: RenderableType) -> None:
     """Prints to standard output."""
     console = _console()
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, Text))
+        # What is too wide for a terminal is wrapped by it; rich would cut it.
+        console.print(part, soft_wrap=isinstance(part, Text), crop=False)
 
 
 class ProbeBar:

@@ -279,6 +279,9 @@ def mirrored(figures: dict) -> dict:
         for rate in ("wer", "cer"):
             was = of[rate]
             turned[rate] = {
+                "rows": was["rows"],
+                "better": was["worse"],
+                "worse": was["better"],
                 "a_percent": was["b_percent"],
                 "b_percent": was["a_percent"],
                 "a_percent_interval": was["b_percent_interval"],
@@ -287,9 +290,6 @@ def mirrored(figures: dict) -> dict:
                 "delta_points_interval": was["delta_points_interval"] and [-each for each in was["delta_points_interval"][::-1]],
                 "p_value": was["p_value"],
                 "p_value_is_exact": was["p_value_is_exact"],
-                "rows": was["rows"],
-                "better": was["worse"],
-                "worse": was["better"],
                 "errors_a": was["errors_b"],
                 "errors_b": was["errors_a"],
                 "reference": was["reference"],

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrbatch.alignment import alignment
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError
 from asrbatch.report.excerpt import excerpt
 from asrbatch.report.make import make_report
 from asrbatch.report.page import page as make_page
@@ -34,6 +34,11 @@ in_chromium = pytest.mark.skipif(
 )
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may slow the machine
 ATTACK = "window.attacked = true"
+# Not `wait_for_function`, whose second look is an `eval`, which the page's policy refuses.
+AUDIO_IS_READY = """new Promise((ready) => {
+  const audio = document.querySelector("audio");
+  if (audio.readyState > 0) ready(); else audio.addEventListener("loadedmetadata", () => ready());
+})"""
 HOSTILE = (
     f"</script><script>{ATTACK}</script>",
     f"<img src=x onerror='{ATTACK}'>",
@@ -44,11 +49,12 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator:
+def browser(request) -> Iterator:
     from playwright.sync_api import sync_playwright
 
+    flags = [f"--js-flags={request.param}"] if hasattr(request, "param") else []
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", *flags])
         yield started
         started.close()
 
@@ -137,7 +143,7 @@ def test_a_row_shows_what_is_wrong_in_it_and_plays(opened, tmp_path):
         "too"
     ]
     assert page.locator(".more span:not(.sub) > ins").all_inner_texts() == ["five"]
-    page.wait_for_function("document.querySelector('audio').readyState > 0", timeout=120_000)
+    page.evaluate(AUDIO_IS_READY)
     assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(3, abs=0.01)
     assert page.get_attribute("audio", "src").endswith("/a%20b%231.wav#t=0.5,2")
     page.click("tr.row:has-text('words')")
@@ -176,7 +182,7 @@ def test_audio_is_found_beside_the_predictions_and_plays_the_row_and_its_errors(
     for row_id, src, at in (("a", "/x.wav#t=0,6", 2.0), ("b", "/x.wav#t=2.5,8.5", 6.5)):
         page.click(f"tr.row:has-text('{row_id}')")
         assert page.get_attribute("audio", "src").endswith(src)
-        page.wait_for_function("document.querySelector('audio').readyState > 0", timeout=120_000)
+        page.evaluate(AUDIO_IS_READY)
         page.evaluate("document.querySelector('audio').play = function () { window.from = this.currentTime }")
         page.click(".more .plays")
         assert page.evaluate("window.from") == at
@@ -254,14 +260,43 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, tmp_path):
     page.close()
 
 
-@in_chromium
-def test_a_hundred_thousand_rows_are_there(opened, tmp_path):
+class Steps:
+    """How often the blocks of a page's script run: its work, on whatever machine.
+
+    Code that V8 optimised, or compiled before it was told to count, is not counted: the browser must be one that does not
+    optimise, and has not seen the page.
+    """
+
+    def __init__(self, page, path: Path):
+        self._page, self._session = page, page.context.new_cdp_session(page)
+        self._session.send("Profiler.enable")
+        self._session.send("Profiler.startPreciseCoverage", {"callCount": True, "detailed": True})
+        page.goto(path.as_uri())
+
+    def of(self, act: Callable[[], None]) -> int:
+        self._take()
+        act()
+        return self._take()
+
+    def _take(self) -> int:
+        scripts = self._session.send("Profiler.takePreciseCoverage")["result"]
+        functions = [each for script in scripts if script["url"] == self._page.url for each in script["functions"]]
+        return sum(block["count"] for each in functions for block in each["ranges"])
+
+
+@pytest.fixture(scope="module")
+def hundred_thousand(tmp_path_factory) -> Path:
     scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
-    listed = worst_rows(Listing(scored.work, (), None, 1000, False), len(PAIRS), 1000, 1, lambda line: None)
+    listed, _ = worst_rows(Listing(scored.work, (), None, 1000, False), len(PAIRS), 1000, 1, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
-    path = tmp_path / "report.html"
+    path = tmp_path_factory.mktemp("many") / "report.html"
     path.write_text(make_page("A title", scored.figures, {}, rows, ()), encoding="utf-8")
-    page = opened(path)
+    return path
+
+
+@in_chromium
+def test_a_hundred_thousand_rows_are_there(opened, hundred_thousand):
+    page = opened(hundred_thousand)
     assert page.inner_text("#count") == "100000 of 100000 utterances" and len(ids(page)) == 50
     page.fill("#search", "demo-instruct/17")
     assert page.inner_text("#count") == "11 of 100000 utterances"  # 17, 170 to 179
@@ -269,6 +304,21 @@ def test_a_hundred_thousand_rows_are_there(opened, tmp_path):
     page.click("th[data-key=rate] button")
     shown = [float(text) for text in column(page, 2)]
     assert shown == sorted(shown, reverse=True)
+
+
+@in_chromium
+@pytest.mark.parametrize("browser", ["--no-opt --no-maglev --no-sparkplug"], indirect=True)
+def test_with_a_hundred_thousand_rows_little_is_done(browser, hundred_thousand):
+    page = browser.new_page()
+    steps = Steps(page, hundred_thousand)
+    # A letter typed looks at each row, and does not sort.
+    typed = steps.of(lambda: page.fill("#search", "x"))
+    assert 100_000 < typed < 15 * 100_000
+    page.fill("#search", "")
+    # Sorting compares a row about once for each doubling of their number, and reads what it compares once.
+    ordered = steps.of(lambda: page.click("th[data-key=rate] button"))
+    assert 100_000 < ordered < 80 * 100_000
+    assert 50 < steps.of(lambda: page.click("#after")) < 5000  # the rows on the next page alone
 
 
 def hours(row_id: str, number: int, wrong: int) -> dict:
@@ -292,11 +342,11 @@ def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(40)])
     scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
     listing = Listing(scored.work, (), tmp_path, 100, False)
-    everything = worst_rows(listing, 40, 100, 1, lambda line: None)
+    everything, _ = worst_rows(listing, 40, 100, 1, lambda line: None)
     assert len(everything) == 40 and all(len(json.dumps(row)) < 30_000 for row in everything)
-    some = worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=100_000)
+    some, _ = worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=100_000)
     assert 2 < len(some) < 40 and some == everything[: len(some)]
-    assert worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=1) == everything[:1]
+    assert worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=1)[0] == everything[:1]
 
 
 UNITS = st.lists(st.sampled_from("abc"), max_size=60)
@@ -370,7 +420,16 @@ def test_figures_stand_on_the_page_with_what_they_mean(tmp_path):
     for value, group in figures["by"]["voice"]["groups"].items():
         assert f"{value}" in text and f"{group['wer_percent']:.2f} ({group['rows']:,} rows)" in text
     titles = [attributes["aria-label"] for tag, attributes in outline.tags if tag == "svg"]
-    wanted = ["WER by voice", "WER by duration", "utterances by their", "utterances by voice", "utterances by dur", "RTFx"]
+    wanted = [
+        "WER by voice",
+        "CER by voice",
+        "WER by duration",
+        "CER by duration",
+        "utterances by their",
+        "utterances by voice",
+        "utterances by dur",
+        "RTFx",
+    ]
     wanted += ["seconds in the engine for a second of audio, by voice", "seconds in the engine for a second of audio, by dur"]
     wanted += ["seconds a row took, by stage, p50", "seconds a row took, by stage, p95", "seconds a row took, by stage, max"]
     assert [title[: len(each)] for title, each in zip(titles, wanted, strict=True)] == wanted
@@ -414,3 +473,112 @@ def test_another_file_is_not_replaced_and_a_report_is(cli, tmp_path):
     with pytest.raises(OutputError, match="is no report"):
         made(path, tmp_path)
     assert cli("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
+
+
+def page_data(path: Path) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.S)[1])
+
+
+def plotted(path: Path) -> dict[str, list[str]]:
+    """The texts of each plot, by its title."""
+    figures = re.findall(r"<figure><figcaption>(.*?)</figcaption><svg.*?</svg>", path.read_text(), re.S)
+    bodies = re.findall(r"<figure>(.*?)</figure>", path.read_text(), re.S)
+    return {name: re.findall(r'<text class="soft"[^>]*>(.*?)</text>', body) for name, body in zip(figures, bodies, strict=True)}
+
+
+MIXED = (
+    [{"id": f"e{at}", "lang": "en", "text": "one two three", "pred_text": "one two three"} for at in range(4)]
+    + [{"id": f"z{at}", "lang": "zh", "text": "今天好", "pred_text": "今天" if at else "天"} for at in range(3)]
+)  # fmt: skip
+
+
+def test_languages_without_spaces_are_in_every_plot(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", MIXED)
+    found = plotted(made(path, tmp_path / "r.html", by=("lang",), normalizer="none"))
+    assert found["WER by lang, %, with 95 % intervals"] == ["0.00 (4 rows)"]
+    assert found["CER by lang, %, with 95 % intervals"] == ["0.00 (4 rows)", "44.44 (3 rows)"]
+    distribution = found["utterances by their error rate (of words, or else of characters)"]
+    assert distribution == ["4", "0", "0", "0", "2", "1", "0"]  # no error; 33 % twice; 67 %
+    for kept, heads in ((MIXED, ("WER or CER %", "words or characters")), (MIXED[4:], ("CER %", "characters"))):
+        page = made(write_jsonl(path, kept), tmp_path / "r.html", normalizer="none").read_text()
+        assert all(f"<button>{head}</button>" in page for head in heads)
+
+
+UNUSABLE = [
+    {"id": "none", "pred_text": "said", "flags": ["loop"], "audio_s": 2.0},
+    {"id": "empty", "text": " ", "pred_text": "said too", "audio_s": 3.0},
+    {"id": "failed", "text": None, "status": "failed", "error": {"kind": "missing", "message": ""}, "pred_text": None},
+]
+
+
+@in_chromium
+def test_rows_that_are_not_scored_can_be_looked_at(opened, tmp_path):
+    rows = [{"id": "scored", "text": "one", "pred_text": "one"}, *UNUSABLE]
+    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "r.html"))
+    assert ids(page) == ["scored", "empty", "failed", "none"] and column(page, 2) == ["0.0", "–", "–", "–"]
+    page.select_option("#flag", label="loop")
+    assert ids(page) == ["none"] and page.inner_text("#rows td:nth-child(8)") == "said"
+    page.click("tr.row")
+    assert "not scored: it has no reference" in page.inner_text(".more") and "prediction: said" in page.inner_text(".more")
+    page.select_option("#flag", "")
+    page.select_option("#scored", label="its reference is empty")
+    assert ids(page) == ["empty"]
+    page.select_option("#scored", label="scored")
+    assert ids(page) == ["scored"]
+    page.select_option("#scored", "")
+    for key in ("rate", "errors", "units"):
+        page.click(f"th[data-key={key}] button")
+        assert ids(page)[-1 if page.get_attribute(f"th[data-key={key}]", "aria-sort") == "descending" else 0] != "scored"
+
+
+def test_predictions_without_references_have_a_page(cli, tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", UNUSABLE)
+    done = cli("report", path)
+    assert done.returncode == EXIT_COMPLETE, done.stderr
+    data = page_data(tmp_path / "rows.report.html")
+    assert sorted(row[data["fields"].index("id")] for row in data["rows"]) == ["empty", "failed", "none"]
+    text = (tmp_path / "rows.report.html").read_text()
+    assert "Error rates" not in text and "2 no_reference" in text and "1 empty_reference" in text
+    # What is wrong for another reason stays an error.
+    scored = write_jsonl(tmp_path / "scored.jsonl", [{"id": "a", "text": "one", "pred_text": "one"}])
+    refused = cli("report", scored, "--by", "nowhere")
+    assert refused.returncode == EXIT_USAGE and "no row has it" in refused.stderr
+    assert cli("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
+
+
+def test_scored_rows_come_before_others_where_not_all_have_room(tmp_path):
+    rows = [*UNUSABLE, {"id": "z", "text": "one", "pred_text": "one"}, {"id": "y", "text": "one", "pred_text": "two"}]
+    made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "r.html", most_rows=3, normalizer="none")
+    data = page_data(tmp_path / "r.html")
+    assert [row[data["fields"].index("id")] for row in data["rows"]] == ["y", "z", "empty"]
+
+
+def test_only_rows_that_are_shown_are_aligned(tmp_path, monkeypatch):
+    from asrbatch.report import rows as listed
+
+    aligned = []
+    monkeypatch.setattr(listed, "alignment", lambda *texts, **how: aligned.append(texts) or alignment(*texts, **how))
+    made(DATA, tmp_path / "r.html", most_rows=3, num_processes=1)
+    assert len(aligned) == 3
+    made(DATA, tmp_path / "r.html", num_processes=1)
+    assert len(aligned) == 3 + len(PAIRS)
+
+
+@in_chromium
+def test_a_narrow_window_is_not_scrolled_sideways(opened, tmp_path):
+    rows = [{**row, "id": f"{row['id']}-{'x' * 40}", "flags": ["truncated"], "voice": "v" * 70} for row in PAIRS[:60]]
+    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", by=("voice",)))
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.click("tr.row >> nth=0")
+    assert page.evaluate("document.documentElement.scrollWidth") == 420
+    assert page.evaluate("document.querySelector('.wide').scrollWidth - document.querySelector('.wide').clientWidth") == 0
+
+
+def test_of_many_groups_the_largest_are_plotted(tmp_path):
+    sizes = [at % 3 + 1 for at in range(120)]
+    names = [f"g{at:03}" for at, size in enumerate(sizes) for _ in range(size)]
+    rows = [{"id": f"r{at}", "text": "one", "pred_text": "one", "voice": name} for at, name in enumerate(names)]
+    found = plotted(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "r.html", by=("voice",)))
+    shown = found["utterances by voice (the 50 with the most rows of 120)"]
+    assert shown.count("3") == 40 and shown.count("2") == 10 and len(shown) == 50
+    assert len(found["WER by voice, %, with 95 % intervals (the 50 with the most rows of 120)"]) == 50

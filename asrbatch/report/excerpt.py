@@ -42,14 +42,15 @@ def excerpt(
     joined = _joined(pieces)
     if len(reference) + len(hypothesis) <= most:
         return _taken(reference, hypothesis, joined, most)
+    most_in_one = min(_MOST_IN_ONE, max(most // 4, 1))
     parts = []
     for at, (kind, wanted, said) in enumerate(joined):
         if kind == "equal" and wanted == said:
             before = _AROUND if at else 0
             after = _AROUND if at + 1 < len(joined) else 0
             parts += [piece for piece in _without_middle(kind, wanted, before, after) if piece[1]]
-        elif max(wanted, said) > _MOST_IN_ONE:
-            shown = min(wanted, _MOST_IN_ONE), min(said, _MOST_IN_ONE)
+        elif max(wanted, said) > most_in_one:
+            shown = min(wanted, most_in_one), min(said, most_in_one)
             parts += [(kind, *shown), ("gap", wanted - shown[0], said - shown[1])]
         else:
             parts.append((kind, wanted, said))

@@ -8,10 +8,11 @@ from typing import Any
 from ..errors import OutputError, UsageError
 from ..output.files import explained, replacing
 from ..run_facts import RunFacts
-from ..score import ScoreOptions, score_rows
+from ..score import Scored, ScoreOptions, score_rows
 from ..scored_rows import DURATION
 from .page import page
 from .rows import Listing, worst_rows
+from .unscored import unscored_rows
 
 MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
 _RATE_BOUNDS = (
@@ -37,25 +38,38 @@ def make_report(
         most_rows: utterances on the page; where there are more, those with the most errors.
 
     Returns:
-        The figures of `score`.
+        The figures of `score`; where no row can be scored, the same with nothing in them but times and the reason.
 
     Raises:
-        UsageError, ManifestError, OutputError: as `score`; something that is no report stands at `to`, or the disk refused.
+        UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no report stands
+            at `to`, or the disk refused.
     """
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
     if to.exists() and not _is_report(to):
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
-    scored = score_rows(path, options, say)
-    with_compounds = scored.figures["words"]["merge_compounds"]
-    listing = Listing(scored.work, options.by, _audio_folder(path, scored.figures["references"]), most_rows, with_compounds)
-    rows = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
-    total = scored.tally.total
-    text = page(title, scored.figures, _by_rate(total.word_outcomes or total.character_outcomes), rows, options.by)
+    scored = _scored(path, options, say)
+    figures = scored.figures
+    with_compounds, folder = figures["words"]["merge_compounds"], _audio_folder(path, figures["references"])
+    fields = options.text_field, figures["pred_field"]
+    listing = Listing(scored.work, options.by, folder, most_rows, with_compounds, *fields)
+    rows, rates = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
+    text = page(title, figures, _by_rate(rates) if rates else {}, rows, options.by)
     with explained(to), replacing(to) as file:
         file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
-    return scored.figures
+    return figures
+
+
+def _scored(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
+    try:
+        return score_rows(path, options, say)
+    except UsageError:
+        # What was transcribed can be looked at without a reference.
+        found = unscored_rows(path, options, say)
+        if found is None:
+            raise
+        return found
 
 
 def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:

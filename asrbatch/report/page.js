@@ -7,13 +7,14 @@ const get = (row, name) => row[FIELD[name]];
 const { substitute: SUBSTITUTE, delete: DELETE, insert: INSERT, gap: GAP } = data.kinds;
 const PAGE = 50;
 const byId = (id) => document.getElementById(id);
-const rate = (row) => get(row, "errors") / get(row, "units");
+const isScored = (row) => get(row, "errors") !== null;
+const rate = (row) => (isScored(row) ? get(row, "errors") / get(row, "units") : -1);
 const KEYS = {
-  rate, id: (row) => get(row, "id"), errors: (row) => get(row, "errors"), units: (row) => get(row, "units"),
+  rate, id: (row) => get(row, "id"), errors: (row) => get(row, "errors") ?? -1, units: (row) => get(row, "units") ?? -1,
   seconds: (row) => get(row, "seconds") ?? -1, status: (row) => data.statuses[get(row, "status")],
 };
 const state = { key: "errors", down: true, page: 0 };
-let found = [];
+let found = [], sorted = { key: null, down: null, rows: [] };
 
 function make(tag, text, className) {
   const element = document.createElement(tag);
@@ -22,20 +23,27 @@ function make(tag, text, className) {
   return element;
 }
 
+// All rows in the order asked for; kept, because filters change with every letter typed and the order does not.
+function inOrder() {
+  if (sorted.key !== state.key || sorted.down !== state.down) {
+    const key = KEYS[state.key], sign = state.down ? -1 : 1;
+    const places = data.rows.map((row) => [key(row), KEYS.id(row), row]);
+    places.sort(([x, id], [y, other]) => (x < y ? -sign : x > y ? sign : id < other ? -1 : id > other ? 1 : 0));
+    sorted = { key: state.key, down: state.down, rows: places.map((place) => place[2]) };
+  }
+  return sorted.rows;
+}
+
 function choose() {
   const words = byId("search").value.toLowerCase();
-  const flag = byId("flag").value, status = byId("status").value;
+  const flag = byId("flag").value, status = byId("status").value, scored = byId("scored").value;
   const groups = [...document.querySelectorAll("select[data-group]")].map((select) => [Number(select.dataset.group), select.value]);
-  found = data.rows.filter((row) =>
+  found = inOrder().filter((row) =>
     (flag === "" || get(row, "flags").includes(Number(flag))) &&
     (status === "" || get(row, "status") === Number(status)) &&
+    (scored === "" || get(row, "scored") === Number(scored)) &&
     groups.every(([which, value]) => value === "" || get(row, "groups")[which].includes(Number(value))) &&
     (words === "" || ["id", "reference", "hypothesis"].some((name) => (get(row, name) ?? "").toLowerCase().includes(words))));
-  const key = KEYS[state.key], sign = state.down ? -1 : 1;
-  found.sort((a, b) => {
-    const x = key(a), y = key(b);
-    return x < y ? -sign : x > y ? sign : KEYS.id(a) < KEYS.id(b) ? -1 : KEYS.id(a) > KEYS.id(b) ? 1 : 0;
-  });
   state.page = 0;
   show();
 }
@@ -62,10 +70,11 @@ function line(row) {
   const seconds = get(row, "seconds");
   button.setAttribute("aria-expanded", "false");
   name.append(button);
-  element.append(name, make("td", (100 * rate(row)).toFixed(1)), make("td", get(row, "errors")),
-    make("td", `${get(row, "units")}${get(row, "in_words") ? "" : " chars"}`), make("td", seconds === null ? "" : seconds.toFixed(2)),
+  const units = isScored(row) ? `${get(row, "units")}${get(row, "in_words") ? "" : " chars"}` : "";
+  element.append(name, make("td", isScored(row) ? (100 * rate(row)).toFixed(1) : "–"), make("td", get(row, "errors")),
+    make("td", units), make("td", seconds === null ? "" : seconds.toFixed(2)),
     make("td", data.statuses[get(row, "status")]), make("td", get(row, "flags").map((flag) => data.flags[flag]).join(" "), "text"),
-    make("td", get(row, "reference").slice(0, 90), "text"));
+    make("td", (get(row, "reference") ?? get(row, "hypothesis") ?? "").slice(0, 90), "text"));
   // Only this row changes: what plays in another goes on, and the keyboard stays where it is.
   element.onclick = () => {
     if (!getSelection().isCollapsed) return;  // text was marked, to be copied
@@ -79,8 +88,8 @@ function line(row) {
 function more(row) {
   const element = make("tr", null, "more"), cell = make("td"), player = audio(row);
   cell.colSpan = 8;
-  cell.append(aligned(row, player));
-  for (const [name, text] of [["reference", get(row, "reference")], ["prediction", get(row, "hypothesis") ?? "(none)"]]) {
+  cell.append(isScored(row) ? aligned(row, player) : make("p", `not scored: ${data.scored[get(row, "scored")]}`, "soft"));
+  for (const [name, text] of [["reference", get(row, "reference") ?? "(none)"], ["prediction", get(row, "hypothesis") ?? "(none)"]]) {
     const part = make("p");
     part.append(make("span", `${name}: `, "soft"), make("span", text));
     cell.append(part);

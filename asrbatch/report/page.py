@@ -17,9 +17,14 @@ from .excerpt import KINDS
 from .plots import Bar, bars
 
 _HERE = Path(__file__).parent
-# Of the table: what it is sorted by, and its heads.
-_COLUMNS = {"id": "id", "rate": "WER %", "errors": "errors", "units": "words", "seconds": "seconds", "status": "status"}
+# Heads of the table for rows counted in words, in characters alone, or some in either; false: in characters.
+_HEADS = {
+    frozenset((True,)): ("WER %", "words"),
+    frozenset((False,)): ("CER %", "characters"),
+    frozenset((True, False)): ("WER or CER %", "words or characters"),
+}
 _SHOWN_CHARS = 80
+_MOST_BARS = 50
 _SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
 
@@ -28,14 +33,16 @@ def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[
 
     Args:
         figures: of `score`.
-        rates: rows by the range that their error rate is in.
+        rates: rows by the range that their error rate is in, of words or else characters; empty where no row is scored.
         rows: of `rows.worst_rows`.
         by: names of the groups that the rows have.
     """
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; base-uri 'none'"
     data, options = _table_data(rows, by)
+    units = frozenset(row["in_words"] for row in rows if row["errors"] is not None)
     plots = (*_rate_plots(figures), *_distributions(figures, rates))
+    plots = f'<h2>Error rates</h2><div class="plots">{"".join(plots)}</div>' if rates else ""
     return "".join(
         (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
@@ -44,9 +51,9 @@ def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[
             f"<title>{escape(title)}</title><style>{style}</style></head><body>",
             f"<h1>{escape(title)}</h1>",
             *_summary(figures),
-            f'<h2>Error rates</h2><div class="plots">{"".join(plots)}</div>',
+            plots,
             *_times(figures),
-            *_table(len(rows), figures["total"]["rows"], options, by),
+            *_table(len(rows), _num_rows(figures), options, by, _HEADS.get(units, _HEADS[frozenset((True,))])),
             f'<script type="application/json" id="data">{data}</script><script>{script}</script></body></html>\n',
         )
     )
@@ -62,7 +69,7 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
     cards = [
         ("WER", _percent(total["wer_percent"]), _interval(total["wer_percent_interval"])),
         ("CER", _percent(total["cer_percent"]), _interval(total["cer_percent_interval"])),
-        ("utterances", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
+        ("utterances scored", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
         ("reference words", f"{total['reference_words']:,}", _edits(total)),
         (
             "empty hypotheses",
@@ -85,23 +92,40 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
 
 def _rate_plots(figures: dict[str, Any]) -> Iterable[str]:
     for name, part in figures["by"].items():
-        groups = part["groups"]
-        rate = "wer" if any(group["wer_percent"] is not None for group in groups.values()) else "cer"
-        rows = [_rate_bar(value, of, rate) for value, of in groups.items()]
-        yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals", rows)
+        for rate in ("wer", "cer"):
+            found = {value: of for value, of in part["groups"].items() if of[f"{rate}_percent"] is not None}
+            if found:
+                rows = [_rate_bar(value, of, rate) for value, of in _largest(found).items()]
+                yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals{_some(found)}", rows)
 
 
 def _distributions(figures: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
-    yield bars("utterances by their error rate", [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()])
+    yield bars(
+        "utterances by their error rate (of words, or else of characters)",
+        [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()],
+    )
     for name, part in figures["by"].items():
-        yield bars(f"utterances by {name}", [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in part["groups"].items()])
+        rows = [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in _largest(part["groups"]).items()]
+        yield bars(f"utterances by {name}{_some(part['groups'])}", rows)
+
+
+def _largest(groups: dict[str, Any]) -> dict[str, Any]:
+    """The groups with the most rows, in their order: as many as a plot can show."""
+    shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:_MOST_BARS])
+    return {value: group for value, group in groups.items() if value in shown}
+
+
+def _some(groups: dict[str, Any]) -> str:
+    return f" (the {_MOST_BARS} with the most rows of {len(groups):,})" if len(groups) > _MOST_BARS else ""
 
 
 def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
-    value, rows = group[f"{rate}_percent"], f"{group['rows']:,} rows"
-    if value is None:
-        return Bar(name, f"in characters, {rows}", 0.0)
-    return Bar(name, f"{value:.2f} ({rows})", value, group[f"{rate}_percent_interval"])
+    value, rows = group[f"{rate}_percent"], group["rows_in_words" if rate == "wer" else "rows"]
+    return Bar(name, f"{value:.2f} ({rows:,} rows)", value, group[f"{rate}_percent_interval"])
+
+
+def _num_rows(figures: dict[str, Any]) -> int:
+    return figures["total"]["rows"] + sum(figures["excluded"].values())
 
 
 def _times(figures: dict[str, Any]) -> Iterable[str]:
@@ -114,7 +138,7 @@ def _times(figures: dict[str, Any]) -> Iterable[str]:
         definitions = ". ".join(f"{name}:{definition}" for name, _, definition in speeds)
         yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, *_), value in speeds.items()], definitions)
     for name, part in figures["by"].items():
-        costs = {value: of["generate_s_per_audio_s"] for value, of in part["groups"].items()}
+        costs = {value: of["generate_s_per_audio_s"] for value, of in _largest(part["groups"]).items()}
         if any(costs.values()):
             rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
             yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
@@ -124,7 +148,9 @@ def _times(figures: dict[str, Any]) -> Iterable[str]:
     yield f'</div><p class="soft">Stages: {escape(STAGES_ARE)}.</p>' if stages else "</div>"
 
 
-def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...]) -> Iterable[str]:
+def _table(
+    num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...], heads: tuple[str, str]
+) -> Iterable[str]:
     some = "" if num_rows == total else f" (the {num_rows:,} with the most errors of {total:,})"
     yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row, or Enter on its name, shows what was said beside what was '
     yield 'wanted: <span class="aligned"><del>left out</del>, <ins>added</ins>, '
@@ -134,16 +160,21 @@ def _table(num_rows: int, total: int, options: dict[str, list[str]], by: tuple[s
     yield '<div class="filters"><input type="search" id="search" placeholder="id or text" aria-label="id or text">'
     yield _select('id="status"', "any status", options["statuses"])
     yield _select('id="flag"', "any flag", options["flags"])
+    hidden = "" if len(options["scored"]) > 1 else " hidden"
+    yield _select(f'id="scored"{hidden}', "scored or not", options["scored"])
     for at, name in enumerate(by):
         yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
     yield '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span id="page"></span>'
     yield '<button id="after" aria-label="page after">→</button></div>'
-    heads = "".join(
+    rate, units = heads
+    columns = {"id": "id", "rate": rate, "errors": "errors", "units": units, "seconds": "seconds", "status": "status"}
+    sorted_by = "".join(
         f'<th data-key="{key}"{" class=text" if key == "id" else ""}><button>{name}</button><span></span></th>'
-        for key, name in _COLUMNS.items()
+        for key, name in columns.items()
     )
-    yield f'<table><thead><tr>{heads}<th class="text">flags</th><th class="text">reference</th></tr></thead>'
-    yield '<tbody id="rows"></tbody></table>'
+    others = "".join(f'<th class="text">{name}</th>' for name in ("flags", "reference"))
+    yield f'<div class="wide"><table><thead><tr>{sorted_by}{others}</tr></thead>'
+    yield '<tbody id="rows"></tbody></table></div>'
 
 
 def _select(attributes: str, first: str, values: list[str]) -> str:
@@ -155,12 +186,14 @@ def _select(attributes: str, first: str, values: list[str]) -> str:
 def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     """The rows as JSON that can stand in a script element, with names as numbers; and those names."""
     statuses = _Names(row["status"] for row in rows)
+    scored = _Names(row["scored"] for row in rows)
     flags = _Names(flag for row in rows for flag in row["flags"])
     groups = [_Names(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
     numbered = [
         {
             **row,
             "status": statuses.numbers[row["status"]],
+            "scored": scored.numbers[row["scored"]],
             "flags": [flags.numbers[flag] for flag in row["flags"]],
             "groups": [[names.numbers[value] for value in row["groups"][at]] for at, names in enumerate(groups)],
         }
@@ -171,9 +204,11 @@ def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[str, d
         "rows": [list(row.values()) for row in numbered],
         "statuses": statuses.names,
         "flags": flags.names,
+        "scored": scored.names,
         "kinds": KINDS,
     }
-    return script_json(data), {"statuses": statuses.names, "flags": flags.names, "groups": [names.names for names in groups]}
+    options = {"statuses": statuses.names, "flags": flags.names, "scored": scored.names}
+    return script_json(data), {**options, "groups": [names.names for names in groups]}
 
 
 class _Names:
