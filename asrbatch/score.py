@@ -247,7 +247,7 @@ class Scoring:
             if chars > BATCH_CHARS:
                 yield from self._counted(found, texts)
                 found, texts, chars = [], [], 0
-            fields, row = self._row(index)
+            fields, row = self.row(index)
             _refuse_chunks_of_sessions(self._rules, fields)
             reference = text_of(fields, self._options.text_field, partial(self._where, index, fields))
             hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
@@ -276,7 +276,7 @@ class Scoring:
     def _where(self, index: int, fields: Mapping[str, Any]) -> str:
         return self._predictions.where(fields["id"]) if self._references is None else self._references.where(index)
 
-    def _row(self, index: int) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
+    def row(self, index: int) -> tuple[Mapping[str, Any], dict[str, Any] | None]:
         """The fields of a row with its reference, and the row with its prediction, or None."""
         if self._references is None:
             row = self._predictions.read(index)

@@ -64,9 +64,9 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
 def test_a_terminal_of_80_columns_has_every_name_and_every_figure(command, files, cli):
     arguments = (command, *files[: 1 + (command == "compare")], "--by", "voice,duration", "--resamples", "20")
     arguments = (*arguments, "--show", "0") if command == "compare" else arguments
-    narrow = [line for line in on_terminal(80, *arguments) if not line.startswith("note: ")]  # which terminals wrap
-    wide = cli(*arguments).stdout.splitlines()
-    assert max(map(len, narrow)) <= 80 < max(map(len, wide))
+    narrow, wide = on_terminal(80, *arguments), cli(*arguments).stdout.splitlines()
+    # Notes are sentences: the terminal wraps them.
+    assert max(len(line) for line in narrow if not line.startswith("note: ")) <= 80 < max(map(len, wide))
     text = "\n".join(narrow)
     for value in ("voice-0", "voice-1", "voice-2", "2 to 5 s", "5 to 10 s"):
         assert text.count(value) >= 2, value  # in words and in characters

@@ -102,7 +102,7 @@ class Listing:
             scored.add(row.fields["id"])
             yield row
         for index in range(start, stop) if tally.excluded else ():
-            fields, row = self._work._row(index)
+            fields, row = self._work.row(index)
             if fields["id"] in scored:
                 continue
             alone = Tally()
