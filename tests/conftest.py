@@ -1,6 +1,7 @@
 """What the tests share: real checkpoints, real speech, and one running engine for each model."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -13,6 +14,9 @@ import pytest
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Whoever runs the tests in the background of a shell (a CI runner, nohup) hands this on, and Ctrl-C would reach nobody.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# NeMo's plugin has an environment of its own: `make test-nemo`.
+collect_ignore = [] if importlib.util.find_spec("nemo") else ["test_models_nemo.py"]
 
 REPO = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
