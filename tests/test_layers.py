@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "clocks", "languages", "file_heads", "speeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "json_lines", "parallel", "report.plots", "report.excerpt"],
     ["tasks", "ahead", "loudness", "subtitles", "normalizers", "error_rates"],
