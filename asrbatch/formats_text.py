@@ -110,7 +110,8 @@ def jsonl_reader(source: Source, file: TextFile) -> Reader:
 def _cuts_reader(source: Source, file: TextFile) -> Reader:
     folder = _folder_of(source, file)
     cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
-    return JsonlReader(file, folder, Columns(source.options), adapt=cuts.adapt, locate=cuts.locate)
+    columns = Columns(source.options)
+    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, found_folder=cuts.audio_folder)
 
 
 def _csv_reader(source: Source, file: TextFile, delimiter: str | None = None) -> Reader:

@@ -31,6 +31,7 @@ class JsonlReader:
         columns: fields under other names.
         adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
         locate: where a row's audio lives; None looks for a file.
+        found_folder: asked when all rows have passed, see `Manifest.audio_folder`.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class JsonlReader:
         *,
         adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         locate: Locate | None = None,
+        found_folder: Callable[[], str | None] = lambda: None,
     ):
         self.source = file.path
         self._file, self._folder, self._adapt, self._locate = file, folder, adapt, locate
+        self._found_folder = found_folder
         self._rename = columns.rename if columns.given else None
         self.is_plain = adapt is None and self._rename is None
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
@@ -66,6 +69,10 @@ class JsonlReader:
                     yield bad
             self._starts.append(end)
         self._file.check()
+
+    @property
+    def audio_folder(self) -> str | None:
+        return self._found_folder()
 
     def row(self, index: int) -> Row:
         self._file.check()

@@ -55,7 +55,7 @@ LAYERS = [
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
-    ["model_choice"],
+    ["model_choice", "stdin_manifest"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures", "validation"],

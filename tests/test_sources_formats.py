@@ -1,5 +1,6 @@
 """Every format against every other: the same rows, ids, digest and audio; and what each of them refuses."""
 
+import gzip
 import io
 import json
 import os
@@ -201,6 +202,28 @@ def test_kaldi_segments_cut_recordings(tmp_path, rows):
     first, second = read_all(open_manifest(tmp_path))
     assert (first.offset_s, first.duration_s, first.channel) == (0.1, 0.2, None)
     assert (second.offset_s, second.duration_s, second.channel) == (0.25, None, 0)
+
+
+@pytest.mark.parametrize("kind", ["kaldi", "lhotse"])
+def test_a_folder_found_by_where_the_command_runs_is_told(tmp_path, monkeypatch, rows, kind):
+    """Both write paths relative to the folder where their recipe ran."""
+    data = tmp_path / "data"
+    data.mkdir()
+    source = MAKERS[kind](data, rows)
+    assert open_manifest(source).audio_folder is None  # absolute paths
+    if kind == "kaldi":
+        text = (data / "wav.scp").read_text()
+    else:
+        text = gzip.decompress(source.read_bytes()).decode()
+        source = data / "cuts.jsonl"
+    (data / "wav.scp" if kind == "kaldi" else source).write_text(text.replace(f"{rows[0]['file'].parent}/", ""))
+    monkeypatch.chdir(rows[0]["file"].parent)
+    manifest = open_manifest(source)
+    assert manifest.audio_folder == os.getcwd() and data_of(manifest.read(1)) == rows[1]["file"].read_bytes()
+    others = MAKERS["csv"](tmp_path, [{**row, "id": f"other{row['id']}"} for row in rows])
+    assert open_manifest([str(others), str(source)]).audio_folder == os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    assert open_manifest(source).audio_folder is None
 
 
 # --- tars -------------------------------------------------------------------------------------------------------------
