@@ -33,20 +33,30 @@ class KeptManifest:
 def keep_stdin(config: RunConfig) -> KeptManifest:
     """Keeps standard input beside the output, or takes what an earlier session kept.
 
+    Rows that were refused before any run record was written bind nobody: others take their place.
+
     Raises:
         UsageError, OutputError: see `spool_stdin`.
     """
-    path = spool_stdin(RunPaths(config.output_path).spool, config.overwrite)
+    may_replace = config.overwrite or not any(paths.record.exists() for paths in _all_paths(config.output_path))
+    path = spool_stdin(RunPaths(config.output_path).spool, may_replace)
     begun_in = None if config.overwrite else next(_folders(config.output_path), None)
     return KeptManifest(path, begun_in or os.getcwd())
 
 
 def _folders(output: Path) -> Iterator[str]:
     """What sessions of this run, or of its chunks, took relative paths to be relative to."""
-    chunks = (paths for of_one_number in find_chunks(output).values() for paths in of_one_number.values())
-    for paths in (RunPaths(output), *chunks):
+    for paths in _all_paths(output):
         if (folder := _fingerprint(paths).get("audio_folder")) is not None:
             yield folder
+
+
+def _all_paths(output: Path) -> Iterator[RunPaths]:
+    """Of the run, and of its chunks that have left a file."""
+    yield RunPaths(output)
+    if output.parent.is_dir():
+        for chunks in find_chunks(output).values():
+            yield from chunks.values()
 
 
 def _fingerprint(paths: RunPaths) -> dict[str, Any]:

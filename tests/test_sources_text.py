@@ -12,10 +12,13 @@ import pytest
 from conftest import write_jsonl
 
 from asrbatch import manifest_text
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest import open_manifest
+from asrbatch.output.paths import RunPaths, chunk_path
 from asrbatch.output.spool import spool_stdin
 from asrbatch.source_options import SourceOptions
+from asrbatch.stdin_manifest import keep_stdin
 
 ROWS = [{"audio_filepath": f"a{n}.wav", "id": f"r{n}", "duration": 1.5 + n, "text": "é" * (n % 40)} for n in range(500)]
 
@@ -173,8 +176,27 @@ def test_standard_input_is_kept_beside_the_output_and_compared(tmp_path):
     with pytest.raises(UsageError, match="standard input is not the manifest that this run began with"):
         spool_stdin(path, stream=Given(lines_of(ROWS[:3])))
     assert path.read_bytes() == lines_of(ROWS)
-    spool_stdin(path, overwrite=True, stream=Given(lines_of(ROWS[:3])))
+    spool_stdin(path, replace=True, stream=Given(lines_of(ROWS[:3])))
     assert path.read_bytes() == lines_of(ROWS[:3]) and os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("chunk", [(), (4, 2)])
+def test_standard_input_that_was_refused_does_not_bind(tmp_path, monkeypatch, chunk):
+    """Only what a run has begun with, be it one of its chunks, has to be given again."""
+    config = RunConfig(manifest="-", engine=EngineConfig(model="m"), output=str(tmp_path / "run" / "out.jsonl"))
+
+    def keep(lines):
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(lines)}))
+        return keep_stdin(config)
+
+    keep(b"no row\n")
+    kept = keep(lines_of(ROWS))
+    assert kept.path.read_bytes() == lines_of(ROWS) and kept.folder == os.getcwd()
+    rows = chunk_path(config.output_path, chunk[1], chunk[0]) if chunk else config.output_path
+    rows.touch()
+    RunPaths(rows).record.write_text("{}")
+    with pytest.raises(UsageError, match="standard input is not the manifest that this run began with"):
+        keep(lines_of(ROWS[:3]))
 
 
 def test_plan_reads_standard_input(tmp_path):
