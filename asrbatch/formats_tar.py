@@ -31,8 +31,8 @@ def open_nemo_tars(source: Source) -> Reader | None:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
     choose_split(source.path, [], source.options.split)
     members, columns = NemoMembers(paths), Columns(source.options)
-    adapt, locate = members.adapt, members.locate
-    return join(source, [JsonlReader(text, "", columns, adapt=adapt, locate=locate) for text in open_texts(source)])
+    check, locate = members.check, members.locate
+    return join(source, [JsonlReader(text, "", columns, check=check, locate=locate) for text in open_texts(source)])
 
 
 def open_webdataset(source: Source) -> Reader | None:

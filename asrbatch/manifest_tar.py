@@ -125,17 +125,16 @@ class TarIndex:
 
 
 class NemoMembers:
-    """Which member of which tar a row of a NeMo manifest means: `adapt` and `locate` of a `JsonlReader`."""
+    """Which member of which tar a row of a NeMo manifest means: `check` and `locate` of a `JsonlReader`."""
 
     def __init__(self, paths: list[str]):
         self._index = TarIndex(paths)
 
-    def adapt(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The row as it is. Raises BadRow: no tar holds its member."""
+    def check(self, fields: dict[str, Any]) -> None:
+        """Raises BadRow: no tar holds the row's member."""
         name = fields.get("audio_filepath")
         if type(name) is str and name:
             self._find(name, fields)
-        return fields
 
     def locate(self, row: Row) -> AudioRef:
         number, offset, size = self._find(row.path, row.fields)

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -255,6 +256,21 @@ def test_nemo_tars_by_pattern_and_repeated_files(tmp_path, rows):
     assert 'm.json:8: audio_filepath = "clip1.flac": audio_0.tar does not hold it; give the tars this manifest' in first
     assert "m.json:9: " in second and "no tar holds it" in second
     assert "m.json:10: shard_id = 2: there are 2 tars; give the tars of all shards, in order" in third
+
+
+def test_nemo_tars_with_other_column_names(tmp_path, rows):
+    make_nemo_tar(tmp_path, rows)
+    lines = [json.loads(line) for line in (tmp_path / "tarred_audio_manifest.json").open()]
+    renamed = [{"wav": line.pop("audio_filepath"), **line} for line in lines]
+    options = SourceOptions(tars=str(tmp_path / "*.tar"), audio_column="wav")
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in renamed))
+    manifest = open_manifest(tmp_path / "m.json", options=options)
+    assert [data_of(row) for row in read_all(manifest)] == [row["file"].read_bytes() for row in rows]
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in [*renamed, {"wav": "none.wav"}]))
+    with pytest.raises(ManifestError, match=r'm\.json:7: audio_filepath = "none\.wav": no tar holds it'):
+        open_manifest(tmp_path / "m.json", options=options)
+    failing = open_manifest(tmp_path / "m.json", options=replace(options, on_bad_row="fail"))
+    assert "no tar holds it" in failing.read(6).problem and failing.read(6).fields["audio_filepath"] == "none.wav"
 
 
 def test_webdataset_keys_that_repeat_between_tars_get_the_tars_name(tmp_path, rows):
