@@ -258,6 +258,34 @@ def test_nemo_tars_by_pattern_and_repeated_files(tmp_path, rows):
     assert "m.json:10: shard_id = 2: there are 2 tars; give the tars of all shards, in order" in third
 
 
+@pytest.mark.parametrize("tars", ["same_*.tar", "same_1*.tar,same_[02-9].tar", "same__OP_0..11_CL_.tar"])
+def test_shard_id_is_the_number_in_a_tars_name(tmp_path, tars):
+    """Twelve shards with the same member names: as text, same_10.tar stands before same_2.tar."""
+    for shard in range(12):
+        with tarfile.open(tmp_path / f"same_{shard}.tar", "w") as tar:
+            add(tar, "clip.wav", b"%d" % shard)
+    lines = [json.dumps({"audio_filepath": "clip.wav", "shard_id": shard, "id": f"r{shard}"}) + "\n" for shard in range(12)]
+    (tmp_path / "m.json").write_text("".join(lines))
+    given = ",".join(str(tmp_path / part) for part in tars.split(","))
+    manifest = open_manifest(tmp_path / "m.json", options=SourceOptions(tars=given))
+    assert [data_of(row) for row in read_all(manifest)] == [b"%d" % shard for shard in range(12)]
+    (tmp_path / "m.json").write_text(lines[10])  # a manifest of one shard, with its own tar or with that of another
+    for name, data in (("same_10.tar", b"10"), ("same_1[01].tar", b"10")):
+        options = SourceOptions(tars=str(tmp_path / name))
+        assert data_of(open_manifest(tmp_path / "m.json", options=options).read(0)) == data
+    with pytest.raises(ManifestError, match=r"m\.json:1: shard_id = 10: none of the 1 tars has that number in its name"):
+        open_manifest(tmp_path / "m.json", options=SourceOptions(tars=str(tmp_path / "same_2.tar")))
+
+
+def test_tars_without_numbers_are_counted(tmp_path):
+    for name in ("b", "a"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            add(tar, "clip.wav", name.encode())
+    (tmp_path / "m.json").write_text('{"audio_filepath": "clip.wav", "shard_id": 0}\n')
+    for tars, data in ((f"{tmp_path}/b.tar,{tmp_path}/a.tar", b"b"), (f"{tmp_path}/*.tar", b"a")):
+        assert data_of(open_manifest(tmp_path / "m.json", options=SourceOptions(tars=tars)).read(0)) == data
+
+
 def test_nemo_tars_with_other_column_names(tmp_path, rows):
     make_nemo_tar(tmp_path, rows)
     lines = [json.loads(line) for line in (tmp_path / "tarred_audio_manifest.json").open()]
