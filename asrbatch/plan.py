@@ -23,6 +23,7 @@ from .engine.settings import detect_device, parse_engine_args, resolve_dtype, re
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
+from .manifest_formats import options_for_kept
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips
@@ -68,7 +69,7 @@ class Plan:
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
         if kept is not None:
-            source, reading = str(kept.path), replace(reading, folder=kept.folder, format=reading.format or "jsonl")
+            source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
         self.manifest: Manifest = open_manifest(source, check=partial(check_row, row_rules(self.engine)), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id

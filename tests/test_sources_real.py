@@ -120,8 +120,13 @@ def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, 
     assert all(problem in row["error"]["message"] for row, (_, problem) in zip(by_index[1:-1], BAD, strict=True))
 
 
-def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tmp_path, monkeypatch):
-    lines = "".join(json.dumps({"audio_filepath": row["file"].name, "id": row["id"], "text": row["text"]}) + "\n" for row in rows)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tmp_path, monkeypatch, kind):
+    if kind == "jsonl":
+        lines = [json.dumps({"audio_filepath": row["file"].name, "id": row["id"], "text": row["text"]}) for row in rows]
+    else:
+        lines = ["audio_filepath,id", *(f"{row['file'].name},{row['id']}" for row in rows)]
+    lines = "".join(f"{line}\n" for line in lines)
     monkeypatch.chdir(rows[0]["file"].parent)  # what relative paths are relative to
     output = tmp_path / "run" / "out.jsonl"
     read, written = os.pipe()
@@ -161,7 +166,7 @@ def test_a_kaldi_folder_of_paths_from_where_it_was_run_is_not_resumed_elsewhere(
     with pytest.raises(OutputError, match=r'What differs: audio_folder: was .*recipe", now .*elsewhere"'):
         transcribe(data, tiny_en, tmp_path / "out.jsonl")
     shutil.copy(rows[0]["file"], data / "a.wav")  # the folder's own file goes before
-    with pytest.raises(OutputError, match=r'What differs: audio_folder: was .*recipe", now null'):
+    with pytest.raises(OutputError, match=r"What differs: audio_folder: was .*, now null"):
         transcribe(data, tiny_en, tmp_path / "out.jsonl")
 
 

@@ -11,10 +11,11 @@ import sys
 import pytest
 from conftest import write_jsonl
 
-from asrbatch import manifest_text
+from asrbatch import manifest_formats, manifest_text
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest import open_manifest
+from asrbatch.manifest_formats import options_for_kept
 from asrbatch.output.paths import RunPaths, chunk_path
 from asrbatch.output.spool import spool_stdin
 from asrbatch.source_options import SourceOptions
@@ -178,6 +179,49 @@ def test_standard_input_is_kept_beside_the_output_and_compared(tmp_path):
     assert path.read_bytes() == lines_of(ROWS)
     spool_stdin(path, replace=True, stream=Given(lines_of(ROWS[:3])))
     assert path.read_bytes() == lines_of(ROWS[:3]) and os.listdir(path.parent) == [path.name]
+
+
+TABLE = b"audio_filepath,id,duration\r\n" + b"".join(b"a%d.wav,r%d,%.1f\r\n" % (n, n, 1.5 + n) for n in range(500))
+CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": [], "type": "MonoCut"}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "rows", "says"),
+    [
+        (TABLE, 500, None),
+        (TABLE.replace(b",", b"\t"), 500, None),
+        (gzip.compress(TABLE), 500, None),
+        (gzip.compress(lines_of(ROWS)), 500, None),
+        (CUTS, 0, "a cut without a recording"),
+        (b"junk\n" + lines_of(ROWS), 0, "1 problem in 501 rows"),
+        (b"sound;id\na.wav;1\n", 0, 'standard input: starts with "sound;id"; say what it is with --format, one of jsonl, lh'),
+        (b"PK\3\4" + bytes(99), 0, "standard input: is a zip archive, unpack it first"),
+    ],
+)
+def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, rows, says):
+    """By what it holds, at once and as a copy beside the output."""
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(data)}))
+    manifest_formats._stdin.cache_clear()
+    kept = tmp_path / "out.manifest.jsonl"
+    kept.write_bytes(data)
+
+    def of_copy():
+        return open_manifest(kept, options=options_for_kept(str(kept), SourceOptions()))
+
+    for opened, name in ((lambda: open_manifest("-"), "standard input"), (of_copy, str(kept))):
+        if says is None:
+            manifest = opened()
+            assert len(manifest) == rows and manifest.read(7).id == "r7" and manifest.read(7).duration_s == 8.5
+        else:
+            with pytest.raises(ManifestError, match=says.replace("standard input", name)):
+                opened()
+    manifest_formats._stdin.cache_clear()
+
+
+def test_standard_input_with_columns_of_other_names(tmp_path):
+    command = [sys.executable, "-m", "asrbatch", "plan", "-", "--json", "--audio-column", "sound"]
+    done = subprocess.run(command, input=b"sound;id\na.wav;1\n", capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["manifest"]["rows"] == 1, done.stderr
 
 
 @pytest.mark.parametrize("chunk", [(), (4, 2)])
