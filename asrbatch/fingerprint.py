@@ -42,6 +42,7 @@ def fingerprint(
     windows: dict[str, Any],
     engine_args: dict[str, Any],
     asked: dict[str, Any] | None = None,
+    audio_folder: str | None = None,
     num_chunks: int = 1,
     strategy: str | None = None,
     chunks: str | None = None,
@@ -54,6 +55,7 @@ def fingerprint(
         sampling: the SamplingParams that requests share.
         engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
         asked: how the model is asked, where that was chosen or the model is not Whisper.
+        audio_folder: what relative paths are relative to, where that depends on where the run began and not on the manifest.
         strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
     """
     return {
@@ -73,6 +75,7 @@ def fingerprint(
         "strategy": strategy,
         "chunks": chunks,
         **({"asked": asked} if asked else {}),
+        **({"audio_folder": audio_folder} if audio_folder else {}),
     }
 
 

@@ -1,5 +1,6 @@
 """Opening tars: NeMo's, whose members a manifest names, and WebDataset's. Each returns None for what is not its own."""
 
+import glob
 import os
 import re
 
@@ -11,6 +12,7 @@ from .manifest_jsonl import JsonlReader
 from .manifest_scan import Reader
 from .manifest_sources import Source, choose_split, expand
 from .manifest_tar import NemoMembers, WebDatasetReader
+from .remote import is_remote
 
 _NEMO_MANIFEST = "tarred_audio_manifest.json"
 
@@ -22,7 +24,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
     if source.is_folder:
         source = Source(source.path, (manifest,), source.options)
     if tars is not None:
-        paths = expand(tars)
+        paths = _in_order(tars)
         if not paths:
             raise ManifestError(f"--tars {tars}: no file matches; give a path, a glob, a list or an _OP_0..7_CL_ pattern")
     else:
@@ -31,8 +33,8 @@ def open_nemo_tars(source: Source) -> Reader | None:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
     choose_split(source.path, [], source.options.split)
     members, columns = NemoMembers(paths), Columns(source.options)
-    adapt, locate = members.adapt, members.locate
-    return join(source, [JsonlReader(text, "", columns, adapt=adapt, locate=locate) for text in open_texts(source)])
+    check, locate = members.check, members.locate
+    return join(source, [JsonlReader(text, "", columns, check=check, locate=locate) for text in open_texts(source)])
 
 
 def open_webdataset(source: Source) -> Reader | None:
@@ -50,6 +52,14 @@ def open_webdataset(source: Source) -> Reader | None:
     return WebDatasetReader(source.path, files)
 
 
+def _in_order(given: str) -> list[str]:
+    """The tars that are named: those of a glob by their numbers, all else as it was given."""
+    paths = expand(given)
+    if "," in given and len(paths) > 1 and not is_remote(given):
+        return [path for part in filter(None, map(str.strip, given.split(","))) for path in _in_order(part)]
+    return sorted(paths, key=_by_numbers) if glob.has_magic(given) else paths
+
+
 def _by_numbers(name: str) -> list[int | str]:
-    """audio_2.tar before audio_10.tar: shard_id counts tars in the order of their numbers."""
+    """audio_2.tar before audio_10.tar."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

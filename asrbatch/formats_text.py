@@ -22,6 +22,7 @@ from .manifest_scan import Reader
 from .manifest_sources import Source, choose_split, common_folder
 from .manifest_text import TextFile, open_text
 from .remote import is_remote
+from .source_options import SourceOptions
 
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
 _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
@@ -36,12 +37,12 @@ def open_lhotse(source: Source) -> Reader | None:
 
 
 def open_csv(source: Source) -> Reader | None:
-    return _open_lines(source, _is_table, _csv_reader)
+    return _open_lines(source, lambda path: _is_table(path, source.options), _csv_reader)
 
 
 def open_tsv(source: Source) -> Reader | None:
     # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
-    return None if source.format is None else _open_lines(source, _is_table, _tsv_reader)
+    return None if source.format is None else _open_lines(source, lambda path: True, _tsv_reader)
 
 
 def open_audio(source: Source) -> Reader | None:
@@ -93,6 +94,17 @@ def text_reader(source: Source, file: TextFile, format: str) -> Reader:
     return {"jsonl": jsonl_reader, "lhotse": _cuts_reader, "csv": _csv_reader, "tsv": _tsv_reader}[format](source, file)
 
 
+def format_of(head: bytes, options: SourceOptions) -> str | None:
+    """Which of these a text that begins so is, when it has no name to tell; None for what looks like none of them."""
+    if looks_like_cuts(head):
+        return "lhotse"
+    if _has_header(head, options):
+        return "csv"
+    lines = head.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    # Where only its first line is a bad one, that is reported with the other bad ones.
+    return "jsonl" if not head.strip() or any(line.lstrip().startswith(b"{") for line in lines) else None
+
+
 def _open_lines(source: Source, is_ours: Callable[[str], bool], read: Callable[[Source, TextFile], Reader]) -> Reader | None:
     """When the files are of the format that was asked for, or look like it."""
     if not source.files or not all(map(is_file, source.files)):
@@ -110,7 +122,8 @@ def jsonl_reader(source: Source, file: TextFile) -> Reader:
 def _cuts_reader(source: Source, file: TextFile) -> Reader:
     folder = _folder_of(source, file)
     cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
-    return JsonlReader(file, folder, Columns(source.options), adapt=cuts.adapt, locate=cuts.locate)
+    columns = Columns(source.options)
+    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, found_folder=cuts.audio_folder)
 
 
 def _csv_reader(source: Source, file: TextFile, delimiter: str | None = None) -> Reader:
@@ -135,10 +148,15 @@ def _is_jsonl(path: str) -> bool:
     return not start or start.startswith(b"{") or called_jsonl
 
 
-def _is_table(path: str) -> bool:
+def _is_table(path: str, options: SourceOptions) -> bool:
     head = unpacked_head(path)
     if bare_name(path).endswith((".csv", ".tsv", ".tab")):
         return known_head(head) is None
+    return _has_header(head, options)
+
+
+def _has_header(head: bytes, options: SourceOptions) -> bool:
+    """Whether the first line names a column of audio, among others."""
     first_line = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
     names = re.split(r"[,\t;|]", first_line.strip())
-    return len(names) > 1 and any(name.strip(' "') in AUDIO_COLUMNS for name in names)
+    return len(names) > 1 and any(name.strip(' "\r') in (*AUDIO_COLUMNS, options.audio_column) for name in names)

@@ -4,6 +4,7 @@ This is the wiring; what is done is in the modules it calls. Order matters: ever
 before the engine, which takes the longest, is started.
 """
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -24,10 +25,10 @@ from .output.journal import Journal
 from .output.lease import Lease
 from .output.paths import RunPaths, find_chunks
 from .output.record import read_completion_mark, read_record, write_completion_mark
-from .output.spool import spool_stdin
 from .plan import Plan
 from .progress import Observer, Progress, Stop, Summary
 from .session import Session
+from .stdin_manifest import keep_stdin
 
 
 def run(
@@ -48,7 +49,10 @@ def run(
     """
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
-    plan = Plan(config, spool_stdin(RunPaths(config.output_path).spool, config.overwrite) if config.manifest == STDIN else None)
+    kept = keep_stdin(config) if config.manifest == STDIN else None
+    if kept is not None and kept.folder != os.getcwd():
+        observer.say(f"relative paths are those of {kept.folder}, where this run began")
+    plan = Plan(config, kept)
     _say_strategy(config, plan, observer)
     paths = config.paths
     if Path(plan.manifest.source) in (paths.rows, config.output_path):

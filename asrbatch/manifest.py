@@ -45,6 +45,11 @@ class Manifest:
         """int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one."""
         return self._ids.keys
 
+    @property
+    def audio_folder(self) -> str | None:
+        """What relative paths are relative to, where that was found by where the command was run; None where it was not."""
+        return getattr(self._reader, "audio_folder", None)
+
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""
         return self._reader.where(index)

@@ -16,13 +16,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .errors import ManifestError, UsageError
+from .file_heads import known_head
 from .formats_table import open_arrow, open_hub, open_parquet, open_saved
 from .formats_tar import open_nemo_tars, open_webdataset
-from .formats_text import open_audio, open_csv, open_jsonl, open_kaldi, open_lhotse, open_tsv, text_reader
-from .manifest_heads import describe
+from .formats_text import format_of, open_audio, open_csv, open_jsonl, open_kaldi, open_lhotse, open_tsv, text_reader
+from .manifest_heads import HEAD_BYTES, describe
 from .manifest_scan import Reader
 from .manifest_sources import Source, resolve
-from .manifest_text import LocalFile
+from .manifest_text import LocalFile, TextFile, open_text, unpacked
+from .rows import show
 from .source_file import is_source_file, read_source_file
 from .source_options import SourceOptions
 
@@ -93,13 +95,32 @@ def _check_options(source: Source, name: str) -> None:
 
 
 def _read_stdin(options: SourceOptions) -> Reader:
-    name = options.format or "jsonl"
+    name = options.format or _format_of("standard input", _stdin_text(), options)
     if name not in _TEXTS:
         raise UsageError(f"--format {name}: standard input is text, one of {', '.join(_TEXTS)}; write it to a file")
     options = replace(options, folder=options.folder or os.getcwd())
     source = Source("standard input", ("standard input",), options)
     _check_options(source, name)
-    return text_reader(source, LocalFile("standard input", fd=os.dup(_stdin())), name)
+    return text_reader(source, _stdin_text(), name)
+
+
+def options_for_kept(path: str, options: SourceOptions) -> SourceOptions:
+    """How to read a copy of what came on standard input. Raises ManifestError as `open_reader` does for `-`."""
+    return replace(options, format=options.format or _format_of(path, open_text(path), options))
+
+
+def _format_of(name: str, text: TextFile, options: SourceOptions) -> str:
+    head = text.read_at(0, HEAD_BYTES)
+    if (found := format_of(head, options)) is not None:
+        return found
+    if known := known_head(head):
+        raise ManifestError(f"{name}: is {known[0]}, {known[1]}")
+    first_line = head.lstrip().partition(b"\n")[0].decode("utf-8", "backslashreplace")
+    raise ManifestError(f"{name}: starts with {show(first_line)}; say what it is with --format, one of {', '.join(_TEXTS)}")
+
+
+def _stdin_text() -> TextFile:
+    return unpacked(LocalFile("standard input", fd=os.dup(_stdin())))
 
 
 @lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ from .manifest_text import GZIP, ZSTD, open_text
 from .remote import RemoteFile, is_remote
 from .rows import show
 
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
 
 
 def bare_name(path: str) -> str:
@@ -49,10 +49,10 @@ def is_file(path: str) -> bool:
 
 def head_of(path: str) -> bytes:
     if is_remote(path):
-        return RemoteFile(path).pread(_HEAD_BYTES, 0)
+        return RemoteFile(path).pread(HEAD_BYTES, 0)
     try:
         with open(path, "rb") as file:
-            return file.read(_HEAD_BYTES)
+            return file.read(HEAD_BYTES)
     except OSError as e:
         raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
 
@@ -60,4 +60,4 @@ def head_of(path: str) -> bytes:
 def unpacked_head(path: str) -> bytes:
     """The first bytes of a file's text, also where it is packed."""
     head = head_of(path)
-    return open_text(path).read_at(0, _HEAD_BYTES) if head.startswith((GZIP, ZSTD)) else head
+    return open_text(path).read_at(0, HEAD_BYTES) if head.startswith((GZIP, ZSTD)) else head

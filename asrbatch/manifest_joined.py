@@ -45,6 +45,12 @@ class JoinedReader:
     def is_plain(self) -> bool:
         return all(getattr(reader, "is_plain", False) for reader in self._readers)
 
+    @property
+    def audio_folder(self) -> str | None:
+        """See `Manifest.audio_folder`; of all the sources."""
+        found = (getattr(reader, "audio_folder", None) for reader in self._readers)
+        return ", ".join(dict.fromkeys(filter(None, found))) or None
+
     def line(self, index: int) -> bytes | None:
         """The line of a row in its file of JSON Lines; None where it has none."""
         reader, own = self._find(index)

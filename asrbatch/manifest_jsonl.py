@@ -30,7 +30,9 @@ class JsonlReader:
         folder: what relative audio paths are relative to.
         columns: fields under other names.
         adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
+        check: asked about a row's fields when they have our names. Raises BadRow.
         locate: where a row's audio lives; None looks for a file.
+        found_folder: asked when all rows have passed, see `Manifest.audio_folder`.
     """
 
     def __init__(
@@ -40,12 +42,15 @@ class JsonlReader:
         columns: Columns,
         *,
         adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        check: Callable[[dict[str, Any]], None] | None = None,
         locate: Locate | None = None,
+        found_folder: Callable[[], str | None] = lambda: None,
     ):
         self.source = file.path
-        self._file, self._folder, self._adapt, self._locate = file, folder, adapt, locate
+        self._file, self._folder, self._adapt, self._check, self._locate = file, folder, adapt, check, locate
+        self._found_folder = found_folder
         self._rename = columns.rename if columns.given else None
-        self.is_plain = adapt is None and self._rename is None
+        self.is_plain = adapt is None and locate is None and self._rename is None
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
@@ -66,6 +71,10 @@ class JsonlReader:
                     yield bad
             self._starts.append(end)
         self._file.check()
+
+    @property
+    def audio_folder(self) -> str | None:
+        return self._found_folder()
 
     def row(self, index: int) -> Row:
         self._file.check()
@@ -96,6 +105,8 @@ class JsonlReader:
             except BadRow as bad:
                 bad.fields = fields
                 raise
+        if self._check is not None:
+            self._check(fields)
         return parse_row(fields, fields.get("audio_filepath"))
 
 

@@ -43,6 +43,7 @@ class KaldiReader:
         self._others = {field: KeyedLines(path) for field, path in paths.items() if os.path.isfile(path)}
         self._check_keys()
         self._base = self._choose_base()
+        self.audio_folder = None if self._base == folder else self._base
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._utterances)):

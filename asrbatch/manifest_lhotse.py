@@ -49,6 +49,10 @@ class LhotseCuts:
         self._deserialize, self._folder, self._allow_pipes = deserialize_item, folder, allow_pipes
         self._base: str | None = None
 
+    def audio_folder(self) -> str | None:
+        """What relative paths are relative to, where that is not the file's folder."""
+        return None if self._base == self._folder else self._base
+
     def adapt(self, line: dict[str, Any]) -> dict[str, Any]:
         """A cut as a row of ours. Raises BadRow."""
         fields: dict[str, Any] = {"id": line.get("id")}
@@ -56,6 +60,7 @@ class LhotseCuts:
             custom = line.get("custom")
             cut = self._cut(line)
             fields |= self._audio(cut)
+            self._base_of(fields["audio_filepath"])
             fields |= _said(cut.supervisions)
         except BadRow as bad:
             bad.fields = fields
@@ -66,7 +71,7 @@ class LhotseCuts:
 
     def locate(self, row: Row) -> AudioRef:
         if row.path.startswith(PIPE):
-            return AudioRef(row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, os.getcwd()))
+            return AudioRef(row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, self._base_of(row.path)))
         return audio_ref(row.path, self._base_of(row.path))
 
     def _cut(self, line: dict[str, Any]) -> Any:
@@ -110,7 +115,9 @@ class LhotseCuts:
         return fields
 
     def _base_of(self, path: str) -> str:
-        if self._base is None and not os.path.isabs(path) and "://" not in path:
+        if self._base is None and path.startswith(PIPE):
+            self._base = os.getcwd()  # where lhotse would run it
+        elif self._base is None and not os.path.isabs(path) and "://" not in path:
             here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(os.path.join(self._folder, path))
             self._base = os.getcwd() if here else self._folder
         return self._base or self._folder

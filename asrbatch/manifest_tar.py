@@ -28,6 +28,7 @@ _MOST_TEXT_BYTES = 16 << 20
 # WebDataset: the key is the path up to the first dot of the name.
 _KEY = re.compile(r"((?:.*/)?[^/.]+)\.([^/]+)")
 _SUB = re.compile(r"-sub\d+(?=\.[^.]*$|$)")  # NeMo's second row of one file: a-sub1.wav is in the tar as a.wav
+_LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 _TEXTS = ("txt", "text", "transcript")
 
 
@@ -125,28 +126,29 @@ class TarIndex:
 
 
 class NemoMembers:
-    """Which member of which tar a row of a NeMo manifest means: `adapt` and `locate` of a `JsonlReader`."""
+    """Which member of which tar a row of a NeMo manifest means: `check` and `locate` of a `JsonlReader`.
+
+    `shard_id` is the number in a tar's name, as NeMo writes both; where names are not numbered alike it counts tars from 0.
+    """
 
     def __init__(self, paths: list[str]):
         self._index = TarIndex(paths)
+        self._numbers = _numbers_in(paths)
 
-    def adapt(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The row as it is. Raises BadRow: no tar holds its member."""
+    def check(self, fields: dict[str, Any]) -> None:
+        """Raises BadRow: no tar holds the row's member."""
         name = fields.get("audio_filepath")
         if type(name) is str and name:
             self._find(name, fields)
-        return fields
 
     def locate(self, row: Row) -> AudioRef:
         number, offset, size = self._find(row.path, row.fields)
         return AudioRef(row.path, load=partial(self._index.tars.read, number, offset, size, row.path))
 
     def _find(self, name: str, fields: dict[str, Any]) -> tuple[int, int, int]:
-        shard, paths = fields.get("shard_id"), self._index.tars.paths
+        paths = self._index.tars.paths
         try:
-            if shard is not None and (type(shard) is not int or not 0 <= shard < len(paths)):
-                fix = "give the tars of all shards, in order"
-                raise BadRow(f"shard_id = {show(shard)}", f"there are {len(paths)} tars", fix)
+            shard = self._tar_of(fields.get("shard_id"))
             for each in (name, name.removeprefix("./"), _SUB.sub("", name)):
                 if found := self._index.find(each, shard):
                     break
@@ -160,6 +162,28 @@ class NemoMembers:
             bad.fields = fields
             raise
         return found[0]
+
+    def _tar_of(self, shard: Any) -> int | None:
+        """The place of a shard's tar among all; None where the row does not say. Raises BadRow: there is none."""
+        if shard is None:
+            return None
+        paths, numbers = self._index.tars.paths, self._numbers
+        if type(shard) is int and shard in numbers:
+            return numbers[shard]
+        if list(numbers.items()) == [(place, place) for place in range(len(paths))]:
+            raise BadRow(f"shard_id = {show(shard)}", f"there are {len(paths)} tars", "give the tars of all shards, in order")
+        fix = "give the tars of all shards, named by their shard_id"
+        raise BadRow(f"shard_id = {show(shard)}", f"none of the {len(paths)} tars has that number in its name", fix)
+
+
+def _numbers_in(paths: list[str]) -> dict[int, int]:
+    """Place of each shard's tar: by the last number in their names where these are alike but for it, otherwise in order."""
+    found = [_LAST_NUMBER.fullmatch(os.path.basename(path.partition("?")[0] if is_remote(path) else path)) for path in paths]
+    if all(found) and len({(match[1], match[3]) for match in found}) == 1:
+        places = {int(match[2]): place for place, match in enumerate(found)}
+        if len(places) == len(paths):
+            return places
+    return {place: place for place in range(len(paths))}
 
 
 class WebDatasetReader:

@@ -50,7 +50,11 @@ def open_text(path: str, *, keep_open: bool = True) -> TextFile:
     Raises:
         ManifestError: it cannot be opened, or zstandard is not installed.
     """
-    raw = RemoteFile(path) if is_remote(path) else LocalFile(path, keep_open)
+    return unpacked(RemoteFile(path) if is_remote(path) else LocalFile(path, keep_open))
+
+
+def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
+    """The text of a file that is open already. Raises ManifestError: it is zstandard, which is not installed."""
     head = raw.pread(4, 0)
     if head.startswith(GZIP):
         return _PackedFile(raw, _GzipBlocks(raw))

@@ -22,6 +22,7 @@ from .errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, Us
 from .findings import SHOWN_LINES, Findings
 from .fingerprint import differences
 from .manifest import Manifest, open_manifest
+from .manifest_formats import options_for_kept
 from .output.figures import figures_of_chunks, total, versions
 from .output.files import explained
 from .output.heartbeat import Heartbeat
@@ -85,6 +86,7 @@ def merge(
     paths = RunPaths(check_output(output))
     if manifest_source == "-":
         manifest_source = str(paths.spool)
+        reading = options_for_kept(manifest_source, reading or SourceOptions())
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
         say(f"warning: {warning}")

@@ -4,11 +4,9 @@ Everything that can refuse a run without half a minute of loading does so here.
 """
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +23,12 @@ from .engine.settings import detect_device, parse_engine_args, resolve_dtype, re
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
 from .manifest import Manifest, open_manifest
+from .manifest_formats import options_for_kept
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips
 from .speech import Speech
+from .stdin_manifest import KeptManifest
 from .types import Utterance
 from .voice import check_available
 
@@ -56,20 +56,20 @@ class Plan:
         fingerprint: see `fingerprint.py`.
 
     Args:
-        spooled: what came on standard input, where the manifest is `-`.
+        kept: what came on standard input, where the manifest is `-`.
 
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
-    def __init__(self, config: RunConfig, spooled: Path | None = None):
+    def __init__(self, config: RunConfig, kept: KeptManifest | None = None):
         self.engine = engine_plan(config)
         look.close()
         self.rules: AudioRules = audio_rules(config, self.engine.speech)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
-        if spooled is not None:
-            source, reading = str(spooled), replace(reading, folder=os.getcwd(), format=reading.format or "jsonl")
+        if kept is not None:
+            source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
         self.manifest: Manifest = open_manifest(source, check=partial(check_row, row_rules(self.engine)), options=reading)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
@@ -90,6 +90,7 @@ class Plan:
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
             asked=asked_fields(self.engine.asking),
+            audio_folder=self.manifest.audio_folder if kept is None else kept.folder,
             **chunk_fields(self.sharding),
         )
 

@@ -12,7 +12,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
+from . import remote_http
 from .errors import ManifestError, RowError
+from .remote_http import TooLargeError
 
 # Where bytes come from; the package that fsspec needs for it, and the extra of asrbatch that brings it.
 _PACKAGES = {
@@ -107,7 +109,7 @@ class RemoteFile:
         """Nothing: to ask for every row would cost a round trip each; ids and hashes of rows notice a change."""
 
     def _look(self) -> tuple[int, str]:
-        info = self._explained(lambda: _file_system(self.path).info(self.path))
+        info = self._explained(lambda: _info(self.path))
         if info.get("size") is None:
             raise ManifestError(f"{self.path}: the server does not say how long it is; fetch it first")
         return int(info["size"]), str(info.get("ETag") or info.get("etag") or info.get("mtime") or "")
@@ -163,17 +165,20 @@ class _Readable(io.RawIOBase):
 
 def _read_all(url: str) -> bytes:
     system = _file_system(url)
+    if scheme_of(url) in remote_http.SCHEMES:
+        return remote_http.get(system, url, MOST_BYTES).data
     size = system.info(url).get("size")
     if size is not None and size > MOST_BYTES:
-        raise _TooLargeError(f"{size} bytes; at most {MOST_BYTES} are read, cut it or copy it to a local disk")
+        raise TooLargeError(f"{size} bytes; at most {MOST_BYTES} are read, cut it or copy it to a local disk")
     data = system.cat_file(url)
     if size is not None:
         _exactly(data, size)
     return data
 
 
-class _TooLargeError(Exception):
-    """A file that is not read, however often it is tried."""
+def _info(url: str) -> dict[str, Any]:
+    system = _file_system(url)
+    return remote_http.info(system, url) if scheme_of(url) in remote_http.SCHEMES else system.info(url)
 
 
 def _exactly(data: bytes, count: int) -> bytes:
@@ -183,12 +188,12 @@ def _exactly(data: bytes, count: int) -> bytes:
 
 
 def _try_again(read: Callable[[], _T]) -> _T:
-    """Raises what the last try raised; FileNotFoundError and PermissionError at once."""
+    """Raises what the last try raised; what trying again does not change at once."""
     pause_s = _FIRST_PAUSE_S
     for left in reversed(range(TRIES)):
         try:
             return read()
-        except (FileNotFoundError, PermissionError, _TooLargeError):
+        except (FileNotFoundError, PermissionError, TooLargeError):
             raise
         except Exception:
             if not left:

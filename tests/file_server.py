@@ -19,7 +19,9 @@ import threading; threading.Event().wait()
 
 @contextmanager
 def http(folder: Path) -> Iterator[str]:
-    """URL of the folder's files. `/x/fail3/a.wav` fails three times and then is `/a.wav`; `/x/cut1/a.wav` breaks off once.
+    """URL of the folder's files, also under names that make trouble the first three times, say, whatever the method:
+    `/x/fail3/a.wav` is too busy, `/x/reset3/a.wav` resets the connection, `/x/cut3/a.wav` breaks off. `/x/gone0/a.wav` is no
+    longer there, `/x/plain0/a.wav` knows no ranges, `/x/unsized0/a.wav` does not say how long it is either.
 
     What was asked for stands in `requests.log`, a line each.
     """
@@ -46,6 +48,7 @@ def _running(code: str, *arguments: str) -> Iterator[str]:
 
 
 def serve(folder: str) -> None:
+    import socket
     import threading
     from collections import Counter
     from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,22 +62,31 @@ def serve(folder: str) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
-            trouble = re.match(r"/x/(fail|cut)(\d+)(/.*)", self.path)
+            trouble = re.match(r"/x/([a-z]+)(\d+)(/.*)", self.path)
+            kind = trouble and trouble[1]
             wanted = self.headers.get("Range", "")
             with lock:
-                asked[self.path] += self.command == "GET"
+                asked[self.path] += 1
                 number = asked[self.path]
                 with open(Path(folder, "requests.log"), "a") as log:
                     log.write(f"{self.command} {self.path} {wanted}\n")
             path = Path(folder, (trouble[3] if trouble else self.path).lstrip("/").partition("?")[0])
-            is_bad = trouble and self.command == "GET" and number <= int(trouble[2])
-            if is_bad and trouble[1] == "fail":
+            is_bad = trouble and number <= int(trouble[2])
+            if is_bad and kind == "fail":
                 self.send(503, b"busy")
+            elif is_bad and kind == "reset":
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                self.connection.close()
+                self.close_connection = True
+            elif kind == "gone":
+                self.send(410, b"no more")
             elif not path.is_file():
                 self.send(404, b"not here")
             else:
                 data, headers, status = path.read_bytes(), {"Accept-Ranges": "bytes"}, 200
-                if match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
+                if kind in ("plain", "unsized"):
+                    headers = {} if kind == "plain" else {"Content-Length": None, "Connection": "close"}
+                elif match := re.fullmatch(r"bytes=(\d+)-(\d*)", wanted):
                     first, last = int(match[1]), min(int(match[2] or len(data) - 1), len(data) - 1)
                     headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
                     data, status = data[first : last + 1], 206
@@ -83,7 +95,8 @@ def serve(folder: str) -> None:
         def send(self, status: int, data: bytes, headers: dict | None = None, end: int | None = None) -> None:
             self.send_response(status)
             for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-                self.send_header(name, value)
+                if value is not None:
+                    self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(data[:end])

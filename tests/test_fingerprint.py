@@ -18,6 +18,7 @@ CHOICES = {
     "prompt": None,
     "windows": "none",
     "engine_args": {"max_model_len": 448, "hf_overrides": {"a": {"b": 1}}},
+    "audio_folder": None,
 }
 
 # What is changed, and the name and values under which the difference is told.
@@ -36,6 +37,7 @@ CHANGES = {
         {"max_model_len": 448, "hf_overrides": {"a": {"b": 2}}},
         "engine_args.hf_overrides.a.b: was 1, now 2",
     ),
+    "audio_folder": ("/speech", 'audio_folder: was null, now "/speech"'),
 }
 
 

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 LAYERS = [
     ["errors", "types", "clocks", "languages", "file_heads", "speeds", "row_seeds", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "row_swapping", "json_lines", "parallel", "report.plots", "report.excerpt"],
     ["tasks", "ahead", "loudness", "subtitles", "normalizers"],
@@ -58,7 +59,7 @@ LAYERS = [
     ["engine.__init__", "compare", "report.rows", "report.unscored", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
-    ["model_choice"],
+    ["model_choice", "stdin_manifest"],
     ["plan", "work", "probe"],
     ["pipeline"],
     ["progress", "precheck", "plan_figures", "validation"],

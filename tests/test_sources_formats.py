@@ -1,10 +1,12 @@
 """Every format against every other: the same rows, ids, digest and audio; and what each of them refuses."""
 
+import gzip
 import io
 import json
 import os
 import random
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -203,6 +205,28 @@ def test_kaldi_segments_cut_recordings(tmp_path, rows):
     assert (second.offset_s, second.duration_s, second.channel) == (0.25, None, 0)
 
 
+@pytest.mark.parametrize("kind", ["kaldi", "lhotse"])
+def test_a_folder_found_by_where_the_command_runs_is_told(tmp_path, monkeypatch, rows, kind):
+    """Both write paths relative to the folder where their recipe ran."""
+    data = tmp_path / "data"
+    data.mkdir()
+    source = MAKERS[kind](data, rows)
+    assert open_manifest(source).audio_folder is None  # absolute paths
+    if kind == "kaldi":
+        text = (data / "wav.scp").read_text()
+    else:
+        text = gzip.decompress(source.read_bytes()).decode()
+        source = data / "cuts.jsonl"
+    (data / "wav.scp" if kind == "kaldi" else source).write_text(text.replace(f"{rows[0]['file'].parent}/", ""))
+    monkeypatch.chdir(rows[0]["file"].parent)
+    manifest = open_manifest(source)
+    assert manifest.audio_folder == os.getcwd() and data_of(manifest.read(1)) == rows[1]["file"].read_bytes()
+    others = MAKERS["csv"](tmp_path, [{**row, "id": f"other{row['id']}"} for row in rows])
+    assert open_manifest([str(others), str(source)]).audio_folder == os.getcwd()
+    monkeypatch.chdir(tmp_path)
+    assert open_manifest(source).audio_folder is None
+
+
 # --- tars -------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +256,49 @@ def test_nemo_tars_by_pattern_and_repeated_files(tmp_path, rows):
     assert 'm.json:8: audio_filepath = "clip1.flac": audio_0.tar does not hold it; give the tars this manifest' in first
     assert "m.json:9: " in second and "no tar holds it" in second
     assert "m.json:10: shard_id = 2: there are 2 tars; give the tars of all shards, in order" in third
+
+
+@pytest.mark.parametrize("tars", ["same_*.tar", "same_1*.tar,same_[02-9].tar", "same__OP_0..11_CL_.tar"])
+def test_shard_id_is_the_number_in_a_tars_name(tmp_path, tars):
+    """Twelve shards with the same member names: as text, same_10.tar stands before same_2.tar."""
+    for shard in range(12):
+        with tarfile.open(tmp_path / f"same_{shard}.tar", "w") as tar:
+            add(tar, "clip.wav", b"%d" % shard)
+    lines = [json.dumps({"audio_filepath": "clip.wav", "shard_id": shard, "id": f"r{shard}"}) + "\n" for shard in range(12)]
+    (tmp_path / "m.json").write_text("".join(lines))
+    given = ",".join(str(tmp_path / part) for part in tars.split(","))
+    manifest = open_manifest(tmp_path / "m.json", options=SourceOptions(tars=given))
+    assert [data_of(row) for row in read_all(manifest)] == [b"%d" % shard for shard in range(12)]
+    (tmp_path / "m.json").write_text(lines[10])  # a manifest of one shard, with its own tar or with that of another
+    for name, data in (("same_10.tar", b"10"), ("same_1[01].tar", b"10")):
+        options = SourceOptions(tars=str(tmp_path / name))
+        assert data_of(open_manifest(tmp_path / "m.json", options=options).read(0)) == data
+    with pytest.raises(ManifestError, match=r"m\.json:1: shard_id = 10: none of the 1 tars has that number in its name"):
+        open_manifest(tmp_path / "m.json", options=SourceOptions(tars=str(tmp_path / "same_2.tar")))
+
+
+def test_tars_without_numbers_are_counted(tmp_path):
+    for name in ("b", "a"):
+        with tarfile.open(tmp_path / f"{name}.tar", "w") as tar:
+            add(tar, "clip.wav", name.encode())
+    (tmp_path / "m.json").write_text('{"audio_filepath": "clip.wav", "shard_id": 0}\n')
+    for tars, data in ((f"{tmp_path}/b.tar,{tmp_path}/a.tar", b"b"), (f"{tmp_path}/*.tar", b"a")):
+        assert data_of(open_manifest(tmp_path / "m.json", options=SourceOptions(tars=tars)).read(0)) == data
+
+
+def test_nemo_tars_with_other_column_names(tmp_path, rows):
+    make_nemo_tar(tmp_path, rows)
+    lines = [json.loads(line) for line in (tmp_path / "tarred_audio_manifest.json").open()]
+    renamed = [{"wav": line.pop("audio_filepath"), **line} for line in lines]
+    options = SourceOptions(tars=str(tmp_path / "*.tar"), audio_column="wav")
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in renamed))
+    manifest = open_manifest(tmp_path / "m.json", options=options)
+    assert [data_of(row) for row in read_all(manifest)] == [row["file"].read_bytes() for row in rows]
+    (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in [*renamed, {"wav": "none.wav"}]))
+    with pytest.raises(ManifestError, match=r'm\.json:7: audio_filepath = "none\.wav": no tar holds it'):
+        open_manifest(tmp_path / "m.json", options=options)
+    failing = open_manifest(tmp_path / "m.json", options=replace(options, on_bad_row="fail"))
+    assert "no tar holds it" in failing.read(6).problem and failing.read(6).fields["audio_filepath"] == "none.wav"
 
 
 def test_webdataset_keys_that_repeat_between_tars_get_the_tars_name(tmp_path, rows):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import soundfile as sf
 from conftest import read_jsonl
 from source_makers import MAKERS, make_kaldi
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError
 
 SPOKEN = {
     "0880": "He was not an old-sposed young man.",  # as tiny.en has it in float32; see test_transcribe.py
@@ -119,8 +120,13 @@ def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, 
     assert all(problem in row["error"]["message"] for row, (_, problem) in zip(by_index[1:-1], BAD, strict=True))
 
 
-def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tmp_path, monkeypatch):
-    lines = "".join(json.dumps({"audio_filepath": row["file"].name, "id": row["id"], "text": row["text"]}) + "\n" for row in rows)
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tmp_path, monkeypatch, kind):
+    if kind == "jsonl":
+        lines = [json.dumps({"audio_filepath": row["file"].name, "id": row["id"], "text": row["text"]}) for row in rows]
+    else:
+        lines = ["audio_filepath,id", *(f"{row['file'].name},{row['id']}" for row in rows)]
+    lines = "".join(f"{line}\n" for line in lines)
     monkeypatch.chdir(rows[0]["file"].parent)  # what relative paths are relative to
     output = tmp_path / "run" / "out.jsonl"
     read, written = os.pipe()
@@ -129,6 +135,11 @@ def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tm
     with open(read, "rb") as pipe:
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": pipe}))
         first = transcribe("-", tiny_en, output, num_chunks=2, chunk_id=0)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for row in rows:  # the same names for other recordings
+        shutil.copy(rows[0]["file"], elsewhere / row["file"].name)
+    monkeypatch.chdir(elsewhere)
     with open(os.devnull, "rb") as nothing:  # as a batch system gives it
         monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": nothing}))
         second = transcribe("-", tiny_en, output, num_chunks=2, chunk_id=1)
@@ -139,6 +150,24 @@ def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tm
     assert [row["pred_text"] for row in read_jsonl(output)] == list(SPOKEN.values())
     done = cli("status", output)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_kaldi_folder_of_paths_from_where_it_was_run_is_not_resumed_elsewhere(transcribe, tiny_en, rows, tmp_path, monkeypatch):
+    data, recipe, elsewhere = tmp_path / "data", tmp_path / "recipe", tmp_path / "elsewhere"
+    for folder, row in ((recipe, rows[0]), (elsewhere, rows[1])):
+        folder.mkdir()
+        shutil.copy(row["file"], folder / "a.wav")
+    data.mkdir()
+    (data / "wav.scp").write_text("u1 a.wav\n")
+    monkeypatch.chdir(recipe)
+    summary = transcribe(data, tiny_en, tmp_path / "out.jsonl")
+    assert [row["pred_text"] for row in summary.rows()] == [SPOKEN["0880"]]
+    monkeypatch.chdir(elsewhere)
+    with pytest.raises(OutputError, match=r'What differs: audio_folder: was .*recipe", now .*elsewhere"'):
+        transcribe(data, tiny_en, tmp_path / "out.jsonl")
+    shutil.copy(rows[0]["file"], data / "a.wav")  # the folder's own file goes before
+    with pytest.raises(OutputError, match=r"What differs: audio_folder: was .*, now null"):
+        transcribe(data, tiny_en, tmp_path / "out.jsonl")
 
 
 def test_a_chunk_does_not_read_the_audio_of_others(transcribe, tiny_en, rows, tmp_path):

@@ -60,12 +60,46 @@ def test_audio_behind_a_url_is_read_late_and_tried_again(folder, url, tmp_path, 
         rows[4].audio.resolve()
 
 
-def test_more_than_is_allowed_is_not_read(folder, url, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("x/reset99/a.wav", "Disconnected|[Rr]eset"),
+        ("127.0.0.1:9/a.wav", "Cannot connect to host 127.0.0.1:9"),
+        ("no-such-host.invalid/a.wav", "Cannot connect to host no-such-host.invalid"),
+    ],
+)
+def test_a_network_that_fails_is_no_missing_file(url, path, says, no_pauses):
+    address = f"{url}/{path}" if path.startswith("x/") else f"http://{path}"
+    with pytest.raises(RowError, match=says) as caught:
+        remote.read_remote(address, "a.wav")
+    assert caught.value.kind == "unreadable" and no_pauses == [0.5, 1.0, 2.0]
+    with pytest.raises(ManifestError, match=f"{address}: cannot be read: .*({says}).*; tried 4 times"):
+        remote.RemoteFile(address)
+
+
+def test_a_network_that_comes_back_is_waited_for(folder, url, no_pauses):
+    assert remote.read_remote(f"{url}/x/reset2/a.wav", "a.wav") == (folder / "a.wav").read_bytes()
+    assert no_pauses  # how many is not sure: aiohttp tries a connection once more that it had kept open
+    no_pauses.clear()
+    # Each try looks twice: HEAD, and GET where that fails.
+    assert remote.RemoteFile(f"{url}/x/fail4/a.wav?looked").size == (folder / "a.wav").stat().st_size
+    assert no_pauses == [0.5, 1.0]
+
+
+def test_what_is_no_longer_there_is_missing(url, no_pauses):
+    with pytest.raises(RowError, match="missing: a.wav: no such file"):
+        remote.read_remote(f"{url}/x/gone0/a.wav", "a.wav")
+    with pytest.raises(ManifestError, match="gone0/a.wav: no such file"):
+        remote.RemoteFile(f"{url}/x/gone0/a.wav")
+    assert not no_pauses
+
+
+@pytest.mark.parametrize("path", ["a.wav", "x/unsized0/a.wav"])
+def test_more_than_is_allowed_is_not_read(url, path, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "MOST_BYTES", 1000)
-    row = open_manifest(write(tmp_path / "m.jsonl", f"{url}/a.wav?big")).read(0)
+    row = open_manifest(write(tmp_path / "m.jsonl", f"{url}/{path}")).read(0)
     with pytest.raises(RowError, match="unreadable: .*bytes; at most 1000 are read, cut it or copy it to a local disk"):
         row.audio.resolve()
-    assert not requests_of(folder, "GET /a.wav?big")
 
 
 def test_manifests_behind_urls(folder, url):

@@ -11,11 +11,15 @@ import sys
 import pytest
 from conftest import write_jsonl
 
-from asrbatch import manifest_text
+from asrbatch import manifest_formats, manifest_text
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest import open_manifest
+from asrbatch.manifest_formats import options_for_kept
+from asrbatch.output.paths import RunPaths, chunk_path
 from asrbatch.output.spool import spool_stdin
 from asrbatch.source_options import SourceOptions
+from asrbatch.stdin_manifest import keep_stdin
 
 ROWS = [{"audio_filepath": f"a{n}.wav", "id": f"r{n}", "duration": 1.5 + n, "text": "é" * (n % 40)} for n in range(500)]
 
@@ -173,8 +177,70 @@ def test_standard_input_is_kept_beside_the_output_and_compared(tmp_path):
     with pytest.raises(UsageError, match="standard input is not the manifest that this run began with"):
         spool_stdin(path, stream=Given(lines_of(ROWS[:3])))
     assert path.read_bytes() == lines_of(ROWS)
-    spool_stdin(path, overwrite=True, stream=Given(lines_of(ROWS[:3])))
+    spool_stdin(path, replace=True, stream=Given(lines_of(ROWS[:3])))
     assert path.read_bytes() == lines_of(ROWS[:3]) and os.listdir(path.parent) == [path.name]
+
+
+TABLE = b"audio_filepath,id,duration\r\n" + b"".join(b"a%d.wav,r%d,%.1f\r\n" % (n, n, 1.5 + n) for n in range(500))
+CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": [], "type": "MonoCut"}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "rows", "says"),
+    [
+        (TABLE, 500, None),
+        (TABLE.replace(b",", b"\t"), 500, None),
+        (gzip.compress(TABLE), 500, None),
+        (gzip.compress(lines_of(ROWS)), 500, None),
+        (CUTS, 0, "a cut without a recording"),
+        (b"junk\n" + lines_of(ROWS), 0, "1 problem in 501 rows"),
+        (b"sound;id\na.wav;1\n", 0, 'standard input: starts with "sound;id"; say what it is with --format, one of jsonl, lh'),
+        (b"PK\3\4" + bytes(99), 0, "standard input: is a zip archive, unpack it first"),
+    ],
+)
+def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, rows, says):
+    """By what it holds, at once and as a copy beside the output."""
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(data)}))
+    manifest_formats._stdin.cache_clear()
+    kept = tmp_path / "out.manifest.jsonl"
+    kept.write_bytes(data)
+
+    def of_copy():
+        return open_manifest(kept, options=options_for_kept(str(kept), SourceOptions()))
+
+    for opened, name in ((lambda: open_manifest("-"), "standard input"), (of_copy, str(kept))):
+        if says is None:
+            manifest = opened()
+            assert len(manifest) == rows and manifest.read(7).id == "r7" and manifest.read(7).duration_s == 8.5
+        else:
+            with pytest.raises(ManifestError, match=says.replace("standard input", name)):
+                opened()
+    manifest_formats._stdin.cache_clear()
+
+
+def test_standard_input_with_columns_of_other_names(tmp_path):
+    command = [sys.executable, "-m", "asrbatch", "plan", "-", "--json", "--audio-column", "sound"]
+    done = subprocess.run(command, input=b"sound;id\na.wav;1\n", capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0 and json.loads(done.stdout)["manifest"]["rows"] == 1, done.stderr
+
+
+@pytest.mark.parametrize("chunk", [(), (4, 2)])
+def test_standard_input_that_was_refused_does_not_bind(tmp_path, monkeypatch, chunk):
+    """Only what a run has begun with, be it one of its chunks, has to be given again."""
+    config = RunConfig(manifest="-", engine=EngineConfig(model="m"), output=str(tmp_path / "run" / "out.jsonl"))
+
+    def keep(lines):
+        monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(lines)}))
+        return keep_stdin(config)
+
+    keep(b"no row\n")
+    kept = keep(lines_of(ROWS))
+    assert kept.path.read_bytes() == lines_of(ROWS) and kept.folder == os.getcwd()
+    rows = chunk_path(config.output_path, chunk[1], chunk[0]) if chunk else config.output_path
+    rows.touch()
+    RunPaths(rows).record.write_text("{}")
+    with pytest.raises(UsageError, match="standard input is not the manifest that this run began with"):
+        keep(lines_of(ROWS[:3]))
 
 
 def test_plan_reads_standard_input(tmp_path):

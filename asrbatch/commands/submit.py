@@ -12,8 +12,7 @@ from ..config import STDIN, RunConfig
 from ..errors import UsageError
 from ..findings import ranges
 from ..manifest_sources import absolute, expand
-from ..output.paths import RunPaths, find_chunks
-from ..output.spool import spool_stdin
+from ..output.paths import find_chunks
 from ..slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
 from ..slurm_scripts import array_script, merge_script
 from ..slurm_submit import Script, Submitted
@@ -147,8 +146,11 @@ def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
     if given == STDIN:
         if chdir is not None:
             raise UsageError("--chdir: paths that come on standard input are relative to this folder; write them to a file")
-        if not dry_run:  # tasks have no standard input, and read what is kept here
-            spool_stdin(RunPaths(config.output_path).spool, config.overwrite)
+        if not dry_run:
+            from ..stdin_manifest import keep_stdin
+
+            # Tasks have no standard input, and read what is kept here.
+            keep_stdin(config)
         return given
     if "://" in given:
         return given

@@ -18,13 +18,13 @@ from .files import explained, sync_folder
 _COPY_BYTES = 1 << 20
 
 
-def spool_stdin(path: Path, overwrite: bool = False, stream: BinaryIO | None = None) -> Path:
+def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = None) -> Path:
     """Copies standard input to `path`, unless that is there already.
 
     A terminal and an empty input mean: what is there, from an earlier session.
 
     Args:
-        overwrite: replace another manifest.
+        replace: another manifest that is there.
         stream: read this in place of standard input.
 
     Returns:
@@ -48,7 +48,7 @@ def spool_stdin(path: Path, overwrite: bool = False, stream: BinaryIO | None = N
                 shutil.copyfileobj(stream, file, _COPY_BYTES)
                 file.flush()
                 os.fsync(file.fileno())
-            _put(temporary, path, overwrite)
+            _put(temporary, path, replace)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
@@ -64,8 +64,8 @@ def _has_none(stream: BinaryIO) -> bool:
     return stat.S_ISCHR(state.st_mode)
 
 
-def _put(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Gives the copy its name; a file with that name must say the same."""
+def _put(temporary: Path, path: Path, replace: bool) -> None:
+    """Gives the copy its name; a file with that name must say the same, or be replaced."""
     if temporary.stat().st_size == 0:
         if path.exists():
             return
@@ -79,11 +79,11 @@ def _put(temporary: Path, path: Path, overwrite: bool) -> None:
         if not path.exists():
             os.replace(temporary, path)
             return
-        if not filecmp.cmp(temporary, path, shallow=False) and not overwrite:
+        if not filecmp.cmp(temporary, path, shallow=False) and not replace:
             raise OutputError(f"{path}: cannot be compared or replaced: {e.strerror}") from e
     if filecmp.cmp(temporary, path, shallow=False):
         return
-    if not overwrite:
+    if not replace:
         fix = "give the same rows again, nothing at all, another --output, or --overwrite to start anew"
         raise UsageError(f"-: standard input is not the manifest that this run began with, {path}; {fix}")
     os.replace(temporary, path)
