@@ -5,6 +5,7 @@ import re
 
 from .columns import Columns
 from .errors import ManifestError
+from .folder_contents import check_numbers
 from .formats_text import join, open_texts
 from .manifest_heads import bare_name
 from .manifest_jsonl import JsonlReader
@@ -29,6 +30,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
         paths = sorted((os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers)
         if not paths:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
+        check_numbers(source.path, paths)
     choose_split(source.path, [], source.options.split)
     members, columns = NemoMembers(paths), Columns(source.options)
     adapt, locate = members.adapt, members.locate
@@ -38,6 +40,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
 def open_webdataset(source: Source) -> Reader | None:
     if source.is_folder:
         files = sorted(os.path.join(source.path, name) for name in os.listdir(source.path) if name.endswith(".tar"))
+        check_numbers(source.path, files)
     else:
         files = [file for file in source.files if bare_name(file).endswith(".tar") or source.format]
         if len(files) < len(source.files):

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .errors import ManifestError, UsageError
+from .folder_contents import check_alone
 from .formats_table import open_arrow, open_hub, open_parquet, open_saved
 from .formats_tar import open_nemo_tars, open_webdataset
 from .formats_text import open_audio, open_csv, open_jsonl, open_kaldi, open_lhotse, open_tsv, text_reader
@@ -79,6 +80,8 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
         return reader
     for name, format in _FORMATS.items():
         if (reader := format.open(source)) is not None:
+            if source.is_folder:
+                check_alone(source.path, name)
             _check_options(source, name)
             return reader
     raise ManifestError(f"{source.path}: {describe(source)}; accepted are {ACCEPTED}")
