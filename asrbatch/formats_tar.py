@@ -6,7 +6,7 @@ import re
 from .columns import Columns
 from .errors import ManifestError
 from .folder_contents import check_numbers
-from .formats_text import join, open_texts
+from .formats_text import is_jsonl, join, open_texts
 from .manifest_heads import bare_name
 from .manifest_jsonl import JsonlReader
 from .manifest_scan import Reader
@@ -18,8 +18,10 @@ _NEMO_MANIFEST = "tarred_audio_manifest.json"
 
 def open_nemo_tars(source: Source) -> Reader | None:
     tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
-    if tars is None and not (source.is_folder and os.path.isfile(manifest)):
+    if not os.path.isfile(manifest) if source.is_folder else tars is None:
         return None
+    if not source.is_folder and source.format is None and not (source.files and is_jsonl(source.files[0])):
+        return None  # so that --tars is refused for what it is
     if source.is_folder:
         source = Source(source.path, (manifest,), source.options)
     if tars is not None:

@@ -28,7 +28,7 @@ _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
 
 
 def open_jsonl(source: Source) -> Reader | None:
-    return _open_lines(source, _is_jsonl, jsonl_reader)
+    return _open_lines(source, is_jsonl, jsonl_reader)
 
 
 def open_lhotse(source: Source) -> Reader | None:
@@ -125,7 +125,8 @@ def _folder_of(source: Source, file: TextFile) -> str:
     return source.options.folder or os.path.dirname(file.path)
 
 
-def _is_jsonl(path: str) -> bool:
+def is_jsonl(path: str) -> bool:
+    """Whether a file is, or is meant to be, JSON Lines."""
     head = unpacked_head(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.

@@ -11,7 +11,7 @@ import pytest
 import soundfile as sf
 from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
-from asrbatch.errors import ManifestError, RowError
+from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.source_options import SourceOptions
 
@@ -357,3 +357,29 @@ def test_every_ending_of_audio_and_every_name_of_a_folder_counts(tmp_path, rows)
     (tmp_path / "b").symlink_to(tmp_path / "a")
     paths = [utterance.fields["audio_filepath"] for utterance in read_all(open_manifest(tmp_path))]
     assert paths == [f"{folder}/{name}" for folder in "ab" for name in names]
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+# What each source takes; every other option is an error.
+TAKES = {
+    "csv": {"audio_column", "text_column", "id_column"}, "tsv": {"audio_column", "text_column", "id_column"},
+    "jsonl": {"audio_column", "text_column", "id_column"}, "parquet": {"audio_column", "text_column", "id_column"},
+    "kaldi": {"allow_pipes"}, "webdataset": set(), "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
+}  # fmt: skip
+VALUES = {
+    "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True, "dataset_config": "x",
+    "streaming": True, "split": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TAKES)
+def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind):
+    (tmp_path / "d").mkdir()
+    source = MAKERS[kind](tmp_path / "d", rows)
+    for option, value in VALUES.items():
+        if option in TAKES[kind] or (kind == "jsonl" and option == "tars"):  # which makes it the list of tars
+            continue
+        value = str(source) if option == "tars" else value
+        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave out --|so --split x means nothing"):
+            open_manifest(source, options=SourceOptions(**{option: value}))
