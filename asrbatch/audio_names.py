@@ -4,9 +4,12 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator
 
+from .errors import ManifestError
+
 ENDINGS = frozenset((
     ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov", ".wma",
     ".amr", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".g722", ".3gp", ".avi", ".ts",
+    ".mp2", ".mpga", ".wv", ".spx", ".tta", ".ac3", ".eac3", ".voc", ".flv",
 ))  # fmt: skip
 
 
@@ -17,25 +20,37 @@ def is_audio(name: str) -> bool:
 
 
 def walk_audio(folder: str) -> Iterator[str]:
-    """Audio files in a folder and all below it, links followed, each folder once; paths relative to the folder, in no order."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [""]
+    """Audio files as `walk_files` finds them."""
+    return filter(is_audio, walk_files(folder))
+
+
+def walk_files(folder: str) -> Iterator[str]:
+    """Files in a folder and all below it, without hidden ones; paths relative to the folder, in no order.
+
+    Links are followed, but not into a folder that the link is in. A folder with two names is two folders, as to `find -L`:
+    else the one that came first would decide what its files are called.
+
+    Raises:
+        ManifestError: a folder cannot be read.
+    """
+    waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
-        inner = waiting.pop()
+        inner, above = waiting.pop()
         path = os.path.join(folder, inner)
-        state = os.stat(path)
-        if (state.st_dev, state.st_ino) in seen:
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                name = os.path.join(inner, entry.name)
-                if entry.is_dir():
-                    waiting.append(name)
-                elif is_audio(entry.name):
-                    yield name
+        try:
+            state = os.stat(path)
+            if (state.st_dev, state.st_ino) in above:
+                continue
+            with os.scandir(path) as entries:
+                found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+        except OSError as e:
+            raise ManifestError(f"{path}: cannot be read: {e.strerror}; give permission, or a glob that leaves it out") from e
+        above |= {(state.st_dev, state.st_ino)}
+        for name, is_folder in found:
+            if is_folder:
+                waiting.append((os.path.join(inner, name), above))
+            else:
+                yield os.path.join(inner, name)
 
 
 class Names:

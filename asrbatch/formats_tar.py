@@ -6,7 +6,8 @@ import re
 
 from .columns import Columns
 from .errors import ManifestError
-from .formats_text import join, open_texts
+from .folder_contents import check_numbers
+from .formats_text import is_jsonl, join, open_texts
 from .manifest_heads import bare_name
 from .manifest_jsonl import JsonlReader
 from .manifest_scan import Reader
@@ -19,8 +20,10 @@ _NEMO_MANIFEST = "tarred_audio_manifest.json"
 
 def open_nemo_tars(source: Source) -> Reader | None:
     tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
-    if tars is None and not (source.is_folder and os.path.isfile(manifest)):
+    if not os.path.isfile(manifest) if source.is_folder else tars is None:
         return None
+    if not source.is_folder and source.format is None and not (source.files and is_jsonl(source.files[0])):
+        return None  # so that --tars is refused for what it is
     if source.is_folder:
         source = Source(source.path, (manifest,), source.options)
     if tars is not None:
@@ -31,6 +34,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
         paths = sorted((os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers)
         if not paths:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
+        check_numbers(source.path, paths)
     choose_split(source.path, [], source.options.split)
     members, columns = NemoMembers(paths), Columns(source.options)
     check, locate = members.check, members.locate
@@ -40,6 +44,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
 def open_webdataset(source: Source) -> Reader | None:
     if source.is_folder:
         files = sorted(os.path.join(source.path, name) for name in os.listdir(source.path) if name.endswith(".tar"))
+        check_numbers(source.path, files)
     else:
         files = [file for file in source.files if bare_name(file).endswith(".tar") or source.format]
         if len(files) < len(source.files):

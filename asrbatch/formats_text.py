@@ -12,7 +12,7 @@ from .columns import Columns
 from .errors import ManifestError
 from .file_heads import known_head
 from .manifest_csv import AUDIO_COLUMNS, CsvReader
-from .manifest_folder import DescribedFolder, FolderReader, name_files
+from .manifest_folder import DescribedFolder, FolderReader, find_metadata, name_files
 from .manifest_heads import bare_name, is_file, unpacked_head
 from .manifest_joined import JoinedReader
 from .manifest_jsonl import JsonlReader
@@ -29,7 +29,7 @@ _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
 
 
 def open_jsonl(source: Source) -> Reader | None:
-    return _open_lines(source, _is_jsonl, jsonl_reader)
+    return _open_lines(source, is_jsonl, jsonl_reader)
 
 
 def open_lhotse(source: Source) -> Reader | None:
@@ -48,16 +48,14 @@ def open_tsv(source: Source) -> Reader | None:
 def open_audio(source: Source) -> Reader | None:
     if source.is_folder:
         folder = source.path
-        for name in ("metadata.jsonl", "metadata.csv", "metadata.tsv"):
-            path = os.path.join(folder, name)
-            if os.path.isfile(path):
-                choose_split(folder, [], source.options.split)
-                file = open_text(path)
-                if name.endswith(".jsonl"):
-                    reader = JsonlReader(file, folder, Columns(source.options), adapt=name_files)
-                else:
-                    reader = _csv_reader(source, file)
-                return DescribedFolder(folder, reader)
+        if (path := find_metadata(folder)) is not None:
+            choose_split(folder, [], source.options.split)
+            file = open_text(path)
+            if path.endswith(".jsonl"):
+                reader = JsonlReader(file, folder, Columns(source.options), adapt=name_files)
+            else:
+                reader = _csv_reader(source, file)
+            return DescribedFolder(folder, reader)
         files = list(walk_audio(folder))
     else:
         files = [file for file in source.files if is_file(file) and not is_remote(file) and is_audio(file)]
@@ -140,7 +138,8 @@ def _folder_of(source: Source, file: TextFile) -> str:
     return source.options.folder or os.path.dirname(file.path)
 
 
-def _is_jsonl(path: str) -> bool:
+def is_jsonl(path: str) -> bool:
+    """Whether a file is, or is meant to be, JSON Lines."""
     head = unpacked_head(path)
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio_names import Names, walk_audio
+from .audio_names import Names, is_audio, walk_audio, walk_files
 from .errors import ManifestError
 from .manifest_scan import Reader
 from .rows import BadRow, Row, parse_row, show_text
@@ -19,6 +19,7 @@ from .types import AudioRef
 
 _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 class FolderReader:
@@ -104,6 +105,30 @@ class DescribedFolder:
             shown = ", ".join(sorted(unnamed)[:_SHOWN_FILES]) + (", …" if len(unnamed) > _SHOWN_FILES else "")
             fix = "add them, move them away, or give the metadata file itself as the manifest"
             raise ManifestError(f"{self.source}: does not name {len(unnamed)} audio files beside it ({shown}); {fix}")
+
+
+def find_metadata(folder: str) -> str | None:
+    """The file that says what a folder of audio holds; None where there is none.
+
+    Raises:
+        ManifestError: there are two, or they stand in folders below, where they would not be read.
+    """
+    here = [name for name in _METADATA if os.path.isfile(os.path.join(folder, name))]
+    if len(here) > 1:
+        raise ManifestError(f"{folder}: holds {' and '.join(here)}; keep one of them, which of the two is meant?")
+    if here:
+        return os.path.join(folder, here[0])
+    below, any_audio = [], False
+    for file in walk_files(folder):
+        any_audio = any_audio or is_audio(file)
+        if os.path.basename(file) in _METADATA:
+            below.append(file)
+    if below and any_audio:
+        below.sort()
+        shown = ", ".join(below[:_SHOWN_FILES]) + (", …" if len(below) > _SHOWN_FILES else "")
+        fix = f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them unread"
+        raise ManifestError(f"{folder}: metadata stands in folders below it ({shown}); {fix}")
+    return None
 
 
 def name_files(fields: dict[str, Any]) -> dict[str, Any]:

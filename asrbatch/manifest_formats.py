@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from .errors import ManifestError, UsageError
 from .file_heads import known_head
+from .folder_contents import check_alone
 from .formats_table import open_arrow, open_hub, open_parquet, open_saved
 from .formats_tar import open_nemo_tars, open_webdataset
 from .formats_text import format_of, open_audio, open_csv, open_jsonl, open_kaldi, open_lhotse, open_tsv, text_reader
@@ -42,22 +43,27 @@ class _Format(NamedTuple):
     takes: tuple[str, ...] = ()
 
 
+_COLUMNS = ("audio_column", "text_column", "id_column")
 # Tried in this order.
 _FORMATS = {
-    "saved": _Format(open_saved),
-    "hub": _Format(open_hub, ("dataset_config", "streaming")),
-    "parquet": _Format(open_parquet),
-    "arrow": _Format(open_arrow),
+    "saved": _Format(open_saved, _COLUMNS),
+    "hub": _Format(open_hub, ("dataset_config", "streaming", *_COLUMNS)),
+    "parquet": _Format(open_parquet, _COLUMNS),
+    "arrow": _Format(open_arrow, _COLUMNS),
     "kaldi": _Format(open_kaldi, ("allow_pipes",)),
-    "nemo-tar": _Format(open_nemo_tars, ("tars",)),
+    "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
     "webdataset": _Format(open_webdataset),
-    "folder": _Format(open_audio),
-    "lhotse": _Format(open_lhotse, ("allow_pipes",)),
-    "jsonl": _Format(open_jsonl),
-    "csv": _Format(open_csv),
-    "tsv": _Format(open_tsv),
+    "folder": _Format(open_audio, _COLUMNS),  # of its metadata
+    "lhotse": _Format(open_lhotse, ("allow_pipes", *_COLUMNS)),
+    "jsonl": _Format(open_jsonl, _COLUMNS),
+    "csv": _Format(open_csv, _COLUMNS),
+    "tsv": _Format(open_tsv, _COLUMNS),
 }
-_OPTIONS = {"dataset_config": "--config", "streaming": "--streaming", "tars": "--tars", "allow_pipes": "--allow-pipes"}
+# Those that not every format takes; --split is refused by each format that has none.
+_OPTIONS = {
+    "dataset_config": "--config", "streaming": "--streaming", "tars": "--tars", "allow_pipes": "--allow-pipes",
+    "audio_column": "--audio-column", "text_column": "--text-column", "id_column": "--id-column",
+}  # fmt: skip
 _TEXTS = ("jsonl", "lhotse", "csv", "tsv")
 
 
@@ -81,6 +87,8 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
         return reader
     for name, format in _FORMATS.items():
         if (reader := format.open(source)) is not None:
+            if source.is_folder:
+                check_alone(source.path, name)
             _check_options(source, name)
             return reader
     raise ManifestError(f"{source.path}: {describe(source)}; accepted are {ACCEPTED}")
@@ -89,8 +97,8 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
 def _check_options(source: Source, name: str) -> None:
     for field, option in _OPTIONS.items():
         if getattr(source.options, field) not in (None, False) and field not in _FORMATS[name].takes:
-            able = " and ".join(f"--format {each}" for each, format in _FORMATS.items() if field in format.takes)
-            fix = f"leave it out; it is for {able}"
+            able = [f"--format {each}" for each, format in _FORMATS.items() if field in format.takes]
+            fix = f"leave it out; it is for {', '.join(able[:-1])}{' and ' if able[1:] else ''}{able[-1]}"
             raise UsageError(f"{option}: means nothing for {source.path}, which is read as --format {name}; {fix}")
 
 

@@ -19,9 +19,18 @@ from .remote import is_remote, join_url, read_remote, scheme_of, why_not
 from .types import AudioRef
 
 # Sampling is fixed per run, and so are the prompts of the system; a value here would be ignored, which would be a lie.
-REFUSED_FIELDS = frozenset(
-    ("temperature", "top_p", "top_k", "seed", "max_new_tokens", "max_tokens", "system_prompt", "user_prompt")
-)
+# Names of vLLM's SamplingParams, of transformers' generation, of Whisper's options and of chats. Not `n`, `stop` and
+# `logprobs`, which are as often data: those are carried.
+REFUSED_FIELDS = frozenset((
+    "temperature", "top_p", "top_k", "min_p", "seed", "best_of", "max_tokens", "min_tokens", "max_new_tokens",
+    "min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "repetition_detection", "length_penalty",
+    "no_repeat_ngram_size", "stop_token_ids", "bad_words", "ignore_eos", "logit_bias", "allowed_token_ids",
+    "logits_processors", "structured_outputs", "guided_decoding", "thinking_token_budget", "skip_special_tokens",
+    "include_stop_str_in_output", "watermarking", "sampling_params", "generation_config", "generation_kwargs",
+    "generate_kwargs", "extra_args", "do_sample", "num_beams", "beam_size", "beam_width", "use_beam_search",
+    "num_return_sequences", "suppress_tokens", "forced_decoder_ids", "condition_on_previous_text", "system", "system_prompt",
+    "user_prompt", "initial_prompt", "messages", "chat_template_kwargs",
+))  # fmt: skip
 SEVERAL_CLIPS_FIELDS = frozenset(("audio_filepaths", "audios"))
 # Every field this module looks at. A reader that skips columns must not skip these.
 KNOWN_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS | {

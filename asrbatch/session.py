@@ -22,6 +22,7 @@ from .output.record import REFRESH_S, RunRecord
 from .output.rows import failed_row
 from .plan import Plan
 from .progress import Observer, Progress, Stop
+from .sequential import longest_first
 from .types import Utterance
 
 
@@ -83,12 +84,12 @@ class Session:
         """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be taken.
 
         That is manifest order, but for windows that wait for each other: a long recording begun last would have the engine
-        for itself at the end, one window at a time, so the longest are begun first.
+        for itself at the end, one window at a time, so the longest are begun first (`sequential.longest_first`).
         """
         chunk = self.plan.chunk
         rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
         if self.plan.rules.is_sequential:
-            rows = rows[np.argsort(-np.nan_to_num(self._durations_s[rows], nan=np.inf), kind="stable")]
+            rows = rows[longest_first(self._durations_s[rows], self.plan.rules.window_s)]
         for index in map(int, rows):
             if not self.journal.finished[index] and wanted(self.deaths.get(index, 0)):
                 yield index

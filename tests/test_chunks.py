@@ -3,7 +3,9 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import soundfile
 from beep_run import beep_manifest, check_rows, start_beeps
 from conftest import read_jsonl, write_jsonl
 
@@ -379,3 +381,16 @@ def test_a_chunk_says_when_another_was_made_otherwise(job, demo_rows, tmp_path):
     (warning,) = warnings(1, prompt="Names: Ada")
     assert "chunk 0 is another run's" in warning and 'prompt: was null, now "Names: Ada"' in warning
     assert warnings(1, overwrite=True) == []
+
+
+def test_sequential_begins_long_recordings_first_and_the_others_in_manifest_order(job, tmp_path):
+    """Another order among those of one window would be another pass over a packed list or a row group for each."""
+    manifest = beep_manifest(tmp_path / "m", 14)
+    rows = read_jsonl(manifest)
+    for index, repeats in ((3, 20), (9, 75), (11, 20)):  # 35, 131 and 35 s, the longest of them second
+        samples, rate = soundfile.read(rows[6]["audio_filepath"], dtype="float32")
+        rows[index] |= {"audio_filepath": f"{index}.wav", "duration": repeats * len(samples) / rate}
+        soundfile.write(tmp_path / "m" / f"{index}.wav", np.tile(samples, repeats), rate)
+    job(write_jsonl(manifest, rows), windows="sequential", max_windows=1)
+    order = [row["index"] for row in read_jsonl(tmp_path / "out.jsonl")]
+    assert order == [9, 3, 11, *(index for index in range(14) if index not in (9, 3, 11))]

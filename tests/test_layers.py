@@ -36,7 +36,7 @@ LAYERS = [
     ["output.rows", "output.record", "logs", "manifest_parquet", "manifest_dataset", "engine.token_rules"],
     ["manifest_jsonl", "manifest_arrow", "manifest_heads", "manifest_hub", "manifest_lhotse"],
     ["manifest_joined", "manifest_csv", "manifest_folder", "manifest_kaldi", "manifest_tar"],
-    ["formats_text"],
+    ["formats_text", "folder_contents"],
     ["formats_tar"],
     ["formats_table"],
     ["manifest_formats"],

@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
-from asrbatch.errors import ManifestError, RowError
+from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.source_options import SourceOptions
 
@@ -345,3 +345,108 @@ def test_nothing_is_unpacked_and_other_rows_are_not_read(tmp_path, rows, monkeyp
     read.clear()
     assert data_of(utterance) == rows[3]["file"].read_bytes() and sum(read) == rows[3]["file"].stat().st_size
     assert os.listdir(tmp_path) == ["shard.tar"]
+
+
+# --- folders of more than one kind ------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_holds_two_kinds_of_rows_is_refused(tmp_path, rows):
+    for kind in ("parquet", "arrow", "webdataset"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        MAKERS[kind](folder, rows)
+        assert len(open_manifest(folder)) == len(rows)
+        (folder / "below").mkdir()
+        for place in (folder / "0.wav", folder / "below" / "1.mp2"):
+            place.write_bytes(rows[0]["file"].read_bytes())
+        problem = rf"would be read as {kind}, and also holds audio \(2: 0\.wav, below/1\.mp2\); give a glob"
+        with pytest.raises(ManifestError, match=problem):
+            open_manifest(folder)
+        assert len(open_manifest(folder, options=SourceOptions(format=kind))) == len(rows)
+        assert len(open_manifest(folder / "**" / "*.*[v2]")) == 2
+
+
+def test_files_in_folders_below_are_not_left_out(tmp_path, rows):
+    path = make_webdataset(tmp_path, rows)
+    (tmp_path / "more").mkdir()
+    path.with_name("more").joinpath("shard.tar").write_bytes(path.read_bytes())
+    with pytest.raises(ManifestError, match=r"also holds \.tar, in folders below \(1: more/shard\.tar\)"):
+        open_manifest(tmp_path)
+    with pytest.raises(ManifestError, match=r"read as folder, and also holds \.tar \(1: below/shard\.tar\)"):
+        (tmp_path / "audio" / "below").mkdir(parents=True)
+        (tmp_path / "audio" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
+        path.rename(tmp_path / "audio" / "below" / "shard.tar")
+        open_manifest(tmp_path / "audio")
+
+
+def test_tars_with_a_list_of_their_members_are_no_webdataset(tmp_path, rows):
+    (make_nemo_tar(tmp_path, rows) / "tarred_audio_manifest.json").rename(tmp_path / "m.jsonl")
+    with pytest.raises(ManifestError, match=r"also holds a list of audio \(m\.jsonl\); give that with --tars"):
+        open_manifest(tmp_path)
+    tars = str(tmp_path / "audio_*.tar")
+    assert open_manifest(tmp_path / "m.jsonl", options=SourceOptions(tars=tars)).read(1).id == rows[1]["id"]
+    (tmp_path / "m.run.json").write_text("{}")  # then it is what a run wrote
+    assert len(open_manifest(tmp_path)) == len(rows)
+
+
+def test_a_gap_in_the_numbers_of_tars_is_told(tmp_path, rows):
+    for number in (8, 9, 11, 12):
+        make_webdataset(tmp_path, rows[:1]).rename(tmp_path / f"a-{number:03}.tar")
+    with pytest.raises(ManifestError, match=r"1 of 5 numbered files are missing \(a-010\); fetch them, or give a glob"):
+        open_manifest(tmp_path)
+    assert len(open_manifest(tmp_path / "*.tar")) == 4
+    for name in ("a-009.tar", "a-011.tar"):
+        (tmp_path / name).unlink()
+    assert len(open_manifest(tmp_path)) == 2  # as likely dates as numbers
+    for name, shard in (("a-008.tar", "t-00000-of-00003.tar"), ("a-012.tar", "t-00002-of-00003.tar")):
+        (tmp_path / name).rename(tmp_path / shard)
+    with pytest.raises(ManifestError, match=r"t: 1 of 3 shards are missing \(00001\)"):
+        open_manifest(tmp_path)
+
+
+def test_metadata_that_would_not_be_read_is_refused(tmp_path, rows):
+    for split in ("train", "test"):
+        (tmp_path / "f" / split).mkdir(parents=True)
+        MAKERS["folder-csv"](tmp_path / "f" / split, rows)
+    with pytest.raises(ManifestError, match=r"stands in folders below it \(test/metadata\.csv, train/metadata\.csv\); give one"):
+        open_manifest(tmp_path / "f")
+    assert open_manifest(tmp_path / "f" / "test").read(0).fields["text"] == rows[0]["text"]
+    MAKERS["folder"](tmp_path / "f" / "test", rows)
+    with pytest.raises(ManifestError, match=r"holds metadata\.jsonl and metadata\.csv; keep one of them"):
+        open_manifest(tmp_path / "f" / "test")
+
+
+def test_every_ending_of_audio_and_every_name_of_a_folder_counts(tmp_path, rows):
+    (tmp_path / "a").mkdir()
+    names = ["1.mp2", "2.mpga", "3.wv", "4.spx", "5.WAV"]
+    for name in names:
+        (tmp_path / "a" / name).write_bytes(rows[0]["file"].read_bytes())
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    paths = [utterance.fields["audio_filepath"] for utterance in read_all(open_manifest(tmp_path))]
+    assert paths == [f"{folder}/{name}" for folder in "ab" for name in names]
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+# What each source takes; every other option is an error.
+TAKES = {
+    "csv": {"audio_column", "text_column", "id_column"}, "tsv": {"audio_column", "text_column", "id_column"},
+    "jsonl": {"audio_column", "text_column", "id_column"}, "parquet": {"audio_column", "text_column", "id_column"},
+    "kaldi": {"allow_pipes"}, "webdataset": set(), "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
+}  # fmt: skip
+VALUES = {
+    "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True, "dataset_config": "x",
+    "streaming": True, "split": "x",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TAKES)
+def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind):
+    (tmp_path / "d").mkdir()
+    source = MAKERS[kind](tmp_path / "d", rows)
+    for option, value in VALUES.items():
+        if option in TAKES[kind] or (kind == "jsonl" and option == "tars"):  # which makes it the list of tars
+            continue
+        value = str(source) if option == "tars" else value
+        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave out --|so --split x means nothing"):
+            open_manifest(source, options=SourceOptions(**{option: value}))

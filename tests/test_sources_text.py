@@ -1,12 +1,15 @@
 """JSON Lines in gzip and zstandard, several files, standard input, other column names, and bad rows that fail."""
 
+import ast
 import gzip
+import importlib.util
 import io
 import json
 import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import write_jsonl
@@ -18,6 +21,7 @@ from asrbatch.manifest import open_manifest
 from asrbatch.manifest_formats import options_for_kept
 from asrbatch.output.paths import RunPaths, chunk_path
 from asrbatch.output.spool import spool_stdin
+from asrbatch.rows import BadRow, parse_row
 from asrbatch.source_options import SourceOptions
 from asrbatch.stdin_manifest import keep_stdin
 
@@ -252,3 +256,25 @@ def test_plan_reads_standard_input(tmp_path):
     (tmp_path / "m.jsonl").write_bytes(lines_of(ROWS))
     assert figures["manifest"]["digest"] == open_manifest(tmp_path / "m.jsonl").scan.digest
     assert os.listdir(tmp_path) == ["m.jsonl"]
+
+
+# Names of SamplingParams that change no text (how answers are returned), or are as often data: a row may carry them.
+CARRIED = {
+    "n", "stop", "logprobs", "prompt_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start", "logprob_token_ids",
+    "flat_logprobs", "detokenize", "spaces_between_special_tokens", "output_kind", "stream_interval", "skip_clone",
+    "output_text_buffer_length", "skip_reading_prefix_cache", "routed_experts_prompt_start", "trace_decode_token_ids",
+}  # fmt: skip
+
+
+def test_a_row_cannot_choose_how_it_is_sampled_or_asked():
+    """By the names that the vLLM which is installed has, and those of others that people write."""
+    source = Path(importlib.util.find_spec("vllm").submodule_search_locations[0], "sampling_params.py").read_text()
+    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
+    fields = {node.target.id for node in classes["SamplingParams"].body if isinstance(node, ast.AnnAssign)}
+    ours = {"sampling_params", "num_beams", "do_sample", "best_of", "system", "messages", "initial_prompt"}
+    refused = ours | {name for name in fields if name[0] != "_"} - CARRIED - {"NOTE"}
+    assert {"temperature", "min_p", "repetition_penalty"} <= refused
+    for name in refused:
+        assert parse_row({"audio_filepath": "a.wav", name: None}, "a.wav").id
+        with pytest.raises(BadRow, match=f"{name} = 1: this is fixed per run, a row cannot choose it"):
+            parse_row({"audio_filepath": "a.wav", name: 1}, "a.wav")
