@@ -24,6 +24,7 @@ _PACKAGES = {
 }  # fmt: skip
 # One file at most, and in all: what is being read lies in memory until its decoder has it.
 MOST_BYTES = 2 << 30
+MOST_KEPT_BYTES = 256 << 20  # of a manifest or tar on a server that does not send parts of a file
 _MOST_AT_ONCE = 16
 TRIES = 4
 _FIRST_PAUSE_S = 0.5
@@ -98,15 +99,28 @@ class RemoteFile:
             raise ManifestError(f"{url}: {reason[0]}; {reason[1]}")
         self._state = self._look()
         self.size = self._state[0]
+        self._whole: bytes | None = None  # of a server that knows no ranges, and sends all of it whatever is asked for
 
     def pread(self, count: int, start: int) -> bytes:
         if start >= self.size or count <= 0:
             return b""
         end = min(start + count, self.size)
-        return self._explained(lambda: _exactly(_file_system(self.path).cat_file(self.path, start=start, end=end), end - start))
+        if self._whole is not None:
+            return self._whole[start:end]
+        return self._explained(lambda: self._read(start, end))
 
     def check(self) -> None:
         """Nothing: to ask for every row would cost a round trip each; ids and hashes of rows notice a change."""
+
+    def _read(self, start: int, end: int) -> bytes:
+        system = _file_system(self.path)
+        if scheme_of(self.path) not in remote_http.SCHEMES:
+            return _exactly(system.cat_file(self.path, start=start, end=end), end - start)
+        answer = remote_http.get(system, self.path, MOST_KEPT_BYTES, start, end)
+        if not answer.whole:
+            return _exactly(answer.data, end - start)
+        self._whole = _exactly(answer.data, self.size)
+        return self._whole[start:end]
 
     def _look(self) -> tuple[int, str]:
         info = self._explained(lambda: _info(self.path))
@@ -119,6 +133,8 @@ class RemoteFile:
             return _try_again(read)
         except FileNotFoundError as e:
             raise ManifestError(f"{self.path}: no such file") from e
+        except TooLargeError as e:
+            raise ManifestError(f"{self.path}: the server sends no parts of it, and all of it is {e}") from e
         except Exception as e:
             raise ManifestError(f"{self.path}: cannot be read: {_one_line(e)}; tried {TRIES} times") from e
 

@@ -106,6 +106,10 @@ def serve(folder: str) -> None:
         def log_message(self, *_) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_) -> None:
+            """Who asks may hang up at any time."""
+
+    server = Server(("127.0.0.1", 0), Files)
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     server.serve_forever()

@@ -125,6 +125,24 @@ def test_manifests_behind_urls(folder, url):
     assert [tars.read(n).id for n in range(3)] == ["k0", "k1", "k2"] and tars.read(2).audio.resolve() == data
 
 
+def test_a_server_without_ranges_sends_a_file_once(folder, url, monkeypatch):
+    data = (folder / "a.wav").read_bytes()
+    rows = [{"audio_filepath": f"{url}/a.wav", "id": f"r{n}", "text": "x" * 1000} for n in range(3000)]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"audio": [{"bytes": data, "path": None}] * 40, "n": range(40)}), folder / "long.parquet")
+    (folder / "requests.log").write_text("")
+    lines = open_manifest(f"{url}/x/plain0/long.jsonl")
+    assert [lines.read(n).id for n in (0, 1500, 2999)] == ["r0", "r1500", "r2999"]
+    table = open_manifest(f"{url}/x/plain0/long.parquet")
+    assert table.read(30).fields["n"] == 30 and table.read(30).audio.resolve() == data
+    # Beside looks at its first bytes, after which the connection is dropped.
+    asked = [line.rpartition("=")[2] for line in requests_of(folder, "GET /x/plain0/long.jsonl")]
+    assert [each for each in asked if each not in ("0-4095", "0-3")] == ["0-1048575"]
+    monkeypatch.setattr(remote, "MOST_KEPT_BYTES", 1 << 20)
+    with pytest.raises(ManifestError, match=r"long\.jsonl: the server sends no parts of it, and all of it is \d+ bytes; at most"):
+        open_manifest(f"{url}/x/plain0/long.jsonl")
+
+
 def test_urls_that_cannot_be_read_are_named(url, tmp_path, no_pauses):
     with pytest.raises(ManifestError, match=f"{url}/none.jsonl: no such file"):
         open_manifest(f"{url}/none.jsonl")
