@@ -38,6 +38,7 @@ class Strategy(str, Enum):
     balanced = "balanced"
     contiguous = "contiguous"
     strided = "strided"
+    consecutive = "consecutive"
 
 
 class OnBadRow(str, Enum):
@@ -167,7 +168,8 @@ def _run_options(
         int | None, typer.Option(help="Added to the place in the SLURM array. [default: 0]", show_default=False)
     ] = None,
     strategy: Annotated[
-        Strategy, typer.Option(help="How rows are dealt out: by audio seconds, in consecutive pieces, or in turn.")
+        Strategy,
+        typer.Option(help="How rows are dealt out: by audio, in pieces of as many rows, in turn, in pieces of as much audio."),
     ] = Strategy.balanced,
     devices: Annotated[
         str | None,
