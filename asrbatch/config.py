@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .errors import UsageError
+from .manifest_sources import absolute
 from .output.paths import RunPaths, check_output, chunk_path
 from .source_options import SourceOptions
 
@@ -62,6 +63,7 @@ class RunConfig:
         split: which split of a data set that has several.
         format, dataset_config, streaming, audio_column, text_column, id_column, tars, allow_pipes, on_bad_row: how the
             manifest is to be read; see `source_options.SourceOptions`.
+        audio_folder: what relative audio paths of lists, tables and cuts are relative to; None for the manifest's own folder.
         num_chunks: into how many chunks the manifest is dealt out; None for a run in one piece.
         chunk_id: which of them this is, from 0.
         strategy: how rows are dealt out; a name of `sharding.STRATEGIES`.
@@ -126,6 +128,7 @@ class RunConfig:
     text_column: str | None = None
     id_column: str | None = None
     tars: str | None = None
+    audio_folder: str | None = None
     allow_pipes: bool = False
     on_bad_row: str = "refuse"
 
@@ -178,7 +181,10 @@ class RunConfig:
     @property
     def reading(self) -> SourceOptions:
         """How the manifest is to be read. Raises UsageError."""
-        return SourceOptions(**{f.name: getattr(self, f.name) for f in fields(SourceOptions) if f.name != "folder"})
+        if self.audio_folder is not None and self.manifest == "-":
+            raise UsageError("--audio-folder: paths on standard input are relative to the current folder; run this there")
+        named = {f.name: getattr(self, f.name) for f in fields(SourceOptions) if f.name != "folder"}
+        return SourceOptions(**named, folder=None if self.audio_folder is None else absolute(self.audio_folder))
 
     @property
     def paths(self) -> RunPaths:

@@ -54,15 +54,16 @@ _FORMATS = {
     "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
     "webdataset": _Format(open_webdataset),
     "folder": _Format(open_audio, _COLUMNS),  # of its metadata
-    "lhotse": _Format(open_lhotse, ("allow_pipes", *_COLUMNS)),
-    "jsonl": _Format(open_jsonl, _COLUMNS),
-    "csv": _Format(open_csv, _COLUMNS),
-    "tsv": _Format(open_tsv, _COLUMNS),
+    "lhotse": _Format(open_lhotse, ("allow_pipes", "folder", *_COLUMNS)),
+    "jsonl": _Format(open_jsonl, ("folder", *_COLUMNS)),
+    "csv": _Format(open_csv, ("folder", *_COLUMNS)),
+    "tsv": _Format(open_tsv, ("folder", *_COLUMNS)),
 }
 # Those that not every format takes; --split is refused by each format that has none.
 _OPTIONS = {
     "dataset_config": "--config", "streaming": "--streaming", "tars": "--tars", "allow_pipes": "--allow-pipes",
     "audio_column": "--audio-column", "text_column": "--text-column", "id_column": "--id-column",
+    "folder": "--audio-folder",
 }  # fmt: skip
 _TEXTS = ("jsonl", "lhotse", "csv", "tsv")
 

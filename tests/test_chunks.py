@@ -3,7 +3,10 @@
 import json
 import re
 
+import file_server
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from beep_run import beep_manifest, check_rows, start_beeps
@@ -74,7 +77,8 @@ def contents(folder) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("num_chunks", "strategy"), [(1, "balanced"), (3, "balanced"), (3, "contiguous"), (3, "strided"), (12, "balanced")]
+    ("num_chunks", "strategy"),
+    [(1, "balanced"), (3, "balanced"), (3, "contiguous"), (3, "strided"), (3, "consecutive"), (12, "balanced")],
 )
 def test_all_chunks_together_hold_every_row_once(job, manifest, tmp_path, num_chunks, strategy):
     sharding = Sharding(open_manifest(manifest).scan.durations_s, num_chunks, strategy)
@@ -206,7 +210,10 @@ def test_no_telling_which_chunk(num_chunks, chunk_id, offset, task, complaint):
         ({"num_chunks": 4, "chunk_id": -1}, "--chunk-id -1: must be from 0 to 3"),
         ({"num_chunks": 4}, "--num-chunks and --chunk-id: give both"),
         ({"strategy": "strided"}, "--strategy strided: deals out chunks; give --num-chunks as well"),
-        ({"num_chunks": 4, "chunk_id": 0, "strategy": "even"}, "--strategy even: must be one of balanced, contiguous, strided"),
+        (
+            {"num_chunks": 4, "chunk_id": 0, "strategy": "even"},
+            "--strategy even: must be one of balanced, contiguous, strided, con",
+        ),
         ({"output": "out.chunk-00000-of-00004.jsonl"}, r"one chunk's file; give the run's own, out\.jsonl"),
         (
             {"output": "out.chunk-00000-of-00004.jsonl", "num_chunks": 4, "chunk_id": 0},
@@ -394,3 +401,30 @@ def test_sequential_begins_long_recordings_first_and_the_others_in_manifest_orde
     job(write_jsonl(manifest, rows), windows="sequential", max_windows=1)
     order = [row["index"] for row in read_jsonl(tmp_path / "out.jsonl")]
     assert order == [9, 3, 11, *(index for index in range(14) if index not in (9, 3, 11))]
+
+
+def test_a_chunk_reads_the_row_groups_of_its_own_rows_only(job, tmp_path):
+    """Parquet of 400 rows in groups of 100 behind a URL, where every byte that is read has been asked for."""
+    rows = read_jsonl(beep_manifest(tmp_path / "m", 400))
+    cells = [{"bytes": open(row.pop("audio_filepath"), "rb").read(), "path": None} for row in rows]
+    path = tmp_path / "d" / "m.parquet"
+    path.parent.mkdir()
+    kept = {"compression": "none", "use_dictionary": False}
+    pq.write_table(
+        pa.Table.from_pylist([{"audio": cell, **row} for cell, row in zip(cells, rows, strict=True)]),
+        path,
+        row_group_size=100,
+        **kept,
+    )
+    groups = [pq.read_metadata(path).row_group(number).column(0) for number in range(4)]
+    assert {group.path_in_schema for group in groups} == {"audio.bytes"}
+    spans = [(group.data_page_offset, group.data_page_offset + group.total_compressed_size) for group in groups]
+    with file_server.http(path.parent) as url:
+        summary = job(f"{url}/m.parquet", 8, 2, strategy="consecutive")
+        asked = (path.parent / "requests.log").read_text().splitlines()
+    indexes = sorted(row["index"] for row in read_jsonl(summary.paths.rows))
+    assert indexes == list(range(indexes[0], indexes[-1] + 1)) and 100 <= indexes[0] < 140 <= indexes[-1] < 200
+    ranges = [tuple(map(int, line.rpartition("=")[2].split("-"))) for line in asked if line.startswith("GET")]
+    ranges = [(first, last) for first, last in ranges if first]  # not the head that told the format
+    read = [sum(max(0, min(last + 1, end) - max(first, start)) for first, last in ranges) for start, end in spans]
+    assert read[0] == read[2] == 0 and 0 < read[1] <= spans[1][1] - spans[1][0]

@@ -113,6 +113,19 @@ def test_rows_without_a_duration_are_dealt_out_in_turn(durations_s, num_chunks):
         assert sharding.chunk_of[~np.isnan(durations_s)].tolist() == alone.tolist()
 
 
+@settings(max_examples=300, deadline=None)
+@given(durations, counts)
+def test_consecutive_is_in_order_and_within_one_row_of_even(durations_s, num_chunks):
+    sharding = Sharding(durations_s, num_chunks, "consecutive")
+    chunks = sharding.chunk_of.tolist()
+    assert chunks == sorted(chunks) and set(chunks) <= set(range(num_chunks))
+    stated = [max(1, round(s * 1000)) for s in durations_s.tolist() if s == s] or [1]
+    costs = [max(1, round(s * 1000)) if s == s else sum(stated) // len(stated) for s in durations_s.tolist()]
+    for chunk in range(num_chunks):
+        load = sum(cost for cost, of in zip(costs, sharding.chunk_of.tolist(), strict=True) if of == chunk)
+        assert abs(num_chunks * load - sum(costs)) <= num_chunks * max(costs, default=0)
+
+
 def test_longest_first_onto_the_lightest():
     durations_s = np.array([1, 2, 3, 3, 2, 1], np.float32)
     assert Sharding(durations_s, 2, "balanced").chunk_of.tolist() == [0, 0, 0, 1, 1, 1]
@@ -161,8 +174,8 @@ def test_every_process_deals_out_alike():
         done = subprocess.run([sys.executable, "-c", DIGESTS], capture_output=True, text=True, check=True, env=env)
         answers.append(json.loads(done.stdout))
     assert answers[0] == answers[1] == answers[2]
-    one, two, seventeen, more_than_rows = np.array(answers[0]).reshape(3, 4).T.tolist()
-    assert len({*one}) == 1 and len({*two, *seventeen}) == 6 and len({*more_than_rows}) == 2
+    one, two, seventeen, more_than_rows = np.array(answers[0]).reshape(4, 4).T.tolist()
+    assert len({*one}) == 1 and len({*two, *seventeen}) == 8 and len({*more_than_rows}) == 3
 
 
 def test_the_digest_is_that_of_the_dealing_and_will_not_change():
@@ -173,11 +186,13 @@ def test_the_digest_is_that_of_the_dealing_and_will_not_change():
         "balanced": [1, 0, 1, 0, 2, 2, 1],
         "contiguous": [0, 0, 0, 1, 1, 2, 2],
         "strided": [0, 1, 2, 0, 1, 2, 0],
+        "consecutive": [0, 0, 0, 1, 2, 2, 2],
     }
     assert {name: sharding.digest[:8] for name, sharding in found.items()} == {
         "balanced": "f56884fc",
         "contiguous": "889b921e",
         "strided": "5c1d7ca4",
+        "consecutive": "bccd59ed",
     }
 
 
@@ -192,7 +207,7 @@ def test_nobody_changes_what_was_dealt_out():
     [
         (0, "balanced", "--num-chunks 0: must be at least 1"),
         (-3, "strided", "--num-chunks -3: must be at least 1"),
-        (2, "random", "--strategy random: must be one of balanced, contiguous, strided"),
+        (2, "random", "--strategy random: must be one of balanced, contiguous, strided, con"),
     ],
 )
 def test_what_cannot_be_dealt_out_is_a_usage_error(num_chunks, strategy, message):

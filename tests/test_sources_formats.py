@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.source_options import SourceOptions
@@ -450,3 +451,20 @@ def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind)
         value = str(source) if option == "tars" else value
         with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave out --|so --split x means nothing"):
             open_manifest(source, options=SourceOptions(**{option: value}))
+
+
+def test_audio_in_another_folder_than_its_list(cli, tmp_path, rows):
+    """As Common Voice lays it out."""
+    (tmp_path / "cv" / "clips").mkdir(parents=True)
+    (tmp_path / "cv" / "clips" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
+    table = tmp_path / "cv" / "validated.tsv"
+    table.write_text('client_id\tpath\tsentence\nx\ta.wav\tHe said "no\n')
+    assert cli("validate", table, "--audio", "header").returncode == 3  # missing
+    done = cli("validate", table, "--audio", "header", "--audio-folder", tmp_path / "cv" / "clips", "--text-column", "sentence")
+    assert done.returncode == 0, done.stderr
+    config = RunConfig(str(table), EngineConfig("x"), output="o.jsonl", audio_folder=os.path.relpath(tmp_path / "cv" / "clips"))
+    assert data_of(open_manifest(table, options=config.reading).read(0)) == rows[0]["file"].read_bytes()
+    with pytest.raises(UsageError, match="--audio-folder: means nothing for .*; it is for --format lhotse, --format jsonl"):
+        open_manifest(MAKERS["parquet"](tmp_path, rows), options=SourceOptions(folder="/x"))
+    with pytest.raises(UsageError, match="--audio-folder: paths on standard input are relative to the current folder"):
+        _ = RunConfig("-", EngineConfig("x"), output="o.jsonl", audio_folder="clips").reading

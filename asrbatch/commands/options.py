@@ -13,6 +13,7 @@ import typer
 
 from ..config import EngineConfig, RunConfig, resolve_chunk_id
 from ..errors import UsageError
+from ..manifest_sources import absolute
 from ..source_options import FORMATS
 
 
@@ -38,6 +39,7 @@ class Strategy(str, Enum):
     balanced = "balanced"
     contiguous = "contiguous"
     strided = "strided"
+    consecutive = "consecutive"
 
 
 class OnBadRow(str, Enum):
@@ -153,6 +155,9 @@ def _run_options(
     tars: Annotated[
         str | None, typer.Option(help="The tars whose members a NeMo manifest names, e.g. 'audio__OP_0..7_CL_.tar'.")
     ] = None,
+    audio_folder: Annotated[
+        str | None, typer.Option(help="What relative audio paths are relative to. [default: the manifest's folder]")
+    ] = None,
     allow_pipes: Annotated[bool, typer.Option("--allow-pipes", help="Run the commands that a Kaldi wav.scp holds.")] = False,
     on_bad_row: Annotated[
         OnBadRow, typer.Option(help="Refuse a manifest with bad rows, naming them all; or make them failed rows.")
@@ -167,7 +172,8 @@ def _run_options(
         int | None, typer.Option(help="Added to the place in the SLURM array. [default: 0]", show_default=False)
     ] = None,
     strategy: Annotated[
-        Strategy, typer.Option(help="How rows are dealt out: by audio seconds, in consecutive pieces, or in turn.")
+        Strategy,
+        typer.Option(help="How rows are dealt out: by audio, in pieces of as many rows, in turn, in pieces of as much audio."),
     ] = Strategy.balanced,
     devices: Annotated[
         str | None,
@@ -225,13 +231,20 @@ _NO_WORD_TIMESTAMPS = (
 _PARAMETERS = inspect.signature(_run_options).parameters
 # How a manifest is read: every command that reads one takes these.
 READING = (
-    "format", "dataset", "config", "split", "streaming", "audio_column", "text_column", "id_column", "tars", "allow_pipes",
-    "on_bad_row",
+    "format", "dataset", "config", "split", "streaming", "audio_column", "text_column", "id_column", "tars", "audio_folder",
+    "allow_pipes", "on_bad_row",
 )  # fmt: skip
 
 
 def reading_fields(values: dict[str, Any]) -> dict[str, Any]:
     """The fields of `SourceOptions` as the options of a command give them, by parameter name."""
+    fields = run_reading_fields(values)
+    folder = fields.pop("audio_folder")
+    return {**fields, "folder": None if folder is None else absolute(folder)}
+
+
+def run_reading_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The same as fields of `RunConfig`."""
     fields = {name: values[name] for name in READING if name not in ("dataset", "config")}
     fields["dataset_config"] = values["config"]
     return {name: value.value if isinstance(value, Enum) else value for name, value in fields.items()}
@@ -273,7 +286,7 @@ class RunOptions:
         if v["word_timestamps"]:
             raise UsageError(_NO_WORD_TIMESTAMPS)
         return RunConfig(
-            **reading_fields(v),
+            **run_reading_fields(v),
             manifest=v["manifest"],
             engine=EngineConfig(
                 model=v["model"],

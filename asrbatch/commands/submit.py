@@ -89,6 +89,8 @@ def submit(
         raise UsageError("--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold")
     if (tars := options.values["tars"]) is not None:
         options.values["tars"] = ",".join(map(absolute, tars.split(",")))
+    if (folder := options.values["audio_folder"]) is not None:
+        options.values["audio_folder"] = absolute(folder)
     config = options.config(environment={}, chunk_id=0)
     manifest = _manifest(config, chdir, dry_run)
     output = config.output_path
