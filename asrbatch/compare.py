@@ -76,7 +76,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
     resolved = _resolve(scoring, files, facts, options.common)
     references = next((each.references for each in resolved if each.references is not None), None)
     language = scoring.language or _language_of_runs(files, facts) or "en"
-    work = Pairing(files, references, rules, language, options)
+    written = {its.written_language for its in facts}
+    # Of two translations into one language; see `score`.
+    work = Pairing(files, references, rules, language, options, written.pop() if len(written) == 1 else None)
     tally = count_all(work, PairTally(most=options.shown), scoring, say)
     if not tally.total.rows:
         raise UsageError(_why_nothing(a, b, tally))
@@ -118,10 +120,17 @@ class Pairing:
     """
 
     def __init__(
-        self, files: list[Predictions], references: References | None, rules: TextRules, language: str, options: CompareOptions
+        self,
+        files: list[Predictions],
+        references: References | None,
+        rules: TextRules,
+        language: str,
+        options: CompareOptions,
+        written: str | None = None,
     ):
         self._files, self._references, self._rules = files, references, rules
         self._language, self._options = language, options
+        self._written = written and (options.scoring.language or written)
         self.has_references = references is not None or any(file.num_references for file in files)
         self._only_b = files[1].without(files[0].keys if references is None else references.keys)
 
@@ -149,7 +158,7 @@ class Pairing:
             reference = self._reference(index, fields, pair) if self.has_references else said[0] or ""
             prepared = self._rules.prepare(reference, said, lang)
             tally.unstated_language += not stated
-            tally.other_language += any(is_heard_as_another(row, lang) for row in pair)
+            tally.other_language += self._written is None and any(is_heard_as_another(row, lang) for row in pair)
             if self.has_references and prepared.excluded:
                 tally.excluded[prepared.excluded] += 1
                 continue
@@ -192,6 +201,8 @@ class Pairing:
 
     def _lang(self, fields: Mapping[str, Any], pair: Pair) -> tuple[str, bool]:
         """The language of a row, and whether it is stated: by the references, or else by either of the two."""
+        if self._written:
+            return self._written, True
         if self._references is not None:
             return language_of(fields, self._language)
         stated = [language_of(row or {}, "")[0] or None for row in pair]

@@ -48,6 +48,7 @@ class Speech:
         placeholder: what stands for the audio in a chat prompt, from the model class; None where it is not asked so.
         asked_about: prompt tokens of one second of audio as text, for people; None for Whisper.
         silent_language: what the model class takes, without a word, when nobody states a language; None where it needs none.
+        default_target: language it translates into when none is named; None where it has to be named, or nobody knows.
     """
 
     architecture: str
@@ -64,6 +65,7 @@ class Speech:
     placeholder: str | None = None
     asked_about: str | None = None
     silent_language: str | None = None
+    default_target: str | None = None
 
     @property
     def is_whisper(self) -> bool:
@@ -130,4 +132,5 @@ def whisper_speech(checkpoint: Checkpoint) -> Speech:
         min_samples=checkpoint.hop_length,
         languages=dict.fromkeys(checkpoint.languages, ""),
         can=tuple(can),
+        default_target="en" if checkpoint.is_multilingual else None,
     )

@@ -56,6 +56,16 @@ class EnginePlan:
         """Whether the answer to a window that was asked without a language says which it is."""
         return "detection" in self.speech.can
 
+    @property
+    def is_translated(self) -> bool:
+        """Whether texts are written in another language than they are spoken in."""
+        return self.task == "translate"
+
+    @property
+    def target_language(self) -> str | None:
+        """The language translations are written in; None where nothing is translated, or nobody knows."""
+        return (self.asking.target_language or self.speech.default_target) if self.is_translated else None
+
     @cached_property
     def prompts(self) -> WhisperPrompts:
         """Of a Whisper checkpoint."""
