@@ -14,6 +14,11 @@ _CODES = {
 }  # fmt: skip
 
 
+def subtag(lang: str) -> str:
+    """The first part of a language tag, as models name languages (`EN`, `en-US`, `en_us` → `en`); names stay names."""
+    return lang.strip().lower().replace("_", "-").split("-")[0]
+
+
 def primary(lang: str) -> str:
     """`zh` for `zh-Hant`, `ZH_tw` and `Chinese`: the first part of a language tag (BCP 47), in small letters, names as codes."""
     first = lang.replace("_", "-").partition("-")[0].strip().lower()

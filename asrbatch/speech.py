@@ -10,6 +10,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import UsageError
+from .languages import subtag
 
 # By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio part.
 WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
@@ -94,7 +95,7 @@ class Speech:
             UsageError: it cannot be told a language, or lacks this one.
         """
         self.check("language", option)
-        code = language.strip().lower().replace("_", "-").split("-")[0]
+        code = subtag(language)
         if code in self.languages:
             return code
         raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")

@@ -93,8 +93,8 @@ class EnginePlan:
     def prompt_of(self, utterance: Utterance) -> str | None:
         prompt = self.prompt if utterance.prompt is None else utterance.prompt
         if self.speech.is_whisper and self.asking.hotwords is not None:
-            # Whisper expects words that stood in the text before.
-            return f"{self.asking.hotwords} {prompt or ''}"
+            # Whisper expects words that stood in the text before. Last, because a long prompt loses its beginning.
+            return f"{(prompt or '').strip()} {self.asking.hotwords}"
         return prompt
 
     def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
