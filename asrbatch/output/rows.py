@@ -171,7 +171,7 @@ def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, s
 
 
 def _joined(texts: Sequence[str], language: str | None) -> str:
-    """The texts of windows in a row, by the language they are written in. Where nobody knows the language, the letters on both sides of a seam tell."""
+    """The texts of windows in a row, by the language they are written in. Where nobody knows it, the letters at a seam tell."""
     joined = ""
     for text in texts:
         is_close = language in NO_SPACES or (language is None and bool(_UNSPACED.match(joined[-1:] + text[:1])))
