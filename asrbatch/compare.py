@@ -82,7 +82,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
     if references is not None:
         files, references, joined_by = join(files, references, [its.audio_folder for its in facts])
     language = scoring.language or _language_of_runs(files, facts) or "en"
-    work = Pairing(files, references, rules, language, options)
+    written = {its.written_language for its in facts}
+    # Of two translations into one language; see `score`.
+    work = Pairing(files, references, rules, language, options, written.pop() if len(written) == 1 else None)
     tally = count_all(work, PairTally(most=options.shown), scoring, say)
     if not tally.total.rows:
         raise UsageError(_why_nothing(a, b, tally))
@@ -128,10 +130,17 @@ class Pairing:
     """
 
     def __init__(
-        self, files: list[Predictions], references: References | None, rules: TextRules, language: str, options: CompareOptions
+        self,
+        files: list[Predictions],
+        references: References | None,
+        rules: TextRules,
+        language: str,
+        options: CompareOptions,
+        written: str | None = None,
     ):
         self._files, self._references, self._rules = files, references, rules
         self._language, self._options = language, options
+        self._written = written and (options.scoring.language or written)
         self.has_references = references is not None or any(file.num_references for file in files)
         self._only_b = files[1].without(files[0].keys if references is None else references.keys)
 
@@ -158,7 +167,8 @@ class Pairing:
             lang, stated = self._lang(fields, pair)
             reference = self._reference(index, fields, pair) if self.has_references else said[0] or ""
             prepared = self._rules.prepare(reference, said, lang)
-            tally.languages.add(lang, stated, *pair)
+            # What a translation was heard as is not what it is written in.
+            tally.languages.add(lang, stated, *(() if self._written else pair))
             if self.has_references and prepared.excluded:
                 tally.excluded[prepared.excluded] += 1
                 continue
@@ -202,6 +212,8 @@ class Pairing:
 
     def _lang(self, fields: Mapping[str, Any], pair: Pair) -> tuple[str, bool]:
         """The language of a row, and whether it is stated: by the references, or else by either of the two."""
+        if self._written:
+            return self._written, True
         if self._references is not None:
             return language_of(fields, self._language)
         stated = [language_of(row or {}, "")[0] or None for row in pair]

@@ -15,6 +15,11 @@ _FILE = Path(__file__).with_name("languages.txt")
 _NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))  # ISO 639-2: undetermined, several, uncoded, none
 
 
+def subtag(lang: str) -> str:
+    """The first part of a language tag, as models name languages (`EN`, `en-US`, `en_us` → `en`); names stay names."""
+    return lang.strip().lower().replace("_", "-").split("-")[0]
+
+
 @lru_cache(1024)
 def primary(lang: str) -> str:
     """`zh` for `zh-Hant`, `ZH_tw`, `<|zh|>`, `Chinese` and `Mandarin Chinese`: the first part of a language tag (BCP 47), in

@@ -19,6 +19,7 @@ from .engine.look import check_plugins, look_at
 from .engine.settings import Device
 from .errors import UsageError
 from .fingerprint import SPEED_ONLY_ENGINE_ARGS
+from .languages import subtag
 from .speech import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, Speech, whisper_speech
 
 # What vLLM can be told of an adapter's rank (vllm.config.lora).
@@ -36,7 +37,11 @@ def choose_asking(
     engine = config.engine
     template_kwargs = _json_object("--chat-template-kwargs", engine.chat_template_kwargs)
     architectures = _architectures(checkpoint, engine_args)
-    tokenizer = find_tokenizer(engine.tokenizer) if engine.tokenizer is not None else None
+    tokenizer = None
+    if engine.tokenizer is not None:
+        if os.path.isfile(os.path.expanduser(engine.tokenizer)):
+            raise UsageError(f"--tokenizer {engine.tokenizer}: is a file; give the folder it is in")
+        tokenizer = find_tokenizer(engine.tokenizer)
     names = None if not engine.plugins else tuple(dict.fromkeys(engine.plugins))
     if names:
         plugins.check_names(names)
@@ -52,6 +57,12 @@ def choose_asking(
             style=_style(engine.prompt_style),
             task=config.task if config.task == "transcribe" else "translate",
             prompt=config.prompt or CHAT_PROMPT,
+            words={
+                "language": config.language,
+                "request_prompt": config.prompt,
+                "hotwords": config.hotwords,
+                "to_language": config.target_language,
+            },
             template_kwargs=template_kwargs,
             plugins=names,
             settings=_settings(engine_args, dtype, tokenizer, engine.trust_remote_code),
@@ -69,7 +80,7 @@ def choose_asking(
         trust_remote_code=engine.trust_remote_code,
         chat_template_kwargs=template_kwargs,
         hotwords=config.hotwords,
-        target_language=config.target_language,
+        target_language=_target(config, speech),
         **_lora(engine.lora, speech),
     )
 
@@ -116,12 +127,15 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
     if config.task == "translate" and not speech.is_whisper:
         instead = "; say it in --prompt instead" if speech.style == CHAT_STYLE else ""
         _refuse_with(speech, "translation", "--task translate", instead)
+        if config.target_language is None and speech.default_target is None and "target_language" in speech.can:
+            has = " ".join(sorted(speech.languages))
+            raise UsageError(f"--task translate: {speech.architecture} must be told into what; give --target-language ({has})")
     if config.target_language is not None:
         if config.task != "translate":
             raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
-        if not (speech.is_whisper and config.target_language == "en"):
+        if not (speech.is_whisper and subtag(config.target_language) == "en"):
             speech.check("target_language", f"--target-language {config.target_language}")
-            if config.target_language not in speech.languages:
+            if subtag(config.target_language) not in speech.languages:
                 has = " ".join(sorted(speech.languages))
                 raise UsageError(f"--target-language {config.target_language}: {speech.architecture} has {has}")
     if config.prompt is not None:
@@ -144,6 +158,13 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
         raise UsageError(
             f"--drop-no-speech: {speech.architecture} has no token that says whether anybody speaks, as Whisper has; leave it out"
         )
+
+
+def _target(config: RunConfig, speech: Speech) -> str | None:
+    """The language to translate into, by the model's own code; Whisper's only one goes without saying."""
+    if config.target_language is not None:
+        return subtag(config.target_language)
+    return speech.default_target if config.task == "translate" and not speech.is_whisper else None
 
 
 def _refuse_with(speech: Speech, what: str, option: str, instead: str) -> None:

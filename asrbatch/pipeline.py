@@ -37,7 +37,7 @@ class Pipeline:
         write: takes a finished row.
         submitted: told an utterance's index before its first window enters the engine.
         tick: called a few times a second, to let others report.
-        asks: languages, temperatures and timestamps.
+        asks: languages spoken and written, temperatures and timestamps.
         rules: of the windows.
         events: the queue that the engine delivers `(key, outcome)` into.
     """
@@ -262,6 +262,8 @@ class Pipeline:
             skips=prepared.skips,
             flags=prepared.flags,
             drop_no_speech=self._rules.drop_no_speech,
+            is_translated=self._asks.is_translated,
+            target_language=self._asks.target_language,
             timing=work.timing,
         )
         self._put(work, row)

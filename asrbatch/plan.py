@@ -22,6 +22,7 @@ from .engine.plan import EnginePlan
 from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
+from .languages import subtag
 from .manifest import Manifest, open_manifest
 from .manifest_formats import options_for_kept
 from .model_choice import asked_fields, choose_asking
@@ -148,7 +149,10 @@ def engine_plan(config: RunConfig) -> EnginePlan:
     if speech.is_whisper and config.drop_no_speech and engine.prompts.no_speech is None:
         raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
     if speech.is_whisper:
-        _ = engine.prompts  # refuses tasks and timestamps that the checkpoint lacks
+        prompts = engine.prompts  # refuses tasks and timestamps that the checkpoint lacks
+        for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
+            if text is not None:
+                prompts.check_words(option, text)
     if config.language is None:
         return engine
     return replace(engine, language=engine.check_language(config.language, "--language"))
@@ -192,6 +196,10 @@ class RowRules:
     check_language: Callable[[str, str], str]
 
 
+def _subtag(lang: object) -> object:
+    return subtag(lang) if isinstance(lang, str) else lang
+
+
 def row_rules(engine: EnginePlan) -> RowRules:
     return RowRules(engine.speech, engine.task, engine.language, engine.asking.target_language, engine.check_language)
 
@@ -212,10 +220,12 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         except UsageError as e:
             return f"{e}; remove the field"
     target = utterance.fields.get("target_lang")
-    into = rules.target_language or ("en" if rules.speech.is_whisper else None)
-    if target is not None and rules.task == "translate" and target != into:
+    into = rules.target_language or rules.speech.default_target
+    if target is not None and rules.task == "translate" and _subtag(target) != into:
         if rules.speech.is_whisper:
             return f"target_lang {target!r}: Whisper translates into English only"
+        if into is None:
+            return f"target_lang {target!r}: this run states no language to translate into; give --target-language"
         return f"target_lang {target!r}: this run does --target-language {into}; one language for a run"
     if target is not None and rules.task == "transcribe" and target not in (utterance.lang, None):
         return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"

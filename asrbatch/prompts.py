@@ -13,10 +13,12 @@ language that nobody stated is chosen in the same request, exactly as a separate
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import RowError, UsageError
+from .languages import subtag
 from .timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
 from .types import Segment
 
@@ -127,7 +129,7 @@ class WhisperPrompts:
         Raises:
             UsageError: the checkpoint lacks it.
         """
-        code = language.strip().lower().replace("_", "-").split("-")[0]
+        code = subtag(language)
         if code in self.checkpoint.languages:
             return code
         name = self.checkpoint.name
@@ -167,6 +169,29 @@ class WhisperPrompts:
         if any(i in self._control_ids or is_timestamp(i, self.first_timestamp) for i in ids):
             raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds a control token such as <|…|>; remove it")
         return tuple(ids[-self.max_prompt_tokens :])
+
+    def check_words(self, option: str, text: str) -> None:
+        """Refuses words for every row that each row would be failed for, before an engine is started.
+
+        Args:
+            option: `--prompt` or `--hotwords`, for the message.
+
+        Raises:
+            UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a checkpoint
+                with a tokenizer.json.
+        """
+        for token, i in self.checkpoint.added_tokens.items():
+            if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
+                raise UsageError(f"{option} {text[:60]!r}: holds the control token {token}; remove it")
+        file = Path(self.checkpoint.folder, "tokenizer.json")
+        if option != "--hotwords" or not file.is_file():
+            return
+        from tokenizers import Tokenizer
+
+        num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
+        if num_tokens > self.max_prompt_tokens:
+            room = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
+            raise UsageError(f"{option} {text[:60]!r}: are {room}; give fewer")
 
     def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
         """The token ids the decoder starts from.

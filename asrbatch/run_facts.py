@@ -38,6 +38,15 @@ class RunFacts:
         return self._fingerprint.get("language")
 
     @property
+    def written_language(self) -> str | None:
+        """The language a run that translates wrote its texts in; None where it wrote what was spoken, or does not say."""
+        if self._fingerprint.get("task") != "translate":
+            return None
+        asked = self._fingerprint.get("asked") or {}
+        # Whisper's fingerprint has no style.
+        return asked.get("target_language") or (None if "style" in asked else "en")
+
+    @property
     def covers(self) -> tuple[Any, ...] | None:
         """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
         if self._fingerprint.get("manifest") is None:

@@ -119,7 +119,9 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     if references is not None:
         (predictions,), references, joined_by = join([predictions], references, [facts.audio_folder])
     language = options.language or facts.language or "en"
-    work = Scoring(predictions, references, rules, language, options)
+    # A row's `lang` is the one spoken; what a translation is held against is written in another.
+    written = facts.written_language and (options.language or facts.written_language)
+    work = Scoring(predictions, references, rules, language, options, written)
     tally = count_all(work, Tally(), options, say)
     if not tally.total.rows:
         raise UsageError(_why_nothing(path, tally, options.text_field))
@@ -213,10 +215,16 @@ class Scoring:
     """Counts rows [start, stop): of the references where there are any, otherwise of the predictions."""
 
     def __init__(
-        self, predictions: Predictions, references: References | None, rules: TextRules, language: str, options: ScoreOptions
+        self,
+        predictions: Predictions,
+        references: References | None,
+        rules: TextRules,
+        language: str,
+        options: ScoreOptions,
+        written: str | None = None,
     ):
         self._predictions, self._references = predictions, references
-        self._rules, self._language, self._options = rules, language, options
+        self._rules, self._language, self._options, self._written = rules, language, options, written
 
     def __len__(self) -> int:
         return len(self._predictions if self._references is None else self._references)
@@ -251,9 +259,9 @@ class Scoring:
             _refuse_chunks_of_sessions(self._rules, fields)
             reference = text_of(fields, self._options.text_field, partial(self._where, index, fields))
             hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
-            lang, stated = language_of(fields, self._language)
+            lang, stated = (self._written, True) if self._written else language_of(fields, self._language)
             prepared = self._rules.prepare(reference, [hypothesis], lang)
-            tally.languages.add(lang, stated, row)
+            tally.languages.add(lang, stated, *(() if self._written else (row,)))
             if row is not None:
                 _add_times(tally, row)
             if prepared.excluded:

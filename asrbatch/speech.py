@@ -10,6 +10,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import UsageError
+from .languages import subtag
 
 # By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio part.
 WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
@@ -48,6 +49,7 @@ class Speech:
         placeholder: what stands for the audio in a chat prompt, from the model class; None where it is not asked so.
         asked_about: prompt tokens of one second of audio as text, for people; None for Whisper.
         silent_language: what the model class takes, without a word, when nobody states a language; None where it needs none.
+        default_target: language it translates into when none is named; None where it has to be named, or nobody knows.
     """
 
     architecture: str
@@ -64,6 +66,7 @@ class Speech:
     placeholder: str | None = None
     asked_about: str | None = None
     silent_language: str | None = None
+    default_target: str | None = None
 
     @property
     def is_whisper(self) -> bool:
@@ -92,7 +95,7 @@ class Speech:
             UsageError: it cannot be told a language, or lacks this one.
         """
         self.check("language", option)
-        code = language.strip().lower().replace("_", "-").split("-")[0]
+        code = subtag(language)
         if code in self.languages:
             return code
         raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")
@@ -130,4 +133,5 @@ def whisper_speech(checkpoint: Checkpoint) -> Speech:
         min_samples=checkpoint.hop_length,
         languages=dict.fromkeys(checkpoint.languages, ""),
         can=tuple(can),
+        default_target="en" if checkpoint.is_multilingual else None,
     )

@@ -43,7 +43,7 @@ LAYERS = [
     ["output.new_manifest", "manifest_lines"],
     ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
-    ["engine.vllm_models", "engine.asker", "engine.plugins", "engine.look", "engine.model_source"],
+    ["engine.vllm_models", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
     ["engine.look_list", "engine.asking"],
     ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     ["engine.logits", "engine.thread", "engine.process", "engine.devices", "engine.plan", "feed", "chunk_files", "chunk_rows"],

@@ -10,6 +10,7 @@ from conftest import REPO, write_jsonl
 
 from asrbatch import reasoning
 from asrbatch.engine import look, model_source
+from asrbatch.engine.honoured import default_target, honoured
 from asrbatch.errors import UsageError
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
 
@@ -67,6 +68,35 @@ def test_fields_that_are_only_demanded_are_not_used():
         return stt_params.request_prompt
     """
     assert model_source.fields_used(source) == {"hotwords", "request_prompt"}
+
+
+NAMES = {"fr": "French", "en": "English"}
+
+
+def qwen3_omni(task: str):
+    """What Qwen3OmniMoe's class says in vLLM 0.32: a language of its own to translate into, and words behind the instruction."""
+
+    def say(task_type=task, to_language=None, language=None, request_prompt="", hotwords=None) -> str:
+        if task_type == "transcribe":
+            return f"Transcribe this audio{f' into {NAMES[language]}' if language else ''}. {request_prompt}"
+        spoken = f" from {NAMES[language]}" if language else ""
+        return f"Translate this audio{spoken} into {NAMES[to_language or 'en']}. {request_prompt}"
+
+    return say
+
+
+@pytest.mark.parametrize("task", ["transcribe", "translate"])
+def test_an_option_counts_when_the_prompt_changes_with_it(task):
+    assert honoured(qwen3_omni(task), list(NAMES)) == ["language", "prompt", "translation", "target_language"]
+    assert default_target(qwen3_omni(task), list(NAMES)) == "en"
+
+
+def test_a_model_that_must_be_told_a_language_has_none_of_its_own():
+    def say(task_type="transcribe", to_language=None, **_):
+        return f"translate to {NAMES.get(to_language, '')}" if task_type == "translate" else "transcribe"
+
+    assert honoured(say, list(NAMES)) == ["translation", "target_language"] and default_target(say, list(NAMES)) is None
+    assert honoured(lambda **_: None, list(NAMES)) == [] and default_target(lambda **_: None, list(NAMES)) is None
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +211,10 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
         (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs [1]: must be a JSON object"),
         (["--chat-template-kwargs", '{"a": 1}'], "Whisper has no chat template"),
         (["--tokenizer", ""], "--tokenizer is empty; leave it out"),
+        (["--prompt", "a <|en|> b"], "--prompt 'a <|en|> b': holds the control token <|en|>; remove it"),
+        (["--hotwords", "<|en|> x"], "--hotwords '<|en|> x': holds the control token <|en|>; remove it"),
+        (["--hotwords", "Norland, " * 200], "and the model's prompt has room for 223; give fewer"),
+        (["--tokenizer", __file__], "is a file; give the folder it is in"),
         (["--tokenizer", "./nowhere"], "--tokenizer ./nowhere: no such folder"),
         (["--target-language", "fr"], "--target-language fr: without --task translate nothing is translated"),
         (["--window-seconds", "31"], "hears 30 s at once"),
@@ -205,3 +239,17 @@ def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_e
     with pytest.raises(UsageError) as refused:
         engine_plan(RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={}))
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_hotwords_outlast_a_long_prompt(tiny_en):
+    from tokenizers import Tokenizer
+
+    from asrbatch.config import EngineConfig, RunConfig
+    from asrbatch.plan import engine_plan
+    from asrbatch.types import AudioRef, Utterance
+
+    plan = engine_plan(RunConfig("-", EngineConfig(tiny_en), hotwords="Norland", prompt="context of the call " * 80))
+    tokenizer = Tokenizer.from_file(f"{plan.checkpoint.folder}/tokenizer.json")
+    words = plan.prompt_of(Utterance(0, "a", AudioRef("a")))
+    ids = plan.prompts.prompt_ids(words, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
+    assert len(ids) == 223 and tokenizer.decode(list(ids)).endswith("call Norland")

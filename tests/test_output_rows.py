@@ -222,6 +222,20 @@ def test_a_cut_window_has_no_end_token_to_weigh():
     assert row["avg_logprob"] == -0.5
 
 
+@pytest.mark.parametrize(
+    ("spoken", "target", "answers", "text"),
+    [
+        ("ja", "en", ("I see.", "Yes."), "I see. Yes."),
+        ("en", "zh", ("你好。", "OK"), "你好。OK"),
+        ("ja", None, ("I see.", "Yes."), "I see. Yes."),
+    ],
+)
+def test_translated_windows_are_joined_as_the_language_written_is(spoken, target, answers, text):
+    options = {"is_translated": True, "target_language": target}
+    row = transcribed(*(generation(answer, language=spoken) for answer in answers), options=options)
+    assert (row["pred_text"], row["language"]) == (text, spoken)
+
+
 def test_language_is_the_first_windows():
     row = transcribed(generation(language="fr", language_prob=0.987654), generation(language="de", language_prob=0.5))
     assert (row["language"], row["language_prob"]) == ("fr", 0.9877)

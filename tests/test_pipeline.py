@@ -106,6 +106,8 @@ class Asks:
     temperatures: tuple[float, ...] = (0.0,)
     timestamps: bool = True
     detects_language: bool = True
+    is_translated: bool = False
+    target_language: str | None = None
 
     def language_of(self, utterance):
         return self.language

@@ -787,3 +787,15 @@ def test_files_that_are_none_are_named_with_a_fix(content, error, message, tmp_p
 def test_a_folder_is_no_file_of_predictions(tmp_path):
     with pytest.raises(UsageError, match="Is a directory; give a rows file"):
         scored(tmp_path)
+
+
+@pytest.mark.parametrize("asked", [None, {"style": "transcription", "target_language": "en"}])
+def test_a_translation_is_scored_in_the_language_it_is_written_in(asked, tmp_path):
+    rows = [row("a", "a good day", "a good day", lang="ja", language="ja", status="ok")]
+    path = rows_file(tmp_path, *rows)
+    assert scored(path)["total"]["reference_words"] == 0, "Japanese is counted in characters"
+    fingerprint = {"task": "translate", **({"asked": asked} if asked else {})}
+    (tmp_path / "rows.run.json").write_text(json.dumps({"fingerprint": fingerprint, "total_rows": 1, "sessions": []}))
+    found = scored(path)
+    assert found["total"]["reference_words"] == 3 and not any("heard as another" in note for note in found["notes"])
+    assert scored(path, language="ja")["total"]["reference_words"] == 0

@@ -27,6 +27,7 @@ def look_at(
     style: str,
     task: str,
     prompt: str,
+    words: dict[str, str | None],
     template_kwargs: dict[str, Any],
     plugins: Sequence[str] | None,
     settings: dict[str, Any],
@@ -41,6 +42,7 @@ def look_at(
         architectures: as the checkpoint's configuration has them.
         style: one of `speech.PROMPT_STYLES`.
         prompt: of a chat.
+        words: of an interface: `language`, `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none.
         settings: vLLM's engine arguments that decide what the model is.
         window_s: the longest audio to ask about at once; None for what suits the model.
 
@@ -56,6 +58,7 @@ def look_at(
             "style": style,
             "task": task,
             "prompt": prompt,
+            "words": words,
             "template_kwargs": template_kwargs,
             "plugins": None if plugins is None else list(plugins),
             "settings": settings,

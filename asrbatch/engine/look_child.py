@@ -7,14 +7,18 @@ change when a word is given ignores that word, and audio the model's own process
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..errors import UsageError
+from ..errors import RowError, UsageError
+from ..languages import subtag
 from ..speech import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, Speech
 from . import environment, plugins
+from .honoured import default_target, honoured
 
 # The shortest audio is the first of these that the model's processor takes. Below the first, encoders have died with the engine
 # around them, though their processors took it.
@@ -64,6 +68,9 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
 
 def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> Speech:
     at = f"--model {request['name']}"
+    from . import vllm_api
+
+    vllm_api.check_engine_args(request["settings"])
     fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
     try:
         config, renderer, kv_bytes = vllm_models.without_engine({**request["settings"], **fixed})
@@ -71,19 +78,33 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
     except Exception as e:  # of vLLM, transformers, pydantic, or the checkpoint's own code
         raise UsageError(f"{at}: {_why_not(request['architectures'], e, vllm_models, problems)}") from e
     style = _style(request["style"], model, vllm_models, at)
+    language = target = None
     try:
         if style == INTERFACE_STYLE:
             frontend = vllm_models.InterfaceFrontend(config, renderer, request["task"])
-            language = frontend.default_language
-            render = lambda samples: frontend.render(samples, language=language)  # noqa: E731
+            language, codes = frontend.default_language, list(model.supported_languages)
+            said = partial(frontend.say, np.zeros(frontend.sample_rate, np.float32))
+            can, target = honoured(said, codes), default_target(said, codes)
+            words = _words(request["words"], can, codes)
+            render = lambda samples: frontend.render(samples, **{"language": language, **words})  # noqa: E731
         else:
             frontend = vllm_models.ChatFrontend(config, renderer, request["template_kwargs"])
             render = lambda samples: frontend.render(samples, request["prompt"])  # noqa: E731
+            can = ["prompt"] if frontend.takes_prompts else []
         rate = frontend.sample_rate
-        min_samples = _shortest(render, rate)
+        # First, because what is wrong with it is not the length.
         one_second = render(np.zeros(rate, np.float32))["prompt_token_ids"]
+        min_samples = _shortest(render, rate)
+        ignored = frontend.ignored_kwargs if request["template_kwargs"] and style == CHAT_STYLE else ()
+    except RowError as e:
+        raise UsageError(f"--{e.message}") from e
     except Exception as e:
         raise UsageError(f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}") from e
+    if ignored := [name for name in ignored if name in request["template_kwargs"]]:
+        raise UsageError(
+            f"--chat-template-kwargs {ignored[0]}: changes nothing in the prompt that the chat template makes; "
+            "is it spelt as the template has it? otherwise leave it out"
+        )
     window_s, window_from = _window(frontend, style, request["window_s"], at)
     tokens = len(render(np.zeros(int(window_s * rate), np.float32))["prompt_token_ids"])
     room = config.max_model_len - config.max_model_len // 4  # the rest is for the answer
@@ -96,9 +117,6 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
             f"{at}: {window_s:g} s of audio and the prompt are {tokens} tokens, of {config.max_model_len} "
             "in all; give a longer --engine-arg max_model_len=…, or a shorter --window-seconds"
         )
-    said = ("prompt",)
-    if style == INTERFACE_STYLE:
-        said = tuple(frontend.honours(np.zeros(rate, np.float32)))
     return Speech(
         architecture=model.__name__,
         style=style,
@@ -107,13 +125,14 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
         window_from=window_from,
         min_samples=min_samples,
         languages=dict(model.supported_languages) if style == INTERFACE_STYLE else {},
-        silent_language=language if style == INTERFACE_STYLE and "language" in said else None,
-        can=said + (("lora",) if getattr(model, "supports_lora", False) else ()),
+        silent_language=language if style == INTERFACE_STYLE and "language" in can else None,
+        can=(*can, *(("lora",) if getattr(model, "supports_lora", False) else ())),
         max_model_len=config.max_model_len,
         window_tokens=tokens,
         kv_bytes_per_token=kv_bytes,
         placeholder=frontend.placeholder if style == CHAT_STYLE else None,
         asked_about=_collapsed(one_second, frontend.decode_all),
+        default_target=target,
     )
 
 
@@ -154,16 +173,28 @@ def _window(frontend: Any, style: str, asked: float | None, at: str) -> tuple[fl
     return _USUAL_WINDOW_S, "our choice: the model states none (--window-seconds)"
 
 
+def _words(given: dict[str, str | None], can: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
+    """What of the run's words goes into the prompt; the rest is refused elsewhere."""
+    honouring = {"language": "language", "request_prompt": "prompt", "hotwords": "hotwords", "to_language": "target_language"}
+    words = {name: given[name] for name, what in honouring.items() if given[name] is not None and what in can}
+    for name in ("language", "to_language"):
+        if name in words:
+            words[name] = subtag(words[name])
+            if words[name] not in languages:
+                del words[name]
+    return words
+
+
 def _shortest(render: Any, rate: int) -> int:
-    problem: Exception | None = None
-    for seconds in _SHORTEST_S:
+    """Of audio whose last resort, one second, is known to be taken."""
+    for seconds in _SHORTEST_S[:-1]:
         num_samples = round(seconds * rate)
         try:
             render(np.zeros(num_samples, np.float32))
             return num_samples
-        except Exception as e:  # in the processor's own words; another length may do
-            problem = e
-    raise ValueError(f"its processor takes not even {_SHORTEST_S[-1]:g} s of audio: {_reason(problem)}")
+        except Exception:  # in the processor's own words; another length may do
+            continue
+    return round(_SHORTEST_S[-1] * rate)
 
 
 def _why_not(architectures: list[str], error: Exception, vllm_models: Any, problems: dict[str, str]) -> str:

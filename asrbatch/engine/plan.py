@@ -56,6 +56,16 @@ class EnginePlan:
         """Whether the answer to a window that was asked without a language says which it is."""
         return "detection" in self.speech.can
 
+    @property
+    def is_translated(self) -> bool:
+        """Whether texts are written in another language than they are spoken in."""
+        return self.task == "translate"
+
+    @property
+    def target_language(self) -> str | None:
+        """The language translations are written in; None where nothing is translated, or nobody knows."""
+        return (self.asking.target_language or self.speech.default_target) if self.is_translated else None
+
     @cached_property
     def prompts(self) -> WhisperPrompts:
         """Of a Whisper checkpoint."""
@@ -83,8 +93,8 @@ class EnginePlan:
     def prompt_of(self, utterance: Utterance) -> str | None:
         prompt = self.prompt if utterance.prompt is None else utterance.prompt
         if self.speech.is_whisper and self.asking.hotwords is not None:
-            # Whisper expects words that stood in the text before.
-            return f"{self.asking.hotwords} {prompt or ''}"
+            # Whisper expects words that stood in the text before. Last, because a long prompt loses its beginning.
+            return f"{(prompt or '').strip()} {self.asking.hotwords}"
         return prompt
 
     def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:

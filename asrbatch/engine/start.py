@@ -4,7 +4,6 @@ Knows which driver, which settings and which asker belong together; the drivers 
 nothing of drivers.
 """
 
-import difflib
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..checkpoint import Checkpoint
-from ..errors import EngineDiedError, EngineStartError, RowError, UsageError
+from ..errors import EngineDiedError, EngineStartError, RowError
 from ..prompts import WhisperPrompts
 from ..speech import whisper_speech
 from ..types import Generation
@@ -75,7 +74,7 @@ def start_engine(
         from . import vllm_api
     except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
         raise EngineStartError(f"vLLM cannot be imported: {_root(e)}; README says which versions fit together") from e
-    _check_names(user_args, vllm_api.engine_arg_names(), vllm_api.VERSIONS["vllm"])
+    vllm_api.check_engine_args(user_args)
     settings = engine_settings(checkpoint, device, dtype, user_args, asking=asking, max_tokens=max_tokens)
     settings["logits_processors"] = [LOGITS_PROCESSOR if asking.speech.is_whisper else OWNED_PROCESSOR]
 
@@ -188,14 +187,6 @@ class SpeechEngine:
 
 def _is_death(vllm_api: Any) -> Callable[[BaseException], bool]:
     return lambda error: isinstance(error, vllm_api.EngineDeadError)
-
-
-def _check_names(user_args: dict[str, Any], known: set[str], version: str) -> None:
-    for name in user_args:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"--engine-arg {name}: vLLM {version} has no such engine argument{hint}")
 
 
 def _root(error: BaseException) -> str:

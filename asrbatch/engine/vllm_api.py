@@ -6,9 +6,10 @@ it is bridged. Import it late: it takes seconds, and `environment.configure` mus
 
 import copy
 import dataclasses
+import difflib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,13 +30,15 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 from vllm.v1.sample.logits_processor.interface import MoveDirectionality
 from vllm.v1.sample.sampler import Sampler
 
+from ..errors import UsageError
+
 __all__ = [
     "VERSIONS",
     "EngineDeadError",
     "Frontend",
     "LogitsProcessor",
     "MoveDirectionality",
-    "engine_arg_names",
+    "check_engine_args",
     "features",
     "finished",
     "gather_few_logprobs_at_once",
@@ -53,9 +56,14 @@ VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.
 set_num_threads = torch.set_num_threads
 
 
-def engine_arg_names() -> set[str]:
-    """Every engine argument this vLLM knows; what `--engine-arg` accepts."""
-    return {f.name for f in dataclasses.fields(EngineArgs)}
+def check_engine_args(user_args: Iterable[str]) -> None:
+    """Raises UsageError for names that this vLLM has no engine argument of."""
+    known = {f.name for f in dataclasses.fields(EngineArgs)}
+    for name in user_args:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"--engine-arg {name}: vLLM {VERSIONS['vllm']} has no such engine argument{hint}")
 
 
 def start_thread(settings: dict[str, Any]) -> LLMEngine:

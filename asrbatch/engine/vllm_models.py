@@ -22,6 +22,8 @@ from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.params import ChatParams
 from vllm.renderers.registry import renderer_from_config
 
+from ..errors import RowError
+
 __all__ = [
     "VERSION",
     "ChatFrontend",
@@ -108,6 +110,26 @@ class _Frontend:
         """The id of a token of the vocabulary that stands for itself; None where there is none."""
         return None if self._fast is None else self._fast.token_to_id(token)
 
+    def check_words(self, what: str, text: str | None) -> None:
+        """Refuses words that would be read as something else than words.
+
+        Args:
+            what: `prompt` or `hotwords`, for the message.
+
+        Raises:
+            RowError: `bad_row`; they hold a control token, such as one that ends the turn or stands for audio.
+        """
+        if text is None:
+            return
+        if self._fast is not None:
+            found = [i for i in self._fast.encode(text, add_special_tokens=False).ids if i in self._special]
+            shown = self.decode_all(found[:1])
+        else:
+            found = [token for token in getattr(self._tokenizer, "all_special_tokens", ()) if token in text]
+            shown = found[0] if found else ""
+        if found:
+            raise RowError("bad_row", f"{what} {text[:60]!r}: holds the control token {shown}; remove it")
+
     def post_process(self, text: str) -> str:
         """As the model's own class does; a class without a word on it changes nothing."""
         own = getattr(self.model, "post_process_output", None)
@@ -148,6 +170,8 @@ class InterfaceFrontend(_Frontend):
         return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
 
     def render(self, samples: Any, **words: Any) -> Any:
+        self.check_words("prompt", words.get("request_prompt"))
+        self.check_words("hotwords", words.get("hotwords"))
         with self.lock:
             return self._render(self.prompt(samples, **words))
 
@@ -156,33 +180,14 @@ class InterfaceFrontend(_Frontend):
         """What the class takes when nobody states a language; None where it does without."""
         return self.model.validate_language(None)
 
-    def honours(self, samples: Any) -> list[str]:
-        """Which keys of `speech.WHICH_CAN` change the prompt; those that do not would be ignored."""
-        language = self.default_language
-
-        def said(**words: Any) -> str | None:
-            try:
-                prompt = self.prompt(samples, **{"language": language, **words})
-            except Exception:  # a class refuses in ways of its own what it does not know
-                return None
-            ids = prompt.get("prompt_token_ids")
-            return str(list(ids)) if ids is not None else prompt.get("prompt")
-
-        def differ(*texts: str | None) -> bool:
-            return None not in texts and len(set(texts)) == len(texts)
-
-        one, other = [*self.model.supported_languages, None, None][:2]
-        changes = {
-            "language": (said(language=one), said(language=other)),
-            "prompt": (said(), said(request_prompt="Norland")),
-            "hotwords": (said(), said(hotwords="Norland")),
-            "translation": (said(), said(task_type="translate", to_language=one)),
-            "target_language": (
-                said(task_type="translate", to_language=one),
-                said(task_type="translate", to_language=other),
-            ),
-        }
-        return [what for what, texts in changes.items() if differ(*texts)]
+    def say(self, samples: Any, **words: Any) -> str | None:
+        """The prompt as text, for `honoured.py`; in the class's default language where `words` has none."""
+        try:
+            prompt = self.prompt(samples, **{"language": self.default_language, **words})
+        except Exception:  # a class refuses in ways of its own what it does not know
+            return None
+        ids = prompt.get("prompt_token_ids")
+        return str(list(ids)) if ids is not None else prompt.get("prompt")
 
 
 class ChatFrontend(_Frontend):
@@ -225,8 +230,12 @@ class ChatFrontend(_Frontend):
 
         The audio stands where the text says `{audio}`, otherwise at its end. A template that takes parts puts in its own text for
         the audio; one that takes plain text is given the model class's placeholder.
+
+        Raises:
+            RowError: `bad_row`, the prompt would be read as something else than one text with one audio.
         """
         if prompt not in self._prompts:
+            self._check(prompt)
             before, _, after = prompt.partition("{audio}")
             texts = [{"type": "text", "text": t} for t in (before, after)]
             # A part with a uuid promises its audio for later; vLLM 0.28 takes that promise of an `audio_url` alone.
@@ -246,6 +255,37 @@ class ChatFrontend(_Frontend):
         with self.lock:
             ids = self.prompt_ids(prompt)
             return self._render({"prompt_token_ids": ids, "multi_modal_data": {"audio": [(samples, self.sample_rate)]}})
+
+    @property
+    def takes_prompts(self) -> bool:
+        """Whether the template writes what it is given to say."""
+        return self.prompt_ids("Norland") != self.prompt_ids("Write down")
+
+    @property
+    def ignored_kwargs(self) -> list[str]:
+        """Variables that change the prompt neither by being there nor by another value; a misspelt one, for instance."""
+        return [name for name in self._kwargs if not self._matters(name)]
+
+    def _matters(self, name: str) -> bool:
+        given, without = self._kwargs, {key: value for key, value in self._kwargs.items() if key != name}
+        prompts = []
+        try:
+            for kwargs in (given, without, *({**given, name: other} for other in (True, False, "Norland"))):
+                self._kwargs, self._prompts = kwargs, {}
+                prompts.append(self.prompt_ids("Norland"))
+        except Exception:  # the template does not take every value: it looks at it
+            return True
+        finally:
+            self._kwargs, self._prompts = given, {}
+        return any(prompt != prompts[0] for prompt in prompts)
+
+    def _check(self, prompt: str) -> None:
+        if prompt.count("{audio}") > 1:
+            raise RowError("bad_row", f"prompt {prompt[:60]!r}: says {{audio}} more than once; a row has one audio")
+        text = prompt.replace("{audio}", " ")
+        if self.placeholder in text:
+            raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds the audio placeholder {self.placeholder}; write {{audio}}")
+        self.check_words("prompt", text)
 
     def _chat(self, parts: list[dict[str, Any]], content_format: str) -> tuple[Any, Any]:
         params = ChatParams(chat_template_content_format=content_format, chat_template_kwargs=self._kwargs)

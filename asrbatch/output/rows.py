@@ -56,6 +56,8 @@ def ok_row(
     skips: Sequence[Window] = (),
     flags: Sequence[str],
     drop_no_speech: bool = False,
+    is_translated: bool = False,
+    target_language: str | None = None,
     timing: dict[str, float | None],
 ) -> dict[str, Any]:
     """The row of a transcribed utterance.
@@ -65,6 +67,7 @@ def ok_row(
         skips: audio that holds no speech, and that nobody was asked about; a window may reach into one, and ends there then.
         flags: of the audio; those of the text are added here.
         drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
+        is_translated: the text is in `target_language` (None: nobody knows), not in that of the answers, which is the one spoken.
         timing: seconds by name; queue, first_token and generate come from the answers.
     """
     windows, texts, pieces, chosen = [], [], [], []
@@ -82,7 +85,7 @@ def ok_row(
             pieces += segments.rows(kept, one.window, kept_until, sample_rate)
     asked = [g for h in heard for g in h.attempts.generations]
     language = chosen[0].language if chosen else None
-    text = _joined(list(filter(None, texts)), language)
+    text = _joined(list(filter(None, texts)), target_language if is_translated else language)
     thoughts = [g.reasoning for g in chosen if g.reasoning is not None]
     # An average is over the text tokens and, where it came to that, the end token.
     weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
@@ -168,7 +171,7 @@ def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, s
 
 
 def _joined(texts: Sequence[str], language: str | None) -> str:
-    """The texts of windows in a row. Where nobody knows the language, the letters on both sides of a seam tell."""
+    """The texts of windows in a row, by the language they are written in. Where nobody knows it, the letters at a seam tell."""
     joined = ""
     for text in texts:
         is_close = language in NO_SPACES or (language is None and bool(_UNSPACED.match(joined[-1:] + text[:1])))

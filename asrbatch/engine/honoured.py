@@ -1,0 +1,34 @@
+"""What a model honours, found by trying: an option counts when the prompt changes with it. Knows nothing of vLLM."""
+
+from collections.abc import Callable, Sequence
+
+# Keyword arguments of a request (`language`, `request_prompt`, `hotwords`, `task_type`, `to_language`) to its prompt; None
+# where the model refuses them.
+Say = Callable[..., str | None]
+
+
+def honoured(say: Say, languages: Sequence[str]) -> list[str]:
+    """The keys of `speech.WHICH_CAN` that change the prompt; the others would be ignored.
+
+    Args:
+        say: for the run's own task, where a call names none.
+        languages: codes the model has.
+    """
+    one, other = [*languages, None, None][:2]
+    changes = {
+        "language": (say(language=one), say(language=other)),
+        "prompt": (say(), say(request_prompt="Norland")),
+        "hotwords": (say(), say(hotwords="Norland")),
+        # Whatever the run does: a run that translates would otherwise be held against itself.
+        "translation": (say(task_type="transcribe"), say(task_type="translate", to_language=one)),
+        "target_language": (say(task_type="translate", to_language=one), say(task_type="translate", to_language=other)),
+    }
+    return [what for what, prompts in changes.items() if None not in prompts and len(set(prompts)) == len(prompts)]
+
+
+def default_target(say: Say, languages: Sequence[str]) -> str | None:
+    """The language a model translates into when none is named: that whose prompt is the same. None where there is none."""
+    unnamed = say(task_type="translate")
+    if unnamed is None:
+        return None
+    return next((code for code in languages if say(task_type="translate", to_language=code) == unnamed), None)
