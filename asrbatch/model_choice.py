@@ -38,11 +38,10 @@ def choose_asking(
     architectures = _architectures(checkpoint, engine_args)
     tokenizer = find_tokenizer(engine.tokenizer) if engine.tokenizer is not None else None
     names = None if not engine.plugins else tuple(dict.fromkeys(engine.plugins))
-    if names:
-        plugins.check_names(names)
+    plugins.check_names(names)
     if architectures == [WHISPER]:
         speech = _whisper(config, checkpoint, template_kwargs)
-        if names:
+        if plugins.versions(names):  # vLLM loads them for every model, and one that raises takes the engine down
             check_plugins(names, device.kind)
     else:
         speech = look_at(

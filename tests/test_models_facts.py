@@ -9,7 +9,7 @@ import pytest
 from conftest import REPO, write_jsonl
 
 from asrbatch import reasoning
-from asrbatch.engine import look, model_source
+from asrbatch.engine import look, model_source, plugins
 from asrbatch.errors import UsageError
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
 
@@ -158,6 +158,34 @@ def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_m
         "--plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong v"
         in said("--plugin", "angry")
     )
+
+
+def test_a_plugin_that_raises_is_named_before_any_engine_starts(cli, tmp_path, tiny_en):
+    """vLLM would load it unasked, for Whisper too, and die of it without its name."""
+    site = tmp_path / "site"
+    install_plugin(site, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
+    done = cli("transcribe", manifest, "-m", tiny_en, "-o", "o.jsonl", env=seen(site))
+    said = "plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong vLLM"
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path / "o.run.json").exists(), done.stderr
+
+
+def test_only_a_plugin_that_vllm_goes_on_without_is_a_note(tmp_path, monkeypatch):
+    install_plugin(tmp_path, "lost", "lost_plugin", "import a_package_nobody_has\ndef register(): pass\n")
+    install_plugin(tmp_path, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("VLLM_PLUGINS", "lost")
+    assert "cannot be imported" in plugins.load(None)["lost"]
+    with pytest.raises(UsageError, match="--plugin lost: "):
+        plugins.load(["lost"])
+    monkeypatch.setenv("VLLM_PLUGINS", "lost,angry")
+    with pytest.raises(UsageError, match="plugin angry: .* raised .*; vLLM does not start with it"):
+        plugins.load(None)
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    assert plugins.load(None) == {}
+    monkeypatch.setenv("VLLM_PLUGINS", "lost,nobodys")
+    with pytest.raises(UsageError, match="VLLM_PLUGINS=nobodys: no such vLLM plugin .*; installed are angry, lost"):
+        plugins.check_names(None)
 
 
 def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_path, no_model):

@@ -39,7 +39,7 @@ def _all(options: RunOptions) -> dict[str, Any]:
     from ..engine.settings import detect_device
 
     names = options.values["plugin"] or None
-    plugins.check_names(names or ())
+    plugins.check_names(names)
     return look.list_models(names, detect_device().kind)
 
 

@@ -66,13 +66,16 @@ def look_at(
     return Speech(**{**answer, "can": tuple(answer["can"])})
 
 
-def check_plugins(names: Sequence[str], device_kind: str) -> None:
+def check_plugins(names: Sequence[str] | None, device_kind: str) -> None:
     """Loads plugins where they do no harm.
 
+    Args:
+        names: an allow-list; None for what VLLM_PLUGINS says, or all.
+
     Raises:
-        UsageError: one does not work; which, and why.
+        UsageError: one that vLLM would not start with, or that was named and does not work; which, and why.
     """
-    _ask({"what": "plugins", "plugins": list(names), "device_kind": device_kind})
+    _ask({"what": "plugins", "plugins": None if names is None else list(names), "device_kind": device_kind})
 
 
 def list_models(plugins: Sequence[str] | None, device_kind: str) -> dict[str, Any]:
