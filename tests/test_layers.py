@@ -54,6 +54,7 @@ LAYERS = [
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
+    ["adapters"],
     ["model_choice"],
     ["plan", "work", "probe"],
     ["pipeline"],

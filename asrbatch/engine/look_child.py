@@ -54,6 +54,10 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
     match request["what"]:
         case "plugins":
             return {}
+        case "modules":
+            renamed = vllm_models.renamed(request["architectures"], [*request["names"], *request["has"]])
+            has = {renamed[name] for name in request["has"]}
+            return {"unknown": [name for name in request["names"] if renamed[name] not in has]}
         case "models":
             from .look_list import list_models
 
@@ -185,6 +189,7 @@ def _why_not(architectures: list[str], error: Exception, vllm_models: Any, probl
             f"vLLM {vllm_models.VERSION} has no architecture {', '.join(architectures) or 'for it (config.json names none)'}; "
             f"another vLLM, or a plugin, may (plugins installed: {there}; --plugin names those to load)"
             + "".join(f"; plugin {name}: {why}" for name, why in problems.items())
+            + f"; {_reason(error)}"
         )
     return _reason(error)
 
