@@ -4,13 +4,18 @@ import json
 import os
 import re
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import REPO, write_jsonl
+from typer.testing import CliRunner
 
 from asrbatch import reasoning
+from asrbatch.cli import app
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import look, model_source, plugins
 from asrbatch.errors import UsageError
+from asrbatch.plan import engine_plan
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
 
 
@@ -108,7 +113,19 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     assert "EmbeddingGemma2Model" not in by_name, "it hears, and writes nothing"
     assert "LlamaForCausalLM" not in by_name and "Qwen2VLForConditionalGeneration" not in by_name
     needs = by_name["Qwen3ASRForConditionalGeneration"]
+    assert {"en", "zh"} <= set(needs["languages"]), "stated in its source"
+    heirs = ("GraniteSpeechPlusForConditionalGeneration", "Qwen3ASRRealtimeGeneration")
+    assert [by_name[name]["asked"] for name in heirs] == ["transcription"] * 2, "as the classes they are made from"
+    assert by_name["InklingForConditionalGeneration"]["asked"] == "chat", "its class is handed on by a package"
+    assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
     assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)
+
+
+def test_options_of_one_checkpoint_are_not_ignored_by_the_list():
+    for option, value in (("--prompt", "x"), ("--lora", "/nowhere"), ("--language", "en")):
+        done = CliRunner().invoke(app, ["models", option, value])
+        assert isinstance(done.exception, UsageError | SystemExit) and done.exit_code, option
+        assert f"{option}: says how one checkpoint is asked" in f"{done.output}{done.exception}"
 
 
 @pytest.fixture
@@ -201,6 +218,22 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
         assert piece in done.stderr
 
 
+def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
+    """What it brings here is its configuration's class."""
+    auto = {"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody", "auto_map": {"AutoConfig": "ours.Ours"}}
+    (no_model / "config.json").write_text(json.dumps(auto))
+    source = "import pathlib\nfrom transformers import PretrainedConfig\npathlib.Path({!r}).touch()\n"
+    source += "class Ours(PretrainedConfig):\n    model_type = 'nobody'\n"
+    ran = no_model / "ran"
+    (no_model / "ours.py").write_text(source.format(str(ran)))
+    with pytest.raises(UsageError, match="no architecture Nobody.*: --trust-remote-code runs it"):
+        engine_plan(RunConfig("-", EngineConfig(str(no_model))))
+    assert not ran.exists()
+    with pytest.raises(UsageError, match="no architecture Nobody"):
+        engine_plan(RunConfig("-", EngineConfig(str(no_model), trust_remote_code=True)))
+    assert ran.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -222,7 +255,6 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
 )
 def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
     from asrbatch.commands.options import _PARAMETERS, RunOptions
-    from asrbatch.plan import engine_plan
 
     values = {name: parameter.default for name, parameter in _PARAMETERS.items()}
     option, value = arguments
