@@ -198,9 +198,8 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    if "trust_remote_code" in str(error):
-        lines.append("it brings Python code of its own: --trust-remote-code runs it")
-    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}"
+    hint = "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}{hint}"
 
 
 def _collapsed(token_ids: list[int], decode: Any) -> str:

@@ -50,7 +50,7 @@ def read(module: str, class_name: str) -> ModelSource | None:
         mentions_audio=True,
         has_interface="SupportsTranscription" in bases,
         has_placeholder=said is not None and "audio" in ast.unparse(said),
-        only_embeds="VllmModelForPooling" in bases,
+        only_embeds="VllmModelForPooling" in bases or any(_is_pooling(found.node) for found in family),
         fields=frozenset(fields_used(ast.unparse(prompt))) if prompt is not None else frozenset(),
         languages=next((codes for found in family if (codes := _languages(found))), frozenset()),
     )
@@ -123,6 +123,12 @@ def _languages(found: _Class) -> frozenset[str]:
             module, name = at.imports[name]
             at = _module(module)
     return frozenset()
+
+
+def _is_pooling(node: ast.ClassDef) -> bool:
+    """Heirs of models that write may say so of themselves."""
+    value = _assigned(node.body, "is_pooling_model")
+    return isinstance(value, ast.Constant) and value.value is True
 
 
 def _assigned(body: list[ast.stmt], name: str) -> ast.expr | None:
