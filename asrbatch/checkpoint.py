@@ -105,11 +105,12 @@ class Checkpoint:
         return whole.hexdigest()
 
 
-def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = True) -> Checkpoint:
+def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = True, weights: bool = True) -> Checkpoint:
     """Finds a checkpoint by folder or hub name and reads its JSON files.
 
     Args:
         fetch: download what the hub's cache here lacks.
+        weights: demand and fetch them, too.
 
     Raises:
         UsageError: no such folder, the hub cannot be reached and the cache lacks it, or it is no model folder.
@@ -122,7 +123,7 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
     elif name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
     else:
-        folder = _from_hub(name, revision, fetch=fetch)
+        folder = _from_hub(name, revision, fetch=fetch, weights=weights)
     config = _read_json(folder / "config.json")
     if not config:
         raise UsageError(f"--model {name}: {folder} holds no config.json, so it is not a Hugging Face checkpoint")
@@ -135,7 +136,7 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
         preprocessor_config=_preprocessor(folder),
         added_tokens=_added_tokens(folder),
     )
-    if not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
+    if weights and not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
         raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again")
     return checkpoint
 

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import adapters
 from .checkpoint import WHISPER, Checkpoint, content_files, find_tokenizer, hash_file
 from .config import RunConfig
 from .engine import plugins
 from .engine.asking import Asking
-from .engine.look import check_plugins, look_at
+from .engine.look import check_plugins, look_at, unknown_modules
 from .engine.settings import Device
 from .errors import UsageError
 from .fingerprint import SPEED_ONLY_ENGINE_ARGS
@@ -43,11 +44,10 @@ def choose_asking(
             raise UsageError(f"--tokenizer {engine.tokenizer}: is a file; give the folder it is in")
         tokenizer = find_tokenizer(engine.tokenizer)
     names = None if not engine.plugins else tuple(dict.fromkeys(engine.plugins))
-    if names:
-        plugins.check_names(names)
+    plugins.check_names(names)
     if architectures == [WHISPER]:
         speech = _whisper(config, checkpoint, template_kwargs)
-        if names:
+        if plugins.versions(names):  # vLLM loads them for every model, and one that raises takes the engine down
             check_plugins(names, device.kind)
     else:
         speech = look_at(
@@ -81,7 +81,7 @@ def choose_asking(
         chat_template_kwargs=template_kwargs,
         hotwords=config.hotwords,
         target_language=_target(config, speech),
-        **_lora(engine.lora, speech),
+        **_lora(engine.lora, speech, checkpoint, architectures, names, device.kind),
     )
 
 
@@ -209,20 +209,31 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
     return value
 
 
-def _lora(folder: str | None, speech: Speech) -> dict[str, Any]:
-    if folder is None:
+def _lora(
+    said: str | None,
+    speech: Speech,
+    checkpoint: Checkpoint,
+    architectures: list[str],
+    plugin_names: tuple[str, ...] | None,
+    device_kind: str,
+) -> dict[str, Any]:
+    if said is None:
         return {}
-    path = Path(os.path.expanduser(folder)).resolve()
-    try:
-        adapter = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
-        rank = int(adapter["r"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UsageError(f"--lora {folder}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
+    folder = Path(os.path.expanduser(said)).resolve()
+    rank = adapters.rank_of(folder, said)
     if not speech.is_whisper and "lora" not in speech.can:
-        raise UsageError(f"--lora {folder}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
+        raise UsageError(f"--lora {said}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
     if rank > _LORA_RANKS[-1]:
-        raise UsageError(f"--lora {folder}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
-    return {"lora": str(path), "lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
+        raise UsageError(f"--lora {said}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
+    changes, has = adapters.modules_of(folder, said), adapters.modules_of_checkpoint(Path(checkpoint.folder), said)
+    if has is not None and (unknown := changes - has):
+        # Files may call a module otherwise than vLLM does, which then renames both.
+        unknown = unknown_modules(unknown, has, architectures, plugin_names, device_kind)
+        if unknown:
+            count = f"{len(unknown)} of its {len(changes)} modules are not in {checkpoint.name}"
+            fix = "vLLM would ignore them; give the model it was trained on"
+            raise UsageError(f"--lora {said}: {count}, such as {min(unknown)}: {fix}")
+    return {"lora": str(folder), "lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
 
 
 def _digest(folder: str) -> str:

@@ -118,15 +118,18 @@ def _voice_choices(rules: AudioRules) -> dict[str, Any]:
     return choices_of_skips() if rules.vad_filter else {}
 
 
-def engine_plan(config: RunConfig) -> EnginePlan:
+def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
     """What is run and how it is asked.
+
+    Args:
+        weights: demand and fetch them; otherwise configuration files are enough, for whoever only asks.
 
     Raises:
         UsageError: an option the model cannot honour.
     """
     engine_args = parse_engine_args(config.engine.args)
     device = detect_device()
-    checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
+    checkpoint = open_checkpoint(config.engine.model, config.engine.revision, weights=weights)
     dtype = resolve_dtype(config.engine.dtype, checkpoint, device)
     asking = choose_asking(config, checkpoint, device, dtype, engine_args)
     speech = asking.speech

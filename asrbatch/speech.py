@@ -20,11 +20,13 @@ CHAT_PROMPT = "Transcribe the following:"
 # What can be asked of some models, to the architectures that honour it: read from the classes of vLLM 0.32, and compared
 # with those of the installed vLLM by a test. `asrbatch models` prints what is installed.
 WHICH_CAN = {
-    "language": "Whisper, CohereAsr, Gemma3n, Qwen3ASR, Qwen3OmniMoe, Voxtral, VoxtralRealtime",
-    "prompt": "Whisper, MoonshotKimia, MossTranscribeDiarize, Qwen3ASR, Qwen3OmniMoe, and models asked by their chat template",
+    "language": "Whisper, CohereAsr, Gemma3n, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, Voxtral, VoxtralRealtime",
+    "prompt": "Whisper, MoonshotKimia, MossTranscribeDiarize, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, "
+    "and models asked by their chat template",
     "hotwords": "Whisper, FunASR",
-    "translation": "multilingual Whisper (into English), Gemma3n, GlmAsr, GraniteSpeech, Qwen3ASR, Qwen3OmniMoe",
-    "target_language": "Gemma3n, GlmAsr, GraniteSpeech, Qwen3ASR, Qwen3OmniMoe",
+    "translation": "multilingual Whisper (into English), Gemma3n, GlmAsr, GraniteSpeech, GraniteSpeechPlus, Qwen3ASR, "
+    "Qwen3ASRRealtime, Qwen3OmniMoe",
+    "target_language": "Gemma3n, GlmAsr, GraniteSpeech, GraniteSpeechPlus, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe",
     "timestamps": "Whisper",
     "detection": "multilingual Whisper",
 }

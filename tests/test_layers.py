@@ -59,6 +59,7 @@ LAYERS = [
     ["engine.__init__", "compare", "report.rows", "report.unscored", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
+    ["adapters"],
     ["model_choice", "stdin_manifest"],
     ["plan", "work", "probe"],
     ["pipeline"],

@@ -5,6 +5,7 @@ Qwen2-Audio is asked by its chat template, GLM-ASR by vLLM's transcription inter
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from queue import SimpleQueue
 
@@ -14,6 +15,7 @@ import soundfile
 import tiny_models
 from asked import RATE, samples_of
 from conftest import read_jsonl, write_jsonl
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 from typer.testing import CliRunner
 
@@ -21,7 +23,7 @@ from asrbatch.checkpoint import open_checkpoint
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question
-from asrbatch.errors import ManifestError, RowError, UsageError
+from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
 from asrbatch.plan import check_row, engine_plan, row_rules
 from asrbatch.types import AudioRef, Utterance
@@ -116,6 +118,35 @@ def test_the_interface_asks_what_the_models_own_processor_makes(interface, glm, 
     assert asked == list(map(int, own)) and len(asked) > 60
 
 
+def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeypatch):
+    """The same engine, asked as a run that translates would ask it."""
+    from asrbatch.engine import vllm_models  # where vLLM is imported already
+
+    started = interface.engine._engine
+    (plain,) = interface(clips[0])
+    asking = replace(interface.plan.asking, target_language="fr")
+    own = started._asker
+    asker = type(own)(own._api, vllm_models, started._driver.engine, asking, task="translate", max_tokens=24, seed=0)
+    monkeypatch.setattr(started, "_asker", asker)
+    asked = asker.frontend.decode_all(interface.prompt_ids(clips[0]))
+    assert "translate the speech to" in asked and "French" in asked
+    (translated,) = interface(clips[0])
+    assert (translated.text, translated.avg_logprob) != (plain.text, plain.avg_logprob)
+
+
+def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
+    frontend = interface.engine._engine._asker.frontend
+    assert set(frontend.honours(clips[0])) == {"translation", "target_language"}
+
+    class Told(frontend.model):
+        @classmethod
+        def get_generation_prompt(cls, stt_params):
+            return {"prompt": f"{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}"}
+
+    monkeypatch.setattr(frontend, "model", Told)
+    assert set(frontend.honours(clips[0])) == {"language", "prompt", "hotwords"}
+
+
 @pytest.mark.parametrize("which", ["chat", "interface"])
 def test_the_audio_matters(which, request, clips):
     asked = request.getfixturevalue(which)
@@ -163,6 +194,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
     done = cli("export", tmp_path / "o.jsonl", "--format", "srt,vtt,txt,tsv,ctm,json", "--to", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     words = set(re.findall(r"[A-Za-z]{2,}", text))
+    assert words, "nothing to look for"
     for suffix in ("srt", "vtt", "txt", "tsv", "json"):
         (file,) = (p for p in (tmp_path / "out").rglob(f"*.{suffix}") if "u0" in p.name)
         assert words <= set(re.findall(r"[A-Za-z]{2,}", file.read_text())), suffix
@@ -222,6 +254,24 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     before = asked_fields(adapted.plan.asking)["lora"]
     (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
     assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
+
+
+def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path):
+    """vLLM applies what it finds by name; the rest, or all of it, without a word."""
+    lora = tiny_models.adapter(tmp_path, glm)
+    assert plan_of(glm, lora=str(lora)).asking.lora_rank == 8
+    with pytest.raises(UsageError, match="--lora .*: 2 of its 2 modules are not in .*, such as language_model.*; give the model"):
+        plan_of(tiny_en, lora=str(lora), max_tokens=None)
+    file = str(lora / "adapter_model.safetensors")
+    weights = load_file(file)
+    save_file({name.replace("layers.1.", "layers.9."): weight for name, weight in weights.items()}, file)
+    with pytest.raises(
+        UsageError, match="1 of its 2 modules are not in .*, such as .*layers.9.self_attn.q_proj: vLLM would ignore"
+    ):
+        plan_of(glm, lora=str(lora))
+    (lora / "adapter_model.safetensors").unlink()
+    with pytest.raises(UsageError, match="holds no adapter_model.safetensors"):
+        plan_of(glm, lora=str(lora))
 
 
 def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_path):
@@ -292,7 +342,8 @@ def test_the_style_can_be_chosen(glm):
     assert PROMPT in plan.speech.asked_about and plan_of(glm).speech.style == "transcription"
 
 
-def test_a_checkpoint_is_judged_without_its_weights(qwen2):
+def test_a_checkpoint_is_judged_without_its_weights(qwen2, tmp_path):
+    qwen2 = shutil.copytree(qwen2, tmp_path / "qwen2", ignore=shutil.ignore_patterns("*.safetensors"))
     done = CliRunner().invoke(app, ["models", str(qwen2), "--dtype", "float32", "--engine-arg", "max_num_seqs=4"])
     assert done.exit_code == 0, done.output
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
@@ -305,6 +356,14 @@ def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2
     assert chat.plan.speech.min_samples == 1600
     with pytest.raises(RowError, match="rejected"):
         chat.engine.prepare(np.zeros(0, np.float32), None)
+
+
+def test_the_engine_is_warmed_up_with_the_shortest_audio_it_will_get(chat):
+    """A processor may take what its encoder does not; that must show before the first row."""
+    started = chat.engine._engine
+    started._warm_up(chat.plan.speech)
+    with pytest.raises(EngineStartError, match="cannot be run: it fails at 0.0 s of audio, the least"):
+        started._warm_up(replace(chat.plan.speech, min_samples=0))
 
 
 def test_a_plain_whisper_run_has_the_fingerprint_it_always_had(tiny_en):

@@ -4,14 +4,19 @@ import json
 import os
 import re
 import sys
+from importlib.util import find_spec
 
 import pytest
 from conftest import REPO, write_jsonl
+from typer.testing import CliRunner
 
 from asrbatch import reasoning
-from asrbatch.engine import look, model_source
+from asrbatch.cli import app
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.engine import look, model_source, plugins
 from asrbatch.engine.honoured import default_target, honoured
 from asrbatch.errors import UsageError
+from asrbatch.plan import engine_plan
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
 
 
@@ -138,7 +143,19 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     assert "EmbeddingGemma2Model" not in by_name, "it hears, and writes nothing"
     assert "LlamaForCausalLM" not in by_name and "Qwen2VLForConditionalGeneration" not in by_name
     needs = by_name["Qwen3ASRForConditionalGeneration"]
+    assert {"en", "zh"} <= set(needs["languages"]), "stated in its source"
+    heirs = ("GraniteSpeechPlusForConditionalGeneration", "Qwen3ASRRealtimeGeneration")
+    assert [by_name[name]["asked"] for name in heirs] == ["transcription"] * 2, "as the classes they are made from"
+    assert by_name["InklingForConditionalGeneration"]["asked"] == "chat", "its class is handed on by a package"
+    assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
     assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)
+
+
+def test_options_of_one_checkpoint_are_not_ignored_by_the_list():
+    for option, value in (("--prompt", "x"), ("--lora", "/nowhere"), ("--language", "en")):
+        done = CliRunner().invoke(app, ["models", option, value])
+        assert isinstance(done.exception, UsageError | SystemExit) and done.exit_code, option
+        assert f"{option}: says how one checkpoint is asked" in f"{done.output}{done.exception}"
 
 
 @pytest.fixture
@@ -190,6 +207,34 @@ def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_m
     )
 
 
+def test_a_plugin_that_raises_is_named_before_any_engine_starts(cli, tmp_path, tiny_en):
+    """vLLM would load it unasked, for Whisper too, and die of it without its name."""
+    site = tmp_path / "site"
+    install_plugin(site, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
+    done = cli("transcribe", manifest, "-m", tiny_en, "-o", "o.jsonl", env=seen(site))
+    said = "plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong vLLM"
+    assert done.returncode == 2 and said in done.stderr and not (tmp_path / "o.run.json").exists(), done.stderr
+
+
+def test_only_a_plugin_that_vllm_goes_on_without_is_a_note(tmp_path, monkeypatch):
+    install_plugin(tmp_path, "lost", "lost_plugin", "import a_package_nobody_has\ndef register(): pass\n")
+    install_plugin(tmp_path, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("VLLM_PLUGINS", "lost")
+    assert "cannot be imported" in plugins.load(None)["lost"]
+    with pytest.raises(UsageError, match="--plugin lost: "):
+        plugins.load(["lost"])
+    monkeypatch.setenv("VLLM_PLUGINS", "lost,angry")
+    with pytest.raises(UsageError, match="plugin angry: .* raised .*; vLLM does not start with it"):
+        plugins.load(None)
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+    assert plugins.load(None) == {}
+    monkeypatch.setenv("VLLM_PLUGINS", "lost,nobodys")
+    with pytest.raises(UsageError, match="VLLM_PLUGINS=nobodys: no such vLLM plugin .*; installed are angry, lost"):
+        plugins.check_names(None)
+
+
 def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_path, no_model):
     site = tmp_path / "site"
     install_plugin(site, "lost", "lost_plugin", "import a_package_nobody_has\ndef register(): pass\n")
@@ -201,6 +246,22 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
         "plugin lost: lost_plugin:register",
     ):
         assert piece in done.stderr
+
+
+def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
+    """What it brings here is its configuration's class."""
+    auto = {"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody", "auto_map": {"AutoConfig": "ours.Ours"}}
+    (no_model / "config.json").write_text(json.dumps(auto))
+    source = "import pathlib\nfrom transformers import PretrainedConfig\npathlib.Path({!r}).touch()\n"
+    source += "class Ours(PretrainedConfig):\n    model_type = 'nobody'\n"
+    ran = no_model / "ran"
+    (no_model / "ours.py").write_text(source.format(str(ran)))
+    with pytest.raises(UsageError, match="no architecture Nobody.*: --trust-remote-code runs it"):
+        engine_plan(RunConfig("-", EngineConfig(str(no_model))))
+    assert not ran.exists()
+    with pytest.raises(UsageError, match="no architecture Nobody"):
+        engine_plan(RunConfig("-", EngineConfig(str(no_model), trust_remote_code=True)))
+    assert ran.exists()
 
 
 @pytest.mark.parametrize(
@@ -228,7 +289,6 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
 )
 def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
     from asrbatch.commands.options import _PARAMETERS, RunOptions
-    from asrbatch.plan import engine_plan
 
     values = {name: parameter.default for name, parameter in _PARAMETERS.items()}
     option, value = arguments

@@ -68,7 +68,7 @@ def transcribed(cli, site, thinking, tmp_path, demo_rows):
 def test_a_thought_is_kept_beside_the_answer(transcribed):
     row, record = transcribed("--plugin", PLUGIN, "--engine-mode", "process")
     assert (row["pred_text"], row["reasoning"], row["flags"]) == ("He said so.", "Hm.", [])
-    assert row["windows"][0]["reasoning"] == "Hm." and row["num_tokens"] == len(SAYS)
+    assert row["windows"][0]["reasoning"] == "Hm." and row["num_tokens"] == 3, "of the text alone"
     asked = record["sessions"][0]["engine"]["asked"]
     assert asked["architecture"] == ARCHITECTURE and asked["plugins"] == {PLUGIN: f"{PLUGIN} 1.5"}
     said = "<|im_start|>user\nTranscribe the following: <|audio_bos|><|AUDIO|>×25<|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
@@ -79,5 +79,5 @@ def test_a_thought_is_kept_beside_the_answer(transcribed):
 def test_a_template_may_begin_the_thought(transcribed):
     row, record = transcribed("--chat-template-kwargs", '{"begin_thought": true}')
     assert (row["pred_text"], row["reasoning"], row["flags"]) == ("He said so.", "Hm.", [])
-    assert row["num_tokens"] == len(SAYS) - 1, "the prompt said the first"
+    assert row["num_tokens"] == 3, "of the text alone"
     assert record["fingerprint"]["asked"]["chat_template_kwargs"] == {"begin_thought": True}

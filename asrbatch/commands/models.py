@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from .common import Verbose
 from .options import RunOptions, takes_run_options
 
@@ -38,8 +39,11 @@ def _all(options: RunOptions) -> dict[str, Any]:
     from ..engine import look, plugins
     from ..engine.settings import detect_device
 
+    for name in options.given:
+        if name != "plugin":
+            raise UsageError(f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out")
     names = options.values["plugin"] or None
-    plugins.check_names(names or ())
+    plugins.check_names(names)
     return look.list_models(names, detect_device().kind)
 
 
@@ -48,7 +52,7 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     from ..plan import audio_rules, engine_plan
 
     config = options.config(environment={}, manifest="-", model=checkpoint)
-    plan = engine_plan(config)
+    plan = engine_plan(config, weights=False)
     rules, speech = audio_rules(config, plan.speech), plan.speech
     return {
         "architecture": speech.architecture,
@@ -68,7 +72,6 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
         "device": plan.device.name,
         "quantization": (plan.checkpoint.config.get("quantization_config") or {}).get("quant_method"),
         "plugins": plan.asking.plugin_versions,
-        "digest": plan.checkpoint.digest,
     }
 
 

@@ -264,11 +264,12 @@ class RunOptions:
 
     Attributes:
         values: every option's value, by parameter name.
+        given: the names of those that were written.
     """
 
     def __init__(self, values: dict[str, Any], given: list[str]):
         self.values = values
-        self._given = given
+        self.given = given
 
     def config(self, *, environment: dict[str, str], **changes: Any) -> RunConfig:
         """The options as a `RunConfig`.
@@ -344,7 +345,7 @@ class RunOptions:
         words: list[str] = []
         for name, parameter in _PARAMETERS.items():
             value = changes.get(name, self.values[name])
-            if name in without or (name not in self._given and name not in changes) or value is None:
+            if name in without or (name not in self.given and name not in changes) or value is None:
                 continue
             info = parameter.annotation.__metadata__[0]
             if isinstance(info, typer.models.ArgumentInfo):
@@ -355,7 +356,7 @@ class RunOptions:
                 words.append(option)
             elif value is False:
                 # Of options that have two names; the others are off without being mentioned.
-                words += [second for second in _secondary(info, option) if name in self._given or name in changes]
+                words += [second for second in _secondary(info, option) if name in self.given or name in changes]
             else:
                 for each in value if isinstance(value, list) else [value]:
                     text = str(each.value if isinstance(each, Enum) else each)

@@ -4,6 +4,8 @@ The prompt goes with the features here, so a window's language must be known whe
 timestamps, or is asked with the text before a window.
 """
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -64,12 +66,13 @@ class GenerativeAsker:
 
     def read(self, request: Request, question: Question, done: Any) -> Generation:
         frontend, last = self.frontend, done.finish_reason == "stop"
+        parts = reasoning.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
+        thought = self._thought(done.token_ids) if parts.reasoning is not None else 0
         # A token of the text, and where it came to that, the end token.
-        is_text = [not frontend.is_special(i) for i in done.token_ids]
+        is_text = [n >= thought and not frontend.is_special(i) for n, i in enumerate(done.token_ids)]
         counted = [p for p, text in zip(done.logprobs, is_text, strict=False) if text]
         if last and is_text and not is_text[-1]:
             counted += done.logprobs[-1:]
-        parts = reasoning.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
         return Generation(
             text=frontend.post_process(parts.text),
             num_tokens=sum(is_text),
@@ -84,6 +87,11 @@ class GenerativeAsker:
             reasoning=parts.reasoning,
             is_cut=parts.is_unclosed,
         )
+
+    def _thought(self, token_ids: Sequence[int]) -> int:
+        """How many tokens an answer's thought takes, its tags included; all where it does not end."""
+        lengths = range(len(token_ids))
+        return bisect_left(lengths, True, key=lambda n: reasoning.CLOSE in self.frontend.decode(token_ids[:n], self._kept))
 
     def _is_opened(self, request: Request) -> bool:
         return reasoning.ends_open(self.frontend.decode_all(self._api.prompt_ids(request.engine_input)[-8:]))

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ..errors import EngineStartError, UsageError
@@ -69,13 +69,34 @@ def look_at(
     return Speech(**{**answer, "can": tuple(answer["can"])})
 
 
-def check_plugins(names: Sequence[str], device_kind: str) -> None:
+def check_plugins(names: Sequence[str] | None, device_kind: str) -> None:
     """Loads plugins where they do no harm.
 
+    Args:
+        names: an allow-list; None for what VLLM_PLUGINS says, or all.
+
     Raises:
-        UsageError: one does not work; which, and why.
+        UsageError: one that vLLM would not start with, or that was named and does not work; which, and why.
     """
-    _ask({"what": "plugins", "plugins": list(names), "device_kind": device_kind})
+    _ask({"what": "plugins", "plugins": None if names is None else list(names), "device_kind": device_kind})
+
+
+def unknown_modules(
+    names: Collection[str],
+    has: Collection[str],
+    architectures: Sequence[str],
+    plugins: Sequence[str] | None,
+    device_kind: str,
+) -> list[str]:
+    """Which modules of an adapter a checkpoint lacks, once vLLM's class has renamed both as it does when it loads them.
+
+    Args:
+        names: of the adapter.
+        has: of the checkpoint.
+    """
+    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
+    asked = {"what": "modules", "names": sorted(names), "has": sorted(has), "architectures": list(architectures)}
+    return _ask({**asked, **settled})["unknown"]
 
 
 def list_models(plugins: Sequence[str] | None, device_kind: str) -> dict[str, Any]:

@@ -58,6 +58,10 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
     match request["what"]:
         case "plugins":
             return {}
+        case "modules":
+            renamed = vllm_models.renamed(request["architectures"], [*request["names"], *request["has"]])
+            has = {renamed[name] for name in request["has"]}
+            return {"unknown": [name for name in request["names"] if renamed[name] not in has]}
         case "models":
             from .look_list import list_models
 
@@ -216,6 +220,7 @@ def _why_not(architectures: list[str], error: Exception, vllm_models: Any, probl
             f"vLLM {vllm_models.VERSION} has no architecture {', '.join(architectures) or 'for it (config.json names none)'}; "
             f"another vLLM, or a plugin, may (plugins installed: {there}; --plugin names those to load)"
             + "".join(f"; plugin {name}: {why}" for name, why in problems.items())
+            + f"; {_reason(error)}"
         )
     return _reason(error)
 
@@ -224,9 +229,8 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    if "trust_remote_code" in str(error):
-        lines.append("it brings Python code of its own: --trust-remote-code runs it")
-    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}"
+    hint = "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}{hint}"
 
 
 def _collapsed(token_ids: list[int], decode: Any) -> str:

@@ -3,6 +3,7 @@
 A class that cannot be imported here, for want of a package, is listed with what it lacks if its source says that it hears.
 """
 
+import importlib.util
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,11 @@ _LETS = {
     "request_prompt": ["prompt"],
     "hotwords": ["hotwords"],
     "to_language": ["translation", "target_language"],
+}
+# Packages that transformers' processor of a model asks for only when it is made.
+_ALSO_NEEDS = {
+    "GraniteSpeechForConditionalGeneration": ["torchaudio"],
+    "GraniteSpeechPlusForConditionalGeneration": ["torchaudio"],
 }
 
 
@@ -42,9 +48,10 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
         asked = INTERFACE_STYLE if source.has_interface else CHAT_STYLE
         can = _can(source.fields) if source.has_interface else ["prompt"]
         lacks = getattr(e, "name", None) or " ".join(f"{type(e).__name__}: {e}".split())[:120]
-        return {**_empty(name), "asked": asked, "can": can, "lacks": lacks}
+        return {**_empty(name), "asked": asked, "can": can, "languages": sorted(source.languages), "lacks": lacks}
     if vllm_models.has_interface(model):
-        return _with_interface(name, model)
+        lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
+        return {**_with_interface(name, model), "lacks": lacks}
     if (placeholder := vllm_models.placeholder_of(model)) is None or not vllm_models.generates_text(model):
         return None
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}

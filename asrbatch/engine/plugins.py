@@ -1,12 +1,15 @@
 """vLLM's plugins: which are installed, and why one does not work. Imports no vllm itself; the plugins do.
 
 vLLM says nothing about a plugin that is named and not installed, and only logs one that cannot be imported; both show much
-later as an unknown architecture. Here the culprit is named.
+later as an unknown architecture. One that raises while it registers takes the engine down, and vLLM does not say which. Here the
+culprit is named.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import NamedTuple
 
 from ..errors import UsageError
 
@@ -26,19 +29,27 @@ def versions(names: Sequence[str] | None) -> dict[str, str]:
     Args:
         names: an allow-list; None for what VLLM_PLUGINS says, or all.
     """
-    said = os.environ.get("VLLM_PLUGINS")
-    allowed = names if names is not None else None if said is None else said.split(",")
+    allowed = names if names is not None else _of_environment()
     found = [point for point in installed() if allowed is None or point.name in allowed]
     return {point.name: f"{point.dist.name} {point.dist.version}" for point in found if point.dist is not None}
 
 
-def check_names(names: Sequence[str]) -> None:
-    """Raises UsageError for one that is not installed."""
+def check_names(names: Sequence[str] | None) -> None:
+    """Raises UsageError for one that is not installed.
+
+    Args:
+        names: an allow-list; None for what VLLM_PLUGINS says, which may also name plugins of vLLM's other groups.
+    """
     there = [point.name for point in installed()]
-    for name in names:
-        if name not in there:
+    if names is not None:
+        known, option = set(there), "--plugin "
+    elif names := _of_environment():
+        groups = [group for group in entry_points().groups if group.startswith("vllm.")]
+        known, option = {point.name for group in groups for point in entry_points(group=group)}, "VLLM_PLUGINS="
+    for name in names or ():
+        if name and name not in known:
             has = f"installed are {', '.join(there)}" if there else "none is installed"
-            raise UsageError(f"--plugin {name}: no such vLLM plugin in this environment ({GROUP}); {has}")
+            raise UsageError(f"{option}{name}: no such vLLM plugin in this environment ({GROUP}); {has}")
 
 
 def load(names: Sequence[str] | None) -> dict[str, str]:
@@ -48,33 +59,50 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
         names: an allow-list; None for what VLLM_PLUGINS says, or all.
 
     Returns:
-        What is wrong with those that nobody named: vLLM goes on without them.
+        Why some that nobody named cannot be imported: vLLM goes on without them.
 
     Raises:
-        UsageError: one that was named is not installed, cannot be imported, or raised; with its cause.
+        UsageError: one that was named is not installed or cannot be imported, or any raised; with its cause.
     """
-    check_names(names or ())
+    check_names(names)
     problems = {}
     for point in installed():
         if point.name in versions(names) and (problem := problem_of(point)):
             if names is not None:
-                raise UsageError(f"--plugin {point.name}: {problem}")
-            problems[point.name] = problem
+                raise UsageError(f"--plugin {point.name}: {problem.text}")
+            if problem.is_fatal:
+                fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
+                raise UsageError(f"plugin {point.name}: {problem.text}; vLLM does not start with it: {fix}")
+            problems[point.name] = problem.text
     return problems
 
 
-def problem_of(point: EntryPoint) -> str | None:
-    """Imports and registers a plugin; why it does not work here, None when it does."""
+class Problem(NamedTuple):
+    """Why a plugin does not work here; `is_fatal` where vLLM does not go on without it."""
+
+    text: str
+    is_fatal: bool
+
+
+@functools.cache
+def problem_of(point: EntryPoint) -> Problem | None:
+    """Imports and registers a plugin; None when it works."""
     of = f" (from {point.dist.name} {point.dist.version})" if point.dist is not None else ""
     try:
         register = point.load()
     except Exception as e:  # whatever its import does
-        return f"{point.value}{of} cannot be imported: {type(e).__name__}: {_one_line(e)}"
+        return Problem(f"{point.value}{of} cannot be imported: {type(e).__name__}: {_one_line(e)}", is_fatal=False)
     try:
         register()
     except Exception as e:
-        return f"{point.value}{of} raised while it registered its models: {type(e).__name__}: {_one_line(e)}"
+        why = f"{type(e).__name__}: {_one_line(e)}"
+        return Problem(f"{point.value}{of} raised while it registered its models: {why}", is_fatal=True)
     return None
+
+
+def _of_environment() -> list[str] | None:
+    said = os.environ.get("VLLM_PLUGINS")
+    return None if said is None else said.split(",")
 
 
 def _one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from ..checkpoint import Checkpoint
 from ..errors import EngineDiedError, EngineStartError, RowError
 from ..prompts import WhisperPrompts
-from ..speech import whisper_speech
+from ..speech import Speech, whisper_speech
 from ..types import Generation
 from . import environment
 from .ask_generative import GenerativeAsker
@@ -88,6 +88,8 @@ def start_engine(
 
     try:
         return SpeechEngine(vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver)
+    except EngineStartError:
+        raise
     except Exception as e:
         raise EngineStartError(f"the engine did not start: {_root(e)}") from e
 
@@ -129,7 +131,7 @@ class SpeechEngine:
             "sampling_params": [self._asker.recorded_params(temperature) for temperature in temperatures],
             **self._asker.facts,
         }
-        self._warm_up(asking.speech.sample_rate)
+        self._warm_up(asking.speech)
 
     def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
         try:
@@ -167,14 +169,28 @@ class SpeechEngine:
         else:
             self.deliver(key, outcome)
 
-    def _warm_up(self, sample_rate: int) -> None:
-        """One second of silence through the whole way, before any clock runs: first requests compile and allocate."""
-        silence = np.zeros(sample_rate, np.float32)
+    def _warm_up(self, speech: Speech) -> None:
+        """One second of silence through the whole way, before any clock runs: first requests compile and allocate.
+
+        Then the least audio that a row may have: a processor takes what an encoder may die of. Whisper's is always as long.
+        """
         for question in self._asker.warm_ups:
-            self.submit(_WARM_UP, self.prepare(silence, None), question)
-            outcome = self._warmed_up.get()
-            if isinstance(outcome, Failure):
-                raise outcome.error
+            self._ask_silence(speech.sample_rate, question)
+        if speech.is_whisper:
+            return
+        try:
+            self._ask_silence(speech.min_samples, self._asker.warm_ups[0])
+        except Exception as e:
+            least = f"{speech.min_samples / speech.sample_rate} s of audio, the least that its processor takes"
+            raise EngineStartError(
+                f"{speech.architecture} cannot be run: it fails at {least}, and so would a row: {_root(e)}"
+            ) from e
+
+    def _ask_silence(self, num_samples: int, question: Question) -> None:
+        self.submit(_WARM_UP, self.prepare(np.zeros(num_samples, np.float32), None), question)
+        outcome = self._warmed_up.get()
+        if isinstance(outcome, Failure):
+            raise outcome.error
 
     def _read(self, request: Request, question: Question, output: Any) -> Generation | Failure:
         done = self._api.finished(output)

@@ -34,6 +34,7 @@ __all__ = [
     "model_of",
     "placeholder_of",
     "registered",
+    "renamed",
     "source_of",
     "without_engine",
 ]
@@ -309,6 +310,17 @@ def source_of(architecture: str) -> tuple[str | None, str]:
     """The module and the class of an architecture that is not imported yet; no module where it is."""
     model = ModelRegistry.models[architecture]
     return getattr(model, "module_name", None), getattr(model, "class_name", "")
+
+
+def renamed(architectures: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
+    """Modules as checkpoints and adapters call them, to how vLLM's class does."""
+    known = registered()
+    model = next((known[name]() for name in architectures if name in known), None)
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is None:
+        return {name: name for name in modules}
+    # The patterns of some classes end in a dot, as modules do only inside a tensor's name.
+    return {name: next(iter(mapper.apply_list([f"{name}.weight"])), name) for name in modules}
 
 
 def hold_plugins() -> None:
