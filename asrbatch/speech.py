@@ -10,6 +10,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import UsageError
+from .languages import find
 
 # By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio part.
 WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
@@ -86,14 +87,13 @@ class Speech:
             )
 
     def check_language(self, language: str, option: str) -> str:
-        """The model's own code for a language (`EN`, `en-US`, `en_us` → `en`).
+        """The model's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
         Raises:
             UsageError: it cannot be told a language, or lacks this one.
         """
         self.check("language", option)
-        code = language.strip().lower().replace("_", "-").split("-")[0]
-        if code in self.languages:
+        if (code := find(language, self.languages)) is not None:
             return code
         raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")
 
