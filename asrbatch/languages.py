@@ -3,6 +3,7 @@
 Knows nothing of models and of normalisers.
 """
 
+from collections.abc import Collection
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -46,3 +47,8 @@ def _codes() -> dict[str, str]:
         code, _, others = line.partition(": ")
         found.update(dict.fromkeys((code, *others.split(", ")), code))
     return found
+
+
+def find(lang: str, known: Collection[str]) -> str | None:
+    """Which of a model's codes a language is that someone wrote as `EN`, `en-US`, `en_us`, `eng` or `English`; None for none."""
+    return next((code for code in (subtag(lang), primary(lang)) if code in known), None)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from .errors import ManifestError
+from .languages import primary
 from .pipes import PIPE, check_pipe, run_pipe
 from .rows import BadRow, Row, audio_ref, show, show_text
 from .types import AudioRef
@@ -132,8 +133,8 @@ def _said(supervisions: list[Any]) -> dict[str, Any]:
     languages = {s.language for s in supervisions if s.language}
     if len(languages) == 1:
         (language,) = languages
-        # A name such as "English" tells a person, and a code the model.
-        fields["lang" if _CODE.fullmatch(language) else "language_name"] = language
+        # What is no language that can be looked up tells a person something.
+        fields["lang" if _CODE.fullmatch(primary(language)) else "language_name"] = language
     speakers = {s.speaker for s in supervisions if s.speaker}
     if len(speakers) == 1:
         fields |= {"speaker": speakers.pop()}

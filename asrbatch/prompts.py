@@ -18,7 +18,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import RowError, UsageError
-from .languages import subtag
+from .languages import find
 from .timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
 from .types import Segment
 
@@ -124,13 +124,12 @@ class WhisperPrompts:
         return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
 
     def check_language(self, language: str) -> str:
-        """The checkpoint's own code for a language (`EN`, `en-US`, `en_us` → `en`).
+        """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
         Raises:
             UsageError: the checkpoint lacks it.
         """
-        code = subtag(language)
-        if code in self.checkpoint.languages:
+        if (code := find(language, self.checkpoint.languages)) is not None:
             return code
         name = self.checkpoint.name
         if not self.checkpoint.is_multilingual:

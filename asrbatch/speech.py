@@ -10,7 +10,7 @@ from typing import Any
 
 from .checkpoint import Checkpoint
 from .errors import UsageError
-from .languages import subtag
+from .languages import find
 
 # By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio part.
 WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
@@ -91,14 +91,13 @@ class Speech:
             )
 
     def check_language(self, language: str, option: str) -> str:
-        """The model's own code for a language (`EN`, `en-US`, `en_us` → `en`).
+        """The model's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
         Raises:
             UsageError: it cannot be told a language, or lacks this one.
         """
         self.check("language", option)
-        code = subtag(language)
-        if code in self.languages:
+        if (code := find(language, self.languages)) is not None:
             return code
         raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile as sf
-from fuzz_seeds import RATE, make_seeds
+from fuzz_seeds import RATE, left_out, make_seeds
 
 from asrbatch.decoding import Decoder, DecodeRequest, HeaderRequest
 from asrbatch.errors import RowError
@@ -249,6 +249,8 @@ def main() -> int:
         parser.error(f"--speech {asked.speech}: {rate} Hz, {samples.ndim} dimensions; must be 16 kHz, mono")
     with tempfile.TemporaryDirectory() as folder:
         seeds = make_seeds(samples, Path(folder))
+    if missing := left_out(seeds):
+        _say(f"{len(missing)} kinds cannot be written here and are left out: {', '.join(missing)}")
     outcomes = fuzz(seeds, asked.count, asked.seed, num_workers=asked.workers, keep=asked.keep, say=_say)
     print("\n".join(table(outcomes)))
     findings = [f"{name} {finding}" for name, outcome in outcomes.items() for finding in outcome.findings]

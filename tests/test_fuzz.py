@@ -22,7 +22,8 @@ def scripts():
 def test_no_damaged_file_crashes_hangs_or_swells_a_decoder(scripts, speech_wav, tmp_path):
     fuzz_audio, fuzz_seeds = scripts
     seeds = fuzz_seeds.make_seeds(sf.read(speech_wav, dtype="float32", frames=8000)[0], tmp_path)
-    assert {"wav 16", "flac 16", "aiff", "au", "w64", "caf", "mp3", "opus", "ogg vorbis", "m4a aac", "webm opus"} <= set(seeds)
+    # PyAV's FFmpeg cannot write these; all others must be there, or they would go untried without a word.
+    assert fuzz_seeds.left_out(seeds) == ["webm vorbis", "ogg speex", "caf aac"]
     outcomes = fuzz_audio.fuzz(seeds, COUNT, seed=1)
     assert [finding for outcome in outcomes.values() for finding in outcome.findings] == []
     total = fuzz_audio._sum(outcomes)

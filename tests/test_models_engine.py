@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
@@ -23,6 +24,7 @@ from asrbatch.checkpoint import open_checkpoint
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question
+from asrbatch.engine.honoured import honoured
 from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
 from asrbatch.plan import check_row, engine_plan, row_rules
@@ -136,7 +138,8 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
 
 def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
     frontend = interface.engine._engine._asker.frontend
-    assert set(frontend.honours(clips[0])) == {"translation", "target_language"}
+    say, languages = partial(frontend.say, clips[0]), list(frontend.model.supported_languages)
+    assert set(honoured(say, languages)) == {"translation", "target_language"}
 
     class Told(frontend.model):
         @classmethod
@@ -144,7 +147,7 @@ def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips
             return {"prompt": f"{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}"}
 
     monkeypatch.setattr(frontend, "model", Told)
-    assert set(frontend.honours(clips[0])) == {"language", "prompt", "hotwords"}
+    assert set(honoured(say, languages)) == {"language", "prompt", "hotwords"}
 
 
 @pytest.mark.parametrize("which", ["chat", "interface"])

@@ -179,7 +179,7 @@ def test_a_word_added_to_the_vocabulary_is_text():
 # What is refused
 
 
-@pytest.mark.parametrize("written", ["de", "DE", "de-AT", "de_at", " De "])
+@pytest.mark.parametrize("written", ["de", "DE", "de-AT", "de_at", " De ", "deu", "ger", "German", "deu-AT"])
 def test_language_as_people_write_it(prompts, written):
     assert prompts.check_language(written) == "de"
 
@@ -188,7 +188,7 @@ def test_languages_of_three_letters(prompts):
     assert [prompts.check_language(code) for code in ("haw", "yue-Hant-HK")] == ["haw", "yue"]
 
 
-@pytest.mark.parametrize("written", ["xx", "german", "", "-", "d e"])
+@pytest.mark.parametrize("written", ["xx", "germanic", "", "-", "d e"])
 def test_language_the_checkpoint_lacks(prompts, written):
     with pytest.raises(UsageError) as error:
         prompts.check_language(written)

@@ -15,6 +15,7 @@ from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, RowError, UsageError
+from asrbatch.languages import find
 from asrbatch.manifest import open_manifest
 from asrbatch.source_options import SourceOptions
 
@@ -468,3 +469,16 @@ def test_audio_in_another_folder_than_its_list(cli, tmp_path, rows):
         open_manifest(MAKERS["parquet"](tmp_path, rows), options=SourceOptions(folder="/x"))
     with pytest.raises(UsageError, match="--audio-folder: paths on standard input are relative to the current folder"):
         _ = RunConfig("-", EngineConfig("x"), output="o.jsonl", audio_folder="clips").reading
+
+
+def test_a_language_is_the_same_however_a_source_writes_it(tmp_path, rows):
+    """Also of cuts, of which a tag or a name once passed for no language."""
+    for kind in ("lhotse", "kaldi", "csv", "jsonl"):
+        for number, lang in enumerate(("fr", "fr-FR", "fra", "French")):
+            (tmp_path / f"{kind}{number}").mkdir()
+            source = MAKERS[kind](tmp_path / f"{kind}{number}", [{**rows[0], "lang": lang}])
+            read = open_manifest(source).read(0)
+            assert read.lang == lang and find(read.lang, {"de", "fr"}) == "fr"
+    (tmp_path / "other").mkdir()
+    other = open_manifest(MAKERS["lhotse"](tmp_path / "other", [{**rows[0], "lang": "Klingonese"}])).read(0)
+    assert other.lang is None and other.fields["language_name"] == "Klingonese"
