@@ -134,19 +134,6 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
     assert (translated.text, translated.avg_logprob) != (plain.text, plain.avg_logprob)
 
 
-def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
-    frontend = interface.engine._engine._asker.frontend
-    assert set(frontend.honours(clips[0])) == {"translation", "target_language"}
-
-    class Told(frontend.model):
-        @classmethod
-        def get_generation_prompt(cls, stt_params):
-            return {"prompt": f"{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}"}
-
-    monkeypatch.setattr(frontend, "model", Told)
-    assert set(frontend.honours(clips[0])) == {"language", "prompt", "hotwords"}
-
-
 @pytest.mark.parametrize("which", ["chat", "interface"])
 def test_the_audio_matters(which, request, clips):
     asked = request.getfixturevalue(which)
