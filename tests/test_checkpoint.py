@@ -310,6 +310,9 @@ def test_cache_with_configuration_but_no_weights(hub):
     (snapshot / "model.safetensors").unlink()
     done = in_new_process(OPEN.format(revisions=[None]), HF_HOME=str(home), HF_HUB_OFFLINE="1")
     assert f"{snapshot} holds no weights" in done.stdout
+    judged = OPEN.format(revisions=[None]).replace("revision)", "revision, weights=False)")
+    said = in_new_process(judged, HF_HOME=str(home), HF_HUB_OFFLINE="1").stdout
+    assert said.startswith(str(snapshot)), "whoever only asks about it needs none"
 
 
 def test_import_is_light(tmp_path):
