@@ -99,6 +99,11 @@ class Manifest:
         return self._reader.line(index) if hasattr(self._reader, "line") else None
 
     @property
+    def in_groups(self) -> bool:
+        """Whether audio is read in groups of neighbouring rows: a single row costs what stands before it in its group."""
+        return getattr(self._reader, "in_groups", False)
+
+    @property
     def has_plain_lines(self) -> bool:
         """Whether each line of its files is a row under our names."""
         return getattr(self._reader, "is_plain", False)

@@ -83,6 +83,11 @@ class TableReader:
             if field.name == self._audio or self._rename.ours(field.name) in KNOWN_FIELDS or not _is_heavy(field.type)
         ]
 
+    @property
+    def in_groups(self) -> bool:
+        """See `manifest.Manifest`."""
+        return getattr(self._table, "in_groups", False)
+
     def rows(self) -> Iterator[Row | BadRow]:
         index = 0
         for batch, in_cell in self._table.scan(self._scanned):

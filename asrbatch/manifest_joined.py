@@ -42,6 +42,10 @@ class JoinedReader:
         return reader.where(own)
 
     @property
+    def in_groups(self) -> bool:
+        return any(getattr(reader, "in_groups", False) for reader in self._readers)
+
+    @property
     def is_plain(self) -> bool:
         return all(getattr(reader, "is_plain", False) for reader in self._readers)
 

@@ -86,6 +86,11 @@ class ParquetTable:
         self._light_batches = _Batches(partial(self._read, names=self._light, batch_bytes=_LIGHT_BATCH_BYTES))
         self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
 
+    @property
+    def in_groups(self) -> bool:
+        """Whether audio lies in row groups of several rows, where one cannot be read without those before it."""
+        return any(held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True))
+
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
         wanted = [light for light, name in zip(self._light, self.schema.names, strict=True) if name in columns]
         for group, may_hold_bytes in zip(self._groups, self._may_hold_bytes, strict=True):

@@ -91,7 +91,7 @@ class Plan:
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
             asked=asked_fields(self.engine.asking),
-            audio_folder=self.manifest.audio_folder if kept is None else kept.folder,
+            audio_folder=kept.folder if kept is not None else config.reading.folder or self.manifest.audio_folder,
             **chunk_fields(self.sharding),
         )
 
@@ -179,7 +179,7 @@ def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
         if config.strategy != "balanced":
             raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
         return None
-    return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy)
+    return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy, in_groups=manifest.in_groups)
 
 
 @dataclass(frozen=True)

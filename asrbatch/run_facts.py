@@ -1,5 +1,6 @@
 """What stands beside a rows file: is the run complete, what was it asked, how fast was it. Knows nothing of error rates."""
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,17 @@ class RunFacts:
 
     @property
     def audio_folder(self) -> Path:
-        """What relative audio paths are relative to: the manifest's folder; without a record, that of the predictions."""
+        """What relative audio paths are relative to: where the run looked, or the manifest's folder; without a record, that of
+        the predictions."""
+        if folder := self._fingerprint.get("audio_folder"):
+            return Path(folder)
         if self.manifest_source is None:
             return self._files[0].parent
-        source = Path(self.manifest_source)
-        return source if source.is_dir() else source.parent
+        source = Path(self.manifest_source.split(",")[0])
+        is_folder = glob.has_magic(str(source)) or source.is_dir()
+        while glob.has_magic(str(source)):
+            source = source.parent
+        return source if is_folder else source.parent
 
     @property
     def manifest_digest(self) -> str | None:

@@ -25,9 +25,12 @@ class Sharding:
         durations_s: float [rows], seconds; NaN where the manifest does not say.
         num_chunks: at least 1; more chunks than rows leave some empty.
         strategy: one of `STRATEGIES`.
+        in_groups: audio is read in groups of neighbouring rows (Parquet).
 
     Attributes:
-        strategy: the one in effect: `balanced` is `strided` where no row states its duration.
+        strategy: the one in effect: `balanced` is `consecutive` where audio is read in groups, so that a chunk reads as little as
+            it can of what others transcribe, otherwise `strided` where no row states its duration. Dealt out again under that
+            name, the result is the same.
         num_without_duration: rows that `balanced` had to deal out in turn; 0 for the others.
         chunk_of: int32 [rows], the chunk of every row. Read-only.
 
@@ -35,13 +38,15 @@ class Sharding:
         UsageError: an unknown strategy, or no chunks.
     """
 
-    def __init__(self, durations_s: np.ndarray, num_chunks: int, strategy: str = "balanced"):
+    def __init__(self, durations_s: np.ndarray, num_chunks: int, strategy: str = "balanced", *, in_groups: bool = False):
         if strategy not in STRATEGIES:
             raise UsageError(f"--strategy {strategy}: must be one of {', '.join(STRATEGIES)}")
         if num_chunks < 1:
             raise UsageError(f"--num-chunks {num_chunks}: must be at least 1")
         self.num_chunks = num_chunks
         self._durations_s = durations_s
+        if strategy == "balanced" and in_groups:
+            strategy = "consecutive"
         absent = int(np.isnan(durations_s).sum()) if strategy == "balanced" else 0
         self.num_without_duration = absent
         self.strategy = "strided" if strategy == "balanced" and absent == len(durations_s) else strategy

@@ -209,7 +209,7 @@ class Survey:
                 the stated ones. Rows are dealt out by what the manifest states all the same.
         """
         stated_s = self.manifest.scan.durations_s
-        sharding = Sharding(stated_s, num_chunks, strategy)
+        sharding = Sharding(stated_s, num_chunks, strategy, in_groups=self.manifest.in_groups)
         known_s = stated_s if measured_s is None else np.where(np.isnan(measured_s), stated_s, measured_s)
         audio_s = np.bincount(sharding.chunk_of, np.nan_to_num(known_s), minlength=num_chunks)
         num_unknown = np.bincount(sharding.chunk_of, np.isnan(known_s), minlength=num_chunks).astype(np.int64)

@@ -420,7 +420,7 @@ def test_a_chunk_reads_the_row_groups_of_its_own_rows_only(job, tmp_path):
     assert {group.path_in_schema for group in groups} == {"audio.bytes"}
     spans = [(group.data_page_offset, group.data_page_offset + group.total_compressed_size) for group in groups]
     with file_server.http(path.parent) as url:
-        summary = job(f"{url}/m.parquet", 8, 2, strategy="consecutive")
+        summary = job(f"{url}/m.parquet", 8, 2)
         asked = (path.parent / "requests.log").read_text().splitlines()
     indexes = sorted(row["index"] for row in read_jsonl(summary.paths.rows))
     assert indexes == list(range(indexes[0], indexes[-1] + 1)) and 100 <= indexes[0] < 140 <= indexes[-1] < 200

@@ -79,6 +79,26 @@ def test_a_nemo_manifest_has_the_fields_of_the_input_and_can_be_scored(tmp_path)
     assert theirs["wer_percent"] == ours["wer_percent"] and theirs["failed"] == 0
 
 
+@pytest.mark.parametrize(
+    ("source", "found", "folder"),
+    [
+        ("/data/list.jsonl", None, "/data"),
+        ("/data/a.jsonl,/data/b.jsonl", None, "/data"),
+        ("/data/**/*.wav", None, "/data"),
+        ("/data/set[ab]/x.wav", None, "/data"),
+        ("-", "/began/here", "/began/here"),
+        ("/data/wav.scp", "/elsewhere", "/elsewhere"),
+    ],
+)
+def test_paths_are_relative_to_where_the_run_looked(tmp_path, source, found, folder):
+    path = run_of(tmp_path, [{**PAIRS[0], "audio_filepath": "a/b.wav"}])
+    fingerprint = {"audio_folder": found} if found else {}
+    record = {"manifest": {"source": source, "rows": 1}, "total_rows": 1, "fingerprint": fingerprint, "sessions": []}
+    (tmp_path / "out.run.json").write_text(json.dumps(record))
+    (row,) = read_jsonl(export(path, ["nemo"]).results["nemo"])
+    assert row["audio_filepath"] == f"{folder}/a/b.wav"
+
+
 def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_path):
     rows = [
         {"id": "stated", "index": 0, "status": "ok", "pred_text": "a", "duration": 2.0, "audio_s": 1.9, "text": "a"},

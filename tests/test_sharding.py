@@ -126,6 +126,16 @@ def test_consecutive_is_in_order_and_within_one_row_of_even(durations_s, num_chu
         assert abs(num_chunks * load - sum(costs)) <= num_chunks * max(costs, default=0)
 
 
+@settings(max_examples=50, deadline=None)
+@given(durations, counts)
+def test_audio_in_groups_is_dealt_out_in_order_and_the_same_again_by_the_name_that_is_noted(durations_s, num_chunks):
+    dealt = Sharding(durations_s, num_chunks, "balanced", in_groups=True)
+    assert dealt.strategy == "consecutive" and dealt.num_without_duration == 0
+    assert Sharding(durations_s, num_chunks, dealt.strategy).digest == dealt.digest
+    for strategy in ("contiguous", "strided"):
+        assert Sharding(durations_s, num_chunks, strategy, in_groups=True).strategy == strategy
+
+
 def test_longest_first_onto_the_lightest():
     durations_s = np.array([1, 2, 3, 3, 2, 1], np.float32)
     assert Sharding(durations_s, 2, "balanced").chunk_of.tolist() == [0, 0, 0, 1, 1, 1]
