@@ -119,8 +119,8 @@ def test_consecutive_is_in_order_and_within_one_row_of_even(durations_s, num_chu
     sharding = Sharding(durations_s, num_chunks, "consecutive")
     chunks = sharding.chunk_of.tolist()
     assert chunks == sorted(chunks) and set(chunks) <= set(range(num_chunks))
-    stated = [max(1, round(s * 1000)) for s in durations_s.tolist() if s == s] or [1]
-    costs = [max(1, round(s * 1000)) if s == s else sum(stated) // len(stated) for s in durations_s.tolist()]
+    stated = [min(10**9, max(1, round(s * 1000))) for s in durations_s.tolist() if s == s] or [1]
+    costs = [min(10**9, max(1, round(s * 1000))) if s == s else sum(stated) // len(stated) for s in durations_s.tolist()]
     for chunk in range(num_chunks):
         load = sum(cost for cost, of in zip(costs, sharding.chunk_of.tolist(), strict=True) if of == chunk)
         assert abs(num_chunks * load - sum(costs)) <= num_chunks * max(costs, default=0)
