@@ -8,7 +8,7 @@ import zlib
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from .bootstrap import interval, resampled_rates
 from .errors import UsageError
 from .row_seeds import generator_of
 from .scored_languages import LanguageCounts
+from .sums import Sums
 
 # Some 2 kB each; a field with more values than this names rows, not groups.
 MOST_GROUPS = 100_000
@@ -25,7 +26,7 @@ _PERCENTILES = (50, 90, 95, 99)
 
 
 @dataclass
-class Counts:
+class Counts(Sums):
     """What is counted over the rows of one group.
 
     Attributes:
@@ -83,14 +84,6 @@ class Counts:
             self.insertions += words.insertions
             self.reference_words += words.reference
             self.word_outcomes[words.errors, words.reference] += 1
-
-    def update(self, other: "Counts") -> None:
-        for each in fields(self):
-            mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
-            else:
-                setattr(self, each.name, mine + theirs)
 
     @property
     def word_errors(self) -> int:

@@ -5,7 +5,7 @@ Knows nothing of files and texts.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from .bootstrap import resampled_rates
 from .error_rates import check_number, order, percent, percent_interval
 from .row_swapping import p_value_of_swapping
 from .scored_languages import LanguageCounts
+from .sums import Sums
 
 
 class Change(NamedTuple):
@@ -39,7 +40,7 @@ class Change(NamedTuple):
 
 
 @dataclass
-class Paired:
+class Paired(Sums):
     """Errors of two systems against the same references, in one unit.
 
     Attributes:
@@ -63,14 +64,6 @@ class Paired:
         self.errors_b += b.errors
         self.reference += a.reference
         self.outcomes[a.errors, b.errors, a.reference] += 1
-
-    def update(self, other: "Paired") -> None:
-        for each in fields(self):
-            mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
-            else:
-                setattr(self, each.name, mine + theirs)
 
     def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         """Rates of both in percent, what B's is above A's in points, its interval, and how likely chance is.

@@ -106,8 +106,12 @@ class Scored(NamedTuple):
     work: "Scoring"
 
 
-def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
-    """The same as `score`, with what the figures are made of."""
+def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None], *, needs_rates: bool = True) -> Scored:
+    """The same as `score`, with what the figures are made of.
+
+    Args:
+        needs_rates: where no row has a reference, refuse; else rates are null then, and there are no groups.
+    """
     rules = TextRules(options.normalizer)
     check_language(options.language)
     predictions = Predictions(path, options.pred_field, options.text_field)
@@ -123,11 +127,11 @@ def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None]) ->
     written = facts.written_language and (options.language or facts.written_language)
     work = Scoring(predictions, references, rules, language, options, written)
     tally = count_all(work, Tally(), options, say)
-    if not tally.total.rows:
+    if needs_rates and not tally.total.rows:
         raise UsageError(_why_nothing(path, tally, options.text_field))
     check_groups(tally.groups)
     unmatched = 0 if references is None else len(predictions.without(references.keys))
-    by = {name: group_rates(tally.groups[name], options.resamples, options.seed) for name in options.by}
+    by = {name: group_rates(groups, options.resamples, options.seed) for name, groups in tally.groups.items()}
     figures = {
         "asrbatch": __version__,
         "predictions": str(path),

@@ -12,13 +12,14 @@ from .errors import UsageError
 from .languages import is_language, primary
 from .scored_rows import is_heard_as_another
 from .scored_texts import Texts
+from .sums import Sums
 
 _MOST_NAMES = 1000
 _OTHERS = "(others)"
 
 
 @dataclass
-class LanguageCounts:
+class LanguageCounts(Sums):
     """Rows that are to be known of.
 
     Attributes:
@@ -52,14 +53,6 @@ class LanguageCounts:
             self.english_rules[primary(lang)] += 1
         if texts.marks_lost:
             self.marks_lost[primary(lang)] += 1
-
-    def update(self, other: "LanguageCounts") -> None:
-        for each in fields(self):
-            mine, theirs = getattr(self, each.name), getattr(other, each.name)
-            if isinstance(mine, Counter):
-                mine.update(theirs)
-            else:
-                setattr(self, each.name, mine + theirs)
 
     def as_dict(self) -> dict[str, Any]:
         found = {each.name: getattr(self, each.name) for each in fields(self)}

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "row_seeds", "__init__"],
+    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
@@ -56,7 +56,7 @@ LAYERS = [
     ["status_files"],
     ["status", "survey"],
     ["engine.start", "merge", "export", "score"],
-    ["engine.__init__", "compare", "report.rows", "report.unscored", "report.page"],
+    ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
     ["preparation", "blame", "limits"],
     ["adapters"],

@@ -544,6 +544,8 @@ def test_predictions_without_references_have_a_page(cli, tmp_path):
     refused = cli("report", scored, "--by", "nowhere")
     assert refused.returncode == EXIT_USAGE and "no row has it" in refused.stderr
     assert cli("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
+    for option in (("--language", "klingon"), ("--split", "test")):  # also where there are no rates
+        assert cli("report", path, *option).returncode == EXIT_USAGE
 
 
 def test_scored_rows_come_before_others_where_not_all_have_room(tmp_path):

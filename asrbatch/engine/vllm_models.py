@@ -295,9 +295,11 @@ class ChatFrontend(_Frontend):
 
 def placeholder_of(model: type) -> str | None:
     """What stands for one audio in a prompt, from the model class; None where it takes no audio."""
+    if not hasattr(model, "get_placeholder_str"):
+        return None
     try:
         return model.get_placeholder_str("audio", 1)
-    except (ValueError, AttributeError, NotImplementedError):  # how classes say no
+    except (ValueError, NotImplementedError):  # how classes say that they take no audio
         return None
 
 

@@ -8,11 +8,10 @@ from typing import Any
 from ..errors import OutputError, UsageError
 from ..output.files import explained, replacing
 from ..run_facts import RunFacts
-from ..score import Scored, ScoreOptions, score_rows
+from ..score import ScoreOptions, score_rows
 from ..scored_rows import DURATION
 from .page import page
 from .rows import Listing, worst_rows
-from .unscored import unscored_rows
 
 MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
 _RATE_BOUNDS = (
@@ -49,7 +48,8 @@ def make_report(
     if to.exists() and not _is_report(to):
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
-    scored = _scored(path, options, say)
+    # What was transcribed can be looked at without a reference.
+    scored = score_rows(path, options, say, needs_rates=False)
     figures = scored.figures
     with_compounds, folder = figures["words"]["merge_compounds"], _audio_folder(path, figures["references"])
     fields = options.text_field, figures["pred_field"]
@@ -59,17 +59,6 @@ def make_report(
     with explained(to), replacing(to) as file:
         file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
     return figures
-
-
-def _scored(path: Path, options: ScoreOptions, say: Callable[[str], None]) -> Scored:
-    try:
-        return score_rows(path, options, say)
-    except UsageError:
-        # What was transcribed can be looked at without a reference.
-        found = unscored_rows(path, options, say)
-        if found is None:
-            raise
-        return found
 
 
 def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
