@@ -6,6 +6,7 @@ neither torch nor vllm, so that `--help` answers at once.
 
 import os
 import sys
+import threading
 from typing import Annotated
 
 import typer
@@ -82,7 +83,7 @@ def main() -> int:
 
 def _leave(code: int) -> None:
     """Ends the process without waiting for threads that are inside C++: after an interrupted start they never return."""
-    if sys.modules.keys().isdisjoint(("vllm", "torch")):  # torch, whose import may be under way in the engine's thread
+    if threading.active_count() == 1 and sys.modules.keys().isdisjoint(("vllm", "torch")):
         return
     import multiprocessing
 

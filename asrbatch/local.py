@@ -6,6 +6,7 @@ from queue import SimpleQueue
 
 from . import logs
 from .engine import Engine, likely_fix
+from .engine.waiting import start_aside
 from .errors import EngineStartError
 from .limits import Limits
 from .output.inflight import RUN_ALONE_AFTER
@@ -36,7 +37,7 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         events: SimpleQueue = SimpleQueue()
         session.observer.say(f"starting vLLM: {plan.engine}; its log is {session.paths.log}")
         try:
-            engine = plan.engine.start(start, lambda key, outcome: events.put((key, outcome)))
+            engine = start_aside(lambda: plan.engine.start(start, lambda key, outcome: events.put((key, outcome))))
         except EngineStartError as e:
             explain_start(e, session, log_start)
             raise
