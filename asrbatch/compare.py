@@ -18,7 +18,7 @@ from .paired_counts import Change, PairTally
 from .predictions import Predictions
 from .rows import show, show_text
 from .run_facts import RunFacts
-from .score import BATCH_CHARS, ScoreOptions, check_groups, check_split, count_all, described, text_notes, unmatched_notes
+from .score import check_groups, check_split, described, text_notes, unmatched_notes
 from .scored_join import join
 from .scored_languages import check_language
 from .scored_references import References, Resolved, resolve
@@ -33,6 +33,7 @@ from .scored_rows import (
     values_of,
 )
 from .scored_texts import EXCLUDED, TextRules, Texts
+from .scoring import BATCH_CHARS, ScoreOptions, count_all
 
 _SIDES = ("a", "b")
 Pair = list[dict[str, Any] | None]  # the rows of A and of B, None where there is none

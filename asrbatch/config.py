@@ -66,7 +66,7 @@ class RunConfig:
         audio_folder: what relative audio paths of lists, tables and cuts are relative to; None for the manifest's own folder.
         num_chunks: into how many chunks the manifest is dealt out; None for a run in one piece.
         chunk_id: which of them this is, from 0.
-        strategy: how rows are dealt out; a name of `sharding.STRATEGIES`.
+        strategy: how rows are dealt out; a name of `choices.STRATEGIES`.
         devices: run one worker process on each of these, such as `0,1` or `all`; None runs one engine in this process.
         language: ISO 639-1 code for rows without `lang`; None lets the model detect it.
         task: `transcribe` or `translate`.

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint
+from .choices import TASKS
 from .errors import RowError, UsageError
 from .languages import find
 from .timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
 from .types import Segment
 
-TASKS = ("transcribe", "translate")
 CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
 
 

@@ -10,11 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
+from .choices import STRATEGIES
 from .errors import UsageError
 
 _BLOCK_ROWS = 65536
 
-STRATEGIES = ("balanced", "contiguous", "strided", "consecutive")
 _MOST_COST_MS = 10**9  # of a row, 11 days: sums of them stay far inside int64
 
 
@@ -24,7 +24,7 @@ class Sharding:
     Args:
         durations_s: float [rows], seconds; NaN where the manifest does not say.
         num_chunks: at least 1; more chunks than rows leave some empty.
-        strategy: one of `STRATEGIES`.
+        strategy: one of `choices.STRATEGIES`.
         in_groups: audio is read in groups of neighbouring rows (Parquet).
 
     Attributes:

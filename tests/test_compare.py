@@ -20,7 +20,8 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputE
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.row_swapping import p_value_of_swapping
-from asrbatch.score import ScoreOptions, score
+from asrbatch.score import score
+from asrbatch.scoring import ScoreOptions
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 PAIRS = read_jsonl(DATA)

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 
 from asrbatch import errors
-from asrbatch.commands.options import READING
+from asrbatch.commands.option_list import READING
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
 from asrbatch.scored_texts import EXCLUDED
 

@@ -9,8 +9,9 @@ from conftest import REPO, read_jsonl, write_jsonl
 from asrbatch.errors import EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.export import export
 from asrbatch.export_results import ResultNames, nemo_row
-from asrbatch.score import ScoreOptions, score
+from asrbatch.score import score
 from asrbatch.scored_rows import audio_seconds
+from asrbatch.scoring import ScoreOptions
 
 PAIRS = read_jsonl(REPO / "tests/data/prompts.tiny-en.jsonl")
 RECORDED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
-    ["errors", "types", "clocks", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
+    ["errors", "types", "clocks", "choices", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
     ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
@@ -65,6 +65,7 @@ LAYERS = [
     ["export_results"],
     ["status_files"],
     ["status", "survey"],
+    ["scoring"],
     ["engine.start", "merge", "export", "score"],
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
@@ -81,7 +82,8 @@ LAYERS = [
     ["local", "fleet_worker", "fleet_todo"],
     ["fleet"],
     ["job"],
-    ["commands.common", "commands.options"],
+    ["commands.common", "commands.option_list"],
+    ["commands.options"],
     ["commands.score"],
     [
         "commands.compare",
@@ -112,8 +114,8 @@ HOMES = {
     "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.models",
-        "commands.options", "commands.plan", "commands.report", "commands.score", "commands.status", "commands.submit",
-        "commands.transcribe", "commands.validate", "commands.make_manifest",
+        "commands.option_list", "commands.options", "commands.plan", "commands.report", "commands.score", "commands.status",
+        "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
     },
     "rich": {"display", "display_changes", "display_checks", "display_scores", "display_sheet", "display_tables"},
     "jiwer": {"alignment"},

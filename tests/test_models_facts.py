@@ -288,9 +288,10 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     ],
 )
 def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
-    from asrbatch.commands.options import _PARAMETERS, RunOptions
+    from asrbatch.commands.option_list import PARAMETERS
+    from asrbatch.commands.options import RunOptions
 
-    values = {name: parameter.default for name, parameter in _PARAMETERS.items()}
+    values = {name: parameter.default for name, parameter in PARAMETERS.items()}
     option, value = arguments
     name = option[2:].replace("-", "_")
     many, number = name in ("plugin", "engine_arg"), name == "window_seconds"

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from test_decoding import hangs_in_pipe
 
 from asrbatch import precheck
+from asrbatch.choices import STRATEGIES
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
-from asrbatch.sharding import STRATEGIES
 from asrbatch.survey import SHOWN_DUPLICATES, Survey, estimate
 
 # The documented fields, and those of the objects in them.

@@ -22,7 +22,8 @@ from asrbatch.report.page import page as make_page
 from asrbatch.report.page import script_json
 from asrbatch.report.plots import Bar, bars
 from asrbatch.report.rows import Listing, worst_rows
-from asrbatch.score import ScoreOptions, score_rows
+from asrbatch.score import score_rows
+from asrbatch.scoring import ScoreOptions
 from asrbatch.speeds import SPEEDS, STAGES_ARE
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"

@@ -22,9 +22,10 @@ from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
 from asrbatch.predictions import Predictions
 from asrbatch.report.make import make_report
-from asrbatch.score import ScoreOptions, score
+from asrbatch.score import score
 from asrbatch.scored_rows import duration_bin, finite_seconds
 from asrbatch.scored_texts import EXCLUDED
+from asrbatch.scoring import ScoreOptions
 from asrbatch.sharding import Sharding
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
@@ -365,7 +366,7 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
     whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
-    for module in ("score", "compare"):
+    for module in ("scoring", "compare"):
         monkeypatch.setattr(f"asrbatch.{module}.BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
     assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs

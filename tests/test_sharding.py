@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asrbatch.choices import STRATEGIES
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.output.paths import RunPaths, check_output, chunk_path, find_chunks
-from asrbatch.sharding import STRATEGIES, Sharding
+from asrbatch.sharding import Sharding
 
 lengths = st.one_of(st.just(np.nan), st.just(0.0), st.floats(0, 1e9, width=32), st.sampled_from([1.0, 2.5, 30.0]))
 durations = st.lists(lengths, max_size=60).map(lambda values: np.array(values, np.float32))
@@ -169,7 +170,8 @@ def test_heavy_tailed_chunks_differ_by_less_than_one_percent():
 DIGESTS = """
 import json, sys
 import numpy as np
-from asrbatch.sharding import STRATEGIES, Sharding
+from asrbatch.choices import STRATEGIES
+from asrbatch.sharding import Sharding
 durations_s = np.random.default_rng(3).lognormal(1.6, 1.4, 5000).astype(np.float32)
 durations_s[::7] = np.nan
 print(json.dumps([Sharding(durations_s, n, s).digest for s in STRATEGIES for n in (1, 2, 17, 6000)]))

@@ -53,7 +53,7 @@ def compare(
     from ..compare import compare as compare_files
     from ..display_scores import compare_parts
     from ..display_tables import show
-    from ..score import ScoreOptions
+    from ..scoring import ScoreOptions
 
     scoring = ScoreOptions(
         references=references,

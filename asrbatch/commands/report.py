@@ -30,7 +30,7 @@ def report(
     Exit codes: those of score.
     """
     from ..report.make import make_report
-    from ..score import ScoreOptions
+    from ..scoring import ScoreOptions
 
     path = Path(predictions).expanduser().absolute()
     stem = path.name.removesuffix(".jsonl")

@@ -44,8 +44,8 @@ def score(
     """
     from ..display_scores import score_parts
     from ..display_tables import show
-    from ..score import ScoreOptions
     from ..score import score as score_file
+    from ..scoring import ScoreOptions
 
     options = ScoreOptions(
         references=references,

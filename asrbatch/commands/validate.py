@@ -14,7 +14,8 @@ from ..errors import UsageError
 from ..source_file import names_data_set
 from ..source_options import SourceOptions
 from .common import Verbose
-from .options import Task, Windows, reading_fields, takes_reading_options
+from .option_list import Task, Windows
+from .options import reading_fields, takes_reading_options
 
 
 class Audio(str, Enum):

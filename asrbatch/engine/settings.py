@@ -13,12 +13,11 @@ from importlib import metadata
 from typing import Any
 
 from ..checkpoint import Checkpoint
+from ..choices import DTYPES, ENGINE_MODES
 from ..errors import UsageError
 from ..speech import Speech
 from .asking import Asking
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
-MODES = ("auto", "thread", "process")
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
@@ -148,8 +147,8 @@ def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     for the same cores. On a GPU the process should win, because the frontend's Python and features run while the GPU
     works; that is expected, not measured yet. Several ranks need processes anyway.
     """
-    if asked not in MODES:
-        raise UsageError(f"--engine-mode {asked}: must be one of {', '.join(MODES)}")
+    if asked not in ENGINE_MODES:
+        raise UsageError(f"--engine-mode {asked}: must be one of {', '.join(ENGINE_MODES)}")
     parallel = any(int(user_args.get(k, 1)) > 1 for k in ("tensor_parallel_size", "pipeline_parallel_size"))
     if asked == "thread" and parallel:
         raise UsageError("--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process")

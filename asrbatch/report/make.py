@@ -8,8 +8,9 @@ from typing import Any
 from ..errors import OutputError, UsageError
 from ..output.files import explained, replacing
 from ..run_facts import RunFacts
-from ..score import ScoreOptions, score_rows
+from ..score import score_rows
 from ..scored_rows import DURATION
+from ..scoring import ScoreOptions
 from .page import page
 from .rows import Listing, worst_rows
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 from ..alignment import alignment
 from ..error_rates import Tally
 from ..parallel import over_rows
-from ..score import ScoredRow, Scoring
 from ..scored_rows import audio_seconds, finite_seconds, status_of, values_of
 from ..scored_texts import EXCLUDED
+from ..scoring import ScoredRow, Scoring
 from .excerpt import KINDS, excerpt
 
 NO_PREDICTION = "no prediction"  # `missing` is the error kind of a row whose audio file does not exist
