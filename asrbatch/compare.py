@@ -260,9 +260,9 @@ class Pairing:
             failed, missing = status_of(row, file.pred_field)
             tally.failed[side] += failed is not None
             tally.missing[side] += missing
-        difference = 0
-        for counts in tally.counts_of(self._groups(fields, pair)):
-            difference = counts.add(*counted)
+        for counts in tally.groups.counts_of(self._groups(fields, pair)):
+            counts.add(*counted)
+        difference = tally.total.add(*counted)
         if difference:
             errors = [(words or characters).errors for words, characters in counted]
             unit = "words" if texts.in_words else "characters"

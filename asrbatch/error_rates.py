@@ -7,7 +7,6 @@ import math
 import zlib
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,13 +14,11 @@ import numpy as np
 
 from .alignment import Edits
 from .bootstrap import interval, resampled_rates
-from .errors import UsageError
+from .groups import Groups
 from .row_seeds import generator_of
 from .scored_languages import LanguageCounts
 from .sums import Sums
 
-# Some 2 kB each; a field with more values than this names rows, not groups.
-MOST_GROUPS = 100_000
 _PERCENTILES = (50, 90, 95, 99)
 
 
@@ -107,7 +104,7 @@ class Tally:
     """
 
     total: Counts = field(default_factory=Counts)
-    groups: dict[str, dict[str, Counts]] = field(default_factory=dict)
+    groups: Groups[Counts] = field(default_factory=lambda: Groups(Counts))
     excluded: Counter = field(default_factory=Counter)
     excluded_words: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
@@ -119,17 +116,6 @@ class Tally:
     stated_duration_us: int = 0
     stated_rows: int = 0
 
-    def counts_of(self, groups: Mapping[str, list[str]]) -> Iterator[Counts]:
-        """The counts that a row belongs to: the total, and those of its values by field."""
-        yield self.total
-        for name, values in groups.items():
-            of_field = self.groups.setdefault(name, {})
-            for value in values:
-                if value not in of_field:
-                    check_number(name, len(of_field) + 1)
-                    of_field[value] = Counts()
-                yield of_field[value]
-
     def update(self, other: "Tally") -> None:
         """Adds what was counted over another part.
 
@@ -137,11 +123,7 @@ class Tally:
             UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
-        for name, groups in other.groups.items():
-            of_field = self.groups.setdefault(name, {})
-            for value, counts in groups.items():
-                of_field.setdefault(value, Counts()).update(counts)
-            check_number(name, len(of_field))
+        self.groups.merge(other.groups)
         for mine, theirs in (
             (self.excluded, other.excluded),
             (self.excluded_words, other.excluded_words),
@@ -286,9 +268,3 @@ def order(value: str) -> tuple[int, float, str]:
         return 0, float(number) - (0.5 if value.startswith("< ") else 0), value
     except ValueError:
         return 1, 0.0, value
-
-
-def check_number(name: str, number: int) -> None:
-    """Raises UsageError for more than `MOST_GROUPS` groups of one field."""
-    if number > MOST_GROUPS:
-        raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")

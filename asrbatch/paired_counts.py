@@ -4,14 +4,14 @@ Knows nothing of files and texts.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Any, NamedTuple
 
 from .alignment import Edits
 from .bootstrap import resampled_rates
-from .error_rates import check_number, order, percent, percent_interval
+from .error_rates import order, percent, percent_interval
+from .groups import Groups
 from .row_swapping import p_value_of_swapping
 from .scored_languages import LanguageCounts
 from .sums import Sums
@@ -103,7 +103,7 @@ class Paired(Sums):
 
 
 @dataclass
-class PairCounts:
+class PairCounts(Sums):
     """Over the rows of one group. `better`, `worse`: by words, and by characters for languages without spaces."""
 
     rows: int = 0
@@ -122,13 +122,6 @@ class PairCounts:
         self.better += difference < 0
         self.worse += difference > 0
         return difference
-
-    def update(self, other: "PairCounts") -> None:
-        self.rows += other.rows
-        self.better += other.better
-        self.worse += other.worse
-        self.words.update(other.words)
-        self.characters.update(other.characters)
 
     def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         return {
@@ -155,7 +148,7 @@ class PairTally:
 
     most: int = 10
     total: PairCounts = field(default_factory=PairCounts)
-    groups: dict[str, dict[str, PairCounts]] = field(default_factory=dict)
+    groups: Groups[PairCounts] = field(default_factory=lambda: Groups(PairCounts))
     excluded: Counter = field(default_factory=Counter)
     normalizers: Counter = field(default_factory=Counter)
     fell_back: int = 0
@@ -168,13 +161,6 @@ class PairTally:
     got_worse: list[Change] = field(default_factory=list)
     got_better: list[Change] = field(default_factory=list)
 
-    def counts_of(self, groups: Mapping[str, list[str]]) -> Iterator[PairCounts]:
-        """The counts that a row belongs to: those of its values by field, and at last the total."""
-        for name, values in groups.items():
-            for value in values:
-                yield self.groups.setdefault(name, {}).setdefault(value, PairCounts())
-        yield self.total
-
     def keep_largest(self) -> None:
         self.got_worse = nsmallest(self.most, self.got_worse)
         self.got_better = nsmallest(self.most, self.got_better)
@@ -186,11 +172,7 @@ class PairTally:
             UsageError: a field has more values than can be kept.
         """
         self.total.update(other.total)
-        for name, groups in other.groups.items():
-            of_field = self.groups.setdefault(name, {})
-            for value, counts in groups.items():
-                of_field.setdefault(value, PairCounts()).update(counts)
-            check_number(name, len(of_field))
+        self.groups.merge(other.groups)
         for name in ("excluded", "normalizers", "failed", "missing"):
             getattr(self, name).update(getattr(other, name))
         for name in ("fell_back", "left_out", "same_text", "same_normalized"):

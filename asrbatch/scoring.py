@@ -138,7 +138,7 @@ class Scoring:
             if row.failed:
                 tally.failed_kinds[row.failed] += 1
             groups = {name: row.values_of(name) for name in self._options.by}
-            for counts in tally.counts_of(groups):
+            for counts in (tally.total, *tally.groups.counts_of(groups)):
                 counts.add(
                     row.words,
                     row.characters,

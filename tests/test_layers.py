@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "choices", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
-    ["spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["groups", "spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
     ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "row_swapping", "json_lines", "parallel", "report.plots", "report.excerpt"],
@@ -84,7 +84,7 @@ LAYERS = [
     ["job"],
     ["commands.common", "commands.option_list"],
     ["commands.options"],
-    ["commands.score"],
+    ["commands.scoring_options"],
     [
         "commands.compare",
         "commands.export",
@@ -92,6 +92,7 @@ LAYERS = [
         "commands.models",
         "commands.plan",
         "commands.report",
+        "commands.score",
         "commands.status",
         "commands.submit",
         "commands.transcribe",
@@ -114,8 +115,8 @@ HOMES = {
     "onnxruntime": {"voice"},
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.models",
-        "commands.option_list", "commands.options", "commands.plan", "commands.report", "commands.score", "commands.status",
-        "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
+        "commands.option_list", "commands.options", "commands.plan", "commands.report", "commands.score",
+        "commands.scoring_options", "commands.status", "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
     },
     "rich": {"display", "display_changes", "display_checks", "display_scores", "display_sheet", "display_tables"},
     "jiwer": {"alignment"},

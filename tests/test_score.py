@@ -335,7 +335,7 @@ def test_of_many_groups_the_largest_are_shown_and_all_are_counted(cli, tmp_path)
 
 
 def test_a_field_with_too_many_values_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("asrbatch.error_rates.MOST_GROUPS", 20)
+    monkeypatch.setattr("asrbatch.groups.MOST_GROUPS", 20)
     path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(21)))
     assert len(scored(path, by=("text",))["by"]["text"]["groups"]) == 1
     for refused in (lambda: scored(path, by=("id",)), lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",))))):

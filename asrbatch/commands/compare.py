@@ -2,43 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import Verbose
-from .score import (
-    MOST_RESAMPLES,
-    AsJson,
-    By,
-    Language,
-    NormalizerName,
-    PredField,
-    References,
-    Seed,
-    Split,
-    TextField,
-    fields,
-    say,
-)
+from .scoring_options import AsJson, say, takes_scoring_options
+
+if TYPE_CHECKING:
+    from ..scoring import ScoreOptions
 
 
+@takes_scoring_options(resamples=2000)
 def compare(
+    scoring: "ScoreOptions",
     a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
     b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],
-    references: References = None,
-    split: Split = None,
     common: Annotated[
         bool, typer.Option("--common", help="Compare the rows both have, also of runs over different manifests.")
     ] = False,
-    normalizer: NormalizerName = "auto",
-    language: Language = None,
-    by: By = None,
-    text_field: TextField = "text",
-    pred_field: PredField = None,
     show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
-    resamples: Annotated[int, typer.Option(min=1, max=MOST_RESAMPLES, help="Of the bootstrap.")] = 2000,
-    seed: Seed = 0,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
@@ -53,19 +36,7 @@ def compare(
     from ..compare import compare as compare_files
     from ..display_scores import compare_parts
     from ..display_tables import show
-    from ..scoring import ScoreOptions
 
-    scoring = ScoreOptions(
-        references=references,
-        split=split,
-        normalizer=normalizer,
-        language=language,
-        by=fields(by),
-        text_field=text_field,
-        pred_field=pred_field,
-        resamples=resamples,
-        seed=seed,
-    )
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
     figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)
     if as_json:

@@ -1,28 +1,24 @@
 """`asrbatch report`: a page to look at what was transcribed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .common import Verbose
-from .score import MOST_RESAMPLES, By, Language, NormalizerName, PredField, References, Seed, Split, TextField, fields, say
+from .scoring_options import say, takes_scoring_options
+
+if TYPE_CHECKING:
+    from ..scoring import ScoreOptions
 
 
+@takes_scoring_options()
 def report(
+    options: "ScoreOptions",
     predictions: Annotated[str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")],
     to: Annotated[str | None, typer.Option(help="The HTML file. [default: X.report.html beside X.jsonl]")] = None,
     title: Annotated[str | None, typer.Option(help="Of the page. [default: the name of the rows file]")] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Utterances on the page; of more, those with the most errors.")] = 100_000,
-    references: References = None,
-    split: Split = None,
-    normalizer: NormalizerName = "auto",
-    language: Language = None,
-    by: By = None,
-    text_field: TextField = "text",
-    pred_field: PredField = None,
-    resamples: Annotated[int, typer.Option(min=1, max=MOST_RESAMPLES, help="Of the bootstrap.")] = 1000,
-    seed: Seed = 0,
     verbose: Verbose = False,
 ) -> None:
     """Write one HTML page of a score: rates by group, time by stage, and every utterance with what is wrong in it.
@@ -30,22 +26,10 @@ def report(
     Exit codes: those of score.
     """
     from ..report.make import make_report
-    from ..scoring import ScoreOptions
 
     path = Path(predictions).expanduser().absolute()
     stem = path.name.removesuffix(".jsonl")
     target = path.with_name(f"{stem}.report.html") if to is None else Path(to).expanduser().absolute()
-    options = ScoreOptions(
-        references=references,
-        split=split,
-        normalizer=normalizer,
-        language=language,
-        by=fields(by),
-        text_field=text_field,
-        pred_field=pred_field,
-        resamples=resamples,
-        seed=seed,
-    )
     figures = make_report(path, target, options, title=title or stem, most_rows=max_rows, say=say)
     typer.echo(target)
     raise typer.Exit(figures["exit_code"])
