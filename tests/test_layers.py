@@ -116,7 +116,8 @@ HOMES = {
     "typer": {
         "cli", "commands.common", "commands.compare", "commands.export", "commands.merge_shards", "commands.models",
         "commands.option_list", "commands.options", "commands.plan", "commands.report", "commands.score",
-        "commands.scoring_options", "commands.status", "commands.submit", "commands.transcribe", "commands.validate", "commands.make_manifest",
+        "commands.scoring_options", "commands.status", "commands.submit", "commands.transcribe",
+        "commands.validate", "commands.make_manifest",
     },
     "rich": {"display", "display_changes", "display_checks", "display_scores", "display_sheet", "display_tables"},
     "jiwer": {"alignment"},
