@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # Whoever runs the tests in the background of a shell (a CI runner, nohup) hands this on, and Ctrl-C would reach nobody.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("shared machine", deadline=None)  # other work may slow any example
+settings.load_profile("shared machine")
 
 # NeMo's plugin has an environment of its own: `make test-nemo`.
 collect_ignore = [] if importlib.util.find_spec("nemo") else ["test_models_nemo.py"]
