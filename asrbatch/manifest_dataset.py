@@ -45,7 +45,7 @@ class Table(Protocol):
         """One row of all columns; otherwise as `scan`. From any thread."""
 
     def cell(self, index: int) -> dict[str, Any] | None:
-        """The audio cell of one row: encoded bytes and path, either of them None. From any thread."""
+        """The audio cell of one row: encoded bytes and path, either of them None. From any thread. Raises RowError: damaged."""
 
     def file(self, index: int) -> str:
         """The file with that row, for messages."""

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import ManifestError
+from .errors import ManifestError, RowError
 from .manifest_files import FileState
 from .remote import is_remote, open_remote
 
@@ -105,7 +105,10 @@ class ParquetTable:
 
     def cell(self, index: int) -> dict[str, Any] | None:
         _, group = self._group(index)
-        return self._audio_batches.row(group, index).column(0)[0].as_py()
+        try:
+            return self._audio_batches.row(group, index).column(0)[0].as_py()
+        except ManifestError as e:  # a damaged page is the loss of its rows, not of the run
+            raise RowError("unreadable", str(e)) from e
 
     def file(self, index: int) -> str:
         return self._paths[self._group(index, check=False)[1].file]

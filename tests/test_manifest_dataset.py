@@ -498,8 +498,9 @@ def test_audio_of_other_row_groups_is_never_read(tmp_path):
     manifest = open_manifest(path)  # nor by the scan
     utterances = read_all(manifest)
     assert [utterances[index].audio.resolve() for index in range(5, 10)] == AUDIO[5:10]
-    with pytest.raises(ManifestError, match=rf"^{path}: cannot be read as Parquet"):
+    with pytest.raises(RowError, match=rf"{path}: cannot be read as Parquet") as error:
         utterances[4].audio.resolve()
+    assert error.value.kind == "unreadable", "a failed row: the run goes on with the others"
     assert utterances[5].audio.resolve() == AUDIO[5]  # still
 
 
@@ -511,7 +512,7 @@ def test_damage_in_the_middle_of_a_row_group_is_an_error_every_time(tmp_path, mo
     utterances = read_all(open_manifest(path))
     assert utterances[0].audio.resolve() == AUDIO[0]
     for _ in range(3):
-        with pytest.raises(ManifestError, match=rf"^{path}: cannot be read as Parquet"):
+        with pytest.raises(RowError, match=rf"{path}: cannot be read as Parquet"):
             utterances[-1].audio.resolve()
     assert utterances[0].audio.resolve() == AUDIO[0]
 

@@ -1,11 +1,11 @@
 """Properties of all readers: formats agree on any rows, places are true, ids are unique and stable, and no bytes crash them."""
 
+import contextlib
 import gzip
 import io
 import json
 import os
 import tarfile
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from source_makers import MAKERS
 
 from asrbatch.commands.common import printable
-from asrbatch.errors import ManifestError, UsageError
+from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.manifest import Manifest, open_manifest
 from asrbatch.manifest_lines import line_fields
 from asrbatch.output.files import json_bytes
@@ -33,7 +33,7 @@ words = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), m
 sentences = st.lists(words, min_size=1, max_size=4).map(" ".join)
 
 
-@contextmanager
+@contextlib.contextmanager
 def folder():
     with TemporaryDirectory() as name:
         yield Path(name)
@@ -205,7 +205,8 @@ def test_no_damage_crashes_a_reader_of_binary_files(data):
             for index in range(len(manifest)):
                 row = manifest.read(index)
                 if row.problem is None and row.audio.load is not None:
-                    row.audio.load()
+                    with contextlib.suppress(RowError):
+                        row.audio.load()
 
 
 @quick
