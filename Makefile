@@ -6,8 +6,11 @@ PYTHON := .venv/bin/python
 demo: setup
 	$(PYTHON) scripts/demo.py
 
+# Two processes share the tests, file by file; they would wait for disks, clocks and imports one after the other.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: setup lint
-	$(PYTHON) -m pytest
+	$(PYTHON) $(PYTEST)
 
 lint: setup
 	.venv/bin/ruff check .
@@ -24,7 +27,7 @@ bench: setup
 # The same tests on the older vLLM, in an environment of its own.
 test-vllm028:
 	@scripts/setup_vllm028.sh
-	.venv-vllm028/bin/python -m pytest
+	.venv-vllm028/bin/python $(PYTEST)
 
 # NeMo's own plugin for vLLM, in an environment of its own.
 test-nemo:

@@ -19,6 +19,22 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 settings.register_profile("shared machine", deadline=None)  # other work may slow any example
 settings.load_profile("shared machine")
 
+# Two processes share the tests file by file (`make test`), and the machine's cores: two teams of OpenMP threads on the same
+# cores wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
+# Those that take longest come first, so that no process is left with one of them at the end.
+LONGEST = (
+    "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine", "test_lease",
+    "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe", "test_sources_real",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
 # NeMo's plugin has an environment of its own: `make test-nemo`.
 collect_ignore = [] if importlib.util.find_spec("nemo") else ["test_models_nemo.py"]
 
