@@ -14,7 +14,7 @@ from .errors import ManifestError
 from .manifest_files import manifest_changed
 from .manifest_formats import open_reader
 from .manifest_joined import JoinedReader
-from .manifest_scan import Check, Reader, Scan, make_utterance, repeated_id, scan_rows
+from .manifest_scan import Check, Note, Observe, Reader, Scan, make_utterance, repeated_id, scan_rows
 from .rows import BadRow
 from .source_options import SourceOptions
 from .types import AudioRef, Utterance
@@ -31,10 +31,18 @@ class Manifest:
         num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
     """
 
-    def __init__(self, reader: Reader, check: Check | None = None, *, keep_bad: bool = False):
+    def __init__(
+        self,
+        reader: Reader,
+        check: Check | None = None,
+        *,
+        keep_bad: bool = False,
+        note: Note | None = None,
+        observe: Observe | None = None,
+    ):
         self._reader, self._check = reader, check
         self.source = reader.source
-        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad)
+        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad, note=note, observe=observe)
         self.num_bad = len(self._ids.bad)
 
     def __len__(self) -> int:
@@ -119,6 +127,8 @@ def open_manifest(
     split: str | None = None,
     check: Check | None = None,
     options: SourceOptions | None = None,
+    note: Note | None = None,
+    observe: Observe | None = None,
 ) -> Manifest:
     """Open a manifest and check every row of it.
 
@@ -129,6 +139,7 @@ def open_manifest(
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
             left out.
         options: how to read it.
+        note, observe: told of every problem, and of how far the reading is; see `scan_rows`.
 
     Raises:
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
@@ -140,6 +151,6 @@ def open_manifest(
     try:
         readers = [open_reader(each, options) for each in sources]
         reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
-        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail")
+        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail", note=note, observe=observe)
     except OSError as e:  # a folder without permission, a disk that fails during the scan
         raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

@@ -82,6 +82,12 @@ class CsvReader:
             self._starts.append(lines.end)
         self._file.check()
 
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
+
     def row(self, index: int) -> Row:
         self._file.check()
         start = self._starts[index]

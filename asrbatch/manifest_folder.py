@@ -34,6 +34,7 @@ class FolderReader:
     def __init__(self, source: str, folder: str, files: list[str]):
         self.source, self._folder = source, folder
         self._files = Names(sorted(files))
+        self.num_rows = len(self._files)
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._files)):
@@ -88,6 +89,11 @@ class DescribedFolder:
         self.row: Callable[[int], Row] = reader.row
         self.audio: Callable[[int, Row], AudioRef] = reader.audio
         self.where: Callable[[int], str] = reader.where
+
+    @property
+    def share_read(self) -> float | None:
+        """That of the metadata."""
+        return getattr(self._reader, "share_read", None)
 
     def rows(self) -> Iterator[Row | BadRow]:
         named, num_bad = array("q"), 0

@@ -29,6 +29,14 @@ class JoinedReader:
                 num_rows += 1
                 yield row
 
+    @property
+    def share_read(self) -> float | None:
+        """What part of all the sources' rows has passed, every source counted alike; None before the first."""
+        if not self._firsts:
+            return None
+        at = len(self._firsts) - 1
+        return (at + (getattr(self._readers[at], "share_read", None) or 0.0)) / len(self._readers)
+
     def row(self, index: int) -> Row:
         reader, own = self._find(index)
         return reader.row(own)

@@ -76,6 +76,12 @@ class JsonlReader:
     def audio_folder(self) -> str | None:
         return self._found_folder()
 
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
+
     def row(self, index: int) -> Row:
         self._file.check()
         start, end = self._starts[index], self._starts[index + 1]

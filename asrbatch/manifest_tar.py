@@ -206,6 +206,7 @@ class WebDatasetReader:
         self._first.append(len(self._offsets))
         self._ending_names = list(self._endings)
         self._names_tar = self._have_common_keys()
+        self.num_rows = len(self._keys)
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._keys)):

@@ -367,10 +367,11 @@ def test_all_bad_rows_are_reported_together_and_counted(tmp_path):
     rows += [{**PASSED, "id": "x"}] * 4
     with pytest.raises(ManifestError) as caught:
         open_manifest(write(tmp_path, *rows))
-    head, *lines, more = str(caught.value).splitlines()
+    head, *lines, more, kinds = str(caught.value).splitlines()
     assert "34 problems in 36 rows" in head
     assert [line.split(": ")[1] for line in lines] == [f"offset = -{number}" for number in range(1, 21)]
-    assert more == "… and 14 more"
+    assert more == "… and 14 more; `asrbatch validate --report FILE` writes all of them"
+    assert kinds == "by kind: 30 × offset: must be a number of seconds from 0 to 1e+09, 4 × id: given twice"
 
 
 def test_problems_of_all_kinds_come_in_the_order_of_lines(tmp_path):

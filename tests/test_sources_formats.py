@@ -185,10 +185,11 @@ def test_kaldi_without_segments_and_with_pipes(tmp_path, rows):
         ("segments", "utt9 nowhere 0 1", r"segments:7: recording nowhere: wav\.scp lacks it"),
         ("segments", "utt9 rec0 2 1", "segments:7: segments = rec0 2 1: must end after it starts"),
         ("segments", "utt9 rec0 1", "not `recording start end`"),
-        ("segments", "utt1 rec0 0 1", "segments:7: utt1 stands twice; keys must be unique"),
         ("text", "utt9 more", r"text: has 1 keys that segments lacks \(utt9\); run Kaldi's utils/fix_data_dir.sh"),
         ("wav.scp", "rec9 x.wav", r"wav\.scp: has 1 keys that no segment uses \(rec9\)"),
-        ("wav.scp", "rec0 y.wav", "wav.scp:7: rec0 stands twice"),
+        ("utt2dur", "utt1 long", "segments:2: utt2dur = long: must be a number of seconds; correct the line, or drop it"),
+        ("utt2dur", "utt1 nan", "segments:2: utt2dur = nan: segments says another duration: 0.2; make utt2dur again"),
+        ("utt2dur", "utt1 9.5", "segments:2: utt2dur = 9.5: segments says another duration: 0.2; make utt2dur again"),
     ],
 )
 def test_kaldi_folders_that_contradict_themselves(tmp_path, rows, name, line, problem):
@@ -197,6 +198,50 @@ def test_kaldi_folders_that_contradict_themselves(tmp_path, rows, name, line, pr
         file.write(line + "\n")
     with pytest.raises(ManifestError, match=problem):
         open_manifest(tmp_path)
+
+
+def test_keys_that_kaldi_has_twice_are_bad_rows_that_name_both_lines(tmp_path, rows):
+    """Whatever order a hash has: all of them, at their rows, and the others run where bad rows may fail."""
+    make_kaldi(tmp_path, rows)
+    (tmp_path / "utt2dur").write_text("".join(f"{row['id']} {row['duration']}\n" for row in rows))
+    doubled = {
+        "segments": "utt5 rec0 0 0.6",
+        "wav.scp": "rec1 y.wav",
+        "text": "utt2 more",
+        "utt2lang": "utt3 de",
+        "utt2dur": "utt4 1",
+    }
+    for name, line in doubled.items():
+        with open(tmp_path / name, "a") as file:
+            file.write(line + "\n")
+    there = f"{tmp_path}/segments:"
+    both = {name: f"{tmp_path}/{name}:{{}} and {tmp_path}/{name}:7; keep one of the lines" for name in doubled}
+    expected = [
+        f"{there}2: rec1: key given twice in wav.scp: {both['wav.scp'].format(2)}",
+        f"{there}3: utt2: key given twice in text: {both['text'].format(3)}",
+        f"{there}4: utt3: key given twice in utt2lang: {both['utt2lang'].format(4)}",
+        f"{there}5: utt4: key given twice in utt2dur: {both['utt2dur'].format(5)}",
+        f'{there}7: id = "utt5": {there}6 has it already; ids must be unique (a row without one gets one made)',
+    ]
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(tmp_path)
+    assert str(caught.value).splitlines()[1:] == expected
+    manifest = open_manifest(tmp_path, options=SourceOptions(on_bad_row="fail"))
+    assert [u.problem for u in read_all(manifest)] == [None, *expected[:4], None, expected[4]]
+    assert [u.id for u in read_all(manifest)] == [*(f"utt{n}" for n in range(6)), "utt5~row-6"]
+    assert manifest.scan.problems["key given twice in text"] == manifest.scan.problems["id: given twice"] == 1
+
+
+def test_utt2dur_is_the_duration_where_no_segment_has_one(tmp_path, rows):
+    (tmp_path / "wav.scp").write_text("".join(f"u{n} {rows[n]['file']}\n" for n in range(3)))
+    (tmp_path / "utt2dur").write_text("u2 0.15\nu0 0.25\nother 9\n")
+    assert [u.duration_s for u in read_all(open_manifest(tmp_path))] == [0.25, None, 0.15]
+    (tmp_path / "utt2dur").write_text("u0 0\nu1 -1\nu2 nan\n")
+    with pytest.raises(ManifestError, match=r"(?s):1: duration = 0: .*:2: duration = -1.0: .*:3: duration = NaN: "):
+        open_manifest(tmp_path)
+    (tmp_path / "segments").write_text("a u0 0.05 0.25\nb u1 0.05 -1\nc u2 0 0.2\n")
+    (tmp_path / "utt2dur").write_text("a 0.21\nb 0.1\n")
+    assert [u.duration_s for u in read_all(open_manifest(tmp_path))] == [0.2, 0.1, 0.2]
 
 
 def test_kaldi_segments_cut_recordings(tmp_path, rows):
