@@ -24,7 +24,7 @@ LAYERS = [
     ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps", "reasoning"],
     ["output.files", "output.figures"],
     ["output.problems"],
-    ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "output.spool"],
+    ["manifest_files", "manifest_sources", "manifest_shards", "pipes", "columns", "audio_cells", "output.spool"],
     ["manifest_text", "source_file", "speech"],
     ["audio_header", "audio_rules", "attempts", "segments", "sequential", "scored_texts", "scored_rows"],
     ["scored_languages"],

@@ -348,6 +348,22 @@ def test_nemo_tars_with_other_column_names(tmp_path, rows):
     assert "no tar holds it" in failing.read(6).problem and failing.read(6).fields["audio_filepath"] == "none.wav"
 
 
+def test_fields_of_a_webdataset_may_have_other_names(tmp_path, rows):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(2):
+            add(tar, f"k{number}.wav", rows[number]["file"].read_bytes())
+            add(tar, f"k{number}.json", json.dumps({"key": number, "sentence": f"s{number}", "text": "raw"}).encode())
+        add(tar, "k2.wav", rows[2]["file"].read_bytes())
+        add(tar, "k2.txt", b"beside")
+    named = SourceOptions(text_column="sentence", id_column="key", on_bad_row="fail")
+    *good, bad = read_all(open_manifest(tmp_path / "a.tar", options=named))
+    assert [(u.id, u.fields["text"], u.fields["original_text"]) for u in good] == [("0", "s0", "raw"), ("1", "s1", "raw")]
+    assert [data_of(u) for u in good] == [rows[n]["file"].read_bytes() for n in (0, 1)]
+    assert bad.problem.endswith("a.tar:k2: has no fields: no sentence, which --text-column names; correct the name, or the row")
+    with pytest.raises(UsageError, match=r"--audio-column wav: the audio of .*a\.tar is a member of its tars, .*leave it out"):
+        open_manifest(tmp_path / "a.tar", options=SourceOptions(audio_column="wav"))
+
+
 def test_webdataset_keys_that_repeat_between_tars_get_the_tars_name(tmp_path, rows):
     for name, chosen in (("s0", rows[:2]), ("s1", rows[1:3])):
         make_webdataset(tmp_path, chosen).rename(tmp_path / f"{name}.tar")
@@ -479,7 +495,8 @@ def test_every_ending_of_audio_and_every_name_of_a_folder_counts(tmp_path, rows)
 TAKES = {
     "csv": {"audio_column", "text_column", "id_column"}, "tsv": {"audio_column", "text_column", "id_column"},
     "jsonl": {"audio_column", "text_column", "id_column"}, "parquet": {"audio_column", "text_column", "id_column"},
-    "kaldi": {"allow_pipes"}, "webdataset": set(), "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
+    "kaldi": {"allow_pipes"}, "webdataset": {"text_column", "id_column"},
+    "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
 }  # fmt: skip
 VALUES = {
     "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True, "dataset_config": "x",
@@ -495,7 +512,7 @@ def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind)
         if option in TAKES[kind] or (kind == "jsonl" and option == "tars"):  # which makes it the list of tars
             continue
         value = str(source) if option == "tars" else value
-        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave out --|so --split x means nothing"):
+        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave it out; --|so --split x means nothing"):
             open_manifest(source, options=SourceOptions(**{option: value}))
 
 
