@@ -9,6 +9,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .errors import ManifestError
 from .manifest_files import manifest_changed
@@ -57,6 +58,15 @@ class Manifest:
     def audio_folder(self) -> str | None:
         """What relative paths are relative to, where that was found by where the command was run; None where it was not."""
         return getattr(self._reader, "audio_folder", None)
+
+    def record(self) -> dict[str, Any]:
+        """What a run record says of it, for whoever looks for the audio later.
+
+        `audio_folder` is the folder, or URL, that relative paths are relative to, null where there is no single one;
+        `holds_audio` whether audio may lie inside the source, under names that are no files.
+        """
+        folder, holds_audio = getattr(self._reader, "base_folder", None), getattr(self._reader, "holds_audio", False)
+        return {"source": self.source, "rows": len(self), "audio_folder": folder, "holds_audio": holds_audio}
 
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""

@@ -43,6 +43,7 @@ class CsvReader:
     def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
         self.source = file.path
         self._file, self._folder = file, folder
+        self.base_folder = folder
         self._starts, self._lines = array("Q"), array("Q")
         with file.open() as raw:
             first = _strip_bom(raw.readline())

@@ -79,6 +79,7 @@ class TableReader:
         self._rename = columns.but_audio()
         kind = table.schema.field(self._audio).type
         self._is_bytes = kind_of_cell(kind) == "bytes"
+        self.base_folder, self.holds_audio = folder, kind_of_cell(kind) != "path"
         table.choose_audio(self._audio, kind_of_cell(kind) != "path")
         self._scanned = [
             field.name

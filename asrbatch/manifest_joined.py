@@ -54,6 +54,17 @@ class JoinedReader:
         return any(getattr(reader, "in_groups", False) for reader in self._readers)
 
     @property
+    def base_folder(self) -> str | None:
+        """See `Manifest.record`."""
+        folders = {getattr(reader, "base_folder", None) for reader in self._readers}
+        return folders.pop() if len(folders) == 1 else None
+
+    @property
+    def holds_audio(self) -> bool:
+        """See `Manifest.record`."""
+        return any(getattr(reader, "holds_audio", False) for reader in self._readers)
+
+    @property
     def is_plain(self) -> bool:
         return all(getattr(reader, "is_plain", False) for reader in self._readers)
 

@@ -49,6 +49,7 @@ class KaldiReader:
         self._check_keys()
         self._base = self._choose_base()
         self.audio_folder = None if self._base == folder else self._base
+        self.base_folder = self._base
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._utterances)):

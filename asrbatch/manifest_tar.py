@@ -199,6 +199,8 @@ class WebDatasetReader:
         ManifestError: a tar cannot be read, or has a key twice.
     """
 
+    holds_audio = True
+
     def __init__(self, source: str, paths: list[str], columns: Columns):
         self.source, self._rename = source, columns.rename
         self._tars = Tars(paths)

@@ -489,6 +489,30 @@ def test_every_ending_of_audio_and_every_name_of_a_folder_counts(tmp_path, rows)
     assert paths == [f"{folder}/{name}" for folder in "ab" for name in names]
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_record_says_where_relative_paths_lie_or_that_audio_is_inside(tmp_path, rows, kind):
+    (tmp_path / "d").mkdir()
+    manifest = open_manifest(MAKERS[kind](tmp_path / "d", rows))
+    record = manifest.record()
+    if record["holds_audio"]:
+        assert all(utterance.audio.path is None for utterance in read_all(manifest))
+    elif kind != "data-uri":
+        for utterance in read_all(manifest):
+            assert os.path.samefile(
+                os.path.join(record["audio_folder"], utterance.fields["audio_filepath"]), utterance.audio.path
+            )
+    assert record["source"] == manifest.source and record["rows"] == len(rows)
+
+
+def test_a_glob_of_files_that_share_a_deeper_folder_says_which(tmp_path, rows):
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "deep" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
+    manifest = open_manifest(tmp_path / "d" / "**" / "*.wav")
+    assert (
+        manifest.record()["audio_folder"] == str(tmp_path / "d" / "deep") and manifest.read(0).fields["audio_filepath"] == "a.wav"
+    )
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 # What each source takes; every other option is an error.
