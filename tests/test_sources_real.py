@@ -107,13 +107,15 @@ def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, 
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode("utf-8", "surrogateescape"))
     done = cli("transcribe", manifest, "-m", tiny_en, "-o", "out.jsonl")
-    assert done.returncode == 2 and not list(tmp_path.glob("out*"))
-    _, *said = done.stderr.splitlines()
+    assert done.returncode == 2 and list(tmp_path.glob("out*")) == [tmp_path / "out.problems"]
+    _, *said, last = done.stderr.splitlines()
+    assert last == f"all of them, a JSON line each: {tmp_path / 'out.problems'}"
+    assert [line["where"] for line in read_jsonl(tmp_path / "out.problems")] == [line.split(": ")[0] for line in said]
     assert len(said) == len(BAD) and all(len(line) < 500 for line in said)
     for number, (line, (_, problem)) in enumerate(zip(said, BAD, strict=True)):
         assert line.startswith(f"{manifest}:{number + 3}: ") and problem in line
     summary = transcribe(manifest, tiny_en, tmp_path / "out.jsonl", on_bad_row="fail", language="en")
-    assert summary.exit_code == EXIT_ROWS_FAILED
+    assert summary.exit_code == EXIT_ROWS_FAILED and not (tmp_path / "out.problems").exists()
     by_index = sorted(summary.rows(), key=lambda row: row["index"])
     assert [row["pred_text"] for row in (by_index[0], by_index[-1])] == list(SPOKEN.values())
     assert {row["error"]["kind"] for row in by_index[1:-1]} == {"bad_row"} and len(by_index) == len(BAD) + 2
