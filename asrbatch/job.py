@@ -108,7 +108,8 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> Plan:
             except OutputError as refused:
                 told = f"the list of all of them was not written: {refused}"
             raise ManifestError(f"{e}\n{told}") from e
-    _remove(path)
+    if path.exists():  # or a read-only folder would be complained of by its name
+        _remove(path)
     return plan
 
 
