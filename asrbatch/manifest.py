@@ -15,7 +15,8 @@ from .errors import ManifestError
 from .manifest_files import manifest_changed
 from .manifest_formats import open_reader
 from .manifest_joined import JoinedReader
-from .manifest_scan import Check, Note, Observe, Reader, Scan, make_utterance, repeated_id, scan_rows
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe, Reader, Scan, make_utterance, repeated_id, scan_rows
 from .rows import BadRow
 from .source_options import SourceOptions
 from .types import AudioRef, Utterance

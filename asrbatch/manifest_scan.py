@@ -22,16 +22,14 @@ from typing import Protocol
 import numpy as np
 
 from .errors import ManifestError
+from .manifest_problems import Note, Problems
 from .rows import BadRow, Row, canonical_row, canonical_tail, show
-from .types import AudioRef, Problem, Utterance
+from .types import AudioRef, Utterance
 
 Check = Callable[[Utterance], str | None]
-Note = Callable[[Problem], None]
 Observe = Callable[[int, int, float | None], None]
 
 _BLOCK_ROWS = 8192
-_SHOWN_PROBLEMS = 20
-_SHOWN_KINDS, _MOST_KINDS = 10, 1000
 _OBSERVED_ROWS = 1024
 _GIVEN_TWICE = "id: given twice"
 
@@ -149,7 +147,7 @@ def scan_rows(
         ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
     """
     digest, ids, durations_s = _Digest(), Ids(), array("f")
-    found = _Problems(reader, note)
+    found = Problems(reader.source, reader.where, note)
     for index, row in enumerate(reader.rows()):
         if observe is not None and index % _OBSERVED_ROWS == 0:
             observe(index, found.number, _share_read(reader, index))
@@ -200,45 +198,6 @@ def _share_read(reader: Reader, num_rows: int) -> float | None:
     if total := getattr(reader, "num_rows", None):
         return num_rows / total
     return getattr(reader, "share_read", None)
-
-
-class _Problems:
-    """What the pass finds wrong: all is counted and told to `note`; the first of each kind are kept.
-
-    Attributes:
-        kinds: problems by kind.
-        examples: (row, problem) of the first of each kind.
-    """
-
-    def __init__(self, reader: Reader, note: Note | None):
-        self._reader, self._tell = reader, note
-        self.kinds: Counter[str] = Counter()
-        self.examples: dict[str, list[tuple[int, str]]] = {}
-        self.number = 0
-
-    def add(self, index: int, row_id: str | None, kind: str, problem: str) -> None:
-        self.number += 1
-        if kind not in self.kinds and len(self.kinds) == _MOST_KINDS:
-            kind = "of yet another kind"
-        self.kinds[kind] += 1
-        if len(kept := self.examples.setdefault(kind, [])) < _SHOWN_PROBLEMS:
-            kept.append((index, problem))
-        if self._tell is not None:
-            self._tell(Problem(index, self._reader.where(index), row_id, "rows", kind, problem))
-
-    def report(self, num_rows: int) -> str:
-        """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
-        first = sorted(problem for kept in self.examples.values() for problem in kept)[:_SHOWN_PROBLEMS]
-        lines = [f"{self._reader.where(index)}: {problem}" for index, problem in first]
-        if more := self.number - len(lines):
-            hint = "" if self._tell is not None else "; `asrbatch validate --report FILE` writes all of them"
-            lines.append(f"… and {more} more{hint}")
-            counts = [f"{number} × {kind}" for kind, number in self.kinds.most_common(_SHOWN_KINDS)]
-            others = len(self.kinds) - len(counts)
-            lines.append(f"by kind: {', '.join(counts)}" + (f", and {others} kinds more" if others else ""))
-        rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
-        bad = "1 problem" if self.number == 1 else f"{self.number} problems"
-        return "\n".join((f"{self._reader.source}: {bad} in {rows}; nothing was run", *lines))
 
 
 class _Digest:

@@ -25,7 +25,7 @@ from .fingerprint import chunk_fields, fingerprint
 from .languages import subtag
 from .manifest import Manifest, open_manifest
 from .manifest_formats import options_for_kept
-from .manifest_scan import Note
+from .manifest_problems import Note
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from .manifest import Manifest, open_manifest
-from .manifest_scan import Check, Note, Observe
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe
 from .sharding import Sharding
 from .source_options import SourceOptions
 from .types import Utterance

@@ -14,7 +14,8 @@ from .audio_rules import AudioRules
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
 from .manifest import Manifest
 from .manifest_lines import has_place, line_fields, place_from
-from .manifest_scan import Check, Note, Observe
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe
 from .output.files import json_bytes
 from .output.new_manifest import new_manifest
 from .probe import FIXES, Probe

@@ -38,8 +38,9 @@ def make_manifest(
 
     Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will fail.
     """
+    from ..display_bars import ProbeBar, ReadingBar
     from ..display_checks import made_parts
-    from ..display_tables import ProbeBar, ReadingBar, show
+    from ..display_tables import show
     from ..manifest_making import figures, survey_sources, write_manifest
     from ..output.new_manifest import check_new_manifest
 

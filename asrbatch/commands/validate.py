@@ -59,8 +59,9 @@ def validate(
 
     Exit codes: 0 nothing wrong; 2 transcribe would refuse the manifest, or an option cannot be used; 3 rows would fail.
     """
+    from ..display_bars import ProbeBar, ReadingBar
     from ..display_checks import validation_parts
-    from ..display_tables import ProbeBar, ReadingBar, show
+    from ..display_tables import show
     from ..output.new_manifest import check_new_manifest
     from ..output.problems import ProblemFile
     from ..precheck import rules_of_model
