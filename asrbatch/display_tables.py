@@ -1,4 +1,4 @@
-"""What `plan` and `status` show: tables on standard output, because they are the result; a bar on standard error.
+"""What `plan` and `status` show: tables on standard output, because they are the result.
 
 Takes the same figures that `--json` prints, so that both say the same. Knows nothing of how they were found.
 """
@@ -11,11 +11,9 @@ from typing import Any
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-PLAIN_EVERY_S = 30.0
 # A table that goes into a file or a pipe has no terminal to fit into.
 _PLAIN_WIDTH = 200
 _FEW_CHUNKS = 40
@@ -28,42 +26,6 @@ def show(*parts: RenderableType) -> None:
     for part in parts:
         # What is too wide for a terminal is wrapped by it; rich would cut it.
         console.print(part, soft_wrap=isinstance(part, Text), crop=False)
-
-
-class ProbeBar:
-    """How far a probe is: a bar on a terminal, a line every half minute elsewhere. A context manager.
-
-    Args:
-        doing, done: what it does, and what it has done.
-    """
-
-    def __init__(self, num_rows: int, doing: str = "reading headers", done: str = "headers read"):
-        self._num_rows, self._done = num_rows, done
-        self._console = Console(stderr=True, highlight=False)
-        self._said_at = time.monotonic()
-        self._bar = Progress(
-            TextColumn(doing),
-            BarColumn(bar_width=None),
-            TextColumn("{task.completed}/{task.total} rows  {task.fields[failing]} will fail"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-            expand=True,
-        )
-        self._task = self._bar.add_task("", total=num_rows, failing=0)
-
-    def __enter__(self) -> "ProbeBar":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, num_rows: int, num_failing: int) -> None:
-        self._bar.update(self._task, completed=num_rows, failing=num_failing)
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
-            self._said_at = time.monotonic()
-            self._console.print(f"{self._done}: {num_rows}/{self._num_rows} rows, {num_failing} will fail", soft_wrap=True)
 
 
 def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:

@@ -18,6 +18,8 @@ from .output.files import json_bytes
 from .output.paths import RunPaths
 from .output.record import read_completion_mark
 from .output.rows import RESULT_FIELDS
+from .pipes import PIPE
+from .remote import is_remote, join_url, scheme_of
 from .rows import show_text
 from .run_facts import RunFacts
 from .scored_rows import audio_seconds, finite_seconds, language_of, text_of
@@ -70,13 +72,14 @@ class NemoFile(WholeFile):
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
         super().__init__(folder / f"{rows.name.removesuffix('.jsonl')}.nemo.json", overwrite, files)
-        self._audio_folder = RunFacts(rows).audio_folder
+        facts = RunFacts(rows)
+        self._audio_base, self._holds_audio = facts.audio_base, facts.holds_audio
         self.left_out: Counter = Counter()
         self.without_time: Counter = Counter()
         self.not_english: Counter = Counter()
 
     def add_row(self, row: dict[str, Any]) -> None:
-        fields = nemo_row(row, self._audio_folder)
+        fields = nemo_row(row, self._audio_base, self._holds_audio)
         if not fields["duration"]:
             self.left_out["no_length"] += 1
             return
@@ -136,18 +139,23 @@ class LeaderboardFile(WholeFile):
 RESULT_FILES = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
 
 
-def nemo_row(row: dict[str, Any], audio_folder: Path) -> dict[str, Any]:
+def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) -> dict[str, Any]:
     """An output row as the row of the manifest it came from, with `pred_text`.
 
     What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`. `duration` is null
     where nobody knows it; rows whose audio is no file of its own have their id as `audio_filepath`.
+
+    Args:
+        audio_base, holds_audio: as `RunFacts` tells them.
     """
     ours = {"index", "input", *RESULT_FIELDS}
     fields = {name: value for name, value in row.items() if name not in ours}
     moved = row["input"] if isinstance(row.get("input"), dict) else {}
     fields.update({name: value for name, value in moved.items() if name not in ("pred_text", "id")})
     fields["duration"] = finite_seconds(fields.get("duration")) or audio_seconds(row) or None
-    fields["audio_filepath"] = _absolute(fields.get("audio_filepath"), audio_folder) or row["id"]
+    place = _absolute(fields.get("audio_filepath"), audio_base)
+    is_inside = holds_audio and place is not None and os.path.isabs(place) and not os.path.exists(place)
+    fields["audio_filepath"] = row["id"] if place is None or is_inside else place
     if type(fields.get("text")) is not str:
         fields["text"] = ""
     if "pred_text" in moved:
@@ -155,10 +163,13 @@ def nemo_row(row: dict[str, Any], audio_folder: Path) -> dict[str, Any]:
     return {**fields, "pred_text": row.get("pred_text") or ""}
 
 
-def _absolute(path: Any, folder: Path) -> str | None:
-    if type(path) is not str or not path:
+def _absolute(path: Any, base: str) -> str | None:
+    """A path, URL or `data:` URI that means the same everywhere; None for what names no file."""
+    if type(path) is not str or not path or path.startswith(PIPE):
         return None
-    return path if path[:5].lower() == "data:" else os.path.join(folder, path)
+    if path[:5].lower() == "data:" or scheme_of(path) is not None:
+        return path
+    return join_url(base, path) if is_remote(base) else os.path.join(base, path)
 
 
 def _rtfx_of_engine(rows: Path) -> float:

@@ -5,7 +5,7 @@ import os
 import re
 
 from .columns import Columns
-from .errors import ManifestError
+from .errors import ManifestError, UsageError
 from .folder_contents import check_numbers
 from .formats_text import is_jsonl, join, open_texts
 from .manifest_heads import bare_name
@@ -52,9 +52,10 @@ def open_webdataset(source: Source) -> Reader | None:
     if not files:
         return None
     choose_split(source.path, [], source.options.split)
-    if source.options.names_columns:
-        raise ManifestError(f"{source.path}: tars have members, not columns; leave out --audio-column and the like")
-    return WebDatasetReader(source.path, files)
+    if (name := source.options.audio_column) is not None:
+        fix = "leave it out; --text-column and --id-column name fields of the JSON"
+        raise UsageError(f"--audio-column {name}: the audio of {source.path} is a member of its tars, known by its ending; {fix}")
+    return WebDatasetReader(source.path, files, Columns(source.options))
 
 
 def _in_order(given: str) -> list[str]:

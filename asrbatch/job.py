@@ -14,7 +14,15 @@ from typing import Any
 
 from .config import STDIN, RunConfig
 from .engine import Engine, start_engine
-from .errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_WORKER_DIED, OutputError, UsageError
+from .errors import (
+    EXIT_COMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_ROWS_FAILED,
+    EXIT_WORKER_DIED,
+    ManifestError,
+    OutputError,
+    UsageError,
+)
 from .fingerprint import differences, digest
 from .fleet import transcribe_on_devices
 from .local import transcribe_here
@@ -24,11 +32,12 @@ from .output.heartbeat import Heartbeat
 from .output.journal import Journal
 from .output.lease import Lease
 from .output.paths import RunPaths, find_chunks
+from .output.problems import ProblemFile
 from .output.record import read_completion_mark, read_record, write_completion_mark
 from .plan import Plan
 from .progress import Observer, Progress, Stop, Summary
 from .session import Session
-from .stdin_manifest import keep_stdin
+from .stdin_manifest import KeptManifest, keep_stdin
 
 
 def run(
@@ -52,7 +61,7 @@ def run(
     kept = keep_stdin(config) if config.manifest == STDIN else None
     if kept is not None and kept.folder != os.getcwd():
         observer.say(f"relative paths are those of {kept.folder}, where this run began")
-    plan = Plan(config, kept)
+    plan = _plan(config, kept)
     _say_strategy(config, plan, observer)
     paths = config.paths
     if Path(plan.manifest.source) in (paths.rows, config.output_path):
@@ -80,6 +89,28 @@ def run(
         session = Session(config, plan, paths, lease, heartbeat, record, journal, observer, stop, started)
         outcome = session.run(partial(transcribe_on_devices if plan.slots else transcribe_here, start=start))
         return _summary(session, lease, outcome)
+
+
+def _plan(config: RunConfig, kept: KeptManifest | None) -> Plan:
+    """What is to be run. A manifest that is refused leaves the list of all its problems beside the output, others none."""
+    path = RunPaths(config.output_path).problems
+    if os.path.lexists(config.manifest) and path.exists() and os.path.samefile(config.manifest, path):
+        raise UsageError(f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another")
+    with ProblemFile(path) as problems:
+        try:
+            plan = Plan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
+        except ManifestError as e:
+            if not problems.num_problems:
+                raise
+            try:
+                problems.write()
+                told = f"all of them, a JSON line each: {path}"
+            except OutputError as refused:
+                told = f"the list of all of them was not written: {refused}"
+            raise ManifestError(f"{e}\n{told}") from e
+    if path.exists():  # or a read-only folder would be complained of by its name
+        _remove(path)
+    return plan
 
 
 def _summary(session: Session, lease: Lease, outcome: str) -> Summary:

@@ -9,12 +9,14 @@ import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from .errors import ManifestError
 from .manifest_files import manifest_changed
 from .manifest_formats import open_reader
 from .manifest_joined import JoinedReader
-from .manifest_scan import Check, Reader, Scan, make_utterance, repeated_id, scan_rows
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe, Reader, Scan, make_utterance, repeated_id, scan_rows
 from .rows import BadRow
 from .source_options import SourceOptions
 from .types import AudioRef, Utterance
@@ -31,10 +33,18 @@ class Manifest:
         num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
     """
 
-    def __init__(self, reader: Reader, check: Check | None = None, *, keep_bad: bool = False):
+    def __init__(
+        self,
+        reader: Reader,
+        check: Check | None = None,
+        *,
+        keep_bad: bool = False,
+        note: Note | None = None,
+        observe: Observe | None = None,
+    ):
         self._reader, self._check = reader, check
         self.source = reader.source
-        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad)
+        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad, note=note, observe=observe)
         self.num_bad = len(self._ids.bad)
 
     def __len__(self) -> int:
@@ -49,6 +59,15 @@ class Manifest:
     def audio_folder(self) -> str | None:
         """What relative paths are relative to, where that was found by where the command was run; None where it was not."""
         return getattr(self._reader, "audio_folder", None)
+
+    def record(self) -> dict[str, Any]:
+        """What a run record says of it, for whoever looks for the audio later.
+
+        `audio_folder` is the folder, or URL, that relative paths are relative to, null where there is no single one;
+        `holds_audio` whether audio may lie inside the source, under names that are no files.
+        """
+        folder, holds_audio = getattr(self._reader, "base_folder", None), getattr(self._reader, "holds_audio", False)
+        return {"source": self.source, "rows": len(self), "audio_folder": folder, "holds_audio": holds_audio}
 
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""
@@ -119,6 +138,8 @@ def open_manifest(
     split: str | None = None,
     check: Check | None = None,
     options: SourceOptions | None = None,
+    note: Note | None = None,
+    observe: Observe | None = None,
 ) -> Manifest:
     """Open a manifest and check every row of it.
 
@@ -129,6 +150,7 @@ def open_manifest(
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
             left out.
         options: how to read it.
+        note, observe: told of every problem, and of how far the reading is; see `scan_rows`.
 
     Raises:
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
@@ -140,6 +162,6 @@ def open_manifest(
     try:
         readers = [open_reader(each, options) for each in sources]
         reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
-        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail")
+        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail", note=note, observe=observe)
     except OSError as e:  # a folder without permission, a disk that fails during the scan
         raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from .audio_cells import hold_bytes
 from .errors import ManifestError
 from .manifest_files import FileState
 from .manifest_parquet import feature_types
@@ -62,7 +62,7 @@ class ArrowTable:
         batch = self._slice(index)
         return batch, self._hold_bytes(batch)[0]
 
-    def cell(self, index: int) -> dict[str, Any] | None:
+    def cell(self, index: int) -> dict[str, Any] | bytes | None:
         return self._slice(index).column(self._audio)[0].as_py()
 
     def file(self, index: int) -> str:
@@ -76,7 +76,7 @@ class ArrowTable:
     def _hold_bytes(self, batch: pa.RecordBatch) -> list[bool]:
         if not self._in_cells:
             return [False] * batch.num_rows
-        return pc.struct_field(batch.column(self._audio), "bytes").is_valid().to_pylist()  # touches no audio
+        return hold_bytes(batch.column(self._audio))
 
 
 def _map(path: str) -> tuple[pa.Schema, list[pa.RecordBatch]]:

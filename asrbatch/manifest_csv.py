@@ -43,6 +43,7 @@ class CsvReader:
     def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
         self.source = file.path
         self._file, self._folder = file, folder
+        self.base_folder = folder
         self._starts, self._lines = array("Q"), array("Q")
         with file.open() as raw:
             first = _strip_bom(raw.readline())
@@ -81,6 +82,12 @@ class CsvReader:
                     yield bad
             self._starts.append(lines.end)
         self._file.check()
+
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
 
     def row(self, index: int) -> Row:
         self._file.check()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from .audio_cells import hold_bytes, is_string, kind_of_cell
 from .columns import Columns
 from .errors import ManifestError, RowError
 from .manifest_files import FileState
@@ -25,18 +26,18 @@ from .rows import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row, show
 from .types import AudioRef
 
 _SCAN_ROWS = 4096
-_PATH_COLUMNS = ("audio_filepath", "audio", "path", "file")
+_AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
 
 
 class Table(Protocol):
-    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`; a light batch holds at most their `path`."""
+    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`, or bytes; a light batch holds at most their `path`."""
 
     schema: pa.Schema
     feature_types: dict[str, str]  # column: class of its `datasets` feature, as far as known
     num_rows: int
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
-        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`."""
+        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`, or bytes."""
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch | pa.Table, list[bool]]]:
         """Light batches of these columns, in order, with, for each row, whether its audio may be in the cell."""
@@ -44,8 +45,12 @@ class Table(Protocol):
     def row(self, index: int) -> tuple[pa.RecordBatch | pa.Table, bool]:
         """One row of all columns; otherwise as `scan`. From any thread."""
 
-    def cell(self, index: int) -> dict[str, Any] | None:
-        """The audio cell of one row: encoded bytes and path, either of them None. From any thread. Raises RowError: damaged."""
+    def cell(self, index: int) -> dict[str, Any] | bytes | None:
+        """The audio cell of one row: encoded bytes, or these and a path, either of them None. From any thread.
+
+        Raises:
+            RowError: it is damaged.
+        """
 
     def file(self, index: int) -> str:
         """The file with that row, for messages."""
@@ -76,12 +81,17 @@ class TableReader:
         self._audio = find_audio_column(source, table.schema, table.feature_types, given)
         # The audio column is renamed below, where it is known whether a cell holds audio or a path.
         self._rename = columns.but_audio()
-        table.choose_audio(self._audio, pa.types.is_struct(table.schema.field(self._audio).type))
+        kind = table.schema.field(self._audio).type
+        self._is_bytes = kind_of_cell(kind) == "bytes"
+        self.base_folder, self.holds_audio = folder, kind_of_cell(kind) != "path"
+        table.choose_audio(self._audio, kind_of_cell(kind) != "path")
         self._scanned = [
             field.name
             for field in table.schema
             if field.name == self._audio or self._rename.ours(field.name) in KNOWN_FIELDS or not _is_heavy(field.type)
         ]
+        if self._is_bytes:  # whole cells of audio
+            self._scanned.remove(self._audio)
 
     @property
     def in_groups(self) -> bool:
@@ -93,7 +103,7 @@ class TableReader:
         for batch, in_cell in self._table.scan(self._scanned):
             names = batch.schema.names
             columns = [self._values(batch, name) for name in names]
-            for number, values in enumerate(zip(*columns, strict=True)):
+            for number, values in enumerate(zip(*columns, strict=True) if columns else [()] * batch.num_rows):
                 try:
                     yield self._parse(index, dict(zip(names, values, strict=True)), in_cell[number])
                 except BadRow as bad:
@@ -114,12 +124,16 @@ class TableReader:
 
     def _values(self, batch: pa.RecordBatch | pa.Table, name: str) -> list[Any]:
         column = batch.column(name)
+        if name == self._audio and self._is_bytes:
+            return [None] * len(column)
         if name == self._audio and pa.types.is_struct(column.type):
             return pc.struct_field(column, "path").to_pylist()
         values = column.to_pylist()
         return values if _is_plain(column.type) else [_plain(value) for value in values]
 
     def _parse(self, index: int, values: dict[str, Any], in_cell: bool) -> Row:
+        if self._is_bytes:
+            values = {self._audio: None, **values}
         path = values[self._audio]
         if self._audio == "audio_filepath":
             fields = values
@@ -135,7 +149,10 @@ class TableReader:
 
     def _load(self, index: int) -> bytes:
         """Encoded audio of one row. Raises RowError `missing` or `unreadable`, ManifestError when the files changed."""
-        cell = self._table.cell(index) or {"bytes": None, "path": None}
+        cell = self._table.cell(index)
+        if type(cell) is bytes:
+            return cell
+        cell = cell or {"bytes": None, "path": None}
         if cell["bytes"] is not None:
             return cell["bytes"]
         name = f"{self._label}/{index}"
@@ -184,7 +201,8 @@ class SavedTable:
         self._cells = self._rows.select_columns([audio])
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.Table, list[bool]]]:
-        rows = self._rows.select_columns(columns)
+        # With the audio, also where rows are wanted without it: which cells hold any is seen there, and nothing is read of them.
+        rows = self._rows.select_columns([*columns, *({self._audio} - set(columns))])
         for start in range(0, self.num_rows, _SCAN_ROWS):
             batch = rows[start : min(start + _SCAN_ROWS, self.num_rows)]
             yield batch, self._hold_bytes(batch)
@@ -205,7 +223,7 @@ class SavedTable:
     def _hold_bytes(self, batch: pa.Table) -> list[bool]:
         if not self._in_cells:
             return [False] * batch.num_rows
-        return pc.struct_field(batch.column(self._audio), "bytes").is_valid().to_pylist()  # touches no audio
+        return hold_bytes(batch.column(self._audio))
 
     def _check_unchanged(self) -> None:
         for state in self._states:
@@ -213,7 +231,7 @@ class SavedTable:
 
 
 def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str], given: str | None = None) -> str:
-    """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else a string of a known name.
+    """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else strings or bytes of a known name.
 
     Args:
         given: the name of the column, where it was said; it may hold any of these.
@@ -227,41 +245,30 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         raise ManifestError(f"{source}: two columns are named {show(twice)}; rename one of them")
     declared = [name for name in names if feature_types.get(name) == "Audio"]
     # A struct with a feature class of its own is something else: an Image, a Video.
-    structs = [field.name for field in schema if _is_audio_struct(field.type) and field.name not in feature_types]
-    paths = [name for name in _PATH_COLUMNS if name in names and _is_string(schema.field(name).type)]
-    candidates = [given] if given else declared or structs or paths
+    structs = [field.name for field in schema if kind_of_cell(field.type) == "struct" and field.name not in feature_types]
+    others = [name for name in _AUDIO_COLUMNS if name in names and kind_of_cell(schema.field(name).type) in ("path", "bytes")]
+    candidates = [given] if given else declared or structs or others
     if len(candidates) > 1:
         found = ", ".join(candidates)
         fix = "choose one with --audio-column"
         raise ManifestError(f"{source}: several columns may hold the audio ({found}); {fix}")
-    accepted = f"an Audio feature, a struct of bytes and path, or strings named {', '.join(_PATH_COLUMNS)}"
+    accepted = f"an Audio feature, a struct of bytes and path, or paths or bytes named {', '.join(_AUDIO_COLUMNS)}"
     if not candidates:
         found = ", ".join(names) or "no columns"
         raise ManifestError(f"{source}: no audio column among {found}; expected {accepted}, or name it with --audio-column")
     kind = schema.field(candidates[0]).type
-    if not _is_audio_struct(kind) and not _is_string(kind):
+    if kind_of_cell(kind) is None:
         raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")
     return candidates[0]
 
 
-def _is_audio_struct(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-
-
-def _is_string(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def _is_plain(kind: pa.DataType) -> bool:
     """Its Python values are what JSON knows."""
-    return _is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return is_string(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
 
 
 def _is_heavy(kind: pa.DataType) -> bool:
-    return pa.types.is_nested(kind) or any(
-        test(kind) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
-    )
+    return pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind) or kind_of_cell(kind) == "bytes"
 
 
 def _plain(value: Any) -> Any:

@@ -32,8 +32,9 @@ class FolderReader:
     """
 
     def __init__(self, source: str, folder: str, files: list[str]):
-        self.source, self._folder = source, folder
+        self.source, self._folder, self.base_folder = source, folder, folder
         self._files = Names(sorted(files))
+        self.num_rows = len(self._files)
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._files)):
@@ -85,9 +86,15 @@ class DescribedFolder:
 
     def __init__(self, folder: str, reader: Reader):
         self._folder, self._reader, self.source = folder, reader, reader.source
+        self.base_folder = getattr(reader, "base_folder", None)
         self.row: Callable[[int], Row] = reader.row
         self.audio: Callable[[int, Row], AudioRef] = reader.audio
         self.where: Callable[[int], str] = reader.where
+
+    @property
+    def share_read(self) -> float | None:
+        """That of the metadata."""
+        return getattr(self._reader, "share_read", None)
 
     def rows(self) -> Iterator[Row | BadRow]:
         named, num_bad = array("q"), 0

@@ -52,7 +52,7 @@ _FORMATS = {
     "arrow": _Format(open_arrow, _COLUMNS),
     "kaldi": _Format(open_kaldi, ("allow_pipes",)),
     "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
-    "webdataset": _Format(open_webdataset),
+    "webdataset": _Format(open_webdataset, ("text_column", "id_column")),
     "folder": _Format(open_audio, _COLUMNS),  # of its metadata
     "lhotse": _Format(open_lhotse, ("allow_pipes", "folder", *_COLUMNS)),
     "jsonl": _Format(open_jsonl, ("folder", *_COLUMNS)),

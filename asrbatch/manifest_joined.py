@@ -29,6 +29,14 @@ class JoinedReader:
                 num_rows += 1
                 yield row
 
+    @property
+    def share_read(self) -> float | None:
+        """What part of all the sources' rows has passed, every source counted alike; None before the first."""
+        if not self._firsts:
+            return None
+        at = len(self._firsts) - 1
+        return (at + (getattr(self._readers[at], "share_read", None) or 0.0)) / len(self._readers)
+
     def row(self, index: int) -> Row:
         reader, own = self._find(index)
         return reader.row(own)
@@ -44,6 +52,17 @@ class JoinedReader:
     @property
     def in_groups(self) -> bool:
         return any(getattr(reader, "in_groups", False) for reader in self._readers)
+
+    @property
+    def base_folder(self) -> str | None:
+        """See `Manifest.record`."""
+        folders = {getattr(reader, "base_folder", None) for reader in self._readers}
+        return folders.pop() if len(folders) == 1 else None
+
+    @property
+    def holds_audio(self) -> bool:
+        """See `Manifest.record`."""
+        return any(getattr(reader, "holds_audio", False) for reader in self._readers)
 
     @property
     def is_plain(self) -> bool:

@@ -27,7 +27,7 @@ class JsonlReader:
 
     Args:
         file: the text.
-        folder: what relative audio paths are relative to.
+        folder: what relative audio paths are relative to; empty where paths are names of members of tars.
         columns: fields under other names.
         adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
         check: asked about a row's fields when they have our names. Raises BadRow.
@@ -49,6 +49,7 @@ class JsonlReader:
         self.source = file.path
         self._file, self._folder, self._adapt, self._check, self._locate = file, folder, adapt, check, locate
         self._found_folder = found_folder
+        self.base_folder, self.holds_audio = folder or None, not folder
         self._rename = columns.rename if columns.given else None
         self.is_plain = adapt is None and locate is None and self._rename is None
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
@@ -75,6 +76,12 @@ class JsonlReader:
     @property
     def audio_folder(self) -> str | None:
         return self._found_folder()
+
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
 
     def row(self, index: int) -> Row:
         self._file.check()

@@ -1,7 +1,8 @@
-"""Kaldi data folders: `wav.scp`, `segments`, `text`, `utt2lang` joined to one row for each utterance.
+"""Kaldi data folders: `wav.scp`, `segments`, `text`, `utt2lang`, `utt2dur` joined to one row for each utterance.
 
 Nothing is sorted or kept: of each file 16 bytes a line are, a hash of its key and where it stands. The rules are those of
-Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording an utterance, and no key stands twice.
+Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording an utterance, and no key stands twice. An
+utterance that two lines of a file speak of is a bad row, which names both lines.
 """
 
 import os
@@ -19,6 +20,7 @@ from .rows import BadRow, Row, audio_ref, parse_row, show_text
 from .types import AudioRef
 
 _SHOWN = 5
+_DIFFERENT_S = 0.1  # Kaldi rounds, and counts frames of 10 ms
 
 
 class KaldiReader:
@@ -41,9 +43,13 @@ class KaldiReader:
         others = {"text": "text", "lang": "utt2lang", "speaker": "utt2spk"}
         paths = {field: os.path.join(folder, name) for field, name in others.items()}
         self._others = {field: KeyedLines(path) for field, path in paths.items() if os.path.isfile(path)}
+        durations = os.path.join(folder, "utt2dur")
+        self._durations = KeyedLines(durations) if os.path.isfile(durations) else None
+        self.num_rows = len(self._utterances)
         self._check_keys()
         self._base = self._choose_base()
         self.audio_folder = None if self._base == folder else self._base
+        self.base_folder = self._base
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._utterances)):
@@ -51,8 +57,9 @@ class KaldiReader:
                 yield self.row(index)
             except BadRow as bad:
                 yield bad
-        for file in (self._utterances, self._wavs, *self._others.values()):
-            file.check()
+        for file in (self._utterances, self._wavs, self._durations, *self._others.values()):
+            if file is not None:
+                file.check()
 
     def row(self, index: int) -> Row:
         utterance, rest = self._utterances.line(index)
@@ -67,6 +74,8 @@ class KaldiReader:
                 fields["recording"] = recording
                 fields |= timing
             fields["audio_filepath"] = self._path(place)
+            if self._durations is not None and (stated := self._durations.get(utterance)) is not None:
+                fields["duration"] = _duration(stated, fields.get("duration"))
             for field, file in self._others.items():
                 if (value := file.get(utterance)) is not None:
                     fields[field] = value
@@ -97,9 +106,6 @@ class KaldiReader:
         return place
 
     def _check_keys(self) -> None:
-        for file in (self._wavs, self._segments, *self._others.values()):
-            if file is not None and (twice := file.given_twice()):
-                raise ManifestError(f"{file.path}:{twice[1]}: {show_text(twice[0])} stands twice; keys must be unique")
         for name, file in self._others.items():
             unknown = file.keys_not_in(self._utterances)
             if unknown and name in ("text", "lang"):
@@ -143,6 +149,20 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
             raise BadRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
         timing["channel"] = int(parts[3])
     return parts[0], timing
+
+
+def _duration(stated: str, of_segment_s: float | None) -> float:
+    """Seconds by `utt2dur`, checked for what they are as any duration is later; a segment keeps its own."""
+    try:
+        duration_s = float(stated)
+    except ValueError as e:
+        raise BadRow(f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it") from e
+    if of_segment_s is None:
+        return duration_s
+    if not abs(duration_s - of_segment_s) <= _DIFFERENT_S:
+        problem = f"segments says another duration: {of_segment_s:g}"
+        raise BadRow(f"utt2dur = {show_text(stated)}", problem, "make utt2dur again (utils/data/get_utt2dur.sh), or remove it")
+    return of_segment_s
 
 
 class KeyedLines:
@@ -189,29 +209,26 @@ class KeyedLines:
                 data.decode().partition(" ") if b"\t" not in data else data.decode().replace("\t", " ", 1).partition(" ")
             )
         except UnicodeDecodeError as e:
-            fix = "write the whole file in UTF-8"
-            raise BadRow(show_text(data.decode("utf-8", "backslashreplace")), f"{self.path}: not UTF-8", fix) from e
+            where, fix = f"{self.path}:{self._numbers[index]}", "write the whole file in UTF-8"
+            raise BadRow(show_text(data.decode("utf-8", "backslashreplace")), f"not UTF-8: {where}", fix) from e
         return key, value.strip()
 
     def get(self, key: str) -> str | None:
-        """The value of a key; None where there is no such line. Raises BadRow."""
+        """The value of a key; None where there is no such line. Raises BadRow: not UTF-8, or two lines have it."""
         wanted = hash(key.encode())
         at = int(np.searchsorted(self._sorted, wanted))
+        first: tuple[int, str] | None = None  # number of the line, and its value
         while at < len(self._sorted) and self._sorted[at] == wanted:
-            found, value = self.line(int(self._order[at]))
+            index = int(self._order[at])  # lines of one hash are in the order of the file
+            found, value = self.line(index)
             if found == key:
-                return value
+                if first is not None:
+                    name, fix = os.path.basename(self.path), "keep one of the lines"
+                    both = f"{self.path}:{first[0]} and {self.path}:{self._numbers[index]}"
+                    raise BadRow(show_text(key), f"key given twice in {name}: {both}", fix)
+                first = self._numbers[index], value
             at += 1
-        return None
-
-    def given_twice(self) -> tuple[str, int] | None:
-        """The first key that stands on two lines, and the number of the second of them."""
-        places = np.flatnonzero(self._sorted[1:] == self._sorted[:-1])
-        for place in places:
-            first, second = (self._key(int(self._order[place + more])) for more in (0, 1))
-            if first == second:
-                return second.decode("utf-8", "backslashreplace"), self._numbers[int(self._order[place + 1])]
-        return None
+        return None if first is None else first[1]
 
     def keys_not_in(self, other: "KeyedLines") -> list[str]:
         return self._strays(other._hashes)

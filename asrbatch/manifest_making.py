@@ -15,6 +15,7 @@ from .audio_part import LENGTH_SLACK_S
 from .errors import ROW_ERROR_KINDS, RowError, UsageError
 from .manifest import Manifest
 from .manifest_lines import has_place, line_fields
+from .manifest_scan import Observe
 from .output.files import json_bytes
 from .output.new_manifest import new_manifest
 from .probe import FIXES, MISMATCH, NEVER, UNSURE, Findings, Probe
@@ -43,7 +44,9 @@ class Made:
     num_corrected: int
 
 
-def survey_sources(sources: Sequence[str], reading: SourceOptions, *, embed: bool = False) -> Survey:
+def survey_sources(
+    sources: Sequence[str], reading: SourceOptions, *, embed: bool = False, observe: Observe | None = None
+) -> Survey:
     """The rows of all sources, checked; they, their order and their ids are those that `transcribe` would have.
 
     Raises:
@@ -56,7 +59,7 @@ def survey_sources(sources: Sequence[str], reading: SourceOptions, *, embed: boo
         if not without and not has_place(row):
             without.append(row.index)
 
-    survey = Survey(sources, with_files=True, reading=reading, check=ask)
+    survey = Survey(sources, with_files=True, reading=reading, check=ask, observe=observe)
     if without and not embed:
         raise UsageError(without_place(survey.manifest.where(without[0])))
     return survey

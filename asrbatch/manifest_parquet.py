@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .audio_cells import kind_of_cell
 from .errors import ManifestError, RowError
 from .manifest_files import FileState
 from .remote import is_remote, open_remote
@@ -79,11 +80,15 @@ class ParquetTable:
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
         for path, schema in zip(self._paths, self._schemas, strict=True):
-            if pa.types.is_struct(schema.field(audio).type) != in_cells:
+            if kind_of_cell(schema.field(audio).type) != kind_of_cell(self.schema.field(audio).type):
                 raise ManifestError(f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again")
-        self._light = [f"{name}.path" if in_cells and name == audio else name for name in self.schema.names]
-        self._may_hold_bytes = [in_cells and self._may_hold(group, f"{audio}.bytes") for group in self._groups]
-        self._light_batches = _Batches(partial(self._read, names=self._light, batch_bytes=_LIGHT_BATCH_BYTES))
+        is_bytes = kind_of_cell(self.schema.field(audio).type) == "bytes"
+        path_of = {audio: f"{audio}.path"} if in_cells else {}
+        self._light = {name: path_of.get(name, name) for name in self.schema.names if not (is_bytes and name == audio)}
+        held_in = audio if is_bytes else f"{audio}.bytes"
+        self._may_hold_bytes = [in_cells and self._may_hold(group, held_in) for group in self._groups]
+        names = list(self._light.values())
+        self._light_batches = _Batches(partial(self._read, names=names, batch_bytes=_LIGHT_BATCH_BYTES))
         self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
 
     @property
@@ -92,7 +97,7 @@ class ParquetTable:
         return any(held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True))
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
-        wanted = [light for light, name in zip(self._light, self.schema.names, strict=True) if name in columns]
+        wanted = [light for name, light in self._light.items() if name in columns]
         for group, may_hold_bytes in zip(self._groups, self._may_hold_bytes, strict=True):
             for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
                 yield batch, [may_hold_bytes] * batch.num_rows
@@ -103,7 +108,7 @@ class ParquetTable:
         at, group = self._group(index)
         return self._light_batches.row(group, index), self._may_hold_bytes[at]
 
-    def cell(self, index: int) -> dict[str, Any] | None:
+    def cell(self, index: int) -> dict[str, Any] | bytes | None:
         _, group = self._group(index)
         try:
             return self._audio_batches.row(group, index).column(0)[0].as_py()

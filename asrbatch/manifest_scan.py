@@ -22,13 +22,16 @@ from typing import Protocol
 import numpy as np
 
 from .errors import ManifestError
+from .manifest_problems import Note, Problems
 from .rows import BadRow, Row, canonical_row, canonical_tail, show
 from .types import AudioRef, Utterance
 
 Check = Callable[[Utterance], str | None]
+Observe = Callable[[int, int, float | None], None]
 
 _BLOCK_ROWS = 8192
-_SHOWN_PROBLEMS = 20
+_OBSERVED_ROWS = 1024
+_GIVEN_TWICE = "id: given twice"
 
 
 class Reader(Protocol):
@@ -59,7 +62,7 @@ class Scan:
         digest: SHA-256 (hex) over the `canonical_row` of every row, in order.
         num_without_duration: rows that do not say their duration.
         problems: how many of each kind; empty unless bad rows are to be failed rows.
-        examples: (row, problem) of the first of each kind.
+        examples: (row, problem) of the first rows of each kind.
     """
 
     num_rows: int
@@ -121,23 +124,33 @@ def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utteran
     return Utterance(index, row_id, audio, row.offset_s, row.duration_s, row.channel, row.lang, row.prompt, row.fields)
 
 
-def scan_rows(reader: Reader, check: Check | None = None, *, keep_bad: bool = False) -> tuple[Scan, Ids]:
+def scan_rows(
+    reader: Reader,
+    check: Check | None = None,
+    *,
+    keep_bad: bool = False,
+    note: Note | None = None,
+    observe: Observe | None = None,
+) -> tuple[Scan, Ids]:
     """Read every row once.
 
     Args:
         reader: the manifest's format.
         check: called with every good row; returns None, or `value: problem; fix` for a row that this run cannot do.
             Ids of rows that repeat are not numbered yet when it is called.
-        keep_bad: give bad rows a place and an id, and count them, in place of refusing the manifest.
+        keep_bad: give bad rows a place and an id, in place of refusing the manifest.
+        note: called with every problem; rows ascend, but for ids that are given twice, which come last.
+        observe: called now and then with (rows read, problems so far, share of the manifest that was read; None where
+            nobody knows).
 
     Raises:
-        ManifestError: there are no rows, or bad ones; all of them are reported together.
+        ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
     """
     digest, ids, durations_s = _Digest(), Ids(), array("f")
-    problems: list[tuple[int, str]] = []  # the first of each kind; num_problems counts all
-    num_problems = 0
-    kinds, examples = Counter(), {}
+    found = Problems(reader.source, reader.where, note)
     for index, row in enumerate(reader.rows()):
+        if observe is not None and index % _OBSERVED_ROWS == 0:
+            observe(index, found.number, _share_read(reader, index))
         problem = None
         if type(row) is BadRow:
             problem, kind = str(row), row.kind
@@ -151,12 +164,9 @@ def scan_rows(reader: Reader, check: Check | None = None, *, keep_bad: bool = Fa
             durations_s.append(nan if row.duration_s is None else row.duration_s)
             digest.add(row.id, row.hashed, canonical_tail(row))
         if problem is not None:
-            if num_problems < _SHOWN_PROBLEMS:
-                problems.append((index, problem))
-            num_problems += 1
+            found.add(index, None if row.hashed else row.id, kind, problem)
             if keep_bad:
                 ids.bad.append(index)
-                _note(kinds, examples, kind, index, problem)
         if digest.num_waiting == _BLOCK_ROWS:
             digest.flush(ids)
     digest.flush(ids)
@@ -164,19 +174,18 @@ def scan_rows(reader: Reader, check: Check | None = None, *, keep_bad: bool = Fa
     num_rows = len(ids.keys)
     if num_rows == 0:
         raise ManifestError(f"{reader.source}: holds no rows; expected at least one utterance")
-    for num_repeats, (index, first, row_id) in enumerate(_find_repeated_ids(reader, ids)):
-        if num_repeats < _SHOWN_PROBLEMS:
-            problems.append((index, repeated_id(reader, row_id, first)))
-        num_problems += 1
+    for index, first, row_id in _find_repeated_ids(reader, ids):
+        found.add(index, row_id, _GIVEN_TWICE, repeated_id(reader, row_id, first))
         if keep_bad:
             ids.add_given_twice(index, first, row_id)
-            _note(kinds, examples, "id: given twice", index, repeated_id(reader, row_id, first))
-    if num_problems and not keep_bad:
-        raise ManifestError(_report(reader, num_rows, num_problems, problems))
+    if observe is not None:
+        observe(num_rows, found.number, 1.0)
+    if found.number and not keep_bad:
+        raise ManifestError(found.report(num_rows))
 
     seconds = np.frombuffer(durations_s, np.float32)
     seconds.flags.writeable = False
-    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum()), kinds, examples), ids
+    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum()), found.kinds, found.examples), ids
 
 
 def repeated_id(reader: Reader, row_id: str, first: int) -> str:
@@ -184,10 +193,11 @@ def repeated_id(reader: Reader, row_id: str, first: int) -> str:
     return f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"
 
 
-def _note(kinds: Counter[str], examples: dict[str, list[tuple[int, str]]], kind: str, index: int, problem: str) -> None:
-    kinds[kind] += 1
-    if len(kept := examples.setdefault(kind, [])) < _SHOWN_PROBLEMS:
-        kept.append((index, problem))
+def _share_read(reader: Reader, num_rows: int) -> float | None:
+    """What part of a manifest its first rows are: by their number where the reader knows that of all, or as it says itself."""
+    if total := getattr(reader, "num_rows", None):
+        return num_rows / total
+    return getattr(reader, "share_read", None)
 
 
 class _Digest:
@@ -266,12 +276,3 @@ def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str
         first = firsts.setdefault(row_id, index)
         if first != index:
             yield index, first, row_id
-
-
-def _report(reader: Reader, num_rows: int, num_problems: int, problems: list[tuple[int, str]]) -> str:
-    shown = [f"{reader.where(index)}: {problem}" for index, problem in sorted(problems)[:_SHOWN_PROBLEMS]]
-    if num_problems > len(shown):
-        shown.append(f"… and {num_problems - len(shown)} more")
-    rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
-    bad = "1 problem" if num_problems == 1 else f"{num_problems} problems"
-    return "\n".join((f"{reader.source}: {bad} in {rows}; nothing was run", *shown))

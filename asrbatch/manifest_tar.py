@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from .audio_names import Names, is_audio
+from .columns import Columns
 from .errors import ManifestError, RowError
 from .manifest_jsonl import parse_object
 from .manifest_text import LocalFile
@@ -191,12 +192,17 @@ class WebDatasetReader:
 
     A row's id is its key, or `tar/key` where two tars have a key in common. Members beside audio, JSON and text are passed over.
 
+    Args:
+        columns: fields of the JSON under other names; the audio is a member.
+
     Raises:
         ManifestError: a tar cannot be read, or has a key twice.
     """
 
-    def __init__(self, source: str, paths: list[str]):
-        self.source = source
+    holds_audio = True
+
+    def __init__(self, source: str, paths: list[str], columns: Columns):
+        self.source, self._rename = source, columns.rename
         self._tars = Tars(paths)
         self._keys, self._tar_of, self._first = Names(), array("I"), array("Q")
         self._offsets, self._sizes, self._kinds = array("Q"), array("Q"), array("I")
@@ -206,6 +212,7 @@ class WebDatasetReader:
         self._first.append(len(self._offsets))
         self._ending_names = list(self._endings)
         self._names_tar = self._have_common_keys()
+        self.num_rows = len(self._keys)
 
     def rows(self) -> Iterator[Row | BadRow]:
         for index in range(len(self._keys)):
@@ -223,6 +230,7 @@ class WebDatasetReader:
             for ending, offset, size in self._members(index):
                 if ending == "json":
                     fields |= parse_object(self._text(index, offset, size).encode())
+            fields = self._rename(fields)
             for ending, offset, size in self._members(index):
                 if ending in _TEXTS and "text" not in fields:
                     fields["text"] = self._text(index, offset, size).strip()

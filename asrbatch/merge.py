@@ -235,7 +235,7 @@ def _record(
         "merged": True,
         "complete": findings.complete,
         "fingerprint": fingerprint,
-        "manifest": {"source": manifest.source, "rows": len(manifest)},
+        "manifest": manifest.record(),
         "total_rows": len(manifest),
         "num_chunks": fingerprint["num_chunks"],
         "chunk_id": None,

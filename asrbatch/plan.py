@@ -25,6 +25,7 @@ from .fingerprint import chunk_fields, fingerprint
 from .languages import subtag
 from .manifest import Manifest, open_manifest
 from .manifest_formats import options_for_kept
+from .manifest_problems import Note
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips
@@ -58,12 +59,13 @@ class Plan:
 
     Args:
         kept: what came on standard input, where the manifest is `-`.
+        note: told of every problem of the manifest; see `manifest_scan.scan_rows`.
 
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
-    def __init__(self, config: RunConfig, kept: KeptManifest | None = None):
+    def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: Note | None = None):
         self.engine = engine_plan(config)
         look.close()
         self.rules: AudioRules = audio_rules(config, self.engine.speech)
@@ -71,7 +73,8 @@ class Plan:
         source, reading = config.manifest, config.reading
         if kept is not None:
             source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
-        self.manifest: Manifest = open_manifest(source, check=partial(check_row, row_rules(self.engine)), options=reading)
+        check = partial(check_row, row_rules(self.engine))
+        self.manifest: Manifest = open_manifest(source, check=check, options=reading, note=note)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s

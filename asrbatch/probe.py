@@ -109,6 +109,7 @@ class Probe:
         decode: `NEVER`, `UNSURE` or `ALWAYS`. Without rules the length is then exact to a frame of the file.
         judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).
+        note: called by any thread with everything that is found: the row, its kind, a text.
 
     Raises:
         ManifestError: the manifest changed meanwhile.
@@ -126,7 +127,9 @@ class Probe:
         decode: str = NEVER,
         judge_bad: bool = True,
         observe: Callable[[int, int], None] = lambda done, failing: None,
+        note: Callable[[Utterance, str, str], None] = lambda row, kind, text: None,
     ):
+        self._tell = note
         self._manifest, self._rules, self._decode, self._judge_bad = manifest, rules, decode, judge_bad
         self.audio_s = np.full(len(manifest), np.nan)
         self.is_guess = np.zeros(len(manifest), bool)
@@ -192,6 +195,7 @@ class Probe:
 
     def _note(self, found: Findings, row: Utterance, kind: str, text: str) -> None:
         found.note(row.index, kind, text)
+        self._tell(row, kind, text)
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
     def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> "_Opened":

@@ -30,6 +30,10 @@ TRIES = 4
 _FIRST_PAUSE_S = 0.5
 TIMEOUT_S = 60.0
 
+# Of the 400s, those that may be another answer later: timeout, too early, too many requests.
+_PASSING = (408, 425, 429)
+_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")  # botocore's, which need not be installed
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _at_once = threading.BoundedSemaphore(_MOST_AT_ONCE)
 _T = TypeVar("_T")
@@ -69,7 +73,7 @@ def why_not(scheme: str) -> tuple[str, str] | None:
 
 
 def read_remote(url: str, name: str) -> bytes:
-    """The whole file. At most 16 at a time; a failure is tried again after 0.5, 1 and 2 s.
+    """The whole file. At most 16 at a time; a failure that may pass is tried again after 0.5, 1 and 2 s.
 
     Args:
         name: what to call it in messages.
@@ -83,7 +87,7 @@ def read_remote(url: str, name: str) -> bytes:
     except FileNotFoundError as e:
         raise RowError("missing", f"{name}: no such file") from e
     except Exception as e:  # every file system behind fsspec has errors of its own
-        raise RowError("unreadable", f"{name}: {_one_line(e)}; tried {TRIES} times") from e
+        raise RowError("unreadable", f"{name}: {_told(e)}") from e
 
 
 class RemoteFile:
@@ -136,7 +140,7 @@ class RemoteFile:
         except TooLargeError as e:
             raise ManifestError(f"{self.path}: the server sends no parts of it, and all of it is {e}") from e
         except Exception as e:
-            raise ManifestError(f"{self.path}: cannot be read: {_one_line(e)}; tried {TRIES} times") from e
+            raise ManifestError(f"{self.path}: cannot be read: {_told(e)}") from e
 
 
 def list_remote(pattern: str) -> list[str]:
@@ -147,7 +151,7 @@ def list_remote(pattern: str) -> list[str]:
         system = _file_system(pattern)
         return sorted(system.unstrip_protocol(path) for path in _try_again(lambda: system.glob(pattern)))
     except Exception as e:
-        raise ManifestError(f"{pattern}: cannot be listed: {_one_line(e)}") from e
+        raise ManifestError(f"{pattern}: cannot be listed: {_told(e)}") from e
 
 
 def open_remote(url: str) -> io.RawIOBase:
@@ -209,14 +213,39 @@ def _try_again(read: Callable[[], _T]) -> _T:
     for left in reversed(range(TRIES)):
         try:
             return read()
-        except (FileNotFoundError, PermissionError, TooLargeError):
-            raise
-        except Exception:
-            if not left:
+        except Exception as e:
+            if not left or _is_final(e):
                 raise
         time.sleep(pause_s)
         pause_s *= 2
     raise AssertionError("unreachable")
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether the same question would get the same answer."""
+    if isinstance(error, (FileNotFoundError, PermissionError, TooLargeError)) or type(error).__name__ in _NO_CREDENTIALS:
+        return True
+    status = _status(error)
+    return status is not None and 400 <= status < 500 and status not in _PASSING
+
+
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error of aiohttp, gcsfs or huggingface_hub tells of."""
+    for holder, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
+        if type(status := getattr(holder, name, None)) is int:
+            return status
+    return None
+
+
+def _told(error: Exception) -> str:
+    """What went wrong, and how often it was tried or what to do."""
+    if isinstance(error, TooLargeError):
+        return _one_line(error)
+    if not _is_final(error):
+        return f"{_one_line(error)}; tried {TRIES} times"
+    if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS or _status(error) in (401, 403):
+        return f"{_one_line(error)}; give this process credentials that may read it"
+    return f"{_one_line(error)}; such an answer does not change, so it was not tried again"
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ import json
 import os
 from functools import partial
 from json.encoder import encode_basestring_ascii  # json.dumps(str) without its 2 us of set-up per call
+from math import isnan
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
@@ -41,6 +42,7 @@ IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row it
 
 _SUSPECT_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS
 _SHOWN_CHARS = 80
+_OF_PANDAS = "pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps"
 
 
 class BadRow(Exception):
@@ -146,7 +148,10 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     elif type(given) is int:
         given = str(given)
     elif type(given) is not str or not given:
-        raise _bad("id", given, "must be a non-empty string or a whole number", "leave it out to have one made")
+        fix = "leave it out to have one made"
+        if type(given) is float and given.is_integer():  # 1 or 1.0? The same data set elsewhere says one of them
+            fix = f'write {show(int(given))} or "{show(given)}", whichever it is, or {fix}'
+        raise _bad("id", given, "must be a non-empty string or a whole number", fix)
     return Row(given, hashed, path, offset_s, duration_s, channel, lang, prompt, fields)
 
 
@@ -203,6 +208,8 @@ def show_text(text: str) -> str:
 
 
 def _bad(field: str, value: Any, problem: str, fix: str) -> BadRow:
+    if type(value) is float and (isnan(value) or (field in ("id", "channel") and value.is_integer())):
+        fix += f" ({_OF_PANDAS})"
     return BadRow(f"{field} = {show(value)}", problem, fix)
 
 

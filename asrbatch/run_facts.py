@@ -59,16 +59,30 @@ class RunFacts:
     @property
     def manifest_source(self) -> str | None:
         """Where the manifest was when the run was started."""
-        made_from = (self.record or {}).get("manifest")
-        source = made_from.get("source") if isinstance(made_from, dict) else None
+        source = self._made_from.get("source")
         return source if type(source) is str else None
 
     @property
+    def holds_audio(self) -> bool:
+        """Whether audio may lie inside the manifest, under names that are no files."""
+        return self._made_from.get("holds_audio") is True
+
+    @property
+    def audio_base(self) -> str:
+        """What relative audio paths are relative to, a folder or a URL: where the run looked; without a record the folder of the
+        predictions."""
+        for folder in (self._fingerprint.get("audio_folder"), self._made_from.get("audio_folder")):
+            if type(folder) is str and folder:
+                return folder
+        return str(self._folder_of_source())
+
+    @property
     def audio_folder(self) -> Path:
-        """What relative audio paths are relative to: where the run looked, or the manifest's folder; without a record, that of
-        the predictions."""
-        if folder := self._fingerprint.get("audio_folder"):
-            return Path(folder)
+        """`audio_base` as a folder of this machine."""
+        return Path(self.audio_base)
+
+    def _folder_of_source(self) -> Path:
+        """As far as the manifest's name tells: of several sources that of the first."""
         if self.manifest_source is None:
             return self._files[0].parent
         source = Path(self.manifest_source.split(",")[0])
@@ -136,6 +150,11 @@ class RunFacts:
         if self._in_chunks:
             return self._fingerprint.get("num_rows")
         return self.record.get("total_rows")
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        made_from = (self.record or {}).get("manifest")
+        return made_from if isinstance(made_from, dict) else {}
 
     @property
     def _fingerprint(self) -> dict[str, Any]:

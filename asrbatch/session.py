@@ -189,7 +189,7 @@ def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
         "chunk_id": config.chunk_id,
         "num_chunks": config.num_chunks,
         "total_audio_s": plan.total_audio_s,
-        "manifest": {"source": plan.manifest.source, "rows": len(plan.manifest)},
+        "manifest": plan.manifest.record(),
         "model": plan.engine.checkpoint.as_dict(),
     }
 

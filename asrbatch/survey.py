@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from .manifest import Manifest, open_manifest
-from .manifest_scan import Check
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe
 from .sharding import Sharding
 from .source_options import SourceOptions
 from .types import Utterance
@@ -123,7 +124,7 @@ class Survey:
         files: int64 [rows], equal for rows of one file; None unless asked for.
 
     Args:
-        source, split, reading, check: as `open_manifest`.
+        source, split, reading, check, note, observe: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
@@ -138,12 +139,14 @@ class Survey:
         with_files: bool = False,
         reading: SourceOptions | None = None,
         check: Check | None = None,
+        note: Note | None = None,
+        observe: Observe | None = None,
     ):
         self._check = check
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
         self._files = array("q") if with_files else None
-        self.manifest: Manifest = open_manifest(source, split=split, check=self._add, options=reading)
+        self.manifest: Manifest = open_manifest(source, split=split, check=self._add, options=reading, note=note, observe=observe)
         self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
 

@@ -6,7 +6,7 @@ the model's rate (typed `Any` here so that this module needs no numpy).
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,26 @@ class Utterance:
     prompt: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with one manifest row, as a list of all of them says it.
+
+    Attributes:
+        row: 0-based.
+        where: file and line, or row.
+        id: the row's; None where it has none of its own, or cannot be read.
+        of: `rows` for what the row says, `audio` for what its audio is.
+        kind: the problem without what is particular to this row, for counting.
+        text: the value, the problem and the fix.
+    """
+
+    row: int
+    where: str
+    id: str | None
+    of: str
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

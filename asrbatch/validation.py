@@ -14,13 +14,14 @@ from .audio_rules import AudioRules
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
 from .manifest import Manifest
 from .manifest_lines import has_place, line_fields, place_from
-from .manifest_scan import Check
+from .manifest_problems import Note
+from .manifest_scan import Check, Observe
 from .output.files import json_bytes
 from .output.new_manifest import new_manifest
 from .probe import FIXES, Probe
 from .source_options import SourceOptions
 from .survey import Survey
-from .types import Utterance
+from .types import Problem, Utterance
 
 
 class Validation:
@@ -31,6 +32,7 @@ class Validation:
         num_bad: such rows.
         probe: what their audio was found to be; None until it was judged.
         clean: where the rows that pass were written, and how many; None until then.
+        report: where all problems were listed, and how many; None where they were not.
 
     Args:
         sources: several are one manifest.
@@ -38,6 +40,8 @@ class Validation:
         check: what a model's run asks of a row; None asks nothing.
         for_lines: rows that pass are to be written; refuse at once a source whose rows have no line.
         strict: rows that would be flagged for what the audio is do not pass.
+        note: told of every problem of the rows, then of their audio, from any thread.
+        observe: told of how far the reading is; see `scan_rows`.
 
     Raises:
         ManifestError: it cannot be read at all.
@@ -52,15 +56,19 @@ class Validation:
         check: Check | None = None,
         for_lines: bool = False,
         strict: bool = False,
+        note: Note | None = None,
+        observe: Observe | None = None,
     ):
         self._refuses = reading.on_bad_row == "refuse"
-        self._check, self._strict = check, strict
+        self._check, self._strict, self._tell = check, strict, note
         self._without_place = array("Q")
-        self._survey = Survey(sources, with_files=True, reading=replace(reading, on_bad_row="fail"), check=self._ask)
+        keeping = replace(reading, on_bad_row="fail")
+        self._survey = Survey(sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe)
         self.manifest: Manifest = self._survey.manifest
         self.num_bad = self.manifest.num_bad
         self.probe: Probe | None = None
         self.clean: tuple[Path, int] | None = None
+        self.report: tuple[Path, int] | None = None
         for index in self._without_place if for_lines else ():
             if self.manifest.line(index) is None:
                 raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
@@ -74,7 +82,7 @@ class Validation:
         """Looks at the audio of every good row; arguments and errors are those of `Probe`."""
         self.probe = Probe(
             self.manifest, self._survey.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, decode=decode,
-            judge_bad=False, observe=observe,
+            judge_bad=False, observe=observe, note=self._note_audio,
         )  # fmt: skip
 
     def passes(self, index: int) -> bool:
@@ -127,6 +135,10 @@ class Validation:
         row = self.manifest.read(index)
         return line if not has_place(row) or place_from(row, folder) == row.fields["audio_filepath"] else None
 
+    def _note_audio(self, row: Utterance, kind: str, text: str) -> None:
+        if self._tell is not None:
+            self._tell(Problem(row.index, self.manifest.where(row.index), row.id, "audio", kind, f"{text}; {FIXES[kind]}"))
+
     def _ask(self, row: Utterance) -> str | None:
         if not has_place(row):
             self._without_place.append(row.index)
@@ -163,6 +175,7 @@ def figures(found: Validation) -> dict[str, Any]:
             "sample_rates_hz": dict(probe.findings.sample_rates.most_common()),
         },
         "clean": found.clean and {"path": str(found.clean[0]), "rows": found.clean[1]},
+        "report": found.report and {"path": str(found.report[0]), "problems": found.report[1]},
         "exit_code": found.exit_code,
     }  # fmt: skip
 

@@ -21,7 +21,8 @@ import threading; threading.Event().wait()
 def http(folder: Path) -> Iterator[str]:
     """URL of the folder's files, also under names that make trouble the first three times, say, whatever the method:
     `/x/fail3/a.wav` is too busy, `/x/reset3/a.wav` resets the connection, `/x/cut3/a.wav` breaks off. `/x/gone0/a.wav` is no
-    longer there, `/x/plain0/a.wav` knows no ranges, `/x/unsized0/a.wav` does not say how long it is either.
+    longer there, `/x/deny403/a.wav` is answered with 403, `/x/plain0/a.wav` knows no ranges, `/x/unsized0/a.wav` does not say how
+    long it is either.
 
     What was asked for stands in `requests.log`, a line each.
     """
@@ -78,6 +79,8 @@ def serve(folder: str) -> None:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 self.connection.close()
                 self.close_connection = True
+            elif kind == "deny":
+                self.send(int(trouble[2]), b"no")
             elif kind == "gone":
                 self.send(410, b"no more")
             elif not path.is_file():

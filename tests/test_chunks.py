@@ -92,7 +92,8 @@ def test_all_chunks_together_hold_every_row_once(job, manifest, tmp_path, num_ch
         record, mark = record_of(summary.paths), mark_of(summary.paths)
         assert (record["chunk_id"], record["num_chunks"], record["total_rows"]) == (chunk_id, num_chunks, len(expected))
         assert record["total_audio_s"] == pytest.approx(sharding.audio_s[chunk_id])
-        assert record["manifest"] == {"source": str(manifest), "rows": 10}
+        folder = str(manifest.parent)
+        assert record["manifest"] == {"source": str(manifest), "rows": 10, "audio_folder": folder, "holds_audio": False}
         assert record["fingerprint"]["num_rows"] == 10 and record["fingerprint"]["chunks"] == sharding.digest
         assert mark["rows"] == len(expected)
         digests.add(mark["fingerprint"])

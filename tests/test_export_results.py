@@ -100,6 +100,29 @@ def test_paths_are_relative_to_where_the_run_looked(tmp_path, source, found, fol
     assert row["audio_filepath"] == f"{folder}/a/b.wav"
 
 
+@pytest.mark.parametrize(
+    ("manifest", "written", "expected"),
+    [
+        ({"audio_folder": "/data/deep", "source": "/data/**/*.wav"}, "a.wav", "/data/deep/a.wav"),
+        ({"audio_folder": "https://host/m", "source": "https://host/m/l.jsonl"}, "../a.wav", "https://host/a.wav"),
+        ({"audio_folder": "/data"}, "https://host/a.wav", "https://host/a.wav"),
+        ({"audio_folder": "/data"}, "pipe:sox a.wav -t wav - |", "dog"),
+        ({"audio_folder": None, "holds_audio": True, "source": "/data/a.tar"}, "a.tar/k.wav", "dog"),
+        ({"audio_folder": "/data", "holds_audio": True}, "https://host/a.wav", "https://host/a.wav"),
+        ({"audio_folder": "HERE", "holds_audio": True}, "gone.wav", "dog"),
+        ({"audio_folder": "HERE", "holds_audio": True}, "out.jsonl", "HERE/out.jsonl"),  # a file that is there
+        ({"audio_folder": "HERE", "holds_audio": False}, "gone.wav", "HERE/gone.wav"),
+    ],
+)
+def test_a_path_is_that_of_a_file_or_else_the_id(tmp_path, manifest, written, expected):
+    path = run_of(tmp_path, [{**PAIRS[0], "id": "dog", "audio_filepath": written}])
+    folder = manifest["audio_folder"] and manifest["audio_folder"].replace("HERE", str(tmp_path))
+    record = {"manifest": {"rows": 1, **manifest, "audio_folder": folder}, "total_rows": 1, "fingerprint": {}, "sessions": []}
+    (tmp_path / "out.run.json").write_text(json.dumps(record))
+    (row,) = read_jsonl(export(path, ["nemo"]).results["nemo"])
+    assert row["audio_filepath"] == expected.replace("HERE", str(tmp_path))
+
+
 def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_path):
     rows = [
         {"id": "stated", "index": 0, "status": "ok", "pred_text": "a", "duration": 2.0, "audio_s": 1.9, "text": "a"},
@@ -158,7 +181,7 @@ def test_fields_that_had_our_names_get_them_back():
     }
     row |= {"audio_s": 2.5, "duration": None, "speaker": "x"}
     expected = {"id": "a", "duration": 2.5, "speaker": "x", "status": "draft", "index": 7, "input": {"pred_text": "old"}}
-    assert nemo_row(row, Path("/data")) == {**expected, "audio_filepath": "a", "text": "", "pred_text": "new"}
+    assert nemo_row(row, "/data") == {**expected, "audio_filepath": "a", "text": "", "pred_text": "new"}
 
 
 def test_what_is_missing_is_named(tmp_path):

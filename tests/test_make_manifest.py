@@ -145,7 +145,7 @@ def test_the_command(monkeypatch, tmp_path, rows):
         (["audio", "-o", "new/m.jsonl"], "exists already"),
         (["audio"], "--output is missing"),
         (["-o", "x.jsonl"], "MANIFEST is missing"),
-        (["audio", "-o", "x.jsonl.gz"], "manifests are written as plain text; leave out .gz"),
+        (["audio", "-o", "x.jsonl.gz"], "is written as plain text; leave out .gz"),
         (["audio", "-o", "x.jsonl", "--on-bad-row", "fail"], "a row that cannot be run cannot be written"),
         (["audio", "-o", "audio"], "is a folder; give a file name"),
         (["audio", "-o", "x.jsonl", "--decode-timeout", "0"], "--decode-timeout 0: must be above 0"),

@@ -326,6 +326,12 @@ BAD_ROWS = [
     ({**PASSED, "text": ["a"]}, 'text = ["a"]: must be a string'),
     ({**PASSED, "id": ""}, 'id = "": must be a non-empty string or a whole number; leave it out to have one made'),
     ({**PASSED, "id": 1.5}, "id = 1.5: must be a non-empty string or a whole number"),
+    ({**PASSED, "id": 7.0}, 'id = 7.0: must be a non-empty string or a whole number; write 7 or "7.0", whichever it is'),
+    ({**PASSED, "id": 7.0}, "(pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps)"),
+    ({**PASSED, "id": float("inf")}, "id = Infinity: must be a non-empty string or a whole number; leave it out"),
+    ({**PASSED, "text": float("nan")}, "or null when there is none (pandas: df.convert_dtypes() before writing makes"),
+    ({**PASSED, "channel": 1.0}, "leave it out for the mean of all channels (pandas: df.convert_dtypes()"),
+    ({**PASSED, "duration": float("nan")}, "leave it out to read to the end (pandas: df.convert_dtypes()"),
     ({**PASSED, "id": True}, "id = true: must be a non-empty string or a whole number"),
     ({**PASSED, "id": ["x"]}, 'id = ["x"]: must be a non-empty string'),
     *(
@@ -367,10 +373,11 @@ def test_all_bad_rows_are_reported_together_and_counted(tmp_path):
     rows += [{**PASSED, "id": "x"}] * 4
     with pytest.raises(ManifestError) as caught:
         open_manifest(write(tmp_path, *rows))
-    head, *lines, more = str(caught.value).splitlines()
+    head, *lines, more, kinds = str(caught.value).splitlines()
     assert "34 problems in 36 rows" in head
     assert [line.split(": ")[1] for line in lines] == [f"offset = -{number}" for number in range(1, 21)]
-    assert more == "… and 14 more"
+    assert more == "… and 14 more; `asrbatch validate --report FILE` writes all of them"
+    assert kinds == "by kind: 30 × offset: must be a number of seconds from 0 to 1e+09, 4 × id: given twice"
 
 
 def test_problems_of_all_kinds_come_in_the_order_of_lines(tmp_path):

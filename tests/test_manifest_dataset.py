@@ -266,9 +266,50 @@ def test_the_declared_audio_feature_is_chosen_among_structs(tmp_path):
         open_manifest(tmp_path / "no")
 
 
+def plain_bytes(arrow, kind):
+    return arrow.set_column(0, "audio", pa.array(AUDIO[: len(arrow)], kind))
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("how", ["parquet", "arrow", "saved"])
+def test_a_column_of_plain_bytes_is_audio(tmp_path, how, kind, alone):
+    arrow = plain_bytes(table(), kind)
+    arrow = arrow.select(["audio"]) if alone else arrow
+    source = tmp_path / f"rows.{how}"
+    if how == "saved":
+        datasets.Dataset(arrow).save_to_disk(source)
+    elif how == "arrow":
+        with pa.ipc.new_file(source, arrow.schema) as file:
+            file.write_table(arrow)
+    else:
+        write_parquet(source, arrow)
+    rows = read_all(open_manifest(source))
+    assert [row.audio.resolve() for row in rows] == AUDIO
+    if not alone:
+        write_parquet(tmp_path / "rows.parquet", table())
+        same = open_manifest(tmp_path / "rows.parquet")
+        assert open_manifest(source).scan.digest == same.scan.digest
+        for row, other in zip(rows, read_all(same), strict=True):
+            assert (row.id, row.offset_s, row.fields) == (other.id, other.offset_s, other.fields)
+
+
+def test_a_null_among_plain_bytes_is_a_bad_row_or_a_missing_one(tmp_path):
+    cells = pa.array([AUDIO[0], None], pa.binary())
+    source = write_parquet(tmp_path / "rows.parquet", pa.table({"audio": cells}))  # the row group may hold audio
+    rows = read_all(open_manifest(source))
+    assert rows[0].audio.resolve() == AUDIO[0]
+    with pytest.raises(RowError, match="missing: .*/1: the audio cell holds neither bytes nor a path; drop the row"):
+        rows[1].audio.resolve()
+
+
 @pytest.mark.parametrize(
     ("arrow", "problem"),
     [
+        (
+            pa.table({"audio": [b"x"], "path": ["a.wav"]}),
+            r"several columns may hold the audio \(audio, path\); choose one with --audio-column",
+        ),
         (
             table(other=[{"bytes": b"x", "path": None}] * NUM_ROWS),
             r"several columns may hold the audio \(audio, other\);",

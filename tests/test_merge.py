@@ -166,7 +166,9 @@ def test_the_record_of_a_merged_run(output, manifest):
     records = [read_record(chunk(output, chunk_id)) for chunk_id in range(NUM_CHUNKS)]
     assert record["fingerprint"] == records[0]["fingerprint"]
     assert (record["num_chunks"], record["chunk_id"]) == (NUM_CHUNKS, None)
-    assert record["manifest"] == {"source": str(manifest), "rows": NUM_ROWS}
+    folder = str(manifest.parent)
+    expected = {"source": str(manifest), "rows": NUM_ROWS, "audio_folder": folder, "holds_audio": False}
+    assert record["manifest"] == expected
     assert record["tally"] == {name: mark[name] for name in ("rows", "audio_s", "statuses", "flags", "errors")}
     assert mark["audio_s"] == pytest.approx(sum(each["audio_s"] for each in marks))
     assert mark["statuses"] == {"ok": NUM_ROWS}

@@ -15,7 +15,7 @@ import soundfile as sf
 from conftest import write_jsonl
 from test_audio import LOSSY, encode, write
 
-from asrbatch import display_tables
+from asrbatch import display_bars
 from asrbatch.audio import load_audio, read_header
 from asrbatch.audio_header import Header, foresee
 from asrbatch.audio_part import Part
@@ -286,8 +286,8 @@ def decoders_of(children: Path) -> list[str]:
 
 
 def test_a_log_gets_a_line_every_half_minute(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(display_tables, "PLAIN_EVERY_S", 0.0)
-    with display_tables.ProbeBar(600) as bar:
+    monkeypatch.setattr(display_bars, "PLAIN_EVERY_S", 0.0)
+    with display_bars.ProbeBar(600) as bar:
         probe(tmp_path, interleaved(tmp_path, 3, 600), observe=bar.update)
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines()[-1] == "headers read: 600/600 rows, 0 will fail"

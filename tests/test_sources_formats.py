@@ -185,10 +185,11 @@ def test_kaldi_without_segments_and_with_pipes(tmp_path, rows):
         ("segments", "utt9 nowhere 0 1", r"segments:7: recording nowhere: wav\.scp lacks it"),
         ("segments", "utt9 rec0 2 1", "segments:7: segments = rec0 2 1: must end after it starts"),
         ("segments", "utt9 rec0 1", "not `recording start end`"),
-        ("segments", "utt1 rec0 0 1", "segments:7: utt1 stands twice; keys must be unique"),
         ("text", "utt9 more", r"text: has 1 keys that segments lacks \(utt9\); run Kaldi's utils/fix_data_dir.sh"),
         ("wav.scp", "rec9 x.wav", r"wav\.scp: has 1 keys that no segment uses \(rec9\)"),
-        ("wav.scp", "rec0 y.wav", "wav.scp:7: rec0 stands twice"),
+        ("utt2dur", "utt1 long", "segments:2: utt2dur = long: must be a number of seconds; correct the line, or drop it"),
+        ("utt2dur", "utt1 nan", "segments:2: utt2dur = nan: segments says another duration: 0.2; make utt2dur again"),
+        ("utt2dur", "utt1 9.5", "segments:2: utt2dur = 9.5: segments says another duration: 0.2; make utt2dur again"),
     ],
 )
 def test_kaldi_folders_that_contradict_themselves(tmp_path, rows, name, line, problem):
@@ -197,6 +198,50 @@ def test_kaldi_folders_that_contradict_themselves(tmp_path, rows, name, line, pr
         file.write(line + "\n")
     with pytest.raises(ManifestError, match=problem):
         open_manifest(tmp_path)
+
+
+def test_keys_that_kaldi_has_twice_are_bad_rows_that_name_both_lines(tmp_path, rows):
+    """Whatever order a hash has: all of them, at their rows, and the others run where bad rows may fail."""
+    make_kaldi(tmp_path, rows)
+    (tmp_path / "utt2dur").write_text("".join(f"{row['id']} {row['duration']}\n" for row in rows))
+    doubled = {
+        "segments": "utt5 rec0 0 0.6",
+        "wav.scp": "rec1 y.wav",
+        "text": "utt2 more",
+        "utt2lang": "utt3 de",
+        "utt2dur": "utt4 1",
+    }
+    for name, line in doubled.items():
+        with open(tmp_path / name, "a") as file:
+            file.write(line + "\n")
+    there = f"{tmp_path}/segments:"
+    both = {name: f"{tmp_path}/{name}:{{}} and {tmp_path}/{name}:7; keep one of the lines" for name in doubled}
+    expected = [
+        f"{there}2: rec1: key given twice in wav.scp: {both['wav.scp'].format(2)}",
+        f"{there}3: utt2: key given twice in text: {both['text'].format(3)}",
+        f"{there}4: utt3: key given twice in utt2lang: {both['utt2lang'].format(4)}",
+        f"{there}5: utt4: key given twice in utt2dur: {both['utt2dur'].format(5)}",
+        f'{there}7: id = "utt5": {there}6 has it already; ids must be unique (a row without one gets one made)',
+    ]
+    with pytest.raises(ManifestError) as caught:
+        open_manifest(tmp_path)
+    assert str(caught.value).splitlines()[1:] == expected
+    manifest = open_manifest(tmp_path, options=SourceOptions(on_bad_row="fail"))
+    assert [u.problem for u in read_all(manifest)] == [None, *expected[:4], None, expected[4]]
+    assert [u.id for u in read_all(manifest)] == [*(f"utt{n}" for n in range(6)), "utt5~row-6"]
+    assert manifest.scan.problems["key given twice in text"] == manifest.scan.problems["id: given twice"] == 1
+
+
+def test_utt2dur_is_the_duration_where_no_segment_has_one(tmp_path, rows):
+    (tmp_path / "wav.scp").write_text("".join(f"u{n} {rows[n]['file']}\n" for n in range(3)))
+    (tmp_path / "utt2dur").write_text("u2 0.15\nu0 0.25\nother 9\n")
+    assert [u.duration_s for u in read_all(open_manifest(tmp_path))] == [0.25, None, 0.15]
+    (tmp_path / "utt2dur").write_text("u0 0\nu1 -1\nu2 nan\n")
+    with pytest.raises(ManifestError, match=r"(?s):1: duration = 0: .*:2: duration = -1.0: .*:3: duration = NaN: "):
+        open_manifest(tmp_path)
+    (tmp_path / "segments").write_text("a u0 0.05 0.25\nb u1 0.05 -1\nc u2 0 0.2\n")
+    (tmp_path / "utt2dur").write_text("a 0.21\nb 0.1\n")
+    assert [u.duration_s for u in read_all(open_manifest(tmp_path))] == [0.2, 0.1, 0.2]
 
 
 def test_kaldi_segments_cut_recordings(tmp_path, rows):
@@ -301,6 +346,22 @@ def test_nemo_tars_with_other_column_names(tmp_path, rows):
         open_manifest(tmp_path / "m.json", options=options)
     failing = open_manifest(tmp_path / "m.json", options=replace(options, on_bad_row="fail"))
     assert "no tar holds it" in failing.read(6).problem and failing.read(6).fields["audio_filepath"] == "none.wav"
+
+
+def test_fields_of_a_webdataset_may_have_other_names(tmp_path, rows):
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(2):
+            add(tar, f"k{number}.wav", rows[number]["file"].read_bytes())
+            add(tar, f"k{number}.json", json.dumps({"key": number, "sentence": f"s{number}", "text": "raw"}).encode())
+        add(tar, "k2.wav", rows[2]["file"].read_bytes())
+        add(tar, "k2.txt", b"beside")
+    named = SourceOptions(text_column="sentence", id_column="key", on_bad_row="fail")
+    *good, bad = read_all(open_manifest(tmp_path / "a.tar", options=named))
+    assert [(u.id, u.fields["text"], u.fields["original_text"]) for u in good] == [("0", "s0", "raw"), ("1", "s1", "raw")]
+    assert [data_of(u) for u in good] == [rows[n]["file"].read_bytes() for n in (0, 1)]
+    assert bad.problem.endswith("a.tar:k2: has no fields: no sentence, which --text-column names; correct the name, or the row")
+    with pytest.raises(UsageError, match=r"--audio-column wav: the audio of .*a\.tar is a member of its tars, .*leave it out"):
+        open_manifest(tmp_path / "a.tar", options=SourceOptions(audio_column="wav"))
 
 
 def test_webdataset_keys_that_repeat_between_tars_get_the_tars_name(tmp_path, rows):
@@ -428,13 +489,38 @@ def test_every_ending_of_audio_and_every_name_of_a_folder_counts(tmp_path, rows)
     assert paths == [f"{folder}/{name}" for folder in "ab" for name in names]
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_record_says_where_relative_paths_lie_or_that_audio_is_inside(tmp_path, rows, kind):
+    (tmp_path / "d").mkdir()
+    manifest = open_manifest(MAKERS[kind](tmp_path / "d", rows))
+    record = manifest.record()
+    if record["holds_audio"]:
+        assert all(utterance.audio.path is None for utterance in read_all(manifest))
+    elif kind != "data-uri":
+        for utterance in read_all(manifest):
+            assert os.path.samefile(
+                os.path.join(record["audio_folder"], utterance.fields["audio_filepath"]), utterance.audio.path
+            )
+    assert record["source"] == manifest.source and record["rows"] == len(rows)
+
+
+def test_a_glob_of_files_that_share_a_deeper_folder_says_which(tmp_path, rows):
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    (tmp_path / "d" / "deep" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
+    manifest = open_manifest(tmp_path / "d" / "**" / "*.wav")
+    assert (
+        manifest.record()["audio_folder"] == str(tmp_path / "d" / "deep") and manifest.read(0).fields["audio_filepath"] == "a.wav"
+    )
+
+
 # --- options ----------------------------------------------------------------------------------------------------------
 
 # What each source takes; every other option is an error.
 TAKES = {
     "csv": {"audio_column", "text_column", "id_column"}, "tsv": {"audio_column", "text_column", "id_column"},
     "jsonl": {"audio_column", "text_column", "id_column"}, "parquet": {"audio_column", "text_column", "id_column"},
-    "kaldi": {"allow_pipes"}, "webdataset": set(), "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
+    "kaldi": {"allow_pipes"}, "webdataset": {"text_column", "id_column"},
+    "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
 }  # fmt: skip
 VALUES = {
     "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True, "dataset_config": "x",
@@ -450,7 +536,7 @@ def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind)
         if option in TAKES[kind] or (kind == "jsonl" and option == "tars"):  # which makes it the list of tars
             continue
         value = str(source) if option == "tars" else value
-        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave out --|so --split x means nothing"):
+        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave it out; --|so --split x means nothing"):
             open_manifest(source, options=SourceOptions(**{option: value}))
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import file_server
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
@@ -73,6 +74,58 @@ def test_urls_pipes_and_other_column_names(transcribe, tiny_en, rows, tmp_path):
     (rows[0]["file"].parent / "requests.log").unlink()
 
 
+def named_by_pattern(folder, rows):
+    for number, row in enumerate(rows):
+        MAKERS["jsonl"](folder, [row]).rename(folder / f"part_{number}.json")
+    return str(folder / "part__OP_0..1_CL_.json"), {}
+
+
+def tars_beside_their_list(folder, rows):
+    manifest = MAKERS["nemo-tar"](folder, rows) / "tarred_audio_manifest.json"
+    return str(manifest.rename(folder / "m.json")), {"tars": str(folder / "audio__OP_0..1_CL_.tar")}
+
+
+def numbered_tars(folder, rows):
+    for number, row in enumerate(rows):
+        MAKERS["webdataset"](folder, [row]).rename(folder / f"shard-{number:03}.tar")
+    return str(folder / "shard-{000..001}.tar"), {}
+
+
+def table_of_paths(folder, rows):
+    fields = [{"file": str(row["file"]), **{name: row[name] for name in ("id", "text", "duration", "lang")}} for row in rows]
+    pq.write_table(pa.Table.from_pylist(fields), folder / "m.parquet")
+    return str(folder / "m.parquet"), {}
+
+
+def table_of_bytes(folder, rows):
+    fields = [
+        {"wav": row["file"].read_bytes(), **{name: row[name] for name in ("id", "text", "duration", "lang")}} for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(fields), folder / "m.parquet")
+    return str(folder / "m.parquet"), {"audio_column": "wav"}
+
+
+@pytest.mark.parametrize("make", [named_by_pattern, tars_beside_their_list, numbered_tars, table_of_paths, table_of_bytes])
+def test_other_ways_to_name_and_hold_them(transcribe, tiny_en, rows, fingerprint, tmp_path, make):
+    (tmp_path / "d").mkdir()
+    source, options = make(tmp_path / "d", rows)
+    summary = transcribe(source, tiny_en, tmp_path / "out.jsonl", language="en", **options)
+    check(summary, rows)
+    assert json.loads(summary.paths.record.read_text())["fingerprint"] == fingerprint
+
+
+def test_manifests_and_tars_behind_a_server_that_fails_now_and_then(transcribe, tiny_en, rows, fingerprint, tmp_path):
+    MAKERS["csv"](tmp_path, [{**row, "file": Path(f"{row['id']}.wav")} for row in rows])
+    for row in rows:
+        shutil.copy(row["file"], tmp_path / f"{row['id']}.wav")
+    tar = MAKERS["webdataset"](tmp_path, rows)
+    with file_server.http(tmp_path) as url:
+        for number, source in enumerate((f"{url}/x/fail1/m.csv", f"{url}/x/cut1/{tar.name}")):
+            summary = transcribe(source, tiny_en, tmp_path / f"out{number}.jsonl", language="en")
+            check(summary, rows)
+            assert json.loads(summary.paths.record.read_text())["fingerprint"] == fingerprint
+
+
 def test_a_folder_of_audio_without_a_list(transcribe, tiny_en, rows, tmp_path):
     folder = tmp_path / "recordings"
     (folder / "inner").mkdir(parents=True)
@@ -107,13 +160,15 @@ def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, 
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode("utf-8", "surrogateescape"))
     done = cli("transcribe", manifest, "-m", tiny_en, "-o", "out.jsonl")
-    assert done.returncode == 2 and not list(tmp_path.glob("out*"))
-    _, *said = done.stderr.splitlines()
+    assert done.returncode == 2 and list(tmp_path.glob("out*")) == [tmp_path / "out.problems"]
+    _, *said, last = done.stderr.splitlines()
+    assert last == f"all of them, a JSON line each: {tmp_path / 'out.problems'}"
+    assert [line["where"] for line in read_jsonl(tmp_path / "out.problems")] == [line.split(": ")[0] for line in said]
     assert len(said) == len(BAD) and all(len(line) < 500 for line in said)
     for number, (line, (_, problem)) in enumerate(zip(said, BAD, strict=True)):
         assert line.startswith(f"{manifest}:{number + 3}: ") and problem in line
     summary = transcribe(manifest, tiny_en, tmp_path / "out.jsonl", on_bad_row="fail", language="en")
-    assert summary.exit_code == EXIT_ROWS_FAILED
+    assert summary.exit_code == EXIT_ROWS_FAILED and not (tmp_path / "out.problems").exists()
     by_index = sorted(summary.rows(), key=lambda row: row["index"])
     assert [row["pred_text"] for row in (by_index[0], by_index[-1])] == list(SPOKEN.values())
     assert {row["error"]["kind"] for row in by_index[1:-1]} == {"bad_row"} and len(by_index) == len(BAD) + 2

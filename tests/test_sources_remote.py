@@ -94,6 +94,42 @@ def test_what_is_no_longer_there_is_missing(url, no_pauses):
     assert not no_pauses
 
 
+@pytest.mark.parametrize(
+    ("status", "fix"), [(401, "credentials that may"), (403, "credentials that may"), (400, "not tried again")]
+)
+def test_an_answer_that_will_not_change_is_not_asked_for_again(folder, url, no_pauses, status, fix):
+    with pytest.raises(RowError, match=rf"unreadable: a\.wav: .*{status}.*; .*{fix}"):
+        remote.read_remote(f"{url}/x/deny{status}/a.wav", "a.wav")
+    assert requests_of(folder, f"/x/deny{status}/") == [f"GET /x/deny{status}/a.wav "]
+    with pytest.raises(ManifestError, match=rf"deny{status}/a\.wav: cannot be read: .*{status}.*; .*{fix}"):
+        remote.RemoteFile(f"{url}/x/deny{status}/a.wav")
+    assert len(requests_of(folder, f"/x/deny{status}/")) <= 3 and not no_pauses  # HEAD, and GET where that fails
+    with pytest.raises(RowError, match="429.*; tried 4 times"):  # too many requests is another matter
+        remote.read_remote(f"{url}/x/deny429/a.wav?{status}", "a.wav")
+    assert no_pauses == [0.5, 1.0, 2.0]
+
+
+def forget_s3():
+    """Endpoints are read once, by us and by fsspec."""
+    import s3fs
+
+    remote._system.cache_clear()
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_bucket_that_may_not_be_read_is_asked_once(folder, url, no_pauses, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"{url}/x/deny403")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    forget_s3()
+    with pytest.raises(RowError, match="unreadable: b.wav: PermissionError: .*; give this process credentials that may read it"):
+        remote.read_remote("s3://speech/b.wav", "b.wav")
+    with pytest.raises(ManifestError, match="s3://speech/m/.*: cannot be .*PermissionError"):
+        open_manifest("s3://speech/m/*.jsonl")
+    forget_s3()
+    assert not no_pauses
+
+
 @pytest.mark.parametrize("path", ["a.wav", "x/unsized0/a.wav"])
 def test_more_than_is_allowed_is_not_read(url, path, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "MOST_BYTES", 1000)

@@ -17,6 +17,7 @@ from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
 from typer.testing import CliRunner
 
+from asrbatch import manifest_scan
 from asrbatch.cli import app
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest import open_manifest
@@ -33,6 +34,7 @@ FIELDS = {
     "problems": None,
     "audio": {"decoded", "files", "measured_h", "rows_guessed", "rows_unknown", "containers", "sample_rates_hz"},
     "clean": {"path", "rows"},
+    "report": {"path", "problems"},
     "exit_code": None,
 }
 
@@ -235,7 +237,7 @@ def test_nothing_is_half_written(tone, tmp_path):
 def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone, tmp_path):
     rows = [{"audio_filepath": "a.wav"}, {"audio_filepath": "gone.wav"}]
     write_jsonl(tmp_path / "m.jsonl", rows)
-    done = cli("validate", "m.jsonl", "--json", "--write-clean", "clean.jsonl")
+    done = cli("validate", "m.jsonl", "--json", "--write-clean", "clean.jsonl", "--report", "all.jsonl")
     assert (done.returncode, done.stderr) == (EXIT_ROWS_FAILED, "")
     told = json.loads(done.stdout)
     assert set(told) == set(FIELDS)
@@ -243,6 +245,7 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
         assert fields is None or set(told[name]) == fields, name
     assert (told["rows_passing"], told["rows_failing"], told["clean"]["rows"]) == (1, 1, 1)
     assert read_jsonl(tmp_path / "clean.jsonl") == rows[:1]
+    assert [(line["row"], line["kind"]) for line in read_jsonl(tmp_path / "all.jsonl")] == [(1, "missing")]
     shown = cli("validate", "clean.jsonl", "--audio", "decode")
     assert shown.returncode == EXIT_COMPLETE and "nothing wrong" in shown.stdout and "1 pass" in shown.stdout
 
@@ -252,8 +255,10 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
     [
         (["m.jsonl", "--write-clean", "m.jsonl", "--overwrite"], "--write-clean .*m.jsonl: is what is read; give another name"),
         (["m.jsonl", "--write-clean", "there.jsonl"], "there.jsonl: exists already; give another name, or --overwrite"),
-        (["m.jsonl", "--write-clean", "x.jsonl.zst"], "manifests are written as plain text; leave out .zst"),
-        (["m.jsonl", "--overwrite"], "--overwrite: replaces the file of --write-clean"),
+        (["m.jsonl", "--write-clean", "x.jsonl.zst"], "is written as plain text; leave out .zst"),
+        (["m.jsonl", "--overwrite"], "--overwrite: replaces the files of --write-clean and --report"),
+        (["m.jsonl", "--report", "there.jsonl"], "--report .*there.jsonl: exists already; give another name, or --overwrite"),
+        (["m.jsonl", "--report", "x", "--write-clean", "x"], "--report .*x: is the file of --write-clean; give another name"),
         (["m.jsonl", "--task", "translate"], "--task, --windows and --revision: are of a run with a model"),
         (["m.jsonl", "--decode-timeout", "nan"], "--decode-timeout nan: must be above 0"),
         (["-", "-"], "standard input can be read once"),
@@ -291,3 +296,19 @@ def test_neither_torch_nor_vllm_is_imported(tone, tiny_en, tmp_path):
         "heavy = {'torch', 'vllm', 'transformers', 'datasets'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "several", "csv", "folder", "kaldi", "webdataset", "parquet"])
+def test_it_is_told_how_far_the_reading_is(tone, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(manifest_scan, "_OBSERVED_ROWS", 1)
+    rows = [{"id": f"u{n}", "text": f"t{n}", "duration": 1.0, "lang": "en", "file": tone} for n in range(6)]
+    (tmp_path / "d").mkdir()
+    seen = []
+    open_manifest(MAKERS[kind](tmp_path / "d", rows), observe=lambda *told: seen.append(told))
+    assert [num_rows for num_rows, _, _ in seen] == [0, 1, 2, 3, 4, 5, 6] and seen[-1] == (6, 0, 1.0)
+    shares = [share for *_, share in seen[:-1]]
+    if kind == "jsonl.gz":  # nobody knows how long it is unpacked
+        assert shares == [None] * 6
+    else:
+        assert shares == sorted(shares) and len(set(shares)) > 1
+        assert shares[0] >= 0 and shares[-1] < 1

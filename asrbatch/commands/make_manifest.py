@@ -38,8 +38,9 @@ def make_manifest(
 
     Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will fail.
     """
+    from ..display_bars import ProbeBar, ReadingBar
     from ..display_checks import made_parts
-    from ..display_tables import ProbeBar, show
+    from ..display_tables import show
     from ..manifest_making import figures, survey_sources, write_manifest
     from ..output.new_manifest import check_new_manifest
 
@@ -52,7 +53,8 @@ def make_manifest(
     if options.on_bad_row != "refuse":
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
-    survey = survey_sources(sources, options, embed=embed)
+    with ReadingBar() as bar:
+        survey = survey_sources(sources, options, embed=embed, observe=bar.update)
     with ProbeBar(len(survey), "measuring", "measured") as bar:
         made = write_manifest(
             survey, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,

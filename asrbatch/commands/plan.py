@@ -108,7 +108,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
 
 
 def _probe(survey: "Survey", num_workers: int, timeout_s: float, rules: "AudioRules | None") -> "Probe":
-    from ..display_tables import ProbeBar
+    from ..display_bars import ProbeBar
     from ..probe import Probe
 
     with ProbeBar(len(survey)) as bar:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -45,7 +46,11 @@ def validate(
     write_clean: Annotated[
         str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --write-clean.")] = False,
+    report: Annotated[
+        str | None,
+        typer.Option(help="List every problem in this file, a JSON line each, in the order of rows.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
@@ -55,21 +60,25 @@ def validate(
 
     Exit codes: 0 nothing wrong; 2 transcribe would refuse the manifest, or an option cannot be used; 3 rows would fail.
     """
+    from ..display_bars import ProbeBar, ReadingBar
     from ..display_checks import validation_parts
     from ..display_tables import show
+    from ..output.new_manifest import check_new_manifest
+    from ..output.problems import ProblemFile
     from ..precheck import rules_of_model
     from ..probe import ALWAYS, NEVER
     from ..validation import Validation, figures
 
     sources = choose_sources(manifest, reading["dataset"])
-    clean = None if write_clean is None else Path(write_clean).expanduser().absolute()
+    clean, listed = (None if given is None else Path(given).expanduser().absolute() for given in (write_clean, report))
     check_timeout(decode_timeout)
-    if clean is None and overwrite:
-        raise UsageError("--overwrite: replaces the file of --write-clean; give that as well")
-    if clean is not None:
-        from ..output.new_manifest import check_new_manifest
-
-        check_new_manifest(clean, "--write-clean", sources, overwrite)
+    if clean is None and listed is None and overwrite:
+        raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
+    if clean is not None and clean == listed:
+        raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
+    for path, option in ((clean, "--write-clean"), (listed, "--report")):
+        if path is not None:
+            check_new_manifest(path, option, sources, overwrite)
     if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
         raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
     if not any(map(names_data_set, sources)):
@@ -83,17 +92,24 @@ def validate(
     options = SourceOptions(**reading_fields(reading))
     if audio is Audio.none and all(map(names_data_set, sources)):
         options = replace(options, streaming=True)  # the rows without their audio
-    found = Validation(sources, options, check=check, for_lines=clean is not None, strict=strict)
-    if audio is not Audio.none:
-        decodes = audio is Audio.decode
-        with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
-        from ..display_tables import ProbeBar
-
-        with ProbeBar(len(found), *with_bar) as bar:
-            found.judge_audio(
-                decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
-                rules=rules, observe=bar.update,
+    with ExitStack() as stack:
+        problems = None if listed is None else stack.enter_context(ProblemFile(listed))
+        with ReadingBar() as bar:
+            found = Validation(
+                sources, options, check=check, for_lines=clean is not None, strict=strict,
+                note=problems and problems.add, observe=bar.update,
             )  # fmt: skip
+        if audio is not Audio.none:
+            decodes = audio is Audio.decode
+            with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
+            with ProbeBar(len(found), *with_bar) as bar:
+                found.judge_audio(
+                    decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+                    rules=rules, observe=bar.update,
+                )  # fmt: skip
+        if problems is not None:
+            problems.write()
+            found.report = (listed, problems.num_problems)
     nothing_clean: UsageError | None = None
     if clean is not None:
         try:

@@ -1,4 +1,4 @@
-"""A manifest that we write: there whole or not at all, and never in the place of what it is made from."""
+"""A manifest that we write, or a list about one: there whole or not at all, and never in the place of what it is made from."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ def check_new_manifest(path: Path, option: str, sources: Sequence[str], overwrit
         UsageError: something stands there, it is a source itself, or it would be called packed.
     """
     if path.name.endswith((".gz", ".zst")):
-        raise UsageError(f"{option} {path}: manifests are written as plain text; leave out {path.suffix}")
+        raise UsageError(f"{option} {path}: is written as plain text; leave out {path.suffix}")
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; give a file name ending in .jsonl")
     if not path.exists():

@@ -48,6 +48,11 @@ class RunPaths:
         return self.rows.with_name(f"{self._stem}.inflight")
 
     @property
+    def problems(self) -> Path:
+        """Why the manifest was refused, a JSON line for each problem; of the run itself, whichever chunk found them."""
+        return self.rows.with_name(f"{self._stem}.problems")
+
+    @property
     def log(self) -> Path:
         return self.rows.with_name(f"{self._stem}.log")
 
