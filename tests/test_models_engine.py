@@ -3,11 +3,15 @@
 Qwen2-Audio is asked by its chat template, GLM-ASR by vLLM's transcription interface.
 """
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
@@ -23,7 +27,7 @@ from typer.testing import CliRunner
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import Question
+from asrbatch.engine import Question, start_engine
 from asrbatch.engine.honoured import honoured
 from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
@@ -295,6 +299,48 @@ def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
     assert plan.mode == "process" and plan.engine_args == {"tensor_parallel_size": 2}
     with pytest.raises(UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"):
         plan_of(qwen2, args=("tensor_parallel_size=2",), mode="thread")
+
+
+def descendants() -> set[int]:
+    """Processes that this one started, and that those started, by the mark that an engine's get; also without a parent."""
+    mark, found = f"ASRBATCH_PID={os.getpid()}".encode(), set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is somebody else's
+            marked = mark in (folder / "environ").read_bytes().split(b"\0")
+            # Python's own, one for each process that starts others, and ends with it.
+            if marked and b"resource_tracker" not in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+def test_two_ranks_write_the_rows_of_one_and_leave_no_process(engines, qwen2, tmp_path, demo_rows):
+    rows = [{"id": f"u{i}", "audio_filepath": r["audio_filepath"]} for i, r in enumerate(demo_rows[:2])]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    _, one, of_one = runs(engines, qwen2, tmp_path / "one", rows)
+    before, during = descendants(), []
+
+    class Starting:
+        @staticmethod
+        def start(*arguments, **options):
+            engine = start_engine(*arguments, **options)
+            during.extend(descendants() - before)
+            return engine
+
+    args = ("max_num_seqs=4", "tensor_parallel_size=2")
+    summary, two, of_two = runs(Starting, qwen2, tmp_path / "two", rows, args=args)
+    assert summary.exit_code == 0 and [row["pred_text"] for row in two] == [row["pred_text"] for row in one]
+    for row, other in zip(one, two, strict=True):
+        assert row.keys() == other.keys() and row["num_tokens"] == other["num_tokens"] > 0
+        assert row["avg_logprob"] == pytest.approx(other["avg_logprob"], abs=1e-3)
+    engine = of_two["sessions"][0]["engine"]
+    assert (engine["mode"], engine["settings"]["tensor_parallel_size"]) == ("process", 2)
+    assert of_two["fingerprint"] == of_one["fingerprint"], "a run may go on with another number of ranks"
+    assert len(during) >= 3, "the core and two ranks"
+    deadline = time.monotonic() + 60
+    while (left := descendants() & set(during)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
 
 
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
