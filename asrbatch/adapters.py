@@ -15,7 +15,7 @@ WEIGHTS = "adapter_model.safetensors"
 # As older versions of PEFT saved them.
 _PICKLED = "adapter_model.bin"
 _CONVERT = (
-    f"in that folder, python -c \"import torch, safetensors.torch as s; "
+    f'in that folder, python -c "import torch, safetensors.torch as s; '
     f"s.save_file(torch.load('{_PICKLED}', weights_only=True), '{WEIGHTS}')\" makes the {WEIGHTS} that is wanted"
 )
 # PEFT's way to say "of the model that was adapted".

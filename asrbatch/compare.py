@@ -301,11 +301,12 @@ def _written_language(scoring: ScoreOptions, files: list[Predictions], facts: li
     into = [its.written_language for its in facts]
     if None not in tasks and into[0] != into[1]:
         did = [
-            f"{file.path} was {'transcribed' if task == 'transcribe' else f'translated into {show(lang)}' if lang else 'translated'}"
-            for file, task, lang in zip(files, tasks, into, strict=True)
+            "transcribed" if task != "translate" else f"translated into {show(lang)}" if lang else "translated"
+            for task, lang in zip(tasks, into, strict=True)
         ]
         raise UsageError(
-            f"{did[0]}, {did[1]}: their texts are written in different languages; --language says which one to take both for"
+            f"{files[0].path} was {did[0]}, {files[1].path} was {did[1]}: their texts are written in different languages; "
+            "--language says which one to take both for"
         )
     return into[0] if into[0] == into[1] else None
 

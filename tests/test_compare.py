@@ -399,9 +399,9 @@ def test_what_a_failed_row_said_does_not_count(tmp_path):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"task": "transcribe"}, r"a\.jsonl was translated into \S*en\S*, \S*b\.jsonl was transcribed: .* --language says which"),
-        ({"task": "translate", "asked": {"style": "transcription", "target_language": "de"}}, "was translated into .*de.*: their"),
-        ({"task": "translate", "asked": {"style": "chat"}}, r"b\.jsonl was translated: their texts are written in different lang"),
+        ({"task": "transcribe"}, r"a\.jsonl was translated into \S*en\S*, \S*b\.jsonl was transcribed: .* --language says"),
+        ({"task": "translate", "asked": {"style": "transcription", "target_language": "de"}}, "was translated into .*de.*: "),
+        ({"task": "translate", "asked": {"style": "chat"}}, r"b\.jsonl was translated: their texts are written in"),
     ],
 )
 def test_a_translation_and_another_text_are_not_compared_by_lang(told, message, tmp_path):

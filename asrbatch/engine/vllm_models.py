@@ -6,6 +6,7 @@ alone (`engine/look_child.py`). Weights are never read here. Import it late, lik
 
 import copy
 import dataclasses
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "InterfaceFrontend",
     "generates_text",
     "has_interface",
+    "hears",
     "hold_plugins",
     "model_of",
     "placeholder_of",
@@ -316,6 +318,13 @@ def placeholder_of(model: type) -> str | None:
         return model.get_placeholder_str("audio", 1)
     except (ValueError, NotImplementedError):  # how classes say that they take no audio
         return None
+
+
+def hears(model: type) -> bool:
+    """Whether its processor takes audio, as the source of that says: the processor itself is made from a checkpoint."""
+    info = getattr(getattr(model, "_processor_factory", None), "info", None)
+    limits = getattr(info, "get_supported_mm_limits", None)
+    return limits is not None and '"audio"' in inspect.getsource(limits)
 
 
 def registered() -> dict[str, Callable[[], type]]:
