@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import Question, start_engine
+from asrbatch.engine import Question, environment, start_engine
 from asrbatch.engine.honoured import honoured
 from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
@@ -362,6 +362,18 @@ def test_two_ranks_write_the_rows_of_one_and_leave_no_process(engines, qwen2, tm
     while (left := descendants() & set(during)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
+
+
+def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatch):
+    name = "OMP_NUM_THREADS"
+    monkeypatch.delenv(name, raising=False)
+    for ranks, device, said in ((2, "cpu", str(max(1, len(os.sched_getaffinity(0)) // 2))), (1, "cpu", None), (2, "cuda", None)):
+        with environment.threads_for_ranks(ranks, device):
+            assert os.environ.get(name) == said
+        assert name not in os.environ
+    monkeypatch.setenv(name, "7")
+    with environment.threads_for_ranks(2, "cpu"):
+        assert os.environ[name] == "7"
 
 
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
