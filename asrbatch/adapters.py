@@ -12,6 +12,12 @@ from .checkpoint import WEIGHT_PATTERNS
 from .errors import UsageError
 
 WEIGHTS = "adapter_model.safetensors"
+# As older versions of PEFT saved them.
+_PICKLED = "adapter_model.bin"
+_CONVERT = (
+    f'in that folder, python -c "import torch, safetensors.torch as s; '
+    f"s.save_file(torch.load('{_PICKLED}', weights_only=True), '{WEIGHTS}')\" makes the {WEIGHTS} that is wanted"
+)
 # PEFT's way to say "of the model that was adapted".
 _PREFIX = "base_model.model."
 
@@ -37,6 +43,8 @@ def modules_of(folder: Path, said: str) -> set[str]:
     Raises:
         UsageError: there are no such weights, or none that can be read.
     """
+    if not (folder / WEIGHTS).is_file() and (folder / _PICKLED).is_file():
+        raise UsageError(f"--lora {said}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}")
     if not (folder / WEIGHTS).is_file():
         raise UsageError(
             f"--lora {said}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as safetensors"

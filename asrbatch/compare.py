@@ -83,9 +83,7 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
     if references is not None:
         files, references, joined_by = join(files, references, [its.audio_folder for its in facts])
     language = scoring.language or _language_of_runs(files, facts) or "en"
-    written = {its.written_language for its in facts}
-    # Of two translations into one language; see `score`.
-    work = Pairing(files, references, rules, language, options, written.pop() if len(written) == 1 else None)
+    work = Pairing(files, references, rules, language, options, _written_language(scoring, files, facts))
     tally = count_all(work, PairTally(most=options.shown), scoring, say)
     if not tally.total.rows:
         raise UsageError(_why_nothing(a, b, tally))
@@ -141,7 +139,7 @@ class Pairing:
     ):
         self._files, self._references, self._rules = files, references, rules
         self._language, self._options = language, options
-        self._written = written and (options.scoring.language or written)
+        self._written = written
         self.has_references = references is not None or any(file.num_references for file in files)
         self._only_b = files[1].without(files[0].keys if references is None else references.keys)
 
@@ -289,6 +287,29 @@ def _language_of_runs(files: list[Predictions], facts: list[RunFacts]) -> str | 
             "counts for scoring with --language"
         )
     return told[0] or told[1]
+
+
+def _written_language(scoring: ScoreOptions, files: list[Predictions], facts: list[RunFacts]) -> str | None:
+    """The language that translations are written in; None of two transcripts, and where no record tells.
+
+    Raises:
+        UsageError: only one was translated, or the two into different languages, and nobody says what that is to be taken for.
+    """
+    if "translate" not in (tasks := [its.task for its in facts]):
+        return None
+    if scoring.language:
+        return scoring.language
+    into = [its.written_language for its in facts]
+    if None not in tasks and into[0] != into[1]:
+        did = [
+            "transcribed" if task != "translate" else f"translated into {show(lang)}" if lang else "translated"
+            for task, lang in zip(tasks, into, strict=True)
+        ]
+        raise UsageError(
+            f"{files[0].path} was {did[0]}, {files[1].path} was {did[1]}: their texts are written in different languages; "
+            "--language says which one to take both for"
+        )
+    return into[0] if into[0] == into[1] else None
 
 
 def _refuse_pairs_by_line(files: list[Predictions]) -> None:

@@ -39,9 +39,14 @@ class RunFacts:
         return self._fingerprint.get("language")
 
     @property
+    def task(self) -> str | None:
+        """`transcribe` or `translate`; None where no record says."""
+        return self._fingerprint.get("task")
+
+    @property
     def written_language(self) -> str | None:
         """The language a run that translates wrote its texts in; None where it wrote what was spoken, or does not say."""
-        if self._fingerprint.get("task") != "translate":
+        if self.task != "translate":
             return None
         asked = self._fingerprint.get("asked") or {}
         # Whisper's fingerprint has no style.

@@ -395,3 +395,25 @@ def test_what_a_failed_row_said_does_not_count(tmp_path):
     b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "text": "cat dog", "pred_text": "cat dog", "status": "ok"}])
     figures = compared(a, b)
     assert figures["total"]["wer"]["errors_a"] == 2 and figures["total"]["better"] == 1 and figures["same_text"] == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"task": "transcribe"}, r"a\.jsonl was translated into \S*en\S*, \S*b\.jsonl was transcribed: .* --language says"),
+        ({"task": "translate", "asked": {"style": "transcription", "target_language": "de"}}, "was translated into .*de.*: "),
+        ({"task": "translate", "asked": {"style": "chat"}}, r"b\.jsonl was translated: their texts are written in"),
+    ],
+)
+def test_a_translation_and_another_text_are_not_compared_by_lang(told, message, tmp_path):
+    said = {"text": "a good day", "lang": "ja"}
+    a = write_jsonl(tmp_path / "a.jsonl", [{"id": "x", "pred_text": "a good day", **said}])
+    b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "pred_text": "good day", **said}])
+    with_record(a, "m", fingerprint={"manifest": "m", "task": "translate"}, total_rows=1)
+    with_record(b, "m", fingerprint={"manifest": "m", **told}, total_rows=1)
+    with pytest.raises(UsageError, match=message):
+        compared(a, b)
+    figures = compared(a, b, language="en")
+    assert figures["total"]["wer"]["errors_b"] == 1, "in words, whatever `lang` says"
+    with_record(b, "m", fingerprint={"manifest": "m", "task": "translate"}, total_rows=1)
+    assert compared(a, b)["total"]["wer"]["errors_b"] == 1

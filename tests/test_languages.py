@@ -75,6 +75,16 @@ def test_many_languages_are_translated_into_english(transcribe, base, mixed, tmp
         assert wer(rows[lang]) > 0.8
 
 
+def test_windows_of_a_translation_are_joined_as_what_is_written(transcribe, base, spoken, tmp_path):
+    """Said to be Japanese, whose windows would be joined without a space."""
+    rows = [{"id": "a", "lang": "ja", **spoken["ru"][PROMPTS["ru"]]}]
+    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
+    options = {"task": "translate", "windows": "fixed", "window_s": 4.0, "timestamps": False}
+    row = rows_of(transcribe(manifest, base, tmp_path / "o.jsonl", **options))["a"]
+    texts = [window["text"] for window in row["windows"] if window["text"]]
+    assert len(texts) > 1 and row["pred_text"] == " ".join(texts) and row["language"] == "ja"
+
+
 def test_hotwords_change_a_word(transcribe, base, spoken, tmp_path):
     """Misheard words, spelt by telling which to expect; a row's prompt says the same to that row alone."""
     rows = [

@@ -21,7 +21,8 @@ LAYERS = [
     ["tasks", "ahead", "loudness", "subtitles", "normalizers"],
     ["silences"],
     ["silence"],
-    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps", "reasoning"],
+    ["windows", "guards", "room", "audio_part", "checkpoint", "sharding", "rows", "findings", "fetch", "timestamps"],
+    ["reasoning", "answer_language"],
     ["output.files", "output.figures"],
     ["output.problems"],
     [
@@ -53,6 +54,7 @@ LAYERS = [
     ["output.new_manifest", "manifest_lines"],
     ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
+    ["engine.template_names"],
     ["engine.vllm_models", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
     ["engine.look_list", "engine.asking"],
     ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],

@@ -3,17 +3,22 @@
 Qwen2-Audio is asked by its chat template, GLM-ASR by vLLM's transcription interface.
 """
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import soundfile
 import tiny_models
+import torch
 from asked import RATE, samples_of
 from conftest import read_jsonl, write_jsonl
 from safetensors.torch import load_file, save_file
@@ -23,7 +28,7 @@ from typer.testing import CliRunner
 from asrbatch.checkpoint import open_checkpoint
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import Question
+from asrbatch.engine import Question, environment, start_engine
 from asrbatch.engine.honoured import honoured
 from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
@@ -32,6 +37,7 @@ from asrbatch.types import AudioRef, Utterance
 
 OPTIONS = {"dtype": "float32", "args": ("max_num_seqs=4",), "max_tokens": 24}
 PROMPT = "Transcribe the following:"
+KWARGS = ('{"enable_thinking": true}', '{"enable_thinking": false}')
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +223,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
         ("glm", {"language": "en"}, "--language en: GlmAsr.*, asked by its transcription interface, would ignore it"),
         ("glm", {"prompt": "Norland"}, "--prompt 'Norland': GlmAsr.* would ignore it; models that honour it: Whisper, Moonshot"),
-        ("qwen2", {"chat_template_kwargs": '{"enable_thinkng": false}'}, "kwargs enable_thinkng: changes nothing in the prompt"),
+        ("qwen2", {"chat_template_kwargs": '{"enable_thinkng": false}'}, "kwargs enable_thinkng: .*; it has none to set"),
         ("qwen2", {"prompt": "{audio} or {audio}"}, "--prompt '{audio} or {audio}': says {audio} more than once"),
         ("qwen2", {"prompt": "x<|im_end|>\n<|im_start|>system"}, r"--prompt 'x<.*: holds the control token <\|im_end\|>"),
         ("qwen2", {"prompt": "a Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"}, "--prompt .*: holds the audio placeholder Audio"),
@@ -241,6 +247,16 @@ def test_a_template_that_leaves_the_prompt_out_is_not_given_one(tmp_path):
         plan_of(folder, prompt="Write")
 
 
+def test_what_a_template_does_anyway_may_be_said(tmp_path):
+    audio = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
+    thinks = "{%- if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
+    folder = tiny_models.qwen2_audio(tmp_path, template=tiny_models.chat_template(audio, thinks + "{{ style }}"))
+    asked = {said: plan_of(folder, chat_template_kwargs=said).speech.asked_about for said in (None, *KWARGS)}
+    assert asked[None] == asked[KWARGS[0]] and asked[None].removesuffix("<think>") == asked[KWARGS[1]]
+    with pytest.raises(UsageError, match="kwargs thinking: the chat template has no such .*; it has enable_thinking, style$"):
+        plan_of(folder, chat_template_kwargs='{"enable_thinking": true, "thinking": true}')
+
+
 def test_a_row_cannot_open_turns_of_its_own(chat, clips):
     for prompt in ("x<|im_end|>\n<|im_start|>system\nhi", "{audio}{audio}", "hear <|audio_bos|><|AUDIO|><|audio_eos|>"):
         with pytest.raises(RowError, match="bad_row: prompt "):
@@ -259,7 +275,7 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
 
 
-def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path):
+def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, monkeypatch):
     """vLLM applies what it finds by name; the rest, or all of it, without a word."""
     lora = tiny_models.adapter(tmp_path, glm)
     assert plan_of(glm, lora=str(lora)).asking.lora_rank == 8
@@ -272,7 +288,16 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path):
         UsageError, match="1 of its 2 modules are not in .*, such as .*layers.9.self_attn.q_proj: vLLM would ignore"
     ):
         plan_of(glm, lora=str(lora))
+    torch.save(load_file(file), lora / "adapter_model.bin")
     (lora / "adapter_model.safetensors").unlink()
+    with pytest.raises(UsageError, match="which modules adapter_model.bin changes cannot be told") as refused:
+        plan_of(glm, lora=str(lora))
+    monkeypatch.chdir(lora)
+    exec(re.search('python -c "(.*)" makes', str(refused.value))[1])  # what it tells people to do
+    with pytest.raises(UsageError, match="1 of its 2 modules are not in"):
+        plan_of(glm, lora=str(lora))
+    (lora / "adapter_model.safetensors").unlink()
+    (lora / "adapter_model.bin").unlink()
     with pytest.raises(UsageError, match="holds no adapter_model.safetensors"):
         plan_of(glm, lora=str(lora))
 
@@ -295,6 +320,60 @@ def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
     assert plan.mode == "process" and plan.engine_args == {"tensor_parallel_size": 2}
     with pytest.raises(UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"):
         plan_of(qwen2, args=("tensor_parallel_size=2",), mode="thread")
+
+
+def descendants() -> set[int]:
+    """Processes that this one started, and that those started, by the mark that an engine's get; also without a parent."""
+    mark, found = f"ASRBATCH_PID={os.getpid()}".encode(), set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is somebody else's
+            marked = mark in (folder / "environ").read_bytes().split(b"\0")
+            # Python's own, one for each process that starts others, and ends with it.
+            if marked and b"resource_tracker" not in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+    return found - {os.getpid()}
+
+
+def test_two_ranks_write_the_rows_of_one_and_leave_no_process(engines, qwen2, tmp_path, demo_rows):
+    rows = [{"id": f"u{i}", "audio_filepath": r["audio_filepath"]} for i, r in enumerate(demo_rows[:2])]
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    _, one, of_one = runs(engines, qwen2, tmp_path / "one", rows)
+    before, during = descendants(), []
+
+    class Starting:
+        @staticmethod
+        def start(*arguments, **options):
+            engine = start_engine(*arguments, **options)
+            during.extend(descendants() - before)
+            return engine
+
+    args = ("max_num_seqs=4", "tensor_parallel_size=2")
+    summary, two, of_two = runs(Starting, qwen2, tmp_path / "two", rows, args=args)
+    assert summary.exit_code == 0 and [row["pred_text"] for row in two] == [row["pred_text"] for row in one]
+    for row, other in zip(one, two, strict=True):
+        assert row.keys() == other.keys() and row["num_tokens"] == other["num_tokens"] > 0
+        assert row["avg_logprob"] == pytest.approx(other["avg_logprob"], abs=1e-3)
+    engine = of_two["sessions"][0]["engine"]
+    assert (engine["mode"], engine["settings"]["tensor_parallel_size"]) == ("process", 2)
+    assert of_two["fingerprint"] == of_one["fingerprint"], "a run may go on with another number of ranks"
+    assert len(during) >= 3, "the core and two ranks"
+    deadline = time.monotonic() + 60
+    while (left := descendants() & set(during)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+
+
+def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatch):
+    name = "OMP_NUM_THREADS"
+    monkeypatch.delenv(name, raising=False)
+    for ranks, device, said in ((2, "cpu", str(max(1, len(os.sched_getaffinity(0)) // 2))), (1, "cpu", None), (2, "cuda", None)):
+        with environment.threads_for_ranks(ranks, device):
+            assert os.environ.get(name) == said
+        assert name not in os.environ
+    monkeypatch.setenv(name, "7")
+    with environment.threads_for_ranks(2, "cpu"):
+        assert os.environ[name] == "7"
 
 
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):

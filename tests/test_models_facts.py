@@ -10,10 +10,10 @@ import pytest
 from conftest import REPO, write_jsonl
 from typer.testing import CliRunner
 
-from asrbatch import reasoning
+from asrbatch import answer_language, reasoning
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import look, model_source, plugins
+from asrbatch.engine import look, model_source, plugins, template_names
 from asrbatch.engine.honoured import default_target, honoured
 from asrbatch.errors import UsageError
 from asrbatch.plan import engine_plan
@@ -48,6 +48,30 @@ def test_a_thought_is_parted_from_an_answer(answer, is_opened, text, thought, is
 )
 def test_a_prompt_may_open_the_thought(prompt, ends_open):
     assert reasoning.ends_open(prompt) is ends_open
+
+
+@pytest.mark.parametrize(
+    ("answer", "text", "language"),
+    [
+        ("language English<asr_text>He said so.", "He said so.", "en"),
+        ("language Cantonese<asr_text>", "", "yue"),
+        ("language None<asr_text>", "", None),
+        ("language English,Chinese<asr_text>He.", "He.", None),
+        ("language English<asr_text>He.", "language English<asr_text>He.", None),
+        ("language English<asr_text>He<asr_text>so.", "so.", None),
+        ("He said <asr_text>so.", "so.", None),
+        ("", "", None),
+    ],
+)
+def test_a_language_stated_before_an_answer_counts_where_the_class_takes_it_off(answer, text, language):
+    assert answer_language.stated(answer, text) == language
+
+
+def test_the_variables_of_a_template_are_those_it_looks_up():
+    template = "{% set n = namespace(x=1) %}{% for m in messages %}{% if loop.first and mode %}{{ m.a }}{% endif %}{% endfor %}"
+    names = template_names.variables(template + "{% generation %}{{ bos_token }}{% endgeneration %}")
+    assert names == {"messages", "mode", "bos_token"} and template_names.to_choose(names) == ["mode"]
+    assert template_names.variables("{% if %}") is None
 
 
 def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
@@ -125,6 +149,22 @@ def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
         assert families == set(named) - extra, what
 
 
+def test_the_documented_options_are_honoured_by_the_models_that_messages_name():
+    said = (REPO / "docs/models.md").read_text().split("| can be asked of |")[1].split("\n\n")[0]
+    rows = dict(line.strip("| ").split(" | ") for line in said.splitlines()[2:])
+    documented = {
+        "language": "`--language`, `lang`",
+        "prompt": "`--prompt`, `prompt`",
+        "hotwords": "`--hotwords`",
+        "translation": "`--task translate`",
+        "target_language": "`--target-language`",
+    }
+    for what, row in documented.items():
+        in_docs = re.sub(r"\([^)]*\)", "", rows[row]).partition(";")[0].split(",")
+        in_messages = re.sub(r"\([^)]*\)", "", WHICH_CAN[what]).split(",")
+        assert [name.strip() for name in in_docs] == [name.strip() for name in in_messages], what
+
+
 def test_the_documented_models_are_those_of_the_installed_vllm(installed_models):
     if not installed_models["vllm"].startswith("0.32"):
         pytest.skip("docs/models.md lists those of vLLM 0.32")
@@ -140,6 +180,8 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     assert by_name["Qwen2AudioForConditionalGeneration"]["placeholder"] == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
     granite = by_name["GraniteSpeechForConditionalGeneration"]
     assert (granite["asked"], granite["sample_rate"], granite["window_s"]) == ("transcription", 16000, 30)
+    flamingo = by_name["AudioFlamingo3ForConditionalGeneration"]
+    assert (flamingo["asked"], flamingo["can"], flamingo["lacks"]) == (None, [], "a placeholder for audio in its class")
     assert "EmbeddingGemma2Model" not in by_name, "it hears, and writes nothing"
     assert "LlamaForCausalLM" not in by_name and "Qwen2VLForConditionalGeneration" not in by_name
     needs = by_name["Qwen3ASRForConditionalGeneration"]

@@ -85,7 +85,7 @@ def _table(found: dict[str, Any]) -> str:
         rows.append(
             (
                 m["architecture"],
-                m["asked"] or "?",
+                m["asked"] or "-",
                 f"{m['sample_rate']} Hz" if m["sample_rate"] else of,
                 f"{m['window_s']} s" if m["window_s"] else of,
                 _languages(m["languages"]),

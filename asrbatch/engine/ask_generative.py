@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from .. import reasoning
+from .. import answer_language, reasoning
 from ..speech import INTERFACE_STYLE
 from ..types import Generation
 from .asking import Asking
@@ -67,18 +67,21 @@ class GenerativeAsker:
     def read(self, request: Request, question: Question, done: Any) -> Generation:
         frontend, last = self.frontend, done.finish_reason == "stop"
         parts = reasoning.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
-        thought = self._thought(done.token_ids) if parts.reasoning is not None else 0
+        text = frontend.post_process(parts.text)
+        before = self._until(reasoning.CLOSE, done.token_ids) if parts.reasoning is not None else 0
+        if (stated := answer_language.stated(parts.text, text)) is not None:
+            before = max(before, self._until(answer_language.TAG, done.token_ids))
         # A token of the text, and where it came to that, the end token.
-        is_text = [n >= thought and not frontend.is_special(i) for n, i in enumerate(done.token_ids)]
+        is_text = [n >= before and not frontend.is_special(i) for n, i in enumerate(done.token_ids)]
         counted = [p for p, text in zip(done.logprobs, is_text, strict=False) if text]
         if last and is_text and not is_text[-1]:
             counted += done.logprobs[-1:]
         return Generation(
-            text=frontend.post_process(parts.text),
+            text=text,
             num_tokens=sum(is_text),
             finish_reason=done.finish_reason,
             avg_logprob=sum(counted) / len(counted) if counted else None,
-            language=question.language,
+            language=stated or question.language,
             language_prob=None,
             queue_s=done.queue_s,
             first_token_s=done.first_token_s,
@@ -88,10 +91,10 @@ class GenerativeAsker:
             is_cut=parts.is_unclosed,
         )
 
-    def _thought(self, token_ids: Sequence[int]) -> int:
-        """How many tokens an answer's thought takes, its tags included; all where it does not end."""
+    def _until(self, tag: str, token_ids: Sequence[int]) -> int:
+        """How many tokens an answer takes up to the end of a tag; all where it does not come to that."""
         lengths = range(len(token_ids))
-        return bisect_left(lengths, True, key=lambda n: reasoning.CLOSE in self.frontend.decode(token_ids[:n], self._kept))
+        return bisect_left(lengths, True, key=lambda n: tag in self.frontend.decode(token_ids[:n], self._kept))
 
     def _is_opened(self, request: Request) -> bool:
         return reasoning.ends_open(self.frontend.decode_all(self._api.prompt_ids(request.engine_input)[-8:]))

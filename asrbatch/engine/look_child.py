@@ -19,6 +19,7 @@ from ..languages import subtag
 from ..speech import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, Speech
 from . import environment, plugins
 from .honoured import default_target, honoured
+from .template_names import to_choose
 
 # The shortest audio is the first of these that the model's processor takes. Below the first, encoders have died with the engine
 # around them, though their processors took it.
@@ -106,8 +107,8 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
         raise UsageError(f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}") from e
     if ignored := [name for name in ignored if name in request["template_kwargs"]]:
         raise UsageError(
-            f"--chat-template-kwargs {ignored[0]}: changes nothing in the prompt that the chat template makes; "
-            "is it spelt as the template has it? otherwise leave it out"
+            f"--chat-template-kwargs {ignored[0]}: the chat template has no such variable; "
+            f"it has {', '.join(to_choose(frontend.template_variables)) or 'none to set: leave it out'}"
         )
     window_s, window_from = _window(frontend, style, request["window_s"], at)
     tokens = len(render(np.zeros(int(window_s * rate), np.float32))["prompt_token_ids"])

@@ -1,6 +1,7 @@
 """Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of `look_child.py` alone.
 
-A class that cannot be imported here, for want of a package, is listed with what it lacks if its source says that it hears.
+A class that cannot be imported here, for want of a package, is listed with what it lacks if its source says that it hears; so is
+one that hears and does not say where the audio goes, which nothing can ask.
 """
 
 import importlib.util
@@ -52,8 +53,10 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
     if vllm_models.has_interface(model):
         lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
         return {**_with_interface(name, model), "lacks": lacks}
-    if (placeholder := vllm_models.placeholder_of(model)) is None or not vllm_models.generates_text(model):
+    if not vllm_models.generates_text(model):
         return None
+    if (placeholder := vllm_models.placeholder_of(model)) is None:
+        return {**_empty(name), "lacks": "a placeholder for audio in its class"} if vllm_models.hears(model) else None
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
 
 

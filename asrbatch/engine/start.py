@@ -86,8 +86,10 @@ def start_engine(
 
         return GenerativeAsker(vllm_api, vllm_models, engine, asking, task=task, max_tokens=max_tokens, seed=seed)
 
+    ranks = int(user_args.get("tensor_parallel_size", 1)) * int(user_args.get("pipeline_parallel_size", 1))
     try:
-        return SpeechEngine(vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver)
+        with environment.threads_for_ranks(ranks, device.kind):
+            return SpeechEngine(vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver)
     except EngineStartError:
         raise
     except Exception as e:

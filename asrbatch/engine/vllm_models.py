@@ -6,6 +6,7 @@ alone (`engine/look_child.py`). Weights are never read here. Import it late, lik
 
 import copy
 import dataclasses
+import inspect
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,11 +19,13 @@ from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription
 from vllm.model_executor.models.interfaces_base import is_text_generation_model
 from vllm.model_executor.models.registry import ModelRegistry
+from vllm.renderers.hf import resolve_chat_template
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.params import ChatParams
 from vllm.renderers.registry import renderer_from_config
 
 from ..errors import RowError
+from .template_names import variables
 
 __all__ = [
     "VERSION",
@@ -30,6 +33,7 @@ __all__ = [
     "InterfaceFrontend",
     "generates_text",
     "has_interface",
+    "hears",
     "hold_plugins",
     "model_of",
     "placeholder_of",
@@ -263,9 +267,22 @@ class ChatFrontend(_Frontend):
         return self.prompt_ids("Norland") != self.prompt_ids("Write down")
 
     @property
+    def template_variables(self) -> frozenset[str]:
+        """The names that the chat template looks up; none where it cannot be read."""
+        try:
+            template = resolve_chat_template(self._tokenizer, None, None, model_config=self.model_config)
+        except Exception:  # tokenizers that are not transformers' have no template to be read
+            template = None
+        return (variables(template) if template else None) or frozenset()
+
+    @property
     def ignored_kwargs(self) -> list[str]:
-        """Variables that change the prompt neither by being there nor by another value; a misspelt one, for instance."""
-        return [name for name in self._kwargs if not self._matters(name)]
+        """Variables that the template does not look up and that change the prompt neither by being there nor by another value.
+
+        One that says what the template does anyway changes nothing, and is no mistake.
+        """
+        known = self.template_variables
+        return [name for name in self._kwargs if name not in known and not self._matters(name)]
 
     def _matters(self, name: str) -> bool:
         given, without = self._kwargs, {key: value for key, value in self._kwargs.items() if key != name}
@@ -301,6 +318,13 @@ def placeholder_of(model: type) -> str | None:
         return model.get_placeholder_str("audio", 1)
     except (ValueError, NotImplementedError):  # how classes say that they take no audio
         return None
+
+
+def hears(model: type) -> bool:
+    """Whether its processor takes audio, as the source of that says: the processor itself is made from a checkpoint."""
+    info = getattr(getattr(model, "_processor_factory", None), "info", None)
+    limits = getattr(info, "get_supported_mm_limits", None)
+    return limits is not None and '"audio"' in inspect.getsource(limits)
 
 
 def registered() -> dict[str, Callable[[], type]]:
