@@ -231,6 +231,8 @@ def _is_final(error: Exception) -> bool:
 
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of aiohttp, gcsfs or huggingface_hub tells of."""
+    if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # how gcsfs says it
+        return 403
     for holder, name in ((error, "status"), (error, "code"), (getattr(error, "response", None), "status_code")):
         if type(status := getattr(holder, name, None)) is int:
             return status

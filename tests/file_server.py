@@ -1,4 +1,4 @@
-"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; and an S3 (moto's)."""
+"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; an S3 (moto's), and a Google Cloud Storage (an emulator)."""
 
 import re
 import subprocess
@@ -13,6 +13,13 @@ from moto.server import ThreadedMotoServer
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
 server.start()
 print("http://%s:%d" % server.get_host_and_port(), flush=True)
+import threading; threading.Event().wait()
+"""
+_GS = """
+from gcp_storage_emulator.server import create_server
+server = create_server("127.0.0.1", 0, in_memory=True, default_bucket="speech")
+server.start()
+print("http://127.0.0.1:%d" % server._api._httpd.server_address[1], flush=True)
 import threading; threading.Event().wait()
 """
 
@@ -35,6 +42,13 @@ def http(folder: Path) -> Iterator[str]:
 def s3() -> Iterator[str]:
     """Endpoint of an empty S3."""
     with _running(_S3) as url:
+        yield url
+
+
+@contextmanager
+def gs() -> Iterator[str]:
+    """Endpoint of a Google Cloud Storage with an empty bucket `speech`."""
+    with _running(_GS) as url:
         yield url
 
 

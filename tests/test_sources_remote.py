@@ -1,4 +1,4 @@
-"""Manifests and audio behind URLs: a real HTTP server that fails as asked, and a real S3 protocol (moto's server)."""
+"""Manifests and audio behind URLs: a real HTTP server that fails as asked, and the protocols of S3 and Google."""
 
 import io
 import json
@@ -223,4 +223,39 @@ def test_s3(folder, url, tmp_path, monkeypatch):
             assert manifest.read(n).audio.resolve() == (folder / "a.wav").read_bytes()
         with pytest.raises(RowError, match=r"missing: s3://speech/audio/none\.wav: no such file"):
             manifest.read(3).audio.resolve()
+    remote._system.cache_clear()
+
+
+def google(monkeypatch, endpoint):
+    """gcsfs, asking there."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks over gRPC what kind of bucket it is, for a minute
+    remote._system.cache_clear()
+    import gcsfs
+
+    gcsfs.GCSFileSystem.clear_instance_cache()
+    return gcsfs.GCSFileSystem(token="anon")
+
+
+def test_gs(folder, tmp_path, monkeypatch):
+    with file_server.gs() as endpoint:
+        files = google(monkeypatch, endpoint)
+        files.pipe_file("speech/audio/a.wav", (folder / "a.wav").read_bytes())
+        for n, name in enumerate(("a.wav", "none.wav")):
+            manifest = write(tmp_path / "m.jsonl", "../audio/a.wav", f"gs://speech/audio/{name}")
+            files.pipe_file(f"speech/m/{n}.jsonl", manifest.read_bytes())
+        manifest = open_manifest("gs://speech/m/*.jsonl")
+        assert [manifest.where(n) for n in range(4)] == [f"gs://speech/m/{n}.jsonl:{line}" for n in (0, 1) for line in (1, 2)]
+        for n in range(3):
+            assert manifest.read(n).audio.resolve() == (folder / "a.wav").read_bytes()
+        with pytest.raises(RowError, match=r"missing: gs://speech/audio/none\.wav: no such file"):
+            manifest.read(3).audio.resolve()
+    remote._system.cache_clear()
+
+
+def test_googles_buckets_that_may_not_be_read_are_asked_once(url, no_pauses, monkeypatch):
+    google(monkeypatch, f"{url}/x/deny403")
+    with pytest.raises(RowError, match="unreadable: b.wav: OSError: Forbidden: .*; give this process credentials that may read it"):
+        remote.read_remote("gs://speech/b.wav", "b.wav")
+    assert not no_pauses
     remote._system.cache_clear()
