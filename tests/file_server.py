@@ -1,4 +1,4 @@
-"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; an S3 (moto's), and a Google Cloud Storage (an emulator)."""
+"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; S3 (moto), Google (an emulator)."""
 
 import re
 import subprocess
