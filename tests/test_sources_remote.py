@@ -19,12 +19,13 @@ from asrbatch.manifest import open_manifest
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("served")
+    there = tmp_path_factory.mktemp("served")
+    sf.write(there / "a.wav", 0.1 * np.sin(np.arange(16000) / 20), 16000)
+    return there
 
 
 @pytest.fixture(scope="module")
 def url(folder):
-    sf.write(folder / "a.wav", 0.1 * np.sin(np.arange(16000) / 20), 16000)
     with file_server.http(folder) as url:
         yield url
 
