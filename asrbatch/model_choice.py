@@ -20,7 +20,7 @@ from .engine.look import check_plugins, look_at, unknown_modules
 from .engine.settings import Device
 from .errors import UsageError
 from .fingerprint import SPEED_ONLY_ENGINE_ARGS
-from .languages import subtag
+from .languages import find, primary
 from .speech import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, Speech, whisper_speech
 
 # What vLLM can be told of an adapter's rank (vllm.config.lora).
@@ -133,9 +133,9 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
     if config.target_language is not None:
         if config.task != "translate":
             raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
-        if not (speech.is_whisper and subtag(config.target_language) == "en"):
+        if not (speech.is_whisper and primary(config.target_language) == "en"):
             speech.check("target_language", f"--target-language {config.target_language}")
-            if subtag(config.target_language) not in speech.languages:
+            if find(config.target_language, speech.languages) is None:
                 has = " ".join(sorted(speech.languages))
                 raise UsageError(f"--target-language {config.target_language}: {speech.architecture} has {has}")
     if config.prompt is not None:
@@ -163,7 +163,7 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
 def _target(config: RunConfig, speech: Speech) -> str | None:
     """The language to translate into, by the model's own code; Whisper's only one goes without saying."""
     if config.target_language is not None:
-        return subtag(config.target_language)
+        return find(config.target_language, speech.languages) or primary(config.target_language)
     return speech.default_target if config.task == "translate" and not speech.is_whisper else None
 
 

@@ -212,7 +212,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
 @pytest.mark.parametrize(
     ("which", "options", "message"),
     [
-        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* would ignore it; models that honour it: Whisper, Cohere"),
+        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt"),
         ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
         ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
         ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
@@ -406,7 +406,7 @@ def test_no_language_is_taken_in_silence(glm):
 
 
 def test_another_language_to_translate_into_is_another_prompt(glm):
-    french, german = (plan_of(glm, task="translate", target_language=code) for code in ("fr-FR", "DE"))
+    french, german = (plan_of(glm, task="translate", target_language=code) for code in ("French", "DE"))
     assert "translate the speech to French" in french.speech.asked_about
     assert "translate the speech to German" in german.speech.asked_about
     assert (french.asking.target_language, french.target_language, french.is_translated) == ("fr", "fr", True)
@@ -415,6 +415,7 @@ def test_another_language_to_translate_into_is_another_prompt(glm):
     assert (plain.target_language, plain.is_translated) == (None, False)
     row = Utterance(0, "a", AudioRef("a"), fields={"target_lang": "FR"})
     assert check_row(row_rules(french), row) is None
+    assert check_row(row_rules(french), replace(row, fields={"target_lang": "fra"})) is None
     assert "this run does --target-language de" in check_row(row_rules(german), row)
 
 

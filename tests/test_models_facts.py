@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from asrbatch import answer_language, reasoning
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import look, model_source, plugins, template_names
+from asrbatch.engine import look, look_child, model_source, plugins, template_names
 from asrbatch.engine.honoured import default_target, honoured
 from asrbatch.errors import UsageError
-from asrbatch.plan import engine_plan
+from asrbatch.plan import check_row, engine_plan, row_rules
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
+from asrbatch.types import AudioRef, Utterance
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,26 @@ def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
     assert told.check_language("en-US", "--language en-US") == "en"
     with pytest.raises(UsageError, match="--language xx: Voxtral has no such language; it has en"):
         told.check_language("xx", "--language xx")
+
+
+def test_words_that_are_shown_are_those_a_run_would_say():
+    given = {"language": "English", "to_language": "fra", "request_prompt": None, "hotwords": "Norland"}
+    can = ["language", "target_language"]
+    assert look_child._words(given, can, ["en", "fr"]) == {"language": "en", "to_language": "fr"}
+    assert look_child._words(given, can, ["de"]) == {}, "what the model lacks is refused elsewhere"
+
+
+@pytest.mark.parametrize("written", ["en", "EN-us", "English", "eng"])
+def test_the_language_whisper_translates_into_may_be_said_in_any_way(written, base):
+    plan = engine_plan(RunConfig("-", EngineConfig(base), task="translate", target_language=written))
+    assert plan.target_language == "en"
+
+
+def test_a_row_may_name_its_own_language_as_that_of_its_text(base):
+    rules = row_rules(engine_plan(RunConfig("-", EngineConfig(base), language="fr")))
+    for lang, target, is_right in ((None, "French", True), ("en-GB", "en", True), ("en", "fr", False), (None, "en", False)):
+        said = check_row(rules, Utterance(0, "a", AudioRef("a"), lang=lang, fields={"target_lang": target}))
+        assert (said is None) is is_right, said
 
 
 def test_fields_that_are_only_demanded_are_not_used():
@@ -346,10 +367,6 @@ def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_e
 
 def test_hotwords_outlast_a_long_prompt(tiny_en):
     from tokenizers import Tokenizer
-
-    from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.plan import engine_plan
-    from asrbatch.types import AudioRef, Utterance
 
     plan = engine_plan(RunConfig("-", EngineConfig(tiny_en), hotwords="Norland", prompt="context of the call " * 80))
     tokenizer = Tokenizer.from_file(f"{plan.checkpoint.folder}/tokenizer.json")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RowError, UsageError
-from ..languages import subtag
+from ..languages import find
 from ..speech import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, Speech
 from . import environment, plugins
 from .honoured import default_target, honoured
@@ -183,10 +183,8 @@ def _words(given: dict[str, str | None], can: Sequence[str], languages: Sequence
     honouring = {"language": "language", "request_prompt": "prompt", "hotwords": "hotwords", "to_language": "target_language"}
     words = {name: given[name] for name, what in honouring.items() if given[name] is not None and what in can}
     for name in ("language", "to_language"):
-        if name in words:
-            words[name] = subtag(words[name])
-            if words[name] not in languages:
-                del words[name]
+        if name in words and (code := find(words.pop(name), languages)) is not None:
+            words[name] = code
     return words
 
 
