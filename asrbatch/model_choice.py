@@ -16,7 +16,7 @@ from .checkpoint import WHISPER, Checkpoint, content_files, find_tokenizer, hash
 from .config import RunConfig
 from .engine import plugins
 from .engine.asking import Asking
-from .engine.look import check_plugins, look_at, unknown_modules
+from .engine.look import check_plugins, look_at, problem_of_adapter, unknown_modules
 from .engine.settings import Device
 from .errors import UsageError
 from .fingerprint import SPEED_ONLY_ENGINE_ARGS
@@ -225,6 +225,9 @@ def _lora(
         raise UsageError(f"--lora {said}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
     if rank > _LORA_RANKS[-1]:
         raise UsageError(f"--lora {said}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
+    max_rank = next(r for r in _LORA_RANKS if r >= rank)
+    if (problem := problem_of_adapter(str(folder), max_rank, plugin_names, device_kind)) is not None:
+        raise UsageError(f"--lora {said}: vLLM cannot apply it: {problem}; merge it into the checkpoint")
     changes, has = adapters.modules_of(folder, said), adapters.modules_of_checkpoint(Path(checkpoint.folder), said)
     if has is not None and (unknown := changes - has):
         # Files may call a module otherwise than vLLM does, which then renames both.
@@ -233,7 +236,7 @@ def _lora(
             count = f"{len(unknown)} of its {len(changes)} modules are not in {checkpoint.name}"
             fix = "vLLM would ignore them; give the model it was trained on"
             raise UsageError(f"--lora {said}: {count}, such as {min(unknown)}: {fix}")
-    return {"lora": str(folder), "lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
+    return {"lora": str(folder), "lora_rank": max_rank}
 
 
 def _digest(folder: str) -> str:

@@ -270,6 +270,7 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     assert adapted(clips[0])[0].text != plain.text
     settings = adapted.engine.facts["settings"]
     assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
+    assert (adapted.engine.facts["asked"]["lora"], interface.engine.facts["asked"]["lora"]) == (str(lora.resolve()), None)
     before = asked_fields(adapted.plan.asking)["lora"]
     (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
     assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
@@ -300,6 +301,31 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, mon
     (lora / "adapter_model.bin").unlink()
     with pytest.raises(UsageError, match="holds no adapter_model.safetensors"):
         plan_of(glm, lora=str(lora))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"use_dora": True}, "vLLM cannot apply it: ValueError: .*DoRA.*; merge it into the checkpoint"),
+        ({"bias": "all"}, "vLLM cannot apply it: ValueError: Adapter bias"),
+        ({"modules_to_save": ["lm_head"]}, "vLLM cannot apply it: ValueError: .*modules_to_save"),
+        ({"r": 0}, "vLLM cannot apply it: ValueError: LoRA rank"),
+        ({"rank_pattern": {"layers.0": 600}}, "its rank is 600; vLLM takes 512 at most"),
+        ({"rank_pattern": [3]}, "is no folder of a PEFT adapter"),
+    ],
+)
+def test_an_adapter_of_a_kind_that_vllm_lacks_is_refused(said, message, glm, tmp_path):
+    tiny_models.change_adapter(tiny_models.adapter(tmp_path, glm), **said)
+    with pytest.raises(UsageError, match=f"--lora .*{message}"):
+        plan_of(glm, lora=str(tmp_path))
+
+
+def test_the_rank_of_an_adapter_is_the_highest_of_its_modules(glm, tmp_path):
+    tiny_models.change_adapter(tiny_models.adapter(tmp_path, glm), rank_pattern={"layers.0.self_attn.q_proj": 9})
+    try:
+        assert plan_of(glm, lora=str(tmp_path)).asking.lora_rank == 16
+    except UsageError as e:  # not every vLLM scales modules one by one
+        assert "--lora" in str(e) and "does not know rank_pattern" in str(e) and "vLLM 0.28" in str(e)
 
 
 def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_path):

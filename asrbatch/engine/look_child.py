@@ -63,6 +63,12 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
             renamed = vllm_models.renamed(request["architectures"], [*request["names"], *request["has"]])
             has = {renamed[name] for name in request["has"]}
             return {"unknown": [name for name in request["names"] if renamed[name] not in has]}
+        case "adapter":
+            try:
+                vllm_models.check_adapter(request["folder"], request["max_rank"])
+            except (ValueError, TypeError) as e:
+                return {"problem": _reason(e)}
+            return {"problem": None}
         case "models":
             from .look_list import list_models
 
