@@ -178,7 +178,9 @@ def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> li
     overrides = engine_args.get("hf_overrides") or {}
     if not isinstance(overrides, dict):
         raise UsageError(f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\'')
-    return list(overrides.get("architectures") or checkpoint.config.get("architectures") or [])
+    if not isinstance(named := overrides.get("architectures") or [], list):
+        raise UsageError(f'--engine-arg hf_overrides: architectures {json.dumps(named)} must be a list, such as ["…"]')
+    return list(named or checkpoint.config.get("architectures") or [])
 
 
 def _settings(engine_args: Mapping[str, Any], dtype: str, tokenizer: str | None, trust: bool) -> dict[str, Any]:

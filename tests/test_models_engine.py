@@ -460,6 +460,20 @@ def test_a_checkpoint_is_judged_without_its_weights(qwen2, tmp_path):
     assert said["window"].startswith("30 s") and said["timestamps"] == "no"
 
 
+def test_what_a_checkpoint_is_run_with_is_said(glm, tmp_path):
+    lora = tiny_models.adapter(tmp_path, glm)
+    options = ["--lora", lora, "--task", "translate", "--target-language", "French", "--engine-arg", "quantization=fp8"]
+    done = CliRunner().invoke(app, ["models", str(glm), "--json", "--dtype", "bfloat16", *map(str, options)])
+    said = json.loads(done.stdout)
+    wanted = {"adapter": str(lora), "target language": "fr", "quantization": "fp8", "tokenizer": None, "language": None}
+    assert wanted.items() <= said.items()
+
+
+def test_a_tokenizer_that_is_not_the_models_is_named(glm, qwen2):
+    with pytest.raises(UsageError, match="cannot be asked .*; with the tokenizer of .*: --tokenizer left out"):
+        plan_of(glm, tokenizer=str(qwen2))
+
+
 def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2):
     """Nothing shorter reaches the engine from a run; and asked directly, what the processor refuses is the row's failure."""
     assert chat.plan.speech.min_samples == 1600

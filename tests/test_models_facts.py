@@ -210,6 +210,10 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     heirs = ("GraniteSpeechPlusForConditionalGeneration", "Qwen3ASRRealtimeGeneration")
     assert [by_name[name]["asked"] for name in heirs] == ["transcription"] * 2, "as the classes they are made from"
     assert by_name["InklingForConditionalGeneration"]["asked"] == "chat", "its class is handed on by a package"
+    red = by_name["FireRedASR2ForConditionalGeneration"]
+    assert red["lacks"] == ("kaldi_native_fbank" if find_spec("kaldi_native_fbank") is None else None)
+    if find_spec("torchvision") is None:
+        assert by_name["Gemma4ForConditionalGeneration"]["lacks"] == "torchvision", "transformers hides the cause"
     assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
     assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)
 
@@ -344,6 +348,8 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
         (["--window-seconds", "31"], "hears 30 s at once"),
         (["--window-seconds", "1"], "--window-seconds 1.0: must be at least 2"),
         (["--hotwords", " "], "--hotwords is empty"),
+        (["--prompt", ""], "--prompt is empty; leave it out, or give '{audio}'"),
+        (["--engine-arg", 'hf_overrides={"architectures": "A"}'], 'hf_overrides: architectures "A" must be a list'),
         (["--lora", "./nowhere"], "--lora ./nowhere: is no folder of a PEFT adapter"),
         (["--plugin", "nobodys"], "--plugin nobodys: no such vLLM plugin"),
         (["--engine-arg", "trust_remote_code=true"], "use --trust-remote-code"),

@@ -87,7 +87,8 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
         config, renderer, kv_bytes = vllm_models.without_engine({**request["settings"], **fixed})
         model = vllm_models.model_of(config)
     except Exception as e:  # of vLLM, transformers, pydantic, or the checkpoint's own code
-        raise UsageError(f"{at}: {_why_not(request['architectures'], e, vllm_models, problems)}") from e
+        why = _why_not(request["architectures"], e, vllm_models, problems)
+        raise UsageError(f"{at}: {why}{_of_tokenizer(request)}") from e
     style = _style(request["style"], model, vllm_models, at)
     language = target = None
     try:
@@ -110,7 +111,9 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
     except RowError as e:
         raise UsageError(f"--{e.message}") from e
     except Exception as e:
-        raise UsageError(f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}") from e
+        raise UsageError(
+            f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}{_of_tokenizer(request)}"
+        ) from e
     if ignored := [name for name in ignored if name in request["template_kwargs"]]:
         raise UsageError(
             f"--chat-template-kwargs {ignored[0]}: the chat template has no such variable; "
@@ -236,6 +239,12 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     hint = "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
     return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}{hint}"
+
+
+def _of_tokenizer(request: dict[str, Any]) -> str:
+    """What else may be the cause: a tokenizer that is not the model's lacks its tokens for audio, if it is one at all."""
+    named = request["settings"].get("tokenizer")
+    return f"; with the tokenizer of {named}: --tokenizer left out takes the checkpoint's own" if named else ""
 
 
 def _collapsed(token_ids: list[int], decode: Any) -> str:
