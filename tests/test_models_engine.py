@@ -142,6 +142,28 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
     assert (translated.text, translated.avg_logprob) != (plain.text, plain.avg_logprob)
 
 
+def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clips, monkeypatch):
+    """As those of Qwen3-ASR and FunASR do, which are not to be had tiny."""
+    from asrbatch.engine import vllm_models
+
+    started = interface.engine._engine
+    own = started._asker
+    asking = replace(interface.plan.asking, hotwords="Norland")
+    asker = type(own)(own._api, vllm_models, started._driver.engine, asking, task="transcribe", max_tokens=24, seed=0)
+
+    class Told(own.frontend.model):
+        @classmethod
+        def get_generation_prompt(cls, stt_params):
+            prompt = super().get_generation_prompt(stt_params)
+            said = f"[{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}]"
+            ids = asker.frontend._tokenizer.encode(said, add_special_tokens=False)
+            return {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *ids]}
+
+    monkeypatch.setattr(asker.frontend, "model", Told)
+    asked = asker.input_of(asker.prepare(clips[0], "a will", "fr"), Question())["prompt_token_ids"]
+    assert asker.frontend.decode_all(list(asked)).endswith("[fr a will Norland]")
+
+
 def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
     frontend = interface.engine._engine._asker.frontend
     say, languages = partial(frontend.say, clips[0]), list(frontend.model.supported_languages)
