@@ -23,7 +23,7 @@ _PREFIX = "base_model.model."
 
 
 def rank_of(folder: Path, said: str) -> int:
-    """The rank of an adapter.
+    """The rank of an adapter: the highest that any of its modules has.
 
     Args:
         said: the folder as the user wrote it.
@@ -32,8 +32,9 @@ def rank_of(folder: Path, said: str) -> int:
         UsageError: it is no folder of a PEFT adapter.
     """
     try:
-        return int(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        return max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UsageError(f"--lora {said}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
 
 

@@ -151,6 +151,8 @@ class RunConfig:
         for option, text in (("--prompt", self.prompt), ("--hotwords", self.hotwords)):
             if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
                 raise UsageError(f"{option} {text!r}: holds bytes that are not text")
+        if self.prompt is not None and not self.prompt.strip():
+            raise UsageError("--prompt is empty; leave it out, or give '{audio}' to ask a chat without words")
         if self.hotwords is not None and not self.hotwords.strip():
             raise UsageError("--hotwords is empty; leave it out")
         if self.windows not in WINDOWS:

@@ -16,11 +16,11 @@ from .checkpoint import WHISPER, Checkpoint, content_files, find_tokenizer, hash
 from .config import RunConfig
 from .engine import plugins
 from .engine.asking import Asking
-from .engine.look import check_plugins, look_at, unknown_modules
+from .engine.look import check_plugins, look_at, problem_of_adapter, unknown_modules
 from .engine.settings import Device
 from .errors import UsageError
 from .fingerprint import SPEED_ONLY_ENGINE_ARGS
-from .languages import subtag
+from .languages import find, primary
 from .speech import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, Speech, whisper_speech
 
 # What vLLM can be told of an adapter's rank (vllm.config.lora).
@@ -133,9 +133,9 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
     if config.target_language is not None:
         if config.task != "translate":
             raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
-        if not (speech.is_whisper and subtag(config.target_language) == "en"):
+        if not (speech.is_whisper and primary(config.target_language) == "en"):
             speech.check("target_language", f"--target-language {config.target_language}")
-            if subtag(config.target_language) not in speech.languages:
+            if find(config.target_language, speech.languages) is None:
                 has = " ".join(sorted(speech.languages))
                 raise UsageError(f"--target-language {config.target_language}: {speech.architecture} has {has}")
     if config.prompt is not None:
@@ -163,7 +163,7 @@ def _check_options(config: RunConfig, speech: Speech) -> None:
 def _target(config: RunConfig, speech: Speech) -> str | None:
     """The language to translate into, by the model's own code; Whisper's only one goes without saying."""
     if config.target_language is not None:
-        return subtag(config.target_language)
+        return find(config.target_language, speech.languages) or primary(config.target_language)
     return speech.default_target if config.task == "translate" and not speech.is_whisper else None
 
 
@@ -178,7 +178,9 @@ def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> li
     overrides = engine_args.get("hf_overrides") or {}
     if not isinstance(overrides, dict):
         raise UsageError(f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\'')
-    return list(overrides.get("architectures") or checkpoint.config.get("architectures") or [])
+    if not isinstance(named := overrides.get("architectures") or [], list):
+        raise UsageError(f'--engine-arg hf_overrides: architectures {json.dumps(named)} must be a list, such as ["…"]')
+    return list(named or checkpoint.config.get("architectures") or [])
 
 
 def _settings(engine_args: Mapping[str, Any], dtype: str, tokenizer: str | None, trust: bool) -> dict[str, Any]:
@@ -225,6 +227,9 @@ def _lora(
         raise UsageError(f"--lora {said}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
     if rank > _LORA_RANKS[-1]:
         raise UsageError(f"--lora {said}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
+    max_rank = next(r for r in _LORA_RANKS if r >= rank)
+    if (problem := problem_of_adapter(str(folder), max_rank, plugin_names, device_kind)) is not None:
+        raise UsageError(f"--lora {said}: vLLM cannot apply it: {problem}; merge it into the checkpoint")
     changes, has = adapters.modules_of(folder, said), adapters.modules_of_checkpoint(Path(checkpoint.folder), said)
     if has is not None and (unknown := changes - has):
         # Files may call a module otherwise than vLLM does, which then renames both.
@@ -233,7 +238,7 @@ def _lora(
             count = f"{len(unknown)} of its {len(changes)} modules are not in {checkpoint.name}"
             fix = "vLLM would ignore them; give the model it was trained on"
             raise UsageError(f"--lora {said}: {count}, such as {min(unknown)}: {fix}")
-    return {"lora": str(folder), "lora_rank": next(r for r in _LORA_RANKS if r >= rank)}
+    return {"lora": str(folder), "lora_rank": max_rank}
 
 
 def _digest(folder: str) -> str:

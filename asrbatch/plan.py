@@ -22,7 +22,7 @@ from .engine.plan import EnginePlan
 from .engine.settings import detect_device, parse_engine_args, resolve_dtype, resolve_mode
 from .errors import UsageError
 from .fingerprint import chunk_fields, fingerprint
-from .languages import subtag
+from .languages import primary
 from .manifest import Manifest, open_manifest
 from .manifest_formats import options_for_kept
 from .manifest_problems import Note
@@ -202,8 +202,8 @@ class RowRules:
     check_language: Callable[[str, str], str]
 
 
-def _subtag(lang: object) -> object:
-    return subtag(lang) if isinstance(lang, str) else lang
+def _primary(lang: object) -> object:
+    return primary(lang) if isinstance(lang, str) else lang
 
 
 def row_rules(engine: EnginePlan) -> RowRules:
@@ -216,7 +216,7 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         try:
             rules.check_language(utterance.lang, "lang")
         except UsageError as e:
-            return f"lang: {e}" if rules.speech.is_whisper else f"{e}; remove the field, or give another model"
+            return str(e) if rules.speech.is_whisper else f"{e}; remove the field, or give another model"
     elif rules.language is None and (silent := rules.speech.silent_language) is not None:
         taken = f"{rules.speech.architecture} detects no language and would take {silent!r}"
         return f"states no language: {taken}; give it `lang`, or give --language"
@@ -227,13 +227,13 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
             return f"{e}; remove the field"
     target = utterance.fields.get("target_lang")
     into = rules.target_language or rules.speech.default_target
-    if target is not None and rules.task == "translate" and _subtag(target) != into:
+    if target is not None and rules.task == "translate" and _primary(target) != _primary(into):
         if rules.speech.is_whisper:
             return f"target_lang {target!r}: Whisper translates into English only"
         if into is None:
             return f"target_lang {target!r}: this run states no language to translate into; give --target-language"
         return f"target_lang {target!r}: this run does --target-language {into}; one language for a run"
-    if target is not None and rules.task == "transcribe" and target not in (utterance.lang, None):
+    if target is not None and rules.task == "transcribe" and _primary(target) != _primary(utterance.lang or rules.language):
         return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
     task = utterance.fields.get("taskname")
     if task is not None and task not in _TASK_NAMES[rules.task]:

@@ -85,7 +85,7 @@ def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
 
 def _whisper_rules(config: RunConfig, checkpoint: Checkpoint) -> RowRules:
     prompts = WhisperPrompts(checkpoint, config.task)
-    return RowRules(whisper_speech(checkpoint), config.task, None, None, lambda language, _: prompts.check_language(language))
+    return RowRules(whisper_speech(checkpoint), config.task, None, None, prompts.check_language)
 
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:

@@ -123,8 +123,11 @@ class WhisperPrompts:
         unnamed = None if before in tokens.values() else before
         return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
 
-    def check_language(self, language: str) -> str:
+    def check_language(self, language: str, option: str = "language") -> str:
         """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
+
+        Args:
+            option: where it was said, for the message.
 
         Raises:
             UsageError: the checkpoint lacks it.
@@ -133,9 +136,9 @@ class WhisperPrompts:
             return code
         name = self.checkpoint.name
         if not self.checkpoint.is_multilingual:
-            raise UsageError(f"language {language!r}: {name} is English-only; give a multilingual checkpoint")
+            raise UsageError(f"{option} {language!r}: {name} is English-only; give a multilingual checkpoint")
         known = " ".join(sorted(self.checkpoint.languages))
-        raise UsageError(f"language {language!r}: {name} has no such language; it has {known}")
+        raise UsageError(f"{option} {language!r}: {name} has no such language; it has {known}")
 
     def controls(self, language: str | None, *, timestamps: bool) -> Controls:
         """What the engine must enforce for one kind of question.

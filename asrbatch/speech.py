@@ -96,7 +96,10 @@ class Speech:
         Raises:
             UsageError: it cannot be told a language, or lacks this one.
         """
-        self.check("language", option)
+        try:
+            self.check("language", option)
+        except UsageError as e:
+            raise UsageError(f"{e}; say it in the prompt instead" if self.style == CHAT_STYLE else str(e)) from None
         if (code := find(language, self.languages)) is not None:
             return code
         raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")

@@ -142,6 +142,28 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
     assert (translated.text, translated.avg_logprob) != (plain.text, plain.avg_logprob)
 
 
+def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clips, monkeypatch):
+    """As those of Qwen3-ASR and FunASR do, which are not to be had tiny."""
+    from asrbatch.engine import vllm_models
+
+    started = interface.engine._engine
+    own = started._asker
+    asking = replace(interface.plan.asking, hotwords="Norland")
+    asker = type(own)(own._api, vllm_models, started._driver.engine, asking, task="transcribe", max_tokens=24, seed=0)
+
+    class Told(own.frontend.model):
+        @classmethod
+        def get_generation_prompt(cls, stt_params):
+            prompt = super().get_generation_prompt(stt_params)
+            said = f"[{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}]"
+            ids = asker.frontend._tokenizer.encode(said, add_special_tokens=False)
+            return {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *ids]}
+
+    monkeypatch.setattr(asker.frontend, "model", Told)
+    asked = asker.input_of(asker.prepare(clips[0], "a will", "fr"), Question())["prompt_token_ids"]
+    assert asker.frontend.decode_all(list(asked)).endswith("[fr a will Norland]")
+
+
 def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
     frontend = interface.engine._engine._asker.frontend
     say, languages = partial(frontend.say, clips[0]), list(frontend.model.supported_languages)
@@ -212,7 +234,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
 @pytest.mark.parametrize(
     ("which", "options", "message"),
     [
-        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* would ignore it; models that honour it: Whisper, Cohere"),
+        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt"),
         ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
         ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
         ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
@@ -270,6 +292,7 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     assert adapted(clips[0])[0].text != plain.text
     settings = adapted.engine.facts["settings"]
     assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
+    assert (adapted.engine.facts["asked"]["lora"], interface.engine.facts["asked"]["lora"]) == (str(lora.resolve()), None)
     before = asked_fields(adapted.plan.asking)["lora"]
     (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
     assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
@@ -300,6 +323,31 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, mon
     (lora / "adapter_model.bin").unlink()
     with pytest.raises(UsageError, match="holds no adapter_model.safetensors"):
         plan_of(glm, lora=str(lora))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"use_dora": True}, "vLLM cannot apply it: ValueError: .*DoRA.*; merge it into the checkpoint"),
+        ({"bias": "all"}, "vLLM cannot apply it: ValueError: Adapter bias"),
+        ({"modules_to_save": ["lm_head"]}, "vLLM cannot apply it: ValueError: .*modules_to_save"),
+        ({"r": 0}, "vLLM cannot apply it: ValueError: LoRA rank"),
+        ({"rank_pattern": {"layers.0": 600}}, "its rank is 600; vLLM takes 512 at most"),
+        ({"rank_pattern": [3]}, "is no folder of a PEFT adapter"),
+    ],
+)
+def test_an_adapter_of_a_kind_that_vllm_lacks_is_refused(said, message, glm, tmp_path):
+    tiny_models.change_adapter(tiny_models.adapter(tmp_path, glm), **said)
+    with pytest.raises(UsageError, match=f"--lora .*{message}"):
+        plan_of(glm, lora=str(tmp_path))
+
+
+def test_the_rank_of_an_adapter_is_the_highest_of_its_modules(glm, tmp_path):
+    tiny_models.change_adapter(tiny_models.adapter(tmp_path, glm), rank_pattern={"layers.0.self_attn.q_proj": 9})
+    try:
+        assert plan_of(glm, lora=str(tmp_path)).asking.lora_rank == 16
+    except UsageError as e:  # not every vLLM scales modules one by one
+        assert "--lora" in str(e) and "does not know rank_pattern" in str(e) and "vLLM 0.28" in str(e)
 
 
 def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_path):
@@ -406,7 +454,7 @@ def test_no_language_is_taken_in_silence(glm):
 
 
 def test_another_language_to_translate_into_is_another_prompt(glm):
-    french, german = (plan_of(glm, task="translate", target_language=code) for code in ("fr-FR", "DE"))
+    french, german = (plan_of(glm, task="translate", target_language=code) for code in ("French", "DE"))
     assert "translate the speech to French" in french.speech.asked_about
     assert "translate the speech to German" in german.speech.asked_about
     assert (french.asking.target_language, french.target_language, french.is_translated) == ("fr", "fr", True)
@@ -415,6 +463,7 @@ def test_another_language_to_translate_into_is_another_prompt(glm):
     assert (plain.target_language, plain.is_translated) == (None, False)
     row = Utterance(0, "a", AudioRef("a"), fields={"target_lang": "FR"})
     assert check_row(row_rules(french), row) is None
+    assert check_row(row_rules(french), replace(row, fields={"target_lang": "fra"})) is None
     assert "this run does --target-language de" in check_row(row_rules(german), row)
 
 
@@ -431,6 +480,20 @@ def test_a_checkpoint_is_judged_without_its_weights(qwen2, tmp_path):
     said = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     assert (said["asked by"], said["sample rate"], said["prompt"]) == ("chat", "16000 Hz", PROMPT)
     assert said["window"].startswith("30 s") and said["timestamps"] == "no"
+
+
+def test_what_a_checkpoint_is_run_with_is_said(glm, tmp_path):
+    lora = tiny_models.adapter(tmp_path, glm)
+    options = ["--lora", lora, "--task", "translate", "--target-language", "French", "--engine-arg", "quantization=fp8"]
+    done = CliRunner().invoke(app, ["models", str(glm), "--json", "--dtype", "bfloat16", *map(str, options)])
+    said = json.loads(done.stdout)
+    wanted = {"adapter": str(lora), "target language": "fr", "quantization": "fp8", "tokenizer": None, "language": None}
+    assert wanted.items() <= said.items()
+
+
+def test_a_tokenizer_that_is_not_the_models_is_named(glm, qwen2):
+    with pytest.raises(UsageError, match="cannot be asked .*; with the tokenizer of .*: --tokenizer left out"):
+        plan_of(glm, tokenizer=str(qwen2))
 
 
 def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2):

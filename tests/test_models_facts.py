@@ -13,11 +13,12 @@ from typer.testing import CliRunner
 from asrbatch import answer_language, reasoning
 from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine import look, model_source, plugins, template_names
+from asrbatch.engine import look, look_child, model_source, plugins, template_names
 from asrbatch.engine.honoured import default_target, honoured
 from asrbatch.errors import UsageError
-from asrbatch.plan import engine_plan
+from asrbatch.plan import check_row, engine_plan, row_rules
 from asrbatch.speech import CHAT_STYLE, WHICH_CAN, Speech
+from asrbatch.types import AudioRef, Utterance
 
 
 @pytest.mark.parametrize(
@@ -83,6 +84,26 @@ def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
     assert told.check_language("en-US", "--language en-US") == "en"
     with pytest.raises(UsageError, match="--language xx: Voxtral has no such language; it has en"):
         told.check_language("xx", "--language xx")
+
+
+def test_words_that_are_shown_are_those_a_run_would_say():
+    given = {"language": "English", "to_language": "fra", "request_prompt": None, "hotwords": "Norland"}
+    can = ["language", "target_language"]
+    assert look_child._words(given, can, ["en", "fr"]) == {"language": "en", "to_language": "fr"}
+    assert look_child._words(given, can, ["de"]) == {}, "what the model lacks is refused elsewhere"
+
+
+@pytest.mark.parametrize("written", ["en", "EN-us", "English", "eng"])
+def test_the_language_whisper_translates_into_may_be_said_in_any_way(written, base):
+    plan = engine_plan(RunConfig("-", EngineConfig(base), task="translate", target_language=written))
+    assert plan.target_language == "en"
+
+
+def test_a_row_may_name_its_own_language_as_that_of_its_text(base):
+    rules = row_rules(engine_plan(RunConfig("-", EngineConfig(base), language="fr")))
+    for lang, target, is_right in ((None, "French", True), ("en-GB", "en", True), ("en", "fr", False), (None, "en", False)):
+        said = check_row(rules, Utterance(0, "a", AudioRef("a"), lang=lang, fields={"target_lang": target}))
+        assert (said is None) is is_right, said
 
 
 def test_fields_that_are_only_demanded_are_not_used():
@@ -189,6 +210,10 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     heirs = ("GraniteSpeechPlusForConditionalGeneration", "Qwen3ASRRealtimeGeneration")
     assert [by_name[name]["asked"] for name in heirs] == ["transcription"] * 2, "as the classes they are made from"
     assert by_name["InklingForConditionalGeneration"]["asked"] == "chat", "its class is handed on by a package"
+    red = by_name["FireRedASR2ForConditionalGeneration"]
+    assert red["lacks"] == ("kaldi_native_fbank" if find_spec("kaldi_native_fbank") is None else None)
+    if find_spec("torchvision") is None:
+        assert by_name["Gemma4ForConditionalGeneration"]["lacks"] == "torchvision", "transformers hides the cause"
     assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
     assert needs["asked"] == "transcription" and (needs["lacks"] == "torchvision" or "torchvision" in sys.modules)
 
@@ -323,6 +348,8 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
         (["--window-seconds", "31"], "hears 30 s at once"),
         (["--window-seconds", "1"], "--window-seconds 1.0: must be at least 2"),
         (["--hotwords", " "], "--hotwords is empty"),
+        (["--prompt", ""], "--prompt is empty; leave it out, or give '{audio}'"),
+        (["--engine-arg", 'hf_overrides={"architectures": "A"}'], 'hf_overrides: architectures "A" must be a list'),
         (["--lora", "./nowhere"], "--lora ./nowhere: is no folder of a PEFT adapter"),
         (["--plugin", "nobodys"], "--plugin nobodys: no such vLLM plugin"),
         (["--engine-arg", "trust_remote_code=true"], "use --trust-remote-code"),
@@ -346,10 +373,6 @@ def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_e
 
 def test_hotwords_outlast_a_long_prompt(tiny_en):
     from tokenizers import Tokenizer
-
-    from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.plan import engine_plan
-    from asrbatch.types import AudioRef, Utterance
 
     plan = engine_plan(RunConfig("-", EngineConfig(tiny_en), hotwords="Norland", prompt="context of the call " * 80))
     tokenizer = Tokenizer.from_file(f"{plan.checkpoint.folder}/tokenizer.json")

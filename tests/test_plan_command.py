@@ -214,7 +214,7 @@ def test_a_run_that_transcribe_would_refuse_is_refused_after_the_figures(cli, ti
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     done = cli("plan", manifest, "-m", tiny_en)
     assert done.returncode == EXIT_USAGE and "durations" in done.stdout
-    assert f"{manifest}:3: lang: language 'de'" in done.stderr, "the same words as transcribe's"
+    assert f"{manifest}:3: lang 'de'" in done.stderr, "the same words as transcribe's"
     refused = json.loads(cli("plan", manifest, "-m", tiny_en, "--json").stdout)
     assert refused["exit_code"] == EXIT_USAGE and "is English-only" in refused["model"]["refused"]
 

@@ -205,6 +205,11 @@ def adapter(folder: Path, model: Path) -> Path:
     return folder
 
 
+def change_adapter(folder: Path, **values) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
 def quantise(model: Path) -> Path:
     """Changes a checkpoint made here: its language model's weights become 8-bit integers with a scale for each channel.
 

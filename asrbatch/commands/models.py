@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import UsageError
+from ..speech import WHISPER_STYLE
 from .common import Verbose
 from .options import RunOptions, takes_run_options
 
@@ -54,6 +55,7 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     config = options.config(environment={}, manifest="-", model=checkpoint)
     plan = engine_plan(config, weights=False)
     rules, speech = audio_rules(config, plan.speech), plan.speech
+    stated = plan.checkpoint.config.get("quantization_config") or {}
     return {
         "architecture": speech.architecture,
         "asked by": speech.style,
@@ -70,7 +72,13 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
         "dtype": plan.dtype,
         "engine mode": plan.mode,
         "device": plan.device.name,
-        "quantization": (plan.checkpoint.config.get("quantization_config") or {}).get("quant_method"),
+        "quantization": plan.engine_args.get("quantization") or stated.get("quant_method"),
+        "language": plan.language,
+        "target language": plan.target_language,
+        "hotwords": plan.asking.hotwords,
+        "commit": plan.checkpoint.commit,
+        "tokenizer": plan.asking.tokenizer,
+        "adapter": plan.asking.lora,
         "plugins": plan.asking.plugin_versions,
     }
 
@@ -88,7 +96,7 @@ def _table(found: dict[str, Any]) -> str:
                 m["asked"] or "-",
                 f"{m['sample_rate']} Hz" if m["sample_rate"] else of,
                 f"{m['window_s']} s" if m["window_s"] else of,
-                _languages(m["languages"]),
+                of if m["asked"] == WHISPER_STYLE else _languages(m["languages"]),
                 ", ".join(m["can"]) or "-",
                 m["lacks"] or "-",
             )

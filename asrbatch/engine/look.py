@@ -99,6 +99,16 @@ def unknown_modules(
     return _ask({**asked, **settled})["unknown"]
 
 
+def problem_of_adapter(folder: str, max_rank: int, plugins: Sequence[str] | None, device_kind: str) -> str | None:
+    """Why vLLM could not apply a LoRA adapter, whatever the model; None where it can.
+
+    Args:
+        max_rank: as vLLM will be told it.
+    """
+    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
+    return _ask({"what": "adapter", "folder": folder, "max_rank": max_rank, **settled})["problem"]
+
+
 def list_models(plugins: Sequence[str] | None, device_kind: str) -> dict[str, Any]:
     """What the installed vLLM can transcribe with; see `look_child.py`."""
     return _ask({"what": "models", "plugins": None if plugins is None else list(plugins), "device_kind": device_kind})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import RowError, UsageError
-from ..languages import subtag
+from ..languages import find
 from ..speech import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, Speech
 from . import environment, plugins
 from .honoured import default_target, honoured
@@ -63,6 +63,12 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
             renamed = vllm_models.renamed(request["architectures"], [*request["names"], *request["has"]])
             has = {renamed[name] for name in request["has"]}
             return {"unknown": [name for name in request["names"] if renamed[name] not in has]}
+        case "adapter":
+            try:
+                vllm_models.check_adapter(request["folder"], request["max_rank"])
+            except (ValueError, TypeError) as e:
+                return {"problem": _reason(e)}
+            return {"problem": None}
         case "models":
             from .look_list import list_models
 
@@ -81,7 +87,8 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
         config, renderer, kv_bytes = vllm_models.without_engine({**request["settings"], **fixed})
         model = vllm_models.model_of(config)
     except Exception as e:  # of vLLM, transformers, pydantic, or the checkpoint's own code
-        raise UsageError(f"{at}: {_why_not(request['architectures'], e, vllm_models, problems)}") from e
+        why = _why_not(request["architectures"], e, vllm_models, problems)
+        raise UsageError(f"{at}: {why}{_of_tokenizer(request)}") from e
     style = _style(request["style"], model, vllm_models, at)
     language = target = None
     try:
@@ -104,7 +111,9 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
     except RowError as e:
         raise UsageError(f"--{e.message}") from e
     except Exception as e:
-        raise UsageError(f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}") from e
+        raise UsageError(
+            f"{at}: {model.__name__} cannot be asked by its {_NAMES[style]}: {_reason(e)}{_of_tokenizer(request)}"
+        ) from e
     if ignored := [name for name in ignored if name in request["template_kwargs"]]:
         raise UsageError(
             f"--chat-template-kwargs {ignored[0]}: the chat template has no such variable; "
@@ -183,10 +192,8 @@ def _words(given: dict[str, str | None], can: Sequence[str], languages: Sequence
     honouring = {"language": "language", "request_prompt": "prompt", "hotwords": "hotwords", "to_language": "target_language"}
     words = {name: given[name] for name, what in honouring.items() if given[name] is not None and what in can}
     for name in ("language", "to_language"):
-        if name in words:
-            words[name] = subtag(words[name])
-            if words[name] not in languages:
-                del words[name]
+        if name in words and (code := find(words.pop(name), languages)) is not None:
+            words[name] = code
     return words
 
 
@@ -232,6 +239,12 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     hint = "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
     return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}{hint}"
+
+
+def _of_tokenizer(request: dict[str, Any]) -> str:
+    """What else may be the cause: a tokenizer that is not the model's lacks its tokens for audio, if it is one at all."""
+    named = request["settings"].get("tokenizer")
+    return f"; with the tokenizer of {named}: --tokenizer left out takes the checkpoint's own" if named else ""
 
 
 def _collapsed(token_ids: list[int], decode: Any) -> str:

@@ -20,8 +20,9 @@ _LETS = {
     "hotwords": ["hotwords"],
     "to_language": ["translation", "target_language"],
 }
-# Packages that transformers' processor of a model asks for only when it is made.
+# Packages that the processor of a model asks for only when it is made or used.
 _ALSO_NEEDS = {
+    "FireRedASR2ForConditionalGeneration": ["kaldi_native_fbank"],
     "GraniteSpeechForConditionalGeneration": ["torchaudio"],
     "GraniteSpeechPlusForConditionalGeneration": ["torchaudio"],
 }
@@ -48,8 +49,7 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
             return None
         asked = INTERFACE_STYLE if source.has_interface else CHAT_STYLE
         can = _can(source.fields) if source.has_interface else ["prompt"]
-        lacks = getattr(e, "name", None) or " ".join(f"{type(e).__name__}: {e}".split())[:120]
-        return {**_empty(name), "asked": asked, "can": can, "languages": sorted(source.languages), "lacks": lacks}
+        return {**_empty(name), "asked": asked, "can": can, "languages": sorted(source.languages), "lacks": _lacking(e)}
     if vllm_models.has_interface(model):
         lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
         return {**_with_interface(name, model), "lacks": lacks}
@@ -58,6 +58,16 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
     if (placeholder := vllm_models.placeholder_of(model)) is None:
         return {**_empty(name), "lacks": "a placeholder for audio in its class"} if vllm_models.hears(model) else None
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
+
+
+def _lacking(error: Exception) -> str:
+    """The package that is missing, also where transformers says that a module of its own is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ImportError) and cause.name:
+            return cause.name.split(".")[0]
+        cause = cause.__cause__ or cause.__context__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def _with_interface(name: str, model: type) -> dict[str, Any]:

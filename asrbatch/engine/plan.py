@@ -87,7 +87,7 @@ class EnginePlan:
             UsageError: the model cannot be told languages, or lacks this one.
         """
         if self.speech.is_whisper:
-            return self.prompts.check_language(language)
+            return self.prompts.check_language(language, option)
         return self.speech.check_language(language, f"{option} {language}")
 
     def prompt_of(self, utterance: Utterance) -> str | None:

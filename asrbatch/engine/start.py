@@ -129,7 +129,7 @@ class SpeechEngine:
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "quantization": self._driver.engine.model_config.quantization,
-            "asked": {**asking.speech.as_dict(), "plugins": asking.plugin_versions},
+            "asked": {**asking.speech.as_dict(), "plugins": asking.plugin_versions, "lora": asking.lora},
             "sampling_params": [self._asker.recorded_params(temperature) for temperature in temperatures],
             **self._asker.facts,
         }

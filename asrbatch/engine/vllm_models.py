@@ -7,14 +7,17 @@ alone (`engine/look_child.py`). Weights are never read here. Import it late, lik
 import copy
 import dataclasses
 import inspect
+import json
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import vllm
 import vllm.plugins
+from vllm.config.lora import LoRAConfig
 from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription
 from vllm.model_executor.models.interfaces_base import is_text_generation_model
@@ -31,6 +34,7 @@ __all__ = [
     "VERSION",
     "ChatFrontend",
     "InterfaceFrontend",
+    "check_adapter",
     "generates_text",
     "has_interface",
     "hears",
@@ -347,6 +351,17 @@ def renamed(architectures: Sequence[str], modules: Sequence[str]) -> dict[str, s
         return {name: name for name in modules}
     # The patterns of some classes end in a dot, as modules do only inside a tensor's name.
     return {name: next(iter(mapper.apply_list([f"{name}.weight"])), name) for name in modules}
+
+
+def check_adapter(folder: str, max_rank: int) -> None:
+    """Raises ValueError or TypeError for an adapter of a kind that vLLM cannot apply (DoRA, whole layers, biases, …)."""
+    with open(f"{folder}/adapter_config.json", encoding="utf-8") as file:
+        said = json.load(file)
+    known = {field.name for field in dataclasses.fields(PEFTHelper)}
+    for name in ("rank_pattern", "alpha_pattern"):  # a vLLM without them scales every module alike
+        if said.get(name) and name not in known:
+            raise ValueError(f"vLLM {VERSION} does not know {name}")
+    PEFTHelper.from_local_dir(folder, None).validate_legal(LoRAConfig(max_lora_rank=max_rank))
 
 
 def hold_plugins() -> None:
