@@ -182,6 +182,25 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
     assert empty == cannot_be_reached("me/other", "HF_HUB_OFFLINE is set")
 
 
+@pytest.mark.parametrize(("config", "split", "kept"), [("clean", "train", "train-"), ("other", "test", "test-")])
+def test_a_cache_with_one_split_of_several_is_enough_for_that_one(copy, tmp_path, monkeypatch, config, split, kept):
+    import huggingface_hub
+
+    repo = tmp_path / "hub" / "datasets--me--speech"
+    there = repo / "snapshots" / hub_server.COMMIT
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(hub_server.COMMIT)
+    wanted, local = {"dataset_config": config, "split": split}, opened(copy, dataset_config=config, split=split)
+    shutil.copytree(copy, there, ignore=lambda _, names: [n for n in names if n.endswith(".parquet") and not n.startswith(kept)])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cached = opened("hf://me/speech", **wanted)
+    assert cached.scan.digest == local.scan.digest and len(cached) == len(local)
+    with pytest.raises(ManifestError, match="its files cannot be found") as caught:
+        opened("hf://me/speech", dataset_config="clean", split={"train": "test", "test": "train"}[split])
+    assert "its cache was looked at; else fetch it where there is a network" in caught.value.__notes__[0]
+
+
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path, tiny_en):
     command = [sys.executable, "-m", "asrbatch", "transcribe", "--dataset", "me/speech", "--model", tiny_en]
     env = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
