@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import hub_server
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest import open_manifest
@@ -199,6 +201,22 @@ def test_a_cache_with_one_split_of_several_is_enough_for_that_one(copy, tmp_path
     with pytest.raises(ManifestError, match="its files cannot be found") as caught:
         opened("hf://me/speech", dataset_config="clean", split={"train": "test", "test": "train"}[split])
     assert "its cache was looked at; else fetch it where there is a network" in caught.value.__notes__[0]
+
+
+def test_validate_reads_a_manifest_and_audio_on_the_hub(tmp_path):
+    repo = tmp_path / "me" / "speech"
+    repo.mkdir(parents=True)
+    sf.write(repo / "a.wav", np.full(16000, 0.1), 16000)
+    for name, path in ((repo / "m.jsonl", "a.wav"), (tmp_path / "here.jsonl", "hf://datasets/me/speech/a.wav")):
+        name.write_text(json.dumps({"audio_filepath": path}) + "\n")
+    with hub_server.serving(tmp_path) as (url, _):
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
+        env.pop("HF_HUB_OFFLINE", None)
+        sources = ["hf://datasets/me/speech/m.jsonl", str(tmp_path / "here.jsonl")]
+        command = [sys.executable, "-m", "asrbatch", "validate", *sources, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows_passing"] == 2
 
 
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path, tiny_en):

@@ -41,7 +41,7 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command sets it: not for the tests behind these
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command may set it: not for the tests behind these
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ..config import EngineConfig, RunConfig
 from ..errors import UsageError
 from ..source_file import names_data_set
 from ..source_options import SourceOptions
-from .common import Verbose
+from .common import Verbose, fetch_no_model
 from .option_list import Task, Windows
 from .options import reading_fields, takes_reading_options
 
@@ -82,7 +82,7 @@ def validate(
     if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
         raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
     if not any(map(names_data_set, sources)):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model that is not here is not fetched to look at languages
+        fetch_no_model(model)
     check, rules = None, None
     if model is not None:
         config = RunConfig(
