@@ -199,7 +199,8 @@ def test_every_format_has_clean_rows_or_says_why_not(tone, tmp_path, kind):
 
 def test_bad_rows_of_a_table_are_left_out_of_clean_lines(tone, tmp_path):
     cell = {"bytes": tone.read_bytes(), "path": "a.wav"}
-    rows = {"audio": [cell, cell, {"bytes": b"junk", "path": "b.wav"}, cell], "id": list("abcd"), "offset": [0.0, -1.0, 0.0, 0.5]}
+    cells = [cell, cell, {"bytes": b"junk", "path": "b.wav"}, cell]
+    rows = {"audio": cells, "id": list("abcd"), "offset": [0.0, -1.0, 0.0, 0.5]}
     pq.write_table(pa.table(rows), tmp_path / "m.parquet")
     found = validated(tmp_path / "m.parquet", decode=NEVER, for_lines=True, embed=True)
     found.write_clean(tmp_path / "clean.jsonl")

@@ -47,7 +47,8 @@ def validate(
         str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
     ] = None,
     embed: Annotated[
-        bool, typer.Option("--embed", help="With --write-clean: write audio inside Parquet and tars into the lines, as data: URIs.")
+        bool,
+        typer.Option("--embed", help="With --write-clean: write audio inside Parquet and tars into the lines, as data: URIs."),
     ] = False,
     report: Annotated[
         str | None,
