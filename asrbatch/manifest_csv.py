@@ -25,6 +25,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infin
 # An empty cell says nothing in these; in others it is an empty text.
 _NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", "prompt", *REFUSED_FIELDS))
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
+# A record of several lines ends by then, or a quote is open: five times as much memory holds it.
+_MOST_RECORD_BYTES = 32 << 20
 csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
 
 
@@ -202,6 +204,8 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        if self._record and self.end - self.start > _MOST_RECORD_BYTES:
+            raise csv.Error("unexpected end of data")
         line = self._given_back.pop() if self._given_back else self._raw.readline()
         if not line:
             raise StopIteration

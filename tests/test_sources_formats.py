@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
+from asrbatch import manifest_csv
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.languages import find
@@ -158,8 +159,9 @@ def test_a_bad_row_keeps_the_id_that_its_reader_gives_it(tmp_path):
     assert [manifest.read(index).id for index in (0, 1)] == ["a", "b"] and "offset = -1" in manifest.read(1).problem
 
 
-@pytest.mark.parametrize("name", ["m.csv", "m.csv.gz"])
-def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, name):
+@pytest.mark.parametrize(("name", "most_bytes"), [("m.csv", 1 << 20), ("m.csv.gz", 20)])
+def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, monkeypatch, name, most_bytes):
+    monkeypatch.setattr(manifest_csv, "_MOST_RECORD_BYTES", most_bytes)
     lines = ["path,id,note", 'a.wav,1,"a', 'b.wav,2,"two', 'lines"', "c.wav,3,", 'd.wav,4,"b', "", "e.wav,5,x", "f.wav,6,"]
     data = "\ufeff".encode() + "\r\n".join(lines).encode()
     path = tmp_path / name
