@@ -25,6 +25,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infin
 # An empty cell says nothing in these; in others it is an empty text.
 _NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", "prompt", *REFUSED_FIELDS))
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
+# A record of several lines ends by then, or a quote is open: five times as much memory holds it.
+_MOST_RECORD_BYTES = 32 << 20
 csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
 
 
@@ -65,8 +67,9 @@ class CsvReader:
                 lines.begin_record()
                 try:
                     values = next(reader, None)
-                except csv.Error as e:
-                    values = e
+                except csv.Error:
+                    # One quote that is not closed may have taken in any number of lines: only the first of them is bad.
+                    values = self._values(lines.give_back_all_but_first())
                 if values is None:
                     break
                 if values == []:
@@ -93,11 +96,7 @@ class CsvReader:
         self._file.check()
         start = self._starts[index]
         data = self._file.read_at(start, self._starts[index + 1] - start)
-        try:
-            values = next((record for record in csv.reader(_split(data), **self._dialect) if record), [])
-        except csv.Error as e:
-            values = e
-        return self._parse(values)
+        return self._parse(self._values(data))
 
     def audio(self, index: int, row: Row) -> AudioRef:
         return audio_ref(row.path, self._folder)
@@ -133,11 +132,18 @@ class CsvReader:
                 options = replace(options, audio_column=found[0])
         return Columns(options)
 
+    def _values(self, data: bytes) -> list[str] | csv.Error:
+        """The fields of the one record in some lines, or what is wrong with it."""
+        try:
+            return next((record for record in csv.reader(_split(data), **self._dialect) if record), [])
+        except csv.Error as e:
+            return e
+
     def _parse(self, values: list[str] | csv.Error) -> Row:
         if isinstance(values, csv.Error):
             text = str(values)
             fix = "a quote is not closed, or stands inside a field; double it and quote the field"
-            raise BadRow("this record", f"not CSV: {text}", fix) from values
+            raise BadRow("this line", f"not CSV: {text}", fix) from values
         if len(values) != len(self._header):
             fix = "quote fields that hold the delimiter, or add the missing ones"
             raise BadRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
@@ -180,25 +186,37 @@ class _Lines:
         self._raw = raw
         self.start = self.end = 0
         self.line = self.first_line = 0
-        self._is_new = True
+        self._record: list[bytes] = []  # lines of the record under way
+        self._given_back: list[bytes] = []  # the next one last
 
     def begin_record(self) -> None:
-        self._is_new = True
+        self._record.clear()
+
+    def give_back_all_but_first(self) -> bytes:
+        """The first line of the record under way; those after it come once more."""
+        first, *others = self._record
+        self.end -= sum(map(len, others))
+        self.line -= len(others)
+        self._given_back += reversed(others)
+        return _strip_bom(first) if self.start == 0 else first
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
-        line = self._raw.readline()
+        if self._record and self.end - self.start > _MOST_RECORD_BYTES:
+            raise csv.Error("unexpected end of data")
+        line = self._given_back.pop() if self._given_back else self._raw.readline()
         if not line:
             raise StopIteration
         begin = self.end
         self.end += len(line)
         self.line += 1
+        if not self._record:
+            self.start, self.first_line = begin, self.line
+        self._record.append(line)
         if begin == 0:
             line = _strip_bom(line)
-        if self._is_new:
-            self.start, self.first_line, self._is_new = begin, self.line, False
         return line.decode("utf-8", "surrogateescape")
 
 

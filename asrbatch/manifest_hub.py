@@ -79,13 +79,22 @@ def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
     return _find(folder, folder, None, options, folder=folder)
 
 
-def _find(source: str, path: str, commit: str | None, options: SourceOptions, *, folder: str) -> HubFiles:
+def _find(
+    source: str,
+    path: str,
+    commit: str | None,
+    options: SourceOptions,
+    *,
+    folder: str,
+    patterns: dict[str, list[str]] | None = None,
+) -> HubFiles:
+    """The files of a split; `patterns` are those of its files, where those of other splits need not be there."""
     import datasets
 
     try:
-        configs = datasets.get_dataset_config_names(path, revision=commit)
+        configs = datasets.get_dataset_config_names(path, revision=commit, data_files=patterns)
         config = _choose_config(source, configs, options.dataset_config)
-        builder = datasets.load_dataset_builder(path, config, revision=commit)
+        builder = datasets.load_dataset_builder(path, config, revision=commit, data_files=patterns)
     except ManifestError:
         raise
     except Exception as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
@@ -161,7 +170,7 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
         raise ManifestError(f"{given}: {problem}; {fetch}") from e
     source = f"{PREFIX}{name}@{os.path.basename(folder)}"
     try:
-        found = _find(source, folder, None, options, folder=folder)
+        found = _find(source, folder, None, options, folder=folder, patterns=_patterns_of_split(folder, options))
     except ManifestError as e:
         e.add_note(f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}")
         raise
@@ -169,6 +178,25 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
         problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"
         raise ManifestError(f"{given}: {problem}; {fetch}")
     return found
+
+
+def _patterns_of_split(folder: str, options: SourceOptions) -> dict[str, list[str]] | None:
+    """What the card says of the split that was asked for: `datasets` would look for the files of all, and of the first
+    configuration. None where it says nothing, or no split was asked for."""
+    import huggingface_hub
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+
+    try:
+        card = huggingface_hub.DatasetCard.load(os.path.join(folder, "README.md")).data
+        configs = MetadataConfigs.from_dataset_card_data(card)
+        config = options.dataset_config or ("default" if "default" in configs else next(iter(configs)))
+        if options.dataset_config is None and len(configs) > 1 and config != "default":
+            return None  # to be chosen first
+        said = sanitize_patterns(configs[config]["data_files"])
+    except Exception:  # a card that does not fit: `_find` says what is wrong with it
+        return None
+    return {options.split: said[options.split]} if options.split in said else None
 
 
 def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 
 """
 
 import io
+import logging
 import posixpath
 import re
 import threading
@@ -262,6 +263,8 @@ def _system(scheme: str) -> Any:
         options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)}
     elif scheme in ("s3", "s3a"):
         options["config_kwargs"] = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S}
+    elif scheme in ("gs", "gcs"):
+        logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # else a traceback for what it raises anyway, each time
     return fsspec.filesystem(scheme, use_listings_cache=False, **options)
 
 

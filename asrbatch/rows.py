@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import json
 import os
+import re
 from functools import partial
 from json.encoder import encode_basestring_ascii  # json.dumps(str) without its 2 us of set-up per call
 from math import isnan
@@ -42,6 +43,7 @@ IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row it
 
 _SUSPECT_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS
 _SHOWN_CHARS = 80
+_HALF_OF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write one; no file name in UTF-8, and no terminal, can
 _OF_PANDAS = "pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps"
 
 
@@ -51,6 +53,7 @@ class BadRow(Exception):
     Attributes:
         kind: the problem without what is particular to this row, for counting.
         fields: the row, as far as it could be read.
+        row_id: the id that the reader gives it where the row itself has none; None where it gives none.
     """
 
     def __init__(self, value: str, problem: str, fix: str):
@@ -58,10 +61,13 @@ class BadRow(Exception):
         field, equals, _ = value.partition(" = ")
         self.kind = f"{field}: {problem}" if equals and field.isidentifier() else problem.partition(":")[0]
         self.fields: dict[str, Any] = {}
+        self.row_id: str | None = None
 
     def row(self) -> "Row":
         """What stands in its place where bad rows are to be failed rows: its id, or a hash of what is wrong with it."""
         given = self.fields.get("id")
+        if given is None:
+            given = self.row_id
         if type(given) is int or (type(given) is str and given):
             return Row(str(given), False, None, None, None, None, None, None, self.fields)
         made = hashlib.blake2b(str(self).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
@@ -105,7 +111,7 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
     try:
         return _parse_row(fields, audio, row_id)
     except BadRow as bad:
-        bad.fields = fields
+        bad.fields, bad.row_id = fields, row_id
         raise
 
 
@@ -116,7 +122,7 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         path = None
     else:
         path = audio
-        if type(path) is not str or ":" in path or "\0" in path or not path.strip():
+        if type(path) is not str or ":" in path or "\0" in path or not path.strip() or not path.isascii():
             _check_path(fields, path)
     get = fields.get
     offset_s = get("offset")
@@ -233,6 +239,8 @@ def _check_refused(fields: dict[str, Any]) -> None:
 
 
 def _check_path(fields: dict[str, Any], path: Any) -> None:
+    if path is None and "audio_filepath" in fields:
+        raise BadRow("audio_filepath = null", "names no audio", "give the path of one audio file, or drop the row")
     if path is None:
         found = ", ".join(fields) if fields else "no fields"
         raise BadRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
@@ -243,6 +251,8 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         raise _bad("audio_filepath", path, "must be a string", "give the path of one audio file")
     if not path.strip():
         raise _bad("audio_filepath", path, "is empty", "give the path of one audio file")
+    if _HALF_OF_PAIR.search(path):
+        raise _bad("audio_filepath", path, "half of a surrogate pair, which is no character", "rename the file in UTF-8")
     if _is_data_uri(path):
         header, comma, payload = path.partition(",")
         if not comma or not header.lower().endswith(";base64"):

@@ -44,7 +44,7 @@ def test_every_format_becomes_lines_with_the_same_ids_and_audio(tmp_path, rows, 
     source = MAKERS[kind](tmp_path / "d", rows)
     path = tmp_path / "new" / "m.jsonl"
     if kind in EMBEDDED:
-        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*make-manifest --embed"):
+        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*--embed, to have it in the lines"):
             make(path, source)
         assert not path.exists()
     done = make(path, source, embed=kind in EMBEDDED)

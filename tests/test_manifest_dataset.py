@@ -381,7 +381,7 @@ def test_cells_known_to_be_empty_are_bad_rows(tmp_path):
             open_manifest(source)
         head, first, second = str(caught.value).splitlines()
         assert "2 problems in 3 rows" in head
-        assert "/1: has audio_filepath, id, offset, duration, lang, text: no audio_filepath" in first
+        assert "/1: audio_filepath = null: names no audio" in first
         assert '/2: audio_filepath = "ftp://h/a.wav": ftp:// is not supported' in second
 
 

@@ -13,6 +13,7 @@ import pytest
 import soundfile as sf
 from source_makers import MAKERS, make_kaldi, make_nemo_tar, make_webdataset
 
+from asrbatch import manifest_csv
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.languages import find
@@ -131,9 +132,9 @@ CSV_PROBLEMS = [
     ("a.wav,x,1s,", '2: duration = "1s": must be a number of seconds; write it like 12.5, or leave it empty'),
     ("a.wav,x,nan,", "2: duration = NaN: must be a number of seconds from 0"),
     ("a.wav,x,-1,", "2: duration = -1.0: must be a number of seconds from 0"),
-    (",x,1,", "2: has audio_filepath, id, duration, temperature: no audio_filepath"),
+    (",x,1,", "2: audio_filepath = null: names no audio"),
     ("a.wav,x,1,0.5", '2: temperature = "0.5": this is fixed per run'),
-    ('a.wav,"x,1,', "2: this record: not CSV: unexpected end of data; a quote is not closed"),
+    ('a.wav,"x,1,', "2: this line: not CSV: unexpected end of data; a quote is not closed"),
     ("caf\udce9.wav,x,1,", r'2: audio_filepath = "caf\\\\xe9.wav": not UTF-8; write the whole file in UTF-8'),
 ]
 
@@ -145,6 +146,34 @@ def test_bad_rows_of_a_table(tmp_path, line, problem):
     with pytest.raises(ManifestError) as caught:
         open_manifest(path)
     assert f"{path}:{problem}".replace("\\\\\\\\", "\\\\") in str(caught.value)
+
+
+def test_a_bad_row_keeps_the_id_that_its_reader_gives_it(tmp_path):
+    path = tmp_path / "shard.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("a.wav", b"RIFF"), ("b.wav", b"RIFF"), ("b.json", b'{"offset": -1}')):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    manifest = open_manifest(path, options=SourceOptions(on_bad_row="fail"))
+    assert [manifest.read(index).id for index in (0, 1)] == ["a", "b"] and "offset = -1" in manifest.read(1).problem
+
+
+@pytest.mark.parametrize(("name", "most_bytes"), [("m.csv", 1 << 20), ("m.csv.gz", 20)])
+def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, monkeypatch, name, most_bytes):
+    monkeypatch.setattr(manifest_csv, "_MOST_RECORD_BYTES", most_bytes)
+    lines = ["path,id,note", 'a.wav,1,"a', 'b.wav,2,"two', 'lines"', "c.wav,3,", 'd.wav,4,"b', "", "e.wav,5,x", "f.wav,6,"]
+    data = "\ufeff".encode() + "\r\n".join(lines).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    manifest = open_manifest(path, options=SourceOptions(on_bad_row="fail"))
+    bad = [manifest.is_bad(index) for index in range(len(manifest))]
+    assert bad == [True, False, False, True, False, False]
+    rows = [manifest.read(index) for index in range(len(manifest)) if not bad[index]]
+    assert [row.id for row in rows] == ["2", "3", "5", "6"] and rows[0].fields["note"] == "two\r\nlines"
+    assert [manifest.where(index).rpartition(":")[2] for index in range(6)] == ["2", "3", "5", "6", "8", "9"]
+    for index in (0, 3):
+        assert ": this line: not CSV: unexpected end of data; a quote is not closed" in manifest.read(index).problem
 
 
 def test_headers_that_do_not_say_what_is_what(tmp_path):

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import hub_server
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile as sf
 
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest import open_manifest
@@ -180,6 +182,41 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
     by_name, by_commit, again, empty = ask([[name, train], [at, train], rest, ["hf://me/other", {}]], **offline)
     assert by_name == by_commit == streamed and again == other
     assert empty == cannot_be_reached("me/other", "HF_HUB_OFFLINE is set")
+
+
+@pytest.mark.parametrize(("config", "split", "kept"), [("clean", "train", "train-"), ("other", "test", "test-")])
+def test_a_cache_with_one_split_of_several_is_enough_for_that_one(copy, tmp_path, monkeypatch, config, split, kept):
+    import huggingface_hub
+
+    repo = tmp_path / "hub" / "datasets--me--speech"
+    there = repo / "snapshots" / hub_server.COMMIT
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs" / "main").write_text(hub_server.COMMIT)
+    wanted, local = {"dataset_config": config, "split": split}, opened(copy, dataset_config=config, split=split)
+    shutil.copytree(copy, there, ignore=lambda _, names: [n for n in names if n.endswith(".parquet") and not n.startswith(kept)])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cached = opened("hf://me/speech", **wanted)
+    assert cached.scan.digest == local.scan.digest and len(cached) == len(local)
+    with pytest.raises(ManifestError, match="its files cannot be found") as caught:
+        opened("hf://me/speech", dataset_config="clean", split={"train": "test", "test": "train"}[split])
+    assert "its cache was looked at; else fetch it where there is a network" in caught.value.__notes__[0]
+
+
+def test_validate_reads_a_manifest_and_audio_on_the_hub(tmp_path):
+    repo = tmp_path / "me" / "speech"
+    repo.mkdir(parents=True)
+    sf.write(repo / "a.wav", np.full(16000, 0.1), 16000)
+    for name, path in ((repo / "m.jsonl", "a.wav"), (tmp_path / "here.jsonl", "hf://datasets/me/speech/a.wav")):
+        name.write_text(json.dumps({"audio_filepath": path}) + "\n")
+    with hub_server.serving(tmp_path) as (url, _):
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
+        env.pop("HF_HUB_OFFLINE", None)
+        sources = ["hf://datasets/me/speech/m.jsonl", str(tmp_path / "here.jsonl")]
+        command = [sys.executable, "-m", "asrbatch", "validate", *sources, "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows_passing"] == 2
 
 
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path, tiny_en):

@@ -254,9 +254,13 @@ def test_gs(folder, tmp_path, monkeypatch):
     remote._system.cache_clear()
 
 
-def test_googles_buckets_that_may_not_be_read_are_asked_once(url, no_pauses, monkeypatch):
+def test_googles_buckets_that_may_not_be_read_are_asked_once(url, no_pauses, monkeypatch, caplog):
     google(monkeypatch, f"{url}/x/deny403")
     with pytest.raises(RowError, match="OSError: Forbidden: .*; give this process credentials that may read it"):
         remote.read_remote("gs://speech/b.wav", "b.wav")
+    google(monkeypatch, f"{url}/x/deny400")
+    with pytest.raises(RowError, match="such an answer does not change"):
+        remote.read_remote("gs://speech/b.wav", "b.wav")
     assert not no_pauses
+    assert "gcsfs" not in {record.name for record in caplog.records}  # it would add a traceback to what the message says
     remote._system.cache_clear()

@@ -41,7 +41,7 @@ FIELDS = {
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command sets it: not for the tests behind these
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command may set it: not for the tests behind these
 
 
 @pytest.fixture
@@ -50,8 +50,9 @@ def tone(tmp_path) -> Path:
     return tmp_path / "a.wav"
 
 
-def validated(*sources, decode=None, rules=None, strict=False, for_lines=False, **reading) -> Validation:
-    found = Validation([str(s) for s in sources], SourceOptions(**reading), for_lines=for_lines, strict=strict)
+def validated(*sources, decode=None, rules=None, strict=False, for_lines=False, embed=False, **reading) -> Validation:
+    options = SourceOptions(**reading)
+    found = Validation([str(s) for s in sources], options, for_lines=for_lines, embed=embed, strict=strict)
     if decode is not None:
         found.judge_audio(decode=decode, num_workers=2, timeout_s=20.0, rules=rules, observe=lambda *_: None)
     return found
@@ -184,12 +185,26 @@ def test_every_format_has_clean_rows_or_says_why_not(tone, tmp_path, kind):
     if kind in ("webdataset", "parquet", "saved", "arrow", "hub"):
         with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"):
             validated(source, for_lines=True)
+        found = validated(source, for_lines=True, embed=True)
+        found.write_clean(tmp_path / "clean.jsonl")
+        written = open_manifest(tmp_path / "clean.jsonl")
+        assert written.scan.digest == found.manifest.scan.digest and written.read(3).audio.resolve() == tone.read_bytes()
     else:
         found = validated(source, decode=NEVER, for_lines=True)
         assert found.exit_code == EXIT_COMPLETE
         found.write_clean(tmp_path / "clean.jsonl")
         tars = str(tmp_path / "d" / "audio_{0..1}.tar") if kind == "nemo-tar" else None
         assert open_manifest(tmp_path / "clean.jsonl", options=SourceOptions(tars=tars)).scan.digest == found.manifest.scan.digest
+
+
+def test_bad_rows_of_a_table_are_left_out_of_clean_lines(tone, tmp_path):
+    cell = {"bytes": tone.read_bytes(), "path": "a.wav"}
+    cells = [cell, cell, {"bytes": b"junk", "path": "b.wav"}, cell]
+    rows = {"audio": cells, "id": list("abcd"), "offset": [0.0, -1.0, 0.0, 0.5]}
+    pq.write_table(pa.table(rows), tmp_path / "m.parquet")
+    found = validated(tmp_path / "m.parquet", decode=NEVER, for_lines=True, embed=True)
+    found.write_clean(tmp_path / "clean.jsonl")
+    assert [row["id"] for row in read_jsonl(tmp_path / "clean.jsonl")] == ["a", "d"]
 
 
 def test_several_manifests_are_one(tone, tmp_path):

@@ -1,5 +1,6 @@
 """What the commands share: how errors are shown, and how a signal ends a run."""
 
+import os
 import signal
 import sys
 import traceback
@@ -38,6 +39,13 @@ def complain(error: Exception, message: object) -> None:
 def printable(text: str) -> str:
     """Without what a file's bytes could do to a terminal: control characters other than ends of lines are written out."""
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def fetch_no_model(model: str | None) -> None:
+    """A command that only looks at a model fetches none, and does not wait for a hub that is not there. It is this process's hub
+    as a whole that goes off line, audio at `hf://` included, so only for a model that could be fetched."""
+    if model is not None and not os.path.isdir(os.path.expanduser(model)):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def stop_on_signals(stop, terminal: Terminal) -> None:

@@ -1,7 +1,6 @@
 """`asrbatch plan`: what a run would do, before any GPU is used."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ import typer
 
 from ..errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from ..source_file import names_data_set
-from .common import Verbose
+from .common import Verbose, fetch_no_model
 from .options import RunOptions, takes_run_options
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def plan(
     from ..display_tables import plan_parts, show
 
     if not names_data_set(options.values["manifest"]):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan downloads nothing, and need not wait for a hub that is not there
+        fetch_no_model(options.values["model"])
     if rtfx is not None and not 0 < rtfx < float("inf"):
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
     figures = _figures(options, probe_workers if probe else None, rtfx, startup)

@@ -14,7 +14,7 @@ from ..config import EngineConfig, RunConfig
 from ..errors import UsageError
 from ..source_file import names_data_set
 from ..source_options import SourceOptions
-from .common import Verbose
+from .common import Verbose, fetch_no_model
 from .option_list import Task, Windows
 from .options import reading_fields, takes_reading_options
 
@@ -46,6 +46,10 @@ def validate(
     write_clean: Annotated[
         str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
     ] = None,
+    embed: Annotated[
+        bool,
+        typer.Option("--embed", help="With --write-clean: write audio inside Parquet and tars into the lines, as data: URIs."),
+    ] = False,
     report: Annotated[
         str | None,
         typer.Option(help="List every problem in this file, a JSON line each, in the order of rows.", show_default=False),
@@ -74,6 +78,8 @@ def validate(
     check_timeout(decode_timeout)
     if clean is None and listed is None and overwrite:
         raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
+    if clean is None and embed:
+        raise UsageError("--embed: is about the lines of --write-clean; give it as well")
     if clean is not None and clean == listed:
         raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
     for path, option in ((clean, "--write-clean"), (listed, "--report")):
@@ -82,7 +88,7 @@ def validate(
     if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
         raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
     if not any(map(names_data_set, sources)):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a model that is not here is not fetched to look at languages
+        fetch_no_model(model)
     check, rules = None, None
     if model is not None:
         config = RunConfig(
@@ -96,7 +102,7 @@ def validate(
         problems = None if listed is None else stack.enter_context(ProblemFile(listed))
         with ReadingBar() as bar:
             found = Validation(
-                sources, options, check=check, for_lines=clean is not None, strict=strict,
+                sources, options, check=check, for_lines=clean is not None, embed=embed, strict=strict,
                 note=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio is not Audio.none:
