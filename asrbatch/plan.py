@@ -29,7 +29,7 @@ from .manifest_problems import Note
 from .model_choice import asked_fields, choose_asking
 from .sharding import Sharding
 from .silences import choices_of_skips
-from .speech import Speech
+from .speech import CHAT_STYLE, Speech
 from .stdin_manifest import KeptManifest
 from .types import Utterance
 from .voice import check_available
@@ -216,7 +216,7 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         try:
             rules.check_language(utterance.lang, "lang")
         except UsageError as e:
-            return str(e) if rules.speech.is_whisper else f"{e}; remove the field, or give another model"
+            return str(e) if rules.speech.is_whisper else f"{e}; rename the field (others are only carried along), or give another model"
     elif rules.language is None and (silent := rules.speech.silent_language) is not None:
         taken = f"{rules.speech.architecture} detects no language and would take {silent!r}"
         return f"states no language: {taken}; give it `lang`, or give --language"
@@ -225,6 +225,8 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
             rules.speech.check("prompt", f"prompt {utterance.prompt[:40]!r}")
         except UsageError as e:
             return f"{e}; remove the field"
+    if utterance.prompt is not None and not utterance.prompt.strip() and rules.speech.style == CHAT_STYLE:
+        return "prompt is empty, and a chat needs an instruction; remove the field, or give {audio} to ask without words"
     target = utterance.fields.get("target_lang")
     into = rules.target_language or rules.speech.default_target
     if target is not None and rules.task == "translate" and _primary(target) != _primary(into):

@@ -6,7 +6,7 @@ alone: a plan downloads nothing.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -72,10 +72,21 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> Verdict:
         return Verdict(refused=str(e).replace(checkpoint.folder, model), rules=rules)
 
 
-def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
-    """What a run with this model, task and windows asks of a row and its audio; Whisper's without a vLLM. Raises UsageError."""
+# What of a run with Whisper can be judged without a vLLM.
+_LIGHT = frozenset(("revision", "task", "windows", "language"))
+
+
+def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, AudioRules]:
+    """What a run with this model, asked so, asks of a row and its audio; Whisper's without a vLLM where that is enough.
+
+    Args:
+        given: names of the options about the model and how it is asked that were written.
+
+    Raises:
+        UsageError: an option that the model cannot honour.
+    """
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    if checkpoint.architecture == WHISPER:
+    if checkpoint.architecture == WHISPER and _LIGHT.issuperset(given):
         rules = _whisper_rules(config, checkpoint)
     else:
         rules = row_rules(engine_plan(config))
@@ -85,7 +96,8 @@ def rules_of_model(config: RunConfig) -> tuple[Check, AudioRules]:
 
 def _whisper_rules(config: RunConfig, checkpoint: Checkpoint) -> RowRules:
     prompts = WhisperPrompts(checkpoint, config.task)
-    return RowRules(whisper_speech(checkpoint), config.task, None, None, prompts.check_language)
+    language = None if config.language is None else prompts.check_language(config.language, "--language")
+    return RowRules(whisper_speech(checkpoint), config.task, language, None, prompts.check_language)
 
 
 def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:

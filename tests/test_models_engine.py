@@ -30,7 +30,7 @@ from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question, environment, start_engine
 from asrbatch.engine.honoured import honoured
-from asrbatch.errors import EngineStartError, ManifestError, RowError, UsageError
+from asrbatch.errors import EXIT_USAGE, EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
 from asrbatch.plan import check_row, engine_plan, row_rules
 from asrbatch.types import AudioRef, Utterance
@@ -489,6 +489,27 @@ def test_what_a_checkpoint_is_run_with_is_said(glm, tmp_path):
     said = json.loads(done.stdout)
     wanted = {"adapter": str(lora), "target language": "fr", "quantization": "fp8", "tokenizer": None, "language": None}
     assert wanted.items() <= said.items()
+
+
+def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
+    write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "target_lang": "fr"}, {"audio_filepath": "b.wav", "prompt": "x"}])
+    options = ["--audio", "none", "--dtype", "float32", "--model", str(glm), "--task", "translate"]
+
+    def validated(*more: str):
+        return CliRunner().invoke(app, ["validate", str(tmp_path / "m.jsonl"), *options, *more])
+
+    done = validated("--target-language", "French")
+    assert done.exit_code == EXIT_USAGE and "m.jsonl:2: prompt 'x'" in done.stdout and "target_lang" not in done.stdout
+    done = validated("--target-language", "de", "--prompt-style", "chat")
+    assert isinstance(done.exception, UsageError) and "asked by its chat template, would ignore it" in str(done.exception)
+    done = validated("--target-language", "de")
+    assert "m.jsonl:1: target_lang 'fr': this run does --target-language de" in done.stdout
+
+
+def test_a_chat_without_an_instruction_is_a_bad_row(qwen2):
+    rules, row = row_rules(plan_of(qwen2)), Utterance(0, "a", AudioRef("a"))
+    assert check_row(rules, replace(row, prompt=" ")).startswith("prompt is empty, and a chat needs an instruction")
+    assert check_row(rules, row) is None and check_row(rules, replace(row, prompt="{audio}")) is None
 
 
 def test_a_tokenizer_that_is_not_the_models_is_named(glm, qwen2):

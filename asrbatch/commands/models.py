@@ -8,17 +8,11 @@ import typer
 from ..errors import UsageError
 from ..speech import WHISPER_STYLE
 from .common import Verbose
+from .option_list import ASKING
 from .options import RunOptions, takes_run_options
 
-# The options that say what a model is and how it is asked.
-_OF_MODELS = (
-    "language", "task", "target_language", "prompt", "hotwords", "prompt_style", "chat_template_kwargs", "windows",
-    "window_seconds", "timestamps", "revision", "tokenizer", "lora", "plugin", "trust_remote_code", "dtype", "max_tokens",
-    "engine_arg", "engine_mode",
-)  # fmt: skip
 
-
-@takes_run_options(only=_OF_MODELS)
+@takes_run_options(only=ASKING)
 def models(
     options: RunOptions,
     checkpoint: Annotated[

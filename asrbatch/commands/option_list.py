@@ -188,6 +188,12 @@ def _run_options(
 
 
 PARAMETERS = inspect.signature(_run_options).parameters
+# What a model is and how it is asked.
+ASKING = (
+    "language", "task", "target_language", "prompt", "hotwords", "prompt_style", "chat_template_kwargs", "windows",
+    "window_seconds", "timestamps", "revision", "tokenizer", "lora", "plugin", "trust_remote_code", "dtype", "max_tokens",
+    "engine_arg", "engine_mode",
+)  # fmt: skip
 # How a manifest is read: every command that reads one takes these.
 READING = (
     "format", "dataset", "config", "split", "streaming", "audio_column", "text_column", "id_column", "tars", "audio_folder",

@@ -190,9 +190,9 @@ def takes_run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] | 
             given = [name for name in shared if context.get_parameter_source(name).name == "COMMANDLINE"]
             if "manifest" in shared:
                 run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
-            if run.pop("dataset") is not None:
-                given = ["manifest", *(name for name in given if name != "dataset")]
-            run["dataset"] = None
+                if run["dataset"] is not None:
+                    given = ["manifest", *(name for name in given if name != "dataset")]
+                run["dataset"] = None
             return command(RunOptions(run, given), **values)
 
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)

@@ -6,17 +6,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ..config import EngineConfig, RunConfig
 from ..errors import UsageError
 from ..source_file import names_data_set
 from ..source_options import SourceOptions
 from .common import Verbose, fetch_no_model
-from .option_list import Task, Windows
-from .options import reading_fields, takes_reading_options
+from .option_list import ASKING, READING
+from .options import RunOptions, reading_fields, takes_run_options
 
 
 class Audio(str, Enum):
@@ -25,9 +24,9 @@ class Audio(str, Enum):
     none = "none"
 
 
-@takes_reading_options
+@takes_run_options(only=(*READING, *ASKING))
 def validate(
-    reading: dict[str, Any],
+    options: RunOptions,
     manifest: Annotated[
         list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
     ] = None,
@@ -35,11 +34,9 @@ def validate(
         Audio, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
     ] = Audio.header,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Also ask what this model asks of rows: languages, tasks, lengths.")
+        str | None,
+        typer.Option("--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Hub branch, tag or commit of the model.")] = None,
-    task: Annotated[Task, typer.Option(help="With --model: of the run.")] = Task.transcribe,
-    windows: Annotated[Windows, typer.Option(help="With --model: of the run; with none, rows may be too long.")] = Windows.energy,
     strict: Annotated[
         bool, typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence.")
     ] = False,
@@ -73,7 +70,7 @@ def validate(
     from ..probe import ALWAYS, NEVER
     from ..validation import Validation, figures
 
-    sources = choose_sources(manifest, reading["dataset"])
+    sources = choose_sources(manifest, options.values["dataset"])
     clean, listed = (None if given is None else Path(given).expanduser().absolute() for given in (write_clean, report))
     check_timeout(decode_timeout)
     if clean is None and listed is None and overwrite:
@@ -85,24 +82,24 @@ def validate(
     for path, option in ((clean, "--write-clean"), (listed, "--report")):
         if path is not None:
             check_new_manifest(path, option, sources, overwrite)
-    if model is None and (task is not Task.transcribe or windows is not Windows.energy or revision is not None):
-        raise UsageError("--task, --windows and --revision: are of a run with a model; give --model as well")
+    asked = [name for name in options.given if name in ASKING]
+    if model is None and asked:
+        raise UsageError(f"--{asked[0].replace('_', '-')}: is of a run with a model; give --model as well")
     if not any(map(names_data_set, sources)):
         fetch_no_model(model)
     check, rules = None, None
     if model is not None:
-        config = RunConfig(
-            manifest="any.jsonl", engine=EngineConfig(model=model, revision=revision), task=task.value, windows=windows.value
-        )
-        check, rules = rules_of_model(config)
-    options = SourceOptions(**reading_fields(reading))
+        # As a run would be asked to; how its manifest is read makes no difference to the model.
+        config = options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None)
+        check, rules = rules_of_model(config, asked)
+    reading = SourceOptions(**reading_fields(options.values))
     if audio is Audio.none and all(map(names_data_set, sources)):
-        options = replace(options, streaming=True)  # the rows without their audio
+        reading = replace(reading, streaming=True)  # the rows without their audio
     with ExitStack() as stack:
         problems = None if listed is None else stack.enter_context(ProblemFile(listed))
         with ReadingBar() as bar:
             found = Validation(
-                sources, options, check=check, for_lines=clean is not None, embed=embed, strict=strict,
+                sources, reading, check=check, for_lines=clean is not None, embed=embed, strict=strict,
                 note=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio is not Audio.none:
