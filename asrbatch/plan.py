@@ -216,7 +216,8 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         try:
             rules.check_language(utterance.lang, "lang")
         except UsageError as e:
-            return str(e) if rules.speech.is_whisper else f"{e}; rename the field (others are only carried along), or give another model"
+            fix = "rename the field (others are only carried along), or give another model"
+            return str(e) if rules.speech.is_whisper else f"{e}; {fix}"
     elif rules.language is None and (silent := rules.speech.silent_language) is not None:
         taken = f"{rules.speech.architecture} detects no language and would take {silent!r}"
         return f"states no language: {taken}; give it `lang`, or give --language"

@@ -492,7 +492,8 @@ def test_what_a_checkpoint_is_run_with_is_said(glm, tmp_path):
 
 
 def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
-    write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "target_lang": "fr"}, {"audio_filepath": "b.wav", "prompt": "x"}])
+    rows = [{"audio_filepath": "a.wav", "target_lang": "fr"}, {"audio_filepath": "b.wav", "prompt": "x"}]
+    write_jsonl(tmp_path / "m.jsonl", rows)
     options = ["--audio", "none", "--dtype", "float32", "--model", str(glm), "--task", "translate"]
 
     def validated(*more: str):
