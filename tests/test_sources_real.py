@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import file_server
+import hub_server
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from conftest import read_jsonl
 from source_makers import MAKERS, make_kaldi
+from test_sources_remote import amazon, google
 
+from asrbatch import remote
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError
 
 SPOKEN = {
@@ -124,6 +127,38 @@ def test_manifests_and_tars_behind_a_server_that_fails_now_and_then(transcribe, 
             summary = transcribe(source, tiny_en, tmp_path / f"out{number}.jsonl", language="en")
             check(summary, rows)
             assert json.loads(summary.paths.record.read_text())["fingerprint"] == fingerprint
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_manifest_and_its_audio_in_a_bucket(transcribe, tiny_en, rows, fingerprint, tmp_path, monkeypatch, scheme):
+    with {"s3": file_server.s3, "gs": file_server.gs}[scheme]() as endpoint:
+        bucket = {"s3": amazon, "gs": google}[scheme](monkeypatch, endpoint)
+        for row in rows:
+            bucket.pipe_file(f"speech/audio/{row['id']}.wav", row["file"].read_bytes())
+        manifest = MAKERS["jsonl"](tmp_path, [{**row, "file": Path(f"../audio/{row['id']}.wav")} for row in rows])
+        bucket.pipe_file("speech/lists/m.jsonl", manifest.read_bytes())
+        summary = transcribe(f"{scheme}://speech/lists/m.jsonl", tiny_en, tmp_path / "out.jsonl", language="en")
+    remote._system.cache_clear()
+    check(summary, rows)
+    assert json.loads(summary.paths.record.read_text())["fingerprint"] == fingerprint
+
+
+def test_a_data_set_on_a_hub(cli, tiny_en, rows, fingerprint, tmp_path):
+    data = tmp_path / "hub" / "me" / "speech" / "data"
+    data.mkdir(parents=True)
+    MAKERS["parquet"](tmp_path, rows).rename(data / "test-00000-of-00001.parquet")
+    out = tmp_path / "out.jsonl"
+    with hub_server.serving(tmp_path / "hub") as (url, _):
+        done = cli(
+            "transcribe", "--dataset", "me/speech", "--split", "test", "--streaming", "-m", tiny_en, "-o", out,
+            "--language", "en", "--dtype", "float32", "--engine-arg", "max_num_seqs=4", env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")},
+        )  # fmt: skip
+    assert done.returncode == EXIT_COMPLETE, done.stderr
+    by_index = sorted(read_jsonl(out), key=lambda row: row["index"])
+    assert [(row["id"], row["text"], row["pred_text"]) for row in by_index] == [
+        (row["id"], row["text"], said) for row, said in zip(rows, SPOKEN.values(), strict=True)
+    ]
+    assert json.loads((tmp_path / "out.run.json").read_text())["fingerprint"] == fingerprint
 
 
 def test_a_folder_of_audio_without_a_list(transcribe, tiny_en, rows, tmp_path):

@@ -208,13 +208,7 @@ def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
 
 def test_s3(folder, url, tmp_path, monkeypatch):
     with file_server.s3() as endpoint:
-        for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
-            monkeypatch.setenv(f"AWS_{name}", value)
-        remote._system.cache_clear()
-        import s3fs
-
-        files = s3fs.S3FileSystem()
-        files.mkdir("speech")
+        files = amazon(monkeypatch, endpoint)
         files.put(str(folder / "a.wav"), "speech/audio/a.wav")
         for n, name in enumerate(("a.wav", "none.wav")):
             files.put(str(write(tmp_path / "m.jsonl", "../audio/a.wav", f"s3://speech/audio/{name}")), f"speech/m/{n}.jsonl")
@@ -225,6 +219,18 @@ def test_s3(folder, url, tmp_path, monkeypatch):
         with pytest.raises(RowError, match=r"missing: s3://speech/audio/none\.wav: no such file"):
             manifest.read(3).audio.resolve()
     remote._system.cache_clear()
+
+
+def amazon(monkeypatch, endpoint):
+    """s3fs, asking there, with an empty bucket `speech`."""
+    for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    forget_s3()
+    import s3fs
+
+    files = s3fs.S3FileSystem()
+    files.mkdir("speech")
+    return files
 
 
 def google(monkeypatch, endpoint):
