@@ -151,7 +151,8 @@ def test_a_data_set_on_a_hub(cli, tiny_en, rows, fingerprint, tmp_path):
     with hub_server.serving(tmp_path / "hub") as (url, _):
         done = cli(
             "transcribe", "--dataset", "me/speech", "--split", "test", "--streaming", "-m", tiny_en, "-o", out,
-            "--language", "en", "--dtype", "float32", "--engine-arg", "max_num_seqs=4", env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")},
+            "--language", "en", "--dtype", "float32", "--engine-arg", "max_num_seqs=4",
+            env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")},
         )  # fmt: skip
     assert done.returncode == EXIT_COMPLETE, done.stderr
     by_index = sorted(read_jsonl(out), key=lambda row: row["index"])
