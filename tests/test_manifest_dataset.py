@@ -558,7 +558,7 @@ def test_a_data_set_that_changes_during_the_scan_is_noticed(source):
 def destroy_audio_of_group(path, number, share_spared=0.0):
     """Overwrites the stored audio bytes of one row group with zeros, from that share of it on."""
     column = pq.read_metadata(path).row_group(number).column(0)
-    assert column.path_in_schema == "audio.bytes"
+    assert column.path_in_schema in ("audio", "audio.bytes")
     start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
     spared = int(column.total_compressed_size * share_spared)
     with path.open("r+b") as file:
