@@ -157,7 +157,7 @@ class TableReader:
             return cell["bytes"]
         name = f"{self._label}/{index}"
         if not cell["path"]:
-            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row")
+            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row", has_fix=True)
         if is_remote(self._folder) and not is_remote(cell["path"]):
             return read_remote(join_url(self._folder, cell["path"]), name)
         if is_remote(cell["path"]):

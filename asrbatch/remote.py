@@ -90,7 +90,7 @@ def read_remote(url: str, name: str) -> bytes:
     except FileNotFoundError as e:
         raise RowError("missing", f"{name}: no such file") from e
     except Exception as e:  # every file system behind fsspec has errors of its own
-        raise RowError("unreadable", f"{name}: {_told(url, e)}") from e
+        raise RowError("unreadable", f"{name}: {_told(url, e)}", has_fix=_is_refused(e) or isinstance(e, TooLargeError)) from e
 
 
 class RemoteFile:
@@ -232,6 +232,11 @@ def _is_final(error: Exception) -> bool:
     return status is not None and 400 <= status < 500 and status not in _PASSING
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether it is a question of who asks."""
+    return isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS or _status(error) in (401, 403)
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of aiohttp, gcsfs or huggingface_hub tells of."""
     if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # how gcsfs says it
@@ -250,7 +255,7 @@ def _told(url: str, error: Exception) -> str:
         library = _TRIES_ITSELF.get(scheme_of(url))
         tried = f"tried {TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
         return f"{_one_line(error)}; {tried}"
-    if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS or _status(error) in (401, 403):
+    if _is_refused(error):
         return f"{_one_line(error)}; give this process credentials that may read it"
     return f"{_one_line(error)}; such an answer does not change, so it was not tried again"
 
