@@ -139,7 +139,10 @@ class RemoteFile:
         try:
             return _try_again(self.path, read)
         except FileNotFoundError as e:
-            raise ManifestError(f"{self.path}: no such file") from e
+            fix = ""
+            if scheme_of(self.path) == "hf" and not self.path.startswith("hf://datasets/"):
+                fix = "; a data set is hf://OWNER/NAME, and a file of one hf://datasets/OWNER/NAME/FILE"
+            raise ManifestError(f"{self.path}: no such file{fix}") from e
         except TooLargeError as e:
             raise ManifestError(f"{self.path}: the server sends no parts of it, and all of it is {e}") from e
         except Exception as e:
