@@ -324,6 +324,11 @@ def test_a_null_among_plain_bytes_without_statistics_is_a_missing_one(tmp_path):
             "no audio column among sound; expected an Audio feature, a struct of bytes and",
         ),
         (pa.table({"audio": [1]}), "no audio column among audio; expected"),
+        (
+            pa.table({"clips": [[{"bytes": b"x", "path": None}] * 2]}),
+            "the column clips is a list: several clips in one row are not supported; write one row per clip",
+        ),
+        (pa.table({"audio": [["a.wav", "b.wav"]]}), "the column audio is a list: several clips in one row are not supported"),
         (pa.table([["a"], ["b"]], ["path", "path"]), 'two columns are named "path"; rename one of them'),
     ],
 )
