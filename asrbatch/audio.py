@@ -23,7 +23,7 @@ import soxr
 
 from .audio_ffmpeg import FFmpegError, FFmpegFile
 from .audio_header import Header
-from .audio_part import LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part, join_blocks
+from .audio_part import CORRECT_DURATION, CORRECT_OFFSET, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, DecodeError, Part, join_blocks
 from .audio_sndfile import LibsndfileError, SndFile
 from .errors import RowError
 from .types import Audio
@@ -35,6 +35,7 @@ BLOCK_S = 30
 SILENCE_PEAK = 1e-4
 # A larger sample is infinite for the engine, which squares sums of 400 samples in float32 (largest value 3e38).
 MAX_AMPLITUDE = 1e15
+_WRITE_AGAIN = "write it again, or drop the row"
 
 
 def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
@@ -89,7 +90,9 @@ def stream_audio(
         if not MIN_RATE <= opened.rate <= MAX_RATE:
             raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
         if part.count(opened.rate) == 0:
-            raise RowError("empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz")
+            raise RowError(
+                "empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz; {CORRECT_DURATION}", has_fix=True
+            )
         _refuse_too_long(opened, part)
         return AudioStream(opened, part, sample_rate, min_samples, stack.pop_all(), started)
 
@@ -164,10 +167,10 @@ class AudioStream:
                 self.num_samples += size
                 yield block
         if self._num_frames == 0:
-            text = "its header gives 0 samples"
+            text = f"its header gives 0 samples; {_WRITE_AGAIN}"
             if part.offset_s and self._opened.end:
-                text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s"
-            raise RowError("empty_audio", f"{part.name}: {text}")
+                text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s; {CORRECT_OFFSET}"
+            raise RowError("empty_audio", f"{part.name}: {text}", has_fix=True)
         # soxr rounds half a sample up; round() takes the even one, here as everywhere.
         rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]
         if self.num_samples + len(rest) < self._min_samples:
@@ -236,7 +239,7 @@ def read_header(source: str | bytes, *, name: str) -> Header:
         if not MIN_RATE <= header.sample_rate <= MAX_RATE:
             raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
     if header.num_frames == 0:
-        raise RowError("empty_audio", f"{name}: its header gives 0 samples")
+        raise RowError("empty_audio", f"{name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
     return header
 
 
@@ -257,7 +260,7 @@ def _open_file(source: str | bytes, name: str) -> BinaryIO:
         raise DecodeError("not a regular file")  # a pipe or a device has no length and no end
     if file.seek(0, io.SEEK_END) == 0:
         file.close()
-        raise RowError("empty_audio", f"{name}: the file is empty (0 bytes)")
+        raise RowError("empty_audio", f"{name}: the file is empty (0 bytes); {_WRITE_AGAIN}", has_fix=True)
     file.seek(0)
     return file
 

@@ -6,7 +6,7 @@ in, or whose length nobody wrote down, is only found when it is read. Knows neit
 
 from dataclasses import dataclass
 
-from .audio_part import LENGTH_SLACK_S, Part
+from .audio_part import CORRECT_DURATION, CORRECT_OFFSET, LENGTH_SLACK_S, Part
 from .errors import RowError
 
 # A file may go on by so much after the end that its row states; below that it is padding.
@@ -56,7 +56,9 @@ def foresee(
     rate, name = header.sample_rate, part.name
     start, count, stop = part.start(rate), part.count(rate), part.stop(rate)
     if count == 0:
-        raise RowError("empty_audio", f"{name}: {part.duration_s:g} s is no sample at {rate} Hz")
+        raise RowError(
+            "empty_audio", f"{name}: {part.duration_s:g} s is no sample at {rate} Hz; {CORRECT_DURATION}", has_fix=True
+        )
     if header.num_frames is None or not header.is_exact:
         part.check_channel(header.channels)
         left = None if header.num_frames is None else max(0, header.num_frames - start)
@@ -69,7 +71,8 @@ def foresee(
     if header.is_cut_off and start >= header.num_readable + header.slack:
         raise _cut_off(header, name)
     if start >= header.num_readable + header.slack:
-        raise RowError("empty_audio", f"{name}: offset {part.offset_s or 0:g} s is at or past its end at {end_s:.3f} s")
+        text = f"offset {part.offset_s or 0:g} s is at or past its end at {end_s:.3f} s"
+        raise RowError("empty_audio", f"{name}: {text}; {CORRECT_OFFSET}", has_fix=True)
     part.check_channel(header.channels)
     if header.is_cut_off and stop > header.num_readable + header.slack:
         raise _cut_off(header, name)

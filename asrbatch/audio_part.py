@@ -15,6 +15,8 @@ LENGTH_SLACK_S = 0.1
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 # Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
 BLOCK_VALUES = 1 << 18
+# What to do about a row whose part of its file holds nothing.
+CORRECT_OFFSET, CORRECT_DURATION = "correct the offset, or drop the row", "correct the duration, or drop the row"
 
 
 class DecodeError(Exception):

@@ -35,17 +35,19 @@ class RowError(Exception):
     Args:
         kind: a key of `ROW_ERROR_KINDS`.
         message: one line that names the value and, where there is one, the fix.
+        has_fix: it ends with what to do about this row, so that nothing general needs to be added.
 
     Raises:
         ValueError: the kind is not in the documented list.
     """
 
-    def __init__(self, kind: str, message: str):
+    def __init__(self, kind: str, message: str, has_fix: bool = False):
         if kind not in ROW_ERROR_KINDS:
             raise ValueError(f"unknown row error kind {kind!r}; the documented ones are {', '.join(ROW_ERROR_KINDS)}")
-        super().__init__(kind, message)  # both, so that it survives pickling between processes
+        super().__init__(kind, message, has_fix)  # all, so that it survives pickling between processes
         self.kind = kind
         self.message = message
+        self.has_fix = has_fix
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

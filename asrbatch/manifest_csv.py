@@ -27,6 +27,7 @@ _NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", 
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
 # A record of several lines ends by then, or a quote is open: five times as much memory holds it.
 _MOST_RECORD_BYTES = 32 << 20
+_FIX = "quote its fields, and end lines with LF or CRLF, not with CR alone"
 csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
 
 
@@ -109,12 +110,12 @@ class CsvReader:
             try:
                 header = next((record for record in csv.reader(_Lines(raw), **self._dialect) if record), None)
             except csv.Error as e:
-                raise ManifestError(f"{self.source}: its header cannot be read: {e}") from e
+                raise ManifestError(f"{self.source}: its header cannot be read: {e}; {_FIX}") from e
         if header is None:
             raise ManifestError(f"{self.source}: holds no rows; expected a header and at least one utterance")
         names = [name.strip() or f"column_{number}" for number, name in enumerate(header, 1)]
         for name in names:
-            if _ESCAPED.search(name):
+            if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
                 raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
             if names.count(name) > 1:
                 raise ManifestError(f"{self.source}: two columns are named {show(name)}; rename one of them")

@@ -157,7 +157,7 @@ class TableReader:
             return cell["bytes"]
         name = f"{self._label}/{index}"
         if not cell["path"]:
-            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row")
+            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row", has_fix=True)
         if is_remote(self._folder) and not is_remote(cell["path"]):
             return read_remote(join_url(self._folder, cell["path"]), name)
         if is_remote(cell["path"]):
@@ -237,7 +237,7 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         given: the name of the column, where it was said; it may hold any of these.
 
     Raises:
-        ManifestError: none, or several that are equally likely; also when two columns have one name.
+        ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns have one name.
     """
     names = schema.names
     if len(set(names)) < len(names):
@@ -252,6 +252,11 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         found = ", ".join(candidates)
         fix = "choose one with --audio-column"
         raise ManifestError(f"{source}: several columns may hold the audio ({found}); {fix}")
+    several = [given] if given else [] if candidates else names
+    for field in map(schema.field, several):
+        if _holds_several(field):
+            problem = f"the column {field.name} is a list: several clips in one row are not supported"
+            raise ManifestError(f"{source}: {problem}; write one row per clip")
     accepted = f"an Audio feature, a struct of bytes and path, or paths or bytes named {', '.join(_AUDIO_COLUMNS)}"
     if not candidates:
         found = ", ".join(names) or "no columns"
@@ -260,6 +265,15 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     if kind_of_cell(kind) is None:
         raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")
     return candidates[0]
+
+
+def _holds_several(field: pa.Field) -> bool:
+    """Whether a column is a list of what may be audio: structs of `bytes` and `path`, or what has a name of audio."""
+    kind = field.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return False
+    of = kind_of_cell(kind.value_type)
+    return of == "struct" or (of is not None and field.name in (*_AUDIO_COLUMNS, "audios"))
 
 
 def _is_plain(kind: pa.DataType) -> bool:

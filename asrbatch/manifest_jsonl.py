@@ -117,8 +117,15 @@ class JsonlReader:
         return parse_row(fields, fields.get("audio_filepath"))
 
 
-def parse_object(line: bytes) -> dict[str, Any]:
-    """One line of the file as an object. Raises BadRow."""
+def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
+    """One line of the file, or another text, as an object.
+
+    Args:
+        one_object: what to do about text that is none.
+
+    Raises:
+        BadRow: it is none.
+    """
     try:
         text = line.decode()
     except UnicodeDecodeError as e:
@@ -131,14 +138,16 @@ def parse_object(line: bytes) -> dict[str, Any]:
         if text.startswith("\ufeff"):
             fix = "remove it (files joined with cat keep theirs)"
             raise BadRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
+        if "\0" in text[:4]:  # every other byte of what is in ASCII
+            raise BadRow(show_text(text.strip()), "looks like UTF-16 without a byte-order mark", "save the file as UTF-8") from e
         column = min(e.pos, len(text.rstrip())) + 1
-        raise BadRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", _ONE_OBJECT) from e
+        raise BadRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
     except RecursionError as e:
         raise BadRow(show_text(text.strip()), "nested too deeply", "write a flat object") from e
     except ValueError as e:  # e.g. a whole number of 5,000 digits
-        raise BadRow(show_text(text.strip()), f"not JSON: {e}", _ONE_OBJECT) from e
+        raise BadRow(show_text(text.strip()), f"not JSON: {e}", one_object) from e
     if type(fields) is not dict:
-        raise BadRow(show_text(text.strip()), "not a JSON object", _ONE_OBJECT)
+        raise BadRow(show_text(text.strip()), "not a JSON object", one_object)
     return fields
 
 

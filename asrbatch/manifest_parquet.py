@@ -7,6 +7,9 @@ Parquet stores a column in row groups and is read forwards, so a batch of neighb
 fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
 the row groups they are in, and rows in other row groups are never read. Memory is that of the kept batches and of one
 page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
+
+Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where some
+cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a row.
 """
 
 import json
@@ -18,10 +21,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .audio_cells import kind_of_cell
+from .audio_cells import hold_bytes, kind_of_cell
 from .errors import ManifestError, RowError
 from .manifest_files import FileState
 from .remote import is_remote, open_remote
@@ -87,6 +91,10 @@ class ParquetTable:
         self._light = {name: path_of.get(name, name) for name in self.schema.names if not (is_bytes and name == audio)}
         held_in = audio if is_bytes else f"{audio}.bytes"
         self._may_hold_bytes = [in_cells and self._may_hold(group, held_in) for group in self._groups]
+        self._held_in, light_path = held_in, None if is_bytes else f"{audio}.path"
+        self._is_mixed = [in_cells and self._has_empty(group, held_in, light_path) for group in self._groups]
+        self._held: dict[int, np.ndarray] = {}  # of a mixed row group, bool [num_rows]
+        self._looking = threading.Lock()
         names = list(self._light.values())
         self._light_batches = _Batches(partial(self._read, names=names, batch_bytes=_LIGHT_BATCH_BYTES))
         self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
@@ -98,15 +106,18 @@ class ParquetTable:
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
         wanted = [light for name, light in self._light.items() if name in columns]
-        for group, may_hold_bytes in zip(self._groups, self._may_hold_bytes, strict=True):
+        for at, group in enumerate(self._groups):
+            start = 0
             for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
-                yield batch, [may_hold_bytes] * batch.num_rows
+                yield batch, self._in_cells(at, start, start + batch.num_rows)
+                start += batch.num_rows
         for state in self._states.values():
             state.check()
 
     def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
         at, group = self._group(index)
-        return self._light_batches.row(group, index), self._may_hold_bytes[at]
+        number = index - group.start
+        return self._light_batches.row(group, index), self._in_cells(at, number, number + 1)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
         _, group = self._group(index)
@@ -126,8 +137,42 @@ class ParquetTable:
 
     def _may_hold(self, group: _Group, column_name: str) -> bool:
         """False only where the statistics prove that every cell of the row group is a mere path."""
+        return self._num_nulls(group, column_name) != group.num_rows
+
+    def _has_empty(self, group: _Group, held_in: str, light_path: str | None) -> bool:
+        """Whether the statistics say that some cells hold audio and some do not, of which some may have no path either.
+
+        False for URLs, where it would take fetching all of the audio to know which.
+        """
+        num_nulls = self._num_nulls(group, held_in)
+        if not num_nulls or num_nulls == group.num_rows or is_remote(self._paths[group.file]):
+            return False
+        return light_path is None or bool(self._num_nulls(group, light_path))
+
+    def _num_nulls(self, group: _Group, column_name: str) -> int | None:
+        """None where the writer did not say."""
         statistics = next(self._columns(group, [column_name])).statistics
-        return statistics is None or not statistics.has_null_count or statistics.null_count < group.num_rows
+        return None if statistics is None or not statistics.has_null_count else statistics.null_count
+
+    def _in_cells(self, at: int, start: int, stop: int) -> list[bool]:
+        """Whether the audio of rows [start, stop) of a row group may be in their cells; the same at every call."""
+        if not self._is_mixed[at]:
+            return [self._may_hold_bytes[at]] * (stop - start)
+        with self._looking:
+            if at not in self._held:
+                self._held[at] = self._look(self._groups[at])
+        return self._held[at][start:stop].tolist()
+
+    def _look(self, group: _Group) -> np.ndarray:
+        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when their turn comes."""
+        held, start = np.ones(group.num_rows, bool), 0
+        try:
+            for batch in self._read(group, [self._held_in], _AUDIO_BATCH_BYTES):
+                held[start : start + batch.num_rows] = hold_bytes(batch.column(0))
+                start += batch.num_rows
+        except ManifestError:
+            pass
+        return held
 
     def _columns(self, group: _Group, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
         metadata = self._metadata[group.file].row_group(group.number)

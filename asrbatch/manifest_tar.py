@@ -229,7 +229,7 @@ class WebDatasetReader:
             audio = [(ending, *place) for ending, *place in self._members(index) if is_audio(f"a.{ending}")]
             for ending, offset, size in self._members(index):
                 if ending == "json":
-                    fields |= parse_object(self._text(index, offset, size).encode())
+                    fields |= parse_object(self._text(index, offset, size).encode(), "write its .json member as one object")
             fields = self._rename(fields)
             for ending, offset, size in self._members(index):
                 if ending in _TEXTS and "text" not in fields:

@@ -41,5 +41,5 @@ def run_pipe(command: str, name: str, folder: str) -> bytes:
         words = " ".join(said.decode("utf-8", "replace").split())[-200:]
         raise RowError("unreadable", f"{name}: ended with exit status {process.returncode}: {words}")
     if not data:
-        raise RowError("empty_audio", f"{name}: wrote nothing")
+        raise RowError("empty_audio", f"{name}: wrote nothing; correct the command, or drop the row", has_fix=True)
     return data

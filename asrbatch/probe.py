@@ -34,7 +34,7 @@ NEVER, UNSURE, ALWAYS = "never", "unsure", "always"
 FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
     "unreadable": "convert or copy the file again, or drop the row",
-    "empty_audio": "correct offset and duration, or drop the row",
+    "empty_audio": "write files that are empty again, correct offset and duration of other rows, or drop the rows",
     "bad_row": "correct the row, or drop it (a channel may be left out for the mean of all)",
     "too_short": "drop the row",
     "too_long": "cut it into rows with offset and duration",
@@ -109,7 +109,7 @@ class Probe:
         decode: `NEVER`, `UNSURE` or `ALWAYS`. Without rules the length is then exact to a frame of the file.
         judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).
-        note: called by any thread with everything that is found: the row, its kind, a text.
+        note: called by any thread with everything that is found: the row, its kind, a text that ends with what to do.
 
     Raises:
         ManifestError: the manifest changed meanwhile.
@@ -184,18 +184,18 @@ class Probe:
                     try:
                         self._measure(row, opened, decoder, found)
                     except RowError as e:
-                        self._note(found, row, e.kind, e.message)
+                        self._note(found, row, e.kind, e.message, e.has_fix)
                 elif self._judge_bad:
-                    self._note(found, row, "bad_row", row.problem)
+                    self._note(found, row, "bad_row", row.problem, has_fix=True)
                 found.num_rows += 1
 
     def _take(self) -> np.ndarray | None:
         with self._taking:
             return next(self._groups, None)
 
-    def _note(self, found: Findings, row: Utterance, kind: str, text: str) -> None:
+    def _note(self, found: Findings, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
         found.note(row.index, kind, text)
-        self._tell(row, kind, text)
+        self._tell(row, kind, text if has_fix else f"{text}; {FIXES[kind]}")
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
     def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> "_Opened":

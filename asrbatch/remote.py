@@ -5,6 +5,7 @@ Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 
 
 import io
 import logging
+import os
 import posixpath
 import re
 import threading
@@ -28,6 +29,8 @@ MOST_BYTES = 2 << 30
 MOST_KEPT_BYTES = 256 << 20  # of a manifest or tar on a server that does not send parts of a file
 _MOST_AT_ONCE = 16
 TRIES = 4
+# Their library, by scheme, tries again by itself, six times with up to 33 s of pauses: it is asked once.
+_TRIES_ITSELF = {"gs": "gcsfs", "gcs": "gcsfs"}
 _FIRST_PAUSE_S = 0.5
 TIMEOUT_S = 60.0
 
@@ -62,9 +65,8 @@ def why_not(scheme: str) -> tuple[str, str] | None:
     """(problem, fix) when URLs of this scheme cannot be read here; None when they can."""
     if scheme not in _PACKAGES:
         return f"{scheme}:// is not supported", f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}"
-    import fsspec
-
     package, extra = _PACKAGES[scheme]
+    fsspec = _fsspec()
     try:
         fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError):
@@ -74,7 +76,7 @@ def why_not(scheme: str) -> tuple[str, str] | None:
 
 
 def read_remote(url: str, name: str) -> bytes:
-    """The whole file. At most 16 at a time; a failure that may pass is tried again after 0.5, 1 and 2 s.
+    """The whole file. At most 16 at a time; a failure that may pass is tried again after 0.5, 1 and 2 s, or as gcsfs does.
 
     Args:
         name: what to call it in messages.
@@ -84,11 +86,11 @@ def read_remote(url: str, name: str) -> bytes:
     """
     try:
         with _at_once:
-            return _try_again(lambda: _read_all(url))
+            return _try_again(url, lambda: _read_all(url))
     except FileNotFoundError as e:
         raise RowError("missing", f"{name}: no such file") from e
     except Exception as e:  # every file system behind fsspec has errors of its own
-        raise RowError("unreadable", f"{name}: {_told(e)}") from e
+        raise RowError("unreadable", f"{name}: {_told(url, e)}", has_fix=_is_refused(e) or isinstance(e, TooLargeError)) from e
 
 
 class RemoteFile:
@@ -135,13 +137,16 @@ class RemoteFile:
 
     def _explained(self, read: Callable[[], _T]) -> _T:
         try:
-            return _try_again(read)
+            return _try_again(self.path, read)
         except FileNotFoundError as e:
-            raise ManifestError(f"{self.path}: no such file") from e
+            fix = ""
+            if scheme_of(self.path) == "hf" and not self.path.startswith("hf://datasets/"):
+                fix = "; a data set is hf://OWNER/NAME, and a file of one hf://datasets/OWNER/NAME/FILE"
+            raise ManifestError(f"{self.path}: no such file{fix}") from e
         except TooLargeError as e:
             raise ManifestError(f"{self.path}: the server sends no parts of it, and all of it is {e}") from e
         except Exception as e:
-            raise ManifestError(f"{self.path}: cannot be read: {_told(e)}") from e
+            raise ManifestError(f"{self.path}: cannot be read: {_told(self.path, e)}") from e
 
 
 def list_remote(pattern: str) -> list[str]:
@@ -150,9 +155,9 @@ def list_remote(pattern: str) -> list[str]:
         raise ManifestError(f"{pattern}: {reason[0]}; {reason[1]}")
     try:
         system = _file_system(pattern)
-        return sorted(system.unstrip_protocol(path) for path in _try_again(lambda: system.glob(pattern)))
+        return sorted(system.unstrip_protocol(path) for path in _try_again(pattern, lambda: system.glob(pattern)))
     except Exception as e:
-        raise ManifestError(f"{pattern}: cannot be listed: {_told(e)}") from e
+        raise ManifestError(f"{pattern}: cannot be listed: {_told(pattern, e)}") from e
 
 
 def open_remote(url: str) -> io.RawIOBase:
@@ -208,10 +213,10 @@ def _exactly(data: bytes, count: int) -> bytes:
     return data
 
 
-def _try_again(read: Callable[[], _T]) -> _T:
+def _try_again(url: str, read: Callable[[], _T]) -> _T:
     """Raises what the last try raised; what trying again does not change at once."""
     pause_s = _FIRST_PAUSE_S
-    for left in reversed(range(TRIES)):
+    for left in reversed(range(1 if scheme_of(url) in _TRIES_ITSELF else TRIES)):
         try:
             return read()
         except Exception as e:
@@ -230,6 +235,11 @@ def _is_final(error: Exception) -> bool:
     return status is not None and 400 <= status < 500 and status not in _PASSING
 
 
+def _is_refused(error: Exception) -> bool:
+    """Whether it is a question of who asks."""
+    return isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS or _status(error) in (401, 403)
+
+
 def _status(error: Exception) -> int | None:
     """The HTTP status that an error of aiohttp, gcsfs or huggingface_hub tells of."""
     if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # how gcsfs says it
@@ -240,21 +250,22 @@ def _status(error: Exception) -> int | None:
     return None
 
 
-def _told(error: Exception) -> str:
+def _told(url: str, error: Exception) -> str:
     """What went wrong, and how often it was tried or what to do."""
     if isinstance(error, TooLargeError):
         return _one_line(error)
     if not _is_final(error):
-        return f"{_one_line(error)}; tried {TRIES} times"
-    if isinstance(error, PermissionError) or type(error).__name__ in _NO_CREDENTIALS or _status(error) in (401, 403):
+        library = _TRIES_ITSELF.get(scheme_of(url))
+        tried = f"tried {TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
+        return f"{_one_line(error)}; {tried}"
+    if _is_refused(error):
         return f"{_one_line(error)}; give this process credentials that may read it"
     return f"{_one_line(error)}; such an answer does not change, so it was not tried again"
 
 
 @lru_cache(maxsize=64)
 def _system(scheme: str) -> Any:
-    import fsspec
-
+    fsspec = _fsspec()
     options: dict[str, Any] = {}
     if scheme in ("http", "https"):
         import aiohttp
@@ -266,6 +277,15 @@ def _system(scheme: str) -> Any:
     elif scheme in ("gs", "gcs"):
         logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # else a traceback for what it raises anyway, each time
     return fsspec.filesystem(scheme, use_listings_cache=False, **options)
+
+
+def _fsspec() -> Any:
+    # Read when gcsfs is imported. Else it asks over gRPC what kind of bucket it is, for a minute where nobody answers;
+    # reading objects, which is all that we do, is the same in every kind.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+    import fsspec
+
+    return fsspec
 
 
 def _file_system(url: str) -> Any:

@@ -294,4 +294,4 @@ def _decode_data_uri(uri: str, name: str) -> bytes:
         # Padding may be left out in a data: URI (WHATWG forgiving-base64).
         return base64.b64decode(payload.rstrip("=") + "=" * (-len(payload.rstrip("=")) % 4), validate=True)
     except (binascii.Error, ValueError) as e:
-        raise RowError("unreadable", f"{name}: not base64 ({e}); encode the audio file again") from e
+        raise RowError("unreadable", f"{name}: not base64 ({e}); encode the audio file again", has_fix=True) from e

@@ -147,7 +147,7 @@ class Validation:
 
     def _note_audio(self, row: Utterance, kind: str, text: str) -> None:
         if self._tell is not None:
-            self._tell(Problem(row.index, self.manifest.where(row.index), row.id, "audio", kind, f"{text}; {FIXES[kind]}"))
+            self._tell(Problem(row.index, self.manifest.where(row.index), row.id, "audio", kind, text))
 
     def _ask(self, row: Utterance) -> str | None:
         if not has_place(row):

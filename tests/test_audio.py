@@ -359,12 +359,17 @@ def test_text_is_no_audio_whatever_its_name(tmp_path, name):
 
 
 def test_empty(folder):
-    assert fails(b"") == ("empty_audio", "row 7: the file is empty (0 bytes)")
-    assert fails(write(folder, np.zeros(0, np.float32))) == ("empty_audio", "row 7: its header gives 0 samples")
+    assert fails(b"") == ("empty_audio", "row 7: the file is empty (0 bytes); write it again, or drop the row")
+    assert fails(write(folder, np.zeros(0, np.float32))) == (
+        "empty_audio",
+        "row 7: its header gives 0 samples; write it again, or drop the row",
+    )
     second = write(folder, np.ones(RATE, np.float32) / 2)
-    assert fails(second, offset_s=1.0) == ("empty_audio", "row 7: offset 1 s is at or past its end at 1.000 s")
-    assert fails(second, offset_s=60.0, duration_s=2.0)[1] == "row 7: offset 60 s is at or past its end at 1.000 s"
-    assert fails(second, duration_s=0.0) == ("empty_audio", "row 7: 0 s is no sample at 16000 Hz")
+    fix = "correct the offset, or drop the row"
+    assert fails(second, offset_s=1.0) == ("empty_audio", f"row 7: offset 1 s is at or past its end at 1.000 s; {fix}")
+    assert fails(second, offset_s=60.0, duration_s=2.0)[1] == f"row 7: offset 60 s is at or past its end at 1.000 s; {fix}"
+    fix = "correct the duration, or drop the row"
+    assert fails(second, duration_s=0.0) == ("empty_audio", f"row 7: 0 s is no sample at 16000 Hz; {fix}")
     assert len(load(second, offset_s=1 - 1 / RATE).samples) == 1
 
 

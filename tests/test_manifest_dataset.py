@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from asrbatch import manifest_parquet
 from asrbatch.errors import ManifestError, RowError
 from asrbatch.manifest import open_manifest
+from asrbatch.source_options import SourceOptions
 
 NUM_ROWS = 23
 datasets.disable_progress_bars()
@@ -294,9 +295,9 @@ def test_a_column_of_plain_bytes_is_audio(tmp_path, how, kind, alone):
             assert (row.id, row.offset_s, row.fields) == (other.id, other.offset_s, other.fields)
 
 
-def test_a_null_among_plain_bytes_is_a_bad_row_or_a_missing_one(tmp_path):
+def test_a_null_among_plain_bytes_without_statistics_is_a_missing_one(tmp_path):
     cells = pa.array([AUDIO[0], None], pa.binary())
-    source = write_parquet(tmp_path / "rows.parquet", pa.table({"audio": cells}))  # the row group may hold audio
+    source = write_parquet(tmp_path / "rows.parquet", pa.table({"audio": cells}), write_statistics=False)
     rows = read_all(open_manifest(source))
     assert rows[0].audio.resolve() == AUDIO[0]
     with pytest.raises(RowError, match="missing: .*/1: the audio cell holds neither bytes nor a path; drop the row"):
@@ -323,6 +324,11 @@ def test_a_null_among_plain_bytes_is_a_bad_row_or_a_missing_one(tmp_path):
             "no audio column among sound; expected an Audio feature, a struct of bytes and",
         ),
         (pa.table({"audio": [1]}), "no audio column among audio; expected"),
+        (
+            pa.table({"clips": [[{"bytes": b"x", "path": None}] * 2]}),
+            "the column clips is a list: several clips in one row are not supported; write one row per clip",
+        ),
+        (pa.table({"audio": [["a.wav", "b.wav"]]}), "the column audio is a list: several clips in one row are not supported"),
         (pa.table([["a"], ["b"]], ["path", "path"]), 'two columns are named "path"; rename one of them'),
     ],
 )
@@ -360,7 +366,9 @@ def test_a_row_group_of_bytes_and_paths_is_read_cell_by_cell(tmp_path):
     audio = [AUDIO[0], None, None, None, b"", None]
     paths = ["label.wav", "in.wav", "none.wav", None, None, "ftp://h/a.wav"]
     (tmp_path / "in.wav").write_bytes(AUDIO[9])
-    manifest = open_manifest(write_parquet(tmp_path / "rows.parquet", table(ROWS[:6], audio, paths), 6))
+    # Without statistics it is not known which cells are empty.
+    path = write_parquet(tmp_path / "rows.parquet", table(ROWS[:6], audio, paths), 6, write_statistics=False)
+    manifest = open_manifest(path)
     load = [utterance.audio.resolve for utterance in read_all(manifest)]
     assert (load[0](), load[1](), load[4]()) == (AUDIO[0], AUDIO[9], b"")
     with pytest.raises(RowError, match=f"missing: rows/2: {tmp_path}/none.wav does not exist, and the audio cell holds no"):
@@ -383,6 +391,37 @@ def test_cells_known_to_be_empty_are_bad_rows(tmp_path):
         assert "2 problems in 3 rows" in head
         assert "/1: audio_filepath = null: names no audio" in first
         assert '/2: audio_filepath = "ftp://h/a.wav": ftp:// is not supported' in second
+
+
+@pytest.mark.parametrize("how", ["plain bytes", "structs"])
+def test_empty_cells_among_full_ones_are_the_same_bad_rows_in_every_format(tmp_path, how):
+    audio, paths = [AUDIO[0], None, None, b"", None, *AUDIO[:4]], ["a.wav", "in.wav", None, None, "ftp://h/a.wav", *"...."]
+    if how == "structs":
+        arrow = table(ROWS[:9], audio, paths)
+    else:
+        arrow = table(ROWS[:9]).set_column(0, "audio", pa.array(audio, pa.binary()))
+    with pa.ipc.new_file(tmp_path / "rows.arrow", arrow.schema) as file:
+        file.write_table(arrow)
+    datasets.Dataset(arrow).save_to_disk(tmp_path / "saved")
+    parquet = write_parquet(tmp_path / "rows.parquet", arrow, 5)
+    destroy_audio_of_group(parquet, 1)  # where no cell is empty the audio is not looked at
+    found = []
+    for source in (parquet, tmp_path / "rows.arrow", tmp_path / "saved"):
+        problems = []
+        manifest = open_manifest(source, options=SourceOptions(on_bad_row="fail"), note=problems.append)
+        assert [n for n in range(9) if manifest.read(n).problem] == [each.row for each in problems]
+        assert (manifest.read(0).audio.resolve(), manifest.read(3).audio.resolve()) == (AUDIO[0], b"")
+        found.append([(each.row, each.kind, each.text) for each in problems])
+    assert found[0] == found[1] == found[2]
+    assert [row for row, *_ in found[0]] == ([2, 4] if how == "structs" else [1, 2, 4])
+
+
+def test_audio_that_is_damaged_among_empty_cells_stops_no_scan(tmp_path):
+    path = write_parquet(tmp_path / "rows.parquet", table(ROWS[:3], [AUDIO[0], None, AUDIO[2]]), 3)
+    destroy_audio_of_group(path, 0)
+    for row in read_all(open_manifest(path)):
+        with pytest.raises(RowError, match=rf"unreadable: {path}: cannot be read as Parquet"):
+            row.audio.resolve()
 
 
 # --- fields and bad rows ----------------------------------------------------------------------------------------------
@@ -524,7 +563,7 @@ def test_a_data_set_that_changes_during_the_scan_is_noticed(source):
 def destroy_audio_of_group(path, number, share_spared=0.0):
     """Overwrites the stored audio bytes of one row group with zeros, from that share of it on."""
     column = pq.read_metadata(path).row_group(number).column(0)
-    assert column.path_in_schema == "audio.bytes"
+    assert column.path_in_schema in ("audio", "audio.bytes")
     start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
     spared = int(column.total_compressed_size * share_spared)
     with path.open("r+b") as file:

@@ -179,8 +179,15 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
         ({"audio_filepath": files["mp3 bare"]}, None),
     ]
     started = time.monotonic()
-    done = probe(tmp_path, [row for row, _ in rows], timeout_s=1.0)
+    said = {}
+    done = probe(tmp_path, [row for row, _ in rows], timeout_s=1.0, note=lambda row, kind, text: said.setdefault(row.index, text))
     assert time.monotonic() - started < 15
+    assert (
+        said[1]
+        == "nowhere.wav: no such file; correct audio_filepath (relative paths start at the manifest's folder), or drop the row"
+    )
+    assert said[3] == "empty.wav: the file is empty (0 bytes); write it again, or drop the row"  # a fix of its own, and no other
+    assert said[19].endswith("; encode the audio file again")
     told = {index: kind for kind, examples in done.findings.examples.items() for index, _ in examples}
     assert [told.get(index) for index in range(len(rows))] == [kind for _, kind in rows]
     assert done.findings.num_failing == sum(kind not in (None, MISMATCH) for _, kind in rows)
@@ -192,7 +199,7 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
     assert texts[1] == "nowhere.wav: no such file"
     assert texts[8] == "hangs.wav: decoding took longer than 1 s, twice"
     assert texts[12].endswith("channel 1 does not exist; it has 1, counted from 0")
-    assert texts[13].endswith("offset 12 s is at or past its end at 12.000 s")
+    assert texts[13].endswith("offset 12 s is at or past its end at 12.000 s; correct the offset, or drop the row")
     assert texts[14].endswith("the row goes to 13.00 s, the file ends at 12.00 s")
     assert texts[16].endswith("the row states 11.40 s, the file holds 12.00 s")
     assert "cut off: its header promises 12.00 s but only 6.00 s are there" in texts[9]

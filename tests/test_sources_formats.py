@@ -384,8 +384,11 @@ def test_fields_of_a_webdataset_may_have_other_names(tmp_path, rows):
             add(tar, f"k{number}.json", json.dumps({"key": number, "sentence": f"s{number}", "text": "raw"}).encode())
         add(tar, "k2.wav", rows[2]["file"].read_bytes())
         add(tar, "k2.txt", b"beside")
+        add(tar, "k3.wav", rows[2]["file"].read_bytes())
+        add(tar, "k3.json", b"{broken")
     named = SourceOptions(text_column="sentence", id_column="key", on_bad_row="fail")
-    *good, bad = read_all(open_manifest(tmp_path / "a.tar", options=named))
+    *good, bad, broken = read_all(open_manifest(tmp_path / "a.tar", options=named))
+    assert "a.tar:k3: {broken: not JSON: " in broken.problem and broken.problem.endswith("; write its .json member as one object")
     assert [(u.id, u.fields["text"], u.fields["original_text"]) for u in good] == [("0", "s0", "raw"), ("1", "s1", "raw")]
     assert [data_of(u) for u in good] == [rows[n]["file"].read_bytes() for n in (0, 1)]
     assert bad.problem.endswith("a.tar:k2: has no fields: no sentence, which --text-column names; correct the name, or the row")

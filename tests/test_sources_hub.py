@@ -215,8 +215,11 @@ def test_validate_reads_a_manifest_and_audio_on_the_hub(tmp_path):
         sources = ["hf://datasets/me/speech/m.jsonl", str(tmp_path / "here.jsonl")]
         command = [sys.executable, "-m", "asrbatch", "validate", *sources, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=300)
+        (told,) = ask([["hf://me/speech/m.jsonl", {}]], HF_ENDPOINT=url, HF_HOME=env["HF_HOME"])
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows_passing"] == 2
+    fix = "a data set is hf://OWNER/NAME, and a file of one hf://datasets/OWNER/NAME/FILE"
+    assert told == f"hf://me/speech/m.jsonl: no such file; {fix}"
 
 
 def test_a_hub_that_does_not_answer_is_one_line(tmp_path, tiny_en):

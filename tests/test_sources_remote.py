@@ -236,7 +236,6 @@ def amazon(monkeypatch, endpoint):
 def google(monkeypatch, endpoint):
     """gcsfs, asking there."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
-    monkeypatch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # asks over gRPC what kind of bucket it is, for a minute
     remote._system.cache_clear()
     import gcsfs
 

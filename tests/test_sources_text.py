@@ -278,3 +278,26 @@ def test_a_row_cannot_choose_how_it_is_sampled_or_asked():
         assert parse_row({"audio_filepath": "a.wav", name: None}, "a.wav").id
         with pytest.raises(BadRow, match=f"{name} = 1: this is fixed per run, a row cannot choose it"):
             parse_row({"audio_filepath": "a.wav", name: 1}, "a.wav")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("m.csv", b"audio_filepath,text\ra.wav,x\r", "header cannot be read: .*; .*end lines with LF or CRLF, not with CR alone"),
+        ("m.csv", "audio_filepath,text\na.wav,x\n".encode("utf-16-le"), "its header is not UTF-8; save it as UTF-8"),
+        (
+            "m.jsonl",
+            '{"audio_filepath": "a.wav"}\n'.encode("utf-16-le"),
+            "looks like UTF-16 without a .*; save the file as UTF-8",
+        ),
+        (
+            "m.jsonl",
+            '{"audio_filepath": "a.wav"}\n'.encode("utf-16-be"),
+            "looks like UTF-16 without a .*; save the file as UTF-8",
+        ),
+    ],
+)
+def test_text_that_was_saved_otherwise_says_how_to_save_it(tmp_path, name, data, says):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ManifestError, match=says):
+        open_manifest(tmp_path / name)
