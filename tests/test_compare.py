@@ -15,10 +15,11 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrbatch.compare import CompareOptions, compare
+from asrbatch.compare import compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
+from asrbatch.pairing import CompareOptions
 from asrbatch.row_swapping import p_value_of_swapping
 from asrbatch.score import score
 from asrbatch.scoring import ScoreOptions

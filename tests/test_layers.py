@@ -55,7 +55,8 @@ LAYERS = [
     ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
     ["engine.template_names"],
-    ["engine.vllm_models", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
+    ["engine.vllm_models"],
+    ["engine.vllm_frontends", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
     ["engine.look_list", "engine.asking"],
     ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     [
@@ -78,6 +79,7 @@ LAYERS = [
     ["status_files"],
     ["status", "survey"],
     ["scoring"],
+    ["pairing"],
     ["engine.start", "merge", "export", "score"],
     ["engine.__init__", "compare", "report.rows", "report.page"],
     ["report.make"],
@@ -118,7 +120,7 @@ RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
 
 # Library to the modules that may import it.
 HOMES = {
-    "vllm": {"engine.vllm_api", "engine.vllm_models"},
+    "vllm": {"engine.vllm_api", "engine.vllm_frontends", "engine.vllm_models"},
     "torch": {"engine.vllm_api", "engine.logits", "engine.token_rules"},
     "datasets": {"manifest_dataset", "manifest_hub"},
     "soundfile": {"audio_sndfile"},

@@ -128,13 +128,13 @@ def test_the_interface_asks_what_the_models_own_processor_makes(interface, glm, 
 
 def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeypatch):
     """The same engine, asked as a run that translates would ask it."""
-    from asrbatch.engine import vllm_models  # where vLLM is imported already
+    from asrbatch.engine import vllm_frontends  # where vLLM is imported already
 
     started = interface.engine._engine
     (plain,) = interface(clips[0])
     asking = replace(interface.plan.asking, target_language="fr")
     own = started._asker
-    asker = type(own)(own._api, vllm_models, started._driver.engine, asking, task="translate", max_tokens=24, seed=0)
+    asker = type(own)(own._api, vllm_frontends, started._driver.engine, asking, task="translate", max_tokens=24, seed=0)
     monkeypatch.setattr(started, "_asker", asker)
     asked = asker.frontend.decode_all(interface.prompt_ids(clips[0]))
     assert "translate the speech to" in asked and "French" in asked
@@ -144,12 +144,12 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
 
 def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clips, monkeypatch):
     """As those of Qwen3-ASR and FunASR do, which are not to be had tiny."""
-    from asrbatch.engine import vllm_models
+    from asrbatch.engine import vllm_frontends
 
     started = interface.engine._engine
     own = started._asker
     asking = replace(interface.plan.asking, hotwords="Norland")
-    asker = type(own)(own._api, vllm_models, started._driver.engine, asking, task="transcribe", max_tokens=24, seed=0)
+    asker = type(own)(own._api, vllm_frontends, started._driver.engine, asking, task="transcribe", max_tokens=24, seed=0)
 
     class Told(own.frontend.model):
         @classmethod

@@ -14,12 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from asrbatch.bootstrap import interval, resampled_rates
-from asrbatch.compare import CompareOptions, compare
+from asrbatch.compare import compare
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.json_lines import JsonLines
 from asrbatch.languages import is_language, primary
 from asrbatch.manifest import open_manifest
 from asrbatch.normalizers import load_normalizer
+from asrbatch.pairing import CompareOptions
 from asrbatch.predictions import Predictions
 from asrbatch.report.make import make_report
 from asrbatch.score import score
@@ -366,7 +367,7 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
     whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
-    for module in ("scoring", "compare"):
+    for module in ("scoring", "pairing"):
         monkeypatch.setattr(f"asrbatch.{module}.BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
     assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs

@@ -32,10 +32,10 @@ def compare(
     Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or are
     missing count as empty.
     """
-    from ..compare import CompareOptions
     from ..compare import compare as compare_files
     from ..display_scores import compare_parts
     from ..display_tables import show
+    from ..pairing import CompareOptions
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
     figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)

@@ -1,8 +1,8 @@
 """The vLLM engine behind four verbs: prepare features, submit a window, deliver its answer, close.
 
 Two ways to run it, one interface (`base.Engine`): in a thread of this process, or in vLLM's own EngineCore process.
-Which one is chosen per device, by measurement, in `settings.py`. `vllm_api.py` and `vllm_models.py` are the only
-modules of asrbatch that import vllm; nothing is imported before an engine is really started.
+Which one is chosen per device, by measurement, in `settings.py`. `vllm_api.py`, `vllm_frontends.py` and `vllm_models.py` alone
+import vllm; nothing is imported before an engine is really started.
 """
 
 from .base import Engine, Failure, Question, Request

@@ -20,20 +20,20 @@ class GenerativeAsker:
     """`asker.Asker` for every model but Whisper.
 
     Args:
-        vllm_api, vllm_models: the modules of those names.
+        vllm_api, vllm_frontends: the modules of those names.
         engine: vLLM's, running.
     """
 
-    def __init__(self, vllm_api: Any, vllm_models: Any, engine: Any, asking: Asking, *, task: str, max_tokens: int, seed: int):
+    def __init__(self, vllm_api: Any, vllm_frontends: Any, engine: Any, asking: Asking, *, task: str, max_tokens: int, seed: int):
         self._api, self._asking, self._max_tokens, self._seed = vllm_api, asking, max_tokens, seed
         config, renderer = engine.model_config, engine.renderer
         if asking.speech.style == INTERFACE_STYLE:
-            self.frontend = vllm_models.InterfaceFrontend(config, renderer, task)
+            self.frontend = vllm_frontends.InterfaceFrontend(config, renderer, task)
             words = {"hotwords": asking.hotwords, "to_language": asking.target_language}
             self._default_language = self.frontend.default_language
             self._render = partial(self._render_interface, words)
         else:
-            self.frontend = vllm_models.ChatFrontend(config, renderer, asking.chat_template_kwargs)
+            self.frontend = vllm_frontends.ChatFrontend(config, renderer, asking.chat_template_kwargs)
             self._render = self._render_chat
         # The tags of a thought may be special tokens, which are left out of a text otherwise.
         tags = (self.frontend.id_of(tag) for tag in (reasoning.OPEN, reasoning.CLOSE))

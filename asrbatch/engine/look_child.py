@@ -79,7 +79,7 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
 
 def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> Speech:
     at = f"--model {request['name']}"
-    from . import vllm_api
+    from . import vllm_api, vllm_frontends
 
     vllm_api.check_engine_args(request["settings"])
     fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
@@ -93,14 +93,14 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
     language = target = None
     try:
         if style == INTERFACE_STYLE:
-            frontend = vllm_models.InterfaceFrontend(config, renderer, request["task"])
+            frontend = vllm_frontends.InterfaceFrontend(config, renderer, request["task"])
             language, codes = frontend.default_language, list(model.supported_languages)
             said = partial(frontend.say, np.zeros(frontend.sample_rate, np.float32))
             can, target = honoured(said, codes), default_target(said, codes)
             words = _words(request["words"], can, codes)
             render = lambda samples: frontend.render(samples, **{"language": language, **words})  # noqa: E731
         else:
-            frontend = vllm_models.ChatFrontend(config, renderer, request["template_kwargs"])
+            frontend = vllm_frontends.ChatFrontend(config, renderer, request["template_kwargs"])
             render = lambda samples: frontend.render(samples, request["prompt"])  # noqa: E731
             can = ["prompt"] if frontend.takes_prompts else []
         rate = frontend.sample_rate

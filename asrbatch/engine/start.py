@@ -82,9 +82,9 @@ def start_engine(
         if asking.speech.is_whisper:
             frontend = vllm_api.Frontend(engine, task)
             return WhisperAsker(vllm_api, frontend, WhisperPrompts(checkpoint, task), max_tokens=max_tokens, seed=seed)
-        from . import vllm_models
+        from . import vllm_frontends
 
-        return GenerativeAsker(vllm_api, vllm_models, engine, asking, task=task, max_tokens=max_tokens, seed=seed)
+        return GenerativeAsker(vllm_api, vllm_frontends, engine, asking, task=task, max_tokens=max_tokens, seed=seed)
 
     ranks = int(user_args.get("tensor_parallel_size", 1)) * int(user_args.get("pipeline_parallel_size", 1))
     try:

@@ -1,4 +1,6 @@
-"""All that asrbatch asks of vLLM's engine, and every difference between its versions; `vllm_models.py` asks its model classes.
+"""All that asrbatch asks of vLLM's engine, and every difference between its versions.
+
+`vllm_frontends.py` asks models, `vllm_models.py` their classes.
 
 Meant for vLLM 0.26 to 0.33; run on the CPU builds 0.28 and 0.32 alone. What had to be bridged is commented where
 it is bridged. Import it late: it takes seconds, and `environment.configure` must have run before.
