@@ -206,21 +206,6 @@ def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
     remote.why_not.cache_clear()
 
 
-def test_s3(folder, url, tmp_path, monkeypatch):
-    with file_server.s3() as endpoint:
-        files = amazon(monkeypatch, endpoint)
-        files.put(str(folder / "a.wav"), "speech/audio/a.wav")
-        for n, name in enumerate(("a.wav", "none.wav")):
-            files.put(str(write(tmp_path / "m.jsonl", "../audio/a.wav", f"s3://speech/audio/{name}")), f"speech/m/{n}.jsonl")
-        manifest = open_manifest("s3://speech/m/*.jsonl")
-        assert [manifest.where(n) for n in range(4)] == [f"s3://speech/m/{n}.jsonl:{line}" for n in (0, 1) for line in (1, 2)]
-        for n in range(3):
-            assert manifest.read(n).audio.resolve() == (folder / "a.wav").read_bytes()
-        with pytest.raises(RowError, match=r"missing: s3://speech/audio/none\.wav: no such file"):
-            manifest.read(3).audio.resolve()
-    remote._system.cache_clear()
-
-
 def amazon(monkeypatch, endpoint):
     """s3fs, asking there, with an empty bucket `speech`."""
     for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
@@ -237,24 +222,28 @@ def google(monkeypatch, endpoint):
     """gcsfs, asking there."""
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
     remote._system.cache_clear()
+    remote._fsspec()  # says what gcsfs reads while it is imported
     import gcsfs
 
     gcsfs.GCSFileSystem.clear_instance_cache()
     return gcsfs.GCSFileSystem(token="anon")
 
 
-def test_gs(folder, tmp_path, monkeypatch):
-    with file_server.gs() as endpoint:
-        files = google(monkeypatch, endpoint)
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_buckets(folder, tmp_path, monkeypatch, scheme):
+    serve, client = {"s3": (file_server.s3, amazon), "gs": (file_server.gs, google)}[scheme]
+    with serve() as endpoint:
+        files = client(monkeypatch, endpoint)
         files.pipe_file("speech/audio/a.wav", (folder / "a.wav").read_bytes())
         for n, name in enumerate(("a.wav", "none.wav")):
-            manifest = write(tmp_path / "m.jsonl", "../audio/a.wav", f"gs://speech/audio/{name}")
+            manifest = write(tmp_path / "m.jsonl", "../audio/a.wav", f"{scheme}://speech/audio/{name}")
             files.pipe_file(f"speech/m/{n}.jsonl", manifest.read_bytes())
-        manifest = open_manifest("gs://speech/m/*.jsonl")
-        assert [manifest.where(n) for n in range(4)] == [f"gs://speech/m/{n}.jsonl:{line}" for n in (0, 1) for line in (1, 2)]
+        manifest = open_manifest(f"{scheme}://speech/m/*.jsonl")
+        places = [f"{scheme}://speech/m/{n}.jsonl:{line}" for n in (0, 1) for line in (1, 2)]
+        assert [manifest.where(n) for n in range(4)] == places
         for n in range(3):
             assert manifest.read(n).audio.resolve() == (folder / "a.wav").read_bytes()
-        with pytest.raises(RowError, match=r"missing: gs://speech/audio/none\.wav: no such file"):
+        with pytest.raises(RowError, match=rf"missing: {scheme}://speech/audio/none\.wav: no such file"):
             manifest.read(3).audio.resolve()
     remote._system.cache_clear()
 

@@ -1,6 +1,6 @@
-"""What vLLM's model classes say of themselves, what it has registered, and which adapters it can apply.
+"""What vLLM says of models: its classes and what is registered, a checkpoint's configuration without an engine, adapters.
 
-With `vllm_frontends.py`, which asks a model, and `vllm_api.py` the only importer of vllm. Weights are never read here. Import it
+With `vllm_frontends.py`, which asks a model, and `vllm_api.py` the only importers of vllm. Weights are never read here. Import it
 late, like those.
 """
 
