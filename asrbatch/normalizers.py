@@ -6,6 +6,7 @@ is another number. Knows nothing of rows and of error rates.
 """
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Normalizer:
     Attributes:
         name: as `--normalizer` takes it.
         version: of the library that the rules are from, or of the rules themselves.
-        sha256: over the files that hold the rules.
+        sha256: over what decides the rules: files of the library, our tables, and the version number of our own steps.
         normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that nobody says.
     """
 
@@ -55,8 +56,9 @@ def _leaderboard() -> Normalizer:
 
     rules = leaderboard.load_rules()
     normalize = leaderboard.LeaderboardNormalizer(rules)
-    files = (leaderboard.__file__, leaderboard.RULES_FILE, *leaderboard.library_files())
-    return Normalizer("leaderboard", f"{rules['source']}@{rules['commit'][:12]}, {_library()}", _sha256(*files), normalize)
+    own = json.dumps({"version": leaderboard.RULES_VERSION, "tables": rules}, sort_keys=True)
+    sha256 = hashlib.sha256((own + _sha256(*leaderboard.library_files())).encode()).hexdigest()
+    return Normalizer("leaderboard", f"{rules['source']}@{rules['commit'][:12]}, {_library()}", sha256, normalize)
 
 
 def _none() -> Normalizer:
