@@ -133,7 +133,7 @@ def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
     engine_args = parse_engine_args(config.engine.args)
     device = detect_device()
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision, weights=weights)
-    dtype = resolve_dtype(config.engine.dtype, checkpoint, device)
+    dtype = resolve_dtype(config.engine.dtype, checkpoint, device, engine_args)
     asking = choose_asking(config, checkpoint, device, dtype, engine_args)
     speech = asking.speech
     timestamps = speech.is_whisper if config.timestamps is None else config.timestamps

@@ -149,7 +149,7 @@ def transcribe(engines):
 def cli(tmp_path):
     """Runs the real command in an empty folder; returns the finished process."""
 
-    def call(*arguments, cwd=tmp_path, env=None, timeout=300):
+    def call(*arguments, cwd=tmp_path, env=None, timeout=600):
         command = [PYTHON, "-m", "asrbatch", *map(str, arguments)]
         env = {**os.environ, **(env or {})}
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=env)

@@ -179,7 +179,7 @@ def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
     try:
         (core,) = set(multiprocessing.active_children()) - before
         os.kill(core.pid, signal.SIGKILL)
-        key, outcome = asked.answers.get(timeout=5)
+        key, outcome = asked.answers.get(timeout=30)
     finally:
         asked.engine.close()
     assert key is None and isinstance(outcome.error, EngineDiedError)

@@ -54,7 +54,7 @@ LAYERS = [
     ["output.new_manifest", "manifest_lines"],
     ["predictions"],
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
-    ["engine.template_names"],
+    ["engine.template_names", "engine.quantised"],
     ["engine.vllm_models"],
     ["engine.vllm_frontends", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
     ["engine.look_list", "engine.asking"],

@@ -202,7 +202,7 @@ def test_long_recordings_never_wait_for_each_other(recordings, windows, limit):
 
 
 def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_answers(recordings):
-    _, run = transcribed(recordings, rules=rules("sequential"), workers=1, seconds=lambda key: 0.05)
+    _, run = transcribed(recordings, rules=rules("sequential"), workers=1, seconds=lambda key: 0.2)
     assert run.engine.most_held >= Listener.max_num_seqs
 
 

@@ -208,6 +208,7 @@ def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, tiny_en, r
     rows = [{**row, "id": f"{row['id']} {i}"} for i in range(3) for row in read_jsonl(recordings[0])]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     arguments = ["transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--windows", "sequential", "--fallback"]
+    arguments += ["--dtype", "float32"]
     process = start_cli(*arguments)
     out = tmp_path / "out.jsonl"
     while not (out.exists() and out.read_bytes().count(b"\n") >= 1):
@@ -217,7 +218,7 @@ def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, tiny_en, r
     process.wait()
     finished = read_jsonl(out)
     again = start_cli(*arguments)
-    again.communicate(timeout=300)
+    again.communicate(timeout=600)
     assert again.returncode == 0
     done = read_jsonl(out)
     assert sorted(row["index"] for row in done) == list(range(len(rows))) and done[: len(finished)] == finished

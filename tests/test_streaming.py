@@ -295,12 +295,12 @@ def test_an_hour_is_not_held(folder, speech, start, long_mp3, kind):
 
 def test_the_child_waits_for_a_slow_reader(folder, speech, start):
     """Longer than both clocks allow: the parent's, and 5 s more for that of the child."""
-    decoder, path = start(timeout_s=0.5), write(folder, speech, "WAV", "PCM_16")
+    decoder, path = start(timeout_s=1.5), write(folder, speech, "WAV", "PCM_16")
     decoder.start()
     stream = decoder.stream(request(path))
     blocks = [next(stream)]
     pid = child_of(decoder)
-    time.sleep(6.5)
+    time.sleep(7.5)
     assert same((np.concatenate([*blocks, *stream]), stream.flags), loaded(request(path)))
     assert child_of(decoder) == pid
 

@@ -469,10 +469,10 @@ def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli, manifest
     script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
     process = node.start(script, restarts=3, ASRBATCH_HELD_PAUSE_S="600")
     _wait_for(tmp_path / "asked")
-    time.sleep(0.3)  # until it waits
+    _wait_for_pause(process)
     node.state(state)
     process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 6, said
     assert node.requeued() == ("requeue 77_3" if state == "RUNNING" else "")
     assert not list(tmp_path.glob("*.requeues"))
@@ -503,7 +503,7 @@ def test_a_task_that_may_be_cancelled_is_not_requeued_without_squeues_word(cli, 
     time.sleep(0.3)
     assert process.poll() is None, "nor is TERM passed on: the second one would mean leave at once"
     os.kill(child_of(process), signal.SIGTERM)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 4 and not node.requeued()
     assert "not requeued: squeue does not say whether the TERM was a cancellation" in said
 
@@ -539,7 +539,7 @@ def test_usr1_becomes_one_term_and_the_exit_code_is_kept(cli, manifest, tmp_path
     process = node.start(script)
     _wait_for(node.tools / "python.ready")
     process.send_signal(signal.SIGUSR1)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 4, said
     assert (node.tools / "python.log").read_text() == "got TERM\n"
     assert node.requeued() == "requeue 77_3"
@@ -557,7 +557,7 @@ def test_term_is_passed_on_only_when_slurm_did_not_send_it_to_all(cli, manifest,
         time.sleep(0.5)  # time in which nothing is to happen
         assert not (node.tools / "python.log").exists() and process.poll() is None
         os.kill(child_of(process), signal.SIGTERM)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert (node.tools / "python.log").read_text() == "got TERM\n"
 
@@ -658,11 +658,21 @@ def test_without_slurm_its_tests_skip_and_say_how_to_get_it_but_fail_in_ci(tmp_p
     environment = {**environment, **wanted, "PATH": str(tmp_path)}
     done = subprocess.run(command, cwd=REPO, env=environment, capture_output=True, text=True)
     assert done.returncode == (1 if ci else 0), done.stdout
-    assert "no sbatch, " in done.stdout and "run scripts/install_slurm.sh, or apt-get install slurmctld" in done.stdout
+    # More is missing where SLURM's daemons are not in /usr/sbin either.
+    assert re.search(r"no (\w+, )*sbatch, ", done.stdout)
+    assert "run scripts/install_slurm.sh, or apt-get install slurmctld" in done.stdout
+
+
+def _wait_for_pause(process: subprocess.Popen) -> None:
+    """Until a script sleeps."""
+    deadline = time.monotonic() + 60
+    while subprocess.run(["pgrep", "-P", str(process.pid), "-x", "sleep"], stdout=subprocess.DEVNULL).returncode:
+        assert time.monotonic() < deadline, "it does not wait"
+        time.sleep(0.02)
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.02)

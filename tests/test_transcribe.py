@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import soxr
 from conftest import read_jsonl, write_jsonl
+from test_decoding import hangs_in_pipe
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, ManifestError, OutputError, RowError, UsageError
 from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
@@ -257,8 +258,8 @@ def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, sp
                 with contextlib.suppress(OSError):
                     arguments = path.read_bytes().split(b"\0")
                     pid = int(path.parent.name)
-                    if b"asrbatch.decoding" in arguments and str(os.getpid()).encode() in arguments and pid not in shot:
-                        time.sleep(0.7)  # by then it is up, and at the file
+                    is_ours = b"asrbatch.decoding" in arguments and str(os.getpid()).encode() in arguments
+                    if is_ours and pid not in shot and hangs_in_pipe(pid):  # it is up, and at the file
                         os.kill(pid, signal.SIGSEGV)
                         shot.append(pid)
 

@@ -1,7 +1,8 @@
 """Engines for worker processes: the tone-burst counter of test_pipeline, and ways for it to die.
 
 A worker imports `start` by its name, so what a test wants of it travels in environment variables:
-BEEP_LOG names a file that gets a line `device pid index` for every row submitted; BEEP_FATE is one of the below.
+BEEP_LOG names a file that gets a line `device pid index` for every row submitted; BEEP_FATE is one of the below, and
+BEEP_FIRST_CORE tells the first of two workers.
 """
 
 import os
@@ -29,10 +30,11 @@ class CannotBeLoaded(Exception):
 def start(checkpoint, *, device, deliver, **options):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
-    if fate == "none starts" or (fate == "one starts" and 0 not in cores):
-        (log.parent / "tried").touch()
+    is_first = int(os.environ["BEEP_FIRST_CORE"]) in cores
+    if fate == "none starts" or (fate == "one starts" and not is_first):
+        (log.parent / f"tried-{os.getpid()}").touch()
         raise EngineStartError("the engine did not start: not on these cores")
-    while fate == "one starts" and not (log.parent / "tried").exists():
+    while fate == "one starts" and len(list(log.parent.glob("tried-*"))) < 2:  # the other's failure was noticed
         time.sleep(0.01)
     if fate == "wrong option":
         raise ValueError("not a death: a defect")
@@ -40,7 +42,7 @@ def start(checkpoint, *, device, deliver, **options):
         raise CannotBeLoaded(why="a defect that does not travel")
     first_start = not (log.parent / f"begun-{cores[0]}").exists()
     (log.parent / f"begun-{cores[0]}").touch()
-    if fate == "fails once" and first_start and 0 not in cores:
+    if fate == "fails once" and first_start and not is_first:
         while not log.exists():  # the other is at work
             time.sleep(0.01)
         raise EngineStartError("the engine did not start: address already in use")
@@ -48,8 +50,8 @@ def start(checkpoint, *, device, deliver, **options):
         (log.parent / f"up-{cores[0]}").touch()
         while len(list(log.parent.glob("up-*"))) < 2:
             time.sleep(0.01)
-    seconds = 1e6 if fate == "one hangs" and 0 in cores else _SECONDS.get(fate, 0.01)
-    if fate == "one slow" and 0 in cores:  # one after the other
+    seconds = 1e6 if fate == "one hangs" and is_first else _SECONDS.get(fate, 0.01)
+    if fate == "one slow" and is_first:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
     else:
         engine = BeepEngine(deliver, seconds=lambda key: seconds)
@@ -61,7 +63,7 @@ def start(checkpoint, *, device, deliver, **options):
         with open(log, "a", encoding="ascii") as file:
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
-        if fate == "one sick" and 0 in cores and num_submitted > 5:
+        if fate == "one sick" and is_first and num_submitted > 5:
             os.kill(os.getpid(), signal.SIGKILL)
         if fate == "first batch" and first_start and num_submitted == 3:
             os.kill(os.getpid(), signal.SIGKILL)

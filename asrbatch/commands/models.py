@@ -44,12 +44,13 @@ def _all(options: RunOptions) -> dict[str, Any]:
 
 def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     """As a run would settle it, without a manifest."""
+    from ..engine.quantised import stated_quantization
     from ..plan import audio_rules, engine_plan
 
     config = options.config(environment={}, manifest="-", model=checkpoint)
     plan = engine_plan(config, weights=False)
     rules, speech = audio_rules(config, plan.speech), plan.speech
-    stated = plan.checkpoint.config.get("quantization_config") or {}
+    stated = stated_quantization(plan.checkpoint.config)
     return {
         "architecture": speech.architecture,
         "asked by": speech.style,

@@ -17,6 +17,7 @@ from ..choices import DTYPES, ENGINE_MODES
 from ..errors import UsageError
 from ..speech import Speech
 from .asking import Asking
+from .quantised import dtypes_taken, stated_quantization
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
@@ -49,12 +50,14 @@ class Device:
         name: what the machine calls it.
         has_bf16: whether bfloat16 arithmetic is native.
         memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks itself).
+        has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
     """
 
     kind: str
     name: str
     has_bf16: bool
     memory_bytes: int = 0
+    has_amx: bool = False
 
 
 def detect_device() -> Device:
@@ -66,7 +69,8 @@ def detect_device() -> Device:
     build = vllm_build()
     if build == "cpu":
         flags, name = _cpu_info()
-        return Device("cpu", name, bool({"avx512_bf16", "amx_bf16"} & flags), _available_memory())
+        has_bf16, has_amx = bool({"avx512_bf16", "amx_bf16"} & flags), "amx_tile" in flags
+        return Device("cpu", name, has_bf16, _available_memory(), has_amx)
     gpu = _first_gpu()
     if gpu is None:
         raise UsageError("the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead")
@@ -121,17 +125,33 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device) -> str:
+def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device, engine_args: dict[str, Any] | None = None) -> str:
     """The dtype the run will use; part of the fingerprint, so it never depends on what vLLM would pick.
 
     `auto` keeps a 16-bit checkpoint's own type on a GPU, and takes bfloat16 on CPUs that compute in it (on the others
-    a 16-bit type is emulated and several times slower than float32).
+    a 16-bit type is emulated and several times slower than float32). Quantised weights that cannot run in that have one
+    that they can run in.
+
+    Raises:
+        UsageError: there is no such dtype, or the checkpoint's quantised weights cannot run in it.
     """
     asked = _ALIASES.get(asked, asked)
     if asked not in DTYPES:
         raise UsageError(f"--dtype {asked}: must be one of {', '.join(DTYPES)}")
+    forced = (engine_args or {}).get("quantization")
+    taken, by = dtypes_taken(stated_quantization(checkpoint.config), forced, has_amx=device.has_amx)
     if asked != "auto":
+        if asked not in taken:
+            only = " or ".join(taken)
+            raise UsageError(f"--dtype {asked}: {by} cannot run in it, only in {only}; use --dtype {taken[0]}, or leave it out")
         return asked
+    chosen = _automatic_dtype(checkpoint, device)
+    if chosen in taken:
+        return chosen
+    return "float16" if device.kind == "cuda" and not device.has_bf16 and "float16" in taken else taken[0]
+
+
+def _automatic_dtype(checkpoint: Checkpoint, device: Device) -> str:
     if device.kind == "cpu":
         return "bfloat16" if device.has_bf16 else "float32"
     own = str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype"))
