@@ -52,7 +52,8 @@ class PerRun:
         extension: of the file, without the dot.
         write: one utterance among others, whole lines.
         head: stands first in the file.
-        sort_key: of a line, where the format wants lines in its own order; otherwise they stay in the order of the rows.
+        sort_key: of a line, where the format wants recordings in order, and the lines of each, which begin with its name and a
+            space; otherwise they stay in the order of the rows.
     """
 
     extension: str

@@ -28,7 +28,6 @@ from asrbatch.export import export, how_complete
 from asrbatch.export_formats import FORMATS, parse_formats
 from asrbatch.export_names import column, file_name
 from asrbatch.output.paths import chunk_path
-from asrbatch.spill_sort import SpillSort
 from asrbatch.spoken import spoken
 from asrbatch.subtitles import Rules
 
@@ -640,13 +639,3 @@ def test_memory_grows_by_bytes_a_row(tmp_path):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 4_000 < 40
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 99)), max_size=60), st.integers(1, 7))
-def test_lines_are_sorted_beyond_memory_and_equal_ones_keep_their_order(tmp_path_factory, numbers, block_lines):
-    lines = [f"{a} {b}\n".encode() for a, b in numbers]
-    with SpillSort(lambda line: int(line.split()[0]), tmp_path_factory.getbasetemp(), block_lines) as sort:
-        for line in lines:
-            sort.add(line)
-        assert list(sort.sorted()) == sorted(lines, key=lambda line: int(line.split()[0]))

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "choices", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
-    ["groups", "spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["groups", "spoken", "subtitle_lines", "export_names", "cuts", "voice", "long_alignment"],
     ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "row_swapping", "json_lines", "parallel", "report.plots", "report.excerpt"],
