@@ -275,6 +275,16 @@ def test_text_without_segments_is_one_segment_and_no_text_none():
     assert json.loads(written("json", silent))["segments"] == []
 
 
+def test_times_in_a_text_are_no_cue_of_their_own(tmp_path):
+    text = "00:00:01,000 --> 00:00:02,000 now, or at 1:00:03.5"
+    write_rows(tmp_path / "out.jsonl", [ok_row("a", text, audio_s=20.0)])
+    export(tmp_path / "out.jsonl", ["srt"])
+    path = tmp_path / "out.export/a.srt"
+    read = pysubs2.load(str(path))
+    assert len(read) == len(subtitles_by_ffmpeg(path)) == path.read_text().count("-->")
+    assert " ".join(event.plaintext for event in read).split() == text.replace("-->", "->").split()
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_hostile_text_breaks_no_parser(name, tmp_path):
     write_rows(tmp_path / "out.jsonl", [ok_row("a", HOSTILE, audio_s=20.0), ok_row("b", "\ud83d -->\n\n", audio_s=2.0)])
