@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from .alignment import alignment
-from .display_sheet import plain
 from .report.excerpt import excerpt
 
 MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
@@ -40,6 +39,11 @@ def changes(rows: list[dict[str, Any]], title: str) -> Table:
         table.add_row(*named if has_references else [plain(f"{change['id']}: {errors[1]}")])
         table.add_row(*(_marked(reference or "", side, in_words) for side in sides))
     return table
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text of others as a terminal may have it: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
 
 
 def _marked(reference: str, said: str | None, in_words: bool) -> Text:

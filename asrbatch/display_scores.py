@@ -3,20 +3,21 @@
 Texts of models and manifests are shown without control characters. Knows nothing of how figures were found.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from .display_changes import changes
-from .display_sheet import Sheet, plain
+from .display_changes import changes, plain
 from .scored_texts import EXCLUDED
 from .speeds import SPEEDS, STAGES_ARE
 
 _SHOWN_CHARS = 80
 MOST_SHOWN = 50  # groups in a table
+_LEAST_NAME = 11  # columns of a terminal that a name keeps
 
 
 class Unit(NamedTuple):
@@ -56,9 +57,9 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         *_rows(figures),
     )
     total = figures["total"]
-    yield from _unit_sheets("", {"all rows": total})
+    yield from _unit_tables("", {"all rows": total})
     for name, part in figures["by"].items():
-        yield from _unit_sheets(name, part["groups"], part["unweighted_mean"], total)
+        yield from _unit_tables(name, part["groups"], part["unweighted_mean"], total)
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
@@ -88,7 +89,7 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         for unit in UNITS:
             of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
             if of_unit:
-                yield _paired_sheet(name, of_unit, unit, has_references)
+                yield _paired_table(name, of_unit, unit, has_references)
     for name, title in (("got_worse", "worse in B"), ("got_better", "better in B"), ("most_different", "most different")):
         if figures.get(name):
             yield changes(figures[name], title)
@@ -116,24 +117,23 @@ def _partial(figures: dict[str, Any]) -> Iterable[Text]:
         yield Text("partial: rows that the run has not written are not counted; see the notes")
 
 
-def _unit_sheets(
+def _unit_tables(
     name: str, groups: dict[str, Any], mean: dict[str, Any] | None = None, total: dict[str, Any] | None = None
-) -> Iterable[Sheet]:
+) -> Iterable[Table]:
     """A table in words, of the groups that have any, and one in characters."""
     for unit in UNITS:
         of_unit = {value: group for value, group in groups.items() if group[f"{unit.rate}_percent"] is not None}
         if not of_unit:
             continue
-        sheet = Sheet(_title(name, unit), plain(name), ("rows", f"{unit.rate.upper()} %", "95 %", *unit.counted.values()))
-        for value, group in largest(of_unit).items():
-            sheet.add_row(_group(value), *_rates(group, unit))
+        rows = [(_group(value), *_rates(group, unit)) for value, group in largest(of_unit).items()]
+        below = []
         if mean is not None and total is not None:
-            sheet.add_section()
             if mean.get(f"{unit.rate}_percent") is not None:
                 means = _number(mean[f"{unit.rate}_percent"]), _interval(mean[f"{unit.rate}_percent_interval"])
-                sheet.add_row(Text(f"unweighted mean of {len(of_unit)}"), "", *means)
-            sheet.add_row(Text(f"weighted by {unit.name}"), *_rates(total, unit))
-        yield sheet
+                below.append((Text(f"unweighted mean of {len(of_unit)}"), "", *means))
+            below.append((Text(f"weighted by {unit.name}"), *_rates(total, unit)))
+        columns = ("rows", f"{unit.rate.upper()} %", "95 %", *unit.counted.values())
+        yield _table(_title(name, unit), plain(name), columns, rows, below)
 
 
 def _rates(group: dict[str, Any], unit: Unit) -> Iterable[str]:
@@ -143,13 +143,13 @@ def _rates(group: dict[str, Any], unit: Unit) -> Iterable[str]:
     yield from (f"{group[name]:,}" for name in unit.counted)
 
 
-def _paired_sheet(name: str, groups: dict[str, Any], unit: Unit, has_references: bool) -> Sheet:
+def _paired_table(name: str, groups: dict[str, Any], unit: Unit, has_references: bool) -> Table:
     rate = unit.rate.upper()
     if has_references:
         columns = ("rows", f"A {rate} %", f"B {rate} %", "B − A", "95 %", "p", "better", "worse")
     else:
         columns = ("rows", f"{rate} % of B against A", "95 %", "rows that differ")
-    sheet = Sheet(_title(name, unit), plain(name), columns)
+    table: list[tuple[Text | str, ...]] = []
     for value, group in largest(groups).items():
         of = group[unit.rate]
         rows = f"{of['rows']:,}"
@@ -157,10 +157,33 @@ def _paired_sheet(name: str, groups: dict[str, Any], unit: Unit, has_references:
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
             p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
             interval = _interval(of["delta_points_interval"], signed=True)
-            sheet.add_row(_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}")
+            table.append((_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}"))
         else:
-            sheet.add_row(_group(value), rows, _number(of["b_percent"]), _interval(of["b_percent_interval"]), f"{of['worse']:,}")
-    return sheet
+            b = _number(of["b_percent"]), _interval(of["b_percent_interval"])
+            table.append((_group(value), rows, *b, f"{of['worse']:,}"))
+    return _table(_title(name, unit), plain(name), columns, table)
+
+
+def _table(
+    title: str, first: Text, columns: Sequence[str], rows: Sequence[tuple[Text | str, ...]], below: Sequence[tuple] = ()
+) -> Table:
+    """A table of names and figures. Where a terminal is too narrow cells are wrapped, but no figure is parted or cut.
+
+    Args:
+        below: rows set off by a line.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
+    longest = max(len(str(name)) for name in (first, *(row[0] for row in (*rows, *below))))
+    table.add_column(first, overflow="fold", min_width=min(longest, _LEAST_NAME))
+    for at, head in enumerate(columns, 1):
+        cells = [head, *(str(row[at]) for row in (*rows, *below) if at < len(row))]
+        table.add_column(head, justify="right", min_width=max(len(word) for cell in cells for word in cell.split()))
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    for row in below:
+        table.add_row(*row)
+    return table
 
 
 def _title(name: str, unit: Unit) -> str:
@@ -195,12 +218,13 @@ def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | Non
     return ", ".join(parts) or None
 
 
-def _latencies(stages: dict[str, Any]) -> Sheet:
+def _latencies(stages: dict[str, Any]) -> Table:
     names = list(next(iter(stages.values())))
-    sheet = Sheet(f"seconds a row took, by stage: {STAGES_ARE}", "stage", names)
-    for stage, seconds in stages.items():
-        sheet.add_row(Text(stage), *(f"{seconds[name]:,}" if name == "rows" else f"{seconds[name]:.3f}" for name in names))
-    return sheet
+    rows = [
+        (Text(stage), *(f"{seconds[name]:,}" if name == "rows" else f"{seconds[name]:.3f}" for name in names))
+        for stage, seconds in stages.items()
+    ]
+    return _table(f"seconds a row took, by stage: {STAGES_ARE}", Text("stage"), names, rows)
 
 
 def _facts(*rows: tuple[str, str | None]) -> Table:

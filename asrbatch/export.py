@@ -1,7 +1,7 @@
 """Exports the rows of a run, or of one chunk of it: subtitles, texts, times of words, Whisper's JSON.
 
-Rows are read once and never kept; of each, 8 bytes are remembered, which tell whether two have one name. Changes no file
-of the run. Knows nothing of formats but their table.
+Rows are read twice, first for their names, and never kept; of each, 16 bytes are remembered, which tell whether two have one
+name. Changes no file of the run. Knows nothing of formats but their table.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
 from .export_files import OneFile, OneFileEach, explained
 from .export_formats import FORMATS, RESULT_FORMATS
-from .export_names import file_name
+from .export_names import file_name, name_key
 from .export_results import RESULT_FILES, ResultNames
 from .output.journal import decode_row
 from .output.paths import RunPaths, find_chunks
@@ -101,7 +101,8 @@ def export(
     exported = Exported(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
     with explained(exported.folder):
         exported.folder.mkdir(parents=True, exist_ok=True)
-    file_names = array("q")
+    size = _size(paths.rows)
+    doubled = _doubled_names(paths.rows, size) if any(name in FORMATS for name in formats) else frozenset()
     with ExitStack() as files:
         make = OneFile if per_run else OneFileEach
         rules, names = rules or Rules(), names or ResultNames()
@@ -114,18 +115,17 @@ def export(
             name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files) for name in formats if name in FORMATS
         }
         said = time.monotonic()
-        for where, row in _rows(paths.rows, exported):
+        for where, row in _rows(paths.rows, size, exported):
             for result in results.values():
                 result.add_row(row)
             if (utterance := _utterance(where, row, from_file_start, exported)) and utterances:
-                name = file_name(utterance.id, utterance.audio_path)
-                file_names.append(hash(name.casefold()))
+                named_by = utterance.id, utterance.audio_path
+                name = file_name(*named_by, collides=hash(name_key(*named_by)) in doubled)
                 for output in utterances.values():
                     output.add(utterance, name)
             if time.monotonic() - said >= _SAY_EVERY_S:
                 said = time.monotonic()
                 say(f"{exported.num_rows} utterances exported")
-        _refuse_doubled(file_names, paths.rows)
         outputs = {name: (results | utterances)[name] for name in formats}
         for output in outputs.values():
             output.finish()
@@ -184,11 +184,19 @@ def _utterance(where: str, row: dict[str, Any], from_file_start: bool, exported:
     return utterance
 
 
-def _rows(path: Path, exported: Exported) -> Iterator[tuple[str, dict[str, Any]]]:
+def _size(path: Path) -> int:
+    with explained(path):
+        return path.stat().st_size
+
+
+def _rows(path: Path, size: int, exported: Exported) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the first `size` bytes: a run may write more meanwhile."""
+    end = 0
     with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                exported.torn = True
+            start, end = end, end + len(line)
+            if end > size or not line.endswith(b"\n"):
+                exported.torn = start < size
                 return
             where = f"{path}:{number}"
             try:
@@ -203,22 +211,40 @@ def _not_ours(where: str, reason: BaseException | None) -> OutputError:
     return OutputError(f"{where}: no output row ({what}); give the rows file that transcribe or merge-shards wrote, unedited")
 
 
-def _refuse_doubled(names: array, path: Path) -> None:
-    """Raises OutputError when two rows would have one file."""
+def _doubled_names(path: Path, size: int) -> frozenset[int]:
+    """Hashes of the name keys that several rows have, failed ones too: they may be transcribed later.
+
+    Raises OutputError: two rows have one id, and so one file.
+    """
+    keys, ids = array("q"), array("q")
+    for _, row in _rows(path, size, Exported(path.parent)):
+        keys.append(hash(name_key(row["id"], _audio_path(row))))
+        if row["status"] == "ok":
+            ids.append(hash(row["id"]))
+    _refuse_doubled_ids(path, size, _doubled(ids))
+    return _doubled(keys)
+
+
+def _doubled(values: array) -> frozenset[int]:
     import numpy as np
 
-    values = np.sort(np.frombuffer(names, np.int64))
-    doubled = set(values[1:][values[1:] == values[:-1]].tolist())
-    first: dict[str, tuple[str, str]] = {}
-    for where, row in _rows(path, Exported(path.parent)) if doubled else ():
-        audio_path = row.get("audio_filepath")
-        name = file_name(row["id"], audio_path if type(audio_path) is str else None).casefold()
-        if row["status"] != "ok" or hash(name) not in doubled:
+    values = np.sort(np.frombuffer(values, np.int64))
+    return frozenset(values[1:][values[1:] == values[:-1]].tolist())
+
+
+def _refuse_doubled_ids(path: Path, size: int, hashes: frozenset[int]) -> None:
+    first: dict[str, str] = {}
+    for where, row in _rows(path, size, Exported(path.parent)) if hashes else ():
+        if row["status"] != "ok" or hash(row["id"]) not in hashes:
             continue
-        if name in first:
+        if row["id"] in first:
             raise OutputError(
-                f"{where}: id {show_text(row['id'])} has the same file name as id {show_text(first[name][1])} at "
-                f"{first[name][0]}; rows of one run have different ids, so the file was put together by hand: export its parts "
-                "to different folders"
+                f"{where}: id {show_text(row['id'])} is that of {first[row['id']]} as well; rows of one run have different ids, "
+                "so the file was put together by hand: export its parts to different folders"
             )
-        first[name] = (where, row["id"])
+        first[row["id"]] = where
+
+
+def _audio_path(row: dict[str, Any]) -> str | None:
+    path = row.get("audio_filepath")
+    return path if type(path) is str else None

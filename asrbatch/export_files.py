@@ -9,6 +9,8 @@ import json
 import os
 import secrets
 import stat
+import tempfile
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,7 +19,6 @@ from typing import BinaryIO
 from .errors import OutputError, UsageError
 from .export_formats import Format, PerRun
 from .output.files import json_bytes, replacing
-from .spill_sort import SpillSort
 from .spoken import Spoken
 from .subtitles import Rules
 
@@ -151,12 +152,13 @@ class OneFile(WholeFile):
         self._only_one = form.per_run is None
         self._rules = rules
         self._index = Index(folder / f"{name}.{form.extension}.index.jsonl", files)
-        self._sort = None
+        self._unsorted: BinaryIO | None = None  # has no name: nothing is left behind whatever happens
+        self._places: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)  # by recording: start, length in it
         super().__init__(folder / f"{name}.{self._layout.extension}", overwrite, files)
         with explained(self.path):
             self.file.write(self._layout.head.encode())
-        if self._layout.sort_key:
-            self._sort = files.enter_context(SpillSort(self._layout.sort_key, folder))
+            if self._layout.sort_key:
+                self._unsorted = files.enter_context(tempfile.TemporaryFile(dir=folder))
         self._num_utterances = 0
 
     def add(self, spoken: Spoken, name: str) -> None:
@@ -166,18 +168,25 @@ class OneFile(WholeFile):
             raise UsageError(f"--per-run --format {extension}: a file of that format holds one utterance, and there are more")
         content = self._layout.write(spoken, self._rules).encode()
         with explained(self.path):
-            if self._sort:
-                for line in content.splitlines(keepends=True):
-                    self._sort.add(line)
+            if self._unsorted and content:
+                self._places[content.split(b" ", 1)[0]].append((self._unsorted.tell(), len(content)))
+                self._unsorted.write(content)
             else:
                 self.file.write(content)
         self._index.add(spoken, self.path.name)
 
     def finish(self) -> None:
-        if self._sort:
+        if self._unsorted:
             with explained(self.path):
-                self.file.writelines(self._sort.sorted())
+                for _, places in sorted(self._places.items()):
+                    self.file.writelines(sorted(self._lines(self._unsorted, places), key=self._layout.sort_key))
         super().finish()
+
+    @staticmethod
+    def _lines(file: BinaryIO, places: list[tuple[int, int]]) -> Iterator[bytes]:
+        for at, length in places:
+            file.seek(at)
+            yield from file.read(length).splitlines(keepends=True)
 
 
 _NOTHING, _SAME, _ANOTHER_FILE, _NO_FILE = range(4)

@@ -25,6 +25,7 @@ _CTM_HEAD = """\
 _WHISPER_FACTS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
 _WHISPER_SECONDS_PER_SEEK = 0.01
 _ARROW = re.compile("-{2,}>")
+_SECOND_TIME = re.compile(r"(\d+:\d+:\d+[.,]\d+\S*(?: \S+)*?) (?=\S*\d+:\d+:\d+[.,]\d)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class PerRun:
         extension: of the file, without the dot.
         write: one utterance among others, whole lines.
         head: stands first in the file.
-        sort_key: of a line, where the format wants lines in its own order; otherwise they stay in the order of the rows.
+        sort_key: of a line, where the format wants recordings in order, and the lines of each, which begin with its name and a
+            space; otherwise they stay in the order of the rows.
     """
 
     extension: str
@@ -163,7 +165,8 @@ def _shifted_cues(spoken: Spoken, rules: Rules) -> Iterator[Cue]:
 
 
 def _srt_text(cue: Cue) -> str:
-    return _ARROW.sub("->", "\n".join(cue.lines))  # SubRip cannot escape: its arrow in a text would end it for many readers
+    # SubRip cannot escape: its arrow in a text, or two times on a line (pysubs2), would end it for many readers.
+    return "\n".join(_SECOND_TIME.sub(r"\1\n", _ARROW.sub("->", line)) for line in cue.lines)
 
 
 def _vtt_text(cue: Cue) -> str:

@@ -27,7 +27,7 @@ from .fingerprint import differences, digest
 from .fleet import transcribe_on_devices
 from .local import transcribe_here
 from .output.figures import figures
-from .output.files import explained
+from .output.files import explained, remove
 from .output.heartbeat import Heartbeat
 from .output.journal import Journal
 from .output.lease import Lease
@@ -75,14 +75,14 @@ def run(
         heartbeat.start()
         stack.callback(heartbeat.stop)
         if config.overwrite:
-            _remove(paths.done, paths.rows, paths.record, paths.in_flight)
+            remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
         mark = read_completion_mark(paths)
         _check_same_run(paths, record, plan.fingerprint, mark is not None)
         _compare_with_siblings(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
-        _remove(paths.done)
+        remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
         journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
         stack.callback(journal.close)
@@ -109,7 +109,7 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> Plan:
                 told = f"the list of all of them was not written: {refused}"
             raise ManifestError(f"{e}\n{told}") from e
     if path.exists():  # or a read-only folder would be complained of by its name
-        _remove(path)
+        remove(path)
     return plan
 
 
@@ -178,12 +178,6 @@ def _say_strategy(config: RunConfig, plan: Plan, observer: Observer) -> None:
         observer.say(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
     if sharding:
         observer.say(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        with explained(path):
-            path.unlink(missing_ok=True)
 
 
 def _exit_code(mark: dict[str, Any]) -> int:

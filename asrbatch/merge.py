@@ -24,7 +24,7 @@ from .fingerprint import differences
 from .manifest import Manifest, open_manifest
 from .manifest_formats import options_for_kept
 from .output.figures import figures_of_chunks, total, versions
-from .output.files import explained
+from .output.files import explained, remove
 from .output.heartbeat import Heartbeat
 from .output.journal import Tally
 from .output.lease import Lease
@@ -113,7 +113,7 @@ def merge(
     files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
     with _only_writer(paths, say) as check:
         if _check_replaceable(paths, fingerprint, overwrite):
-            _remove(paths.done, paths.rows)
+            remove(paths.done, paths.rows)
         write_merged(paths, record, tally, figures, located, files, check)
     if not findings.complete:
         return Merged(paths, findings, record, EXIT_ERROR)
@@ -296,9 +296,3 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
             "--overwrite to replace it"
         )
     return bool(changed)
-
-
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        with explained(path):
-            path.unlink(missing_ok=True)

@@ -77,7 +77,6 @@ class Paired(Sums):
         drawn = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, kinds=2)
         drawn = drawn[::-1] if is_mirrored else drawn
         delta = (self.errors_b - self.errors_a) / self.reference if self.reference else None
-        p, is_exact = self._p_value(resamples, seed) if with_p and self.reference else (None, None)
         return {
             "rows": self.rows,
             "better": self.better,
@@ -88,14 +87,13 @@ class Paired(Sums):
             "b_percent_interval": percent_interval(drawn[1]),
             "delta_points": None if delta is None else round(100 * delta, 6),
             "delta_points_interval": percent_interval(drawn[1] - drawn[0]),
-            "p_value": p,
-            "p_value_is_exact": is_exact,
+            "p_value": self._p_value(resamples, seed) if with_p and self.reference else None,
             "errors_a": self.errors_a,
             "errors_b": self.errors_b,
             "reference": self.reference,
         }
 
-    def _p_value(self, resamples: int, seed: int) -> tuple[float, bool]:
+    def _p_value(self, resamples: int, seed: int) -> float:
         differences: Counter = Counter()
         for (a, b, _), rows in self.outcomes.items():
             differences[b - a] += rows

@@ -27,14 +27,12 @@ class LanguageCounts(Sums):
         heard_as_another: were heard as another than they were scored as; of two systems, by one of them.
         unknown: by what their `lang` says, which is no language.
         english_rules: by language, normalised by rules that are made for English alone.
-        marks_lost: by language, have combining marks (vowel signs of Hindi, Thai and others) that their normaliser takes out.
     """
 
     unstated: int = 0
     heard_as_another: int = 0
     unknown: Counter = field(default_factory=Counter)
     english_rules: Counter = field(default_factory=Counter)
-    marks_lost: Counter = field(default_factory=Counter)
 
     def add(self, lang: str, is_stated: bool, *rows: Mapping[str, Any] | None) -> None:
         """Counts one row with a reference, or one that lacks it.
@@ -51,8 +49,6 @@ class LanguageCounts(Sums):
         """Counts the texts of a row that is scored."""
         if texts.english_rules:
             self.english_rules[primary(lang)] += 1
-        if texts.marks_lost:
-            self.marks_lost[primary(lang)] += 1
 
     def as_dict(self) -> dict[str, Any]:
         found = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -83,11 +79,6 @@ class LanguageCounts(Sums):
             notes.append(
                 f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the rules of "
                 f"{normalizer} are made for English{whose}"
-            )
-        if self.marks_lost:
-            notes.append(
-                f"{self.marks_lost.total()} rows have combining marks, such as vowel signs ({listed(self.marks_lost)}), which "
-                "their normaliser takes out: errors in them are not counted; --normalizer none counts them"
             )
         return notes
 

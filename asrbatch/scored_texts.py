@@ -4,9 +4,6 @@ The rules follow from the reference's language alone, never from what the model 
 model errs. Knows nothing of files.
 """
 
-import re
-import sys
-import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -36,7 +33,6 @@ class Texts(NamedTuple):
         normalizer: its name.
         fell_back: that normaliser could not do these texts, and another did.
         english_rules: it is made for English, and the language is another.
-        marks_lost: the reference has combining marks that stand for sounds, and it takes them out.
         excluded: a key of `EXCLUDED`, or None.
     """
 
@@ -46,7 +42,6 @@ class Texts(NamedTuple):
     normalizer: str
     fell_back: bool
     english_rules: bool
-    marks_lost: bool
     excluded: str | None
 
     @property
@@ -92,9 +87,8 @@ class TextRules:
         if not in_words:
             normalized = [text.replace(" ", "") for text in normalized]
         english_rules = name in ENGLISH_ONLY and primary(lang) != "en"
-        marks_lost = name != "none" and _has_marks(texts[0])
         excluded = self._excluded(reference, normalized[0])
-        return Texts(normalized[0], tuple(normalized[1:]), in_words, name, fell_back, english_rules, marks_lost, excluded)
+        return Texts(normalized[0], tuple(normalized[1:]), in_words, name, fell_back, english_rules, excluded)
 
     def count(self, texts: Sequence[Texts]) -> list[list[tuple[Edits | None, Edits]]]:
         """For each utterance, for each of its hypotheses: edits in words (None where words are not counted), in characters."""
@@ -123,20 +117,3 @@ class TextRules:
         if not normalized:
             return "nothing_left"
         return "marked_to_ignore" if self.with_compounds and normalized == _MARK_TO_IGNORE else None
-
-
-def _has_marks(text: str) -> bool:
-    """Whether marks are left once letters and their accents are one character: in scripts whose vowels or tones are marks."""
-    if text.isascii():
-        return False
-    return _marks().search(unicodedata.normalize("NFKC", text)) is not None
-
-
-@cache
-def _marks() -> re.Pattern[str]:
-    """Marks but those that only say how a sign is drawn: variation selectors, and enclosing ones such as a keycap."""
-    found = map(chr, range(0x300, sys.maxunicode + 1))
-    of_sounds = (
-        c for c in found if unicodedata.category(c) in ("Mn", "Mc") and "VARIATION SELECTOR" not in unicodedata.name(c, "")
-    )
-    return re.compile(f"[{''.join(of_sounds)}]")

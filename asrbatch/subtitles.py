@@ -10,7 +10,7 @@ The defaults of `Rules` and the way of timing are those of two published guides:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -27,14 +27,10 @@ _LINGER_MS = 1500
 # A silence as long as this begins a new cue, whatever else speaks against it.
 _PAUSE_MS = 1000
 
-# What speaks against a cue, in terms of one cue more.
-_COST_OF_A_CUE = 1.0
-_COST_OF_UNEVEN = 0.5  # at most: a cue with hardly any text
-_COST_OF_PAUSE = 20.0
+# What speaks against a cue, where one that ends between any two words has a cost of 1.
+_COST_OF_EMPTY = 0.7  # at most: a cue with hardly any text
 _COST_OF_SHORT = 6.0  # at most: a cue with no time at all
 _COST_OF_HASTE = 2.0  # a cue in which twice the reading speed would be needed
-_COST_OF_LONG = 20.0
-_COST_OF_LONG_LINE = 3.0  # the same where little is said in a long time, so that half of it would say too little
 
 
 @dataclass(frozen=True)
@@ -148,58 +144,50 @@ def _width(words: Sequence[_Word]) -> int:
 
 
 def _divide(words: list[_Word], audio_ms: int, rules: Rules) -> list[list[_Word]]:
-    """The words of each cue: of all ways to divide them that keep to lines, the one of least cost.
+    """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the latest."""
+    groups, start = [], 0
+    while start < len(words):
+        ends = [(_cost(words, start, end, chars, audio_ms, rules), -end) for end, chars in _ends(words, start, rules)]
+        end = -min(ends)[1]
+        groups.append(words[start:end])
+        start = end
+    return groups
 
-    Dynamic programming over places to divide; a cue holds few words, so this is linear in the words.
+
+def _ends(words: list[_Word], start: int, rules: Rules) -> Iterator[tuple[int, int]]:
+    """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a silence.
+
+    A text of several lines ends before it lasts too long; of one line said in a long time, a part would say too little.
     """
-    num_words = len(words)
-    avoided = _costs_of_joining(words)
-    costs, best_start = [0.0] + [math.inf] * num_words, [0] * (num_words + 1)
-    for start in range(num_words):
-        num_lines, used, chars = 1, 0, 0
-        for end in range(start + 1, num_words + 1):
-            piece = words[end - 1].piece
-            added = piece.width + (piece.spaced and used > 0)
-            if used and used + added > rules.max_line_chars:
-                num_lines, used = num_lines + 1, piece.width
-                if num_lines > rules.max_lines:
-                    break
-            else:
-                used += added
-            chars += piece.width + (piece.spaced and chars > 0)
-            cost = costs[start] + avoided[end] - avoided[start + 1] + _cost(words, start, end, num_lines, chars, audio_ms, rules)
-            if cost < costs[end]:
-                costs[end], best_start[end] = cost, start
-    groups, end = [], num_words
-    while end:
-        groups.append(words[best_start[end] : end])
-        end = best_start[end]
-    return groups[::-1]
+    num_lines, used, chars = 1, 0, 0
+    for end in range(start + 1, len(words) + 1):
+        word = words[end - 1]
+        added = word.piece.width + (word.piece.spaced and used > 0)
+        if used and used + added > rules.max_line_chars:
+            num_lines, used = num_lines + 1, word.piece.width
+        else:
+            used += added
+        is_apart = end > start + 1 and word.start_ms - words[end - 2].end_ms >= _PAUSE_MS
+        is_long = num_lines > 1 and end > start + 1 and word.end_ms - words[start].start_ms > rules.max_ms
+        if num_lines > rules.max_lines or is_apart or is_long:
+            return
+        chars += word.piece.width + (word.piece.spaced and chars > 0)
+        yield end, chars
 
 
-def _costs_of_joining(words: list[_Word]) -> list[float]:
-    """[words + 1] running sums of what speaks against having words `n - 1` and `n` in one cue, at `n + 1`."""
-    sums = [0.0, 0.0]
-    for before, word in pairwise(words):
-        sums.append(sums[-1] + (_COST_OF_PAUSE if word.start_ms - before.end_ms >= _PAUSE_MS else 0.0))
-    return sums
-
-
-def _cost(words: list[_Word], start: int, end: int, num_lines: int, chars: int, audio_ms: int, rules: Rules) -> float:
+def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, rules: Rules) -> float:
     """What speaks against a cue of the words [start, end)."""
-    cost = _COST_OF_A_CUE + _COST_OF_UNEVEN * (1 - min(1, chars / (rules.max_line_chars * rules.max_lines))) ** 2
-    until_ms = audio_ms
+    cost = _COST_OF_EMPTY * (1 - min(1, chars / (rules.max_line_chars * rules.max_lines)))
+    until_ms, needed_ms = audio_ms, rules.min_ms + rules.gap_ms
     if end < len(words):
         until_ms = words[end].start_ms
         ending = words[end - 1].piece.ending
         cost += min(ending, AFTER_CLAUSE) if words[end].first else ending if words[end].piece.spaced else 1.5 * ending
-    slot_ms, needed_ms = until_ms - words[start].start_ms, rules.min_ms + rules.gap_ms
+    slot_ms = until_ms - words[start].start_ms
     if slot_ms < needed_ms:
         cost += _COST_OF_SHORT * (1 - slot_ms / needed_ms)
     if (reading_ms := rules.reading_ms(chars)) > slot_ms:
         cost += _COST_OF_HASTE * min(reading_ms / max(slot_ms, 1) - 1, 2.0)
-    if words[end - 1].end_ms - words[start].start_ms > rules.max_ms and end - start > 1:
-        cost += _COST_OF_LONG if num_lines > 1 else _COST_OF_LONG_LINE
     return cost
 
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 # From the bottom up: a module imports from layers before its own, or from its own package's same line.
 LAYERS = [
     ["errors", "types", "clocks", "choices", "languages", "file_heads", "speeds", "row_seeds", "sums", "__init__"],
-    ["groups", "spoken", "subtitle_lines", "export_names", "spill_sort", "cuts", "voice", "long_alignment"],
+    ["groups", "spoken", "subtitle_lines", "export_names", "cuts", "voice", "long_alignment"],
     ["remote_http"],
     ["remote", "source_options", "audio_names", "hub_names"],
     ["leaderboard", "alignment", "bootstrap", "row_swapping", "json_lines", "parallel", "report.plots", "report.excerpt"],
@@ -90,7 +90,7 @@ LAYERS = [
     ["pipeline"],
     ["progress", "precheck", "plan_figures", "validation"],
     ["manifest_making"],
-    ["session", "worker", "display", "display_tables", "display_sheet", "display_checks"],
+    ["session", "worker", "display", "display_tables", "display_checks"],
     ["display_changes", "display_bars"],
     ["display_scores"],
     ["local", "fleet_worker", "fleet_todo"],
@@ -133,7 +133,7 @@ HOMES = {
         "commands.scoring_options", "commands.status", "commands.submit", "commands.transcribe",
         "commands.validate", "commands.make_manifest",
     },
-    "rich": {"display", "display_bars", "display_changes", "display_checks", "display_scores", "display_sheet", "display_tables"},
+    "rich": {"display", "display_bars", "display_changes", "display_checks", "display_scores", "display_tables"},
     "jiwer": {"alignment"},
     "kaldialign": {"alignment"},
     "whisper_normalizer": {"leaderboard", "normalizers"},

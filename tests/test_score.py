@@ -717,17 +717,6 @@ def test_rules_for_english_say_when_rows_are_not_english(name, tmp_path):
     assert scored(path)["notes"] == []
 
 
-def test_rules_that_take_out_vowel_signs_say_so(tmp_path):
-    rows = [("hi", "की"), ("hi", "का"), ("th", "ที่"), ("ta", "கி"), ("vi", "tiếng Việt"), ("fr", "cafe\u0301"), ("en", "I ❤️ 1️⃣")]
-    path = rows_file(tmp_path, *(row(f"r{i}", text, text.replace("ी", "ि"), lang=lang) for i, (lang, text) in enumerate(rows)))
-    figures = scored(path)
-    assert figures["languages"]["marks_lost"] == {"hi": 2, "ta": 1, "th": 1}
-    assert figures["total"]["wer_percent"] == 0 and figures["notes"][0].startswith("4 rows have combining marks")
-    assert "(hi 2, ta 1, th 1)" in figures["notes"][0] and "--normalizer none counts them" in figures["notes"][0]
-    bare = scored(path, normalizer="none")
-    assert bare["notes"] == [] and bare["total"]["substitutions"] == 1
-
-
 @settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6))
 def test_the_order_of_rows_of_several_languages_changes_nothing(seed, tmp_path_factory):

@@ -49,7 +49,7 @@ def validate(
     ] = False,
     report: Annotated[
         str | None,
-        typer.Option(help="List every problem in this file, a JSON line each, in the order of rows.", show_default=False),
+        typer.Option(help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,

@@ -61,6 +61,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def remove(*paths: Path) -> None:
+    """Raises OutputError: the disk refused."""
+    for path in paths:
+        with explained(path):
+            path.unlink(missing_ok=True)
+
+
 def remove_leftovers(path: Path) -> None:
     """Removes what processes that were killed inside `replacing(path)` left behind."""
     path = path.resolve()

@@ -1,18 +1,17 @@
-"""Every problem of a manifest in one file, a JSON line each, in the order of its rows.
+"""Every problem of a manifest in one file, a JSON line each, in the order of finding.
 
 Problems come in any order and from any thread; memory does not grow with their number. Knows nothing of how they are found.
 """
 
+import shutil
+import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
-from ..spill_sort import SpillSort
 from ..types import Problem
 from .files import explained, json_bytes, replacing
-
-_BLOCK_LINES = 50_000  # some 20 MB
-_ROW_DIGITS = 20
 
 
 class ProblemFile:
@@ -27,35 +26,40 @@ class ProblemFile:
 
     def __init__(self, path: Path):
         self.path, self.num_problems = path, 0
-        self._sort = SpillSort(lambda line: line[:_ROW_DIGITS], path.parent, _BLOCK_LINES)
+        self._file: BinaryIO | None = None  # has no name: nothing is left behind whatever happens
         self._refused: OSError | None = None  # by the disk; told by `write`, so that no problem is hidden by this one
         self._lock = threading.Lock()
 
     def add(self, problem: Problem) -> None:
-        """From any thread. Problems of one row stay in the order they come."""
-        line = b"%0*d%s\n" % (_ROW_DIGITS, problem.row, json_bytes(problem._asdict()))
+        """From any thread."""
+        line = json_bytes(problem._asdict()) + b"\n"
         with self._lock:
             self.num_problems += 1
             try:
-                if self.num_problems == 1:
-                    self.path.parent.mkdir(parents=True, exist_ok=True)
                 if self._refused is None:
-                    self._sort.add(line)
+                    self._open().write(line)
             except OSError as e:
                 self._refused = e
 
     def write(self) -> None:
-        """Replaces `path` by all problems, in the order of their rows; once. Raises OutputError: the disk refused."""
+        """Replaces `path` by all problems; once. Raises OutputError: the disk refused."""
         with explained(self.path):
             if self._refused is not None:
                 raise self._refused
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            found = self._open()
+            found.seek(0)
             with replacing(self.path) as file:
-                for line in self._sort.sorted():
-                    file.write(line[_ROW_DIGITS:])
+                shutil.copyfileobj(found, file)
+
+    def _open(self) -> BinaryIO:
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=self.path.parent)
+        return self._file
 
     def __enter__(self) -> "ProblemFile":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._sort.__exit__(kind, error, trace)
+        if self._file is not None:
+            self._file.close()
