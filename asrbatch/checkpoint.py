@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import UsageError
+from .errors import UsageError, one_line
 
 WHISPER = "WhisperForConditionalGeneration"
 
@@ -198,7 +198,7 @@ def _from_hub(name: str, revision: str | None, *, option: str = "--model", weigh
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
     except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
         at = f" at revision {revision}" if revision else ""
-        reason = " ".join(f"{type(e).__name__}: {e}".split())
+        reason = one_line(e)
         raise UsageError(
             f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
             f"or give a folder ({reason[:300]})"

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from .errors import RowError
+from .errors import RowError, one_line
 
 # How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
 # forked meanwhile may hold a copy of the pipe.
@@ -102,7 +102,7 @@ def _serve(connection: Connection, timeout_s: float) -> None:
         except ConnectionError:  # the parent hung up
             raise
         except Exception as e:  # a bug must cost one row, and be seen in it
-            text = " ".join(f"{type(e).__name__}: {e}".split())
+            text = one_line(e)
             answer = RowError("unreadable", f"{request['name']}: {text}")
         connection.send(answer)
 

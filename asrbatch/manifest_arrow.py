@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from .audio_cells import hold_bytes
-from .errors import ManifestError
+from .errors import ManifestError, one_line
 from .manifest_files import FileState
 from .manifest_parquet import feature_types
 
@@ -92,5 +92,5 @@ def _map(path: str) -> tuple[pa.Schema, list[pa.RecordBatch]]:
         reader = pa.ipc.open_stream(source)
         return reader.schema, list(reader)
     except (pa.ArrowException, OSError) as e:
-        problem = " ".join(str(e).split())
+        problem = one_line(e, with_type=False)
         raise ManifestError(f"{path}: cannot be read as Arrow: {problem}; is it complete?") from e

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from .audio_cells import hold_bytes, is_string, kind_of_cell
 from .columns import Columns
-from .errors import ManifestError, RowError
+from .errors import ManifestError, RowError, one_line
 from .manifest_files import FileState
 from .remote import is_remote, join_url, read_remote
 from .rows import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row, show
@@ -186,7 +186,7 @@ class SavedTable:
         except ManifestError:
             raise
         except Exception as e:  # whatever a damaged folder makes of it (json, pyarrow, KeyError, …) is named here
-            problem = " ".join(f"{type(e).__name__}: {e}".split())
+            problem = one_line(e)
             raise ManifestError(f"{folder}: cannot be loaded with load_from_disk: {problem}; save it again") from e
         self.num_rows = self._rows.num_rows
         self.split = None if self._rows.split is None else str(self._rows.split)

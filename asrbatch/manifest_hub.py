@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .errors import ManifestError
+from .errors import ManifestError, one_line
 from .hub_names import PREFIX, parse_name
 from .manifest_shards import check_shards
 from .rows import show, show_text
@@ -98,7 +98,7 @@ def _find(
     except ManifestError:
         raise
     except Exception as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
-        raise ManifestError(f"{source}: its files cannot be found: {_one_line(e)}") from e
+        raise ManifestError(f"{source}: its files cannot be found: {one_line(e)[:300]}") from e
     of_split = {str(split): tuple(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
     if not of_split:
         raise ManifestError(f"{source}: {config}: names no data files; give the files themselves")
@@ -213,7 +213,7 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
                 break
     except Exception as e:
         fix = "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
-        raise ManifestError(f"{found.source}: could not be fetched: {_one_line(e)}; {fix}") from e
+        raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise ManifestError(f"{found.source}: {missing[0]} was not fetched; give the command again")
@@ -223,7 +223,3 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
 def _names(names: Any) -> str:
     names = list(names)
     return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

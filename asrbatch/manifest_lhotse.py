@@ -9,7 +9,7 @@ import re
 from functools import partial
 from typing import Any
 
-from .errors import ManifestError
+from .errors import ManifestError, one_line
 from .languages import primary
 from .pipes import PIPE, check_pipe, run_pipe
 from .rows import BadRow, Row, audio_ref, show, show_text
@@ -85,7 +85,7 @@ class LhotseCuts:
         try:
             cut = self._deserialize(line)
         except Exception as e:  # lhotse makes objects of whatever stands there
-            problem = f"lhotse cannot read it: {show_text(' '.join(f'{type(e).__name__}: {e}'.split()))}"
+            problem = f"lhotse cannot read it: {show_text(one_line(e))}"
             raise BadRow(f"id = {show(line.get('id'))}", problem, "write the cuts again") from e
         if cut.recording is None:
             raise BadRow(f"id = {show(cut.id)}", "a cut without a recording", "save the cuts with their recordings")

@@ -3,12 +3,10 @@
 Knows nothing about where rows come from beyond what an `Utterance` says, and writes no file.
 """
 
-import base64
 import math
 import os
 from typing import Any
 
-from .errors import RowError
 from .remote import scheme_of
 from .types import Utterance
 
@@ -37,29 +35,16 @@ def place_from(row: Utterance, folder: str) -> str:
     return path
 
 
-def line_fields(row: Utterance, folder: str, duration_s: float | None = None, *, embed: bool = False) -> dict[str, Any]:
-    """The row with its id and a path that holds in `folder`; numbers that JSON lacks are null.
+def line_fields(row: Utterance, folder: str, duration_s: float | None = None) -> dict[str, Any]:
+    """A row of which `has_place` is true, with its id and a path that holds in `folder`; numbers that JSON lacks are null.
 
     Args:
         duration_s: takes the place of the stated duration; None leaves what the row states.
-        embed: put audio that has no place of its own into the line, as a `data:` URI, and keep what stood in
-            `audio_filepath` as `original_audio_filepath`.
-
-    Raises:
-        RowError: the audio that is to be embedded cannot be had, or is G.722.
     """
     others = {name: value for name, value in row.fields.items() if name not in ("audio_filepath", "id")}
-    if embed and not has_place(row):
-        if row.audio.name.lower().endswith(".g722"):
-            raise RowError("unreadable", f"{row.audio.name}: G.722 is told by its name alone, which a data: URI lacks")
-        data = row.audio.resolve()
-        place = f"data:application/octet-stream;base64,{base64.b64encode(data).decode('ascii')}"
-        others["original_audio_filepath"] = row.fields.get("audio_filepath")
-    else:
-        place = place_from(row, folder)
     if duration_s is not None:
         others["duration"] = round(duration_s, DURATION_DIGITS)
-    return _finite({"audio_filepath": place, "id": row.id, **others})
+    return _finite({"audio_filepath": place_from(row, folder), "id": row.id, **others})
 
 
 def _finite(value: Any) -> Any:

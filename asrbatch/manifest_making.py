@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .audio_part import LENGTH_SLACK_S
-from .errors import ROW_ERROR_KINDS, RowError, UsageError
+from .errors import ROW_ERROR_KINDS, UsageError
 from .manifest import Manifest
 from .manifest_lines import has_place, line_fields
 from .manifest_scan import Observe
@@ -44,14 +44,12 @@ class Made:
     num_corrected: int
 
 
-def survey_sources(
-    sources: Sequence[str], reading: SourceOptions, *, embed: bool = False, observe: Observe | None = None
-) -> Survey:
+def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Observe | None = None) -> Survey:
     """The rows of all sources, checked; they, their order and their ids are those that `transcribe` would have.
 
     Raises:
         ManifestError: the sources cannot be read, or hold bad rows.
-        UsageError: a row's audio lies inside its source, and is not to be embedded.
+        UsageError: a row's audio lies inside its source.
     """
     without: list[int] = []
 
@@ -60,7 +58,7 @@ def survey_sources(
             without.append(row.index)
 
     survey = Survey(sources, with_files=True, reading=reading, check=ask, observe=observe)
-    if without and not embed:
+    if without:
         raise UsageError(without_place(survey.manifest.where(without[0])))
     return survey
 
@@ -74,7 +72,7 @@ def write_manifest(
     timeout_s: float,
     observe: Callable[[int, int], None] = lambda done, failing: None,
 ) -> Made:
-    """Measures all rows and writes them; audio that lies inside a source becomes part of its line.
+    """Measures all rows and writes them.
 
     Args:
         path: absolute; replaced when the manifest is whole.
@@ -84,7 +82,6 @@ def write_manifest(
 
     Raises:
         ManifestError: the sources changed meanwhile.
-        UsageError: audio cannot be embedded.
         OutputError: the disk refused.
     """
     manifest = survey.manifest
@@ -100,11 +97,7 @@ def write_manifest(
             if is_measured[index] and probe.kind_of(index) not in ROW_ERROR_KINDS:
                 measured_s, num_measured = float(probe.audio_s[index]), num_measured + 1
                 num_corrected += row.duration_s is not None and abs(row.duration_s - measured_s) > LENGTH_SLACK_S
-            try:
-                fields = line_fields(row, str(path.parent), measured_s, embed=True)
-            except (RowError, OSError) as e:
-                raise UsageError(f"{manifest.where(index)}: {e}; its audio cannot be embedded, drop the row") from e
-            file.write(json_bytes(fields) + b"\n")
+            file.write(json_bytes(line_fields(row, str(path.parent), measured_s)) + b"\n")
     return Made(manifest, probe.findings, num_measured, num_corrected)
 
 

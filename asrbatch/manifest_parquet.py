@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .audio_cells import hold_bytes, kind_of_cell
-from .errors import ManifestError, RowError
+from .errors import ManifestError, RowError, one_line
 from .manifest_files import FileState
 from .remote import is_remote, open_remote
 
@@ -194,7 +194,7 @@ class ParquetTable:
                     num_rows += batch.num_rows
                     yield batch
         except (pa.ArrowException, OSError) as e:
-            raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
+            raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
         if num_rows != group.num_rows:
             raise ManifestError(f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again")
 
@@ -249,7 +249,7 @@ def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
         with _open(path) as raw, pq.ParquetFile(raw) as file:
             return file.metadata, file.schema_arrow
     except (pa.ArrowException, OSError) as e:
-        raise ManifestError(f"{path}: cannot be read as Parquet: {_one_line(e)}; is it complete?") from e
+        raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
 
 
 def feature_types(schema: pa.Schema) -> dict[str, str]:
@@ -259,7 +259,3 @@ def feature_types(schema: pa.Schema) -> dict[str, str]:
         return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
     except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
         return {}
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from . import remote_http
-from .errors import ManifestError, RowError
+from .errors import ManifestError, RowError, one_line
 from .remote_http import TooLargeError
 
 # Where bytes come from; the package that fsspec needs for it, and the extra of asrbatch that brings it.
@@ -253,14 +253,14 @@ def _status(error: Exception) -> int | None:
 def _told(url: str, error: Exception) -> str:
     """What went wrong, and how often it was tried or what to do."""
     if isinstance(error, TooLargeError):
-        return _one_line(error)
+        return one_line(error)
     if not _is_final(error):
         library = _TRIES_ITSELF.get(scheme_of(url))
         tried = f"tried {TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
-        return f"{_one_line(error)}; {tried}"
+        return f"{one_line(error)}; {tried}"
     if _is_refused(error):
-        return f"{_one_line(error)}; give this process credentials that may read it"
-    return f"{_one_line(error)}; such an answer does not change, so it was not tried again"
+        return f"{one_line(error)}; give this process credentials that may read it"
+    return f"{one_line(error)}; such an answer does not change, so it was not tried again"
 
 
 @lru_cache(maxsize=64)
@@ -290,7 +290,3 @@ def _fsspec() -> Any:
 
 def _file_system(url: str) -> Any:
     return _system(scheme_of(url))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .audio_rules import AudioRules
-from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, RowError, UsageError
+from .errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
 from .manifest import Manifest
 from .manifest_lines import has_place, line_fields, place_from
 from .manifest_problems import Note
@@ -39,7 +39,6 @@ class Validation:
         reading: how to read them.
         check: what a model's run asks of a row; None asks nothing.
         for_lines: rows that pass are to be written; refuse at once a source whose rows have no line.
-        embed: write audio that lies inside the source into their lines.
         strict: rows that would be flagged for what the audio is do not pass.
         note: told of every problem of the rows, then of their audio, from any thread.
         observe: told of how far the reading is; see `scan_rows`.
@@ -56,13 +55,12 @@ class Validation:
         *,
         check: Check | None = None,
         for_lines: bool = False,
-        embed: bool = False,
         strict: bool = False,
         note: Note | None = None,
         observe: Observe | None = None,
     ):
         self._refuses = reading.on_bad_row == "refuse"
-        self._check, self._strict, self._tell, self._embed = check, strict, note, embed
+        self._check, self._strict, self._tell = check, strict, note
         self._without_place = array("Q")
         keeping = replace(reading, on_bad_row="fail")
         self._survey = Survey(sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe)
@@ -71,7 +69,7 @@ class Validation:
         self.probe: Probe | None = None
         self.clean: tuple[Path, int] | None = None
         self.report: tuple[Path, int] | None = None
-        for index in self._without_place if for_lines and not embed else ():
+        for index in self._without_place if for_lines else ():
             if self.manifest.line(index) is None:
                 raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
 
@@ -113,7 +111,7 @@ class Validation:
         A line whose relative path means another file from there is written again with an absolute one.
 
         Raises:
-            UsageError: no row passes, or audio cannot be embedded.
+            UsageError: no row passes, or one cannot be a line.
             OutputError: the disk refused.
             ManifestError: the manifest changed meanwhile.
         """
@@ -135,15 +133,13 @@ class Validation:
         if line is None:
             return None
         row = self.manifest.read(index)
-        if not has_place(row):
-            return None if self._embed else line
-        return line if place_from(row, folder) == row.fields["audio_filepath"] else None
+        return line if not has_place(row) or place_from(row, folder) == row.fields["audio_filepath"] else None
 
     def _new_line(self, index: int, folder: str) -> bytes:
-        try:
-            return json_bytes(line_fields(self.manifest.read(index), folder, embed=self._embed)) + b"\n"
-        except (RowError, OSError) as e:
-            raise UsageError(f"{self.manifest.where(index)}: {e}; its audio cannot be embedded, drop the row") from e
+        row = self.manifest.read(index)
+        if not has_place(row):  # its line says so only where all lines are kept
+            raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
+        return json_bytes(line_fields(row, folder)) + b"\n"
 
     def _note_audio(self, row: Utterance, kind: str, text: str) -> None:
         if self._tell is not None:
@@ -157,7 +153,7 @@ class Validation:
 
 def without_place(where: str) -> str:
     """Why a row cannot be a line."""
-    fix = "give the source itself to transcribe, which reads it where it is; or --embed, to have it in the lines"
+    fix = "give the source itself to transcribe, which reads it where it is"
     return f"{where}: its audio is bytes inside the source, which no line of JSON can name; {fix}"
 
 

@@ -56,7 +56,7 @@ LAYERS = [
     ["output.heartbeat", "output.merged", "manifest", "engine.base", "engine.environment", "engine.vllm_api"],
     ["engine.template_names", "engine.quantised"],
     ["engine.vllm_models"],
-    ["engine.vllm_frontends", "engine.asker", "engine.honoured", "engine.plugins", "engine.look", "engine.model_source"],
+    ["engine.vllm_frontends", "engine.asker", "engine.honoured", "engine.plugins", "engine.look"],
     ["engine.look_list", "engine.asking"],
     ["engine.settings", "engine.look_child", "engine.ask_whisper", "engine.ask_generative", "engine.owned"],
     [

@@ -19,7 +19,7 @@ from asrbatch.manifest_making import survey_sources, write_manifest
 from asrbatch.source_options import SourceOptions
 
 RATE = 16000
-EMBEDDED = ("nemo-tar", "webdataset", "parquet", "saved", "arrow", "hub")
+WITHOUT_PLACE = ("nemo-tar", "webdataset", "parquet", "saved", "arrow", "hub")
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +33,22 @@ def rows(tmp_path_factory) -> list[dict]:
     return made
 
 
-def make(path, *sources, embed=False, workers=2, headers_only=False, **reading):
-    survey = survey_sources([str(s) for s in sources], SourceOptions(**reading), embed=embed)
+def make(path, *sources, workers=2, headers_only=False, **reading):
+    survey = survey_sources([str(s) for s in sources], SourceOptions(**reading))
     return write_manifest(survey, path, num_workers=workers, timeout_s=20.0, headers_only=headers_only)
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_every_format_becomes_lines_with_the_same_ids_and_audio(tmp_path, rows, kind):
+def test_every_format_becomes_lines_with_the_same_ids_and_audio_or_says_why_not(tmp_path, rows, kind):
     (tmp_path / "d").mkdir()
     source = MAKERS[kind](tmp_path / "d", rows)
     path = tmp_path / "new" / "m.jsonl"
-    if kind in EMBEDDED:
-        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*--embed, to have it in the lines"):
+    if kind in WITHOUT_PLACE:
+        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"):
             make(path, source)
         assert not path.exists()
-    done = make(path, source, embed=kind in EMBEDDED)
+        return
+    done = make(path, source)
     assert (done.num_measured, done.num_corrected) == (4, 4)
     given, made = open_manifest(source), open_manifest(path)
     assert made.scan.durations_s.tolist() == pytest.approx([1 + 0.1000625 * n for n in range(4)], abs=1e-6)

@@ -114,7 +114,7 @@ def check_rows(manifest: Manifest, again: Manifest, text: bytes | None = None) -
         other = again.read(index)
         assert (other.id, other.problem, other.index) == (rows[index].id, rows[index].problem, index)
         assert repr(other.fields) == repr(rows[index].fields)  # NaN is not equal to itself
-        json_bytes(line_fields(rows[index], "/", embed=False)) if rows[index].problem is None else None
+        json_bytes(line_fields(rows[index], "/")) if rows[index].problem is None else None
         if text is not None:
             number = int(manifest.where(index).rpartition(":")[2])
             assert 1 <= number <= len(text.splitlines()) + 1

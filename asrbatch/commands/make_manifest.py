@@ -25,9 +25,6 @@ def make_manifest(
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off.")
     ] = False,
-    embed: Annotated[
-        bool, typer.Option("--embed", help="Write audio inside Parquet and tars into the lines, as data: URIs.")
-    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --output.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
@@ -54,7 +51,7 @@ def make_manifest(
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
     with ReadingBar() as bar:
-        survey = survey_sources(sources, options, embed=embed, observe=bar.update)
+        survey = survey_sources(sources, options, observe=bar.update)
     with ProbeBar(len(survey), "measuring", "measured") as bar:
         made = write_manifest(
             survey, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,

@@ -84,7 +84,7 @@ def _table(found: dict[str, Any]) -> str:
         lines.append(f"plugin {name}: {problem or 'works'}")
     rows = [("architecture", "asked by", "rate", "window", "languages", "honours", "lacks here")]
     for m in found["models"]:
-        of = "of the checkpoint"
+        of = "of the checkpoint" if m["asked"] else "-"
         rows.append(
             (
                 m["architecture"],

@@ -43,10 +43,6 @@ def validate(
     write_clean: Annotated[
         str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
     ] = None,
-    embed: Annotated[
-        bool,
-        typer.Option("--embed", help="With --write-clean: write audio inside Parquet and tars into the lines, as data: URIs."),
-    ] = False,
     report: Annotated[
         str | None,
         typer.Option(help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False),
@@ -75,8 +71,6 @@ def validate(
     check_timeout(decode_timeout)
     if clean is None and listed is None and overwrite:
         raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
-    if clean is None and embed:
-        raise UsageError("--embed: is about the lines of --write-clean; give it as well")
     if clean is not None and clean == listed:
         raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
     for path, option in ((clean, "--write-clean"), (listed, "--report")):
@@ -99,7 +93,7 @@ def validate(
         problems = None if listed is None else stack.enter_context(ProblemFile(listed))
         with ReadingBar() as bar:
             found = Validation(
-                sources, reading, check=check, for_lines=clean is not None, embed=embed, strict=strict,
+                sources, reading, check=check, for_lines=clean is not None, strict=strict,
                 note=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio is not Audio.none:

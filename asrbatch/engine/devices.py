@@ -7,7 +7,6 @@ code runs on a laptop and in the tests. Imports neither torch nor vllm.
 import os
 import subprocess
 from dataclasses import dataclass, replace
-from glob import glob
 from itertools import pairwise, takewhile
 from typing import Any
 
@@ -36,7 +35,7 @@ def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any])
     """The slots for `--devices`; none when it was not given.
 
     Args:
-        asked: `all`, or names with commas between them.
+        asked: `all` (of CPUs: one share, all cores), or names with commas between them.
         device: what this process sees.
 
     Raises:
@@ -81,15 +80,13 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
 def _core_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     cores = _our_cores()
     if names == ["all"]:
-        shares = _numa_nodes(cores)
-        names = [str(number) for number in range(len(shares))]
-    else:
-        if sorted(names) != sorted(map(str, range(len(names)))):
-            raise UsageError(f"--devices {asked}: without GPUs a device is a share of the cores; count from 0, as in 0,1")
-        if len(names) > len(cores):
-            raise UsageError(f"--devices {asked}: {len(names)} workers, but only {len(cores)} cores")
-        bounds = [len(cores) * k // len(names) for k in range(len(names) + 1)]
-        shares = [cores[start:end] for start, end in pairwise(bounds)]
+        names = ["0"]
+    if sorted(names) != sorted(map(str, range(len(names)))):
+        raise UsageError(f"--devices {asked}: without GPUs a device is a share of the cores; count from 0, as in 0,1")
+    if len(names) > len(cores):
+        raise UsageError(f"--devices {asked}: {len(names)} workers, but only {len(cores)} cores")
+    bounds = [len(cores) * k // len(names) for k in range(len(names) + 1)]
+    shares = [cores[start:end] for start, end in pairwise(bounds)]
     slots = []
     for name in names:
         share = shares[int(name)]
@@ -115,23 +112,3 @@ def _visible_gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError) as e:
         raise UsageError(f"--devices: the GPUs cannot be listed: {e}; set CUDA_VISIBLE_DEVICES") from e
     return [line.strip() for line in out.splitlines() if line.strip()]
-
-
-def _numa_nodes(cores: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Our cores by memory node; all of them together where the kernel does not say."""
-    nodes = []
-    for path in sorted(glob("/sys/devices/system/node/node[0-9]*/cpulist")):
-        with open(path, encoding="ascii") as file:
-            node = _parse_cpu_list(file.read())
-        if share := tuple(core for core in cores if core in node):
-            nodes.append(share)
-    return nodes if sum(map(len, nodes)) == len(cores) else [cores]
-
-
-def _parse_cpu_list(text: str) -> set[int]:
-    """The kernel's `0-3,8-11`."""
-    found: set[int] = set()
-    for piece in filter(None, text.strip().split(",")):
-        first, _, last = piece.partition("-")
-        found.update(range(int(first), int(last or first) + 1))
-    return found

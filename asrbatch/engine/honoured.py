@@ -1,10 +1,19 @@
 """What a model honours, found by trying: an option counts when the prompt changes with it. Knows nothing of vLLM."""
 
+import re
 from collections.abc import Callable, Sequence
 
 # Keyword arguments of a request (`language`, `request_prompt`, `hotwords`, `task_type`, `to_language`) to its prompt; None
 # where the model refuses them.
 Say = Callable[..., str | None]
+
+# A field of SpeechToTextParams that a class uses, to what that lets one ask for.
+_LETS = {
+    "language": ["language"],
+    "request_prompt": ["prompt"],
+    "hotwords": ["hotwords"],
+    "to_language": ["translation", "target_language"],
+}
 
 
 def honoured(say: Say, languages: Sequence[str]) -> list[str]:
@@ -32,3 +41,19 @@ def default_target(say: Say, languages: Sequence[str]) -> str | None:
     if unnamed is None:
         return None
     return next((code for code in languages if say(task_type="translate", to_language=code) == unnamed), None)
+
+
+def honoured_by(source: str) -> list[str]:
+    """The same by the source of a class's `get_generation_prompt`, for want of a checkpoint to try with.
+
+    A field that is only held against None does not count: a class that demands a language need not use it.
+    """
+    can = []
+    source = re.sub(r"raise \w+\([^)]*\)", "", source)
+    for field, whats in _LETS.items():
+        local = re.search(rf"(\w+) = stt_params\.{field}\b", source)
+        elsewhere = source.replace(local[0], "") if local else source
+        name = local[1] if local else rf"stt_params\.{field}"
+        if re.search(rf"\b{name}\b(?! is (?:not )?None)", elsewhere):
+            can += whats
+    return can

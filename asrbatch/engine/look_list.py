@@ -1,7 +1,7 @@
 """Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of `look_child.py` alone.
 
-A class that cannot be imported here, for want of a package, is listed with what it lacks if its source says that it hears; so is
-one that hears and does not say where the audio goes, which nothing can ask.
+A class that cannot be imported here, for want of a package, is listed with that package alone; one that hears and does not say
+where the audio goes, which nothing can ask, is listed as well.
 """
 
 import importlib.util
@@ -11,15 +11,9 @@ from typing import Any
 
 from ..checkpoint import WHISPER
 from ..speech import CHAT_STYLE, INTERFACE_STYLE, WHISPER_STYLE
-from . import model_source, plugins, vllm_models
+from . import plugins, vllm_models
+from .honoured import honoured_by
 
-# A field of SpeechToTextParams that a class uses, to what that lets one ask for.
-_LETS = {
-    "language": ["language"],
-    "request_prompt": ["prompt"],
-    "hotwords": ["hotwords"],
-    "to_language": ["translation", "target_language"],
-}
 # Packages that the processor of a model asks for only when it is made or used.
 _ALSO_NEEDS = {
     "FireRedASR2ForConditionalGeneration": ["kaldi_native_fbank"],
@@ -38,18 +32,11 @@ def list_models(problems: dict[str, str]) -> dict[str, Any]:
 
 
 def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
-    module, class_name = vllm_models.source_of(name)
-    source = model_source.read(module, class_name) if module is not None else None
-    if source is not None and (source.only_embeds or not source.mentions_audio):
-        return None
     try:
         model = load()
-    except Exception as e:  # a package it needs is missing, or does not fit
-        if source is None or not (source.has_interface or source.has_placeholder):
-            return None
-        asked = INTERFACE_STYLE if source.has_interface else CHAT_STYLE
-        can = _can(source.fields) if source.has_interface else ["prompt"]
-        return {**_empty(name), "asked": asked, "can": can, "languages": sorted(source.languages), "lacks": _lacking(e)}
+    except Exception as e:
+        lacks = _lacking(e)
+        return {**_empty(name), "lacks": lacks} if lacks is not None and vllm_models.may_hear(name) else None
     if vllm_models.has_interface(model):
         lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
         return {**_with_interface(name, model), "lacks": lacks}
@@ -60,14 +47,18 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
 
 
-def _lacking(error: Exception) -> str:
-    """The package that is missing, also where transformers says that a module of its own is."""
+def _lacking(error: Exception) -> str | None:
+    """The package that is missing, also where transformers says that a module of its own is; None where none is."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ImportError) and cause.name:
-            return cause.name.split(".")[0]
+        if (
+            isinstance(cause, ImportError)
+            and cause.name
+            and importlib.util.find_spec(package := cause.name.split(".")[0]) is None
+        ):
+            return package
         cause = cause.__cause__ or cause.__context__
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    return None
 
 
 def _with_interface(name: str, model: type) -> dict[str, Any]:
@@ -80,11 +71,7 @@ def _with_interface(name: str, model: type) -> dict[str, Any]:
     if name == WHISPER:
         can = ["language", "prompt", "hotwords", "translation", "timestamps", "detection"]
         return {**row, "asked": WHISPER_STYLE, "languages": [], "can": can}  # a checkpoint has its own
-    return {**row, "can": _can(model_source.fields_used(inspect.getsource(model.get_generation_prompt)))}
-
-
-def _can(fields: set[str]) -> list[str]:
-    return [what for field, whats in _LETS.items() if field in fields for what in whats]
+    return {**row, "can": honoured_by(inspect.getsource(model.get_generation_prompt))}
 
 
 def _empty(name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 
 GROUP = "vllm.general_plugins"
 # Of vLLM itself, not of a model.
@@ -91,11 +91,11 @@ def problem_of(point: EntryPoint) -> Problem | None:
     try:
         register = point.load()
     except Exception as e:  # whatever its import does
-        return Problem(f"{point.value}{of} cannot be imported: {type(e).__name__}: {_one_line(e)}", is_fatal=False)
+        return Problem(f"{point.value}{of} cannot be imported: {one_line(e)[:300]}", is_fatal=False)
     try:
         register()
     except Exception as e:
-        why = f"{type(e).__name__}: {_one_line(e)}"
+        why = one_line(e)[:300]
         return Problem(f"{point.value}{of} raised while it registered its models: {why}", is_fatal=True)
     return None
 
@@ -103,7 +103,3 @@ def problem_of(point: EntryPoint) -> Problem | None:
 def _of_environment() -> list[str] | None:
     said = os.environ.get("VLLM_PLUGINS")
     return None if said is None else said.split(",")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

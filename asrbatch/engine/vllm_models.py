@@ -5,6 +5,7 @@ late, like those.
 """
 
 import dataclasses
+import importlib.util
 import inspect
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from vllm.lora.peft_helper import PEFTHelper
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription
 from vllm.model_executor.models.interfaces_base import is_text_generation_model
-from vllm.model_executor.models.registry import ModelRegistry
+from vllm.model_executor.models.registry import _MULTIMODAL_MODELS, _VLLM_MODELS, ModelRegistry
 from vllm.renderers.registry import renderer_from_config
 
 __all__ = [
@@ -28,11 +29,11 @@ __all__ = [
     "has_interface",
     "hears",
     "hold_plugins",
+    "may_hear",
     "model_of",
     "placeholder_of",
     "registered",
     "renamed",
-    "source_of",
     "without_engine",
 ]
 
@@ -78,10 +79,20 @@ def registered() -> dict[str, Callable[[], type]]:
     return {name: model.load_model_cls for name, model in ModelRegistry.models.items()}
 
 
-def source_of(architecture: str) -> tuple[str | None, str]:
-    """The module and the class of an architecture that is not imported yet; no module where it is."""
-    model = ModelRegistry.models[architecture]
-    return getattr(model, "module_name", None), getattr(model, "class_name", "")
+def may_hear(architecture: str) -> bool:
+    """Of a class that cannot be imported: whether its module names audio as what is given to it, and it is not one of those
+    that write nothing."""
+    if architecture in _VLLM_MODELS and architecture not in _MULTIMODAL_MODELS:
+        return False
+    module = getattr(ModelRegistry.models[architecture], "module_name", None)
+    try:
+        spec = importlib.util.find_spec(module) if module is not None else None
+    except ImportError:
+        return False
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return False
+    with open(spec.origin, encoding="utf-8") as file:
+        return '"audio"' in file.read()
 
 
 def renamed(architectures: Sequence[str], modules: Sequence[str]) -> dict[str, str]:
