@@ -217,11 +217,7 @@ class Decoder:
     def _how_it_ended(self) -> str:
         if self._closed:
             raise AsrbatchError("the decoder was closed")
-        try:
-            status = self._process.wait(REAP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
+        return how_it_ended(self._process, REAP_TIMEOUT_S)
 
     def _kill(self) -> None:
         with self._ending:  # `close` may come from another thread
@@ -234,6 +230,15 @@ class Decoder:
         os.close(lifeline)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(REAP_TIMEOUT_S)
+
+
+def how_it_ended(process: subprocess.Popen, timeout_s: float) -> str:
+    """Of a child process whose pipe is closed."""
+    try:
+        status = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return "it closed its pipe"
+    return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
 
 class DecodedStream:

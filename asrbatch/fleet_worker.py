@@ -20,6 +20,7 @@ from typing import Any
 
 from . import fetch
 from .clocks import Clocks
+from .decoding import how_it_ended
 from .engine.devices import Slot
 from .errors import RowError
 from .types import AudioRef, Utterance
@@ -127,14 +128,7 @@ class FleetWorker:
         except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
             how = f"it said what nobody understands ({type(e).__name__}: {e})"
         finally:
-            self._deliver(self, ("lost", how or self._how_it_ended()))
-
-    def _how_it_ended(self) -> str:
-        try:
-            status = self._process.wait(_REAP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            return "it closed its pipe"
-        return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
+            self._deliver(self, ("lost", how or how_it_ended(self._process, _REAP_TIMEOUT_S)))
 
 
 def _start(slot: Slot) -> tuple[subprocess.Popen, Connection]:
