@@ -6,10 +6,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .progress import Observer, Stop, Summary
-
-__version__ = "0.1.0"
-__all__ = ["__version__", "transcribe"]
+    from asrbatch.runs.progress import Observer, Stop, Summary
 
 
 def transcribe(
@@ -38,9 +35,9 @@ def transcribe(
     """
     from dataclasses import fields
 
-    from .config import EngineConfig, RunConfig
-    from .errors import UsageError
-    from .job import run
+    from asrbatch.config import EngineConfig, RunConfig
+    from asrbatch.errors import UsageError
+    from asrbatch.runs.runner import run
 
     of_engine = {f.name for f in fields(EngineConfig)} - {"model"}
     of_run = {f.name for f in fields(RunConfig)} - {"manifest", "engine"}

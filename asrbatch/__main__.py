@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> None:
-    from .cli import main as cli_main
+    from asrbatch.cli.app import main as cli_main
 
     sys.exit(cli_main())
 

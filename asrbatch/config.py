@@ -1,4 +1,11 @@
-"""The options of a run, as one frozen object; checked once, before anything is opened."""
+"""The options of a run, as one frozen object; checked once, before anything is opened.
+
+Names that options choose from, where more than one part of the program must know them and some parts must stay light.
+
+How a manifest is to be read, as one frozen object: what a person can say about a source beside its name.
+
+Checked once, before anything is opened. Knows nothing about how any format is read.
+"""
 
 import os
 import re
@@ -6,10 +13,63 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .errors import UsageError
-from .manifest_sources import absolute
-from .output.paths import RunPaths, check_output, chunk_path
-from .source_options import SourceOptions
+from asrbatch.errors import UsageError
+from asrbatch.storage.paths import RunPaths, check_output, chunk_path
+from asrbatch.storage.remote import absolute
+
+FORMATS = (
+    "jsonl", "csv", "tsv", "saved", "parquet", "arrow", "hub", "folder", "kaldi", "lhotse", "nemo-tar", "webdataset",
+)  # fmt: skip
+ON_BAD_ROW = ("refuse", "fail")
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Choices about a source.
+
+    Attributes:
+        format: what it is, one of `FORMATS`; None finds out.
+        split: of a data set that has several.
+        dataset_config: of a hub data set that has several.
+        streaming: read a hub data set's Parquet files where they are, instead of fetching all of it first.
+        audio_column, text_column, id_column: fields that hold audio, reference and id under other names.
+        tars: path, glob, list or `_OP_0..7_CL_` pattern of the tars whose members a NeMo manifest names.
+        allow_pipes: run the commands in a Kaldi `wav.scp`.
+        on_bad_row: `refuse` the manifest, naming every bad row; or `fail` those rows and read the others.
+        folder: what relative audio paths are relative to, where that is not the manifest's own folder.
+
+    Raises:
+        UsageError: a value that is none of these.
+    """
+
+    format: str | None = None
+    split: str | None = None
+    dataset_config: str | None = None
+    streaming: bool = False
+    audio_column: str | None = None
+    text_column: str | None = None
+    id_column: str | None = None
+    tars: str | None = None
+    allow_pipes: bool = False
+    on_bad_row: str = "refuse"
+    folder: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format is not None and self.format not in FORMATS:
+            raise UsageError(f"--format {self.format}: must be one of {', '.join(FORMATS)}")
+        if self.on_bad_row not in ON_BAD_ROW:
+            raise UsageError(f"--on-bad-row {self.on_bad_row}: must be one of {', '.join(ON_BAD_ROW)}")
+        for option, value in (
+            ("--audio-column", self.audio_column), ("--text-column", self.text_column), ("--id-column", self.id_column),
+        ):  # fmt: skip
+            if value == "":
+                raise UsageError(f"{option} is empty; give the name of a column")
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether any column is called by another name."""
+        return any((self.audio_column, self.text_column, self.id_column))
+
 
 # How longer audio is cut: a splitter of `windows.SPLITTERS`, or where the model's last segment ended.
 SEQUENTIAL = "sequential"
@@ -242,3 +302,9 @@ def resolve_chunk_id(
     if not task.isdecimal():
         raise UsageError(f"SLURM_ARRAY_TASK_ID={task}: is not a whole number; give --chunk-id")
     return int(task) + (chunk_offset or 0)
+
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+ENGINE_MODES = ("auto", "thread", "process")
+STRATEGIES = ("balanced", "contiguous", "strided", "consecutive")
+TASKS = ("transcribe", "translate")

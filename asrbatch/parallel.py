@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-from .errors import OutputError
+from asrbatch.errors import OutputError
 
 Result = TypeVar("Result")
 

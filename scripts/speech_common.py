@@ -17,7 +17,7 @@ import jiwer
 from get_model import cache_folder
 from get_speech import speech_manifest
 
-from asrbatch.audio import load_audio
+from asrbatch.audio.load import load_audio
 
 SAMPLE_RATE = 16_000  # Hz, of every Whisper
 WINDOW_S = 30.0  # what Whisper hears at once; longer recordings would compare ways to cut, not engines

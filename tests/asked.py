@@ -4,10 +4,10 @@ from queue import SimpleQueue
 
 import numpy as np
 
-from asrbatch.audio import load_audio
-from asrbatch.checkpoint import open_checkpoint
-from asrbatch.engine import Question
-from asrbatch.engine.settings import detect_device
+from asrbatch.audio.load import load_audio
+from asrbatch.engine.base import Question
+from asrbatch.engine.devices import detect_device
+from asrbatch.models.checkpoint import open_checkpoint
 
 RATE = 16000
 

@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from conftest import read_jsonl, write_jsonl
+
+sys.path.append(str(Path(__file__).with_name("pipeline")))
 from test_pipeline import RATE, BeepEngine
 
-from asrbatch.engine import Engine
+from asrbatch.engine.base import Engine
 
 NUM_SOUNDS = 7
 
@@ -105,15 +107,16 @@ def check_rows(paths, expected) -> None:
 
 
 def main() -> int:
-    from asrbatch import cli, job, session
-    from asrbatch.output import heartbeat
-    from asrbatch.output.lease import Lease
+    from asrbatch.cli import app
+    from asrbatch.runs import runner
+    from asrbatch.storage import record
+    from asrbatch.storage.lease import Lease
 
     settings = Settings(**json.loads(os.environ.get("BEEP", "{}")))
     Lease.__init__.__kwdefaults__.update(refresh_s=settings.refresh_s, stale_after_s=settings.stale_after_s)
-    session.REFRESH_S = heartbeat.REFRESH_S = settings.record_every_s
-    job.run = functools.partial(job.run, start=functools.partial(start_beeps, settings=settings))
-    return cli.main()
+    record.RECORD_REFRESH_S = record.RECORD_REFRESH_S = settings.record_every_s
+    runner.run = functools.partial(runner.run, start=functools.partial(start_beeps, settings=settings))
+    return app.main()
 
 
 if __name__ == "__main__":

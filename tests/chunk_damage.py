@@ -8,7 +8,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from asrbatch.output.paths import RunPaths, chunk_path
+from asrbatch.storage.paths import RunPaths, chunk_path
 
 NUM_CHUNKS = 3
 

@@ -106,7 +106,7 @@ class Engines:
         self._running = {}
 
     def start(self, checkpoint, *, deliver, **options):
-        from asrbatch.engine import start_engine
+        from asrbatch.engine.engine import start_engine
 
         # The device tells the memory free at the moment; temperatures are only recorded.
         same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
@@ -135,7 +135,7 @@ def engines():
 def transcribe(engines):
     """`asrbatch.transcribe` on an engine that stays up between tests; fp32, a few sequences at a time."""
     from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.job import run
+    from asrbatch.runs.runner import run
 
     def call(manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), observer=None, **options):
         engine = EngineConfig(model=str(model), dtype=dtype, mode=mode, args=args)

@@ -11,9 +11,9 @@ import pytest
 from conftest import REPO
 
 from asrbatch import errors
-from asrbatch.commands.option_list import READING
-from asrbatch.output.rows import RESULT_FIELDS, TIMING_FIELDS
-from asrbatch.scored_texts import EXCLUDED
+from asrbatch.cli.run_options import READING
+from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def options() -> dict[str, set[str]]:
     """Every option by command, `--no-…` forms included."""
     import typer
 
-    from asrbatch.cli import app
+    from asrbatch.cli.app import app
 
     commands = typer.main.get_command(app).commands
     return {
@@ -97,7 +97,7 @@ def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
 def test_readme_lists_every_exit_code():
     codes = {int(code) for code in re.findall(r"^\| (\d) \|", section("Resume"), flags=re.M)}
     assert codes == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
-    from asrbatch.cli import transcribe
+    from asrbatch.cli.commands.transcribe import transcribe
 
     assert {int(code) for code in re.findall(r"\b(\d) [a-z]", transcribe.__doc__.split("Exit codes:")[1])} == codes
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from asrbatch.ahead import Ahead
+from asrbatch.audio.buffer import Ahead, Rules
+from asrbatch.audio.windows import SPLITTERS, cut
 from asrbatch.types import Window
-from asrbatch.windows import SPLITTERS, Rules, cut
 
 
 def split(samples: np.ndarray, rules: Rules, splitter: str) -> tuple[list[Window], list[Window]]:

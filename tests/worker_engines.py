@@ -77,7 +77,7 @@ def start(checkpoint, *, device, deliver, **options):
             if fate != "one death":
                 time.sleep(0.1)  # others are in flight by now
             if fate == "death told":
-                from asrbatch.engine import Failure
+                from asrbatch.engine.base import Failure
 
                 deliver(key, Failure(EngineDiedError("the engine process died: killed by row 7")))
                 return

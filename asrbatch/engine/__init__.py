@@ -1,11 +1,6 @@
-"""The vLLM engine behind four verbs: prepare features, submit a window, deliver its answer, close.
+"""The vLLM engine behind four verbs: preprocess a window, submit it, deliver its result, close.
 
-Two ways to run it, one interface (`base.Engine`): in a thread of this process, or in vLLM's own EngineCore process.
-Which one is chosen per device, by measurement, in `settings.py`. `vllm_api.py`, `vllm_frontends.py` and `vllm_models.py` alone
-import vllm; nothing is imported before an engine is really started.
+Begin with `base.py` (the interface), then `engine.py`. Two drivers run vLLM, in a thread of this process or in a process of its
+own (`drivers.py`; `settings.py` chooses). Only `vllm/` imports vllm and torch, and only when an engine is really started.
+May import `models` and what stands below it.
 """
-
-from .base import Engine, Failure, Question, Request
-from .start import likely_fix, start_engine
-
-__all__ = ["Engine", "Failure", "Question", "Request", "likely_fix", "start_engine"]

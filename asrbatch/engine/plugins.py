@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
-from ..errors import UsageError, one_line
+from asrbatch.errors import UsageError, one_line
 
 GROUP = "vllm.general_plugins"
 # Of vLLM itself, not of a model.

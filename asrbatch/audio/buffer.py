@@ -1,0 +1,143 @@
+"""A recording's audio from a position on, decoded as far as it was looked at.
+
+What a cut is, what bounds it, and the quietest point of a stretch of audio: what splitters have in common.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from asrbatch.types import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A window with its audio.
+
+    Attributes:
+        samples: float32 [window.end - window.start], a copy: whoever holds it must not hold what follows it.
+        previous: token ids of the text before it that it is asked with.
+    """
+
+    window: Window
+    samples: np.ndarray
+    previous: tuple[int, ...] = ()
+
+
+class Ahead:
+    """Looks ahead in blocks of audio, and forgets what was passed.
+
+    Args:
+        blocks: float32 [n] each, the recording from its start.
+
+    Attributes:
+        position: samples passed so far.
+    """
+
+    def __init__(self, blocks: Iterator[np.ndarray]):
+        self.position = 0
+        self._blocks = blocks
+        self._held = np.empty(0, np.float32)
+
+    def peek(self, num_samples: int) -> np.ndarray:
+        """The next samples: so many, or all there are; a view."""
+        pieces, held = [self._held], len(self._held)
+        while held < num_samples and (block := next(self._blocks, None)) is not None:
+            pieces.append(block)
+            held += len(block)
+        if len(pieces) > 1:
+            self._held = np.concatenate(pieces)
+        return self._held[:num_samples]
+
+    def skip(self, num_samples: int) -> None:
+        """Passes samples that were looked at."""
+        self._held = self._held[num_samples:]
+        self.position += num_samples
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What bounds a window; all in samples but the rate.
+
+    Attributes:
+        limit: the longest window the model hears whole.
+        search: how far before the limit `energy` looks for a quiet point.
+        frame: the stretch over which it measures loudness.
+        min_tail: a last window shorter than this is not left to stand alone.
+        sample_rate: Hz.
+    """
+
+    limit: int
+    search: int
+    frame: int
+    min_tail: int
+    sample_rate: int = 16_000
+
+    @property
+    def lookahead(self) -> int:
+        """How much audio a splitter is shown, where there is so much."""
+        return self.limit + self.min_tail
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What comes next in a recording: a window, or audio that nobody is asked about.
+
+    Attributes:
+        end: samples from the start of what the splitter was shown, at least 1.
+        is_skipped: it holds no speech.
+    """
+
+    end: int
+    is_skipped: bool = False
+
+
+Splitter = Callable[[np.ndarray], Cut]
+
+
+def quietest(region: np.ndarray, rules: Rules) -> int:
+    """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter than two.
+
+    Of equally quiet ones the last.
+    """
+    if len(loudness := _loudness(region, rules)) == 0:
+        return len(region)
+    last = len(loudness) - 1 - int(np.argmin(loudness[::-1]))
+    return _middle(last, rules)
+
+
+def pause_near(samples: np.ndarray, at: int, around: int, rules: Rules) -> int:
+    """The middle of the frame next to a sample that is about as quiet (6 dB) as the quietest of those around it.
+
+    The nearest, not the quietest of all: behind that, a short word may stand between two pauses.
+
+    Args:
+        at: 1 to the number of samples.
+        around: how far to look, in samples to either side.
+    """
+    first = max(1, at - around)
+    loudness = _loudness(samples[first : at + around], rules)
+    if len(loudness) == 0:
+        return at
+    middles = first + _middle(np.flatnonzero(loudness <= 4 * loudness.min()), rules)
+    return int(middles[np.argmin(np.abs(middles - at))])
+
+
+def _loudness(region: np.ndarray, rules: Rules) -> np.ndarray:
+    """The energy of frames that overlap by nine tenths; of none where there are not two."""
+    hop = _hop(rules)
+    if len(region) < rules.frame + hop:
+        return np.empty(0)
+    energy = np.concatenate([[0.0], np.cumsum(region.astype(np.float64) ** 2)])
+    starts = np.arange(0, len(region) - rules.frame + 1, hop)
+    return energy[starts + rules.frame] - energy[starts]
+
+
+def _middle(frame: Any, rules: Rules) -> Any:
+    return frame * _hop(rules) + rules.frame // 2
+
+
+def _hop(rules: Rules) -> int:
+    return max(1, rules.frame // 10)

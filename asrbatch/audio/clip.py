@@ -1,0 +1,70 @@
+"""What a row asks of an audio file, in terms both decoders share. Knows neither of them."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from asrbatch.errors import RowError
+
+# How far a length that a row or a lossy container states may be off before we speak of it: encoders pad by a packet or
+# two (0.02-0.05 s), manifests are rounded to 0.01-0.1 s, and a lost word is longer.
+LENGTH_SLACK_S = 0.1
+# A rate outside this range is a damaged header; resampling it would turn a few bytes into gigabytes.
+MIN_RATE, MAX_RATE = 1_000, 1_000_000
+# Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
+BLOCK_VALUES = 1 << 18
+# What to do about a row whose part of its file holds nothing.
+CORRECT_OFFSET, CORRECT_DURATION = "correct the offset, or drop the row", "correct the duration, or drop the row"
+
+
+class DecodeError(Exception):
+    """The file cannot be read, although the decoder raised nothing; the text says why."""
+
+
+def join_blocks(blocks: Iterator[np.ndarray]) -> np.ndarray:
+    """All blocks (1-D float32, at least one) as one array; a single one as it is."""
+    first, samples = next(blocks), None
+    for block in blocks:
+        samples = bytearray(first) if samples is None else samples
+        samples += block.data  # grows in place, where a list of blocks would be held twice while it is joined
+    return first if samples is None else np.frombuffer(samples, np.float32)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the row asks for; see `audio.stream_audio`."""
+
+    name: str
+    offset_s: float | None
+    duration_s: float | None
+    channel: int | None
+    max_s: float | None
+
+    def start(self, rate: int) -> int:
+        return round((self.offset_s or 0.0) * rate)
+
+    def count(self, rate: int) -> int | None:
+        return None if self.duration_s is None else round(self.duration_s * rate)
+
+    def stop(self, rate: int) -> float:
+        return math.inf if self.duration_s is None else self.start(rate) + self.count(rate)
+
+    def limit(self, rate: int) -> float:
+        """The most frames it may have."""
+        return math.inf if self.max_s is None else round(self.max_s * rate)
+
+    def mix(self, block: np.ndarray) -> np.ndarray:
+        """(frames, channels) float32 to (frames,): one channel, or the mean of all."""
+        if self.channel is None and block.shape[1] > 1:
+            with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
+                return block.mean(axis=1)
+        self.check_channel(block.shape[1])
+        return block[:, self.channel or 0]
+
+    def check_channel(self, channels: int) -> None:
+        """Raises RowError `bad_row` where the file lacks the channel that is asked for."""
+        if not 0 <= (self.channel or 0) < channels:
+            message = f"{self.name}: channel {self.channel} does not exist; it has {channels}, counted from 0"
+            raise RowError("bad_row", message)

@@ -1,0 +1,286 @@
+"""Decodes audio in a separate process, because a decoder may crash (a fault in a C library) or hang (NFS, a pipe).
+
+A `Decoder` owns one child, started when first needed. A child that dies or takes too long is killed and the file tried
+once more in a fresh one; then it is the row's fault, and the next row starts with a fresh child. The child is a plain
+`python -m asrbatch.audio.decoder`, not a multiprocessing one, which would import the user's `__main__` again.
+
+Audio comes in blocks, and the time limit is for each. At the second try the blocks that were handed out already are
+decoded again, compared and passed over: decoding is deterministic.
+
+Knows how to talk to the child (see `decoding_child.py`), not how audio is decoded: the child alone imports `audio.py`.
+
+The child has no memory limit: `audio.py` bounds what a row can allocate, and RLIMIT_AS counts address space that
+libraries reserve and never use, so a limit that stops a runaway would also stop a long recording. A `MemoryError` fails
+the row; a child taken by the OOM killer is an ordinary crash.
+"""
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Generator, Iterator
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asrbatch.audio.clip import join_blocks
+from asrbatch.audio.decoder_process import READY, BlockFollows, DecodeRequest, HeaderRequest, main
+from asrbatch.audio.header import Header
+from asrbatch.errors import AsrbatchError, RowError
+from asrbatch.types import Audio
+
+# How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
+START_TIMEOUT_S = 120.0
+# A killed process that sleeps in the kernel (a dead NFS server) ends when the server answers; we do not wait for it.
+REAP_TIMEOUT_S = 1.0
+# The child's C library keeps so much freed memory. It would give every block's back, and 1000 pages a block have to be
+# faulted in again: 2.9 ms in place of 1.6 ms for 26 s of WAV.
+KEPT_BYTES = str(32 << 20)
+
+
+class _ChildLostError(Exception):
+    """The child did not answer: (error kind, what happened)."""
+
+
+class Decoder:
+    """One child process, for use by one thread at a time.
+
+    Args:
+        timeout_s: seconds a block may take to read and decode once it is asked for, in each of two tries; at most a day.
+        log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
+    """
+
+    def __init__(self, *, timeout_s: float, log_fd: int | None = None):
+        self.timeout_s = min(timeout_s, 86_400.0)  # poll() and faulthandler overflow at some weeks
+        self.log_fd = 2 if log_fd is None else log_fd
+        self._process: subprocess.Popen | None = None
+        self._connection: Connection | None = None
+        self._lifeline: int | None = None  # closes when we die; the child's watchdog waits for that
+        self._closed = False
+        self._ending = threading.Lock()
+        self._stream: DecodedStream | None = None  # the last one that was handed out
+
+    def start(self) -> None:
+        """Starts the child ahead of its first file, whose turn is then shorter by 0.1 to 0.2 s.
+
+        Raises:
+            AsrbatchError: the child cannot be started.
+        """
+        if self._process is None:
+            self._start()
+
+    def stream(self, request: DecodeRequest) -> "DecodedStream":
+        """Decodes in the child, block by block; see `audio.stream_audio`. Begins with the first block asked for.
+
+        The next request closes a stream that was not read to its end.
+        """
+        self._close_stream()
+        self._stream = DecodedStream(request, self._answers(request))
+        return self._stream
+
+    def decode(self, request: DecodeRequest) -> Audio:
+        """Decodes in the child; see `audio.load_audio`.
+
+        Raises:
+            RowError, AsrbatchError: as a `DecodedStream`.
+        """
+        stream = self.stream(request)
+        samples = join_blocks(stream)
+        return Audio(samples, request.sample_rate, stream.flags, stream.read_s)
+
+    def read_header(self, request: HeaderRequest) -> Header:
+        """Reads a header in the child; see `audio.read_header`.
+
+        Raises:
+            RowError, AsrbatchError: as a `DecodedStream`.
+        """
+        self._close_stream()
+        answers = self._answers(request)
+        try:
+            next(answers)
+        except StopIteration as e:
+            return e.value
+        raise AssertionError("the child answered a question for a header by audio")
+
+    def close(self) -> None:
+        """Ends the child; may be called more than once, and from another thread to abandon a decode."""
+        self._closed = True
+        self._kill()
+
+    def _close_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def _answers(self, request: DecodeRequest | HeaderRequest) -> Generator[np.ndarray, None, Any]:
+        """Yields the blocks of the child's answer, each once, and returns its last word; tries twice."""
+        lost: list[_ChildLostError] = []
+        checksums: list[int] = []
+        while len(lost) < 2:
+            try:
+                answer = yield from self._new_blocks(self._ask(request), request.name, checksums)
+            except _ChildLostError as e:
+                self._kill()
+                lost.append(e)
+            except BaseException:  # the reader gave up, say: the rest is in the pipe, or still to come
+                self._kill()
+                raise
+            else:
+                if isinstance(answer, RowError):
+                    raise answer
+                return answer
+        (_, first), (kind, second) = lost[0].args, lost[1].args
+        how = f"{first}, twice" if first == second else f"{first}, then {second}"
+        raise RowError(kind, f"{request.name}: decoding {how}")
+
+    def _ask(self, request: DecodeRequest | HeaderRequest) -> Connection:
+        connection = self._connection if self._process else self._start()
+        with self._noticing_its_end():
+            connection.send((type(request).__name__, asdict(request)))
+        return connection
+
+    def _new_blocks(self, connection: Connection, name: str, checksums: list[int]) -> Generator[np.ndarray, None, Any]:
+        """Yields the blocks that come after those which `checksums` knows, adds theirs, and returns the last word."""
+        for i in itertools.count():
+            answer = self._receive(connection)
+            if i < len(checksums):
+                if isinstance(answer, RowError):
+                    return answer
+                if not isinstance(answer, np.ndarray) or zlib.crc32(answer) != checksums[i]:
+                    raise RowError("unreadable", f"{name}: decoded again after a crash or a hang, it gave other samples")
+            elif not isinstance(answer, np.ndarray):
+                return answer
+            else:
+                checksums.append(zlib.crc32(answer))
+                yield answer
+
+    def _receive(self, connection: Connection) -> Any:
+        """A block (1-D float32), or the last word on a request."""
+        with self._noticing_its_end():
+            if not connection.poll(self.timeout_s):
+                raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
+            answer = connection.recv()
+            if not isinstance(answer, BlockFollows):
+                return answer
+            block = np.empty(answer.num_samples, np.float32)
+            connection.recv_bytes_into(block)
+            return block
+
+    @contextlib.contextmanager
+    def _noticing_its_end(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as e:  # the other end is gone
+            raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        watched, lifeline = os.pipe()
+        # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
+        package_root = str(Path(__file__).resolve().parents[2])
+        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        memory = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), KEPT_BYTES)
+        arguments = [theirs.fileno(), watched, os.getpid(), self.timeout_s]
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "asrbatch.audio.decoder", *map(str, arguments)],
+                    pass_fds=(theirs.fileno(), watched),
+                    stdin=subprocess.DEVNULL,
+                    stdout=self.log_fd,  # stdout carries results only
+                    stderr=self.log_fd,
+                    env={**memory, **os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
+                    start_new_session=True,  # Ctrl-C in the terminal is for the parent
+                )
+            finally:
+                os.close(watched)
+        self._lifeline, self._connection = lifeline, Connection(ours.detach())
+        problem = f"did not start within {START_TIMEOUT_S:g} s"
+        try:
+            if self._connection.poll(START_TIMEOUT_S) and self._connection.recv() == READY and not self._closed:
+                return self._connection
+        except (EOFError, OSError):
+            problem = f"ended while it started ({self._how_it_ended()}); the reason is in the log"
+        self._kill()
+        raise AsrbatchError("the decoder was closed" if self._closed else f"the decoder process {problem}")
+
+    def _how_it_ended(self) -> str:
+        if self._closed:
+            raise AsrbatchError("the decoder was closed")
+        return how_it_ended(self._process, REAP_TIMEOUT_S)
+
+    def _kill(self) -> None:
+        with self._ending:  # `close` may come from another thread
+            process, connection, lifeline = self._process, self._connection, self._lifeline
+            self._process = self._connection = self._lifeline = None
+        if process is None:
+            return
+        process.kill()
+        connection.close()
+        os.close(lifeline)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(REAP_TIMEOUT_S)
+
+
+def how_it_ended(process: subprocess.Popen, timeout_s: float) -> str:
+    """Of a child process whose pipe is closed."""
+    try:
+        status = process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        return "it closed its pipe"
+    return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
+
+
+class DecodedStream:
+    """Iterates once over blocks of audio, as `audio.AudioStream` does.
+
+    Attributes:
+        sample_rate: Hz.
+        num_samples: how many the blocks so far have.
+        flags, read_s: those of `audio.AudioStream`; known after the last block.
+    """
+
+    def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
+        self.sample_rate, self.num_samples, self.flags, self.read_s = request.sample_rate, 0, (), 0.0
+        self._name, self._answers, self._is_closed = request.name, answers, False
+
+    def __iter__(self) -> "DecodedStream":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next block.
+
+        Raises:
+            RowError: those of `audio.stream_audio` and its stream; decode_timeout or decode_crash after two tries;
+                unreadable for an exception in the child that nobody foresaw, and for a file that gave other samples at
+                the second try.
+            AsrbatchError: the child cannot be started at all, or the decoder was closed.
+            ValueError: the stream was closed before its end.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self._name}: this stream was closed before its end")
+        try:
+            block = next(self._answers)
+        except StopIteration as e:
+            if e.value is not None:
+                self.flags, self.read_s = e.value.flags, e.value.read_s
+            raise
+        self.num_samples += len(block)
+        return block
+
+    def close(self) -> None:
+        """Forgets what was not read; may be called more than once. Ends the child if there is something to forget."""
+        self._is_closed = self._is_closed or self._answers.gi_frame is not None
+        self._answers.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The decoder process: answers requests, until its parent closes the pipe or is gone.
+
+Defines what the two say to each other. The child says READY once. It answers a request by any number of blocks, each
+announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `Summary`. While the parent does not read,
+the child waits in its send, holds two blocks and no clock runs.
+
+Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
+"""
+
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from asrbatch.errors import RowError, one_line
+
+# How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
+# forked meanwhile may hold a copy of the pipe.
+WATCH_S = 1.0
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What `audio.stream_audio` is asked for; its arguments, one for one."""
+
+    source: str | bytes
+    name: str
+    sample_rate: int
+    offset_s: float | None = None
+    duration_s: float | None = None
+    channel: int | None = None
+    max_s: float | None = None
+    min_samples: int = 1
+
+
+@dataclass(frozen=True)
+class HeaderRequest:
+    """What `audio.read_header` is asked for; its arguments, one for one."""
+
+    source: str | bytes
+    name: str
+
+
+@dataclass(frozen=True)
+class BlockFollows:
+    """The next message is the bytes of so many float32 samples."""
+
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What `audio.AudioStream` knows at its end."""
+
+    flags: tuple[str, ...]
+    num_samples: int
+    read_s: float
+
+
+def main() -> None:
+    """Runs the child; its arguments are file descriptor of the pipe, that of the lifeline, parent's id, time limit."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides when we end
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    descriptor, watched, parent_pid, timeout_s = sys.argv[1:]
+    threading.Thread(target=_exit_with_parent, args=(int(watched), int(parent_pid)), daemon=True).start()
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _serve(Connection(int(descriptor)), float(timeout_s))
+    os._exit(0)  # no library may hang in its clean-up
+
+
+def _exit_with_parent(watched: int, parent_pid: int) -> None:
+    """Runs in a thread: ends the child when the parent is gone, even while a decoder hangs."""
+    while not select.select([watched], [], [], WATCH_S)[0] and os.getppid() == parent_pid:
+        pass
+    os._exit(1)
+
+
+def _serve(connection: Connection, timeout_s: float) -> None:
+    from asrbatch.audio.load import read_header, stream_audio
+
+    connection.send(READY)
+    while True:
+        try:
+            what, request = connection.recv()
+        except EOFError:
+            return
+        try:
+            with _time_limit(timeout_s):
+                answer = stream_audio(**request) if what == DecodeRequest.__name__ else read_header(**request)
+            if what == DecodeRequest.__name__:
+                answer = _send_blocks(connection, answer, timeout_s)
+        except RowError as e:
+            answer = e
+        except ConnectionError:  # the parent hung up
+            raise
+        except Exception as e:  # a bug must cost one row, and be seen in it
+            text = one_line(e)
+            answer = RowError("unreadable", f"{request['name']}: {text}")
+        connection.send(answer)
+
+
+def _send_blocks(connection: Connection, stream, timeout_s: float) -> Summary:
+    """Sends all blocks of an `AudioStream`; the limit is for decoding each, not for the parent to take it."""
+    with stream:
+        while True:
+            with _time_limit(timeout_s):
+                block = next(stream, None)
+            if block is None:
+                return Summary(stream.flags, stream.num_samples, stream.read_s)
+            connection.send(BlockFollows(len(block)))
+            connection.send_bytes(block)
+
+
+@contextlib.contextmanager
+def _time_limit(timeout_s: float) -> Iterator[None]:
+    """Ends the child where it hangs.
+
+    The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that the watchdog
+    cannot run, this ends us: it needs no interpreter.
+    """
+    faulthandler.dump_traceback_later(timeout_s + 5, exit=True)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,313 @@
+"""Reads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate, in blocks.
+
+Two decoders, chosen by content. libsndfile reads PCM-like files (WAV, FLAC, AIFF, AU, CAF, W64, RF64, NIST): there it
+seeks to the exact sample and knows the exact length. FFmpeg (PyAV) reads everything else, MP3 and Ogg too although
+libsndfile opens them: libsndfile 1.2.2 ends a variable-bit-rate MP3 without a Xing header at its guess of the length
+(at a third of the sound in our test), and its seeks in MP3 and near the end of Ogg Vorbis land in the wrong place.
+
+Knows nothing about manifests, models, windows or processes. A decoder may crash or hang in here: see `decoding.py`.
+The only importer of soxr; `audio_sndfile.py` is that of soundfile, `audio_ffmpeg.py` that of av.
+"""
+
+import io
+import math
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import BinaryIO
+
+import numpy as np
+import soxr
+
+from asrbatch.audio.clip import (
+    CORRECT_DURATION,
+    CORRECT_OFFSET,
+    LENGTH_SLACK_S,
+    MAX_RATE,
+    MIN_RATE,
+    DecodeError,
+    Part,
+    join_blocks,
+)
+from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
+from asrbatch.audio.header import Header
+from asrbatch.audio.sndfile import LibsndfileError, SndFile
+from asrbatch.errors import RowError
+from asrbatch.types import Audio
+
+# Seconds in a block: what the models hear at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
+BLOCK_S = 30
+# Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
+# failed: what a model makes of silence is for the reader of the output to judge.
+SILENCE_PEAK = 1e-4
+# A larger sample is infinite for the engine, which squares sums of 400 samples in float32 (largest value 3e38).
+MAX_AMPLITUDE = 1e15
+_WRITE_AGAIN = "write it again, or drop the row"
+
+
+def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
+    """All blocks of `stream_audio` in one array; its arguments, flags and errors.
+
+    Samples are in [-1, 1) for integer PCM, as they are for float.
+    """
+    with stream_audio(source, name=name, sample_rate=sample_rate, **options) as stream:
+        samples = join_blocks(stream)
+    return Audio(samples, sample_rate, stream.flags, stream.read_s)
+
+
+def stream_audio(
+    source: str | bytes,
+    *,
+    name: str,
+    sample_rate: int,
+    offset_s: float | None = None,
+    duration_s: float | None = None,
+    channel: int | None = None,
+    max_s: float | None = None,
+    min_samples: int = 1,
+) -> "AudioStream":
+    """Opens one file to decode it, or the part of it that is asked for, block by block; never holds all of it.
+
+    At the file's own rate the part is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
+    the file goes; its n frames become `round(n * sample_rate / rate)` samples.
+
+    Args:
+        source: path of a file, or the bytes of one.
+        name: what to call it in messages. Its suffix matters only where it is `.g722`, which has no header to go by.
+        sample_rate: Hz of the result.
+        offset_s: start in seconds, >= 0; None means that the row does not say (0).
+        duration_s: seconds to read, > 0; None means to the end.
+        channel: 0-based channel to pick; None means the mean of all.
+        max_s: refuse a longer part, without decoding all of it; None means any length.
+        min_samples: refuse a shorter result.
+
+    Raises:
+        RowError: missing, unreadable, too_long, empty_audio or bad_row, where the header tells. Otherwise, and for
+            non_finite and too_short, the stream raises it: empty_audio and too_short in place of the first block, the
+            others when they are met.
+    """
+    started = time.perf_counter()
+    for what, value in (("offset", offset_s), ("duration", duration_s)):
+        if value is not None and not 0 <= value < math.inf:
+            raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
+    part = Part(name, offset_s, duration_s, channel, max_s)
+    with ExitStack() as stack, _as_row_errors(name):
+        file = stack.enter_context(_open_file(source, name))
+        opened = _choose_decoder(file, _suffix(source, name), part, stack)
+        if not MIN_RATE <= opened.rate <= MAX_RATE:
+            raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
+        if part.count(opened.rate) == 0:
+            raise RowError(
+                "empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz; {CORRECT_DURATION}", has_fix=True
+            )
+        _refuse_too_long(opened, part)
+        return AudioStream(opened, part, sample_rate, min_samples, stack.pop_all(), started)
+
+
+class AudioStream:
+    """Iterates once over blocks of one part of a file: 1-D float32, writable, `sample_rate` Hz, finite.
+
+    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. A context manager that closes the file;
+    the end of the file and errors close it too.
+
+    Attributes:
+        sample_rate: Hz.
+        num_samples: how many the blocks so far have.
+        flags: known after the last block. `duration_mismatch` (the file ends before the row does, or goes on although
+            the row gives no offset), `no_speech` (digital silence).
+        read_s: seconds it has taken so far to open, read, decode and resample.
+    """
+
+    def __init__(
+        self, opened: SndFile | FFmpegFile, part: Part, sample_rate: int, min_samples: int, files: ExitStack, started: float
+    ):
+        self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
+        self._opened, self._part, self._min_samples, self._files = opened, part, max(min_samples, 1), files
+        self._num_frames, self._peak = 0, 0.0  # of the part, at the file's rate
+        self._blocks, self._is_closed = self._cut_blocks(), False
+        self.read_s = time.perf_counter() - started
+
+    def __iter__(self) -> "AudioStream":
+        return self
+
+    def __next__(self) -> np.ndarray:
+        """The next block.
+
+        Raises:
+            RowError: see `stream_audio`.
+            ValueError: the stream was closed before its end.
+        """
+        if self._is_closed:
+            raise ValueError(f"{self._part.name}: this stream was closed before its end")
+        started = time.perf_counter()
+        try:
+            with _as_row_errors(self._part.name):
+                return next(self._blocks)
+        except (StopIteration, RowError):
+            self._files.close()
+            raise
+        finally:
+            self.read_s += time.perf_counter() - started
+
+    def __enter__(self) -> "AudioStream":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file; may be called more than once."""
+        self._is_closed = self._is_closed or self._blocks.gi_frame is not None
+        self._blocks.close()
+        self._files.close()
+
+    def _cut_blocks(self) -> Iterator[np.ndarray]:
+        """Samples in blocks of equal length. Something is always held back: what ends the part is known only then."""
+        part, rate, size = self._part, self._opened.rate, BLOCK_S * self.sample_rate
+        waiting, num_waiting = [], 0
+        for samples in self._resample():
+            waiting.append(samples)
+            num_waiting += len(samples)
+            while num_waiting > max(size, self._min_samples):
+                block, *waiting = np.split(np.concatenate(waiting), [size])
+                num_waiting -= size
+                self.num_samples += size
+                yield block
+        if self._num_frames == 0:
+            text = f"its header gives 0 samples; {_WRITE_AGAIN}"
+            if part.offset_s and self._opened.end:
+                text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s; {CORRECT_OFFSET}"
+            raise RowError("empty_audio", f"{part.name}: {text}", has_fix=True)
+        # soxr rounds half a sample up; round() takes the even one, here as everywhere.
+        rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]
+        if self.num_samples + len(rest) < self._min_samples:
+            text = f"{len(rest)} samples at {self.sample_rate} Hz ({self._num_frames / rate:.4f} s)"
+            raise RowError("too_short", f"{part.name}: {text}; the model needs at least {self._min_samples}")
+        self.flags = self._find_flags()
+        for start in range(0, len(rest), size):
+            block = rest[start : start + size]
+            self.num_samples += len(block)
+            yield block
+
+    def _resample(self) -> Iterator[np.ndarray]:
+        if self._opened.rate == self.sample_rate:
+            yield from self._read_frames()
+            return
+        resampler = soxr.ResampleStream(self._opened.rate, self.sample_rate, 1, dtype="float32", quality="HQ")
+        for frames in self._read_frames():
+            yield resampler.resample_chunk(frames)
+        yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+    def _read_frames(self) -> Iterator[np.ndarray]:
+        """The part at the file's own rate: 1-D float32, finite."""
+        opened, part, rate, count = self._opened, self._part, self._opened.rate, self._part.count(self._opened.rate)
+        for block in opened.blocks():
+            block = block[: None if count is None else count - self._num_frames]
+            magnitude = np.abs(block)
+            peak = magnitude.max(initial=0)
+            if not peak <= MAX_AMPLITUDE:  # true for NaN as well
+                bad = np.flatnonzero(~(magnitude <= MAX_AMPLITUDE))
+                text = f"{len(bad)} or more samples are NaN, infinite or beyond {MAX_AMPLITUDE:g}; the first at"
+                first_s = (part.start(rate) + self._num_frames + bad[0]) / rate
+                raise RowError("non_finite", f"{part.name}: {text} {first_s:.4f} s")
+            self._peak = max(self._peak, peak)
+            self._num_frames += len(block)
+            if self._num_frames > part.limit(rate):
+                raise RowError("too_long", f"{part.name}: more than {part.max_s:g} s, which is the limit")
+            yield block
+            if self._num_frames == count:
+                return
+        if opened.length is not None and opened.length - opened.end > opened.slack:
+            promised, held = (f"{n} frames ({n / rate:.2f} s)" for n in (opened.length, opened.end))
+            raise DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
+
+    def _find_flags(self) -> tuple[str, ...]:
+        flags, rate, length, count = [], self._opened.rate, self._opened.length, self._part.count(self._opened.rate)
+        if count is not None:
+            goes_on = self._part.offset_s is None and length is not None and length > count
+            difference = length - count if goes_on else count - self._num_frames
+            flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * rate else []
+        return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
+
+
+def read_header(source: str | bytes, *, name: str) -> Header:
+    """What a file says about itself; of its sound no more than the first packet is decoded.
+
+    Args:
+        source, name: as `stream_audio`.
+
+    Raises:
+        RowError: missing, unreadable, empty_audio.
+    """
+    part = Part(name, None, None, None, None)
+    with ExitStack() as stack, _as_row_errors(name):
+        file = stack.enter_context(_open_file(source, name))
+        header = _choose_decoder(file, _suffix(source, name), part, stack).header()
+        if not MIN_RATE <= header.sample_rate <= MAX_RATE:
+            raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
+    if header.num_frames == 0:
+        raise RowError("empty_audio", f"{name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
+    return header
+
+
+def _suffix(source: str | bytes, name: str) -> str:
+    return os.path.splitext(source if isinstance(source, str) else name)[1].lower()
+
+
+def _open_file(source: str | bytes, name: str) -> BinaryIO:
+    """The file, at its start and not empty. We open it ourselves, so that no decoder sees a name and guesses by it."""
+    try:
+        file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise RowError("missing", f"{name}: no such file") from e
+    except ValueError as e:  # a zero byte in the path
+        raise RowError("unreadable", f"{name}: {e}") from e
+    if isinstance(source, str) and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise DecodeError("not a regular file")  # a pipe or a device has no length and no end
+    if file.seek(0, io.SEEK_END) == 0:
+        file.close()
+        raise RowError("empty_audio", f"{name}: the file is empty (0 bytes); {_WRITE_AGAIN}", has_fix=True)
+    file.seek(0)
+    return file
+
+
+def _choose_decoder(file: BinaryIO, suffix: str, part: Part, stack: ExitStack) -> SndFile | FFmpegFile:
+    if suffix == ".g722":
+        return FFmpegFile(file, part, stack, format="g722")
+    try:
+        opened = SndFile(file, part, stack)
+    except LibsndfileError as e:
+        try:
+            return FFmpegFile(file, part, stack)
+        except (FFmpegError, DecodeError) as e2:
+            raise DecodeError(f"no decoder reads it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
+    return FFmpegFile(file, part, stack) if opened.is_for_ffmpeg() else opened
+
+
+def _refuse_too_long(opened: SndFile | FFmpegFile, part: Part) -> None:
+    """Raises RowError too_long where the header tells."""
+    if opened.length is not None:
+        count = part.count(opened.rate)
+        expected = min(max(0, opened.length - part.start(opened.rate)), opened.length if count is None else count)
+        if expected > part.limit(opened.rate):
+            text = f"{expected / opened.rate:.2f} s; the limit is {part.max_s:g} s"
+            raise RowError("too_long", f"{part.name}: {text}")
+
+
+@contextmanager
+def _as_row_errors(name: str) -> Iterator[None]:
+    """Turns what the decoders raise into RowError unreadable."""
+    try:
+        yield
+    except (LibsndfileError, FFmpegError, OSError, DecodeError) as e:
+        raise RowError("unreadable", f"{name}: {_reason(e)}") from e
+
+
+def _reason(error: Exception) -> str:
+    """The decoder's own words, in one line."""
+    text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
+    log = getattr(error, "log", None)
+    return " ".join(f"{text}: {log[2]}".split() if log else text.split())

@@ -1,0 +1,139 @@
+"""Where an utterance's audio is cut into windows. Integer samples; knows nothing of files, of text or of vLLM.
+
+A splitter is made for one recording and asked again and again: it is given the audio from the end of the last cut on,
+`Rules.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be cut while
+it is being decoded. Cuts follow each other without gap or overlap. A new splitter is one function and a line in
+`SPLITTERS`.
+
+`sequential`, where the model itself says how far it has heard, is no splitter; see `sequential.py`.
+
+What a model can hear, and how longer audio is cut for it: plain data that is settled before a run.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from asrbatch.audio.buffer import Ahead, Cut, Piece, Rules, Splitter, quietest
+from asrbatch.audio.silence import add_skip, silence
+from asrbatch.types import Window
+
+
+def cut(ahead: Ahead, rules: Rules, splitter: Splitter, skips: list[Window]) -> Iterator[Piece]:
+    """The windows of a recording; with its skips they are all of it, without gap or overlap.
+
+    Args:
+        splitter: made for this recording.
+        skips: receives what nobody is asked about; what touches is one skip.
+    """
+    while len(shown := ahead.peek(rules.lookahead)):
+        found = splitter(shown)
+        window = Window(ahead.position, ahead.position + found.end)
+        if found.is_skipped:
+            add_skip(skips, window)
+        else:
+            yield Piece(window, shown[: found.end].copy())
+        ahead.skip(found.end)
+
+
+def whole(ahead: np.ndarray, rules: Rules) -> Cut:
+    """One window with everything. Longer audio was refused while decoding (`too_long`), never cut."""
+    if len(ahead) > rules.limit:
+        raise ValueError(f"more samples than the {rules.limit} of one window")
+    return Cut(len(ahead))
+
+
+def fixed(ahead: np.ndarray, rules: Rules) -> Cut:
+    """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
+
+    The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both together
+    may exceed the limit.
+    """
+    if len(ahead) <= rules.limit:
+        return Cut(len(ahead))
+    if len(ahead) < rules.lookahead:
+        return Cut(-(-len(ahead) // 2))
+    return Cut(rules.limit)
+
+
+def energy(ahead: np.ndarray, rules: Rules) -> Cut:
+    """At the quietest point of the last `rules.search` samples before the limit, in the middle of the quietest frame.
+
+    Frames overlap by nine tenths; of equally quiet ones the last counts, which makes the fewest windows.
+    """
+    if len(ahead) <= rules.limit:
+        return Cut(len(ahead))
+    most = rules.limit
+    if len(ahead) < rules.lookahead:  # leave the tail something
+        most = len(ahead) - rules.min_tail
+    least = max(1, min(rules.limit - rules.search, most))
+    return Cut(least + quietest(ahead[least:most], rules))
+
+
+SPLITTERS: dict[str, Callable[[Rules], Splitter]] = {
+    "none": lambda rules: partial(whole, rules=rules),
+    "fixed": lambda rules: partial(fixed, rules=rules),
+    "energy": lambda rules: partial(energy, rules=rules),
+    "silence": silence,
+}
+
+# Raise it when other windows, or other features of them, are made with the same figures: rows of two such runs must not
+# share a file. 2: a window's features know how loud the recording was before it.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class AudioRules:
+    """Bounds in seconds, and choices.
+
+    Attributes:
+        sample_rate: Hz.
+        window_s: the longest audio the model hears at once.
+        min_samples: the fewest samples that hold anything to hear.
+        windows: one of `config.WINDOWS`.
+        search_s, frame_s, min_tail_s: see `windows.Rules`.
+        vad_filter: `sequential` passes over long silences.
+        condition_on_previous: `sequential` asks each window with the text before it.
+        drop_no_speech: text of windows without speech counts for nothing.
+    """
+
+    sample_rate: int
+    window_s: float
+    min_samples: int
+    windows: str = "none"
+    search_s: float = 5.0
+    frame_s: float = 0.1
+    min_tail_s: float = 1.0
+    vad_filter: bool = False
+    condition_on_previous: bool = False
+    drop_no_speech: bool = False
+
+    @property
+    def is_sequential(self) -> bool:
+        return self.windows == "sequential"
+
+    @property
+    def max_s(self) -> float | None:
+        """The longest audio that can be transcribed; None for any."""
+        return self.window_s if self.windows == "none" else None
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """What of this decides where windows begin and end, and how they are asked; part of a run's fingerprint."""
+        choices: dict[str, Any] = {"splitter": self.windows, "limit_s": self.window_s, "drop_no_speech": self.drop_no_speech}
+        choices["version"] = _VERSION
+        if self.windows != "none":
+            choices["min_tail_s"] = self.min_tail_s
+        if self.windows in ("energy", "silence"):
+            choices |= {"search_s": self.search_s, "frame_s": self.frame_s}
+        if self.is_sequential:
+            choices |= {"vad_filter": self.vad_filter, "condition_on_previous": self.condition_on_previous}
+        return choices
+
+    @property
+    def in_samples(self) -> Rules:
+        seconds = (self.window_s, self.search_s, self.frame_s, self.min_tail_s)
+        return Rules(*(round(s * self.sample_rate) for s in seconds), self.sample_rate)

@@ -1,0 +1,94 @@
+"""The command line: which commands there are, and how any of them ends.
+
+Options in, exit codes out; what is done is in the modules the commands call, what is shown in `display.py`. Imports
+neither torch nor vllm, so that `--help` answers at once.
+"""
+
+import os
+import sys
+import threading
+from typing import Annotated
+
+import typer
+
+from asrbatch.cli.commands.compare import compare
+from asrbatch.cli.commands.export import export
+from asrbatch.cli.commands.make_manifest import make_manifest
+from asrbatch.cli.commands.merge_shards import merge_shards
+from asrbatch.cli.commands.models import models
+from asrbatch.cli.commands.plan import plan
+from asrbatch.cli.commands.report import report
+from asrbatch.cli.commands.score import score
+from asrbatch.cli.commands.status import status
+from asrbatch.cli.commands.submit import submit
+from asrbatch.cli.commands.transcribe import transcribe
+from asrbatch.cli.commands.validate import validate
+from asrbatch.cli.common import Interrupted, complain
+from asrbatch.errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
+from asrbatch.version import __version__
+
+app = typer.Typer(
+    name="asrbatch",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Offline batch transcription on vLLM: every manifest row ends in exactly one output row.",
+)
+app.command()(transcribe)
+app.command("merge-shards")(merge_shards)
+app.command()(plan)
+app.command()(submit)
+app.command()(status)
+app.command()(export)
+app.command()(validate)
+app.command("make-manifest")(make_manifest)
+app.command()(models)
+app.command()(score)
+app.command()(compare)
+app.command()(report)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"asrbatch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+def main() -> int:
+    """Runs a command; returns the process's exit code, and never a traceback unless asked."""
+    code = EXIT_ERROR
+    try:
+        app()
+    except SystemExit as e:  # how typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130)
+        code = EXIT_INTERRUPTED if e.code == 130 else e.code
+    except Interrupted as e:
+        print(f"asrbatch: {e}", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except AsrbatchError as e:
+        complain(e, e)
+        code = e.exit_code
+    except Exception as e:
+        complain(e, f"a defect of asrbatch: {type(e).__name__}: {e}; --verbose shows where")
+    _leave(code)
+    return code
+
+
+def _leave(code: int) -> None:
+    """Ends the process without waiting for threads that are inside C++: after an interrupted start they never return."""
+    if threading.active_count() == 1 and sys.modules.keys().isdisjoint(("vllm", "torch")):
+        return
+    import multiprocessing
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for child in multiprocessing.active_children():  # an EngineCore whose start was interrupted
+        child.kill()  # it is deaf to the polite signal, see engine/process.py
+    os._exit(code)

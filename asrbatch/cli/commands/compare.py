@@ -1,0 +1,46 @@
+"""`asrbatch compare`: two files of predictions, row by row."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asrbatch.cli.common import Verbose
+from asrbatch.cli.options import AsJson, say, takes_scoring_options
+
+if TYPE_CHECKING:
+    from asrbatch.evaluation.scoring import ScoreOptions
+
+
+@takes_scoring_options(resamples=2000)
+def compare(
+    scoring: "ScoreOptions",
+    a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
+    b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare the rows both have, also of runs over different manifests.")
+    ] = False,
+    show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Compare two files of predictions row by row: which is better, by how much, is it chance, and where.
+
+    Without references it says how far they agree.
+
+    Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or are
+    missing count as empty.
+    """
+    from asrbatch.cli.display.scores import compare_parts
+    from asrbatch.cli.display.tables import show
+    from asrbatch.evaluation.compare import compare as compare_files
+    from asrbatch.evaluation.paired import CompareOptions
+
+    paths = [Path(each).expanduser().absolute() for each in (a, b)]
+    figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)
+    if as_json:
+        typer.echo(json.dumps(figures, ensure_ascii=True, allow_nan=False))
+    else:
+        show(*compare_parts(figures))
+    raise typer.Exit(figures["exit_code"])

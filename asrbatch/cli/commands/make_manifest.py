@@ -1,0 +1,65 @@
+"""`asrbatch make-manifest`: any source as JSON Lines with measured durations."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asrbatch.cli.commands.validate import check_timeout, choose_sources, default_workers
+from asrbatch.cli.common import Verbose
+from asrbatch.cli.options import reading_fields, takes_reading_options
+from asrbatch.config import SourceOptions
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
+
+
+@takes_reading_options
+def make_manifest(
+    reading: dict[str, Any],
+    source: Annotated[
+        list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="The JSONL file to write; required.", show_default=False)
+    ] = None,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --output.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.
+
+    Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will fail.
+    """
+    from asrbatch.cli.display.checks import made_parts
+    from asrbatch.cli.display.progress import ProbeBar, ReadingBar
+    from asrbatch.cli.display.tables import show
+    from asrbatch.manifest.make import figures, survey_sources, write_manifest
+    from asrbatch.manifest.writer import check_new_manifest
+
+    if output is None:
+        raise UsageError("--output is missing; give the JSONL file to write, for example -o manifest.jsonl")
+    path, sources = Path(output).expanduser().absolute(), choose_sources(source, reading["dataset"])
+    check_timeout(decode_timeout)
+    check_new_manifest(path, "--output", sources, overwrite)
+    options = SourceOptions(**reading_fields(reading))
+    if options.on_bad_row != "refuse":
+        fix = "leave it out, or take those rows out with validate --write-clean"
+        raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
+    with ReadingBar() as bar:
+        survey = survey_sources(sources, options, observe=bar.update)
+    with ProbeBar(len(survey), "measuring", "measured") as bar:
+        made = write_manifest(
+            survey, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+            observe=bar.update,
+        )  # fmt: skip
+    told = figures(made, path)
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+    else:
+        show(*made_parts(told))
+    raise typer.Exit(EXIT_ROWS_FAILED if told["rows_failing"] else EXIT_COMPLETE)

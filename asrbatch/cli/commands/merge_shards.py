@@ -1,0 +1,93 @@
+"""`asrbatch merge-shards`: the chunks of a run, verified and joined."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asrbatch.cli.common import Verbose
+from asrbatch.cli.options import choose_manifest, reading_fields, takes_reading_options
+from asrbatch.config import SourceOptions
+
+
+@takes_reading_options
+def merge_shards(
+    reading: dict[str, Any],
+    output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
+    manifest: Annotated[str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)] = None,
+    num_chunks: Annotated[
+        int | None, typer.Option(help="Of how many chunks the run is, where files of several runs are there.", show_default=False)
+    ] = None,
+    allow_incomplete: Annotated[
+        bool, typer.Option("--allow-incomplete", help="Write the rows there are when some are missing; marked incomplete.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the merged rows of another run.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Verify the chunks of a run against the manifest and join them in manifest order; the chunks stay as they are.
+
+    Prints the output path when the run is complete, and otherwise the ids of the chunks to run again as
+    `sbatch --array` takes them (3,7,9-12); everything else goes to standard error.
+
+    Exit codes: 0 complete; 1 not complete, or stopped by an error; 2 usage; 3 complete, some rows failed; 6 another
+    process writes this output.
+    """
+    from asrbatch.cluster.merge import merge
+    from asrbatch.cluster.merge_report import ranges
+    from asrbatch.errors import EXIT_ERROR
+
+    merged = merge(
+        Path(output).expanduser().absolute(),
+        choose_manifest(manifest, reading["dataset"], name="--manifest"),
+        reading=SourceOptions(**reading_fields(reading)),
+        num_chunks=num_chunks,
+        allow_incomplete=allow_incomplete,
+        overwrite=overwrite,
+        say=_say,
+    )
+    findings, record = merged.findings, merged.record
+    for line in findings.lines():
+        _say(line)
+    for line in _summary(record) if record else ():
+        _say(line)
+    if merged.exit_code == EXIT_ERROR:
+        _say(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
+        if findings.run_again:
+            typer.echo(ranges(findings.run_again))
+    else:
+        typer.echo(merged.paths.rows)
+    raise typer.Exit(merged.exit_code)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _summary(record: dict[str, Any]) -> list[str]:
+    tally, chunks = record["tally"], record["chunks"]
+    failed = tally["statuses"].get("failed", 0)
+    lines = [
+        f"merged: {tally['rows']} of {record['total_rows']} rows ({failed} failed), {tally['audio_s'] / 3600:.3f} h of audio, "
+        f"from {len(chunks)} of {record['num_chunks']} chunks"
+    ]
+    for what in ("errors", "flags"):
+        if tally[what]:
+            counts = sorted(tally[what].items(), key=lambda item: -item[1])
+            lines.append(f"{what}: {', '.join(f'{count} {name}' for name, count in counts)}")
+    if record.get("rtfx_engine"):
+        lines.append(
+            f"RTFx of one device: {record['rtfx_engine']:g} while its engine worked, {record['rtfx_end_to_end']:g} end to end, "
+            "start-up included"
+        )
+    if "slowest_chunk" in record:
+        slowest, sessions = record["slowest_chunk"], sum(chunk["sessions"] for chunk in chunks)
+        lines.append(
+            f"{record['device_hours']:.3f} device-hours: wall time of {sessions} sessions times their devices; slowest chunk "
+            f"{slowest['chunk_id']} with {_clock(slowest['wall_s'])}; {_clock(record['span_s'])} from first start to last end"
+        )
+    return lines
+
+
+def _clock(seconds: float) -> str:
+    seconds = round(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

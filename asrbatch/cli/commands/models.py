@@ -1,0 +1,114 @@
+"""`asrbatch models`: what the installed vLLM can transcribe with, and what will happen with a checkpoint."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from asrbatch.cli.common import Verbose
+from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.cli.run_options import ASKING
+from asrbatch.errors import UsageError
+from asrbatch.models.capabilities import WHISPER_STYLE
+
+
+@takes_run_options(only=ASKING)
+def models(
+    options: RunOptions,
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its weights."""
+    if checkpoint is None:
+        found = _all(options)
+        typer.echo(json.dumps(found, ensure_ascii=False) if as_json else _table(found))
+        return
+    said = _one(options, checkpoint)
+    typer.echo(json.dumps(said, ensure_ascii=False) if as_json else "\n".join(f"{k}: {_shown(v)}" for k, v in said.items()))
+
+
+def _all(options: RunOptions) -> dict[str, Any]:
+    from asrbatch.engine import inspector, plugins
+    from asrbatch.engine.devices import detect_device
+
+    for name in options.given:
+        if name != "plugin":
+            raise UsageError(f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out")
+    names = options.values["plugin"] or None
+    plugins.check_names(names)
+    return inspector.list_models(names, detect_device().kind)
+
+
+def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
+    """As a run would settle it, without a manifest."""
+    from asrbatch.models.quantization import stated_quantization
+    from asrbatch.runs.model_selection import audio_rules, engine_plan
+
+    config = options.config(environment={}, manifest="-", model=checkpoint)
+    plan = engine_plan(config, weights=False)
+    rules, speech = audio_rules(config, plan.speech), plan.speech
+    stated = stated_quantization(plan.checkpoint.config)
+    return {
+        "architecture": speech.architecture,
+        "asked by": speech.style,
+        "sample rate": f"{speech.sample_rate} Hz",
+        "window": f"{speech.window_s:g} s ({speech.window_from}); longer audio: --windows {rules.windows}",
+        "shortest audio": f"{speech.min_samples} samples",
+        "languages": sorted(speech.languages),
+        "honours": list(speech.can),
+        "timestamps": plan.timestamps,
+        "task": config.task,
+        "prompt": plan.prompt or plan.asking.default_prompt,
+        "one second of audio is asked about as": speech.asked_about,
+        "most tokens of an answer": plan.max_tokens,
+        "dtype": plan.dtype,
+        "engine mode": plan.mode,
+        "device": plan.device.name,
+        "quantization": plan.engine_args.get("quantization") or stated.get("quant_method"),
+        "language": plan.language,
+        "target language": plan.target_language,
+        "hotwords": plan.asking.hotwords,
+        "commit": plan.checkpoint.commit,
+        "tokenizer": plan.asking.tokenizer,
+        "adapter": plan.asking.lora,
+        "plugins": plan.asking.plugin_versions,
+    }
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [f"vLLM {found['vllm']}"]
+    for name, problem in found["plugins"].items():
+        lines.append(f"plugin {name}: {problem or 'works'}")
+    rows = [("architecture", "asked by", "rate", "window", "languages", "honours", "lacks here")]
+    for m in found["models"]:
+        of = "of the checkpoint" if m["asked"] else "-"
+        rows.append(
+            (
+                m["architecture"],
+                m["asked"] or "-",
+                f"{m['sample_rate']} Hz" if m["sample_rate"] else of,
+                f"{m['window_s']} s" if m["window_s"] else of,
+                of if m["asked"] == WHISPER_STYLE else _languages(m["languages"]),
+                ", ".join(m["can"]) or "-",
+                m["lacks"] or "-",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    return "\n".join([*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)])
+
+
+def _languages(codes: list[str]) -> str:
+    return "-" if not codes else " ".join(codes) if len(codes) <= 6 else f"{len(codes)}: {' '.join(codes[:3])} …"
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == [] or value == {}:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} ({v})" for k, v in value.items())
+    return " ".join(value) if isinstance(value, list) else str(value)

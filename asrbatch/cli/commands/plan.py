@@ -1,0 +1,168 @@
+"""`asrbatch plan`: what a run would do, before any GPU is used."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asrbatch.cli.common import Verbose, fetch_no_model
+from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
+from asrbatch.manifest.source import names_data_set
+
+if TYPE_CHECKING:
+    from asrbatch.audio.windows import AudioRules
+    from asrbatch.manifest.probe import Probe
+    from asrbatch.manifest.survey import Balance, Estimate, Survey
+    from asrbatch.runs.preflight import Verdict
+
+PLACEHOLDER = "MODEL"
+
+
+@takes_run_options(without=("chunk_id", "chunk_offset"))
+def plan(
+    options: RunOptions,
+    probe: Annotated[bool, typer.Option("--probe", help="Read the header of every file, in parallel.")] = False,
+    probe_workers: Annotated[int, typer.Option(min=1, help="Processes that read headers.")] = 8,
+    rtfx: Annotated[
+        float | None,
+        typer.Option(help="Seconds of audio a device does per second, to estimate the time from.", show_default=False),
+    ] = None,
+    startup: Annotated[
+        float, typer.Option(min=0.0, max=86400.0, help="Seconds until an engine is ready, for the estimate.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command lines.
+
+    Exit codes: 0 nothing wrong; 2 the manifest or an option cannot be used; 3 --probe found rows that will fail.
+    """
+    from asrbatch.cli.display.plan_status import plan_parts
+    from asrbatch.cli.display.tables import show
+
+    if not names_data_set(options.values["manifest"]):
+        fetch_no_model(options.values["model"])
+    if rtfx is not None and not 0 < rtfx < float("inf"):
+        raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
+    figures = _figures(options, probe_workers if probe else None, rtfx, startup)
+    if as_json:
+        typer.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
+    else:
+        show(*plan_parts(figures))
+    if figures["exit_code"] == EXIT_USAGE:
+        raise UsageError(figures["model"]["refused"])
+    raise typer.Exit(figures["exit_code"])
+
+
+def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None, startup_s: float) -> dict[str, Any]:
+    """All that is shown, as one JSON object; see README for its fields."""
+    from asrbatch.manifest import probe, survey
+    from asrbatch.manifest.survey import Survey, estimate
+
+    values = options.values
+    num_chunks = values["num_chunks"]
+    config = options.config(
+        environment={},
+        model=values["model"] or PLACEHOLDER,
+        chunk_id=None if num_chunks is None else 0,
+        chunk_offset=None,
+        streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
+    )
+    if num_chunks is None and config.strategy != "balanced":
+        raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
+    stats = Survey(config.manifest, with_files=probe_workers is not None, reading=config.reading)
+    verdict = None
+    if values["model"] is not None:
+        from asrbatch.runs.preflight import check_run
+
+        verdict = check_run(config, filter(None, stats.languages))
+    found = _probe(stats, probe_workers, config.decode_timeout_s, verdict and verdict.rules) if probe_workers else None
+    balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
+    num_devices = _num_devices(config.devices) or 1
+    time = None if rtfx is None else estimate(balance, rtfx=rtfx, num_devices=num_devices, startup_s=startup_s)
+    exit_code = EXIT_ROWS_FAILED if found and found.findings.num_failing else EXIT_COMPLETE
+    return {
+        "manifest": {"source": stats.manifest.source, "rows": len(stats), "digest": stats.manifest.scan.digest},
+        "audio": survey.audio(stats.durations()),
+        "languages": {language or "": rows for language, rows in stats.languages.most_common()},
+        "duplicates": survey.duplicates(stats.duplicates()),
+        "chunks": None if num_chunks is None else survey.chunks(balance),
+        "estimate": time and survey.time(time),
+        "model": verdict and {"model": values["model"], "refused": verdict.refused, "not_checked": verdict.not_checked},
+        "probe": found and probe.headers(found.findings, stats.manifest),
+        "commands": _commands(options, config.output_path),
+        "notes": _notes(
+            stats,
+            balance,
+            verdict,
+            time,
+            in_chunks=num_chunks is not None,
+            devices=config.devices,
+            probed=found is not None,
+        ),
+        "exit_code": EXIT_USAGE if verdict and verdict.refused else exit_code,
+    }
+
+
+def _probe(stats: "Survey", num_workers: int, timeout_s: float, rules: "AudioRules | None") -> "Probe":
+    from asrbatch.cli.display.progress import ProbeBar
+    from asrbatch.manifest.probe import Probe
+
+    with ProbeBar(len(stats)) as bar:
+        return Probe(stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, observe=bar.update)
+
+
+def _num_devices(devices: str | None) -> int | None:
+    """How many devices share a process's rows; None when only the machine knows."""
+    if devices is None:
+        return 1
+    return None if devices.strip() == "all" else len(devices.split(","))
+
+
+def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
+    """The command lines of this run, ready to be copied; they work in the folder where `plan` was called."""
+    values = options.values
+    model = {} if values["model"] else {"model": PLACEHOLDER}
+    name = values["output"] or output.name
+    whole = options.arguments(**model)
+    lines = {"one_process": ["transcribe", *options.arguments(without=("num_chunks", "strategy"), **model)]}
+    if values["num_chunks"] is not None:
+        lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
+        lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
+        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.reading_arguments()]
+    lines["status"] = ["status", name]
+    return {what: shlex.join(["asrbatch", *words]) for what, words in lines.items()}
+
+
+def _notes(
+    stats: "Survey",
+    balance: "Balance",
+    verdict: "Verdict | None",
+    time: "Estimate | None",
+    *,
+    in_chunks: bool,
+    devices: str | None,
+    probed: bool,
+) -> list[str]:
+    notes = []
+    if verdict is None:
+        notes.append(f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above")
+    elif verdict.rules and verdict.rules.windows == "none" and (num_long := stats.num_longer_than(verdict.rules.window_s)):
+        hears = f"the {verdict.rules.window_s:g} s that the model hears at once"
+        notes.append(f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration")
+    if not in_chunks:
+        notes.append("--num-chunks N shows how even N chunks would be, and the lines that run them")
+    elif balance.num_in_turn:
+        rows = f"{balance.num_in_turn} of {len(stats)} rows state no duration"
+        notes.append(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+    if time is None:
+        notes.append("no time is estimated without --rtfx: transcribe some hundred rows, its last lines state the RTFx")
+    elif time.num_not_counted:
+        fix = "their headers do not tell" if probed else "--probe measures them"
+        notes.append(f"the time leaves out {time.num_not_counted} rows of unknown length; {fix}")
+    if time is not None and _num_devices(devices) is None:
+        notes.append("--devices all: the time is that of one device a process; divide it by their number")
+    return notes

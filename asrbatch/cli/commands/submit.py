@@ -1,0 +1,266 @@
+"""`asrbatch submit`: a run as a SLURM array and the merge job that waits for it."""
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asrbatch.cli.common import Verbose
+from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.cluster.merge_report import ranges
+from asrbatch.cluster.slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
+from asrbatch.cluster.slurm_scripts import array_script, merge_script
+from asrbatch.cluster.slurm_submit import Script, Submitted
+from asrbatch.cluster.slurm_submit import submit as submit_scripts
+from asrbatch.config import STDIN, RunConfig
+from asrbatch.errors import UsageError
+from asrbatch.manifest.source import expand
+from asrbatch.storage.paths import find_chunks
+from asrbatch.storage.remote import absolute
+
+
+@takes_run_options(without=("chunk_id", "chunk_offset"))  # the array says which chunk
+def submit(
+    options: RunOptions,
+    partition: Annotated[str | None, typer.Option(help="Partition of the array.")] = None,
+    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
+    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Time limit of a task, e.g. 4:00:00; a task that needs longer requeues itself.")
+    ] = None,
+    gpus: Annotated[str, typer.Option(help="GPUs of a task (--gres): 1, a100:1, or 0 for CPUs alone.")] = "1",
+    cpus_per_task: Annotated[
+        int | None, typer.Option(help="CPU cores of a task. [default: 8 for each GPU]", show_default=False)
+    ] = None,
+    mem: Annotated[str | None, typer.Option(help="Memory of a task, e.g. 32G.")] = None,
+    chdir: Annotated[str | None, typer.Option(help="Folder the jobs start in. [default: this one]")] = None,
+    job_name: Annotated[str | None, typer.Option(help="Name of the array. [default: asrbatch-OUTPUT]")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION", help="One more #SBATCH line, e.g. --constraint=a100; may be repeated.")
+    ] = None,
+    setup: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LINE", help="A line of bash to run first, e.g. 'module load cuda'; may be repeated."),
+    ] = None,
+    container: Annotated[
+        str | None, typer.Option(help="Words to put before the command, e.g. 'apptainer exec --nv image.sif'.")
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="The interpreter that has asrbatch. [default: this one; python3 in a container]", show_default=False),
+    ] = None,
+    log_dir: Annotated[Path | None, typer.Option(help="Folder of the jobs' logs. [default: logs beside the output]")] = None,
+    max_running: Annotated[int | None, typer.Option(help="Most tasks at a time; shared by several arrays.")] = None,
+    max_array_size: Annotated[
+        int, typer.Option(help="Most tasks in one array; more chunks are submitted as several.")
+    ] = MAX_ARRAY_SIZE,
+    chunks: Annotated[
+        str | None, typer.Option(metavar="IDS", help="Only these chunks, e.g. 3,7-9: as merge-shards names them.")
+    ] = None,
+    requeue: Annotated[int, typer.Option(help="How often in a row a task that wrote no row requeues itself; 0 for never.")] = 3,
+    signal_before: Annotated[
+        int, typer.Option(help="Seconds before the time limit at which a task stops and requeues itself; 0 for not at all.")
+    ] = 120,
+    stagger: Annotated[int, typer.Option(help="Seconds over which the tasks' starts are spread.")] = 30,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the tasks' compile caches. [default: the node's temporary folder]")
+    ] = None,
+    merge: Annotated[bool, typer.Option(help="Submit the job that verifies and joins the chunks.")] = True,
+    merge_partition: Annotated[str | None, typer.Option(help="Partition of the merge job. [default: --partition]")] = None,
+    merge_time: Annotated[str | None, typer.Option(help="Time limit of the merge job. [default: --time]")] = None,
+    merge_cpus: Annotated[
+        int | None, typer.Option(help="CPU cores of the merge job. [default: SLURM's]", show_default=False)
+    ] = None,
+    merge_mem: Annotated[str | None, typer.Option(help="Memory of the merge job, e.g. 4G. [default: SLURM's]")] = None,
+    merge_sbatch: Annotated[
+        list[str] | None, typer.Option(metavar="OPTION", help="One more #SBATCH line of the merge job; may be repeated.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Submit a run to SLURM: an array of one task per chunk, and a merge job that waits for all of them.
+
+    Takes the options of transcribe, writes the scripts beside the output and prints the ids of the jobs. Give the same
+    options with --chunks to run some chunks again; rows that are written stay.
+    """
+    if options.values["num_chunks"] is None:
+        raise UsageError("--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold")
+    if (tars := options.values["tars"]) is not None:
+        options.values["tars"] = ",".join(map(absolute, tars.split(",")))
+    if (folder := options.values["audio_folder"]) is not None:
+        options.values["audio_folder"] = absolute(folder)
+    config = options.config(environment={}, chunk_id=0)
+    manifest = _manifest(config, chdir, dry_run)
+    output = config.output_path
+    slurm = SlurmOptions(
+        job_name=job_name if job_name is not None else _job_name(output),
+        log_dir=_absolute(log_dir) or output.parent / "logs",
+        partition=partition,
+        account=account,
+        qos=qos,
+        time=time,
+        gpus=gpus,
+        cpus_per_task=cpus_per_task,
+        mem=mem,
+        chdir=None if chdir is None else str(_absolute(chdir)),
+        sbatch=tuple(sbatch or ()),
+        setup=tuple(setup or ()),
+        container=container,
+        python=_interpreter(python, container),
+        max_running=max_running,
+        max_array_size=max_array_size,
+        requeue=requeue,
+        signal_before_s=signal_before,
+        stagger_s=stagger,
+        cache_dir=None if cache_dir is None else str(_absolute(cache_dir)),
+        merge=merge,
+        merge_partition=merge_partition,
+        merge_time=merge_time,
+        merge_cpus=merge_cpus,
+        merge_mem=merge_mem,
+        merge_sbatch=tuple(merge_sbatch or ()),
+    )
+    ids = list(range(config.num_chunks)) if chunks is None else parse_chunks(chunks, config.num_chunks)
+    arrays = split_arrays(ids, slurm)
+    scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
+    arguments = _merge_arguments(options, config, manifest)
+    merge_job = _merge(slurm, config, arguments) if slurm.merge else None
+    for note in _notes(config, slurm):
+        _say(f"note: {note}")
+    if dry_run:
+        for script in [*scripts, *([merge_job] if merge_job else [])]:
+            typer.echo(script.text)
+        return
+    by_hand = shlex.join(["asrbatch", *arguments])
+    submitted = submit_scripts(scripts, merge_job, slurm.log_dir, by_hand)
+    for job in submitted.arrays:
+        typer.echo(f"array {job}")
+    if submitted.merge:
+        typer.echo(f"merge {submitted.merge}")
+    _say(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
+
+
+def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
+    """As the tasks will be given it: absolute, since they may start in another folder."""
+    given = config.manifest
+    if given == STDIN:
+        if chdir is not None:
+            raise UsageError("--chdir: paths that come on standard input are relative to this folder; write them to a file")
+        if not dry_run:
+            from asrbatch.runs.stdin import keep_stdin
+
+            # Tasks have no standard input, and read what is kept here.
+            keep_stdin(config)
+        return given
+    if "://" in given:
+        return given
+    if not expand(given):
+        raise UsageError(f"{given}: no such manifest")
+    return ",".join(absolute(part) for part in given.split(",")) if not Path(given).exists() else absolute(given)
+
+
+def _array(
+    array: Array, arrays: list[Array], slurm: SlurmOptions, options: RunOptions, config: RunConfig, manifest: str
+) -> Script:
+    place = "" if len(arrays) == 1 else f"-{array.offset}"
+    path = _beside(config.output_path, f"array{place}")
+    # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
+    changes = {"manifest": manifest, "output": str(config.output_path), "model": _model(config.engine.model)}
+    for option in ("tokenizer", "lora"):
+        if (name := getattr(config.engine, option)) is not None and Path(name).expanduser().is_dir():
+            changes[option] = str(_absolute(name))
+    arguments = ["transcribe", *options.arguments(without=("chunk_id", "chunk_offset", "overwrite"), **changes)]
+    run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
+    text = array_script(array, slurm, arguments, path=path, **run)
+    return Script(path, text, ranges(array.chunks))
+
+
+def _merge_arguments(options: RunOptions, config: RunConfig, manifest: str) -> list[str]:
+    """What merges this run, for the merge job and for a person."""
+    arguments = ["merge-shards", str(config.output_path), "--manifest", manifest, "--num-chunks", str(config.num_chunks)]
+    arguments += options.reading_arguments()
+    if config.overwrite:
+        arguments.append("--overwrite")
+    return arguments
+
+
+def _merge(slurm: SlurmOptions, config: RunConfig, arguments: list[str]) -> Script:
+    path = _beside(config.output_path, "merge")
+    return Script(path, merge_script(slurm, arguments, path=path))
+
+
+def _beside(output: Path, what: str) -> Path:
+    return output.with_name(f"{output.name.removesuffix('.jsonl')}.{what}.sbatch")
+
+
+def _model(name: str) -> str:
+    """A folder as an absolute path; a hub name as it is."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return str(folder.absolute())
+    if name.startswith((".", "~")):
+        raise UsageError(f"--model {name}: no such folder")
+    return name
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path).expanduser().absolute()
+
+
+def _job_name(output: Path) -> str:
+    return "asrbatch-" + (re.sub(r"[^\w.-]+", "-", output.name.removesuffix(".jsonl")).strip("-.") or "run")
+
+
+def _interpreter(python: str | None, container: str | None) -> tuple[str, ...]:
+    """The virtual environment need not be activated on the node, nor be seen in a container."""
+    if python is None:
+        return (sys.executable,) if container is None else ("python3",)
+    try:
+        words = shlex.split(python)
+    except ValueError as e:
+        raise UsageError(f"--python {python}: {e}") from e
+    if not words:
+        raise UsageError("--python is empty; give an interpreter that has asrbatch")
+    if "/" in words[0]:
+        words[0] = str(_absolute(words[0]))
+    return tuple(words)
+
+
+def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
+    """What may be meant, and may be a mistake."""
+    notes = []
+    if slurm.num_gpus > 1 and config.devices is None and not any("parallel_size" in arg for arg in config.engine.args):
+        notes.append(f"--gpus {slurm.gpus} without --devices: one engine uses one GPU; give --devices all to use each")
+    if 0 < slurm.signal_before_s <= config.grace_s:
+        notes.append(
+            f"--grace {config.grace_s:g} may take a task past its time limit: --signal-before is {slurm.signal_before_s}"
+        )
+    if config.output_path.parent.is_dir():
+        others = [n for n in find_chunks(config.output_path) if n != config.num_chunks]
+        if others:
+            counts = ", ".join(map(str, others))
+            notes.append(f"there are files of this run dealt out into {counts} chunks; merge-shards wants only one kind")
+    if not Path(config.engine.model).expanduser().exists():
+        notes.append(f"--model {config.engine.model} is no folder here: every task will look it up, so fetch it beforehand")
+    return notes
+
+
+def _how_to_follow(submitted: Submitted, num_chunks: int, config: RunConfig, slurm: SlurmOptions, by_hand: str) -> str:
+    jobs = [*submitted.arrays, *([submitted.merge] if submitted.merge else [])]
+    logs = slurm.log_dir / slurm.job_name
+    then = "then the merge job" if submitted.merge else f"then run: {by_hand}"
+    lines = [
+        f"submitted {num_chunks} of {config.num_chunks} chunks, {then}",
+        f"  queue:    squeue --jobs={','.join(jobs)}",
+        f"  progress: asrbatch status {shlex.quote(str(config.output_path))} --watch",
+        f"  logs:     {shlex.quote(str(logs))}-*.log",
+        f"  cancel:   scancel {' '.join(jobs)}",
+    ]
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

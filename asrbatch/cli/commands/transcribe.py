@@ -1,0 +1,35 @@
+"""`asrbatch transcribe`: the job."""
+
+import os
+
+import typer
+
+from asrbatch.cli.common import Verbose, stop_on_signals
+from asrbatch.cli.display.progress import Terminal
+from asrbatch.cli.options import RunOptions, takes_run_options
+
+
+@takes_run_options()
+def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
+    """Transcribe a manifest, or one chunk of it; run the same command again to resume.
+
+    Exit codes: 0 complete; 1 stopped by an error; 2 usage; 3 complete, some rows failed; 4 interrupted, resume with
+    the same command; 5 complete, but a worker of --devices died and its rows were done again; 6 another
+    process writes this output, try again later.
+    """
+    from asrbatch.runs.progress import Stop
+    from asrbatch.runs.runner import run
+
+    config = options.config(environment=os.environ)
+    stop = Stop()
+    with Terminal() as terminal:
+        if config.num_chunks is None and os.environ.get("SLURM_ARRAY_TASK_COUNT", "1") != "1":
+            terminal.say(
+                "warning: without --num-chunks every task of this SLURM array transcribes the whole manifest; give it, unless "
+                "each task has a manifest of its own"
+            )
+        stop_on_signals(stop, terminal)
+        summary = run(config, terminal, stop)
+        terminal.summary(summary)
+    typer.echo(summary.paths.rows)
+    raise typer.Exit(summary.exit_code)

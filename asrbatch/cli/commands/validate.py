@@ -1,0 +1,145 @@
+"""`asrbatch validate`: what is wrong with a manifest and its audio, and a manifest of the rows that pass."""
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from asrbatch.cli.common import Verbose, fetch_no_model
+from asrbatch.cli.options import RunOptions, reading_fields, takes_run_options
+from asrbatch.cli.run_options import ASKING, READING
+from asrbatch.config import SourceOptions
+from asrbatch.errors import UsageError
+from asrbatch.manifest.source import names_data_set
+
+
+class Audio(str, Enum):
+    header = "header"
+    decode = "decode"
+    none = "none"
+
+
+@takes_run_options(only=(*READING, *ASKING))
+def validate(
+    options: RunOptions,
+    manifest: Annotated[
+        list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
+    ] = None,
+    audio: Annotated[
+        Audio, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
+    ] = Audio.header,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence.")
+    ] = False,
+    write_clean: Annotated[
+        str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
+    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
+
+    Exit codes: 0 nothing wrong; 2 transcribe would refuse the manifest, or an option cannot be used; 3 rows would fail.
+    """
+    from asrbatch.cli.display.checks import validation_parts
+    from asrbatch.cli.display.progress import ProbeBar, ReadingBar
+    from asrbatch.cli.display.tables import show
+    from asrbatch.manifest.probe import ALWAYS, NEVER
+    from asrbatch.manifest.validate import Validation, figures
+    from asrbatch.manifest.writer import check_new_manifest
+    from asrbatch.runs.preflight import rules_of_model
+    from asrbatch.storage.problems import ProblemFile
+
+    sources = choose_sources(manifest, options.values["dataset"])
+    clean, listed = (None if given is None else Path(given).expanduser().absolute() for given in (write_clean, report))
+    check_timeout(decode_timeout)
+    if clean is None and listed is None and overwrite:
+        raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
+    if clean is not None and clean == listed:
+        raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
+    for path, option in ((clean, "--write-clean"), (listed, "--report")):
+        if path is not None:
+            check_new_manifest(path, option, sources, overwrite)
+    asked = [name for name in options.given if name in ASKING]
+    if model is None and asked:
+        raise UsageError(f"--{asked[0].replace('_', '-')}: is of a run with a model; give --model as well")
+    if not any(map(names_data_set, sources)):
+        fetch_no_model(model)
+    check, rules = None, None
+    if model is not None:
+        # As a run would be asked to; how its manifest is read makes no difference to the model.
+        config = options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None)
+        check, rules = rules_of_model(config, asked)
+    reading = SourceOptions(**reading_fields(options.values))
+    if audio is Audio.none and all(map(names_data_set, sources)):
+        reading = replace(reading, streaming=True)  # the rows without their audio
+    with ExitStack() as stack:
+        problems = None if listed is None else stack.enter_context(ProblemFile(listed))
+        with ReadingBar() as bar:
+            found = Validation(
+                sources, reading, check=check, for_lines=clean is not None, strict=strict,
+                note=problems and problems.add, observe=bar.update,
+            )  # fmt: skip
+        if audio is not Audio.none:
+            decodes = audio is Audio.decode
+            with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
+            with ProbeBar(len(found), *with_bar) as bar:
+                found.judge_audio(
+                    decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+                    rules=rules, observe=bar.update,
+                )  # fmt: skip
+        if problems is not None:
+            problems.write()
+            found.report = (listed, problems.num_problems)
+    nothing_clean: UsageError | None = None
+    if clean is not None:
+        try:
+            found.write_clean(clean)
+        except UsageError as e:  # said behind the reasons
+            nothing_clean = e
+    told = figures(found)
+    if as_json:
+        typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+    else:
+        show(*validation_parts(told, with_model=model is not None))
+    if nothing_clean is not None:
+        raise nothing_clean
+    raise typer.Exit(found.exit_code)
+
+
+def choose_sources(given: list[str] | None, dataset: str | None) -> list[str]:
+    """What is to be read: at least one. Raises UsageError."""
+    if given and dataset is not None:
+        raise UsageError(f"--dataset {dataset}: the manifest is {given[0]} already; give one of them")
+    if not given and dataset is None:
+        raise UsageError("MANIFEST is missing; give a file, a folder, - for standard input, or --dataset NAME")
+    sources = given or [f"hf://{dataset}"]
+    if sources.count("-") > 1:
+        raise UsageError("-: standard input can be read once")
+    return sources
+
+
+def default_workers() -> int:
+    """Headers are waited for more than worked on; decoding needs cores."""
+    return max(8, min(32, len(os.sched_getaffinity(0))))
+
+
+def check_timeout(decode_timeout_s: float) -> None:
+    if not 0 < decode_timeout_s < float("inf"):
+        raise UsageError(f"--decode-timeout {decode_timeout_s:g}: must be above 0")

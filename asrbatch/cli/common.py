@@ -1,0 +1,62 @@
+"""What the commands share: how errors are shown, and how a signal ends a run."""
+
+import os
+import signal
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from asrbatch.cli.display.progress import Terminal
+
+
+class Interrupted(BaseException):
+    """A signal with nothing left to wait for. Not an Exception, so that nothing on its way takes it for a failure."""
+
+
+_verbose = False
+
+
+def _set_verbose(asked: bool) -> None:
+    global _verbose
+    _verbose = asked
+
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")]
+
+
+def complain(error: Exception, message: object) -> None:
+    """Says what is wrong on standard error, in one or two lines; a traceback when it was asked for."""
+    if _verbose:
+        traceback.print_exception(error)
+    else:
+        for note in getattr(error, "__notes__", ()):
+            print(note, file=sys.stderr)
+    print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Without what a file's bytes could do to a terminal: control characters other than ends of lines are written out."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def fetch_no_model(model: str | None) -> None:
+    """A command that only looks at a model fetches none, and does not wait for a hub that is not there. It is this process's hub
+    as a whole that goes off line, audio at `hf://` included, so only for a model that could be fetched."""
+    if model is not None and not os.path.isdir(os.path.expanduser(model)):
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def stop_on_signals(stop, terminal: Terminal) -> None:
+    """First signal: finish what is in the engine. Second, or before the engine is up: leave now; rows are safe."""
+
+    def handle(number: int, frame) -> None:
+        name = signal.Signals(number).name
+        again, running = stop.requested, stop.request()
+        if again or not running:
+            raise Interrupted(f"stopped by {name}; written rows are kept, the same command goes on from there")
+        terminal.say(f"{name}: finishing what is in the engine; once more to leave at once")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)

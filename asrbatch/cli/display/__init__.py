@@ -1,0 +1,1 @@
+"""Progress bars, tables and lines for people. Gets plain values, decides nothing."""

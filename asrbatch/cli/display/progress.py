@@ -1,0 +1,252 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, a summary table at the end.
+
+Everything goes to standard error, through a copy of its descriptor made before libraries' output is sent to the log.
+
+How far the commands before a run are: a bar on a terminal, a line every half minute elsewhere.
+"""
+
+import os
+import time
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_EVERY_S = 30.0
+
+
+class Terminal:
+    """A `progress.Observer` for people. A context manager: it owns the bar and the copied descriptor."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
+        self._bar = _Bar(self._console) if self._console.is_terminal else None
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._file.close()
+
+    def say(self, line: str) -> None:
+        self._console.print(line, markup=False)
+
+    def update(self, progress) -> None:
+        if self._bar:
+            self._bar.update(progress)
+        elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+            self._said_at = time.monotonic()
+            self.say(plain_line(progress))
+
+    def summary(self, summary) -> None:
+        if self._bar:
+            self._bar.stop()
+        for line in _headline(summary):
+            self.say(line)
+        if summary.outcome != "already_complete":
+            self._console.print(_stage_table(summary.progress))
+
+
+def plain_line(progress) -> str:
+    """One line for a log: `rows 120/553 (2 failed)  audio 0.21 h  RTFx 31.4  ETA 0:07:10  engine 16/16 +9`."""
+    return (
+        f"rows {progress.tally.rows}/{progress.total_rows} ({progress.tally.failed} failed)  "
+        f"audio {progress.tally.audio_s / 3600:.2f} h  RTFx {_number(_rtfx(progress))}  ETA {_eta(progress)}  "
+        f"{_engine(progress)}"
+    )
+
+
+class _Bar:
+    """The live bar: audio hours where every row states its duration, rows otherwise."""
+
+    def __init__(self, console: Console):
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            _Field("amount"),
+            _Field("rows"),
+            _Field("rtfx"),
+            _Field("eta"),
+            _Field("failed"),
+            _Field("engine"),
+            console=console,
+            refresh_per_second=4,
+            redirect_stdout=False,  # else rich would show here what belongs in the log
+            redirect_stderr=False,
+            expand=True,
+        )
+        self._task = None
+
+    def update(self, progress) -> None:
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task("transcribing", total=progress.total_audio_s or progress.total_rows)
+        by_audio = progress.total_audio_s is not None
+        done = progress.stated_s if by_audio else progress.tally.rows
+        of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
+        self._progress.update(
+            self._task,
+            completed=done,
+            amount=f"{progress.tally.audio_s / 3600:.2f}{of} h",
+            rows=f"{progress.tally.rows}/{progress.total_rows} rows",
+            rtfx=f"RTFx {_number(_rtfx(progress))}",
+            eta=f"ETA {_eta(progress)}",
+            failed=f"{progress.tally.failed} failed",
+            engine=_engine(progress),
+        )
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+
+class _Field(ProgressColumn):
+    def __init__(self, name: str):
+        super().__init__()
+        self._name = name
+
+    def render(self, task) -> Text:
+        return Text(task.fields.get(self._name, ""), no_wrap=True)
+
+
+def _headline(summary) -> list[str]:
+    tally, figures = summary.progress.tally, summary.figures
+    lines = []
+    if summary.outcome == "already_complete":
+        lines.append(f"already complete: {tally.rows} rows; nothing was run")
+    elif summary.outcome == "interrupted":
+        lines.append(f"interrupted: {tally.rows} of {summary.progress.total_rows} rows; the same command goes on from there")
+    else:
+        lines.append(f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio")
+    if figures.get("rtfx_engine"):
+        lines.append(
+            f"RTFx of one device: {figures['rtfx_engine']:g} while the engine worked, "
+            f"{figures['rtfx_end_to_end']:g} end to end, start-up included"
+        )
+    if summary.progress.workers_died:
+        lines.append(f"{summary.progress.workers_died} workers died; what they held was done again")
+    if tally.errors:
+        lines.append("failed: " + ", ".join(f"{n} {kind}" for kind, n in tally.errors.most_common()))
+    if tally.flags:
+        lines.append("flags: " + ", ".join(f"{n} {flag}" for flag, n in tally.flags.most_common()))
+    return lines
+
+
+def _stage_table(progress) -> Table:
+    clocks = progress.clocks
+    table = Table(title="where this session's time went", title_justify="left")
+    table.add_column("stage")
+    table.add_column("seconds", justify="right")
+    table.add_column("what it is")
+    for stage, seconds, meaning in (
+        ("start-up", progress.startup_s, "until the engine was ready"),
+        ("transcribing", clocks.wall, "from the first row taken to the last written"),
+        ("· engine", clocks.engine, "of that: the engine held at least one window"),
+        ("· engine full", clocks.full, "of that: it held as many as it works on at once"),
+        ("· starved", clocks.starved, "of transcribing: the engine had nothing to do"),
+        ("read", clocks.read, "decoding and resampling, summed over workers, beside the engine"),
+        ("prepare", clocks.prepare, "features, summed over workers, beside the engine"),
+        ("write", clocks.write, "appending rows"),
+    ):
+        table.add_row(stage, f"{seconds:.1f}", meaning)
+    return table
+
+
+def _engine(progress) -> str:
+    """How many windows the engine works on, of how many it could, and how many wait for it; or what it waits for."""
+    queued = max(0, progress.in_engine - progress.capacity)
+    level = f"engine {progress.in_engine - queued}/{progress.capacity} +{queued}"
+    unread = progress.total_rows - progress.tally.rows - progress.in_engine
+    return f"{level} waits for audio" if progress.in_engine < progress.capacity and unread > 0 else level
+
+
+def _rtfx(progress) -> float | None:
+    return progress.session_audio_s / progress.clocks.engine if progress.clocks.engine > 0 else None
+
+
+def _eta(progress) -> str:
+    """From this session's pace so far, in stated seconds of audio where every row has them, in rows otherwise."""
+    if progress.total_audio_s is None:
+        total, done, by_session = progress.total_rows, progress.tally.rows, progress.session_rows
+    else:
+        total, done, by_session = progress.total_audio_s, progress.stated_s, progress.session_stated_s
+    if not by_session or progress.clocks.wall < 1:
+        return "-"
+    seconds = int(progress.clocks.wall * max(0.0, total - done) / by_session)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+class _LiveBar:
+    """What the bars have in common; each is a context manager.
+
+    Args:
+        doing: said before the bar; `said` stands behind it.
+    """
+
+    def __init__(self, doing: str, total: float | None, said: str):
+        self._console = Console(stderr=True, highlight=False)
+        self._said_at = time.monotonic()
+        self._bar = Progress(
+            TextColumn(doing),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[said]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            expand=True,
+        )
+        self._task = self._bar.add_task("", total=total, said=said)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def _show(self, line: str, **changes: Any) -> None:
+        """Moves the bar; where there is none, says the line now and then."""
+        self._bar.update(self._task, **changes)
+        if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+            self._said_at = time.monotonic()
+            self._console.print(line, soft_wrap=True)
+
+
+class ReadingBar(_LiveBar):
+    """How far the reading of a manifest is."""
+
+    def __init__(self) -> None:
+        super().__init__("reading rows", None, "")
+
+    def update(self, num_rows: int, num_problems: int, share: float | None) -> None:
+        """Rows read, problems so far, and the share of the manifest that was read; None where nobody knows."""
+        said = f"{num_rows:,} rows  {num_problems:,} problems"
+        part = "" if share is None else f" ({share:.0%} of the manifest)"
+        known = {} if share is None else {"total": 1.0, "completed": share}
+        self._show(f"rows read: {said}{part}", said=said, **known)
+
+
+class ProbeBar(_LiveBar):
+    """How far a probe is.
+
+    Args:
+        doing, done: what it does, and what it has done.
+    """
+
+    def __init__(self, num_rows: int, doing: str = "reading headers", done: str = "headers read"):
+        super().__init__(doing, num_rows, f"0/{num_rows} rows  0 will fail")
+        self._num_rows, self._done = num_rows, done
+
+    def update(self, num_rows: int, num_failing: int) -> None:
+        """Rows probed, and how many of them will fail."""
+        so_far, failing = f"{num_rows}/{self._num_rows} rows", f"{num_failing} will fail"
+        self._show(f"{self._done}: {so_far}, {failing}", completed=num_rows, said=f"{so_far}  {failing}")

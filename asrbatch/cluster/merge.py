@@ -1,0 +1,297 @@
+"""Joins the chunks of a run into its result, after proving that they are all of it and nothing else.
+
+What is proved: every chunk is there with its run record and completion mark; all have one fingerprint, that of this
+manifest; every rows file is byte for byte what its completion mark vouches for; every row of the manifest is there once,
+in the chunk it belongs to, under its own id. Rows are read twice and never kept: memory is some 100 bytes a row.
+
+Never changes a chunk. Knows nothing of engines and audio.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asrbatch.cluster.merge_report import SHOWN_LINES, Findings
+from asrbatch.cluster.merged_output import Located, write_merged
+from asrbatch.cluster.shard_files import ChunkFiles, add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
+from asrbatch.cluster.shard_rows import ChunkRows, Expected, name_row, read_chunks
+from asrbatch.config import SourceOptions
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
+from asrbatch.manifest.formats import options_for_kept
+from asrbatch.manifest.manifest import Manifest, open_manifest
+from asrbatch.manifest.sharding import Sharding
+from asrbatch.manifest.source import names_data_set
+from asrbatch.runs.fingerprint import differences
+from asrbatch.storage.files import explained, remove
+from asrbatch.storage.journal import Tally
+from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.metrics import figures_of_chunks, total, versions
+from asrbatch.storage.paths import RunPaths, check_output
+from asrbatch.storage.record import now, read_completion_mark, read_record
+from asrbatch.version import __version__
+
+_NAMED_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What came of a merge.
+
+    Attributes:
+        paths: the files of the merged run.
+        findings: what is wrong with the chunks; nothing when the run is complete.
+        record: the run record that was written; None when nothing was.
+        exit_code: 0 complete; 3 complete, some rows failed; 1 not complete.
+    """
+
+    paths: RunPaths
+    findings: Findings
+    record: dict[str, Any] | None
+    exit_code: int
+
+
+def merge(
+    output: Path,
+    manifest_source: str,
+    *,
+    split: str | None = None,
+    reading: SourceOptions | None = None,
+    num_chunks: int | None = None,
+    allow_incomplete: bool = False,
+    overwrite: bool = False,
+    num_processes: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Merged:
+    """Verifies the chunks of the run `output` and writes it.
+
+    Args:
+        output: absolute; the output path that the chunks' commands were given.
+        manifest_source, split, reading: what they transcribed, and how it was read.
+        num_chunks: of how many chunks the run is; None finds out.
+        allow_incomplete: write the rows there are when the only thing wrong is that some are missing.
+        overwrite: replace the merged rows of another run.
+        num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
+        say: told, in one line, what is being done and what a person should know.
+
+    Raises:
+        UsageError, ManifestError: this cannot be done as asked.
+        OutputError: there are no chunks, it is unclear which are meant, `output` is not ours to replace, or a file cannot
+            be read or written.
+    """
+    paths = RunPaths(check_output(output))
+    if manifest_source == "-":
+        manifest_source = str(paths.spool)
+        reading = options_for_kept(manifest_source, reading or SourceOptions())
+    num_chunks, warnings = choose_num_chunks(output, num_chunks)
+    for warning in warnings:
+        say(f"warning: {warning}")
+    if names_data_set(manifest_source):
+        reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
+    manifest = open_manifest(manifest_source, split=split, options=reading)
+    if Path(manifest.source) == output:
+        raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
+    findings = Findings()
+    chunks = read_chunk_files(output, num_chunks, findings)
+    fingerprint, sharding = find_run(output, chunks, manifest)
+    _check_replaceable(paths, fingerprint, overwrite)
+    of_run = check_files(chunks, fingerprint, sharding, findings)
+    say(f"reading {len(of_run)} of {num_chunks} chunks, for {len(manifest)} rows")
+    located, tallies = _read_rows(of_run, manifest, sharding, findings, num_processes)
+    if not (findings.complete or (allow_incomplete and findings.only_missing)):
+        return Merged(paths, findings, None, EXIT_ERROR)
+
+    tally = sum_tallies(tallies.values())
+    figures = figures_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
+    record = _record(manifest, fingerprint, of_run, tally, tallies, figures, findings)
+    _warn_of_different_versions(record["versions"], say)
+    say(f"writing {tally.rows} rows")
+    files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
+    with _only_writer(paths, say) as check:
+        if _check_replaceable(paths, fingerprint, overwrite):
+            remove(paths.done, paths.rows)
+        write_merged(paths, record, tally, figures, located, files, check)
+    if not findings.complete:
+        return Merged(paths, findings, record, EXIT_ERROR)
+    return Merged(paths, findings, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+
+
+@contextmanager
+def _only_writer(paths: RunPaths, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+    """Holds the output's lease; gives what to call now and then to be sure of it."""
+    with ExitStack() as stack:
+        lease = Lease(paths.lease, say=say)
+        stack.callback(lease.release)
+        heartbeat = Heartbeat(lease)
+        heartbeat.start()
+        stack.callback(heartbeat.stop)
+        yield heartbeat.check
+
+
+def _read_rows(
+    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, findings: Findings, num_processes: int | None
+) -> tuple[Located, dict[int, Tally]]:
+    """Reads every row once. Returns where they are, and the counts of every chunk."""
+    located, tallies, elsewhere = Located.nowhere(sharding.chunk_of), {}, {}
+    by_id = {chunk.chunk_id: chunk for chunk in chunks}
+    paths = {chunk_id: chunk.paths.rows for chunk_id, chunk in by_id.items()}
+    for rows in read_chunks(paths, Expected(manifest, sharding.chunk_of), num_processes):
+        located.offsets[rows.indexes] = rows.offsets
+        located.lengths[rows.indexes] = rows.lengths
+        located.checksums[rows.indexes] = rows.checksums
+        tallies[rows.chunk_id] = rows.tally
+        if len(rows.elsewhere):
+            elsewhere[rows.chunk_id] = rows.elsewhere
+        _check_rows(by_id[rows.chunk_id], rows, manifest, sharding, findings)
+    _find_rows_of_several_chunks(elsewhere, located, manifest, findings)
+    return located, dict(sorted(tallies.items()))
+
+
+def _check_rows(chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: Findings) -> None:
+    """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
+    chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
+    if chunk.mark and rows.sha256 != chunk.mark["sha256"] and read_completion_mark(chunk.paths) != chunk.mark:
+        findings.add("missing", f"{name}: was run again while it was being read", int(sharding.num_rows[chunk_id]))
+        findings.running.add(chunk_id)
+        return
+    findings.add_rows("doubled", rows.doubled, rows.num_doubled)
+    findings.add_rows("foreign", rows.foreign, rows.num_foreign)
+    damage = rows.malformed
+    if not damage and chunk.mark and rows.sha256 != chunk.mark["sha256"]:
+        damage = f"{chunk.paths.rows.name} is not what its completion mark vouches for: another SHA-256"
+        if rows.num_lines != chunk.mark["rows"]:
+            damage += f", {rows.num_lines} rows instead of {chunk.mark['rows']}"
+    if damage:
+        findings.add("damaged", f"{name}: {damage}")
+    if damage or rows.num_doubled or rows.num_foreign:
+        findings.overwrite.add(chunk_id)
+    if rows.malformed:  # what follows in the file was not looked at
+        return
+    absent = np.setdiff1d(sharding.rows(chunk_id), rows.indexes, assume_unique=True)
+    if chunk.mark is None:
+        add_missing(chunk, len(absent), _name_rows(absent, manifest), sharding, findings)
+    elif len(absent):
+        of = f"{len(absent)} of its {sharding.num_rows[chunk_id]} rows missing"
+        findings.add("missing", f"{name}: {of}{_name_rows(absent, manifest)}", len(absent))
+        findings.overwrite.add(chunk_id)
+
+
+def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
+    """`: index 12 (id talk-12), … and 3 more`."""
+    if not len(indexes):
+        return ""
+    named = ", ".join(name_row(index, manifest.read(index).id) for index in indexes[:_NAMED_ROWS].tolist())
+    return f": {named}" + (f", … and {len(indexes) - _NAMED_ROWS} more" if len(indexes) > _NAMED_ROWS else "")
+
+
+def _find_rows_of_several_chunks(
+    elsewhere: dict[int, np.ndarray], located: Located, manifest: Manifest, findings: Findings
+) -> None:
+    """Rows that stand in the file of a chunk they do not belong to, and once more in any file."""
+    if not elsewhere:
+        return
+    indexes, times = np.unique(np.concatenate(list(elsewhere.values())), return_counts=True)
+    times += located.lengths[indexes] > 0
+    doubled, times = indexes[times > 1], times[times > 1]
+    lines = []
+    for index, number in zip(doubled[:SHOWN_LINES].tolist(), times.tolist(), strict=False):
+        holders = {chunk_id for chunk_id, found in elsewhere.items() if index in found}
+        if located.lengths[index]:
+            holders.add(int(located.chunk_of[index]))
+        among = ", ".join(map(str, sorted(holders)))
+        lines.append(f"{name_row(index, manifest.read(index).id)}: {number} times, in the files of chunks {among}")
+    findings.add_rows("doubled", lines, len(doubled))
+
+
+def sum_tallies(tallies: Iterable[Tally]) -> Tally:
+    """Counts over several files."""
+    result = Tally()
+    for tally in tallies:
+        result.rows += tally.rows
+        result.audio_s += tally.audio_s
+        for name in ("statuses", "flags", "errors"):
+            getattr(result, name).update(getattr(tally, name))
+    return result
+
+
+def _record(
+    manifest: Manifest,
+    fingerprint: dict[str, Any],
+    chunks: list[ChunkFiles],
+    tally: Tally,
+    tallies: dict[int, Tally],
+    figures: dict[str, Any],
+    findings: Findings,
+) -> dict[str, Any]:
+    """The run record of the merged run. Its sessions are the chunks' own and stand in their records."""
+    sessions = [session for chunk in chunks for session in chunk.record["sessions"]]
+    return {
+        "asrbatch": __version__,
+        "created": now(),
+        "merged": True,
+        "complete": findings.complete,
+        "fingerprint": fingerprint,
+        "manifest": manifest.record(),
+        "total_rows": len(manifest),
+        "num_chunks": fingerprint["num_chunks"],
+        "chunk_id": None,
+        "missing": len(manifest) - tally.rows,
+        "chunks_to_run_again": findings.run_again,
+        "chunks_running": sorted(findings.running),
+        "tally": tally.as_dict(),
+        "versions": versions(sessions),
+        **figures,
+        "sessions": [],
+        "chunks": [_chunk_summary(chunk, tallies[chunk.chunk_id]) for chunk in chunks],
+    }
+
+
+def _chunk_summary(chunk: ChunkFiles, tally: Tally) -> dict[str, Any]:
+    sessions = chunk.record["sessions"]
+    return {
+        "chunk_id": chunk.chunk_id,
+        "rows": tally.rows,
+        "failed": tally.failed,
+        "audio_s": round(tally.audio_s, 3),
+        "wall_s": total(sessions, "wall_s"),
+        "sha256": chunk.mark["sha256"] if chunk.mark else None,
+        "sessions": len(sessions),
+        "hosts": sorted({session.get("host", "?") for session in sessions}),
+    }
+
+
+def _warn_of_different_versions(versions: dict[str, dict[str, int]], say: Callable[[str], None]) -> None:
+    mixed = [
+        f"{part} {', '.join(f'{value} ({times} sessions)' for value, times in used.items())}"
+        for part, used in versions.items()
+        if len(used) > 1
+    ]
+    if mixed:
+        say(f"warning: rows of this run were made with different parts: {'; '.join(mixed)}")
+
+
+def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: bool) -> bool:
+    """Makes sure that what stands at the output may be replaced. Returns whether it is another run's.
+
+    Raises:
+        OutputError: it was not made by merging this run; rows that cannot be made again from chunks are never replaced.
+    """
+    with explained(paths.rows):
+        if not paths.done.exists() and not (paths.rows.exists() and paths.rows.stat().st_size):
+            return False
+    record = read_record(paths)
+    if record is None or not record.get("merged"):
+        raise OutputError(
+            f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards replaces "
+            "nothing but its own: move it and the files named like it away"
+        )
+    changed = differences(record["fingerprint"], fingerprint)
+    if changed and not overwrite:
+        raise OutputError(
+            f"{paths.rows}: holds the merged rows of another run. What differs: {'; '.join(changed)}. Move it away, or "
+            "--overwrite to replace it"
+        )
+    return bool(changed)

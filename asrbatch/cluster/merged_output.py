@@ -1,0 +1,154 @@
+"""The files of a merged run: rows of many files in one, in manifest order, with their record and completion mark.
+
+Fetches rows from where they were found, and makes sure that what it writes is what was found there. Knows nothing of what
+makes a run complete.
+"""
+
+import hashlib
+import os
+import resource
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asrbatch.errors import OutputError
+from asrbatch.runs.fingerprint import digest
+from asrbatch.storage.files import explained, remove_leftovers, replacing, write_json_atomically
+from asrbatch.storage.journal import Tally
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.record import now
+from asrbatch.version import __version__
+
+_BLOCK_ROWS = 1024
+_SPARE_FILES = 32
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where each row of a manifest stands; all arrays are [rows of the manifest].
+
+    Attributes:
+        chunk_of: int32, the chunk whose file holds it.
+        offsets: uint64, first byte in that file.
+        lengths: uint32, bytes, newline included; 0 where there is no row.
+        checksums: uint32, CRC-32 of those bytes.
+    """
+
+    chunk_of: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    checksums: np.ndarray
+
+    @classmethod
+    def nowhere(cls, chunk_of: np.ndarray) -> "Located":
+        num_rows = len(chunk_of)
+        return cls(chunk_of, np.zeros(num_rows, np.uint64), np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint32))
+
+
+def write_merged(
+    paths: RunPaths,
+    record: dict[str, Any],
+    tally: Tally,
+    figures: dict[str, Any],
+    located: Located,
+    files: dict[int, Path],
+    check: Callable[[], None],
+) -> None:
+    """Writes `X.run.json`, `X.jsonl`, and when `record["complete"]` is true `X.done.json`.
+
+    Whenever the process dies, the record says that these files are merge-shards' own and the completion mark is either
+    absent or true. The old rows stand until all new ones are on the disk.
+
+    Args:
+        files: rows files by chunk id.
+        check: called now and then, and before the rows take their place; raises when another process has taken over.
+
+    Raises:
+        OutputError: the disk refused, a file cannot be read, or is no longer what was located.
+    """
+    with explained(paths.done):
+        paths.done.unlink(missing_ok=True)
+    write_json_atomically(paths.record, {**record, "complete": False})
+    with explained(paths.rows):
+        for path in (paths.rows, paths.record, paths.done):
+            remove_leftovers(path)
+        with replacing(paths.rows) as file:
+            sha256 = hashlib.sha256()
+            for block in rows_in_order(located, files):
+                check()
+                sha256.update(block)
+                file.write(block)
+            check()
+    write_json_atomically(paths.record, record)
+    if record["complete"]:
+        mark = {
+            **tally.as_dict(),
+            "sha256": sha256.hexdigest(),
+            "fingerprint": digest(record["fingerprint"]),
+            "asrbatch": __version__,
+            "completed": now(),
+            **figures,
+        }
+        write_json_atomically(paths.done, mark)
+
+
+def rows_in_order(located: Located, files: dict[int, Path]) -> Iterator[bytes]:
+    """The located rows in manifest order, many at a time.
+
+    Every chunk took its rows in manifest order and wrote them as they finished, so within each file this reads forward
+    but for some steps back as long as what its engine held at once: the system's read-ahead serves all files.
+
+    Raises:
+        OutputError: a file cannot be read, or is no longer what was located.
+    """
+    with _opened(files) as descriptors:
+        for start in range(0, len(located.chunk_of), _BLOCK_ROWS):
+            block = slice(start, start + _BLOCK_ROWS)
+            columns = (located.chunk_of, located.offsets, located.lengths, located.checksums)
+            lines = []
+            for chunk_id, offset, length, checksum in zip(*(column[block].tolist() for column in columns), strict=True):
+                if not length:
+                    continue
+                try:
+                    line = os.pread(descriptors[chunk_id], length, offset)
+                except OSError as e:
+                    raise OutputError(f"{files[chunk_id]}: {e.strerror}; run the same command again when that is mended") from e
+                if zlib.crc32(line) != checksum:
+                    raise OutputError(
+                        f"{files[chunk_id]}: was changed while it was being merged; run the same command again when nothing "
+                        "writes it any more"
+                    )
+                lines.append(line)
+            yield b"".join(lines)
+
+
+@contextmanager
+def _opened(files: dict[int, Path]) -> Iterator[dict[int, int]]:
+    """Descriptors of all files at once, by chunk id."""
+    _allow_open_files(len(files))
+    with ExitStack() as stack:
+        descriptors = {}
+        for chunk_id, path in files.items():
+            with explained(path):
+                descriptors[chunk_id] = os.open(path, os.O_RDONLY)
+            stack.callback(os.close, descriptors[chunk_id])
+        yield descriptors
+
+
+def _allow_open_files(number: int) -> None:
+    needed = number + len(os.listdir("/proc/self/fd")) + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft == unlimited or soft >= needed:
+        return
+    if hard != unlimited and hard < needed:
+        raise OutputError(
+            f"{number} chunks are {number} open files, and no more than {hard} files may be open here; raise that with "
+            f"`ulimit -Hn {needed}` (root), or in the SLURM job's limits, and run the same command again"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

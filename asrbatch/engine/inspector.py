@@ -1,0 +1,180 @@
+"""Asks vLLM about a model without an engine and without weights, in a process of its own.
+
+The process that will run the engine must not import vLLM before everything that can refuse a run has had its say, and
+plugins must be named before they can take the engine down. Imports neither torch nor vllm.
+"""
+
+import functools
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from asrbatch.errors import EngineStartError, UsageError
+from asrbatch.models.capabilities import Speech
+
+TIMEOUT_S = 600.0
+
+
+def look_at(
+    folder: str,
+    *,
+    name: str,
+    architectures: Sequence[str],
+    style: str,
+    task: str,
+    prompt: str,
+    words: dict[str, str | None],
+    template_kwargs: dict[str, Any],
+    plugins: Sequence[str] | None,
+    settings: dict[str, Any],
+    device_kind: str,
+    window_s: float | None = None,
+) -> Speech:
+    """The facts of a checkpoint; takes some 10 seconds, most of them once for each process.
+
+    Args:
+        folder: of the checkpoint.
+        name: as the user wrote it.
+        architectures: as the checkpoint's configuration has them.
+        style: one of `speech.PROMPT_STYLES`.
+        prompt: of a chat.
+        words: of an interface: `language`, `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none.
+        settings: vLLM's engine arguments that decide what the model is.
+        window_s: the longest audio to ask about at once; None for what suits the model.
+
+    Raises:
+        UsageError: the model cannot be asked as wanted; why, in one line.
+    """
+    answer = _ask(
+        {
+            "what": "checkpoint",
+            "folder": folder,
+            "name": name,
+            "architectures": list(architectures),
+            "style": style,
+            "task": task,
+            "prompt": prompt,
+            "words": words,
+            "template_kwargs": template_kwargs,
+            "plugins": None if plugins is None else list(plugins),
+            "settings": settings,
+            "device_kind": device_kind,
+            "window_s": window_s,
+        }
+    )
+    return Speech(**{**answer, "can": tuple(answer["can"])})
+
+
+def check_plugins(names: Sequence[str] | None, device_kind: str) -> None:
+    """Loads plugins where they do no harm.
+
+    Args:
+        names: an allow-list; None for what VLLM_PLUGINS says, or all.
+
+    Raises:
+        UsageError: one that vLLM would not start with, or that was named and does not work; which, and why.
+    """
+    _ask({"what": "plugins", "plugins": None if names is None else list(names), "device_kind": device_kind})
+
+
+def unknown_modules(
+    names: Collection[str],
+    has: Collection[str],
+    architectures: Sequence[str],
+    plugins: Sequence[str] | None,
+    device_kind: str,
+) -> list[str]:
+    """Which modules of an adapter a checkpoint lacks, once vLLM's class has renamed both as it does when it loads them.
+
+    Args:
+        names: of the adapter.
+        has: of the checkpoint.
+    """
+    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
+    asked = {"what": "modules", "names": sorted(names), "has": sorted(has), "architectures": list(architectures)}
+    return _ask({**asked, **settled})["unknown"]
+
+
+def problem_of_adapter(folder: str, max_rank: int, plugins: Sequence[str] | None, device_kind: str) -> str | None:
+    """Why vLLM could not apply a LoRA adapter, whatever the model; None where it can.
+
+    Args:
+        max_rank: as vLLM will be told it.
+    """
+    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
+    return _ask({"what": "adapter", "folder": folder, "max_rank": max_rank, **settled})["problem"]
+
+
+def list_models(plugins: Sequence[str] | None, device_kind: str) -> dict[str, Any]:
+    """What the installed vLLM can transcribe with; see `look_child.py`."""
+    return _ask({"what": "models", "plugins": None if plugins is None else list(plugins), "device_kind": device_kind})
+
+
+def _ask(request: dict[str, Any]) -> dict[str, Any]:
+    answer = json.loads(_answer(json.dumps(request, sort_keys=True)))
+    if (refusal := answer.get("refused")) is not None:
+        raise UsageError(refusal)
+    return answer["found"]
+
+
+def close() -> None:
+    """Ends the process that was asked, if there is one: it holds half a gigabyte, which an engine may want."""
+    while _children:
+        _children.popitem()[1].close()
+
+
+@functools.lru_cache(maxsize=64)
+def _answer(request: str) -> str:
+    # Plugins and the kind of device are settled when vLLM is imported.
+    settled = {name: value for name, value in json.loads(request).items() if name in ("plugins", "device_kind")}
+    key = json.dumps(settled, sort_keys=True)
+    if key not in _children:
+        close()
+        _children[key] = _Child()
+    try:
+        return _children[key].ask(request)
+    except BaseException:  # an answer that is still to come would be taken for that to the next request
+        close()
+        raise
+
+
+class _Child:
+    """A process that answers one request after another; it ends with this one."""
+
+    def __init__(self) -> None:
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        command = [sys.executable, "-P", "-m", "asrbatch.engine.vllm.inspector_process"]
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, encoding="utf-8")
+
+    def ask(self, request: str) -> str:
+        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            self._process.stdin.write(f"{request}\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except OSError:  # it is gone
+            answer = ""
+        finally:
+            watchdog.cancel()
+        if answer:
+            return answer
+        self._said.seek(0)
+        said = [line for line in self._said.read().splitlines() if line.strip()]
+        ended = f"its process ended with {self._process.wait()}: {said[-1] if said else 'it said nothing'}"
+        error = EngineStartError(f"vLLM could not be asked what the model is: {ended}")
+        error.add_note("\n".join(said[-15:]))
+        raise error
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._said.close()
+
+
+_children: dict[str, _Child] = {}

@@ -1,0 +1,179 @@
+"""What a process with an engine needs to know: the model, how it is run, how it is asked.
+
+Plain data that can be sent to a worker process; knows nothing of manifests and outputs.
+
+How one run asks its model: what the model is, and what the user chose. Plain data that can be sent to a worker.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from asrbatch.engine import plugins
+from asrbatch.engine.base import Deliver, Engine
+from asrbatch.engine.devices import Device
+from asrbatch.models import fallback
+from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, Speech
+from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.whisper import WhisperPrompts
+from asrbatch.types import Utterance
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Attributes:
+    speech: the model.
+    plugins: of vLLM's, the only ones to be loaded; None for those that are installed, or that VLLM_PLUGINS names.
+    tokenizer: folder of a tokenizer that is not the checkpoint's own; None for the checkpoint's.
+    trust_remote_code: run Python code that comes with the checkpoint.
+    chat_template_kwargs: variables of the chat template.
+    hotwords: words the model is to expect; None for none.
+    target_language: into which it translates; None for the model's own choice.
+    lora: folder of a LoRA adapter; None for none.
+    lora_rank: as vLLM has to be told it.
+    """
+
+    speech: Speech
+    plugins: tuple[str, ...] | None = None
+    tokenizer: str | None = None
+    trust_remote_code: bool = False
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    hotwords: str | None = None
+    target_language: str | None = None
+    lora: str | None = None
+    lora_rank: int | None = None
+
+    @property
+    def default_prompt(self) -> str | None:
+        """Of rows and runs that give none."""
+        return CHAT_PROMPT if self.speech.style == CHAT_STYLE else None
+
+    @property
+    def plugin_versions(self) -> dict[str, str]:
+        """What is installed of the plugins that vLLM will load."""
+        return plugins.versions(self.plugins)
+
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """vLLM's engine arguments that follow from it. What was not given is left out: an empty string is not "none"."""
+        settings: dict[str, Any] = {}
+        if self.tokenizer is not None:
+            settings["tokenizer"] = self.tokenizer
+        if self.trust_remote_code:
+            settings["trust_remote_code"] = True
+        if self.lora is not None:
+            settings |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": 1}
+        return settings
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """An engine to be started, and the questions it will be asked.
+
+    Attributes:
+        mode: `thread` or `process`.
+        language: ISO 639-1 code for rows without `lang`; None has it detected.
+        prompt: previous text for rows without `prompt`.
+        max_tokens: most tokens generated for one window.
+        engine_args: vLLM's, as the user gave them.
+        timestamps: whether answers carry timestamps.
+        temperatures: those that questions may ask for, 0.0 (greedy) first.
+        asking: how the model is asked.
+    """
+
+    checkpoint: Checkpoint
+    device: Device
+    dtype: str
+    mode: str
+    task: str
+    language: str | None
+    prompt: str | None
+    max_tokens: int
+    seed: int
+    engine_args: dict[str, Any]
+    timestamps: bool = True
+    temperatures: tuple[float, ...] = (0.0,)
+    asking: Asking | None = None
+
+    @property
+    def speech(self) -> Speech:
+        return self.asking.speech
+
+    @property
+    def detects_language(self) -> bool:
+        """Whether the answer to a window that was asked without a language says which it is."""
+        return "detection" in self.speech.can
+
+    @property
+    def is_translated(self) -> bool:
+        """Whether texts are written in another language than they are spoken in."""
+        return self.task == "translate"
+
+    @property
+    def target_language(self) -> str | None:
+        """The language translations are written in; None where nothing is translated, or nobody knows."""
+        return (self.asking.target_language or self.speech.default_target) if self.is_translated else None
+
+    @cached_property
+    def prompts(self) -> WhisperPrompts:
+        """Of a Whisper checkpoint."""
+        return WhisperPrompts(self.checkpoint, self.task, timestamps=self.timestamps)
+
+    def language_of(self, utterance: Utterance) -> str | None:
+        """In which it is asked; None has it detected, or leaves it to the model."""
+        if self.speech.is_whisper and not self.checkpoint.is_multilingual:
+            return "en"
+        return self.check_language(utterance.lang, "lang") if utterance.lang else self.language
+
+    def check_language(self, language: str, option: str) -> str:
+        """The model's own code for a language.
+
+        Args:
+            option: where it was said, for the message.
+
+        Raises:
+            UsageError: the model cannot be told languages, or lacks this one.
+        """
+        if self.speech.is_whisper:
+            return self.prompts.check_language(language, option)
+        return self.speech.check_language(language, f"{option} {language}")
+
+    def prompt_of(self, utterance: Utterance) -> str | None:
+        prompt = self.prompt if utterance.prompt is None else utterance.prompt
+        if self.speech.is_whisper and self.asking.hotwords is not None:
+            # Whisper expects words that stood in the text before. Last, because a long prompt loses its beginning.
+            return f"{(prompt or '').strip()} {self.asking.hotwords}"
+        return prompt
+
+    def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
+        """Starts it with `engine.start_engine`, or with what has its signature."""
+        return start(
+            self.checkpoint,
+            device=self.device,
+            dtype=self.dtype,
+            mode=self.mode,
+            task=self.task,
+            max_tokens=self.max_tokens,
+            seed=self.seed,
+            user_args=self.engine_args,
+            temperatures=self.temperatures,
+            deliver=deliver,
+            asking=self.asking,
+        )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What requests share of their sampling parameters, and when one is asked again; part of a run's fingerprint."""
+        sampling = {"temperature": 0.0, "max_tokens": self.max_tokens, "seed": self.seed, "timestamps": self.timestamps}
+        if len(self.temperatures) == 1:
+            return sampling
+        return sampling | {"fallback": {"temperatures": list(self.temperatures), **fallback.THRESHOLDS}}
+
+    def on(self, device: Device) -> "EnginePlan":
+        """The same on another device of the same kind."""
+        return replace(self, device=device)
+
+    def __str__(self) -> str:
+        how = "" if self.speech.is_whisper else f" asked by its {self.speech.style} style,"
+        return f"{self.checkpoint.name},{how} {self.dtype} on {self.device.name}"

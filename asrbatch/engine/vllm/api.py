@@ -1,0 +1,249 @@
+"""All that asrbatch asks of vLLM's engine, and every difference between its versions.
+
+`vllm_frontends.py` asks models, `vllm_models.py` their classes.
+
+Meant for vLLM 0.26 to 0.33; run on the CPU builds 0.28 and 0.32 alone. What had to be bridged is commented where
+it is bridged. Import it late: it takes seconds, and `environment.configure` must have run before.
+"""
+
+import copy
+import dataclasses
+import difflib
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import vllm
+from vllm import SamplingParams
+from vllm.config.speech_to_text import SpeechToTextParams
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.models.interfaces import supports_transcription
+from vllm.renderers.inputs.preprocess import parse_model_prompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.sample.sampler import Sampler
+
+from asrbatch.errors import UsageError
+
+__all__ = [
+    "VERSIONS",
+    "EngineDeadError",
+    "Frontend",
+    "check_engine_args",
+    "features",
+    "finished",
+    "gather_few_logprobs_at_once",
+    "prompt_ids",
+    "sampling_params",
+    "set_num_threads",
+    "start_process",
+    "start_thread",
+    "with_lora",
+]
+
+VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
+
+# The real one, which preparation threads need: see start_thread.
+set_num_threads = torch.set_num_threads
+
+
+def check_engine_args(user_args: Iterable[str]) -> None:
+    """Raises UsageError for names that this vLLM has no engine argument of."""
+    known = {f.name for f in dataclasses.fields(EngineArgs)}
+    for name in user_args:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UsageError(f"--engine-arg {name}: vLLM {VERSIONS['vllm']} has no such engine argument{hint}")
+
+
+def start_thread(settings: dict[str, Any]) -> LLMEngine:
+    """An engine in this process, to be stepped by whoever started it, in the thread that started it."""
+    engine = LLMEngine.from_engine_args(EngineArgs(**settings), enable_multiprocessing=False)
+    if torch.set_num_threads is not set_num_threads:
+        # vLLM's CPU worker has replaced it by a function that logs a refusal, and vLLM's own renderer calls that twice
+        # for every window: a log that grows with the manifest.
+        torch.set_num_threads = lambda num_threads: None
+    return engine
+
+
+def start_process(settings: dict[str, Any]) -> AsyncLLM:
+    """An engine in vLLM's EngineCore process. Call it where an asyncio loop runs."""
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings, enable_log_requests=False))
+
+
+def with_lora(folder: str) -> dict[str, Any]:
+    """Arguments of every request that make the engine apply an adapter."""
+    return {"lora_request": LoRARequest("adapter", 1, folder)}
+
+
+def sampling_params(
+    max_tokens: int, seed: int, temperature: float, extra_args: dict[str, Any] | None, watched: int | None = None
+) -> SamplingParams:
+    """One object per kind of request, for the whole run; each chosen token comes with its log-probability.
+
+    Args:
+        temperature: 0.0 is greedy.
+        watched: a token whose log-probability is wanted at every step, chosen or not.
+    """
+    # Either gives the chosen token's; asked for together, vLLM would also look for the likeliest one.
+    logprobs: dict[str, Any] = {"logprobs": 0}
+    if watched is not None and CAN_WATCH:
+        logprobs = {"logprob_token_ids": [watched]}
+    return SamplingParams(
+        temperature=temperature,
+        max_tokens=max_tokens,
+        seed=seed,
+        flat_logprobs=True,  # two lists instead of two objects a token
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        detokenize=False,  # we read ids; text is made of them once, at the end
+        extra_args=extra_args,
+        **logprobs,
+    )
+
+
+# Some older vLLM cannot say what it thinks of a token it did not choose, unless that is among the likeliest.
+CAN_WATCH = "logprob_token_ids" in SamplingParams.__struct_fields__
+
+
+def gather_few_logprobs_at_once() -> None:
+    """Call in the engine's worker: makes `logprob_token_ids` cheap where all rows ask for the same.
+
+    vLLM writes the ids of each row into a tensor by itself, at every step: 1.5 to 4 ms of Python for 256 rows, against
+    0.05 ms here (measured on a CPU). Rows that differ, or come with none, still go that way.
+    """
+    gather = getattr(Sampler, "gather_specific_token_logprobs", None)
+    if gather is None or hasattr(gather, "__wrapped__"):
+        return
+
+    @functools.wraps(gather)
+    def at_once(self: Sampler, logprobs: torch.Tensor, ids_of: dict[int, list[int]], sampled: torch.Tensor) -> Any:
+        ids = next(iter(ids_of.values()), [])
+        if len(ids_of) != len(logprobs) or any(other != ids for other in ids_of.values()):
+            return gather(self, logprobs, ids_of, sampled)
+        chosen = self.gather_logprobs(logprobs, 0, token_ids=sampled)
+        columns = torch.tensor(ids, dtype=chosen.logprob_token_ids.dtype).to(logprobs.device, non_blocking=True)
+        columns = columns.expand(len(logprobs), -1)
+        return LogprobsTensors(
+            torch.cat([chosen.logprob_token_ids, columns], 1),
+            torch.cat([chosen.logprobs, logprobs.gather(-1, columns.long())], 1),
+            chosen.selected_token_ranks,
+        )
+
+    Sampler.gather_specific_token_logprobs = at_once
+
+
+class Frontend:
+    """Turns samples into engine inputs and text into answers, the way the model's own class does.
+
+    Args:
+        engine: an `LLMEngine` or `AsyncLLM`.
+        task: `transcribe` or `translate`.
+
+    Raises:
+        TypeError: the model class does not implement vLLM's `SupportsTranscription`.
+    """
+
+    def __init__(self, engine: LLMEngine | AsyncLLM, task: str):
+        self._model_config = engine.model_config
+        self._renderer = engine.renderer
+        self._task = task
+        self._model = get_model_cls(engine.model_config)
+        if not supports_transcription(self._model):
+            raise TypeError(f"{self._model.__name__} does not implement SupportsTranscription")
+        self._speech = self._model.get_speech_to_text_config(engine.model_config, task)
+        # One of our own: vLLM's is also used by its renderer, in several threads, and the Python class around it may set
+        # truncation and padding, which is refused ("Already borrowed") while another thread reads. Nobody changes this one.
+        self._tokenizer = copy.deepcopy(engine.renderer.tokenizer.backend_tokenizer)
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def render(self, samples: Any) -> Any:
+        """Features of one window as vLLM's engine input; thread-safe without a multimodal cache."""
+        prompt = self._model.get_generation_prompt(
+            SpeechToTextParams(
+                audio=samples,
+                stt_config=self._speech,
+                model_config=self._model_config,
+                language="en",  # of vLLM's own prompt, which `with_decoder_ids` replaces
+                task_type=self._task,
+            )
+        )
+        (engine_input,) = self._renderer.render_cmpl([parse_model_prompt(self._model_config, prompt)])
+        return engine_input
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without special tokens around them. Thread-safe, as is `decode`."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text as the model's own class hands it out; nothing is tidied up, nothing left out."""
+        return self._model.post_process_output(self._tokenizer.decode(token_ids, skip_special_tokens=False))
+
+
+def features(engine_input: Any) -> torch.Tensor:
+    """The log-mel features in an engine input, in the model's dtype; not a copy."""
+    item = engine_input["decoder_prompt"]["mm_kwargs"]["audio"][0]
+    return item["input_features"].data
+
+
+def with_decoder_ids(engine_input: Any, decoder_ids: Sequence[int]) -> Any:
+    """The same features with another prompt; what was given stays as it is.
+
+    Token ids, not text: tokenised again, a prompt that does not begin with `<|startoftranscript|>` would get a second one.
+    """
+    return {**engine_input, "decoder_prompt": {**engine_input["decoder_prompt"], "prompt_token_ids": list(decoder_ids)}}
+
+
+def prompt_ids(engine_input: Any) -> list[int]:
+    """What the decoder starts from, audio included where it is part of that."""
+    return list(engine_input.get("decoder_prompt", engine_input)["prompt_token_ids"])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """One finished request, in plain types; seconds on the engine's own monotonic clock.
+
+    `watched` holds the log-probability of the watched token at each step; nothing where none was watched.
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    watched: list[float]
+    finish_reason: str
+    queue_s: float
+    first_token_s: float
+    generate_s: float
+
+
+def finished(output: Any) -> Finished:
+    """Reads a finished `RequestOutput`."""
+    completion, stats = output.outputs[0], output.metrics
+    token_ids = list(completion.token_ids)
+    flat = completion.logprobs  # of each step the chosen token's, then the watched one's
+    per_step = len(flat.logprobs) // max(1, len(flat)) or 1
+    queued, scheduled = stats.queued_ts, stats.scheduled_ts
+    return Finished(
+        token_ids=token_ids,
+        logprobs=flat.logprobs[::per_step],
+        watched=flat.logprobs[1::2] if per_step == 2 else [],
+        finish_reason=str(completion.finish_reason),
+        queue_s=max(0.0, scheduled - queued),
+        first_token_s=max(0.0, stats.first_token_ts - queued),
+        generate_s=max(0.0, stats.last_token_ts - scheduled),
+    )
+
+
+def as_json(params: SamplingParams) -> dict[str, Any]:
+    """The sampling parameters that differ from vLLM's defaults, for the run record and the fingerprint."""
+    default = SamplingParams()
+    named = {f: getattr(params, f) for f in params.__struct_fields__ if not f.startswith("_")}
+    changed = {k: v for k, v in named.items() if v != getattr(default, k)}
+    return json.loads(json.dumps(changed, default=str))

@@ -1,0 +1,88 @@
+"""Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of `look_child.py` alone.
+
+A class that cannot be imported here, for want of a package, is listed with that package alone; one that hears and does not say
+where the audio goes, which nothing can ask, is listed as well.
+"""
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from asrbatch.engine import plugins
+from asrbatch.engine.vllm import registry
+from asrbatch.engine.vllm.option_support import honoured_by
+from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, WHISPER_STYLE
+from asrbatch.models.checkpoint import WHISPER
+
+# Packages that the processor of a model asks for only when it is made or used.
+_ALSO_NEEDS = {
+    "FireRedASR2ForConditionalGeneration": ["kaldi_native_fbank"],
+    "GraniteSpeechForConditionalGeneration": ["torchaudio"],
+    "GraniteSpeechPlusForConditionalGeneration": ["torchaudio"],
+}
+
+
+def list_models(problems: dict[str, str]) -> dict[str, Any]:
+    """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by name)."""
+    return {
+        "vllm": registry.VERSION,
+        "plugins": {point.name: problems.get(point.name) for point in plugins.installed()},
+        "models": [row for name, load in sorted(registry.registered().items()) if (row := _row(name, load))],
+    }
+
+
+def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
+    try:
+        model = load()
+    except Exception as e:
+        lacks = _lacking(e)
+        return {**_empty(name), "lacks": lacks} if lacks is not None and registry.may_hear(name) else None
+    if registry.has_interface(model):
+        lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
+        return {**_with_interface(name, model), "lacks": lacks}
+    if not registry.generates_text(model):
+        return None
+    if (placeholder := registry.placeholder_of(model)) is None:
+        return {**_empty(name), "lacks": "a placeholder for audio in its class"} if registry.hears(model) else None
+    return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
+
+
+def _lacking(error: Exception) -> str | None:
+    """The package that is missing, also where transformers says that a module of its own is; None where none is."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (
+            isinstance(cause, ImportError)
+            and cause.name
+            and importlib.util.find_spec(package := cause.name.split(".")[0]) is None
+        ):
+            return package
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _with_interface(name: str, model: type) -> dict[str, Any]:
+    row = {**_empty(name), "asked": INTERFACE_STYLE, "languages": sorted(model.supported_languages)}
+    try:  # some classes state them whatever the checkpoint
+        speech = model.get_speech_to_text_config(None, "transcribe")
+        row |= {"sample_rate": int(speech.sample_rate), "window_s": speech.max_audio_clip_s}
+    except Exception:  # the others look at the checkpoint
+        pass
+    if name == WHISPER:
+        can = ["language", "prompt", "hotwords", "translation", "timestamps", "detection"]
+        return {**row, "asked": WHISPER_STYLE, "languages": [], "can": can}  # a checkpoint has its own
+    return {**row, "can": honoured_by(inspect.getsource(model.get_generation_prompt))}
+
+
+def _empty(name: str) -> dict[str, Any]:
+    return {
+        "architecture": name,
+        "asked": None,
+        "sample_rate": None,
+        "window_s": None,
+        "languages": [],
+        "can": [],
+        "placeholder": None,
+        "lacks": None,
+    }

@@ -1,0 +1,116 @@
+"""What is done to a text before its words are counted, and how a result says which rules those were.
+
+A normaliser is a function from text to text, and a line in `NORMALIZERS` that loads it: the libraries are imported when one is
+asked for. Two scores may be compared only when the digests of their normalisers are the same: one word list that changed
+is another number. Knows nothing of rows and of error rates.
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+from asrbatch.errors import UsageError
+from asrbatch.languages import NO_SPACES, primary
+
+
+@dataclass(frozen=True)
+class Normalizer:
+    """One set of rules.
+
+    Attributes:
+        name: as `--normalizer` takes it.
+        version: of the library that the rules are from, or of the rules themselves.
+        sha256: over what decides the rules: files of the library, our tables, and the version number of our own steps.
+        normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that nobody says.
+    """
+
+    name: str
+    version: str
+    sha256: str
+    normalize: Callable[[str], str]
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
+
+def _whisper_english() -> Normalizer:
+    basic, english = _modules()
+    table = Path(english.__file__).with_name("normalizers") / "english.json"
+    files = (english.__file__, basic.__file__, table)
+    return Normalizer("whisper-english", _library(), _sha256(*files), english.EnglishTextNormalizer())
+
+
+def _whisper_basic() -> Normalizer:
+    basic, _ = _modules()
+    return Normalizer("whisper-basic", _library(), _sha256(basic.__file__), basic.BasicTextNormalizer())
+
+
+def _leaderboard() -> Normalizer:
+    _modules()
+    from asrbatch.evaluation import leaderboard
+
+    rules = leaderboard.load_rules()
+    normalize = leaderboard.LeaderboardNormalizer(rules)
+    own = json.dumps({"version": leaderboard.RULES_VERSION, "tables": rules}, sort_keys=True)
+    sha256 = hashlib.sha256((own + _sha256(*leaderboard.library_files())).encode()).hexdigest()
+    return Normalizer("leaderboard", f"{rules['source']}@{rules['commit'][:12]}, {_library()}", sha256, normalize)
+
+
+def _none() -> Normalizer:
+    return Normalizer("none", "1", hashlib.sha256(b"text is left as it is").hexdigest(), lambda text: text)
+
+
+NORMALIZERS: dict[str, Callable[[], Normalizer]] = {
+    "whisper-english": _whisper_english,
+    "whisper-basic": _whisper_basic,
+    "none": _none,
+    "leaderboard": _leaderboard,
+}
+AUTO = "auto"
+ENGLISH_ONLY = frozenset(("whisper-english", "leaderboard"))
+
+
+def load_normalizer(name: str) -> Normalizer:
+    """Loads the rules called `name`.
+
+    Raises:
+        UsageError: there are none of that name.
+    """
+    if name not in NORMALIZERS:
+        raise UsageError(f"--normalizer {name}: unknown; known: {AUTO}, {', '.join(NORMALIZERS)}")
+    return NORMALIZERS[name]()
+
+
+def choose(asked: str, lang: str) -> str:
+    """The name of the normaliser for a text in `lang`: `auto` is `whisper-english` for English and `whisper-basic` otherwise."""
+    if asked != AUTO:
+        return asked
+    return "whisper-english" if primary(lang) == "en" else "whisper-basic"
+
+
+def counts_characters(lang: str) -> bool:
+    """Whether the language is written without spaces between words, so that only characters can be counted."""
+    return primary(lang) in NO_SPACES
+
+
+def _modules() -> tuple[ModuleType, ModuleType]:
+    with warnings.catch_warnings():  # about a backslash in a docstring of theirs, from Python 3.12 on for all to see
+        warnings.simplefilter("ignore")
+        from whisper_normalizer import basic, english
+    return basic, english
+
+
+def _library() -> str:
+    return f"whisper_normalizer {version('whisper_normalizer')}"
+
+
+def _sha256(*files: str | Path) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(Path(file).read_bytes()).digest())
+    return digest.hexdigest()

@@ -1,0 +1,190 @@
+"""Counts the rows of two files of predictions in pairs, in pieces by several processes; `compare` makes figures of the counts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from asrbatch.errors import OutputError
+from asrbatch.evaluation.predictions import Predictions
+from asrbatch.evaluation.references import References
+from asrbatch.evaluation.rows import (
+    DURATION,
+    NO_VALUE,
+    audio_seconds_of_any,
+    language_of,
+    prediction_of,
+    status_of,
+    text_of,
+    values_of,
+)
+from asrbatch.evaluation.scoring import BATCH_CHARS, ScoreOptions
+from asrbatch.evaluation.stats.paired_counts import Change, PairTally
+from asrbatch.evaluation.texts import TextRules, Texts
+from asrbatch.formatting import show, show_text
+from asrbatch.languages import primary
+
+SIDES = ("a", "b")
+Pair = list[dict[str, Any] | None]  # the rows of A and of B, None where there is none
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How two files are compared.
+
+    Attributes:
+        scoring: as for `score`.
+        common: compare the rows that both have, whatever manifests they are of.
+        shown: how many of the largest changes to keep, in each direction.
+    """
+
+    scoring: ScoreOptions = field(default_factory=lambda: ScoreOptions(resamples=2000))
+    common: bool = False
+    shown: int = 10
+
+
+class Pairing:
+    """Counts rows [start, stop): of the references; without a manifest of them those of A, then those that only B has.
+
+    Attributes:
+        has_references: otherwise A's predictions take their place.
+    """
+
+    def __init__(
+        self,
+        files: list[Predictions],
+        references: References | None,
+        rules: TextRules,
+        language: str,
+        options: CompareOptions,
+        written: str | None = None,
+    ):
+        self._files, self._references, self._rules = files, references, rules
+        self._language, self._options = language, options
+        self._written = written
+        self.has_references = references is not None or any(file.num_references for file in files)
+        self._only_b = files[1].without(files[0].keys if references is None else references.keys)
+
+    def __len__(self) -> int:
+        return len(self._references) if self._references is not None else len(self._files[0]) + len(self._only_b)
+
+    def __call__(self, start: int, stop: int) -> PairTally:
+        tally = PairTally(most=self._options.shown)
+        rows: list[tuple[Mapping[str, Any], Pair, list[str | None]]] = []
+        texts: list[Texts] = []
+        chars = 0
+        for index in range(start, stop):
+            if chars > BATCH_CHARS:
+                self._count(tally, rows, texts)
+                rows, texts, chars = [], [], 0
+            fields, pair = self._pair(index)
+            if self._options.common and None in pair:
+                tally.left_out += 1
+                continue
+            said = [
+                prediction_of(row, file.pred_field, partial(file.where, fields["id"]))
+                for row, file in zip(pair, self._files, strict=True)
+            ]
+            lang, stated = self._lang(fields, pair)
+            reference = self._reference(index, fields, pair) if self.has_references else said[0] or ""
+            prepared = self._rules.prepare(reference, said, lang)
+            # What a translation was heard as is not what it is written in.
+            tally.languages.add(lang, stated, *(() if self._written else pair))
+            if self.has_references and prepared.excluded:
+                tally.excluded[prepared.excluded] += 1
+                continue
+            tally.normalizers[prepared.normalizer] += 1
+            tally.fell_back += prepared.fell_back
+            tally.languages.add_texts(lang, prepared)
+            tally.same_text += (said[0] or "") == (said[1] or "")
+            tally.same_normalized += prepared.hypotheses[0] == prepared.hypotheses[1]
+            rows.append((fields, pair, [reference if self.has_references else None, *said]))
+            texts.append(prepared)
+            chars += prepared.num_chars
+        self._count(tally, rows, texts)
+        return tally
+
+    def _count(self, tally: PairTally, rows: list[tuple], texts: list[Texts]) -> None:
+        for row, prepared, counted in zip(rows, texts, self._rules.count(texts), strict=True):
+            self._add(tally, *row, prepared, counted)
+        tally.keep_largest()
+
+    def _pair(self, index: int) -> tuple[Mapping[str, Any], Pair]:
+        """The fields of a row with its reference, and the rows of both files, None where there is none."""
+        a, b = self._files
+        if self._references is not None:
+            utterance = self._references.read(index)
+            return {**utterance.fields, "id": utterance.id}, [a.find(utterance.id), b.find(utterance.id)]
+        if index >= len(a):
+            row = b.read(int(self._only_b[index - len(a)]))
+            return row, [None, row]
+        row = a.read(index)
+        return row, [row, b.find(row["id"])]
+
+    def _reference(self, index: int, fields: Mapping[str, Any], pair: Pair) -> str | None:
+        name = self._options.scoring.text_field
+        if self._references is not None:
+            return text_of(fields, name, partial(self._references.where, index))
+        found = [
+            None if row is None else text_of(row, name, partial(file.where, row["id"]))
+            for row, file in zip(pair, self._files, strict=True)
+        ]
+        return self._agreed(fields["id"], f"references ({name})", found, "say which counts with --references MANIFEST")
+
+    def _lang(self, fields: Mapping[str, Any], pair: Pair) -> tuple[str, bool]:
+        """The language of a row, and whether it is stated: by the references, or else by either of the two."""
+        if self._written:
+            return self._written, True
+        if self._references is not None:
+            return language_of(fields, self._language)
+        stated = [language_of(row or {}, "")[0] or None for row in pair]
+        alike = [lang and primary(lang) for lang in stated]
+        if len({*alike} - {None}) > 1:
+            self._agreed(fields["id"], "lang", stated, "say which counts with --references MANIFEST")
+        lang = next(filter(None, stated), None)
+        return (lang, True) if lang else (self._language, False)
+
+    def _groups(self, fields: Mapping[str, Any], pair: Pair) -> dict[str, list[str]]:
+        audio_s = audio_seconds_of_any(*pair, fields)
+        return {name: self._values(name, fields, pair, audio_s) for name in self._options.scoring.by}
+
+    def _values(self, name: str, fields: Mapping[str, Any], pair: Pair, audio_s: float | None) -> list[str]:
+        if name == DURATION:
+            return values_of(name, fields, None, audio_s)
+        if self._references is not None and (values := values_of(name, fields, None, None)) != [NO_VALUE]:
+            return values
+        found = [None if row is None else values_of(name, row, None, None) for row in pair]
+        stated = [None if values in (None, [NO_VALUE]) else values for values in found]
+        fix = "name a field of the manifest, which is the same in both, or give --references MANIFEST"
+        return self._agreed(fields["id"], f"--by {name}", stated, fix) or [NO_VALUE]
+
+    def _agreed(self, row_id: str, what: str, found: list[Any], fix: str) -> Any:
+        """What either of the two says, None where neither does. Raises OutputError where they say different things."""
+        said = [value for value in found if value is not None]
+        if len(said) > 1 and said[0] != said[1]:
+            places = [file.where(row_id).removesuffix(f": id {show_text(row_id)}") for file in self._files]
+            both = " and ".join(f"{show(value)} ({place})" for value, place in zip(said, places, strict=True))
+            raise OutputError(f"id {show_text(row_id)}: {what}: the two files have different ones, {both}; {fix}")
+        return said[0] if said else None
+
+    def _add(
+        self,
+        tally: PairTally,
+        fields: Mapping[str, Any],
+        pair: Pair,
+        written: list[str | None],
+        texts: Texts,
+        counted: list[tuple],
+    ) -> None:
+        for side, row, file in zip(SIDES, pair, self._files, strict=True):
+            failed, missing = status_of(row, file.pred_field)
+            tally.failed[side] += failed is not None
+            tally.missing[side] += missing
+        for counts in tally.groups.counts_of(self._groups(fields, pair)):
+            counts.add(*counted)
+        difference = tally.total.add(*counted)
+        if difference:
+            errors = [(words or characters).errors for words, characters in counted]
+            unit = "words" if texts.in_words else "characters"
+            change = Change(-abs(difference), fields["id"], *errors, unit, *written)
+            (tally.got_worse if difference > 0 else tally.got_better).append(change)

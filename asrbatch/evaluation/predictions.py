@@ -1,0 +1,233 @@
+"""What a model said, row by row: our own rows files, and any JSON Lines file with predictions in it.
+
+One pass finds where each row stands, what it is called and that no two are called the same; after that any row can be read
+at any time. Of a row 16 bytes are kept. Knows nothing of error rates.
+"""
+
+import os
+from array import array
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asrbatch.errors import OutputError, UsageError
+from asrbatch.evaluation.rows import finite_seconds
+from asrbatch.formatting import show, show_text
+from asrbatch.manifest.row import audio_ref, hash_row
+from asrbatch.manifest.scan import numbered_id
+from asrbatch.storage.jsonl import JsonLines
+from asrbatch.storage.run_files import rows_files
+from asrbatch.types import AudioRef
+
+_MOST_NAMES = 1000
+_SHOWN = 3
+
+
+class Predictions:
+    """The rows of one file, or of the chunks of one run. `len(predictions)` is their number.
+
+    A row's id is its `id`; without one, the hash that `transcribe` makes of the same audio (numbered where it repeats), and
+    for a row without audio its line.
+
+    Args:
+        path: absolute.
+        pred_field: the field with the prediction; None for `pred_text`, or else the only one that begins so (NeMo's
+            `pred_text_MODEL`).
+        text_field: the field with the reference.
+        audio_folder: where given, ids are made of what audio paths mean, relative ones in this folder, not of how they are
+            written.
+
+    Attributes:
+        num_references: rows that have one.
+        other_fields: fields that hold predictions by their names, and were not chosen; empty where the field was named.
+        torn: a file ends in a part of a line, which was left out.
+        num_made: rows whose id is made of their audio.
+        num_by_line: rows that are called after their line, because they have neither an id nor audio.
+        keys: int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one.
+
+    Raises:
+        UsageError: no such file, no rows, or it is unclear which field holds the prediction.
+        OutputError: a line that is no JSON object, an id that is none, or two rows with one id.
+    """
+
+    def __init__(self, path: Path, pred_field: str | None = None, text_field: str = "text", audio_folder: Path | None = None):
+        self.path = path
+        self._text_field, self._audio_folder = text_field, audio_folder
+        self._lines = JsonLines(rows_files(path))
+        self.num_references = self.num_by_line = 0
+        self._ordinals: dict[int, int] = {}  # of rows whose made id was there before
+        self._names: set[str] = set()
+        ids, made_rows, made_hashes = array("q"), array("Q"), array("Q")
+        for index, row in enumerate(self._lines.scan()):
+            if len(self._names) < _MOST_NAMES:
+                self._names.update(row)
+            try:
+                row_id, is_made = self._id(row, index)
+            except ValueError as e:
+                raise OutputError(f"{self._lines.where(index)}: {e}") from e
+            self.num_by_line += row.get("id") is None and not is_made
+            ids.append(hash(row_id))
+            self.num_references += row.get(text_field) is not None
+            if is_made:
+                made_rows.append(index)
+                made_hashes.append(int(row_id, 16))
+        self.num_made = len(made_rows)
+        self.keys = np.array(ids, np.int64)
+        self._number_repeats(np.array(made_rows, np.int64), np.array(made_hashes, np.uint64))
+        if not len(self):
+            raise UsageError(f"{path}: holds no rows")
+        self.pred_field = self._choose_field(pred_field)
+        is_named = pred_field is not None
+        self.other_fields = [] if is_named else sorted(name for name in self._candidates() if name != self.pred_field)
+        self._refuse_doubled()
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Row `index`, with the id it goes by as `id`.
+
+        Raises:
+            OutputError: the file changed since it was opened.
+        """
+        try:
+            row = self._lines.read(index)
+            row["id"] = self._final_id(row, index)
+        except ValueError as e:
+            raise self._changed() from e
+        if hash(row["id"]) != self.keys[index]:
+            raise self._changed()
+        return row
+
+    def find(self, row_id: str) -> dict[str, Any] | None:
+        """The row called `row_id`; None where there is none."""
+        order, ordered = self._order
+        at = np.searchsorted(ordered, hash(row_id))
+        while at < len(ordered) and ordered[at] == hash(row_id):
+            row = self.read(int(order[at]))
+            if row["id"] == row_id:
+                return row
+            at += 1
+        return None
+
+    def where(self, row_id: str) -> str:
+        """File, line and id of the row called `row_id`, for messages."""
+        order, ordered = self._order
+        at = int(np.searchsorted(ordered, hash(row_id)))
+        return f"{self._lines.where(int(order[at]))}: id {show_text(row_id)}"
+
+    def without(self, keys: np.ndarray) -> np.ndarray:
+        """int64, ascending: rows whose id is not among those with these hashes."""
+        return np.flatnonzero(~np.isin(self.keys, keys))
+
+    def by_audio(self, folder: Path) -> "Predictions":
+        """The same rows, where they have no id called after the audio that they mean."""
+        found = Predictions(self.path, self.pred_field, self._text_field, folder)
+        found.other_fields = self.other_fields
+        return found
+
+    def notes(self) -> list[str]:
+        """What a person should know about the field with predictions."""
+        if not self.other_fields:
+            return []
+        others = show_text(", ".join(self.other_fields))
+        return [f"predictions are those in {self.pred_field}; there are also {others}: --pred-field chooses"]
+
+    @property
+    def torn(self) -> bool:
+        return self._lines.torn > 0
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        order = np.argsort(self.keys, kind="stable")
+        return order, self.keys[order]
+
+    def _number_repeats(self, rows: np.ndarray, hashes: np.ndarray) -> None:
+        """Tells rows with the same made id apart as a manifest does: by a number, in the order of the file."""
+        ordinals = ordinals_of(hashes)
+        for at in np.flatnonzero(ordinals > 1).tolist():
+            index, ordinal = int(rows[at]), int(ordinals[at])
+            self._ordinals[index] = ordinal
+            self.keys[index] = hash(numbered_id(f"{int(hashes[at]):016x}", ordinal))
+
+    def _candidates(self) -> list[str]:
+        return sorted(name for name in self._names if name.startswith("pred_text"))
+
+    def _choose_field(self, given: str | None) -> str:
+        found = self._candidates()
+        if given is not None:
+            if given not in self._names:
+                raise UsageError(
+                    f"--pred-field {given}: no row of {self.path} has it; there are {', '.join(sorted(self._names))}"
+                )
+            return given
+        if "pred_text" in found or len(found) == 1:
+            return "pred_text" if "pred_text" in found else found[0]
+        if found:
+            raise UsageError(f"{self.path}: predictions of several models ({', '.join(found)}); choose one with --pred-field")
+        names = show_text(", ".join(sorted(self._names)))
+        raise UsageError(f"{self.path}: no pred_text in any row, only {names}; say which holds predictions with --pred-field")
+
+    def _refuse_doubled(self) -> None:
+        _, ordered = self._order
+        shared = ordered[1:][ordered[1:] == ordered[:-1]]
+        first: dict[str, int] = {}
+        shown: list[str] = []
+        number = 0
+        for index in np.flatnonzero(np.isin(self.keys, shared)).tolist() if len(shared) else ():
+            row_id = self.read(index)["id"]
+            if first.setdefault(row_id, index) == index:
+                continue
+            number += 1
+            if len(shown) < _SHOWN:  # `where` reads the file up to there
+                places = self._lines.where(index), self._lines.where(first[row_id])
+                shown.append(f"{places[0]}: id {show_text(row_id)} stands at {places[1]} already")
+        if number:
+            more = [f"… and {number - _SHOWN} more"] if number > _SHOWN else []
+            raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
+
+    def _final_id(self, row: dict[str, Any], index: int) -> str:
+        row_id, is_made = self._id(row, index)
+        return numbered_id(row_id, self._ordinals[index]) if is_made and index in self._ordinals else row_id
+
+    def _id(self, row: dict[str, Any], index: int) -> tuple[str, bool]:
+        """The row's id, and whether it was made here and may therefore repeat.
+
+        Raises:
+            ValueError: what stands there is none.
+        """
+        given = row.get("id")
+        if type(given) is str and given:
+            return given, False
+        if type(given) is int:
+            return str(given), False
+        if given is not None:
+            raise ValueError(f"id = {show(given)}: must be a non-empty string or a whole number; leave it out to have one made")
+        path = row.get("audio_filepath")
+        if type(path) is not str:
+            return f"row-{index}", False
+        seconds = [finite_seconds(row.get(name)) for name in ("offset", "duration")]
+        channel = row.get("channel") if type(row.get("channel")) is int else None
+        if self._audio_folder is not None and (found := audio_id(audio_ref(path, str(self._audio_folder)), *seconds, channel)):
+            return found, True
+        return hash_row(path, *seconds, channel), True
+
+    def _changed(self) -> OutputError:
+        return OutputError(f"{self.path}: was changed while it was read; run the same command again when nothing writes it")
+
+
+def ordinals_of(hashes: np.ndarray) -> np.ndarray:
+    """int64 [rows], from 1: the how many-th of its kind each hash is, in the order of the file."""
+    order = np.argsort(hashes, kind="stable")
+    ordered = hashes[order]
+    found = np.empty(len(hashes), np.int64)
+    found[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
+    return found
+
+
+def audio_id(audio: AudioRef, offset_s: float | None, duration_s: float | None, channel: int | None) -> str | None:
+    """An id made of the audio that a row means, however that is written; None for audio that has no place."""
+    place = os.path.normpath(audio.path) if audio.path is not None else audio.url
+    return None if place is None else hash_row(place, offset_s or None, duration_s, channel)

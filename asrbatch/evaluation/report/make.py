@@ -1,0 +1,84 @@
+"""Makes a report: scores the predictions, lists the worst, writes the page. Knows nothing of how the page looks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from asrbatch.errors import OutputError, UsageError
+from asrbatch.evaluation.report.page import page
+from asrbatch.evaluation.report.rows import Listing, worst_rows
+from asrbatch.evaluation.rows import DURATION
+from asrbatch.evaluation.score import score_rows
+from asrbatch.evaluation.scoring import ScoreOptions
+from asrbatch.storage.files import explained, replacing
+from asrbatch.storage.run_files import RunFacts
+
+MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
+_RATE_BOUNDS = (
+    (0, "no error"),
+    (5, "up to 5 %"),
+    (10, "5 to 10 %"),
+    (20, "10 to 20 %"),
+    (50, "20 to 50 %"),
+    (100, "50 to 100 %"),
+)
+_OVER = "over 100 %"
+
+
+def make_report(
+    path: Path, to: Path, options: ScoreOptions, *, title: str, most_rows: int, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Writes the page, whole or not at all; a report that stands there is replaced, another file is not.
+
+    Args:
+        path: absolute; predictions.
+        to: absolute; the HTML file.
+        options: of `score`; groups of duration are added.
+        most_rows: utterances on the page; where there are more, those with the most errors.
+
+    Returns:
+        The figures of `score`; where no row can be scored, the same with nothing in them but times and the reason.
+
+    Raises:
+        UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no report stands
+            at `to`, or the disk refused.
+    """
+    if not to.parent.is_dir():
+        raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
+    if to.exists() and not _is_report(to):
+        raise OutputError(f"{to}: is there already and is no report; choose another --to")
+    options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
+    # What was transcribed can be looked at without a reference.
+    scored = score_rows(path, options, say, needs_rates=False)
+    figures = scored.figures
+    with_compounds, folder = figures["words"]["merge_compounds"], _audio_folder(path, figures["references"])
+    fields = options.text_field, figures["pred_field"]
+    listing = Listing(scored.work, options.by, folder, most_rows, with_compounds, *fields)
+    rows, rates = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
+    text = page(title, figures, _by_rate(rates) if rates else {}, rows, options.by)
+    with explained(to), replacing(to) as file:
+        file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
+    return figures
+
+
+def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
+    """Rows by the range that their error rate is in; every range, in order."""
+    found = {name: 0 for _, name in _RATE_BOUNDS} | {_OVER: 0}
+    for (errors, units), rows in outcomes.items():
+        found[next((name for bound, name in _RATE_BOUNDS if 100 * errors <= bound * units), _OVER)] += rows
+    return found
+
+
+def _audio_folder(path: Path, references: str | None) -> Path:
+    """What relative audio paths are relative to: the folder of the references, or what the run says."""
+    if references is None:
+        return RunFacts(path).audio_folder
+    return Path(references) if Path(references).is_dir() else Path(references).parent
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with explained(path), open(path, "rb") as file:
+        return file.read(len(MARK)) == MARK

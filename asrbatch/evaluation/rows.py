@@ -1,0 +1,127 @@
+"""What a row says that matters to a score: its texts, its language, whether it failed, how long it is, which groups it is in.
+
+Knows a row as a dict; knows nothing of files.
+"""
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from asrbatch.errors import OutputError
+from asrbatch.formatting import show
+from asrbatch.languages import primary
+from asrbatch.manifest.row import MAX_SECONDS
+
+DURATION = "duration"
+NO_VALUE, NO_ENTRY = "(none)", "(empty)"
+_DURATION_BOUNDS_S = (2, 5, 10, 15, 20, 30, 60, 300)
+
+
+def finite_seconds(value: Any) -> float | None:
+    """A number of seconds that can be computed with, from 0 to `rows.MAX_SECONDS`; None for all else, NaN and true included."""
+    return value + 0.0 if type(value) in (int, float) and 0 <= value <= MAX_SECONDS else None
+
+
+def text_of(fields: Mapping[str, Any], name: str, where: Callable[[], str]) -> str | None:
+    """The text in a field; None where there is none.
+
+    Args:
+        where: what a message calls the row.
+
+    Raises:
+        OutputError: it is something else.
+    """
+    text = fields.get(name)
+    if text is not None and type(text) is not str:
+        raise OutputError(f"{where()}: {name} = {show(text)}: is no text; write it in quotes, or null for none")
+    return text
+
+
+def prediction_of(row: Mapping[str, Any] | None, name: str, where: Callable[[], str]) -> str | None:
+    """What the model said; None where there is no row, it failed, or it says nothing. Raises OutputError as `text_of`."""
+    return None if row is None or row.get("status") == "failed" else text_of(row, name, where)
+
+
+def language_of(fields: Mapping[str, Any], otherwise: str) -> tuple[str, bool]:
+    """The language of a row's reference, and whether the row says so.
+
+    Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in `input`.
+    """
+    theirs = fields if "status" not in fields else fields.get("input")
+    for lang in (fields.get("lang"), theirs.get("language") if isinstance(theirs, dict) else None):
+        if type(lang) is str and lang.strip():
+            return lang, True
+    return otherwise, False
+
+
+def is_heard_as_another(row: Mapping[str, Any] | None, lang: str) -> bool:
+    """Whether the model took a row for another language than `lang`."""
+    heard = None if row is None or "status" not in row else row.get("language")
+    return type(heard) is str and primary(heard) != primary(lang)
+
+
+def status_of(row: Mapping[str, Any] | None, pred_field: str) -> tuple[str | None, bool]:
+    """The error kind of a row that failed, or None; and whether there is no prediction for another reason."""
+    if row is None:
+        return None, True
+    if row.get("status") == "failed":
+        error = row.get("error")
+        return str(error.get("kind")) if isinstance(error, dict) else "unknown", False
+    return None, row.get(pred_field) is None
+
+
+def audio_seconds(*rows: Mapping[str, Any] | None) -> float | None:
+    """How long the audio is: what was decoded, or else what the rows say; None where neither is known."""
+    for name in ("audio_s", "duration"):
+        for row in rows:
+            if row is not None and (seconds := finite_seconds(row.get(name))) is not None:
+                return seconds
+    return None
+
+
+def audio_seconds_of_any(*rows: Mapping[str, Any] | None) -> float | None:
+    """The same for rows of several runs, in whatever order: the longest, where they decoded different lengths."""
+    for name in ("audio_s", "duration"):
+        found = [seconds for row in rows if row is not None and (seconds := finite_seconds(row.get(name))) is not None]
+        if found:
+            return max(found)
+    return None
+
+
+def seconds_of_stage(row: Mapping[str, Any] | None, stage: str) -> float | None:
+    """What one stage took, of a row that has been through all of them; None otherwise."""
+    timing = None if row is None or row.get("status") != "ok" else row.get("timing")
+    return finite_seconds(timing.get(stage)) if isinstance(timing, dict) else None
+
+
+def values_of(name: str, fields: Mapping[str, Any], row: Mapping[str, Any] | None, audio_s: float | None) -> list[str]:
+    """The groups of a row: the value of a field, each value of a list, or the bin of its duration."""
+    if name == DURATION:
+        return [duration_bin(audio_s)]
+    value = None
+    for source in (fields, row or {}, fields.get("input"), (row or {}).get("input")):
+        if isinstance(source, dict) and source.get(name) is not None:
+            value = source[name]
+            break
+    if value is None:
+        return [NO_VALUE]
+    values = value if isinstance(value, list) else [value]
+    return sorted(set(map(_as_text, values))) or [NO_ENTRY]
+
+
+def duration_bin(audio_s: float | None) -> str:
+    """`5 to 10 s`: from 5 s up to but without 10 s."""
+    if audio_s is None:
+        return NO_VALUE
+    at = bisect_right(_DURATION_BOUNDS_S, audio_s)
+    if at == 0:
+        return f"< {_DURATION_BOUNDS_S[0]} s"
+    if at == len(_DURATION_BOUNDS_S):
+        return f"{_DURATION_BOUNDS_S[-1]} s and more"
+    return f"{_DURATION_BOUNDS_S[at - 1]} to {_DURATION_BOUNDS_S[at]} s"
+
+
+def _as_text(value: Any) -> str:
+    """A value as the name of a group; whole, because two long ones may begin alike."""
+    return value if type(value) is str else json.dumps(value, ensure_ascii=False, sort_keys=True)

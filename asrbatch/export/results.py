@@ -1,0 +1,182 @@
+"""Rows as other tools of the field take results: a NeMo manifest with predictions, a result file of the Open ASR Leaderboard.
+
+One file of all rows, in their order. Rows that failed are in it with an empty prediction: leaving them out would make a model
+look better than it is. Knows nothing of subtitles and of folders.
+"""
+
+import os
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrbatch.errors import UsageError
+from asrbatch.evaluation.rows import audio_seconds, finite_seconds, language_of, text_of
+from asrbatch.evaluation.texts import TextRules
+from asrbatch.export.files import WholeFile, explained
+from asrbatch.formatting import show_text
+from asrbatch.languages import primary
+from asrbatch.manifest.readers.base import PIPE
+from asrbatch.pipeline.result import RESULT_FIELDS
+from asrbatch.storage.files import json_bytes
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.record import read_completion_mark
+from asrbatch.storage.remote import is_remote, join_url, scheme_of
+from asrbatch.storage.run_files import RunFacts
+
+# Why a row is in no NeMo manifest, beside `scored_texts.EXCLUDED` of the leaderboard.
+LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
+WITHOUT_TIME = {"failed": "they failed", "no_length": "nobody knows how long they are; state `duration` in the manifest"}
+_TIME_IS = "engine wall time of one device, shared out by audio seconds of the rows that did not fail; no time of this row"
+
+
+@dataclass(frozen=True)
+class ResultNames:
+    """What the leaderboard calls a result, in the name of its file.
+
+    Attributes:
+        model_id: such as `openai/whisper-tiny.en`.
+        dataset, dataset_name, split: such as `hf-audio/open-asr-leaderboard`, `librispeech`, `test.clean`.
+    """
+
+    model_id: str | None = None
+    dataset: str | None = None
+    dataset_name: str | None = None
+    split: str | None = None
+
+    def file_name(self) -> str:
+        """`MODEL_<model>_DATASET_<dataset>_<name>_<split>.jsonl`, a slash as a hyphen.
+
+        Raises:
+            UsageError: a part is missing.
+        """
+        missing = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if not value]
+        if missing:
+            raise UsageError(f"--format leaderboard: {', '.join(missing)} missing; the leaderboard's file names are made of them")
+        parts = (value.replace("/", "-") for value in (self.dataset, self.dataset_name, self.split))
+        return f"MODEL_{self.model_id.replace('/', '-')}_DATASET_{'_'.join(parts)}.jsonl"
+
+
+class NemoFile(WholeFile):
+    """A NeMo manifest: every field of the input as it was, and `pred_text`.
+
+    NeMo's tools read `duration`, `text` and `audio_filepath` of every row, and divide by the first: `duration` is filled in where
+    it was not stated, `text` is empty where there is no reference, and relative paths are made absolute, because NeMo takes them
+    as relative to this file.
+
+    Attributes:
+        left_out: rows left out, by reason (`LEFT_OUT`): those whose length nobody knows.
+        without_time, not_english: always empty; see `LeaderboardFile`.
+    """
+
+    def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
+        super().__init__(folder / f"{rows.name.removesuffix('.jsonl')}.nemo.json", overwrite, files)
+        facts = RunFacts(rows)
+        self._audio_base, self._holds_audio = facts.audio_base, facts.holds_audio
+        self.left_out: Counter = Counter()
+        self.without_time: Counter = Counter()
+        self.not_english: Counter = Counter()
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        fields = nemo_row(row, self._audio_base, self._holds_audio)
+        if not fields["duration"]:
+            self.left_out["no_length"] += 1
+            return
+        with explained(self.path):
+            self.file.write(json_bytes(fields) + b"\n")
+
+
+class LeaderboardFile(WholeFile):
+    """A result file of the Open ASR Leaderboard. Texts are as they were written: the leaderboard normalises when it scores.
+
+    Rows that it drops before a model hears them are left out. `time` makes its RTFx that of the run's engine, and says so.
+
+    Attributes:
+        left_out: rows left out, by reason (`scored_texts.EXCLUDED`).
+        without_time: rows whose `time` is null, by reason (`WITHOUT_TIME`). They are in the file, so that they count.
+        not_english: rows in other languages, by language: the leaderboard normalises their texts by other rules.
+
+    Raises:
+        UsageError: the file cannot be named, or the run says no time.
+    """
+
+    def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
+        name = names.file_name()
+        self._rtfx = _rtfx_of_engine(rows)
+        self._rules = TextRules("leaderboard")
+        self._language = RunFacts(rows).language or "en"
+        self.left_out: Counter = Counter()
+        self.without_time: Counter = Counter()
+        self.not_english: Counter = Counter()
+        super().__init__(folder / name, overwrite, files)
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        reference = text_of(row, "text", lambda: f"id {show_text(row['id'])}")
+        if excluded := self._rules.prepare(reference, [], "en").excluded:
+            self.left_out[excluded] += 1
+            return
+        lang = primary(language_of(row, self._language)[0])
+        if lang != "en":
+            self.not_english[lang] += 1
+        audio_s = audio_seconds(row) or None
+        # The engine's speed is that of rows it transcribed: a share for others would make more time than there was.
+        why_none = "failed" if row["status"] != "ok" else "no_length" if audio_s is None else None
+        if why_none:
+            self.without_time[why_none] += 1
+        result = {
+            "audio_filepath": row.get("audio_filepath") or row["id"],
+            "duration": audio_s,
+            "time": None if why_none else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
+            "text": reference,
+            "pred_text": row.get("pred_text") or "",
+            "time_is": _TIME_IS,
+        }
+        with explained(self.path):
+            self.file.write(json_bytes(result) + b"\n")
+
+
+RESULT_FILES = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
+
+
+def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) -> dict[str, Any]:
+    """An output row as the row of the manifest it came from, with `pred_text`.
+
+    What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`. `duration` is null
+    where nobody knows it; rows whose audio is no file of its own have their id as `audio_filepath`.
+
+    Args:
+        audio_base, holds_audio: as `RunFacts` tells them.
+    """
+    ours = {"index", "input", *RESULT_FIELDS}
+    fields = {name: value for name, value in row.items() if name not in ours}
+    moved = row["input"] if isinstance(row.get("input"), dict) else {}
+    fields.update({name: value for name, value in moved.items() if name not in ("pred_text", "id")})
+    fields["duration"] = finite_seconds(fields.get("duration")) or audio_seconds(row) or None
+    place = _absolute(fields.get("audio_filepath"), audio_base)
+    is_inside = holds_audio and place is not None and os.path.isabs(place) and not os.path.exists(place)
+    fields["audio_filepath"] = row["id"] if place is None or is_inside else place
+    if type(fields.get("text")) is not str:
+        fields["text"] = ""
+    if "pred_text" in moved:
+        fields["input"] = {"pred_text": moved["pred_text"]}
+    return {**fields, "pred_text": row.get("pred_text") or ""}
+
+
+def _absolute(path: Any, base: str) -> str | None:
+    """A path, URL or `data:` URI that means the same everywhere; None for what names no file."""
+    if type(path) is not str or not path or path.startswith(PIPE):
+        return None
+    if path[:5].lower() == "data:" or scheme_of(path) is not None:
+        return path
+    return join_url(base, path) if is_remote(base) else os.path.join(base, path)
+
+
+def _rtfx_of_engine(rows: Path) -> float:
+    mark = read_completion_mark(RunPaths(rows))
+    if not (mark or {}).get("rtfx_engine"):
+        raise UsageError(
+            f"--format leaderboard: {RunPaths(rows).done.name} does not say how fast the engine was, and `time` is made of that; "
+            "finish the run, or merge its chunks"
+        )
+    return mark["rtfx_engine"]

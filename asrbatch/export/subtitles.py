@@ -1,0 +1,227 @@
+"""Subtitles by the rules of broadcasters: texts with times in, cues out.
+
+Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text. The
+words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
+
+The defaults of `Rules` and the way of timing are those of two published guides:
+    Netflix, Timed Text Style Guide: General Requirements (duration, frame gap, line treatment), English Timed Text Style
+    Guide (characters per line, reading speed) and Subtitle Timing Guidelines (closing gaps). partnerhelp.netflixstudios.com
+    BBC, Subtitle Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import NamedTuple
+
+from asrbatch.errors import UsageError
+from asrbatch.export.subtitle_layout import AFTER_CLAUSE, Piece, lay_out, pieces
+from asrbatch.export.transcript import Segment, one_line, ordered_ms, spread_ms
+
+# Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
+_CLOSED_GAP_MS = 500
+# BBC: a subtitle should not hang on the screen for more than 1.5 s after speech has stopped. Only reading speed asks for it.
+_LINGER_MS = 1500
+# A silence as long as this begins a new cue, whatever else speaks against it.
+_PAUSE_MS = 1000
+
+# What speaks against a cue, where one that ends between any two words has a cost of 1.
+_COST_OF_EMPTY = 0.7  # at most: a cue with hardly any text
+_COST_OF_SHORT = 6.0  # at most: a cue with no time at all
+_COST_OF_HASTE = 2.0  # a cue in which twice the reading speed would be needed
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a cue may be.
+
+    Attributes:
+        max_line_chars: characters in a line; wide ones count double. Netflix: 42, and 16 wide ones (32) for Chinese and
+            Korean. BBC: about 37.
+        max_lines: lines in a cue. Netflix, BBC: 2.
+        min_duration_s: Netflix: 5/6 s.
+        max_duration_s: Netflix: 7 s.
+        max_chars_per_s: reading speed. Netflix: 20 for adult programmes in English (17 in many languages). BBC: 160 to 180 words
+            a minute, some 15.
+        min_gap_s: between two cues. Netflix: 2 frames; at 24 a second 0.083 s.
+
+    Raises:
+        UsageError: rules that no cue can keep.
+    """
+
+    max_line_chars: int = 42
+    max_lines: int = 2
+    min_duration_s: float = 5 / 6
+    max_duration_s: float = 7.0
+    max_chars_per_s: float = 20.0
+    min_gap_s: float = 2 / 24
+
+    def __post_init__(self) -> None:
+        for option, value, least in (
+            ("--max-line-chars", self.max_line_chars, 2),
+            ("--max-lines", self.max_lines, 1),
+            ("--min-duration", self.min_duration_s, 0.001),
+            ("--max-chars-per-s", self.max_chars_per_s, 1),
+            ("--min-gap", self.min_gap_s, 0),
+        ):
+            if not least <= value < math.inf:
+                raise UsageError(f"{option} {value:g}: must be at least {least:g}")
+        if not self.min_duration_s <= self.max_duration_s < math.inf:
+            raise UsageError(f"--max-duration {self.max_duration_s:g}: must be at least --min-duration, {self.min_duration_s:g}")
+
+    @cached_property
+    def min_ms(self) -> int:
+        return math.ceil(self.min_duration_s * 1000)
+
+    @cached_property
+    def max_ms(self) -> int:
+        return max(int(self.max_duration_s * 1000), self.min_ms)
+
+    @cached_property
+    def gap_ms(self) -> int:
+        return round(self.min_gap_s * 1000)
+
+    def reading_ms(self, num_chars: int) -> int:
+        return math.ceil(num_chars * 1000 / self.max_chars_per_s)
+
+
+class Cue(NamedTuple):
+    """What stands on the screen from `start_ms` to `end_ms`; lines without white space at either end, none of them empty."""
+
+    start_ms: int
+    end_ms: int
+    lines: tuple[str, ...]
+
+
+def cues(segments: Sequence[Segment], audio_ms: int, rules: Rules) -> list[Cue]:
+    """The cues of one utterance.
+
+    Always: cues are in order, none overlaps another, every one lasts at least 1 ms and at most the longest duration, all are
+    inside the audio (unless it has more cues than milliseconds); no line is too wide but one that holds a single word, and
+    no cue has too many lines.
+
+    The shortest duration and the smallest gap are kept whenever the audio has time for that many of both. For reading
+    speed a cue stays on past its speech as long as the next one, the longest duration and 1.5 s allow: where people
+    speak faster than that, words are kept and the speed is exceeded.
+    """
+    spans = ordered_ms(segments, audio_ms)
+    words = [word for segment, span in zip(segments, spans, strict=True) for word in _words(segment, *span)]
+    if not words:
+        return []
+    groups = _divide(words, audio_ms, rules)
+    times = _times([_Group(g[0].start_ms, g[-1].end_ms, _width(g)) for g in groups], audio_ms, rules)
+    return [
+        Cue(start_ms, end_ms, lay_out([word.piece for word in group], rules.max_line_chars))
+        for group, (start_ms, end_ms) in zip(groups, times, strict=True)
+    ]
+
+
+class _Word(NamedTuple):
+    """A piece of text with its times.
+
+    Attributes:
+        first: it begins a segment.
+    """
+
+    piece: Piece
+    start_ms: int
+    end_ms: int
+    first: bool
+
+
+def _words(segment: Segment, start_ms: int, end_ms: int) -> list[_Word]:
+    if not (text := one_line(segment.text)):
+        return []
+    found = pieces(text)
+    bounds = spread_ms(start_ms, end_ms, [piece.width + piece.spaced for piece in found])
+    return [_Word(piece, *span, not at) for at, (piece, span) in enumerate(zip(found, pairwise(bounds), strict=True))]
+
+
+def _width(words: Sequence[_Word]) -> int:
+    return sum(word.piece.width + word.piece.spaced for word in words) - words[0].piece.spaced
+
+
+def _divide(words: list[_Word], audio_ms: int, rules: Rules) -> list[list[_Word]]:
+    """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the latest."""
+    groups, start = [], 0
+    while start < len(words):
+        ends = [(_cost(words, start, end, chars, audio_ms, rules), -end) for end, chars in _ends(words, start, rules)]
+        end = -min(ends)[1]
+        groups.append(words[start:end])
+        start = end
+    return groups
+
+
+def _ends(words: list[_Word], start: int, rules: Rules) -> Iterator[tuple[int, int]]:
+    """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a silence.
+
+    A text of several lines ends before it lasts too long; of one line said in a long time, a part would say too little.
+    """
+    num_lines, used, chars = 1, 0, 0
+    for end in range(start + 1, len(words) + 1):
+        word = words[end - 1]
+        added = word.piece.width + (word.piece.spaced and used > 0)
+        if used and used + added > rules.max_line_chars:
+            num_lines, used = num_lines + 1, word.piece.width
+        else:
+            used += added
+        is_apart = end > start + 1 and word.start_ms - words[end - 2].end_ms >= _PAUSE_MS
+        is_long = num_lines > 1 and end > start + 1 and word.end_ms - words[start].start_ms > rules.max_ms
+        if num_lines > rules.max_lines or is_apart or is_long:
+            return
+        chars += word.piece.width + (word.piece.spaced and chars > 0)
+        yield end, chars
+
+
+def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, rules: Rules) -> float:
+    """What speaks against a cue of the words [start, end)."""
+    cost = _COST_OF_EMPTY * (1 - min(1, chars / (rules.max_line_chars * rules.max_lines)))
+    until_ms, needed_ms = audio_ms, rules.min_ms + rules.gap_ms
+    if end < len(words):
+        until_ms = words[end].start_ms
+        ending = words[end - 1].piece.ending
+        cost += min(ending, AFTER_CLAUSE) if words[end].first else ending if words[end].piece.spaced else 1.5 * ending
+    slot_ms = until_ms - words[start].start_ms
+    if slot_ms < needed_ms:
+        cost += _COST_OF_SHORT * (1 - slot_ms / needed_ms)
+    if (reading_ms := rules.reading_ms(chars)) > slot_ms:
+        cost += _COST_OF_HASTE * min(reading_ms / max(slot_ms, 1) - 1, 2.0)
+    return cost
+
+
+class _Group(NamedTuple):
+    """When the speech of a cue begins and ends, and how many characters it has."""
+
+    start_ms: int
+    end_ms: int
+    chars: int
+
+
+def _times(groups: list[_Group], audio_ms: int, rules: Rules) -> list[tuple[int, int]]:
+    """When each cue appears and disappears.
+
+    Cues appear with their speech. Where one would have too little time the next one waits for it, and the last ones
+    appear earlier when the audio ends too soon.
+    """
+    total_ms, gap_ms, needed_ms = audio_ms + rules.gap_ms, rules.gap_ms, rules.min_ms + rules.gap_ms  # no gap after the last
+    if needed_ms * len(groups) > total_ms:  # no time for so many: equal shares
+        total_ms = max(audio_ms, len(groups))
+        needed_ms = total_ms // len(groups)
+        gap_ms = min(gap_ms, needed_ms // 2)
+        audio_ms = total_ms
+    starts: list[int] = []
+    for group in groups:
+        starts.append(max(group.start_ms, starts[-1] + needed_ms) if starts else group.start_ms)
+    for at in range(len(starts) - 1, -1, -1):
+        starts[at] = min(starts[at], (starts[at + 1] if at + 1 < len(starts) else total_ms) - needed_ms)
+    times = []
+    for at, (group, start_ms) in enumerate(zip(groups, starts, strict=True)):
+        latest_ms = starts[at + 1] - gap_ms if at + 1 < len(starts) else audio_ms
+        readable_ms = min(start_ms + rules.reading_ms(group.chars), max(group.end_ms, start_ms) + _LINGER_MS)
+        end_ms = max(group.end_ms, readable_ms, start_ms + rules.min_ms)
+        if at + 1 < len(starts) and latest_ms - end_ms <= _CLOSED_GAP_MS:
+            end_ms = latest_ms
+        times.append((start_ms, max(min(end_ms, latest_ms, start_ms + rules.max_ms), start_ms + 1)))
+    return times

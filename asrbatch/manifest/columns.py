@@ -1,0 +1,57 @@
+"""Fields under other names: `--audio-column`, `--text-column` and `--id-column`, applied to one row at a time.
+
+A field whose own name is needed for another one is kept under `original_…`: nothing a row says is lost.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from asrbatch.config import SourceOptions
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import show_text
+from asrbatch.manifest.row import BadRow
+
+
+class Columns:
+    """Which field of a row stands for which of ours.
+
+    Attributes:
+        given: `{our name: (their name, option)}` for those that were named.
+    """
+
+    def __init__(self, options: SourceOptions):
+        self._options = options
+        named = (
+            ("audio_filepath", options.audio_column, "--audio-column"),
+            ("text", options.text_column, "--text-column"),
+            ("id", options.id_column, "--id-column"),
+        )
+        self.given = {ours: (theirs, option) for ours, theirs, option in named if theirs is not None}
+        self._ours = {theirs: ours for ours, (theirs, _) in self.given.items()}
+
+    def but_audio(self) -> "Columns":
+        """The same without the audio's."""
+        return Columns(replace(self._options, audio_column=None))
+
+    def ours(self, name: str) -> str:
+        """What a field is called in a row of ours."""
+        return self._ours.get(name) or (f"original_{name}" if name in self.given else name)
+
+    def check(self, source: str, names: Iterable[str]) -> None:
+        """Raises ManifestError when a table has no column of a name that was given."""
+        names = list(names)
+        for theirs, option in self.given.values():
+            if theirs not in names:
+                there = ", ".join(map(show_text, names)) or "none"
+                raise ManifestError(f"{source}: {option} {theirs}: no such column; there are {there}")
+
+    def rename(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The row under our names, in the same order; the very same object when no name was given. Raises BadRow."""
+        if not self.given:
+            return fields
+        for theirs, option in self.given.values():
+            if theirs not in fields:
+                found = ", ".join(fields) or "no fields"
+                raise BadRow(f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row")
+        return {self.ours(name): value for name, value in fields.items()}

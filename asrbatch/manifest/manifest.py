@@ -1,0 +1,164 @@
+"""Rows in: `open_manifest` recognises what it is given, checks all of it once, and then reads any row at any time.
+
+Which formats there are is told in `manifest_formats.py`; how each is read is the business of `manifest_*.py`, and what a
+row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
+pyarrow and no datasets.
+"""
+
+import os
+from array import array
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from asrbatch.config import SourceOptions
+from asrbatch.errors import ManifestError
+from asrbatch.manifest.formats import open_reader
+from asrbatch.manifest.readers.base import JoinedReader, Reader
+from asrbatch.manifest.row import BadRow
+from asrbatch.manifest.scan import Check, Note, Observe, make_utterance, repeated_id, scan_rows
+from asrbatch.storage.files import manifest_changed
+from asrbatch.types import AudioRef, Utterance
+
+
+class Manifest:
+    """The rows of one source, checked. `len(manifest)` is the number of rows; made by `open_manifest`.
+
+    Attributes:
+        source: absolute path (or glob) as a string.
+        scan: what the one pass at opening found.
+        num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        check: Check | None = None,
+        *,
+        keep_bad: bool = False,
+        note: Note | None = None,
+        observe: Observe | None = None,
+    ):
+        self._reader, self._check = reader, check
+        self.source = reader.source
+        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad, note=note, observe=observe)
+        self.num_bad = len(self._ids.bad)
+
+    def __len__(self) -> int:
+        return self.scan.num_rows
+
+    @property
+    def keys(self) -> array:
+        """int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one."""
+        return self._ids.keys
+
+    @property
+    def audio_folder(self) -> str | None:
+        """What relative paths are relative to, where that was found by where the command was run; None where it was not."""
+        return getattr(self._reader, "audio_folder", None)
+
+    def record(self) -> dict[str, Any]:
+        """What a run record says of it, for whoever looks for the audio later.
+
+        `audio_folder` is the folder, or URL, that relative paths are relative to, null where there is no single one;
+        `holds_audio` whether audio may lie inside the source, under names that are no files.
+        """
+        folder, holds_audio = getattr(self._reader, "base_folder", None), getattr(self._reader, "holds_audio", False)
+        return {"source": self.source, "rows": len(self), "audio_folder": folder, "holds_audio": holds_audio}
+
+    def where(self, index: int) -> str:
+        """File and line, or row, of a row; for messages."""
+        return self._reader.where(index)
+
+    def is_bad(self, index: int) -> bool:
+        """Whether a row will fail because of what it says."""
+        return self._ids.is_bad(index)
+
+    def read(self, index: int) -> Utterance:
+        """Row `index` (0-based), with the id the scan gave it. From any thread; reads nothing about its audio.
+
+        Raises:
+            IndexError: no such row.
+            ManifestError: the manifest changed since it was opened, or cannot be read any more.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.source}: no row {index}; there are {len(self)}, from 0")
+        index = int(index)  # a numpy integer would end up in the output
+        is_bad, problem = self._ids.is_bad(index), None
+        try:
+            row = self._reader.row(index)
+        except BadRow as e:
+            if not is_bad:  # it was good when it was scanned
+                raise manifest_changed(self._reader.where(index)) from e
+            row, problem = e.row(), str(e)
+        except OSError as e:
+            raise ManifestError(f"{self.source}: row {index} cannot be read: {e}") from e
+        row_id = self._ids.final(index, row)
+        if hash(row_id) != self._ids.keys[index]:
+            raise manifest_changed(self._reader.where(index))
+        if problem is not None:
+            return self._failing(index, row_id, row.fields, problem)
+        utterance = make_utterance(self._reader, index, row_id, row)
+        if is_bad:
+            first = self._ids.first_with_id_of(index)
+            if first is not None:
+                problem = repeated_id(self._reader, row.id, first)
+            elif self._check is not None:
+                problem = self._check(utterance)
+            if problem is None:
+                raise manifest_changed(self._reader.where(index))
+            return self._failing(index, row_id, row.fields, problem)
+        return utterance
+
+    def line(self, index: int) -> bytes | None:
+        """A row as it stands in a file of JSON Lines, the end of line included; None where it has no line of its own."""
+        return self._reader.line(index) if hasattr(self._reader, "line") else None
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether audio is read in groups of neighbouring rows: a single row costs what stands before it in its group."""
+        return getattr(self._reader, "in_groups", False)
+
+    @property
+    def has_plain_lines(self) -> bool:
+        """Whether each line of its files is a row under our names."""
+        return getattr(self._reader, "is_plain", False)
+
+    def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
+        where = self._reader.where(index)
+        return Utterance(index, row_id, AudioRef(where), fields=fields, problem=f"{where}: {problem}")
+
+
+def open_manifest(
+    source: str | os.PathLike[str] | Sequence[str],
+    *,
+    split: str | None = None,
+    check: Check | None = None,
+    options: SourceOptions | None = None,
+    note: Note | None = None,
+    observe: Observe | None = None,
+) -> Manifest:
+    """Open a manifest and check every row of it.
+
+    Args:
+        source: what holds the rows; see `manifest_formats.py` for all that is recognised. Several are one manifest.
+        split: which split of a data set; the same as that of the options.
+        check: called once with every good row; returns None, or `value: problem; fix` for a row this run cannot do.
+            Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
+            left out.
+        options: how to read it.
+        note, observe: told of every problem, and of how far the reading is; see `scan_rows`.
+
+    Raises:
+        ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
+    """
+    options = options or SourceOptions()
+    if split is not None:
+        options = replace(options, split=split)
+    sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
+    try:
+        readers = [open_reader(each, options) for each in sources]
+        reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
+        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail", note=note, observe=observe)
+    except OSError as e:  # a folder without permission, a disk that fails during the scan
+        raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

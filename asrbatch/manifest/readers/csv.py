@@ -1,0 +1,267 @@
+"""Manifests in tables of text: CSV and TSV with a header, found again by byte offset.
+
+A field that spans lines is read as spreadsheets write it. In TSV quotes are plain characters, as in Common Voice. What a row
+may say is the business of `rows.py`. Keeps 16 bytes a row.
+"""
+
+import codecs
+import csv
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, BinaryIO
+
+from asrbatch.config import SourceOptions
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import show, show_text
+from asrbatch.manifest.columns import Columns
+from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
+from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
+from asrbatch.manifest.readers.text import TextFile
+from asrbatch.manifest.row import REFUSED_FIELDS, BadRow, Row, audio_ref, parse_row
+from asrbatch.manifest.source import Source
+from asrbatch.storage.jsonl import known_head
+from asrbatch.types import AudioRef
+
+AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav")
+_DELIMITERS = (",", "\t", ";", "|")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
+# An empty cell says nothing in these; in others it is an empty text.
+_NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", "prompt", *REFUSED_FIELDS))
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
+# A record of several lines ends by then, or a quote is open: five times as much memory holds it.
+_MOST_RECORD_BYTES = 32 << 20
+_FIX = "quote its fields, and end lines with LF or CRLF, not with CR alone"
+csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
+
+
+class CsvReader:
+    """The rows of one file; see `manifest_scan.Reader`.
+
+    Args:
+        file: the text.
+        folder: what relative audio paths are relative to.
+        delimiter: between two fields; a tab means TSV. None goes by the header.
+
+    Raises:
+        ManifestError: there is no header, or not one audio column in it.
+    """
+
+    def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
+        self.source = file.path
+        self._file, self._folder = file, folder
+        self.base_folder = folder
+        self._starts, self._lines = array("Q"), array("Q")
+        with file.open() as raw:
+            first = _strip_bom(raw.readline())
+        if delimiter is None:
+            text = first.decode("utf-8", "replace")
+            delimiter = max(_DELIMITERS, key=text.count)
+        self._dialect: dict[str, Any] = {"delimiter": delimiter, "strict": True}
+        if delimiter == "\t":
+            self._dialect["quoting"] = csv.QUOTE_NONE
+        self._header = self._read_header()
+        self._columns = self._choose_columns(options)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        with self._file.open() as raw:
+            lines = _Lines(raw)
+            reader = csv.reader(lines, **self._dialect)
+            is_header = True
+            while True:
+                lines.begin_record()
+                try:
+                    values = next(reader, None)
+                except csv.Error:
+                    # One quote that is not closed may have taken in any number of lines: only the first of them is bad.
+                    values = self._values(lines.give_back_all_but_first())
+                if values is None:
+                    break
+                if values == []:
+                    continue
+                if is_header:
+                    is_header = False
+                    continue
+                self._starts.append(lines.start)
+                self._lines.append(lines.first_line)
+                try:
+                    yield self._parse(values)
+                except BadRow as bad:
+                    yield bad
+            self._starts.append(lines.end)
+        self._file.check()
+
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
+
+    def row(self, index: int) -> Row:
+        self._file.check()
+        start = self._starts[index]
+        data = self._file.read_at(start, self._starts[index + 1] - start)
+        return self._parse(self._values(data))
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        return audio_ref(row.path, self._folder)
+
+    def where(self, index: int) -> str:
+        return f"{self.source}:{self._lines[index]}"
+
+    def _read_header(self) -> list[str]:
+        with self._file.open() as raw:
+            try:
+                header = next((record for record in csv.reader(_Lines(raw), **self._dialect) if record), None)
+            except csv.Error as e:
+                raise ManifestError(f"{self.source}: its header cannot be read: {e}; {_FIX}") from e
+        if header is None:
+            raise ManifestError(f"{self.source}: holds no rows; expected a header and at least one utterance")
+        names = [name.strip() or f"column_{number}" for number, name in enumerate(header, 1)]
+        for name in names:
+            if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
+                raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
+            if names.count(name) > 1:
+                raise ManifestError(f"{self.source}: two columns are named {show(name)}; rename one of them")
+        return names
+
+    def _choose_columns(self, options: SourceOptions) -> Columns:
+        Columns(options).check(self.source, self._header)
+        if options.audio_column is None:
+            found = [name for name in AUDIO_COLUMNS if name in self._header]
+            if len(found) != 1 and "audio_filepath" not in found:
+                there = ", ".join(map(show_text, found or self._header))
+                problem = "several columns may hold the audio" if found else "no audio column; the first line must be a header"
+                raise ManifestError(f"{self.source}: {problem} ({there}); name it with --audio-column")
+            if "audio_filepath" not in found:
+                options = replace(options, audio_column=found[0])
+        return Columns(options)
+
+    def _values(self, data: bytes) -> list[str] | csv.Error:
+        """The fields of the one record in some lines, or what is wrong with it."""
+        try:
+            return next((record for record in csv.reader(_split(data), **self._dialect) if record), [])
+        except csv.Error as e:
+            return e
+
+    def _parse(self, values: list[str] | csv.Error) -> Row:
+        if isinstance(values, csv.Error):
+            text = str(values)
+            fix = "a quote is not closed, or stands inside a field; double it and quote the field"
+            raise BadRow("this line", f"not CSV: {text}", fix) from values
+        if len(values) != len(self._header):
+            fix = "quote fields that hold the delimiter, or add the missing ones"
+            raise BadRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
+        fields: dict[str, Any] = self._columns.rename(dict(zip(self._header, values, strict=True)))
+        bad: BadRow | None = None
+        for name, value in fields.items():
+            try:
+                fields[name] = _value(name, value)
+            except BadRow as e:
+                bad = bad or e
+        if bad is not None:
+            bad.fields = {name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))}
+            raise bad
+        return parse_row(fields, fields.get("audio_filepath") or None)
+
+
+def _value(name: str, text: str) -> Any:
+    if not text.isascii() and _ESCAPED.search(text):
+        shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        raise BadRow(f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)")
+    if name not in _NOTHING_WHEN_EMPTY:
+        return text
+    if not text.strip():
+        return None
+    if name in ("offset", "duration"):
+        if not _NUMBER.fullmatch(text.strip()):
+            raise BadRow(f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty")
+        return float(text)
+    if name == "channel":
+        if not text.strip().isdecimal() or len(text) > 9:
+            raise BadRow(f"{name} = {show(text)}", "must be a whole number from 0", "leave it empty for the mean of all channels")
+        return int(text)
+    return text
+
+
+class _Lines:
+    """Lines of a file as text, with the place in bytes and lines where the record under way began."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self.start = self.end = 0
+        self.line = self.first_line = 0
+        self._record: list[bytes] = []  # lines of the record under way
+        self._given_back: list[bytes] = []  # the next one last
+
+    def begin_record(self) -> None:
+        self._record.clear()
+
+    def give_back_all_but_first(self) -> bytes:
+        """The first line of the record under way; those after it come once more."""
+        first, *others = self._record
+        self.end -= sum(map(len, others))
+        self.line -= len(others)
+        self._given_back += reversed(others)
+        return _strip_bom(first) if self.start == 0 else first
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self._record and self.end - self.start > _MOST_RECORD_BYTES:
+            raise csv.Error("unexpected end of data")
+        line = self._given_back.pop() if self._given_back else self._raw.readline()
+        if not line:
+            raise StopIteration
+        begin = self.end
+        self.end += len(line)
+        self.line += 1
+        if not self._record:
+            self.start, self.first_line = begin, self.line
+        self._record.append(line)
+        if begin == 0:
+            line = _strip_bom(line)
+        return line.decode("utf-8", "surrogateescape")
+
+
+def _split(data: bytes) -> list[str]:
+    return [line.decode("utf-8", "surrogateescape") for line in re.findall(rb"[^\n]*\n|[^\n]+", data)]
+
+
+def _strip_bom(line: bytes) -> bytes:
+    return line.removeprefix(codecs.BOM_UTF8)
+
+
+def open_csv(source: Source) -> Reader | None:
+    return open_lines(source, lambda path: _is_table(path, source.options), csv_reader)
+
+
+def open_tsv(source: Source) -> Reader | None:
+    # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
+    return None if source.format is None else open_lines(source, lambda path: True, tsv_reader)
+
+
+def csv_reader(source: Source, file: TextFile, delimiter: str | None = None) -> Reader:
+    if delimiter is None and bare_name(file.path).endswith((".tsv", ".tab")):
+        delimiter = "\t"
+    return CsvReader(file, folder_of(source, file), source.options, delimiter)
+
+
+def tsv_reader(source: Source, file: TextFile) -> Reader:
+    return csv_reader(source, file, "\t")
+
+
+def _is_table(path: str, options: SourceOptions) -> bool:
+    head = unpacked_head(path)
+    if bare_name(path).endswith((".csv", ".tsv", ".tab")):
+        return known_head(head) is None
+    return has_header(head, options)
+
+
+def has_header(head: bytes, options: SourceOptions) -> bool:
+    """Whether the first line names a column of audio, among others."""
+    first_line = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
+    names = re.split(r"[,\t;|]", first_line.strip())
+    return len(names) > 1 and any(name.strip(' "\r') in (*AUDIO_COLUMNS, options.audio_column) for name in names)

@@ -1,0 +1,183 @@
+"""A folder or glob of audio as a manifest: every audio file is a row, with the text of a `.txt` beside it.
+
+Files are told by their endings and taken in the order of their names. A folder's `metadata.jsonl` or `metadata.csv` says what
+the rows are instead; it must then name every audio file there is, because a forgotten one would be lost without a word.
+"""
+
+import os
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import show_text
+from asrbatch.manifest.columns import Columns
+from asrbatch.manifest.readers.base import Reader
+from asrbatch.manifest.readers.csv import csv_reader
+from asrbatch.manifest.readers.jsonl import JsonlReader
+from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_audio, walk_files
+from asrbatch.manifest.readers.text import open_text
+from asrbatch.manifest.row import BadRow, Row, parse_row
+from asrbatch.manifest.source import Source, choose_split, common_folder
+from asrbatch.storage.remote import is_remote
+from asrbatch.types import AudioRef
+
+_MOST_TEXT_BYTES = 1 << 20
+_SHOWN_FILES = 5
+_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+
+
+class FolderReader:
+    """See `manifest_scan.Reader`.
+
+    Args:
+        source: absolute path or glob, for messages.
+        folder: what paths in rows are relative to.
+        files: relative paths, in any order.
+    """
+
+    def __init__(self, source: str, folder: str, files: list[str]):
+        self.source, self._folder, self.base_folder = source, folder, folder
+        self._files = Names(sorted(files))
+        self.num_rows = len(self._files)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        for index in range(len(self._files)):
+            try:
+                yield self.row(index)
+            except BadRow as bad:
+                yield bad
+
+    def row(self, index: int) -> Row:
+        path = self._files[index]
+        fields: dict[str, Any] = {"audio_filepath": path}
+        if any("\udc80" <= c <= "\udcff" for c in path):
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise BadRow(f"audio_filepath = {show_text(shown)}", "its name is not UTF-8", "rename the file")
+        text = self._text_beside(path)
+        if text is not None:
+            fields["text"] = text
+        return parse_row(fields, path)
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        return AudioRef(row.path, os.path.join(self._folder, row.path))
+
+    def where(self, index: int) -> str:
+        return os.path.join(self._folder, self._files[index])
+
+    def _text_beside(self, path: str) -> str | None:
+        name = os.path.splitext(path)[0] + ".txt"
+        try:
+            with open(os.path.join(self._folder, name), "rb") as file:
+                data = file.read(_MOST_TEXT_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise BadRow(name, f"cannot be read: {e.strerror}", "give permission, or remove it") from e
+        if len(data) > _MOST_TEXT_BYTES:
+            raise BadRow(name, "is longer than 1 MB", "a transcript of one file was expected; move it elsewhere")
+        try:
+            return data.decode("utf-8-sig").strip()
+        except UnicodeDecodeError as e:
+            raise BadRow(name, "not UTF-8", "save it as UTF-8") from e
+
+
+class DescribedFolder:
+    """A folder whose rows a metadata file says; see `manifest_scan.Reader`.
+
+    Args:
+        reader: of the metadata.
+    """
+
+    def __init__(self, folder: str, reader: Reader):
+        self._folder, self._reader, self.source = folder, reader, reader.source
+        self.base_folder = getattr(reader, "base_folder", None)
+        self.row: Callable[[int], Row] = reader.row
+        self.audio: Callable[[int, Row], AudioRef] = reader.audio
+        self.where: Callable[[int], str] = reader.where
+
+    @property
+    def share_read(self) -> float | None:
+        """That of the metadata."""
+        return getattr(self._reader, "share_read", None)
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        named, num_bad = array("q"), 0
+        for row in self._reader.rows():
+            if type(row) is BadRow:
+                num_bad += 1
+            elif row.path is not None:
+                named.append(hash(os.path.normpath(row.path)))
+            yield row
+        if num_bad:  # they may be what names the others
+            return
+        known = np.unique(np.frombuffer(named, np.int64)) if named else np.empty(0, np.int64)
+        unnamed = [path for path in walk_audio(self._folder) if not _contains(known, hash(os.path.normpath(path)))]
+        if unnamed:
+            shown = ", ".join(sorted(unnamed)[:_SHOWN_FILES]) + (", …" if len(unnamed) > _SHOWN_FILES else "")
+            fix = "add them, move them away, or give the metadata file itself as the manifest"
+            raise ManifestError(f"{self.source}: does not name {len(unnamed)} audio files beside it ({shown}); {fix}")
+
+
+def find_metadata(folder: str) -> str | None:
+    """The file that says what a folder of audio holds; None where there is none.
+
+    Raises:
+        ManifestError: there are two, or they stand in folders below, where they would not be read.
+    """
+    here = [name for name in _METADATA if os.path.isfile(os.path.join(folder, name))]
+    if len(here) > 1:
+        raise ManifestError(f"{folder}: holds {' and '.join(here)}; keep one of them, which of the two is meant?")
+    if here:
+        return os.path.join(folder, here[0])
+    below, any_audio = [], False
+    for file in walk_files(folder):
+        any_audio = any_audio or is_audio(file)
+        if os.path.basename(file) in _METADATA:
+            below.append(file)
+    if below and any_audio:
+        below.sort()
+        shown = ", ".join(below[:_SHOWN_FILES]) + (", …" if len(below) > _SHOWN_FILES else "")
+        fix = f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them unread"
+        raise ManifestError(f"{folder}: metadata stands in folders below it ({shown}); {fix}")
+    return None
+
+
+def name_files(fields: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a `metadata.jsonl` call the path `file_name`."""
+    if "file_name" not in fields or "audio_filepath" in fields:
+        return fields
+    return {"audio_filepath" if name == "file_name" else name: value for name, value in fields.items()}
+
+
+def _contains(known: np.ndarray, key: int) -> bool:
+    at = int(np.searchsorted(known, key))
+    return at < len(known) and int(known[at]) == key
+
+
+def open_audio(source: Source) -> Reader | None:
+    if source.is_folder:
+        folder = source.path
+        if (path := find_metadata(folder)) is not None:
+            choose_split(folder, [], source.options.split)
+            file = open_text(path)
+            if path.endswith(".jsonl"):
+                reader = JsonlReader(file, folder, Columns(source.options), adapt=name_files)
+            else:
+                reader = csv_reader(source, file)
+            return DescribedFolder(folder, reader)
+        files = list(walk_audio(folder))
+    else:
+        files = [file for file in source.files if is_file(file) and not is_remote(file) and is_audio(file)]
+        if not files or len(files) < len(source.files):  # other files among them: not ours to pass over
+            return None
+        folder = common_folder(files)
+        files = [os.path.relpath(file, folder) for file in files]
+    if not files:
+        return None
+    choose_split(source.path, [], source.options.split)
+    if source.options.names_columns:
+        raise ManifestError(f"{source.path}: a folder of audio has no columns; leave out --audio-column and the like")
+    return FolderReader(source.path, folder, files)

@@ -1,0 +1,225 @@
+"""Data sets of the Hugging Face hub, and folders that are copies of one: which files hold the rows of a split.
+
+Configurations and splits are found by `datasets`, from the data set's card or the names of its files; its loading, which
+copies all audio into a cache of its own, is not used. Knows nothing about rows.
+"""
+
+import glob
+import os
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from asrbatch.config import SourceOptions
+from asrbatch.errors import ManifestError, one_line
+from asrbatch.formatting import show, show_text
+from asrbatch.manifest.readers.sniff import check_shards
+from asrbatch.manifest.source import PREFIX, parse_name
+
+_TIMEOUT_S = 20.0
+_CONVERTED = "refs/convert/parquet"  # where the hub keeps public data sets as Parquet
+_MOST_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """The files of one split.
+
+    Attributes:
+        source: what to call it in messages, with the commit where it came from the hub.
+        kind: the module of `datasets` that reads it: `parquet`, `json`, `csv`, `arrow`, `webdataset`, …
+        split: its name.
+        files: local paths or URLs, in order.
+        folder: what relative audio paths are relative to; a folder or a URL.
+        num_rows: as the card says; None where it does not.
+    """
+
+    source: str
+    kind: str
+    split: str
+    files: tuple[str, ...]
+    folder: str
+    num_rows: int | None
+
+
+def is_copy(folder: str) -> bool:
+    """Whether a folder has a data set card that says where its rows are."""
+    try:
+        with open(os.path.join(folder, "README.md"), encoding="utf-8", errors="replace") as file:
+            card = file.read(1 << 20)
+    except OSError:
+        return False
+    front = re.match(r"\ufeff?---\s*\n(.*?)\n---\s*(\n|$)", card, re.DOTALL)
+    return front is not None and re.search(r"^(configs|dataset_info):", front[1], re.MULTILINE) is not None
+
+
+def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
+    """The files of `hf://NAME[@REVISION]`: fetched into the hub's cache, or URLs when `options.streaming`.
+
+    Without a network, the cache is used where its copy can be proved whole.
+
+    Raises:
+        ManifestError: there is no such data set, configuration or split, the hub does not answer, or a file is missing.
+    """
+    name, revision = parse_name(given)
+    commit = _commit(name, revision)
+    if commit is None:
+        return _find_in_cache(given, name, revision, options)
+    source = f"{PREFIX}{name}@{commit}"
+    found = _find(source, name, commit, options, folder=f"{PREFIX}datasets/{name}@{commit}")
+    if options.streaming:
+        return found
+    return replace(found, files=_fetch(found, name, commit, revision))
+
+
+def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
+    """The files of a folder with a data set card. Raises ManifestError."""
+    if options.streaming:
+        raise ManifestError(f"{folder}: --streaming is for data sets on the hub; this one is here already, leave it out")
+    return _find(folder, folder, None, options, folder=folder)
+
+
+def _find(
+    source: str,
+    path: str,
+    commit: str | None,
+    options: SourceOptions,
+    *,
+    folder: str,
+    patterns: dict[str, list[str]] | None = None,
+) -> HubFiles:
+    """The files of a split; `patterns` are those of its files, where those of other splits need not be there."""
+    import datasets
+
+    try:
+        configs = datasets.get_dataset_config_names(path, revision=commit, data_files=patterns)
+        config = _choose_config(source, configs, options.dataset_config)
+        builder = datasets.load_dataset_builder(path, config, revision=commit, data_files=patterns)
+    except ManifestError:
+        raise
+    except Exception as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
+        raise ManifestError(f"{source}: its files cannot be found: {one_line(e)[:300]}") from e
+    of_split = {str(split): tuple(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
+    if not of_split:
+        raise ManifestError(f"{source}: {config}: names no data files; give the files themselves")
+    split = _choose_split(source, of_split, options.split)
+    stated = (builder.info.splits or {}).get(split)
+    kind = builder.__module__.rpartition(".")[2]
+    files = of_split[split]
+    check_shards(f"{source}: {split}", files)
+    _check_whole(source, files)
+    return HubFiles(source, kind, split, files, folder, stated.num_examples if stated else None)
+
+
+def _choose_config(source: str, configs: list[str], config: str | None) -> str:
+    if config is None:
+        if len(configs) > 1 and "default" not in configs:  # datasets would take the first
+            raise ManifestError(f"{source}: has several configurations ({_names(configs)}); choose one with --config")
+        return "default" if "default" in configs else configs[0]
+    if config not in configs:
+        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {_names(configs)}")
+    return config
+
+
+def _choose_split(source: str, of_split: dict[str, tuple[str, ...]], split: str | None) -> str:
+    if split is None:
+        if len(of_split) > 1:
+            raise ManifestError(f"{source}: holds several splits ({_names(of_split)}); choose one with --split")
+        return next(iter(of_split))
+    if split not in of_split:
+        raise ManifestError(f"{source}: has no split {show(split)}; there is {_names(of_split)}")
+    return split
+
+
+def _check_whole(source: str, files: tuple[str, ...]) -> None:
+    """The hub converts the first 5 GB of a data set only, and says so in the name of a folder."""
+    if part := next((file for file in files if os.path.basename(os.path.dirname(file)).startswith("partial-")), None):
+        name = "/".join(part.split("/")[-2:])
+        problem = f"is a part of the data set alone ({show_text(name)}): the hub converts the first 5 GB"
+        raise ManifestError(f"{source}: {problem}; give the data set itself, or that folder's files to run the part")
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit that is meant; None when the hub does not answer. Raises ManifestError: it has no such data set."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=_TIMEOUT_S).sha
+    except errors.RevisionNotFoundError as e:
+        raise ManifestError(f"{PREFIX}{name}: has no revision {show(revision)}; correct it, or leave it out") from e
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as e:
+        fix = "correct the name (owner/name), or log in with `hf auth login`"
+        raise ManifestError(f"{PREFIX}{name}: the hub has no such data set, or it is private; {fix}") from e
+    except Exception:  # no network, no answer in time, HF_HUB_OFFLINE: each library in between has its own
+        return None
+
+
+def _find_in_cache(given: str, name: str, revision: str | None, options: SourceOptions) -> HubFiles:
+    import huggingface_hub
+
+    why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "no answer from the network"
+    fetch = f"fetch it where there is a network (hf download --repo-type dataset {name} --local-dir DIR) and give DIR"
+    try:
+        # The card alone: a cache with one split is complete for those who want that one.
+        folder = huggingface_hub.snapshot_download(
+            name, repo_type="dataset", revision=revision, local_files_only=True, allow_patterns="README.md"
+        )
+    except Exception as e:
+        problem = f"the Hugging Face hub cannot be reached ({why}), and its cache here lacks the data set"
+        raise ManifestError(f"{given}: {problem}; {fetch}") from e
+    source = f"{PREFIX}{name}@{os.path.basename(folder)}"
+    try:
+        found = _find(source, folder, None, options, folder=folder, patterns=_patterns_of_split(folder, options))
+    except ManifestError as e:
+        e.add_note(f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}")
+        raise
+    if found.num_rows is None and not check_shards(given, found.files):
+        problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"
+        raise ManifestError(f"{given}: {problem}; {fetch}")
+    return found
+
+
+def _patterns_of_split(folder: str, options: SourceOptions) -> dict[str, list[str]] | None:
+    """What the card says of the split that was asked for: `datasets` would look for the files of all, and of the first
+    configuration. None where it says nothing, or no split was asked for."""
+    import huggingface_hub
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+
+    try:
+        card = huggingface_hub.DatasetCard.load(os.path.join(folder, "README.md")).data
+        configs = MetadataConfigs.from_dataset_card_data(card)
+        config = options.dataset_config or ("default" if "default" in configs else next(iter(configs)))
+        if options.dataset_config is None and len(configs) > 1 and config != "default":
+            return None  # to be chosen first
+        said = sanitize_patterns(configs[config]["data_files"])
+    except Exception:  # a card that does not fit: `_find` says what is wrong with it
+        return None
+    return {options.split: said[options.split]} if options.split in said else None
+
+
+def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tuple[str, ...]:
+    """The split's files in the hub's cache."""
+    import huggingface_hub
+
+    inside = [file.removeprefix(f"{found.folder}/") for file in found.files]
+    wanted = [glob.escape(file) for file in (*inside, "README.md")]
+    try:
+        # By its name, so that the cache knows the name without a network too; by its commit where it has just moved on.
+        for each in (revision, commit):
+            folder = huggingface_hub.snapshot_download(name, repo_type="dataset", revision=each, allow_patterns=wanted)
+            if os.path.basename(folder) == commit:
+                break
+    except Exception as e:
+        fix = "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
+        raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
+    files = tuple(os.path.join(folder, file) for file in inside)
+    if missing := [file for file in files if not os.path.isfile(file)]:
+        raise ManifestError(f"{found.source}: {missing[0]} was not fetched; give the command again")
+    return files
+
+
+def _names(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")

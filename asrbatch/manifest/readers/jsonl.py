@@ -1,0 +1,192 @@
+"""Manifests in JSON Lines: one JSON object per line, UTF-8, found again by its byte offset.
+
+Blank lines are no rows; a byte-order mark at the start and CRLF line ends are accepted. What a row may say is the
+business of `rows.py`. Keeps 8 bytes a row.
+
+Opening manifests of text, and folders of audio: JSON Lines, lhotse cuts, CSV and TSV, folders, Kaldi folders.
+
+Each `open_*` takes a source and returns None for what is not its own.
+"""
+
+import codecs
+import json
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from asrbatch.formatting import show, show_text
+from asrbatch.manifest.columns import Columns
+from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
+from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
+from asrbatch.manifest.readers.text import TextFile
+from asrbatch.manifest.row import BadRow, Row, audio_ref, parse_row
+from asrbatch.manifest.source import Source
+from asrbatch.storage.jsonl import known_head
+from asrbatch.types import AudioRef
+
+_ONE_OBJECT = "write one JSON object per line"
+
+# Where the audio of a row lives, other than in `audio_filepath` relative to a folder.
+Locate = Callable[[Row], AudioRef]
+
+
+class JsonlReader:
+    """The rows of one file; see `manifest_scan.Reader`.
+
+    Args:
+        file: the text.
+        folder: what relative audio paths are relative to; empty where paths are names of members of tars.
+        columns: fields under other names.
+        adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
+        check: asked about a row's fields when they have our names. Raises BadRow.
+        locate: where a row's audio lives; None looks for a file.
+        found_folder: asked when all rows have passed, see `Manifest.audio_folder`.
+    """
+
+    def __init__(
+        self,
+        file: TextFile,
+        folder: str,
+        columns: Columns,
+        *,
+        adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        check: Callable[[dict[str, Any]], None] | None = None,
+        locate: Locate | None = None,
+        found_folder: Callable[[], str | None] = lambda: None,
+    ):
+        self.source = file.path
+        self._file, self._folder, self._adapt, self._check, self._locate = file, folder, adapt, check, locate
+        self._found_folder = found_folder
+        self.base_folder, self.holds_audio = folder or None, not folder
+        self._rename = columns.rename if columns.given else None
+        self.is_plain = adapt is None and locate is None and self._rename is None
+        self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
+        self._blank_before = array("Q")  # for every blank line, how many rows stand before it
+
+    def rows(self) -> Iterator[Row | BadRow]:
+        end = 0
+        with self._file.open() as lines:
+            for line in lines:
+                start, end = end, end + len(line)
+                if start == 0 and line.startswith(codecs.BOM_UTF8):
+                    line, start = line[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+                if not line or line.isspace():
+                    self._blank_before.append(len(self._starts))
+                    continue
+                self._starts.append(start)
+                try:
+                    yield self._parse(line)
+                except BadRow as bad:
+                    yield bad
+            self._starts.append(end)
+        self._file.check()
+
+    @property
+    def audio_folder(self) -> str | None:
+        return self._found_folder()
+
+    @property
+    def share_read(self) -> float | None:
+        """What part of the file the rows passed so far are; None where its length as text is not known."""
+        size = getattr(self._file, "size", None)
+        return self._starts[-1] / size if size and self._starts else None
+
+    def row(self, index: int) -> Row:
+        self._file.check()
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._parse(self._file.read_at(start, end - start))  # with the blank lines that follow: JSON ignores them
+
+    def line(self, index: int) -> bytes | None:
+        """The line of a row as it stands in the file; None where lines are something else than rows."""
+        if self._adapt is not None and self._locate is None:
+            return None
+        self._file.check()
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start).partition(b"\n")[0] + b"\n"
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        return audio_ref(row.path, self._folder) if self._locate is None else self._locate(row)
+
+    def where(self, index: int) -> str:
+        return f"{self.source}:{index + 1 + bisect_right(self._blank_before, index)}"
+
+    def _parse(self, line: bytes) -> Row:
+        fields = parse_object(line)
+        if self._adapt is not None:
+            fields = self._adapt(fields)
+        if self._rename is not None:
+            try:
+                fields = self._rename(fields)
+            except BadRow as bad:
+                bad.fields = fields
+                raise
+        if self._check is not None:
+            self._check(fields)
+        return parse_row(fields, fields.get("audio_filepath"))
+
+
+def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
+    """One line of the file, or another text, as an object.
+
+    Args:
+        one_object: what to do about text that is none.
+
+    Raises:
+        BadRow: it is none.
+    """
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as e:
+        problem = f"not UTF-8: byte 0x{line[e.start]:02x} at position {e.start + 1} of the line"
+        fix = "write the whole file in UTF-8 (two encodings in one file?)"
+        raise BadRow(show_text(line.strip().decode("utf-8", "backslashreplace")), problem, fix) from e
+    try:
+        fields = _decode(text)
+    except json.JSONDecodeError as e:
+        if text.startswith("\ufeff"):
+            fix = "remove it (files joined with cat keep theirs)"
+            raise BadRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
+        if "\0" in text[:4]:  # every other byte of what is in ASCII
+            raise BadRow(show_text(text.strip()), "looks like UTF-16 without a byte-order mark", "save the file as UTF-8") from e
+        column = min(e.pos, len(text.rstrip())) + 1
+        raise BadRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
+    except RecursionError as e:
+        raise BadRow(show_text(text.strip()), "nested too deeply", "write a flat object") from e
+    except ValueError as e:  # e.g. a whole number of 5,000 digits
+        raise BadRow(show_text(text.strip()), f"not JSON: {e}", one_object) from e
+    if type(fields) is not dict:
+        raise BadRow(show_text(text.strip()), "not a JSON object", one_object)
+    return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses what json would pass over in silence: of a name that stands twice only the last value is kept."""
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRow(show(twice), "this name stands twice in one object", "keep one of them")
+    return fields
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+
+_JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
+
+
+def open_jsonl(source: Source) -> Reader | None:
+    return open_lines(source, is_jsonl, jsonl_reader)
+
+
+def jsonl_reader(source: Source, file: TextFile) -> Reader:
+    return JsonlReader(file, folder_of(source, file), Columns(source.options))
+
+
+def is_jsonl(path: str) -> bool:
+    """Whether a file is, or is meant to be, JSON Lines."""
+    head = unpacked_head(path)
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.
+    called_jsonl = bare_name(path).endswith(_JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
+    return not start or start.startswith(b"{") or called_jsonl

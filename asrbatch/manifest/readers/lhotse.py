@@ -1,0 +1,158 @@
+"""lhotse cuts in JSON Lines: each cut is a row, a piece of one recording. Cuts are read by lhotse itself.
+
+Audio that a cut would make out of others when it is loaded (mixed, padded, at another speed) is not made here: such rows are
+bad. Only importer of lhotse; that takes 3 s, so it happens when there are cuts.
+"""
+
+import os
+import re
+from functools import partial
+from typing import Any
+
+from asrbatch.errors import ManifestError, one_line
+from asrbatch.formatting import show, show_text
+from asrbatch.languages import primary
+from asrbatch.manifest.columns import Columns
+from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, folder_of, open_lines, run_pipe
+from asrbatch.manifest.readers.jsonl import JsonlReader
+from asrbatch.manifest.readers.sniff import unpacked_head
+from asrbatch.manifest.readers.text import TextFile
+from asrbatch.manifest.row import BadRow, Row, audio_ref
+from asrbatch.manifest.source import Source
+from asrbatch.types import AudioRef
+
+_CUT = re.compile(rb'\{.*"(supervisions|recording|tracks)"\s*:\s*[\[{]', re.DOTALL)
+_CUT_TYPE = re.compile(rb'"type"\s*:\s*"\w*Cut"')
+_CODE = re.compile(r"[a-z]{2,3}")
+_FIX = "save it as audio of its own (CutSet.save_audios)"
+
+
+def looks_like_cuts(head: bytes) -> bool:
+    """Whether a file that begins so holds cuts."""
+    line = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
+    return b'"audio_filepath"' not in line and (_CUT.match(line) is not None or _CUT_TYPE.search(line) is not None)
+
+
+class LhotseCuts:
+    """What a line of cuts means: `adapt` and `locate` of a `JsonlReader`.
+
+    Args:
+        source: for messages.
+        folder: of the file. Relative paths are relative to it, or to the current folder where lhotse was run and the first
+            of them lies.
+        allow_pipes: run the commands that recordings hold, when a row's turn has come.
+
+    Raises:
+        ManifestError: lhotse is not installed.
+    """
+
+    def __init__(self, source: str, folder: str, *, allow_pipes: bool = False):
+        try:
+            from lhotse.serialization import deserialize_item
+        except ImportError as e:
+            raise ManifestError(
+                f"{source}: holds lhotse cuts, and lhotse is not installed: pip install 'asrbatch[lhotse]'"
+            ) from e
+        self._deserialize, self._folder, self._allow_pipes = deserialize_item, folder, allow_pipes
+        self._base: str | None = None
+
+    def audio_folder(self) -> str | None:
+        """What relative paths are relative to, where that is not the file's folder."""
+        return None if self._base == self._folder else self._base
+
+    def adapt(self, line: dict[str, Any]) -> dict[str, Any]:
+        """A cut as a row of ours. Raises BadRow."""
+        fields: dict[str, Any] = {"id": line.get("id")}
+        try:
+            custom = line.get("custom")
+            cut = self._cut(line)
+            fields |= self._audio(cut)
+            self._base_of(fields["audio_filepath"])
+            fields |= _said(cut.supervisions)
+        except BadRow as bad:
+            bad.fields = fields
+            raise
+        if custom is not None:
+            fields["custom"] = custom
+        return fields
+
+    def locate(self, row: Row) -> AudioRef:
+        if row.path.startswith(PIPE):
+            return AudioRef(row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, self._base_of(row.path)))
+        return audio_ref(row.path, self._base_of(row.path))
+
+    def _cut(self, line: dict[str, Any]) -> Any:
+        kind = line.get("type")
+        if kind in ("MixedCut", "PaddingCut"):
+            raise BadRow(f"type = {show(kind)}", "its audio is made of others when it is loaded", _FIX)
+        if kind not in ("MonoCut", "MultiCut"):
+            fix = "give cuts; lhotse makes them of recordings and supervisions (`lhotse cut simple`)"
+            raise BadRow(f"type = {show(kind)}", "not a cut", fix)
+        try:
+            cut = self._deserialize(line)
+        except Exception as e:  # lhotse makes objects of whatever stands there
+            problem = f"lhotse cannot read it: {show_text(one_line(e))}"
+            raise BadRow(f"id = {show(line.get('id'))}", problem, "write the cuts again") from e
+        if cut.recording is None:
+            raise BadRow(f"id = {show(cut.id)}", "a cut without a recording", "save the cuts with their recordings")
+        changed = [each["name"] if isinstance(each, dict) else type(each).__name__ for each in cut.recording.transforms or ()]
+        if made := [name for name in changed if name != "Resample"]:  # every row is resampled anyway
+            raise BadRow(f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX)
+        return cut
+
+    def _audio(self, cut: Any) -> dict[str, Any]:
+        channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
+        found = [source for source in cut.recording.sources if set(channels) & set(source.channels)]
+        if len(found) != 1 or not set(channels) <= set(found[0].channels):
+            problem = f"{len(found)} files hold its channels {show(channels)}"
+            raise BadRow(f"id = {show(cut.id)}", problem, "several clips in one row are not supported; " + _FIX)
+        (source,) = found
+        if source.type not in ("file", "url", "command"):
+            raise BadRow(f"id = {show(cut.id)}", f"audio of type {show(source.type)} is not supported", _FIX)
+        path = source.source
+        if source.type == "command":
+            path = check_pipe("recording", path, self._allow_pipes)
+        fields = {"audio_filepath": path, "offset": cut.start, "duration": cut.duration}
+        if len(channels) == 1 and len(source.channels) > 1:
+            fields["channel"] = source.channels.index(channels[0])
+        elif len(channels) < len(source.channels):
+            fix = "give one channel, or all of them to have their mean"
+            raise BadRow(f"id = {show(cut.id)}", f"some of the channels ({show(channels)})", fix)
+        fields["recording"] = cut.recording.id
+        return fields
+
+    def _base_of(self, path: str) -> str:
+        if self._base is None and path.startswith(PIPE):
+            self._base = os.getcwd()  # where lhotse would run it
+        elif self._base is None and not os.path.isabs(path) and "://" not in path:
+            here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(os.path.join(self._folder, path))
+            self._base = os.getcwd() if here else self._folder
+        return self._base or self._folder
+
+
+def _said(supervisions: list[Any]) -> dict[str, Any]:
+    """Text, language and speaker of a cut; where it has several, the texts joined in order."""
+    fields: dict[str, Any] = {}
+    texts = [s.text for s in sorted(supervisions, key=lambda s: s.start) if s.text]
+    if texts:
+        fields["text"] = " ".join(texts)
+    languages = {s.language for s in supervisions if s.language}
+    if len(languages) == 1:
+        (language,) = languages
+        # What is no language that can be looked up tells a person something.
+        fields["lang" if _CODE.fullmatch(primary(language)) else "language_name"] = language
+    speakers = {s.speaker for s in supervisions if s.speaker}
+    if len(speakers) == 1:
+        fields |= {"speaker": speakers.pop()}
+    return fields
+
+
+def open_lhotse(source: Source) -> Reader | None:
+    return open_lines(source, lambda path: looks_like_cuts(unpacked_head(path)), cuts_reader)
+
+
+def cuts_reader(source: Source, file: TextFile) -> Reader:
+    folder = folder_of(source, file)
+    cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
+    columns = Columns(source.options)
+    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, found_folder=cuts.audio_folder)

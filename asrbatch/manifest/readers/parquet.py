@@ -1,0 +1,261 @@
+"""Parquet files as one table: a pass over its light columns, and any row again without reading the whole.
+
+Reads through pyarrow, straight from the files; nothing is converted or copied into a cache. Knows columns and bytes;
+what a row means is the business of `manifest_dataset.py`. Only importer of `pyarrow.parquet`.
+
+Parquet stores a column in row groups and is read forwards, so a batch of neighbouring rows is the least that can be
+fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
+the row groups they are in, and rows in other row groups are never read. Memory is that of the kept batches and of one
+page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
+
+Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where some
+cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a row.
+"""
+
+import json
+import threading
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asrbatch.errors import ManifestError, RowError, one_line
+from asrbatch.manifest.readers.table import hold_bytes, kind_of_cell
+from asrbatch.storage.files import FileState
+from asrbatch.storage.remote import is_remote, open_remote
+
+_BATCH_ROWS = 8192
+_LIGHT_BATCH_BYTES = 4 << 20  # as encoded, before compression
+_AUDIO_BATCH_BYTES = 64 << 20
+_KEPT_BATCHES = 3
+_STREAM_BYTES = 1 << 20
+_REMOTE_BYTES = 4 << 20  # a request each
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """A row group: rows [start, start + num_rows) of the table."""
+
+    start: int
+    num_rows: int
+    file: int  # which file
+    number: int  # of the row group in that file
+
+
+class ParquetTable:
+    """See `manifest_dataset.Table`.
+
+    Args:
+        paths: the files, in the order of their rows.
+
+    Raises:
+        ManifestError: a file cannot be read, or has other columns than the first one.
+    """
+
+    def __init__(self, paths: list[str]):
+        self._paths = paths
+        self._states = {number: FileState(path) for number, path in enumerate(paths) if not is_remote(path)}
+        self._metadata: list[pq.FileMetaData] = []
+        self._schemas: list[pa.Schema] = []
+        self._groups: list[_Group] = []
+        self.num_rows = 0
+        for number, path in enumerate(paths):
+            metadata, schema = _read_footer(path)
+            if number == 0:
+                self.schema = schema
+            elif set(schema.names) != set(self.schema.names):
+                others = ", ".join(sorted(set(schema.names) ^ set(self.schema.names)))
+                raise ManifestError(f"{path}: other columns than {paths[0]} ({others}); give files of one data set")
+            self._metadata.append(metadata)
+            self._schemas.append(schema)
+            for group in range(metadata.num_row_groups):
+                num_rows = metadata.row_group(group).num_rows
+                if num_rows:
+                    self._groups.append(_Group(self.num_rows, num_rows, number, group))
+                    self.num_rows += num_rows
+        self.feature_types = feature_types(self.schema)
+        self._starts = [group.start for group in self._groups]
+
+    def choose_audio(self, audio: str, in_cells: bool) -> None:
+        for path, schema in zip(self._paths, self._schemas, strict=True):
+            if kind_of_cell(schema.field(audio).type) != kind_of_cell(self.schema.field(audio).type):
+                raise ManifestError(f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again")
+        is_bytes = kind_of_cell(self.schema.field(audio).type) == "bytes"
+        path_of = {audio: f"{audio}.path"} if in_cells else {}
+        self._light = {name: path_of.get(name, name) for name in self.schema.names if not (is_bytes and name == audio)}
+        held_in = audio if is_bytes else f"{audio}.bytes"
+        self._may_hold_bytes = [in_cells and self._may_hold(group, held_in) for group in self._groups]
+        self._held_in, light_path = held_in, None if is_bytes else f"{audio}.path"
+        self._is_mixed = [in_cells and self._has_empty(group, held_in, light_path) for group in self._groups]
+        self._held: dict[int, np.ndarray] = {}  # of a mixed row group, bool [num_rows]
+        self._looking = threading.Lock()
+        names = list(self._light.values())
+        self._light_batches = _Batches(partial(self._read, names=names, batch_bytes=_LIGHT_BATCH_BYTES))
+        self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether audio lies in row groups of several rows, where one cannot be read without those before it."""
+        return any(held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True))
+
+    def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
+        wanted = [light for name, light in self._light.items() if name in columns]
+        for at, group in enumerate(self._groups):
+            start = 0
+            for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
+                yield batch, self._in_cells(at, start, start + batch.num_rows)
+                start += batch.num_rows
+        for state in self._states.values():
+            state.check()
+
+    def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
+        at, group = self._group(index)
+        number = index - group.start
+        return self._light_batches.row(group, index), self._in_cells(at, number, number + 1)[0]
+
+    def cell(self, index: int) -> dict[str, Any] | bytes | None:
+        _, group = self._group(index)
+        try:
+            return self._audio_batches.row(group, index).column(0)[0].as_py()
+        except ManifestError as e:  # a damaged page is the loss of its rows, not of the run
+            raise RowError("unreadable", str(e)) from e
+
+    def file(self, index: int) -> str:
+        return self._paths[self._group(index, check=False)[1].file]
+
+    def _group(self, index: int, check: bool = True) -> tuple[int, _Group]:
+        at = bisect_right(self._starts, index) - 1
+        if check and (state := self._states.get(self._groups[at].file)) is not None:
+            state.check()
+        return at, self._groups[at]
+
+    def _may_hold(self, group: _Group, column_name: str) -> bool:
+        """False only where the statistics prove that every cell of the row group is a mere path."""
+        return self._num_nulls(group, column_name) != group.num_rows
+
+    def _has_empty(self, group: _Group, held_in: str, light_path: str | None) -> bool:
+        """Whether the statistics say that some cells hold audio and some do not, of which some may have no path either.
+
+        False for URLs, where it would take fetching all of the audio to know which.
+        """
+        num_nulls = self._num_nulls(group, held_in)
+        if not num_nulls or num_nulls == group.num_rows or is_remote(self._paths[group.file]):
+            return False
+        return light_path is None or bool(self._num_nulls(group, light_path))
+
+    def _num_nulls(self, group: _Group, column_name: str) -> int | None:
+        """None where the writer did not say."""
+        statistics = next(self._columns(group, [column_name])).statistics
+        return None if statistics is None or not statistics.has_null_count else statistics.null_count
+
+    def _in_cells(self, at: int, start: int, stop: int) -> list[bool]:
+        """Whether the audio of rows [start, stop) of a row group may be in their cells; the same at every call."""
+        if not self._is_mixed[at]:
+            return [self._may_hold_bytes[at]] * (stop - start)
+        with self._looking:
+            if at not in self._held:
+                self._held[at] = self._look(self._groups[at])
+        return self._held[at][start:stop].tolist()
+
+    def _look(self, group: _Group) -> np.ndarray:
+        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when their turn comes."""
+        held, start = np.ones(group.num_rows, bool), 0
+        try:
+            for batch in self._read(group, [self._held_in], _AUDIO_BATCH_BYTES):
+                held[start : start + batch.num_rows] = hold_bytes(batch.column(0))
+                start += batch.num_rows
+        except ManifestError:
+            pass
+        return held
+
+    def _columns(self, group: _Group, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
+        metadata = self._metadata[group.file].row_group(group.number)
+        for number in range(metadata.num_columns):
+            column = metadata.column(number)
+            if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in names):
+                yield column
+
+    def _read(self, group: _Group, names: list[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+        """A row group, in batches of at most about that size."""
+        num_bytes = sum(column.total_uncompressed_size for column in self._columns(group, names))
+        batch_rows = min(_BATCH_ROWS, max(1, group.num_rows * batch_bytes // max(num_bytes, 1)))
+        path, num_rows = self._paths[group.file], 0
+        try:
+            # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
+            streamed = {"pre_buffer": False, "buffer_size": _REMOTE_BYTES if is_remote(path) else _STREAM_BYTES}
+            with _open(path) as raw, pq.ParquetFile(raw, metadata=self._metadata[group.file], **streamed) as file:
+                for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
+                    num_rows += batch.num_rows
+                    yield batch
+        except (pa.ArrowException, OSError) as e:
+            raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
+        if num_rows != group.num_rows:
+            raise ManifestError(f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again")
+
+
+# A row group that is being read, and the next row that this will give.
+_Open = tuple[_Group | None, Iterator[pa.RecordBatch], int]
+_NOTHING_OPEN: _Open = (None, iter(()), 0)
+
+
+class _Batches:
+    """Single rows of some columns, by way of batches that are read forwards; the last few batches are kept."""
+
+    def __init__(self, read: Callable[[_Group], Iterator[pa.RecordBatch]]):
+        self._read = read
+        self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # by first row; the last used one last
+        self._open = _NOTHING_OPEN
+        self._lock = threading.Lock()
+
+    def row(self, group: _Group, index: int) -> pa.RecordBatch:
+        with self._lock:
+            start = self._find(index)
+            if start is None:
+                start = self._advance(group, index)
+            self._kept.move_to_end(start)
+            batch = self._kept[start]
+        return batch.slice(index - start, 1)
+
+    def _find(self, index: int) -> int | None:
+        return next((start for start, batch in self._kept.items() if start <= index < start + batch.num_rows), None)
+
+    def _advance(self, group: _Group, index: int) -> int:
+        opened, batches, next_row = self._open
+        self._open = _NOTHING_OPEN  # until this has worked
+        if opened != group or next_row > index:  # another row group, or a row that has passed
+            batches, next_row = self._read(group), group.start
+        while next_row <= index:
+            batch = next(batches)
+            start, next_row = next_row, next_row + batch.num_rows
+            while len(self._kept) >= _KEPT_BATCHES:
+                self._kept.popitem(last=False)
+            self._kept[start] = batch
+        self._open = (group, batches, next_row)
+        return start
+
+
+def _open(path: str) -> Any:
+    return pa.PythonFile(open_remote(path), "r") if is_remote(path) else pa.OSFile(path)
+
+
+def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
+    try:
+        with _open(path) as raw, pq.ParquetFile(raw) as file:
+            return file.metadata, file.schema_arrow
+    except (pa.ArrowException, OSError) as e:
+        raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
+
+
+def feature_types(schema: pa.Schema) -> dict[str, str]:
+    """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
+    except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
+        return {}

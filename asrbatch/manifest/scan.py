@@ -1,0 +1,315 @@
+"""The one pass over a manifest at its opening: every row checked, the ids made and proved unique, the digest taken.
+
+Knows rows only through a `Reader`, and nothing about file formats. Keeps some 30 bytes a row: what it learns about a
+million rows fits where a few thousand of the rows would.
+
+How ids stay exact without being kept: a row without an id gets a 64-bit hash, and whether that hash occurred before is
+looked up in sorted arrays of such hashes, block by block, so that repeats can be numbered (and the digest taken) in the
+same pass. Of every final id 8 bytes are kept (Python's `hash`, so they mean nothing to another process). Rows that
+share those are read again and their ids compared, so that two ids are called equal only if they are: this finds ids
+given twice, and a given id that happens to equal a made one.
+
+What is wrong with the rows of a manifest, added up: all counted, the first of each kind kept, and told in a few lines.
+
+Knows nothing of how problems are found.
+"""
+
+import hashlib
+from array import array
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import nan
+
+import numpy as np
+
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import show
+from asrbatch.manifest.readers.base import Reader
+from asrbatch.manifest.row import BadRow, Row, canonical_row, canonical_tail
+from asrbatch.types import Problem, Utterance
+
+Note = Callable[[Problem], None]
+
+SHOWN_PROBLEMS = 20
+_SHOWN_KINDS, _MOST_KINDS = 10, 1000
+
+
+class Problems:
+    """What the pass finds wrong: all is counted and told to `note`; the first of each kind are kept.
+
+    Attributes:
+        number: of all problems.
+        kinds: problems by kind.
+        examples: (row, problem) of the first of each kind.
+
+    Args:
+        source: what the manifest is called.
+        where: file and line, or row, of a row.
+        note: called with every problem.
+    """
+
+    def __init__(self, source: str, where: Callable[[int], str], note: Note | None):
+        self._source, self._where, self._tell = source, where, note
+        self.kinds: Counter[str] = Counter()
+        self.examples: dict[str, list[tuple[int, str]]] = {}
+        self.number = 0
+
+    def add(self, index: int, row_id: str | None, kind: str, problem: str) -> None:
+        self.number += 1
+        if kind not in self.kinds and len(self.kinds) == _MOST_KINDS:
+            kind = "of yet another kind"
+        self.kinds[kind] += 1
+        if len(kept := self.examples.setdefault(kind, [])) < SHOWN_PROBLEMS:
+            kept.append((index, problem))
+        if self._tell is not None:
+            self._tell(Problem(index, self._where(index), row_id, "rows", kind, problem))
+
+    def report(self, num_rows: int) -> str:
+        """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
+        first = sorted(problem for kept in self.examples.values() for problem in kept)[:SHOWN_PROBLEMS]
+        lines = [f"{self._where(index)}: {problem}" for index, problem in first]
+        if more := self.number - len(lines):
+            hint = "" if self._tell is not None else "; `asrbatch validate --report FILE` writes all of them"
+            lines.append(f"… and {more} more{hint}")
+            counts = [f"{number} × {kind}" for kind, number in self.kinds.most_common(_SHOWN_KINDS)]
+            others = len(self.kinds) - len(counts)
+            lines.append(f"by kind: {', '.join(counts)}" + (f", and {others} kinds more" if others else ""))
+        rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
+        bad = "1 problem" if self.number == 1 else f"{self.number} problems"
+        return "\n".join((f"{self._source}: {bad} in {rows}; nothing was run", *lines))
+
+
+Check = Callable[[Utterance], str | None]
+Observe = Callable[[int, int, float | None], None]
+
+_BLOCK_ROWS = 8192
+_OBSERVED_ROWS = 1024
+_GIVEN_TWICE = "id: given twice"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """What one pass over a manifest found.
+
+    Attributes:
+        num_rows: rows; blank lines are none.
+        durations_s: float32 [num_rows], seconds; NaN where the row does not say. Read-only.
+        digest: SHA-256 (hex) over the `canonical_row` of every row, in order.
+        num_without_duration: rows that do not say their duration.
+        problems: how many of each kind; empty unless bad rows are to be failed rows.
+        examples: (row, problem) of the first rows of each kind.
+    """
+
+    num_rows: int
+    durations_s: np.ndarray
+    digest: str
+    num_without_duration: int
+    problems: Counter[str]
+    examples: dict[str, list[tuple[int, str]]]
+
+
+class Ids:
+    """The final id of every row, kept as 8 bytes a row, and a number for the few that are repeats."""
+
+    def __init__(self) -> None:
+        self.keys = array("q")  # hash(final id) per row
+        self._repeated_rows = array("Q")  # ascending
+        self._ordinals = array("Q")  # 2 for the second row with that hash, and so on
+        self.bad = array("Q")  # rows that are to fail, ascending
+        self._given_twice: dict[int, tuple[int, str]] = {}
+
+    def add_repeat(self, index: int, ordinal: int) -> None:
+        """Row `index` is the `ordinal`-th with its hash. Indexes must come in ascending order."""
+        self._repeated_rows.append(index)
+        self._ordinals.append(ordinal)
+
+    def is_bad(self, index: int) -> bool:
+        at = bisect_left(self.bad, index)
+        return at < len(self.bad) and self.bad[at] == index
+
+    def add_given_twice(self, index: int, first: int, row_id: str) -> None:
+        """Row `index` gets an id of its own in place of that of row `first`."""
+        own = f"{row_id}~row-{index}"
+        self._given_twice[index] = (first, own)
+        self.keys[index] = hash(own)
+        if not self.is_bad(index):
+            insort(self.bad, index)
+
+    def first_with_id_of(self, index: int) -> int | None:
+        """The row that has the id which row `index` was given; None where its id is its own."""
+        return self._given_twice[index][0] if index in self._given_twice else None
+
+    def final(self, index: int, row: Row) -> str:
+        """The id of a row as the scan made it."""
+        if index in self._given_twice:
+            return self._given_twice[index][1]
+        if row.hashed:
+            at = bisect_left(self._repeated_rows, index)
+            if at < len(self._repeated_rows) and self._repeated_rows[at] == index:
+                return numbered_id(row.id, self._ordinals[at])
+        return row.id
+
+
+def numbered_id(row_hash: str, ordinal: int) -> str:
+    return f"{row_hash}-{ordinal}"
+
+
+def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utterance:
+    audio = reader.audio(index, row)
+    return Utterance(index, row_id, audio, row.offset_s, row.duration_s, row.channel, row.lang, row.prompt, row.fields)
+
+
+def scan_rows(
+    reader: Reader,
+    check: Check | None = None,
+    *,
+    keep_bad: bool = False,
+    note: Note | None = None,
+    observe: Observe | None = None,
+) -> tuple[Scan, Ids]:
+    """Read every row once.
+
+    Args:
+        reader: the manifest's format.
+        check: called with every good row; returns None, or `value: problem; fix` for a row that this run cannot do.
+            Ids of rows that repeat are not numbered yet when it is called.
+        keep_bad: give bad rows a place and an id, in place of refusing the manifest.
+        note: called with every problem; rows ascend, but for ids that are given twice, which come last.
+        observe: called now and then with (rows read, problems so far, share of the manifest that was read; None where
+            nobody knows).
+
+    Raises:
+        ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
+    """
+    digest, ids, durations_s = _Digest(), Ids(), array("f")
+    found = Problems(reader.source, reader.where, note)
+    for index, row in enumerate(reader.rows()):
+        if observe is not None and index % _OBSERVED_ROWS == 0:
+            observe(index, found.number, _share_read(reader, index))
+        problem = None
+        if type(row) is BadRow:
+            problem, kind = str(row), row.kind
+            durations_s.append(nan)
+            row = row.row()  # keeps the place
+            digest.add(row.id, row.hashed, canonical_tail(row))
+        else:
+            kind = "the run cannot do it"
+            if check is not None:
+                problem = check(make_utterance(reader, index, row.id, row))
+            durations_s.append(nan if row.duration_s is None else row.duration_s)
+            digest.add(row.id, row.hashed, canonical_tail(row))
+        if problem is not None:
+            found.add(index, None if row.hashed else row.id, kind, problem)
+            if keep_bad:
+                ids.bad.append(index)
+        if digest.num_waiting == _BLOCK_ROWS:
+            digest.flush(ids)
+    digest.flush(ids)
+
+    num_rows = len(ids.keys)
+    if num_rows == 0:
+        raise ManifestError(f"{reader.source}: holds no rows; expected at least one utterance")
+    for index, first, row_id in _find_repeated_ids(reader, ids):
+        found.add(index, row_id, _GIVEN_TWICE, repeated_id(reader, row_id, first))
+        if keep_bad:
+            ids.add_given_twice(index, first, row_id)
+    if observe is not None:
+        observe(num_rows, found.number, 1.0)
+    if found.number and not keep_bad:
+        raise ManifestError(found.report(num_rows))
+
+    seconds = np.frombuffer(durations_s, np.float32)
+    seconds.flags.writeable = False
+    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum()), found.kinds, found.examples), ids
+
+
+def repeated_id(reader: Reader, row_id: str, first: int) -> str:
+    fix = "ids must be unique (a row without one gets one made)"
+    return f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"
+
+
+def _share_read(reader: Reader, num_rows: int) -> float | None:
+    """What part of a manifest its first rows are: by their number where the reader knows that of all, or as it says itself."""
+    if total := getattr(reader, "num_rows", None):
+        return num_rows / total
+    return getattr(reader, "share_read", None)
+
+
+class _Digest:
+    """Rows waiting for their final ids; flushed by the block, because repeats are cheap to find in arrays only."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self._seen = _Seen()
+        self._clear()
+
+    def _clear(self) -> None:
+        self._ids: list[str] = []
+        self._tails: list[str] = []
+        self._hashed: list[int] = []  # positions in _ids
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._ids)
+
+    def add(self, row_id: str, hashed: bool, tail: str) -> None:
+        if hashed:
+            self._hashed.append(len(self._ids))
+        self._ids.append(row_id)
+        self._tails.append(tail)
+
+    def flush(self, ids: Ids) -> None:
+        hashes = np.array([int(self._ids[at], 16) for at in self._hashed], np.uint64)
+        before = self._seen.add(hashes)
+        for which in np.flatnonzero(before):
+            at, ordinal = self._hashed[which], int(before[which]) + 1
+            self._ids[at] = numbered_id(self._ids[at], ordinal)
+            ids.add_repeat(len(ids.keys) + at, ordinal)
+        ids.keys.extend(map(hash, self._ids))
+        self._sha.update("".join(map(canonical_row, self._ids, self._tails)).encode("ascii"))
+        self._clear()
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+class _Seen:
+    """A bag of 64-bit numbers at 8 bytes each: sorted arrays, each more than twice as long as the next one."""
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+
+    def add(self, numbers: np.ndarray) -> np.ndarray:
+        """Add uint64 [n]. Returns int64 [n]: how often that number came before, in this call or an earlier one."""
+        order = np.argsort(numbers, kind="stable")
+        run = numbers[order]
+        before = np.arange(len(run)) - np.searchsorted(run, run)  # in this call
+        for older in self._runs:
+            before += np.searchsorted(older, run, side="right") - np.searchsorted(older, run)
+        while self._runs and len(self._runs[-1]) <= 2 * len(run):
+            run = np.concatenate((self._runs.pop(), run))
+            run.sort(kind="stable")
+        if len(run):
+            self._runs.append(run)
+        in_order = np.empty_like(before)
+        in_order[order] = before
+        return in_order
+
+
+def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str]]:
+    """(row, the first row with the same id, that id) for every row whose id came before."""
+    keys = np.frombuffer(ids.keys, np.int64)
+    ordered = np.sort(keys)
+    shared = ordered[1:][ordered[1:] == ordered[:-1]]
+    firsts: dict[str, int] = {}
+    for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):
+        try:
+            row = reader.row(index)
+        except BadRow as bad:  # reported already; what stands in its place has an id all the same
+            row = bad.row()
+        row_id = ids.final(index, row)
+        first = firsts.setdefault(row_id, index)
+        if first != index:
+            yield index, first, row_id

@@ -1,0 +1,196 @@
+"""What one argument names: a file, a folder, a URL, a pattern of many files, a list of them.
+
+Knows names only; nothing is read here.
+
+How a data set of the Hugging Face hub is written in place of a manifest.
+
+A source written down: a small TOML file that says in place of a manifest what to read, and how.
+
+    source = "hf://hf-audio/esb-datasets-test-only-sorted"
+    config = "librispeech"
+    split = "test.clean"
+
+Knows the options' names, and nothing about any format.
+"""
+
+import glob
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from asrbatch.config import SourceOptions
+from asrbatch.errors import ManifestError, UsageError
+from asrbatch.formatting import show
+from asrbatch.storage.remote import absolute, is_remote, list_remote, scheme_of
+
+# NeMo's `audio__OP_0..127_CL_.tar`, also written `audio_{0..127}.tar`.
+_RANGE = re.compile(r"(?:_OP_|\{)(\d+)\.\.(\d+)(?:_CL_|\})")
+_MOST_FILES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One argument.
+
+    Attributes:
+        path: absolute path, glob, pattern or URL; for messages.
+        files: what it names, in order: absolute paths or URLs. A folder is one of them, itself. Empty when nothing matches.
+        options: how to read it.
+        format: the format that was asked for; None to find out.
+    """
+
+    path: str
+    files: tuple[str, ...]
+    options: SourceOptions
+
+    @property
+    def format(self) -> str | None:
+        return self.options.format
+
+    @property
+    def is_one(self) -> bool:
+        return self.files == (self.path,)
+
+    @property
+    def is_folder(self) -> bool:
+        return self.is_one and os.path.isdir(self.path)
+
+
+def resolve(given: str, options: SourceOptions) -> Source:
+    """Raises ManifestError: a list names a file that is not there, or a pattern stands for too many."""
+    path = absolute(given)
+    return Source(path, tuple(expand(given)), options)
+
+
+def expand(given: str) -> list[str]:
+    """The files that a path, list, glob or `_OP_0..7_CL_` pattern names, as absolute paths or URLs; none if none match.
+
+    Numbers of a pattern come in their order and globs in that of the names. A file that is called like a pattern is itself.
+
+    Raises:
+        ManifestError: of a list or a pattern of numbers, a file is missing.
+    """
+    path = absolute(given)
+    if is_remote(given):
+        if match := _RANGE.search(given):
+            return _numbered(given, match)
+        return list_remote(given) if glob.has_magic(given.partition("?")[0]) and "?" not in given else [given]
+    if os.path.lexists(path):
+        return [path]
+    if match := _RANGE.search(path):
+        return [file for name in _numbered(path, match) for file in _must_be_there(name, path)]
+    if "," in given:
+        return [file for part in filter(None, map(str.strip, given.split(","))) for file in _must_be_there(part, given)]
+    return sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+
+
+def _numbered(path: str, match: re.Match[str]) -> list[str]:
+    first, last = int(match[1]), int(match[2])
+    if last < first or last - first >= _MOST_FILES:
+        raise ManifestError(f"{path}: {match[0]} must count upwards, at most {_MOST_FILES} files")
+    width = len(match[1]) if match[1].startswith("0") and len(match[1]) > 1 else 0
+    return [f"{path[: match.start()]}{number:0{width}}{path[match.end() :]}" for number in range(first, last + 1)]
+
+
+def _must_be_there(name: str, of: str) -> list[str]:
+    files = expand(name)
+    if not files:
+        raise ManifestError(f"{of}: names {name}, which does not exist; correct the list, or fetch the file")
+    return files
+
+
+def common_folder(files: list[str]) -> str:
+    """The folder, or URL, that all of them are in."""
+    if is_remote(files[0]):
+        return "/".join(os.path.commonprefix([file.split("/")[:-1] for file in files]))
+    return os.path.commonpath([os.path.dirname(file) for file in files])
+
+
+def choose_split(path: str, splits: Iterable[str], split: str | None) -> str | None:
+    """The split to read; None if the source knows of none. Raises ManifestError."""
+    splits = list(splits)
+    found = ", ".join(splits)
+    if split is None:
+        if len(splits) > 1:
+            raise ManifestError(f"{path}: holds several splits ({found}); choose one with --split")
+        return splits[0] if splits else None
+    if not splits:
+        raise ManifestError(f"{path}: has no splits, so --split {split} means nothing; leave it out")
+    if split not in splits:
+        raise ManifestError(f"{path}: has no split {show(split)}; there is {found}")
+    return split
+
+
+PREFIX = "hf://"
+_DATA_SET = re.compile(r"hf://(?:datasets/)?([\w.-]+(?:/[\w.-]+)?)(?:@(refs/\w+/[\w.-]+|[^/@]+))?")
+
+
+def is_data_set(given: str) -> bool:
+    """Whether it names a data set, `hf://NAME` or `hf://NAME@REVISION`, and not a file in one."""
+    return _DATA_SET.fullmatch(given) is not None
+
+
+def parse_name(given: str) -> tuple[str, str | None]:
+    """(name, revision) of what `is_data_set`."""
+    match = _DATA_SET.fullmatch(given)
+    return match[1], match[2]
+
+
+ENDING = ".toml"
+# Key: field of the options. Not --allow-pipes: whether commands are run is for whoever starts the run to say.
+_KEYS = {
+    "format": "format", "config": "dataset_config", "split": "split", "streaming": "streaming", "tars": "tars",
+    "audio_column": "audio_column", "text_column": "text_column", "id_column": "id_column",
+}  # fmt: skip
+
+
+def is_source_file(given: str) -> bool:
+    return given.endswith(ENDING) and os.path.isfile(given)
+
+
+def names_data_set(given: str) -> bool:
+    """Whether it is a data set on the hub, or a source file that names one. One that cannot be read names none."""
+    if is_source_file(given):
+        try:
+            given = read_source_file(given, SourceOptions())[0]
+        except ManifestError:
+            return False
+    return is_data_set(given)
+
+
+def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOptions]:
+    """What a source file names, a relative path being relative to it, and how to read that.
+
+    Args:
+        options: given beside it; they may add to what the file says, not contradict it.
+
+    Raises:
+        ManifestError: it cannot be read, or says what it cannot say.
+        UsageError: an option contradicts it.
+    """
+    try:
+        with open(path, "rb") as file:
+            said = tomllib.load(file)
+    except (OSError, ValueError) as e:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+        raise ManifestError(f"{path}: cannot be read as TOML: {e}") from e
+    source = said.pop("source", None)
+    if type(source) is not str or not source or source == "-" or source.endswith(ENDING):
+        raise ManifestError(f'{path}: source = {show(source)}: must name what to read, such as "hf://owner/name" or a path')
+    changes: dict[str, Any] = {}
+    for key, value in said.items():
+        if key not in _KEYS:
+            raise ManifestError(f"{path}: {key}: is none of source, {', '.join(_KEYS)}; remove it")
+        if type(value) is not (bool if key == "streaming" else str):
+            kind = "true or false" if key == "streaming" else "a string"
+            raise ManifestError(f"{path}: {key} = {show(value)}: must be {kind}")
+        given = getattr(options, _KEYS[key])
+        if given not in (None, False, value):
+            option = f"--{key.replace('_', '-')}"
+            raise UsageError(f"{option} {given}: {path} says {key} = {show(value)}; leave it out, or change the file")
+        changes[_KEYS[key]] = value
+    if scheme_of(source) is None:
+        source = os.path.join(os.path.dirname(absolute(path)), source)
+    return source, replace(options, **changes)

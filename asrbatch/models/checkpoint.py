@@ -1,0 +1,234 @@
+"""What a checkpoint says about itself, read from its files: nothing is loaded, neither torch nor vllm is imported.
+
+Knows where checkpoints live (a folder, or a name on the Hugging Face hub and its local cache), what Whisper's
+configuration files mean, and how to name a model by its content. It does not know how the engine runs one.
+"""
+
+import hashlib
+import json
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from asrbatch.errors import UsageError, one_line
+
+WHISPER = "WhisperForConditionalGeneration"
+
+# Files that decide what a model answers. Weights in safetensors make the other weight formats irrelevant.
+TEXT_PATTERNS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.py")
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.pt")  # in the order vLLM prefers them
+UNUSED_WEIGHTS = ("*fp32*", "*.msgpack", "*.h5", "*onnx*")
+
+_LANGUAGE_TOKEN = re.compile(r"<\|([a-z]{2,3})\|>")
+_MULTILINGUAL_VOCABULARY = 51865  # English-only Whisper checkpoints have 51864 entries
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One model on disk.
+
+    Attributes:
+        name: as the user wrote it.
+        folder: absolute path of the local folder that holds it.
+        revision: the hub revision asked for, or None.
+        config, generation_config, preprocessor_config: the parsed JSON files; empty where absent.
+        added_tokens: special token text to id.
+    """
+
+    name: str
+    folder: str
+    revision: str | None
+    config: dict[str, Any]
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    preprocessor_config: dict[str, Any] = field(default_factory=dict)
+    added_tokens: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def architecture(self) -> str:
+        return (self.config.get("architectures") or ["unknown"])[0]
+
+    @property
+    def commit(self) -> str | None:
+        """Which commit of the hub this is: what a branch or a tag meant when it was fetched; None for a folder of one's own."""
+        folder = Path(self.folder)
+        return folder.name if folder.parent.name == "snapshots" else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run record; what decides the answers is in the fingerprint."""
+        return {"name": self.name, "folder": self.folder, "revision": self.revision, "commit": self.commit}
+
+    @property
+    def is_multilingual(self) -> bool:
+        """False for English-only checkpoints, whose prompt has neither a language nor a task."""
+        stated = self.generation_config.get("is_multilingual")
+        return stated if stated is not None else self.config.get("vocab_size", 0) >= _MULTILINGUAL_VOCABULARY
+
+    @cached_property
+    def languages(self) -> dict[str, int]:
+        """ISO 639-1 code (3 letters where there is none with 2) to token id; `{"en": ...}` alone for English-only ones."""
+        found = {m[1]: i for token, i in self.added_tokens.items() if (m := _LANGUAGE_TOKEN.fullmatch(token))}
+        if self.is_multilingual:
+            return found
+        return {"en": found.get("en", -1)}
+
+    @property
+    def window_s(self) -> float:
+        """The longest audio the model hears at once, in seconds."""
+        return float(self.preprocessor_config.get("chunk_length", 30))
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return int(self.preprocessor_config.get("sampling_rate", 16000))
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per feature frame: fewer samples than this hold nothing to hear."""
+        return int(self.preprocessor_config.get("hop_length", 160))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the names and contents of the files that decide what the model answers; not over its path.
+
+        Every byte counts: a fine-tune may have moved one layer, or one bias. The engine is about to read the same files,
+        from the page cache then; 3 GB take 2 s of one core.
+        """
+        whole = hashlib.sha256()
+        files = content_files(Path(self.folder))
+        with ThreadPoolExecutor(4) as pool:
+            for path, digest in zip(files, pool.map(hash_file, files), strict=True):
+                whole.update(f"{path.name}\0{digest}\n".encode())
+        return whole.hexdigest()
+
+
+def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = True, weights: bool = True) -> Checkpoint:
+    """Finds a checkpoint by folder or hub name and reads its JSON files.
+
+    Args:
+        fetch: download what the hub's cache here lacks.
+        weights: demand and fetch them, too.
+
+    Raises:
+        UsageError: no such folder, the hub cannot be reached and the cache lacks it, or it is no model folder.
+    """
+    expanded = os.path.expanduser(name)
+    if os.path.isdir(expanded):
+        if revision is not None:
+            raise UsageError(f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out")
+        folder = Path(expanded).resolve()
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
+    else:
+        folder = _from_hub(name, revision, fetch=fetch, weights=weights)
+    config = _read_json(folder / "config.json")
+    if not config:
+        raise UsageError(f"--model {name}: {folder} holds no config.json, so it is not a Hugging Face checkpoint")
+    checkpoint = Checkpoint(
+        name=name,
+        folder=str(folder),
+        revision=revision,
+        config=config,
+        generation_config=_read_json(folder / "generation_config.json"),
+        preprocessor_config=_preprocessor(folder),
+        added_tokens=_added_tokens(folder),
+    )
+    if weights and not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
+        raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again")
+    return checkpoint
+
+
+def find_tokenizer(name: str) -> str:
+    """The folder of a tokenizer that is not the checkpoint's own.
+
+    Raises:
+        UsageError: no such folder, and no such name on the hub or in its cache.
+    """
+    if not name.strip():
+        raise UsageError("--tokenizer is empty; leave it out to use the checkpoint's own")
+    expanded = os.path.expanduser(name)
+    if os.path.isdir(expanded):
+        return str(Path(expanded).resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UsageError(f"--tokenizer {name}: no such folder; give a folder, or a name on the Hugging Face hub")
+    return str(_from_hub(name, None, option="--tokenizer", weights=False))
+
+
+def content_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint folder that decide what it answers, sorted by name."""
+    texts = [p for pattern in TEXT_PATTERNS for p in folder.glob(pattern)]
+    weights: list[Path] = []
+    for pattern in WEIGHT_PATTERNS:
+        found = list(folder.glob(pattern))
+        weights = [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
+        if weights:
+            break
+    return sorted(p for p in {*texts, *weights} if not p.is_dir())
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise _unreadable(path, e) from e
+
+
+def _from_hub(name: str, revision: str | None, *, option: str = "--model", weights: bool = True, fetch: bool = True) -> Path:
+    import huggingface_hub  # 0.5 s, and only hub names need it
+
+    def snapshot(*patterns: str) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(UNUSED_WEIGHTS),
+                local_files_only=not fetch,
+            )
+        )
+
+    try:
+        folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS[:weights])
+        if weights and not any(folder.glob(WEIGHT_PATTERNS[0])):
+            folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
+    except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
+        at = f" at revision {revision}" if revision else ""
+        reason = one_line(e)
+        raise UsageError(
+            f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
+            f"or give a folder ({reason[:300]})"
+        ) from e
+    return folder
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as e:
+        raise _unreadable(path, e) from e
+    except ValueError as e:
+        raise UsageError(f"{path}: not valid JSON ({e}); the checkpoint is damaged: fetch or copy it again") from e
+    return value if isinstance(value, dict) else {}
+
+
+def _unreadable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"{path}: {error.strerror}; the checkpoint's files must be readable: mend that, or give another --model")
+
+
+def _preprocessor(folder: Path) -> dict[str, Any]:
+    """`preprocessor_config.json`, or its place inside the `processor_config.json` that transformers 5 writes."""
+    old = _read_json(folder / "preprocessor_config.json")
+    return old or _read_json(folder / "processor_config.json").get("feature_extractor") or {}
+
+
+def _added_tokens(folder: Path) -> dict[str, int]:
+    """Special token text to id, from the fast tokenizer's file, or the older list beside it."""
+    listed = _read_json(folder / "tokenizer.json").get("added_tokens", [])
+    return {t["content"]: t["id"] for t in listed} or _read_json(folder / "added_tokens.json")

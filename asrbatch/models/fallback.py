@@ -1,0 +1,114 @@
+"""Answers to one window: the first, and with `--fallback` those at rising temperatures until one is good enough.
+
+Ladder, thresholds and the exception for silence are those of the original Whisper (openai/whisper, `transcribe.py`), which
+also takes what repeats itself or was cut off for a failure only as far as the compression ratio sees it; a short loop and a
+cut-off answer are failures here. When none is good enough the original keeps the last, at temperature 1.0; as
+faster-whisper does, the most probable is kept here, of those without loop or cut if there is one.
+
+Pure: knows nothing of the engine.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from asrbatch.models import quality
+from asrbatch.types import Generation
+
+GREEDY = (0.0,)
+LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+# What makes an answer be asked for again; recorded with a run.
+THRESHOLDS = {
+    "compression_ratio": quality.COMPRESSION_RATIO,
+    "avg_logprob": quality.AVG_LOGPROB,
+    "no_speech_prob": quality.NO_SPEECH_PROB,
+    "repeats": quality.LOOP_REPEATS,
+}
+
+
+class Attempts:
+    """The answers to one window.
+
+    Args:
+        temperatures: to be tried in turn; the first is asked with anyway.
+
+    Attributes:
+        generations: in the order they were asked for.
+    """
+
+    def __init__(self, temperatures: Sequence[float] = GREEDY):
+        self._temperatures = temperatures
+        self.generations: list[Generation] = []
+
+    def add(self, generation: Generation) -> None:
+        self.generations.append(generation)
+
+    @property
+    def next_temperature(self) -> float | None:
+        """What to try next; None when the last answer is good enough or the ladder has ended."""
+        tried = len(self.generations)
+        if tried == len(self._temperatures) or (tried and not faults(self.generations[-1])):
+            return None
+        return self._temperatures[tried]
+
+    @property
+    def chosen(self) -> Generation:
+        """The answer that counts: the only one, the good one, or the best of bad ones."""
+        last = self.generations[-1]
+        if len(self.generations) == 1 or not faults(last):
+            return last
+        return max(self._sound or self.generations, key=_belief)
+
+    @property
+    def reason(self) -> str | None:
+        """Why the chosen one was chosen; None when there was no choice."""
+        if len(self.generations) == 1:
+            return None
+        if not faults(self.generations[-1]):
+            return "first without faults"
+        return "highest avg_logprob of those without loop or cut" if self._sound else "highest avg_logprob"
+
+    @property
+    def _sound(self) -> list[Generation]:
+        return [g for g in self.generations if not g.is_truncated and not quality.is_loop(g.text.strip())]
+
+
+def faults(generation: Generation) -> list[str]:
+    """Why an answer is to be asked for again, each as `figure value`; none for silence, where any text is wrong."""
+    if quality.is_no_speech(generation):
+        return []
+    text = generation.text.strip()
+    found: list[str] = []
+    if (ratio := quality.compression_ratio(text)) > quality.COMPRESSION_RATIO:
+        found.append(f"compression_ratio {ratio:.2f}")
+    if (times := quality.repeats(text)) >= quality.LOOP_REPEATS:
+        found.append(f"repeats {times}")
+    if quality.is_low_confidence(generation):
+        found.append(f"avg_logprob {generation.avg_logprob:.2f}")
+    if generation.finish_reason == "length":
+        found.append("finish_reason length")
+    elif generation.is_truncated:
+        found.append("unclosed <think>")
+    return found
+
+
+def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
+    """What a row says about them, in order; nothing when there was only one."""
+    if len(attempts.generations) == 1:
+        return []
+    return [
+        {
+            "temperature": g.temperature,
+            "text": g.text.strip(),
+            "num_tokens": g.num_tokens,
+            "finish_reason": g.finish_reason,
+            "avg_logprob": quality.rounded(g.avg_logprob, 4),
+            "faults": faults(g),
+            "chosen": g is attempts.chosen,
+        }
+        for g in attempts.generations
+    ]
+
+
+def _belief(generation: Generation) -> float:
+    return -1e9 if generation.avg_logprob is None else generation.avg_logprob

@@ -1,0 +1,246 @@
+"""How Whisper is asked, and how its answer is read: token ids in, token ids out.
+
+Knows Whisper's control tokens and nothing of the engine. The layout is that of the original Whisper (`<|startofprev|>
+previous text <|startoftranscript|> language task <|notimestamps|>`); all ids come from the checkpoint's own files. Two
+repairs that vLLM's prompt needs are made here: English-only checkpoints get neither a language nor a task (with them two
+of three clips come back empty), and previous text is introduced by the real `<|startofprev|>` token.
+
+The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined to what is
+asked (`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and a
+language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrbatch.config import TASKS
+from asrbatch.errors import RowError, UsageError
+from asrbatch.languages import find
+from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
+from asrbatch.types import Segment
+
+CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What the logits processor in the engine enforces for one request; plain lists, so that they travel.
+
+    Attributes:
+        suppress: token ids that may never be generated.
+        begin_suppress: token ids that may not be the first token of the text.
+        forced: for each of the first generated tokens, the ids it is confined to; the text begins after them.
+        first_timestamp: id of 0.00 s where Whisper's rules for timestamps hold; None where they do not.
+        end: id of `<|endoftext|>`; those below are text.
+    """
+
+    suppress: tuple[int, ...] = ()
+    begin_suppress: tuple[int, ...] = ()
+    forced: tuple[tuple[int, ...], ...] = ()
+    first_timestamp: int | None = None
+    end: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "suppress": list(self.suppress),
+            "begin_suppress": list(self.begin_suppress),
+            "forced": [list(ids) for ids in self.forced],
+            "first_timestamp": self.first_timestamp,
+            "end": self.end,
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the generated tokens say; see `types.Generation` for the fields."""
+
+    text: str
+    language: str | None
+    language_prob: float | None
+    num_tokens: int
+    avg_logprob: float | None
+    segments: tuple[Segment, ...]
+    resume_s: float | None
+
+
+class WhisperPrompts:
+    """Asks one checkpoint.
+
+    Args:
+        checkpoint: a Whisper checkpoint.
+        task: `transcribe` or `translate` (into English).
+        timestamps: whether answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
+
+    Raises:
+        UsageError: a task the checkpoint lacks, timestamps it lacks, or a checkpoint without Whisper's control tokens.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, task: str = "transcribe", *, timestamps: bool = False):
+        self.checkpoint = checkpoint
+        self.task = task
+        if task not in TASKS:
+            raise UsageError(f"--task {task}: must be one of {', '.join(TASKS)}")
+        if task == "translate" and not checkpoint.is_multilingual:
+            raise UsageError(f"--task translate: {checkpoint.name} is English-only; give a multilingual checkpoint")
+        tokens = checkpoint.added_tokens
+        try:
+            self.sot = tokens["<|startoftranscript|>"]
+            self.no_timestamps = tokens["<|notimestamps|>"]
+            self.start_of_prev = tokens["<|startofprev|>"]
+            self.task_id = tokens[f"<|{task}|>"]
+            self.end = tokens["<|endoftext|>"]
+        except KeyError as e:
+            raise UsageError(
+                f"--model {checkpoint.name}: its tokenizer lacks {e}; a Whisper checkpoint needs its tokenizer.json"
+            ) from e
+        self.first_timestamp = self.no_timestamps + 1
+        if timestamps and not self.has_timestamps:
+            raise UsageError(f"--model {checkpoint.name}: it has no timestamps; give --no-timestamps")
+        self.language_of = {i: code for code, i in checkpoint.languages.items()}
+        self._control_ids = frozenset(i for token, i in tokens.items() if token.startswith("<|") and token.endswith("|>"))
+        generation = checkpoint.generation_config
+        self._suppress = tuple(generation.get("suppress_tokens") or ())
+        self._begin_suppress = tuple(generation.get("begin_suppress_tokens") or ())
+        # Half the decoder's positions, less one for <|startofprev|>, as the original Whisper keeps them.
+        self.max_prompt_tokens = checkpoint.config.get("max_target_positions", 448) // 2 - 1
+
+    @property
+    def has_timestamps(self) -> bool:
+        """Whether the vocabulary goes on with 0.00 to 30.00 s after `<|notimestamps|>`, as Whisper's does."""
+        named = self.checkpoint.added_tokens.get("<|0.00|>", self.first_timestamp)
+        size = self.checkpoint.config.get("vocab_size", 0)
+        return named == self.first_timestamp and size >= self.first_timestamp + NUM_TIMESTAMPS
+
+    @property
+    def no_speech(self) -> int | None:
+        """The token whose probability after `<|startoftranscript|>` is that of no speech; None where there is none."""
+        tokens = self.checkpoint.added_tokens
+        before = self.no_timestamps - 1  # its place in every vocabulary of Whisper's
+        unnamed = None if before in tokens.values() else before
+        return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
+
+    def check_language(self, language: str, option: str = "language") -> str:
+        """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
+
+        Args:
+            option: where it was said, for the message.
+
+        Raises:
+            UsageError: the checkpoint lacks it.
+        """
+        if (code := find(language, self.checkpoint.languages)) is not None:
+            return code
+        name = self.checkpoint.name
+        if not self.checkpoint.is_multilingual:
+            raise UsageError(f"{option} {language!r}: {name} is English-only; give a multilingual checkpoint")
+        known = " ".join(sorted(self.checkpoint.languages))
+        raise UsageError(f"{option} {language!r}: {name} has no such language; it has {known}")
+
+    def controls(self, language: str | None, *, timestamps: bool) -> Controls:
+        """What the engine must enforce for one kind of question.
+
+        Args:
+            language: a code `check_language` returned, or None to have the model detect it.
+        """
+        forced: list[tuple[int, ...]] = []
+        if self.checkpoint.is_multilingual:
+            languages = sorted(self.language_of) if language is None else [self.checkpoint.languages[language]]
+            forced = [tuple(languages), (self.task_id,)]
+        if not timestamps:
+            return Controls(self._suppress, self._begin_suppress, (*forced, (self.no_timestamps,)), None, self.end)
+        suppress = tuple(sorted({*self._suppress, self.no_timestamps}))
+        return Controls(suppress, self._begin_suppress, tuple(forced), self.first_timestamp, self.end)
+
+    def prompt_ids(self, prompt: str | None, encode: Callable[[str], Sequence[int]]) -> tuple[int, ...]:
+        """A row's prompt as token ids; of a long one the last `max_prompt_tokens`, as Whisper itself does.
+
+        Args:
+            prompt: previous text; None or blank for none.
+            encode: text to token ids, without special tokens around them.
+
+        Raises:
+            RowError: `bad_row`, the prompt holds control tokens.
+        """
+        if not prompt or prompt.isspace():
+            return ()
+        ids = encode(" " + prompt.strip())
+        if any(i in self._control_ids or is_timestamp(i, self.first_timestamp) for i in ids):
+            raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds a control token such as <|…|>; remove it")
+        return tuple(ids[-self.max_prompt_tokens :])
+
+    def check_words(self, option: str, text: str) -> None:
+        """Refuses words for every row that each row would be failed for, before an engine is started.
+
+        Args:
+            option: `--prompt` or `--hotwords`, for the message.
+
+        Raises:
+            UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a checkpoint
+                with a tokenizer.json.
+        """
+        for token, i in self.checkpoint.added_tokens.items():
+            if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
+                raise UsageError(f"{option} {text[:60]!r}: holds the control token {token}; remove it")
+        file = Path(self.checkpoint.folder, "tokenizer.json")
+        if option != "--hotwords" or not file.is_file():
+            return
+        from tokenizers import Tokenizer
+
+        num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
+        if num_tokens > self.max_prompt_tokens:
+            room = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
+            raise UsageError(f"{option} {text[:60]!r}: are {room}; give fewer")
+
+    def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
+        """The token ids the decoder starts from.
+
+        Args:
+            prompt_ids: from `prompt_ids`.
+            previous: the text before this window, timestamps included, as it was generated.
+        """
+        before = (*prompt_ids, *previous)[-self.max_prompt_tokens :]
+        return [self.start_of_prev, *before, self.sot] if before else [self.sot]
+
+    def read(
+        self, language: str | None, token_ids: Sequence[int], logprobs: Sequence[float], decode: Decode, *, timestamps: bool
+    ) -> Answer:
+        """Reads an answer.
+
+        Args:
+            language: it was asked in; None when it was to be detected.
+            token_ids: as generated.
+            logprobs: a natural logarithm for each, or nothing at all.
+            decode: text tokens to text, nothing tidied up.
+            timestamps: whether it was asked for them.
+        """
+        language_prob = None
+        if not self.checkpoint.is_multilingual:
+            language = "en"
+        elif language is None and token_ids:
+            language = self.language_of.get(token_ids[0])
+            language_prob = math.exp(logprobs[0]) if logprobs else None
+        num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)
+        ids, of_ids = token_ids[num_forced:], logprobs[num_forced:]
+        counted = [p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i) or i == self.end]
+        text_ids = [i for i in ids if self._is_text(i)]
+        segments: tuple[Segment, ...] = ()
+        if timestamps:
+            first = self.first_timestamp
+            segments = cut_segments(ids, of_ids, first_timestamp=first, is_text=self._is_text, decode=decode)
+        return Answer(
+            # A character whose bytes a timestamp parts is read in two halves: the text is what its segments say.
+            text="".join(s.text for s in segments) if segments else decode(text_ids),
+            language=language,
+            language_prob=language_prob,
+            num_tokens=len(text_ids),
+            avg_logprob=sum(counted) / len(counted) if counted else None,
+            segments=segments,
+            resume_s=resume_s([i for i in ids if i != self.end], self.first_timestamp) if timestamps else None,
+        )
+
+    def _is_text(self, token: int) -> bool:
+        return token not in self._control_ids and not is_timestamp(token, self.first_timestamp)

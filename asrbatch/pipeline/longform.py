@@ -1,0 +1,115 @@
+"""Long audio as Whisper's authors read it: the next window starts where the last segment that was heard whole ended.
+
+The algorithm of openai/whisper, `transcribe.py`, with these differences, so that nothing is lost or asked for ever: the next
+window starts in the pause around that end; at the end of a recording what is left is asked again only when it is a second or
+longer (the model heard it already, and invents text for crumbs); text that no timestamp closes is kept there; and after some
+windows in a row of which less than a second was heard whole, the next counts as heard to its end.
+
+Pure: knows nothing of threads, of vLLM or of files.
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from asrbatch.audio.buffer import Ahead, Piece, Rules, pause_near
+from asrbatch.audio.silence import Voiced
+from asrbatch.models import quality
+from asrbatch.types import Generation, Window
+
+# The original's: a text that needed more than this to come out is nothing to build on.
+_MAX_TEMPERATURE_TO_CONDITION_ON = 0.5
+# Most tokens of previous text that a decoder of 448 positions is given; the prompt cuts to what the checkpoint has.
+_MAX_PREVIOUS = 223
+# So often in a row a window may be left after less than a second; else a recording could be heard 0.02 s at a time.
+_MAX_SMALL_STEPS = 5
+# Seconds before and after a timestamp in which the pause is looked for that it means.
+_AROUND_S = 0.3
+# Most windows of recordings that are begun together, up to four days.
+_LENGTHS = 4.0 ** np.arange(8)
+
+
+def longest_first(durations_s: np.ndarray, window_s: float) -> np.ndarray:
+    """In which order to begin recordings whose windows wait for each other: int64 [rows], places in `durations_s`.
+
+    Longest first, but only by a factor of four, and manifest order among those: every change of order is one more pass over a
+    packed list or a Parquet row group, from its beginning. So speech of one window each is read once, in order.
+
+    Args:
+        durations_s: float [rows], seconds; NaN where the manifest does not say, which may be long.
+        window_s: up to which recordings are all alike.
+    """
+    bounds_s = window_s * _LENGTHS
+    return np.argsort(-np.searchsorted(bounds_s, np.nan_to_num(durations_s, nan=np.inf)), kind="stable")
+
+
+def follow(
+    ahead: Ahead | Voiced, rules: Rules, answer: Callable[[], Generation | None], *, condition: bool, drop_no_speech: bool
+) -> Iterator[Piece]:
+    """The windows of a recording, each after the answer to the one before.
+
+    Args:
+        ahead: the recording, or all of it but its long silences.
+        answer: waits for the answer to the last window; None when nobody wants the rest.
+        condition: ask each window with the text before it.
+        drop_no_speech: text of windows without speech counts for nothing.
+    """
+    previous: tuple[int, ...] = ()
+    num_small = 0
+    while len(shown := ahead.peek(rules.lookahead)):
+        samples, start = shown[: _length(len(shown), rules)], ahead.position
+        yield Piece(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
+        generation = answer()
+        if generation is None:
+            return
+        if drop_no_speech and quality.is_no_speech(generation):
+            ahead.skip(len(samples))
+            continue
+        passed = heard(generation, samples, rules, is_last=len(samples) == len(shown))
+        num_small = num_small + 1 if passed < rules.min_tail else 0
+        if num_small > _MAX_SMALL_STEPS:
+            passed = len(samples)
+        kept = generation.segments if passed == len(samples) else generation.closed_segments
+        previous = (*previous, *(i for segment in kept for i in segment.token_ids))[-_MAX_PREVIOUS:]
+        if generation.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
+            previous = ()
+        ahead.skip(passed)
+
+
+def _length(num_shown: int, rules: Rules) -> int:
+    """Of the next window: as long as the model hears, but what it leaves must be long enough to be a window itself."""
+    if rules.limit < num_shown < rules.lookahead:
+        return num_shown - rules.min_tail
+    return min(num_shown, rules.limit)
+
+
+def heard(generation: Generation, samples: np.ndarray, rules: Rules, *, is_last: bool) -> int:
+    """How many samples of a window were heard whole, 1 to all.
+
+    Up to the pause around the model's timestamp, which is coarse: cut at the timestamp itself, 3 in 100 words beside a
+    seam were lost or doubled that were not elsewhere, and none are so (docs/longform.md).
+
+    Args:
+        samples: float32 [n] of the window.
+        is_last: what follows it is asked anyway, or nothing does.
+    """
+    if not generation.resume_s:
+        return len(samples)
+    resume = min(round(generation.resume_s * rules.sample_rate), len(samples))
+    if is_last and len(samples) - resume < rules.min_tail:
+        return len(samples)
+    return pause_near(samples, resume, round(_AROUND_S * rules.sample_rate), rules)
+
+
+def rest_of(piece: Piece, generation: Generation, rules: Rules) -> int | None:
+    """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for nowhere.
+
+    With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends: tiny.en left
+    out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such end. A rest shorter
+    than a second, or one that would hardly be shorter than the window, is left.
+    """
+    last = generation.segments[-1] if generation.segments else None
+    if quality.is_no_speech(generation) or (last and last.end_s is None and last.text.strip()):
+        return None
+    resume = heard(generation, piece.samples, rules, is_last=True)
+    return None if resume == len(piece.samples) or resume < rules.min_tail else piece.window.start + resume

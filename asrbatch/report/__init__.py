@@ -1,1 +1,0 @@
-"""`asrbatch report`: one HTML page of a score. What is on it (`rows`), its plots (`plots`), the page itself (`page`)."""

@@ -1,0 +1,117 @@
+"""What decides a run's rows, as one JSON object: two runs with equal fingerprints may share an output file.
+
+Knows which choices change an answer and which only change its speed. The former are in; batch sizes, memory, threads,
+in-flight bounds, engine mode, devices and logs are not.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+from asrbatch.manifest.sharding import Sharding
+
+# Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
+# that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
+SPEED_ONLY_ENGINE_ARGS = frozenset((
+    "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "swap_space",
+    "cpu_offload_gb", "enforce_eager", "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size",
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+    "max_parallel_loading_workers", "disable_custom_all_reduce", "async_scheduling", "enable_chunked_prefill",
+    "enable_prefix_caching", "download_dir", "hf_token", "num_gpu_blocks_override", "max_num_partial_prefills",
+    "max_long_partial_prefills", "scheduling_policy", "numa_bind", "numa_bind_nodes", "numa_bind_cpus",
+    "safetensors_load_strategy", "use_tqdm_on_load", "renderer_num_workers", "optimization_level",
+    "device_ids", "nnodes", "node_rank", "master_addr", "master_port", "distributed_timeout_seconds",
+    "data_parallel_rank", "data_parallel_start_rank", "data_parallel_size_local", "data_parallel_address",
+    "data_parallel_rpc_port", "data_parallel_backend",
+    "log_level", "log_config_file", "logging_config", "aggregate_engine_logging", "otlp_traces_endpoint",
+))  # fmt: skip
+
+
+def fingerprint(
+    *,
+    rows_digest: str,
+    num_rows: int,
+    model_digest: str,
+    revision: str | None,
+    dtype: str,
+    sampling: dict[str, Any],
+    task: str,
+    language: str | None,
+    prompt: str | None,
+    windows: dict[str, Any],
+    engine_args: dict[str, Any],
+    asked: dict[str, Any] | None = None,
+    audio_folder: str | None = None,
+    num_chunks: int = 1,
+    strategy: str | None = None,
+    chunks: str | None = None,
+) -> dict[str, Any]:
+    """The fingerprint of a run; every value is plain JSON.
+
+    Args:
+        rows_digest: SHA-256 over the canonical manifest rows.
+        model_digest: SHA-256 over the checkpoint's content.
+        sampling: the SamplingParams that requests share.
+        engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
+        asked: how the model is asked, where that was chosen or the model is not Whisper.
+        audio_folder: what relative paths are relative to, where that depends on where the run began and not on the manifest.
+        strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
+    """
+    return {
+        "manifest": rows_digest,
+        "num_rows": num_rows,
+        "model": model_digest,
+        "revision": revision,
+        "dtype": dtype,
+        "quantization": engine_args.get("quantization"),
+        "sampling": sampling,
+        "task": task,
+        "language": language,
+        "prompt": prompt,
+        "windows": windows,
+        "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"},
+        "num_chunks": num_chunks,
+        "strategy": strategy,
+        "chunks": chunks,
+        **({"asked": asked} if asked else {}),
+        **({"audio_folder": audio_folder} if audio_folder else {}),
+    }
+
+
+def chunk_fields(sharding: Sharding | None) -> dict[str, Any]:
+    """What a fingerprint says about chunks; the arguments of `fingerprint` for them."""
+    if sharding is None:
+        return {}
+    return {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
+
+
+def digest(fingerprint: dict[str, Any]) -> str:
+    """SHA-256 of the canonical JSON form."""
+    return hashlib.sha256(_canonical(fingerprint).encode()).hexdigest()
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """`name: was old, now new` for every field that differs, nested ones by dotted name."""
+    found = []
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if _canonical(old) == _canonical(new):  # as the digest sees them: 1 is not true, a tuple is a list
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += [f"{name}.{d}" for d in differences(old, new)]
+        else:
+            texts = json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False)
+            was, is_now = (_short(text, len(os.path.commonprefix(texts))) for text in texts)
+            found.append(f"{name}: was {was}, now {is_now}")
+    return found
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _short(text: str, differs_at: int) -> str:
+    """At most some 60 characters of a text, among them those that differ."""
+    start = max(0, differs_at - 20) if len(text) > 60 else 0
+    return "…" * (start > 0) + text[start : start + 60] + "…" * (len(text) > start + 60)

@@ -1,0 +1,96 @@
+"""What a run will do, settled before the engine is started: model, dtype, manifest, languages, chunk, fingerprint.
+
+Everything that can refuse a run without half a minute of loading does so here.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from asrbatch.audio import silence
+from asrbatch.audio.silence import choices_of_skips
+from asrbatch.audio.windows import AudioRules
+from asrbatch.config import RunConfig
+from asrbatch.engine import inspector
+from asrbatch.engine.devices import Slot, choose_slots
+from asrbatch.errors import UsageError
+from asrbatch.manifest.formats import options_for_kept
+from asrbatch.manifest.manifest import Manifest, open_manifest
+from asrbatch.manifest.scan import Note
+from asrbatch.manifest.sharding import Sharding
+from asrbatch.runs.fingerprint import chunk_fields, fingerprint
+from asrbatch.runs.model_selection import asked_fields, audio_rules, engine_plan
+from asrbatch.runs.row_check import check_row, row_rules
+from asrbatch.runs.stdin import KeptManifest
+
+
+class Plan:
+    """What will be run, checked as far as it can be without an engine.
+
+    Attributes:
+        engine: what is run and how it is asked.
+        slots: where worker processes run; empty for one engine in this process.
+        manifest: all of it.
+        sharding: how it is dealt out to chunks; None for a run in one piece.
+        chunk: bool [rows of the manifest], those of this process; None for all.
+        rules: what the model hears, and how longer audio is cut.
+        num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
+        fingerprint: see `fingerprint.py`.
+
+    Args:
+        kept: what came on standard input, where the manifest is `-`.
+        note: told of every problem of the manifest; see `manifest_scan.scan_rows`.
+
+    Raises:
+        UsageError, ManifestError: the run cannot be done as asked.
+    """
+
+    def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: Note | None = None):
+        self.engine = engine_plan(config)
+        inspector.close()
+        self.rules: AudioRules = audio_rules(config, self.engine.speech)
+        self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
+        source, reading = config.manifest, config.reading
+        if kept is not None:
+            source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
+        check = partial(check_row, row_rules(self.engine))
+        self.manifest: Manifest = open_manifest(source, check=check, options=reading, note=note)
+        self.sharding = _sharding(config, self.manifest)
+        self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
+        durations_s = self.manifest.scan.durations_s
+        durations_s = durations_s if self.chunk is None else durations_s[self.chunk]
+        self.num_rows = len(durations_s)
+        self.total_audio_s = None if np.isnan(durations_s).any() else float(durations_s.sum(dtype="float64"))
+        self.fingerprint = fingerprint(
+            rows_digest=self.manifest.scan.digest,
+            num_rows=len(self.manifest),
+            model_digest=self.engine.checkpoint.digest,
+            revision=config.engine.revision,
+            dtype=self.engine.dtype,
+            sampling=self.engine.sampling,
+            task=config.task,
+            language=self.engine.language,
+            prompt=config.prompt,
+            windows=self.rules.choices | _voice_choices(self.rules),
+            engine_args=self.engine.engine_args,
+            asked=asked_fields(self.engine.asking),
+            audio_folder=kept.folder if kept is not None else config.reading.folder or self.manifest.audio_folder,
+            **chunk_fields(self.sharding),
+        )
+
+
+def _voice_choices(rules: AudioRules) -> dict[str, Any]:
+    """How speech is told from silence, where it is."""
+    if rules.windows == "silence":
+        return silence.choices()
+    return choices_of_skips() if rules.vad_filter else {}
+
+
+def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
+    if config.num_chunks is None:
+        if config.strategy != "balanced":
+            raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
+        return None
+    return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy, in_groups=manifest.in_groups)

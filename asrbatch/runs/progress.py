@@ -1,0 +1,149 @@
+"""What an observer of a run sees while it goes and when it ends, and how it may end it.
+
+Keeps what libraries print out of the terminal: file descriptors 1 and 2 point at a log file for a while.
+
+Descriptors, not `sys.stdout`: C++ libraries and child processes write to them directly.
+"""
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+from asrbatch.pipeline.state import Clocks
+from asrbatch.storage.files import explained
+from asrbatch.storage.journal import Tally
+from asrbatch.storage.paths import RunPaths
+
+
+@dataclass
+class Progress:
+    """How far a run is; what an observer shows.
+
+    Attributes:
+        total_rows, total_audio_s: of the manifest; the latter None when a row has no duration.
+        tally: over all rows written, earlier sessions' included.
+        stated_s: seconds that the manifest states for the rows written, failed ones included; NaN where it does not.
+        session_rows, session_stated_s, session_audio_s: the same for what this session wrote.
+        in_engine, capacity: windows in the engine, and how many it works on at once.
+        clocks: of this session so far.
+        startup_s: until the engine was ready.
+        workers_died: worker processes that died in this session, or did not start.
+    """
+
+    total_rows: int
+    total_audio_s: float | None
+    tally: Tally
+    stated_s: float
+    session_rows: int = 0
+    session_stated_s: float = 0.0
+    session_audio_s: float = 0.0
+    in_engine: int = 0
+    capacity: int = 0
+    clocks: Clocks = field(default_factory=Clocks)
+    startup_s: float = 0.0
+    workers_died: int = 0
+
+
+class Observer:
+    """Told what happens; the default shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Something a person should know."""
+
+    def update(self, progress: Progress) -> None:
+        """Called a few times a second."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a session ended.
+
+    Attributes:
+        outcome: `complete`, `interrupted`, or `already_complete` when there was nothing to do.
+        exit_code: what the command ends with.
+        figures: the completion mark's figures where there is one, the session's otherwise.
+    """
+
+    paths: RunPaths
+    outcome: str
+    exit_code: int
+    progress: Progress
+    figures: dict[str, Any]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The output rows, in the order they finished."""
+        with open(self.paths.rows, encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+class Stoppable(Protocol):
+    """A running loop."""
+
+    def request_stop(self) -> None:
+        """Lets it end in an orderly way. Safe in a signal handler."""
+
+
+class Stop:
+    """Lets another thread or a signal handler end a run in an orderly way."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._loop: Stoppable | None = None
+
+    def request(self) -> bool:
+        """Asks for the end. False when the loop is not running, so that nobody will look."""
+        self.requested = True
+        if self._loop is None:
+            return False
+        self._loop.request_stop()
+        return True
+
+    def attach(self, loop: Stoppable | None) -> None:
+        self._loop = loop
+        if loop is not None and self.requested:
+            loop.request_stop()
+
+
+@contextmanager
+def captured(path: Path):
+    """Standard output and error go to the end of `path` inside the block; yields where the file ended before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with explained(path):
+        log = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    saved = os.dup(1), os.dup(2)
+    try:
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield os.lseek(log, 0, os.SEEK_END)
+    finally:
+        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
+            _flush(stream, fd)
+        for fd, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, fd)
+            os.close(copy)
+        os.close(log)
+
+
+def _flush(stream: TextIO, fd: int) -> None:
+    """A log that the disk refuses ends no run; what is lost of it must not come out at the terminal instead."""
+    try:
+        stream.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, fd)
+        os.close(null)
+        stream.flush()
+
+
+def tail(path: Path, start: int, lines: int = 15) -> list[str]:
+    """The last lines written to `path` after byte `start`, without blank ones."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        file.seek(start)
+        return list(deque((line.rstrip() for line in file if line.strip()), maxlen=lines))

@@ -1,0 +1,184 @@
+"""One run from its options to its completion mark: opens, checks, locks, starts, drives, closes.
+
+This is the wiring; what is done is in the modules it calls. Order matters: everything that can refuse a run does so
+before the engine, which takes the longest, is started.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from asrbatch.config import STDIN, RunConfig
+from asrbatch.engine.base import Engine
+from asrbatch.engine.engine import start_engine
+from asrbatch.errors import (
+    EXIT_COMPLETE,
+    EXIT_INTERRUPTED,
+    EXIT_ROWS_FAILED,
+    EXIT_WORKER_DIED,
+    ManifestError,
+    OutputError,
+    UsageError,
+)
+from asrbatch.runs.fingerprint import differences, digest
+from asrbatch.runs.local import transcribe_here
+from asrbatch.runs.plan import Plan
+from asrbatch.runs.progress import Observer, Progress, Stop, Summary
+from asrbatch.runs.session import Session
+from asrbatch.runs.stdin import KeptManifest, keep_stdin
+from asrbatch.runs.workers.pool import transcribe_on_devices
+from asrbatch.storage.files import explained, remove
+from asrbatch.storage.journal import Journal
+from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.metrics import figures
+from asrbatch.storage.paths import RunPaths, find_chunks
+from asrbatch.storage.problems import ProblemFile
+from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
+
+
+def run(
+    config: RunConfig,
+    observer: Observer | None = None,
+    stop: Stop | None = None,
+    start: Callable[..., Engine] = start_engine,
+) -> Summary:
+    """Transcribes a manifest; runs again where an earlier session of the same run left off.
+
+    Args:
+        start: starts the engine; takes what `engine.start_engine` takes.
+
+    Raises:
+        UsageError, ManifestError: the run cannot be done as asked.
+        OutputError: the output belongs to another run or writer, is damaged, or cannot be written.
+        EngineStartError, EngineDiedError: the engine; rows written so far are kept.
+    """
+    started = time.monotonic()
+    observer, stop = observer or Observer(), stop or Stop()
+    kept = keep_stdin(config) if config.manifest == STDIN else None
+    if kept is not None and kept.folder != os.getcwd():
+        observer.say(f"relative paths are those of {kept.folder}, where this run began")
+    plan = _plan(config, kept)
+    _say_strategy(config, plan, observer)
+    paths = config.paths
+    if Path(plan.manifest.source) in (paths.rows, config.output_path):
+        raise UsageError(f"--output {config.output_path}: is the manifest itself; choose another")
+    with explained(paths.rows):
+        paths.rows.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lease = Lease(paths.lease, say=observer.say)
+        stack.callback(lease.release)
+        heartbeat = Heartbeat(lease)
+        heartbeat.start()
+        stack.callback(heartbeat.stop)
+        if config.overwrite:
+            remove(paths.done, paths.rows, paths.record, paths.in_flight)
+        record = read_record(paths)
+        mark = read_completion_mark(paths)
+        _check_same_run(paths, record, plan.fingerprint, mark is not None)
+        _compare_with_siblings(config, plan, observer)
+        if mark and not (config.retry_failed and mark["statuses"].get("failed")):
+            return _already_complete(paths, mark, plan)
+        remove(paths.done)
+        keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
+        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
+        stack.callback(journal.close)
+        session = Session(config, plan, paths, lease, heartbeat, record, journal, observer, stop, started)
+        outcome = session.run(partial(transcribe_on_devices if plan.slots else transcribe_here, start=start))
+        return _summary(session, lease, outcome)
+
+
+def _plan(config: RunConfig, kept: KeptManifest | None) -> Plan:
+    """What is to be run. A manifest that is refused leaves the list of all its problems beside the output, others none."""
+    path = RunPaths(config.output_path).problems
+    if os.path.lexists(config.manifest) and path.exists() and os.path.samefile(config.manifest, path):
+        raise UsageError(f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another")
+    with ProblemFile(path) as problems:
+        try:
+            plan = Plan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
+        except ManifestError as e:
+            if not problems.num_problems:
+                raise
+            try:
+                problems.write()
+                told = f"all of them, a JSON line each: {path}"
+            except OutputError as refused:
+                told = f"the list of all of them was not written: {refused}"
+            raise ManifestError(f"{e}\n{told}") from e
+    if path.exists():  # or a read-only folder would be complained of by its name
+        remove(path)
+    return plan
+
+
+def _summary(session: Session, lease: Lease, outcome: str) -> Summary:
+    paths, progress = session.paths, session.progress
+    if outcome == "interrupted":
+        return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
+    lease.ensure()
+    figures_now = figures(session.record.value["sessions"])
+    mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures_now)
+    return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
+
+
+def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], complete: bool) -> None:
+    with explained(paths.rows):
+        has_rows = paths.rows.exists() and paths.rows.stat().st_size > 0
+    if record is None:
+        if has_rows:
+            raise OutputError(
+                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what made it; "
+                "choose another --output, or --overwrite to start anew"
+            )
+        return
+    changed = differences(record["fingerprint"], now)
+    if changed and (has_rows or complete):  # a run that never wrote a row, for a mistyped option, binds nobody
+        raise OutputError(
+            f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
+            "Give the same options, choose another --output, or --overwrite to start anew"
+        )
+
+
+def _compare_with_siblings(config: RunConfig, plan: Plan, observer: Observer) -> None:
+    """Says so when another chunk was made otherwise: merge-shards would find out only when all the work is done."""
+    if config.num_chunks is None or config.overwrite:
+        return
+    siblings = find_chunks(config.output_path).get(config.num_chunks, {})
+    for chunk_id, paths in siblings.items():
+        if chunk_id == config.chunk_id:
+            continue
+        try:
+            record = read_record(paths)
+        except OutputError:  # that chunk's own business
+            continue
+        if record:
+            if changed := differences(record["fingerprint"], plan.fingerprint):
+                observer.say(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
+            return
+
+
+def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summary:
+    journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
+    journal.close()
+    if journal.sha256 != mark["sha256"]:
+        raise OutputError(
+            f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
+            "put the original back, or --overwrite to start anew"
+        )
+    progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, 0.0)
+    return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
+
+
+def _say_strategy(config: RunConfig, plan: Plan, observer: Observer) -> None:
+    sharding = plan.sharding
+    if sharding and sharding.num_without_duration:
+        rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows state no duration"
+        observer.say(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+    if sharding:
+        observer.say(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
+
+
+def _exit_code(mark: dict[str, Any]) -> int:
+    return EXIT_ROWS_FAILED if mark["statuses"].get("failed") else EXIT_COMPLETE

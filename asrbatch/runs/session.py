@@ -1,0 +1,204 @@
+"""One process's part of a run: which rows are left, writing them, and the books.
+
+Knows the files of a run and nothing of how rows are transcribed: `local.py` does that with an engine in this process,
+`fleet.py` with worker processes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any
+
+import numpy as np
+
+from asrbatch.config import RunConfig
+from asrbatch.errors import EngineDiedError, LeaseError, OutputError, RowError
+from asrbatch.pipeline.longform import longest_first
+from asrbatch.pipeline.result import failed_row
+from asrbatch.runs.plan import Plan
+from asrbatch.runs.progress import Observer, Progress, Stop
+from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
+from asrbatch.storage.journal import Journal
+from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
+from asrbatch.types import Utterance
+
+
+class Session:
+    """What everything in a session shares.
+
+    Attributes:
+        deaths: by row, how often the engine died with it inside; rows without a death are absent.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        plan: Plan,
+        paths: RunPaths,
+        lease: Lease,
+        heartbeat: Heartbeat,
+        previous: dict[str, Any] | None,
+        journal: Journal,
+        observer: Observer,
+        stop: Stop,
+        started: float,
+    ):
+        self.config, self.plan, self.paths = config, plan, paths
+        self.observer, self.stop, self.journal = observer, stop, journal
+        self.started = started
+        self._lease, self._heartbeat = lease, heartbeat
+        self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
+        self.in_flight = InFlightLog(paths.in_flight)
+        self.record = RunRecord(paths, previous, plan.fingerprint, plan.num_rows, started, **_facts(config, plan))
+        self._durations_s = plan.manifest.scan.durations_s
+        stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
+        self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
+        self.record.book({"num_devices": _num_devices(plan)})
+        self.book_deaths()
+        self._book()
+
+    def run(self, transcribe: Callable[["Session"], None]) -> str:
+        """Transcribes what is left; returns the outcome, `complete` or `interrupted`."""
+        self.record.write()
+        self._heartbeat.record = self.record
+        outcome = "error"
+        try:
+            self.give_up_on_poison()
+            if self.journal.num_missing:
+                transcribe(self)
+            outcome = "interrupted" if self.journal.num_missing else "complete"
+        except EngineDiedError:
+            outcome = "engine_died"
+            raise
+        except BaseException as e:
+            outcome = "error" if isinstance(e, Exception) else "interrupted"
+            raise
+        finally:
+            self._close(outcome)
+        return outcome
+
+    def unfinished(self, wanted: Callable[[int], bool]) -> Iterator[int]:
+        """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be taken.
+
+        That is manifest order, but for windows that wait for each other: a long recording begun last would have the engine
+        for itself at the end, one window at a time, so the longest are begun first (`sequential.longest_first`).
+        """
+        chunk = self.plan.chunk
+        rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
+        if self.plan.rules.is_sequential:
+            rows = rows[longest_first(self._durations_s[rows], self.plan.rules.window_s)]
+        for index in map(int, rows):
+            if not self.journal.finished[index] and wanted(self.deaths.get(index, 0)):
+                yield index
+
+    def read(self, index: int) -> Utterance:
+        return self.plan.manifest.read(index)
+
+    def duration_s(self, index: int) -> float | None:
+        """What the manifest states."""
+        stated = float(self._durations_s[index])
+        return None if np.isnan(stated) else stated
+
+    def give_up_on_poison(self) -> None:
+        """Rows that were in too many dying engines become `engine_crash`."""
+        for index, deaths in list(self.deaths.items()):
+            if deaths >= GIVE_UP_AFTER:
+                self.give_up(index)
+        self.book_deaths()
+
+    def give_up(self, index: int) -> None:
+        """A row is to blame for dying engines."""
+        deaths = self.deaths.pop(index)  # so that --retry-failed really tries again
+        often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
+        error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
+        self.write(failed_row(self.read(index), error, {}))
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._heartbeat.check()
+        self._lease.ensure()
+        self.journal.write(row)
+        stated_s = self._durations_s[row["index"]]
+        self.progress.session_rows += 1
+        self.progress.session_stated_s += stated_s
+        self.progress.stated_s += stated_s
+        self.progress.session_audio_s += (row["audio_s"] or 0.0) if row["status"] == "ok" else 0.0
+
+    def tick(self) -> None:
+        """Call a few times a second: shows progress, and now and then makes it durable."""
+        self._heartbeat.check()
+        self.observer.update(self.progress)
+        if time.monotonic() - self._booked_at >= RECORD_REFRESH_S / 2:
+            self.journal.sync()
+            self._book()
+
+    def engine_is_up(self, facts: dict[str, Any]) -> None:
+        """Call when the first row can be transcribed."""
+        self.progress.startup_s = time.monotonic() - self.started
+        self._warn_of_other_versions(facts)
+        self.record.book({"engine": facts, "startup_s": round(self.progress.startup_s, 3)})
+
+    def book_deaths(self) -> None:
+        self.record.book({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
+
+    def _book(self) -> None:
+        self._booked_at = time.monotonic()
+        clocks, progress = self.progress.clocks, self.progress
+        session = {
+            "rows": progress.session_rows,
+            "stated_s": _known(progress.session_stated_s),
+            "audio_s": round(progress.session_audio_s, 3),
+            "loop_s": round(clocks.wall, 3),
+            "engine_s": round(clocks.engine, 3),
+            "engine_full_s": round(clocks.full, 3),
+            "starved_s": round(clocks.starved, 3),
+            "read_s": round(clocks.read, 3),
+            "prepare_s": round(clocks.prepare, 3),
+            "write_s": round(clocks.write, 3),
+            "workers_died": progress.workers_died,
+        }
+        self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
+
+    def _close(self, outcome: str) -> None:
+        self._book()
+        try:
+            self._lease.ensure()
+        except LeaseError:  # another process owns these files now
+            return
+        # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
+        # must not be taken for those of a dead engine.
+        self.in_flight.close(remove=outcome != "engine_died")
+        # Nor must a full disk replace the error that says so by one about the record.
+        with suppress(OutputError) if outcome == "error" else nullcontext():
+            self.record.end(outcome)
+
+    def _warn_of_other_versions(self, facts: dict[str, Any]) -> None:
+        for session in reversed(self.record.value["sessions"][:-1]):
+            if before := session.get("engine"):
+                changed = [f"{k} {before.get(k)} → {facts[k]}" for k in ("vllm", "torch", "device") if before.get(k) != facts[k]]
+                if changed:
+                    self.observer.say(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
+                return
+
+
+def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
+    """What the run record says beside fingerprint and sessions."""
+    return {
+        "chunk_id": config.chunk_id,
+        "num_chunks": config.num_chunks,
+        "total_audio_s": plan.total_audio_s,
+        "manifest": plan.manifest.record(),
+        "model": plan.engine.checkpoint.as_dict(),
+    }
+
+
+def _num_devices(plan: Plan) -> int:
+    """Devices this session occupies: a session's GPU-hours are its wall time times these."""
+    args = plan.engine.engine_args
+    of_one = int(args.get("tensor_parallel_size", 1)) * int(args.get("pipeline_parallel_size", 1))
+    return len(plan.slots) or of_one
+
+
+def _known(seconds: float) -> float | None:
+    return None if np.isnan(seconds) else round(float(seconds), 3)

@@ -1,0 +1,149 @@
+"""A manifest on standard input, kept for its run: the rows beside the output, the folder of its paths in the fingerprint.
+
+Rows that came through a pipe have no folder of their own: relative paths are those of where the run began, also when it is
+resumed from elsewhere.
+
+A manifest that comes on standard input, kept beside the output: rows are read again during a run, and by its resume.
+
+Several processes of one run may be given the same input; the first to finish its copy makes the file, the others compare.
+"""
+
+import filecmp
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from asrbatch.config import RunConfig
+from asrbatch.errors import OutputError, UsageError
+from asrbatch.storage.files import explained, sync_folder
+from asrbatch.storage.paths import RunPaths, find_chunks
+from asrbatch.storage.record import read_record
+
+_COPY_BYTES = 1 << 20
+
+
+def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = None) -> Path:
+    """Copies standard input to `path`, unless that is there already.
+
+    A terminal and an empty input mean: what is there, from an earlier session.
+
+    Args:
+        replace: another manifest that is there.
+        stream: read this in place of standard input.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UsageError: there is nothing to read, or another manifest is there.
+        OutputError: it cannot be written.
+    """
+    stream = stream or sys.stdin.buffer
+    exists = path.exists()
+    if stream.isatty() or _has_none(stream):
+        if not exists:
+            raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
+        return path
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+        try:
+            with open(temporary, "xb") as file:
+                shutil.copyfileobj(stream, file, _COPY_BYTES)
+                file.flush()
+                os.fsync(file.fileno())
+            _put(temporary, path, replace)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    return path
+
+
+def _has_none(stream: BinaryIO) -> bool:
+    """Whether it is the null device, which batch systems give."""
+    try:
+        state = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(state.st_mode)
+
+
+def _put(temporary: Path, path: Path, replace: bool) -> None:
+    """Gives the copy its name; a file with that name must say the same, or be replaced."""
+    if temporary.stat().st_size == 0:
+        if path.exists():
+            return
+        raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
+    try:
+        os.link(temporary, path)  # fails when it exists, also where two do it at once
+        return
+    except FileExistsError:
+        pass
+    except OSError as e:  # a file system without links
+        if not path.exists():
+            os.replace(temporary, path)
+            return
+        if not filecmp.cmp(temporary, path, shallow=False) and not replace:
+            raise OutputError(f"{path}: cannot be compared or replaced: {e.strerror}") from e
+    if filecmp.cmp(temporary, path, shallow=False):
+        return
+    if not replace:
+        fix = "give the same rows again, nothing at all, another --output, or --overwrite to start anew"
+        raise UsageError(f"-: standard input is not the manifest that this run began with, {path}; {fix}")
+    os.replace(temporary, path)
+
+
+@dataclass(frozen=True)
+class KeptManifest:
+    """What came on standard input.
+
+    Attributes:
+        path: a copy of it.
+        folder: what relative audio paths are relative to.
+    """
+
+    path: Path
+    folder: str
+
+
+def keep_stdin(config: RunConfig) -> KeptManifest:
+    """Keeps standard input beside the output, or takes what an earlier session kept.
+
+    Rows that were refused before any run record was written bind nobody: others take their place.
+
+    Raises:
+        UsageError, OutputError: see `spool_stdin`.
+    """
+    may_replace = config.overwrite or not any(paths.record.exists() for paths in _all_paths(config.output_path))
+    path = spool_stdin(RunPaths(config.output_path).spool, may_replace)
+    begun_in = None if config.overwrite else next(_folders(config.output_path), None)
+    return KeptManifest(path, begun_in or os.getcwd())
+
+
+def _folders(output: Path) -> Iterator[str]:
+    """What sessions of this run, or of its chunks, took relative paths to be relative to."""
+    for paths in _all_paths(output):
+        if (folder := _fingerprint(paths).get("audio_folder")) is not None:
+            yield folder
+
+
+def _all_paths(output: Path) -> Iterator[RunPaths]:
+    """Of the run, and of its chunks that have left a file."""
+    yield RunPaths(output)
+    if output.parent.is_dir():
+        for chunks in find_chunks(output).values():
+            yield from chunks.values()
+
+
+def _fingerprint(paths: RunPaths) -> dict[str, Any]:
+    try:
+        record = read_record(paths)
+    except OutputError:  # told where that file is used
+        return {}
+    return record["fingerprint"] if record else {}

@@ -1,0 +1,163 @@
+"""A worker process as its parent sees it: started, given rows, listened to, ended.
+
+Rows are read and sent by a thread of its own, so that neither a slow manifest nor a full pipe holds up the others.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from asrbatch.audio.decoder import how_it_ended
+from asrbatch.engine.devices import Slot
+from asrbatch.errors import RowError
+from asrbatch.pipeline.state import Clocks
+from asrbatch.runs.workers import protocol
+from asrbatch.runs.workers.protocol import WorkerSetup
+from asrbatch.types import AudioRef, Utterance
+
+_END = object()
+_REAP_TIMEOUT_S = 5.0
+
+
+class FleetWorker:
+    """One worker process.
+
+    Args:
+        slot: where it runs.
+        setup: what it is to do.
+        read: reads a row of the manifest; called in the worker's sending thread.
+        deliver: receives `(worker, message)` from threads; see `worker.py` for the messages. `("lost", how)` is the
+            last one of a process that said no goodbye; an exception is one that `read` raised.
+
+    Attributes:
+        held: rows given and not yet answered, in the order they were given, with their seconds of audio.
+        submitted: those of them that have entered the engine.
+        is_ready: it said so.
+        has_ended: it will say no more.
+        runs_alone: what it holds is one row that killed engines before.
+        num_answered: rows that its engine has answered since it started.
+        heard_at: when it said something last.
+        capacity: windows its engine works on at once.
+        windows: most rows to give it.
+        clocks, in_engine: as it said last.
+    """
+
+    def __init__(
+        self,
+        slot: Slot,
+        setup: WorkerSetup,
+        read: Callable[[int], Utterance],
+        deliver: Callable[["FleetWorker", Any], None],
+    ):
+        self.slot = slot
+        self.held: dict[int, float] = {}
+        self.submitted: set[int] = set()
+        self.is_ready = self.has_ended = self.runs_alone = False
+        self.num_answered = self.capacity = self.windows = self.in_engine = 0
+        self.clocks = Clocks()
+        self.heard_at = time.monotonic()
+        self._read, self._deliver = read, deliver
+        self._stopping = False
+        self._outbox: SimpleQueue = SimpleQueue()
+        self._process, self._connection = _start(slot)
+        for name, target in (("hear", self._hear), ("tell", self._tell)):
+            threading.Thread(target=target, name=f"asrbatch-{name}-{slot.name}", daemon=True).start()
+        self._outbox.put(setup)
+
+    def give(self, index: int, audio_s: float) -> None:
+        """Hands it a row."""
+        self.held[index] = audio_s
+        self._outbox.put(index)
+
+    def end(self) -> None:
+        """No more rows will come."""
+        self._outbox.put("end")
+
+    def stop(self) -> None:
+        """It may finish what is in its engine; the rest of what it holds is let go."""
+        self._stopping = True
+        self._outbox.put("stop")
+
+    def close(self) -> None:
+        """Ends the process at once, and all it started."""
+        self.has_ended = True
+        self._outbox.put(_END)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):  # one that sleeps in the kernel ends when it can
+            self._process.wait(_REAP_TIMEOUT_S)
+
+    def _tell(self) -> None:
+        try:
+            while (item := self._outbox.get()) is not _END:
+                match item:
+                    case int() as index:
+                        if self._stopping:
+                            continue
+                        item = _to_send(self._read(index))
+                    case "audio", index:
+                        item = ("audio", index, _audio(self._read(index)))
+                self._connection.send(item)
+        except OSError:  # the process is gone; `_hear` says so
+            pass
+        except Exception as e:  # of reading the manifest: the run stops
+            self._deliver(self, e)
+
+    def _hear(self) -> None:
+        how = None
+        try:
+            while True:
+                match self._connection.recv():
+                    case "audio", index:
+                        self._outbox.put(("audio", index))
+                    case message:
+                        self._deliver(self, message)
+        except (EOFError, OSError):
+            pass
+        except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
+            how = f"it said what nobody understands ({type(e).__name__}: {e})"
+        finally:
+            self._deliver(self, ("lost", how or how_it_ended(self._process, _REAP_TIMEOUT_S)))
+
+
+def _start(slot: Slot) -> tuple[subprocess.Popen, Connection]:
+    ours, theirs = socket.socketpair()
+    # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
+    package_root = str(Path(__file__).resolve().parents[3])
+    paths = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    arguments = [theirs.fileno(), os.getpid(), ",".join(map(str, slot.cores))]
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "asrbatch.runs.workers.worker", *map(str, arguments)],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **slot.environment, "PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C in the terminal is for the parent; and a group to be killed as one
+        )
+    return process, Connection(ours.detach())
+
+
+def _to_send(utterance: Utterance) -> Utterance:
+    """The same with its audio in a form that travels: a path, or a way to ask for the bytes."""
+    if utterance.audio.load is None:
+        return utterance
+    return replace(utterance, audio=AudioRef(utterance.audio.name, load=protocol.remote(utterance.index)))
+
+
+def _audio(utterance: Utterance) -> bytes | Exception:
+    """The bytes, or why there are none, as preparation would meet it in a run without workers."""
+    try:
+        return utterance.audio.load()
+    except (RowError, OSError, ValueError) as e:
+        return e if isinstance(e, RowError) else RowError("unreadable", f"{utterance.audio.name}: {e}")

@@ -1,0 +1,177 @@
+"""Writing a file so that it is there whole or not at all, and saying what to do when the disk refuses.
+
+What every manifest format needs of the file system: is this file still the one that was opened?
+
+Knows nothing about formats.
+"""
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from asrbatch.errors import ManifestError, OutputError
+
+_FIXES = {
+    errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
+    errno.EDQUOT: "the quota is used up: free some space and run the same command again; rows written so far are kept",
+    errno.EFBIG: "files may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
+    errno.EROFS: "the file system is read-only: make it writable and run the same command again, or choose another --output",
+    errno.EACCES: "no permission: give it and run the same command again, or choose another --output",
+    errno.EPERM: "not permitted here: choose another --output",
+    errno.ENOTSUP: "this file system cannot do that: choose another --output",
+    errno.ENOENT: "the folder does not exist, or was removed or renamed: make it, or choose another --output",
+    errno.ENOTDIR: "a part of the path is a file: choose another --output",
+    errno.EISDIR: "it is a folder: give --output a file name ending in .jsonl",
+    errno.ENAMETOOLONG: "choose a shorter --output",
+}
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns an OSError into an `OutputError` that names the file and the fix."""
+    try:
+        yield
+    except OSError as e:
+        fix = _FIXES.get(e.errno, "run the same command again when that is mended; rows written so far are kept")
+        raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to be written in the block, which then takes the place of `path`.
+
+    Temporary file, fsync, rename, fsync of the folder: after a crash the old or the new content is there, never a
+    mixture. When the block raises, the old content stays. A link is followed, and permissions are kept.
+    """
+    path = path.resolve()
+    # Never the name that another process writes: in containers, process ids of two nodes are often the same.
+    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def remove(*paths: Path) -> None:
+    """Raises OutputError: the disk refused."""
+    for path in paths:
+        with explained(path):
+            path.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what processes that were killed inside `replacing(path)` left behind."""
+    path = path.resolve()
+    for entry in os.scandir(path.parent):
+        if entry.name.startswith(_temporary_prefix(path)):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _temporary_prefix(path: Path) -> str:
+    return f".{path.name}.tmp-"
+
+
+def write_json_atomically(path: Path, value: Any) -> None:
+    """Replaces `path`, whole or not at all.
+
+    Raises:
+        OutputError: the disk refused.
+    """
+    with explained(path), replacing(path) as file:
+        file.write(json_bytes(value, indent=1) + b"\n")
+
+
+def json_bytes(value: Any, indent: int | None = None) -> bytes:
+    """UTF-8 as it is; escaped only where a string holds half a surrogate pair, which UTF-8 cannot hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent).encode()
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes a rename or a new name in `folder` survive a power cut; file systems that cannot are left alone."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(fd)
+
+
+def read_json(path: Path, *required: str) -> dict[str, Any] | None:
+    """The JSON object in `path`; None where there is no file.
+
+    Raises:
+        OutputError: the file is damaged, or lacks one of the `required` fields.
+    """
+    try:
+        with explained(path):
+            text = path.read_bytes().decode()
+        value = json.loads(text)
+    except OutputError as e:
+        if isinstance(e.__cause__, FileNotFoundError):
+            return None
+        raise
+    except (ValueError, RecursionError) as e:
+        raise _damaged(path, f"not valid JSON ({e})") from e
+    if not isinstance(value, dict):
+        raise _damaged(path, "holds no JSON object")
+    if missing := [name for name in required if name not in value]:
+        raise _damaged(path, f"has no {', '.join(missing)}")
+    return value
+
+
+def _damaged(path: Path, problem: str) -> OutputError:
+    return OutputError(
+        f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite to start anew"
+    )
+
+
+class FileState:
+    """Size and time of the last change of a file, as they were at opening.
+
+    Args:
+        path: the file, for messages, and to look it up with.
+        handle: an open descriptor of it; looked at instead of the path, so that a replaced file is not noticed.
+
+    Raises:
+        ManifestError: it cannot be looked up.
+    """
+
+    def __init__(self, path: str, handle: int | None = None):
+        self._path, self._target = path, path if handle is None else handle
+        self._state = self._look()
+
+    def check(self) -> None:
+        """Raises ManifestError when the file is no longer as it was."""
+        if self._look() != self._state:
+            raise manifest_changed(self._path)
+
+    def _look(self) -> tuple[int, int]:
+        try:
+            stat = os.stat(self._target)
+        except OSError as e:
+            raise ManifestError(f"{self._path}: cannot be read: {e.strerror}") from e
+        return stat.st_size, stat.st_mtime_ns
+
+
+def manifest_changed(where: str) -> ManifestError:
+    fix = "leave it alone during a run, and start the command again"
+    return ManifestError(f"{where}: the manifest changed since it was opened; {fix}")

@@ -1,0 +1,147 @@
+"""JSON objects of one or several files, one a line: read once in order, and after that any of them at any time.
+
+Keeps 8 bytes a line. Knows nothing of what the objects say.
+
+What people give by mistake instead of text, told by its first bytes, and what to do about it.
+"""
+
+import json
+import os
+import sys
+import weakref
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from asrbatch.errors import OutputError, UsageError
+
+KNOWN_HEADS = {
+    b"\x1f\x8b": ("gzip data", "unpack it first"),
+    b"PK\x03\x04": ("a zip archive", "unpack it first"),
+    b"\x28\xb5\x2f\xfd": ("zstandard data", "unpack it first"),
+    b"BZh": ("bzip2 data", "unpack it first"),
+    b"\xfd7zXZ": ("xz data", "unpack it first"),
+    b"\xff\xfe": ("UTF-16 text", "save it as UTF-8"),
+    b"\xfe\xff": ("UTF-16 text", "save it as UTF-8"),
+    b"ARROW1": ("an Arrow file", "transcribe reads it as a manifest, from a file of its own"),
+    b"\xff\xff\xff\xff": ("an Arrow stream", "transcribe reads it as a manifest, from a file of its own"),
+    b"RIFF": ("an audio file", "write a manifest that names it"),
+    b"fLaC": ("an audio file", "write a manifest that names it"),
+    b"OggS": ("an audio file", "write a manifest that names it"),
+    b"ID3": ("an audio file", "write a manifest that names it"),
+}
+
+
+def known_head(head: bytes) -> tuple[str, str] | None:
+    """What the file is and what to do; None where its first bytes say nothing."""
+    return next((what for magic, what in KNOWN_HEADS.items() if head.startswith(magic)), None)
+
+
+_READ_BYTES = 8 * 2**20
+_HEAD_BYTES = 4096
+_BOM = b"\xef\xbb\xbf"
+_MOST_DIGITS = sys.get_int_max_str_digits()
+
+
+class JsonLines:
+    """The objects of some files, numbered from 0 through all of them. Blank lines are none.
+
+    Attributes:
+        torn: how many of the files end in a part of an object, which was left out.
+
+    Raises:
+        UsageError: a file cannot be opened, is a folder, is packed, or is one JSON array.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = list(paths)
+        self._fds = []
+        for path in self._paths:
+            try:
+                self._fds.append(os.open(path, os.O_RDONLY))
+                weakref.finalize(self, os.close, self._fds[-1])
+                head = os.pread(self._fds[-1], _HEAD_BYTES, 0)
+            except OSError as e:  # a folder can be opened, and not be read
+                fix = "give a rows file of transcribe or merge-shards, or other JSON Lines"
+                raise UsageError(f"{path}: {e.strerror}; {fix}") from e
+            if known := known_head(head):
+                raise UsageError(f"{path}: is {known[0]} and no JSON Lines; {known[1]}")
+            if _is_array(head):
+                raise UsageError(f"{path}: is one JSON array and no JSON Lines; write each of its objects on a line of its own")
+        self.torn = 0
+        # Places are counted through all files, as if they were one: `_bases` is where each of them begins.
+        self._starts = array("Q")
+        self._bases: list[int] = []
+        self._ends: list[int] = []
+
+    def scan(self) -> Iterator[dict[str, Any]]:
+        """Every object, in order; once.
+
+        Raises:
+            OutputError: a line is none, and no part of one at the end of a file.
+        """
+        end = 0
+        for path, fd in zip(self._paths, self._fds, strict=True):
+            self._bases.append(end)
+            with open(fd, "rb", _READ_BYTES, closefd=False) as lines:
+                for number, line in enumerate(lines, 1):
+                    start, end = end, end + len(line)
+                    if line.isspace():
+                        continue
+                    try:
+                        row = _decode(line)
+                    except ValueError as e:
+                        if not line.endswith(b"\n") and line.removeprefix(_BOM).lstrip().startswith(b"{"):
+                            self.torn += 1
+                            end = start
+                            break
+                        raise OutputError(f"{path}:{number}: {e}; mend the line, or leave it out") from e
+                    self._starts.append(start)
+                    yield row
+            self._ends.append(end)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """Object `index`. Raises ValueError when it is not there any more."""
+        start = self._starts[index]
+        file = self._file(index)
+        is_last = index + 1 == len(self._starts)
+        end = self._ends[file] if is_last else min(self._starts[index + 1], self._ends[file])
+        return _decode(os.pread(self._fds[file], end - start, start - self._bases[file]))
+
+    def where(self, index: int) -> str:
+        """File and line; lines are counted anew, because only messages need them."""
+        file = self._file(index)
+        number, left = 1, self._starts[index] - self._bases[file]
+        with open(self._fds[file], "rb", _READ_BYTES, closefd=False) as lines:
+            lines.seek(0)
+            while left and (block := lines.read(min(_READ_BYTES, left))):
+                number, left = number + block.count(b"\n"), left - len(block)
+        return f"{self._paths[file]}:{number}"
+
+    def _file(self, index: int) -> int:
+        return bisect_right(self._bases, self._starts[index]) - 1
+
+
+def _is_array(head: bytes) -> bool:
+    """Whether a file begins as an array of objects; a line that happens to be an array is judged with the others."""
+    start = head.removeprefix(_BOM).lstrip()
+    return start.startswith(b"[") and start[1:].lstrip().startswith(b"{")
+
+
+def _decode(line: bytes) -> dict[str, Any]:
+    """Raises ValueError."""
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as e:
+        raise ValueError(f"not JSON ({e.msg})") from e
+    except UnicodeDecodeError as e:
+        raise ValueError("not UTF-8") from e
+    except ValueError as e:  # what is left is Python's own limit, which keeps long numbers from taking minutes
+        raise ValueError(f"a number of more than {_MOST_DIGITS} digits") from e
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+    if type(row) is not dict:
+        raise ValueError("not a JSON object")
+    return row

@@ -1,0 +1,137 @@
+"""The run record (`X.run.json`) and the completion mark (`X.done.json`).
+
+The record says what the run is (fingerprint), with what it was made (versions, settings) and who worked on it when:
+one entry per session, killed ones included, so that GPU-hours add up. It is written before the first row and
+refreshed while the session lives. The completion mark is written last, and only when every row is there.
+"""
+
+import os
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from asrbatch.storage.files import explained, read_json, remove_leftovers, write_json_atomically
+from asrbatch.storage.journal import Journal
+from asrbatch.storage.paths import RunPaths
+from asrbatch.version import __version__
+
+RECORD_REFRESH_S = 30.0
+_SLURM = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_CLUSTER_NAME",
+    "SLURMD_NODENAME",
+)
+
+
+class RunRecord:
+    """The record of a run with this process as its newest session.
+
+    Args:
+        previous: the record as it stands on disk, or None for a new run.
+        fingerprint: what decides the rows; see `fingerprint.py`.
+        total_rows: rows this output will hold.
+        started: `time.monotonic()` when this session began; now, when None.
+        facts: more fields of the record, such as the chunk's number.
+
+    One thread changes it, another may write it: changes go through `book`. Only the holder of the lease may make one: what
+    killed processes left half written is removed.
+
+    Attributes:
+        value: the JSON object.
+    """
+
+    def __init__(
+        self,
+        paths: RunPaths,
+        previous: dict[str, Any] | None,
+        fingerprint: dict[str, Any],
+        total_rows: int,
+        started: float | None = None,
+        **facts: Any,
+    ):
+        self._path = paths.record
+        for path in (paths.record, paths.done):
+            with explained(path):
+                remove_leftovers(path)
+        self._started = time.monotonic() if started is None else started
+        self.value: dict[str, Any] = {
+            "asrbatch": __version__,
+            "created": now(),
+            "sessions": [],
+            **(previous or {}),
+            "fingerprint": fingerprint,
+            "total_rows": total_rows,
+            **facts,
+        }
+        self.session: dict[str, Any] = {
+            "started": now(),
+            "ended": None,
+            "outcome": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "asrbatch": __version__,
+            "slurm": {name: os.environ[name] for name in _SLURM if name in os.environ},
+            "heartbeat": now(),
+        }
+        self.value["sessions"] = [*self.value["sessions"], self.session]
+        self._lock = threading.Lock()
+
+    def book(self, session: dict[str, Any], **values: Any) -> None:
+        """Changes fields of this session, and of the record itself."""
+        with self._lock:
+            self.session.update(session)
+            self.value.update(values)
+
+    def write(self) -> None:
+        """Refreshes the file; atomic. Raises OutputError when the disk refuses."""
+        with self._lock:
+            self.session["heartbeat"] = now()
+            self.session["wall_s"] = round(time.monotonic() - self._started, 3)
+            write_json_atomically(self._path, self.value)
+
+    def end(self, outcome: str) -> None:
+        """`outcome`: complete, interrupted, engine_died or error."""
+        self.book({"ended": now(), "outcome": outcome})
+        self.write()
+
+
+def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]) -> dict[str, Any]:
+    """Marks the run complete. Returns what was written.
+
+    Raises:
+        ValueError: the journal lacks rows.
+        OutputError: the rows file is not what was written to it, or the disk refused.
+    """
+    if journal.num_missing:
+        raise ValueError(f"{journal.path}: {journal.num_missing} rows are missing; the run is not complete")
+    journal.sync()  # the mark must never reach the disk before the rows it vouches for
+    mark = {
+        **journal.tally.as_dict(),
+        "sha256": journal.sha256,
+        "fingerprint": fingerprint_digest,
+        "asrbatch": __version__,
+        "completed": now(),
+        **figures,
+    }
+    write_json_atomically(paths.done, mark)
+    return mark
+
+
+def read_record(paths: RunPaths) -> dict[str, Any] | None:
+    """The run record as it stands on disk; None for a new run. Raises OutputError when it is damaged."""
+    return read_json(paths.record, "fingerprint", "sessions")
+
+
+def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
+    """The completion mark; None while the run is not complete. Raises OutputError when it is damaged."""
+    return read_json(paths.done, "rows", "statuses", "sha256")
+
+
+def now() -> str:
+    """UTC, ISO 8601, whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

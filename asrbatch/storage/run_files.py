@@ -1,0 +1,285 @@
+"""The files of a run as they stand at the moment, read for `status`: nothing is written, no lease is taken.
+
+A record is replaced whole, so that what is read is whole too, also while tasks run on other machines; one that is
+damaged is named and hides no other. Knows what the files are called, not what they mean.
+
+What stands beside a rows file: is the run complete, what was it asked, how fast was it. Knows nothing of error rates.
+"""
+
+import glob
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asrbatch.errors import OutputError, UsageError
+from asrbatch.storage.lease import holder_has_ended
+from asrbatch.storage.metrics import figures_of_chunks
+from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
+from asrbatch.storage.record import read_completion_mark, read_record
+
+# A shared file system takes some milliseconds for every answer, and answers many at a time.
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What was read of one chunk, or of a run in one piece.
+
+    Attributes:
+        chunk_id: None for a run in one piece.
+        record, mark: the run record and the completion mark; None where there is no such file.
+        num_bytes: of the rows file; None where there is none.
+        has_ended: this machine knows that the process that holds the lease is no more.
+        problem: why a file could not be read; None when all could.
+    """
+
+    chunk_id: int | None
+    paths: RunPaths
+    record: dict[str, Any] | None = None
+    mark: dict[str, Any] | None = None
+    num_bytes: int | None = None
+    has_ended: bool = False
+    problem: str | None = None
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.record is None and self.mark is None and self.num_bytes is None and self.problem is None
+
+    @property
+    def is_merged(self) -> bool:
+        return self.record is not None and self.record.get("merged") is True
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run on disk.
+
+    Attributes:
+        parts: every chunk by its id, those without files too; or the run in one piece alone; none when only what
+            `merge-shards` made of them is left.
+        merged: what `merge-shards` made; None when it has not.
+        in_one_piece: something that stands at the output path beside chunks and was not merged from them, or None.
+    """
+
+    parts: list[RunFiles]
+    merged: RunFiles | None
+    in_one_piece: RunFiles | None = None
+
+
+def read_run(output: Path, num_chunks: int | None = None) -> FoundRun:
+    """Reads the files of a run.
+
+    Args:
+        output: the run's own output path.
+        num_chunks: which run, where chunks of several numbers lie side by side.
+
+    Raises:
+        UsageError: there is nothing there, or several runs, or the path is no run's.
+        OutputError: the folder cannot be read.
+    """
+    check_output(output)
+    num_chunks = _choose(output, find_chunks(output) if output.parent.is_dir() else {}, num_chunks)
+    paths = [RunPaths(output)]
+    if num_chunks is not None:
+        paths += [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
+    with ThreadPoolExecutor(_READERS, "asrbatch-status") as pool:
+        whole, *parts = pool.map(_read, [None, *range(len(paths) - 1)], paths)
+    if num_chunks is not None:
+        alone = None if whole.is_merged or whole.is_nothing else whole
+        return FoundRun(parts, whole if whole.is_merged else None, alone)
+    if whole.is_nothing:
+        raise UsageError(f"{output}: no run is there, neither in one piece nor in chunks; give the --output of a run")
+    return FoundRun([], whole) if whole.is_merged else FoundRun([whole], None)
+
+
+def _choose(output: Path, found: dict[int, dict[int, RunPaths]], asked: int | None) -> int | None:
+    seen = " and ".join(f"{len(chunks)} of {number} chunks" for number, chunks in found.items())
+    if asked is None and len(found) > 1:
+        raise UsageError(f"{output}: two runs or more are there, {seen}; choose one with --num-chunks")
+    if asked is not None and asked not in found:
+        raise UsageError(f"--num-chunks {asked}: no such chunk of {output} is there; found {seen or 'no chunks at all'}")
+    return asked if asked is not None else next(iter(found), None)
+
+
+def _read(chunk_id: int | None, paths: RunPaths) -> RunFiles:
+    try:
+        record, mark = read_record(paths), read_completion_mark(paths)  # in this order: the mark is written last
+    except OutputError as e:
+        return RunFiles(chunk_id, paths, problem=str(e))
+    try:
+        num_bytes = paths.rows.stat().st_size
+    except FileNotFoundError:
+        num_bytes = None
+    except OSError as e:
+        return RunFiles(chunk_id, paths, record, mark, problem=f"{paths.rows}: {e.strerror}")
+    return RunFiles(chunk_id, paths, record, mark, num_bytes, has_ended=mark is None and holder_has_ended(paths.lease))
+
+
+def rows_files(path: Path) -> list[Path]:
+    """The file itself; where there is none, the rows files of the chunks of the run that is called so.
+
+    Raises:
+        UsageError: there are chunks of several runs.
+    """
+    chunks = find_chunks(path) if not path.exists() and path.parent.is_dir() else {}
+    if len(chunks) > 1:
+        raise UsageError(f"{path}: is not there, and beside it are chunks of runs of {' and '.join(map(str, chunks))}; merge one")
+    found = [paths.rows for of_run in chunks.values() for paths in of_run.values() if paths.rows.is_file()]
+    return found or [path]
+
+
+class RunFacts:
+    """The run records and completion marks of a rows file, or of the chunks of a run, where there are any.
+
+    Attributes:
+        record: of the rows file, or of the first chunk that has one; None where there is none.
+        problem: why they cannot be used, or None.
+    """
+
+    def __init__(self, path: Path):
+        self._files = rows_files(path)
+        self._in_chunks = self._files != [path]
+        self._records: list[dict[str, Any]] = []
+        self._marks: list[dict[str, Any]] = []
+        self.problem: str | None = None
+        try:
+            for paths in map(RunPaths, self._files):
+                self._records += [record] if (record := read_record(paths)) is not None else []
+                self._marks += [mark] if (mark := read_completion_mark(paths)) is not None else []
+        except OutputError as e:
+            self.problem = str(e)
+        self.record = self._records[0] if self._records else None
+
+    @property
+    def language(self) -> str | None:
+        """What the run was told to take rows without `lang` for."""
+        return self._fingerprint.get("language")
+
+    @property
+    def task(self) -> str | None:
+        """`transcribe` or `translate`; None where no record says."""
+        return self._fingerprint.get("task")
+
+    @property
+    def written_language(self) -> str | None:
+        """The language a run that translates wrote its texts in; None where it wrote what was spoken, or does not say."""
+        if self.task != "translate":
+            return None
+        asked = self._fingerprint.get("asked") or {}
+        # Whisper's fingerprint has no style.
+        return asked.get("target_language") or (None if "style" in asked else "en")
+
+    @property
+    def covers(self) -> tuple[Any, ...] | None:
+        """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
+        if self._fingerprint.get("manifest") is None:
+            return None
+        is_part = self.record.get("chunk_id") is not None and not self._in_chunks
+        chunk = (self.record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
+        return self._fingerprint["manifest"], chunk
+
+    @property
+    def manifest_source(self) -> str | None:
+        """Where the manifest was when the run was started."""
+        source = self._made_from.get("source")
+        return source if type(source) is str else None
+
+    @property
+    def holds_audio(self) -> bool:
+        """Whether audio may lie inside the manifest, under names that are no files."""
+        return self._made_from.get("holds_audio") is True
+
+    @property
+    def audio_base(self) -> str:
+        """What relative audio paths are relative to, a folder or a URL: where the run looked; without a record the folder of the
+        predictions."""
+        for folder in (self._fingerprint.get("audio_folder"), self._made_from.get("audio_folder")):
+            if type(folder) is str and folder:
+                return folder
+        return str(self._folder_of_source())
+
+    @property
+    def audio_folder(self) -> Path:
+        """`audio_base` as a folder of this machine."""
+        return Path(self.audio_base)
+
+    def _folder_of_source(self) -> Path:
+        """As far as the manifest's name tells: of several sources that of the first."""
+        if self.manifest_source is None:
+            return self._files[0].parent
+        source = Path(self.manifest_source.split(",")[0])
+        is_folder = glob.has_magic(str(source)) or source.is_dir()
+        while glob.has_magic(str(source)):
+            source = source.parent
+        return source if is_folder else source.parent
+
+    @property
+    def manifest_digest(self) -> str | None:
+        return self._fingerprint.get("manifest")
+
+    @property
+    def chunk(self) -> tuple[int, int, str, str] | None:
+        """Of a rows file that is one chunk: its number, how many there are, how rows were dealt out, the digest of that."""
+        if self._in_chunks or self.record is None or type(self.record.get("chunk_id")) is not int:
+            return None
+        found = self._fingerprint
+        return self.record["chunk_id"], found.get("num_chunks") or 0, str(found.get("strategy")), str(found.get("chunks"))
+
+    def is_incomplete(self, num_rows: int) -> bool:
+        """Whether the record says that there should be another number of rows; False where there is none."""
+        return self.record is not None and self.problem is None and self._expected != num_rows
+
+    def speed(self, num_rows: int) -> dict[str, float | None]:
+        """RTFx and wall time of a complete run; nothing otherwise, or where the marks vouch for another number of rows."""
+        if not self._marks or len(self._marks) < len(self._files) or self._num_chunks_missing:
+            return {}
+        if sum(mark["rows"] for mark in self._marks) != num_rows:
+            return {}
+        if self._in_chunks:
+            by_chunk = {record["chunk_id"]: record for record in self._records}
+            figures = figures_of_chunks(by_chunk)
+        else:
+            figures = self._marks[0]
+        names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")
+        return {name: figures[name] for name in names if name in figures}
+
+    def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:
+        """What a person should know about rows that are not there.
+
+        Args:
+            fate: what becomes of them, said after how many they are.
+        """
+        notes = []
+        if torn:
+            notes.append("the last line is torn: the run is writing it, or was killed; that prediction was left out")
+        if self.problem:
+            notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
+        elif self.is_incomplete(num_rows):
+            notes.append(f"not complete: {num_rows} of {self._expected or 'an unknown number of'} rows are there{fate}")
+        if self._in_chunks:
+            notes.append(f"read from {len(self._files)} chunks, not verified: merge-shards does that")
+        elif self.record is not None and self.record.get("chunk_id") is not None:
+            notes.append(f"chunk {self.record['chunk_id']} of {self.record.get('num_chunks')} alone")
+        return notes
+
+    @property
+    def _num_chunks_missing(self) -> int:
+        return self.record["num_chunks"] - len(self._files) if self._in_chunks and self.record else 0
+
+    @property
+    def _expected(self) -> int | None:
+        """Rows that there should be; None where that is unknown."""
+        if self._in_chunks:
+            return self._fingerprint.get("num_rows")
+        return self.record.get("total_rows")
+
+    @property
+    def _made_from(self) -> dict[str, Any]:
+        made_from = (self.record or {}).get("manifest")
+        return made_from if isinstance(made_from, dict) else {}
+
+    @property
+    def _fingerprint(self) -> dict[str, Any]:
+        fingerprint = (self.record or {}).get("fingerprint")
+        return fingerprint if isinstance(fingerprint, dict) else {}

@@ -1,0 +1,349 @@
+"""The decoder process: that it decodes as our own process would, and outlives crashes, hangs and its parent.
+
+The hang is a real one: opening a named pipe that nobody writes to.
+"""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from asrbatch.audio.decoder import Decoder
+from asrbatch.audio.decoder_process import DecodeRequest
+from asrbatch.audio.load import load_audio
+from asrbatch.errors import AsrbatchError, RowError
+
+RATE = 16000
+LONG_S = 60.0  # long enough that it is never reached unless something hangs
+
+
+@pytest.fixture
+def start():
+    """Makes decoders and closes them."""
+    made = []
+
+    def call(timeout_s: float = LONG_S, **options) -> Decoder:
+        made.append(Decoder(timeout_s=timeout_s, **options))
+        return made[-1]
+
+    yield call
+    for decoder in made:
+        decoder.close()
+
+
+@pytest.fixture
+def fifo(tmp_path) -> str:
+    os.mkfifo(tmp_path / "hang.wav")
+    return str(tmp_path / "hang.wav")
+
+
+def request(source, **options) -> DecodeRequest:
+    return DecodeRequest(**{"source": source, "name": "row 7", "sample_rate": RATE, **options})
+
+
+def child_of(decoder: Decoder) -> int:
+    return decoder._process.pid
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, most_s: float = 30.0):
+    deadline = time.monotonic() + most_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def hangs_in_pipe(pid: int) -> bool:
+    """Whether a process waits for the other end of a pipe (its name in the kernel has changed over time)."""
+    try:
+        waits_in = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
+    return "partner" in waits_in or "fifo" in waits_in
+
+
+def hung_child(decoder: Decoder, but: int = 0) -> int:
+    """Its process id, or 0 while there is none."""
+    process = decoder._process
+    return process.pid if process and process.pid != but and hangs_in_pipe(process.pid) else 0
+
+
+def kill_when_it_hangs(decoder: Decoder, signals: list[int]) -> threading.Thread:
+    def run():
+        killed = 0
+        for number in signals:
+            killed = wait_until(functools.partial(hung_child, decoder, killed))
+            os.kill(killed, number)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def same(a, b) -> bool:
+    return np.array_equal(a.samples, b.samples) and (a.sample_rate, a.flags) == (b.sample_rate, b.flags)
+
+
+def test_decodes_like_our_own_process(start, speech_wav):
+    decoder = start()
+    for options in ({}, {"offset_s": 1.0, "duration_s": 9.0}, {"sample_rate": 8000, "channel": 0}):
+        asked = request(str(speech_wav), **options)
+        got = decoder.decode(asked)
+        assert same(got, load_audio(**vars(asked)))
+        assert got.samples.dtype == np.float32 and got.samples.flags.writeable and got.read_s > 0
+        data = speech_wav.read_bytes()
+        assert same(decoder.decode(request(data, **options)), got)
+    assert got.duration_s == pytest.approx(sf.info(speech_wav).duration, abs=1e-3)
+    assert decoder.decode(request(str(speech_wav), offset_s=1.0, duration_s=9.0)).flags == ("duration_mismatch",)
+
+
+def test_one_child_serves_many_rows(start, speech_wav):
+    decoder = start()
+    decoder.decode(request(str(speech_wav)))
+    pid = child_of(decoder)
+    for _ in range(20):
+        decoder.decode(request(str(speech_wav)))
+        with pytest.raises(RowError):
+            decoder.decode(request(b"not audio"))
+    assert child_of(decoder) == pid
+
+
+def test_row_errors_arrive_as_they_were(start, tmp_path):
+    decoder = start()
+    nan = tmp_path / "nan.wav"
+    sf.write(nan, np.full(RATE, np.nan), RATE, subtype="FLOAT")
+    for source, options in (
+        (str(tmp_path / "no.wav"), {}), (b"", {}), (b"hello" * 100, {}), (str(nan), {}), (str(nan), {"channel": 3}),
+        (str(nan), {"max_s": 0.5}), (str(tmp_path), {}),
+    ):  # fmt: skip
+        asked = request(source, **options)
+        with pytest.raises(RowError) as here:
+            load_audio(**vars(asked))
+        with pytest.raises(RowError) as there:
+            decoder.decode(asked)
+        assert (there.value.kind, there.value.message) == (here.value.kind, here.value.message)
+
+
+def test_an_unforeseen_exception_costs_one_row(start, speech_wav):
+    decoder = start()
+    with pytest.raises(RowError) as caught:
+        decoder.decode(request(3.5))  # no path, no bytes: a defect of the caller
+    assert caught.value.kind == "unreadable" and "TypeError" in caught.value.message
+    pid = child_of(decoder)
+    decoder.decode(request(str(speech_wav)))
+    assert child_of(decoder) == pid
+
+
+def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, fifo):
+    decoder = start(timeout_s=1.0)
+    children = []
+
+    def watch_two_children():
+        children.append(wait_until(lambda: hung_child(decoder)))
+        children.append(wait_until(lambda: hung_child(decoder, but=children[0])))
+
+    watcher = threading.Thread(target=watch_two_children)
+    watcher.start()
+    with pytest.raises(RowError) as caught:
+        decoder.decode(request(fifo))
+    watcher.join()
+    assert (caught.value.kind, caught.value.message) == (
+        "decode_timeout",
+        "row 7: decoding took longer than 1 s, twice",
+    )
+    assert same(decoder.decode(request(str(speech_wav))), load_audio(**vars(request(str(speech_wav)))))
+    assert child_of(decoder) not in children
+    wait_until(lambda: not any(map(is_running, children)))
+
+
+def test_a_huge_timeout_is_fine(start, speech_wav):
+    for timeout_s in (1e12, float("inf")):
+        assert start(timeout_s=timeout_s).decode(request(str(speech_wav))).duration_s > 1
+
+
+def test_no_descriptor_is_left_open(start, speech_wav):
+    decoder = start()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        decoder.decode(request(str(speech_wav)))
+        os.kill(child_of(decoder), signal.SIGKILL)
+        decoder.decode(request(str(speech_wav)))
+    decoder.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_crash_is_tried_twice_and_the_next_row_is_fine(start, speech_wav, fifo):
+    decoder = start()
+    killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
+    with pytest.raises(RowError) as caught:
+        decoder.decode(request(fifo))
+    killer.join()
+    assert caught.value.kind == "decode_crash"
+    text = "row 7: decoding ended its process (signal 11, Segmentation fault), twice"
+    assert caught.value.message == text
+    assert decoder.decode(request(str(speech_wav))).duration_s > 1
+
+
+def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, fifo):
+    decoder = start()
+    decoder.decode(request(str(speech_wav)))
+    os.kill(child_of(decoder), signal.SIGKILL)  # between two rows, as the OOM killer might
+    assert decoder.decode(request(str(speech_wav))).duration_s > 1
+    killer = kill_when_it_hangs(decoder, [signal.SIGKILL])
+
+    def open_at_the_second_try():
+        killer.join()
+        wait_until(lambda: hung_child(decoder))
+        os.close(os.open(fifo, os.O_WRONLY))
+
+    writer = threading.Thread(target=open_at_the_second_try)
+    writer.start()
+    with pytest.raises(RowError) as caught:
+        decoder.decode(request(fifo))
+    writer.join()
+    assert (caught.value.kind, caught.value.message) == ("unreadable", "row 7: not a regular file")
+
+
+def test_a_crash_then_a_hang_tells_both(start, fifo):
+    decoder = start(timeout_s=3.0)
+    killer = kill_when_it_hangs(decoder, [signal.SIGABRT])
+    with pytest.raises(RowError) as caught:
+        decoder.decode(request(fifo))
+    killer.join()
+    assert caught.value.kind == "decode_timeout"
+    assert caught.value.message.endswith("ended its process (signal 6, Aborted), then took longer than 3 s")
+
+
+def test_ctrl_c_and_termination_leave_the_child_to_its_parent(start, speech_wav):
+    decoder = start()
+    decoder.decode(request(str(speech_wav)))
+    pid = child_of(decoder)
+    assert os.getsid(pid) == pid  # a terminal's Ctrl-C does not reach it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(pid, number)
+        decoder.decode(request(str(speech_wav)))
+    assert child_of(decoder) == pid
+
+
+def test_close_ends_the_child(start, speech_wav, fifo):
+    decoder = start()
+    decoder.decode(request(str(speech_wav)))
+    pid = child_of(decoder)
+    decoder.close()
+    decoder.close()
+    wait_until(lambda: not is_running(pid))
+    with pytest.raises(AsrbatchError, match="the decoder was closed"):
+        decoder.decode(request(str(speech_wav)))
+
+    abandoned = start()  # from another thread, while it hangs
+    closer = threading.Thread(target=lambda: wait_until(lambda: hung_child(abandoned)) and abandoned.close())
+    closer.start()
+    with pytest.raises(AsrbatchError, match="the decoder was closed"):
+        abandoned.decode(request(fifo))
+    closer.join()
+
+
+PARENT = """
+import sys
+from asrbatch.audio.decoder import Decoder, DecodeRequest
+decoder = Decoder(timeout_s=600)
+decoder.decode(DecodeRequest(sys.argv[1], "first", 16000))
+print(decoder._process.pid, flush=True)
+if len(sys.argv) > 2:
+    decoder.decode(DecodeRequest(sys.argv[2], "hangs", 16000))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("hung", [False, True])
+@pytest.mark.parametrize("forked", [False, True])
+def test_the_child_ends_when_its_parent_is_killed(speech_wav, fifo, hung, forked):
+    """Also when the parent had forked a process that holds copies of its pipes, and lives on."""
+    command = [sys.executable, "-c", PARENT, str(speech_wav), *([fifo] if hung else [])]
+    if forked:
+        command[2] = PARENT.replace("print(", "import os; os.fork() or (__import__('time').sleep(30), os._exit(0))\nprint(")
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        child = int(parent.stdout.readline())
+        if hung:
+            wait_until(lambda: hangs_in_pipe(child))
+        assert is_running(child)
+        os.kill(parent.pid, signal.SIGKILL)
+        wait_until(lambda: not is_running(child), most_s=20)
+    finally:
+        os.killpg(parent.pid, signal.SIGKILL)
+        parent.communicate()
+
+
+def test_parallel_decoders_give_what_one_gives(start, speech_wav, tmp_path):
+    x, _ = sf.read(speech_wav, dtype="float32")
+    files = []
+    for i in range(12):
+        files.append(str(tmp_path / f"{i}.flac"))
+        sf.write(files[-1], np.roll(x, 997 * i), (8000, 16000, 44100)[i % 3])
+    expected = [load_audio(**vars(request(path))) for path in files]
+    got: dict[str, object] = {}
+
+    def work(mine: list[str]):
+        decoder = start()
+        for path in mine * 3:
+            got[path] = decoder.decode(request(path))
+
+    threads = [threading.Thread(target=work, args=(files[i::2],)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(same(got[path], audio) for path, audio in zip(files, expected, strict=True))
+
+
+def test_the_child_imports_only_what_it_needs():
+    imports = "import sys, asrbatch.audio.decoder, asrbatch.audio.load"
+    program = f"{imports}; print(*sorted({{m.split('.')[0] for m in sys.modules}}))"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"av", "soundfile", "soxr", "numpy"} <= set(loaded)
+    assert not {"torch", "vllm", "typer", "rich", "datasets", "pandas", "scipy"} & set(loaded)
+
+
+def test_the_parent_loads_no_decoder():
+    program = "import sys, asrbatch.audio.decoder; print(*sorted({'av', 'soundfile', 'soxr'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""
+
+
+def test_what_the_child_prints_goes_to_the_log(start, fifo, tmp_path, capfd):
+    with open(tmp_path / "log", "w") as log:
+        decoder = start(log_fd=log.fileno())
+        killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
+        with pytest.raises(RowError):
+            decoder.decode(request(fifo))
+        killer.join()
+    assert "Segmentation fault" in (tmp_path / "log").read_text()  # faulthandler's traceback
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_in_the_working_directory_does_not_replace_a_library(start, speech_wav, tmp_path, monkeypatch):
+    for name in ("soundfile.py", "av.py", "asrbatch.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong file')\n")
+    monkeypatch.chdir(tmp_path)
+    assert start().decode(request(str(speech_wav))).duration_s > 1
+
+
+def test_a_child_that_cannot_start_is_not_the_rows_fault(start, speech_wav, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(AsrbatchError, match=r"the decoder process ended while it started \(exit status 1\)"):
+        start().decode(request(str(speech_wav)))

@@ -1,0 +1,288 @@
+"""The loop, with a small real function in the engine's place: it counts tone bursts and says "beep" so many times.
+
+A lost, doubled or misordered window changes the text. Preparation is the real one, decoder processes included.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+import soundfile
+
+from asrbatch.audio.windows import AudioRules
+from asrbatch.engine.base import Failure, Question, Request
+from asrbatch.errors import EngineDiedError, RowError
+from asrbatch.pipeline.budget import Limits
+from asrbatch.pipeline.loop import Pipeline
+from asrbatch.pipeline.preprocess import Preparers
+from asrbatch.types import AudioRef, Generation, Segment, Utterance
+
+RATE = 16000
+
+
+def find_bursts(samples: np.ndarray) -> list[tuple[float, float | None]]:
+    """Start and end in seconds of stretches of sound, in frames of 20 ms; the end is None when it lies beyond the samples."""
+    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
+    loud = np.concatenate([[False], np.abs(frames).max(axis=1) > 0.05, [False]])
+    starts, ends = (np.flatnonzero(loud[1:-1] & ~loud[:-2]), np.flatnonzero(loud[1:-1] & ~loud[2:]) + 1)
+    return [(s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
+
+
+def beep_answer(samples: np.ndarray, question: Question) -> Generation:
+    """One "beep" for each burst, with its times; a burst that goes on beyond the samples is not closed."""
+    bursts = find_bursts(samples)
+    segments = tuple(Segment(start, end, " beep", (1,), 1, -0.1) for start, end in bursts)
+    closed = [end for _, end in bursts if end is not None]
+    resume = closed[-1] if closed and bursts[-1][1] is None else None
+    text = "".join(s.text for s in segments)
+    answer = Generation(text, len(bursts), "stop", -0.1, question.language or "en", None, 0.0, 0.001, 0.002)
+    answer = replace(answer, temperature=question.temperature)
+    return replace(answer, segments=segments, resume_s=resume) if question.timestamps else answer
+
+
+class BeepEngine:
+    """Answers in threads, out of order; `fate` may replace an answer by a failure."""
+
+    max_num_seqs = 4
+
+    def __init__(self, deliver, fate=lambda key: None, seconds=lambda key: 0.002):
+        self.deliver, self._fate, self._seconds = deliver, fate, seconds
+        self.held = self.most_held = 0
+        self._lock = threading.Lock()
+
+    def prepare_thread(self):
+        pass
+
+    def prepare(self, samples, prompt, language=None):
+        if prompt == "refuse":
+            raise RowError("bad_row", "prompt 'refuse': refused")
+        return Request((), samples, float(np.abs(samples).max()))
+
+    def raise_floor(self, request, loudest):
+        pass
+
+    def submit(self, key, request, question):
+        with self._lock:
+            self.held += 1
+            self.most_held = max(self.most_held, self.held)
+        threading.Timer(self._seconds(key), self._answer, (key, request, question)).start()
+
+    def _answer(self, key, request, question):
+        with self._lock:
+            self.held -= 1
+        failure = self._fate(key)
+        self.deliver(key, failure or self.read(request.engine_input, question))
+
+    def read(self, samples, question):
+        return beep_answer(samples, question)
+
+
+@pytest.fixture
+def utterances(tmp_path):
+    """40 files with 1 to 7 bursts each, between 0.3 and 2 s."""
+    made = []
+    for index in range(40):
+        bursts = 1 + index % 7
+        tone = np.sin(np.arange(1600) * 0.3).astype(np.float32) * 0.5
+        samples = np.concatenate([np.concatenate([tone, np.zeros(2400, np.float32)]) for _ in range(bursts)])
+        path = tmp_path / f"{index}.wav"
+        soundfile.write(path, samples, RATE)
+        made.append(Utterance(index, f"u{index}", AudioRef(path.name, str(path)), duration_s=len(samples) / RATE))
+    return made
+
+
+def beeps(index: int) -> str:
+    return " ".join(["beep"] * (1 + index % 7))
+
+
+@dataclass(frozen=True)
+class Asks:
+    """What the loop wants to know of an `EnginePlan`."""
+
+    language: str | None = "en"
+    temperatures: tuple[float, ...] = (0.0,)
+    timestamps: bool = True
+    detects_language: bool = True
+    is_translated: bool = False
+    target_language: str | None = None
+
+    def language_of(self, utterance):
+        return self.language
+
+
+RULES = AudioRules(RATE, 30.0, 160)
+ASKS = Asks()
+
+
+class Run:
+    """A pipeline with everything around it recorded."""
+
+    def __init__(
+        self,
+        *,
+        limits=None,
+        workers=3,
+        timeout_s=30.0,
+        on_write=lambda row: None,
+        rules=RULES,
+        asks=ASKS,
+        engine=BeepEngine,
+        **engine_options,
+    ):
+        events = SimpleQueue()
+        self.engine = engine(lambda key, outcome: events.put((key, outcome)), **engine_options)
+        self.rows, self.submitted = [], []
+        self.most_at_once = 0
+
+        def write(row):
+            self.rows.append(row)
+            on_write(row)
+
+        self.preparers = Preparers(
+            workers,
+            rules=rules,
+            decode_timeout_s=timeout_s,
+            prompt_of=lambda u: u.prompt,
+        )
+        self.pipeline = Pipeline(
+            engine=self.engine,
+            preparers=self.preparers,
+            events=events,
+            limits=limits or Limits(8, 1000.0, 10.0),
+            write=write,
+            submitted=self.submitted.append,
+            tick=lambda: None,
+            asks=asks,
+            rules=rules,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.preparers.close()
+
+
+def test_every_utterance_ends_in_one_row_with_its_own_text(utterances):
+    with Run(seconds=lambda key: 0.02 * (key[0] % 3)) as run:
+        run.pipeline.run(iter(utterances))
+    assert sorted(row["index"] for row in run.rows) == list(range(40))
+    assert {row["index"]: row["pred_text"] for row in run.rows} == {i: beeps(i) for i in range(40)}
+    assert [row["index"] for row in run.rows] != list(range(40)), "rows are written as they finish"
+    assert sorted(run.submitted) == list(range(40))
+
+
+@pytest.mark.parametrize("windows", [1, 3, 8])
+def test_windows_between_manifest_and_output_are_bounded(utterances, windows):
+    taken = []
+
+    def source():
+        for utterance in utterances:
+            taken.append(utterance.index)
+            yield utterance
+
+    with Run(limits=Limits(windows, 1e9, 10.0)) as run:
+        most = 0
+
+        def watch(row):
+            nonlocal most
+            most = max(most, len(taken) - len(run.rows) + 1)
+
+        run.pipeline._write = lambda row, write=run.pipeline._write: (write(row), watch(row))
+        run.pipeline.run(source())
+    assert len(run.rows) == 40
+    assert most <= windows
+    assert run.engine.most_held <= windows
+
+
+def test_seconds_of_audio_are_bounded_but_one_long_utterance_passes(utterances):
+    with Run(limits=Limits(100, 0.2, 10.0)) as run:  # every file is longer than the bound
+        run.pipeline.run(iter(utterances[:10]))
+    assert len(run.rows) == 10
+    assert run.engine.most_held == 1
+
+
+def test_alone_means_alone(utterances):
+    with Run() as run:
+        run.pipeline.run(iter(utterances[:6]), alone=True)
+    assert [row["index"] for row in run.rows] == list(range(6))
+    assert run.engine.most_held == 1
+
+
+def test_a_row_fails_by_itself(utterances, tmp_path):
+    broken = tmp_path / "text.wav"
+    broken.write_text("this is not audio")
+    rows = [
+        utterances[0],
+        Utterance(1, "absent", AudioRef("no.wav", str(tmp_path / "no.wav"))),
+        Utterance(2, "text", AudioRef("text.wav", str(broken))),
+        Utterance(3, "refused", utterances[3].audio, prompt="refuse"),
+        utterances[4],
+        utterances[5],
+    ]
+    refused = Failure(RowError("rejected", "the engine refused the request: too much"))
+    with Run(fate=lambda key: refused if key[0] == 4 else None) as run:
+        run.pipeline.run(iter(rows))
+    by_index = {row["index"]: row for row in run.rows}
+    assert sorted(by_index) == list(range(6)) and len(run.rows) == 6
+    kinds = {i: row["error"] and row["error"]["kind"] for i, row in by_index.items()}
+    assert kinds == {0: None, 1: "missing", 2: "unreadable", 3: "bad_row", 4: "rejected", 5: None}
+    assert by_index[5]["pred_text"] == beeps(5)
+    assert by_index[3]["timing"]["read"] > 0 and by_index[1]["timing"]["generate"] is None
+
+
+def test_a_dead_engine_stops_the_run_and_keeps_what_is_written(utterances):
+    died = Failure(EngineDiedError("the engine process died: killed"))
+    with Run(fate=lambda key: died if key[0] == 20 else None) as run, pytest.raises(EngineDiedError, match="killed"):
+        run.pipeline.run(iter(utterances))
+    assert 0 < len(run.rows) < 40
+    assert all(row["status"] == "ok" and row["pred_text"] == beeps(row["index"]) for row in run.rows)
+    assert 20 in run.submitted, "it is on record that the row was in flight"
+
+
+def test_a_stop_finishes_what_is_in_the_engine_and_takes_no_more(utterances):
+    with Run(seconds=lambda key: 0.2, on_write=lambda row: run.pipeline.request_stop()) as run:
+        run.pipeline.run(iter(utterances))
+    written = {row["index"] for row in run.rows}
+    assert run.pipeline.stopped
+    assert written == set(run.submitted), "everything that reached the engine is written"
+    assert len(written) < 40
+
+
+def test_a_stop_does_not_outlast_its_grace(utterances):
+    forever = lambda key: 0.01 if key[0] == 0 else 20.0  # noqa: E731
+    with Run(limits=Limits(8, 1e9, 0.5), seconds=forever, on_write=lambda row: run.pipeline.request_stop()) as run:
+        started = time.monotonic()
+        run.pipeline.run(iter(utterances))
+    assert len(run.rows) == 1
+    assert time.monotonic() - started < 18
+
+
+def test_a_defect_in_a_preparation_thread_is_raised_not_swallowed(utterances):
+    with Run() as run:
+        run.engine.prepare = lambda *a: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            run.pipeline.run(iter(utterances))
+
+
+def test_a_defect_in_writing_is_raised(utterances):
+    def refuse(row):
+        raise OSError("disk full")
+
+    with Run(on_write=refuse) as run, pytest.raises(OSError, match="disk full"):
+        run.pipeline.run(iter(utterances))
+    assert len(run.rows) == 1
+
+
+def test_clocks_add_up(utterances):
+    with Run(seconds=lambda key: 0.02) as run:
+        run.pipeline.run(iter(utterances))
+    clocks = run.pipeline.clocks
+    assert 0 < clocks.full <= clocks.engine <= clocks.wall
+    assert clocks.starved == pytest.approx(clocks.wall - clocks.engine)
+    assert clocks.read > 0 and clocks.prepare >= 0
+    row = run.rows[0]
+    assert row["timing"]["total"] >= row["timing"]["read"] + row["timing"]["prepare"]

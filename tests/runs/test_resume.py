@@ -1,0 +1,264 @@
+"""Runs that are killed, stopped, doubled or poisoned, as real commands: nothing is lost, nothing is written twice."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+from conftest import read_jsonl, write_jsonl
+from test_pipeline import BeepEngine
+
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.engine.base import Failure
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_HELD, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError
+from asrbatch.runs.runner import run
+
+EXACT = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1")  # texts are then independent of what runs beside them
+
+
+@pytest.fixture(scope="module")
+def manifest(demo_rows, tmp_path_factory) -> Path:
+    """30 rows of a few seconds each; one of them fails."""
+    short = [row for row in demo_rows if row["duration"] < 8]
+    rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(30)]
+    rows[5]["audio_filepath"] = "nowhere.wav"
+    return write_jsonl(tmp_path_factory.mktemp("resume") / "m.jsonl", rows)
+
+
+def stable(path: Path) -> dict[int, dict]:
+    """Rows by index, without what may differ between two runs: clocks, and probabilities in the last digits."""
+    rows = {}
+    for row in read_jsonl(path):
+        assert row["index"] not in rows, "written twice"
+        rows[row["index"]] = {k: v for k, v in row.items() if k not in ("timing", "avg_logprob", "windows")}
+    return rows
+
+
+def wait_for_rows(process, path: Path, count: int, timeout_s: float = 600.0) -> int:
+    """Waits until the file holds `count` complete lines; returns how many there are."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        lines = path.read_bytes().count(b"\n") if path.exists() else 0
+        if lines >= count:
+            return lines
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} rows within {timeout_s} s")
+
+
+def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(start_cli, transcribe, tiny_en, manifest, tmp_path):
+    whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
+    out = tmp_path / "out.jsonl"
+    command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
+    for count in (1, 12, 22):
+        process = start_cli(*command)
+        wait_for_rows(process, out, count)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with open(out, "ab") as file:
+        file.write(b'{"id": "row-29", "index": 29, "status": "o')  # as a kill within a write leaves it
+    process = start_cli(*command)
+    stdout, stderr = process.communicate(timeout=600)
+    assert process.returncode == EXIT_ROWS_FAILED, stderr
+    assert stdout.strip() == str(out)
+    assert len(read_jsonl(out)) == 30
+    assert stable(out) == stable(whole.paths.rows)
+    record = json.loads((tmp_path / "out.run.json").read_text())
+    assert [s["outcome"] for s in record["sessions"]] == [None, None, None, "complete"]
+    assert sum(s.get("rows", 0) for s in record["sessions"]) <= 30
+    assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 30
+
+
+def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny_en, manifest, tmp_path):
+    out = tmp_path / "out.jsonl"
+    command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
+    process = start_cli(*command)
+    wait_for_rows(process, out, 2)
+    second = cli(*command)
+    assert second.returncode == EXIT_HELD, "a second writer is refused"
+    assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr) and "Traceback" not in second.stderr
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == EXIT_INTERRUPTED, stderr
+    assert "SIGTERM: finishing what is in the engine" in stderr and "the same command goes on from there" in stderr
+    written = len(read_jsonl(out))
+    assert 2 <= written < 30 and not (tmp_path / "out.done.json").exists()
+    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "interrupted"
+    assert cli(*command).returncode == EXIT_ROWS_FAILED
+    assert sorted(stable(out)) == list(range(30))
+
+
+@pytest.mark.parametrize("moment", ["", "Initializing a V1 LLM engine", "Starting to load model"])
+def test_ctrl_c_during_start_up_leaves_at_once(start_cli, tiny_en, manifest, tmp_path, moment):
+    process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl")
+    log = tmp_path / "out.log"
+    deadline = time.monotonic() + 300
+    while not (log.exists() and moment in log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == EXIT_INTERRUPTED, stderr
+    assert time.monotonic() - started < 40
+    assert "stopped by SIGINT" in stderr and "Traceback" not in stderr
+    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "interrupted"
+    assert not (tmp_path / "out.lease").exists()
+
+
+def test_a_mistyped_option_does_not_lock_the_output(cli, transcribe, tiny_en, demo_rows, tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:2])
+    wrong = cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--engine-arg", "max_num_seq=4")
+    assert wrong.returncode == EXIT_USAGE and "did you mean max_num_seqs?" in wrong.stderr
+    assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").exit_code == EXIT_COMPLETE
+
+
+def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows, tmp_path):
+    """On a real pseudo-terminal: the bar, the summary, and no line that vLLM or torch printed."""
+    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:5])
+    command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "-m", tiny_en, "-o", str(tmp_path / "out.jsonl")]
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    env = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(main, 65536):
+            shown += piece
+    except OSError:  # the terminal's other end is closed
+        pass
+    assert process.wait() == EXIT_COMPLETE
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "4/4 rows" in text and "complete: 4 rows" in text and "starved" in text and str(tmp_path / "out.jsonl") in text
+    for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
+        assert word not in text, text
+    assert "INFO" in (tmp_path / "out.log").read_text()
+
+
+def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli, cli, tiny_en, manifest, tmp_path):
+    out = tmp_path / "out.jsonl"
+    command = ("transcribe", manifest, "-m", tiny_en, "-o", out, "--engine-mode", "process", "--engine-arg", "max_num_seqs=4")
+    process = start_cli(*command)
+    wait_for_rows(process, out, 2)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the engine process gets it too
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == EXIT_INTERRUPTED, stderr
+    record = json.loads((tmp_path / "out.run.json").read_text())
+    assert record["sessions"][-1]["outcome"] == "interrupted"
+    written = len(stable(out))
+    assert 2 <= written < 30
+
+    process = start_cli(*command)
+    wait_for_rows(process, out, written + 2)
+    (core,) = [pid for pid in descendants(process.pid) if is_engine(pid)]
+    os.kill(core, signal.SIGKILL)
+    killed = time.monotonic()
+    _, stderr = process.communicate(timeout=180)
+    assert process.returncode == EXIT_ERROR and time.monotonic() - killed < 40
+    assert "the engine process died" in stderr and "Traceback" not in stderr
+    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
+    assert written + 2 <= len(stable(out)) < 30
+
+    count = len(stable(out))
+    process = start_cli(*command)
+    wait_for_rows(process, out, count + 1)
+    engines = [pid for pid in descendants(process.pid) if is_engine(pid)]
+    assert engines
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(is_engine(pid) for pid in engines) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(is_engine(pid) for pid in engines), "a killed run leaves no engine behind that holds the memory"
+
+    assert cli("transcribe", manifest, "-m", tiny_en, "-o", out).returncode == EXIT_ROWS_FAILED
+    assert sorted(stable(out)) == list(range(30))
+
+
+def descendants(pid: int) -> list[int]:
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += [int(child) for child in (task / "children").read_text().split()]
+    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+def is_engine(pid: int) -> bool:
+    try:
+        return b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
+    except FileNotFoundError:
+        return False
+
+
+class DiesOn:
+    """Starts engines that die whenever row `index` is among what they hold."""
+
+    def __init__(self, index: int):
+        self.index = index
+        self.held_at_death: list[set[int]] = []
+
+    def __call__(self, checkpoint, *, deliver, **options):
+        held: dict = {}
+        died = Failure(EngineDiedError("the engine process died: killed by row 7"))
+
+        def fate(key):
+            if self.index in {index for index, _ in held} | {key[0]}:
+                self.held_at_death.append({index for index, _ in held})
+                return died
+            held.pop(key, None)
+            return None
+
+        engine = BeepEngine(deliver, fate, seconds=lambda key: 0.05)
+        submit = engine.submit
+        engine.submit = lambda key, request, question: (held.update({key: 1}), submit(key, request, question))
+        engine.facts, engine.close = {"vllm": "-", "torch": "-", "device": "-"}, lambda: None
+        return engine
+
+
+def test_a_poisonous_row_stops_the_run_three_times_and_never_again(tiny_en, demo_rows, tmp_path):
+    rows = [{**demo_rows[1], "id": f"row-{i}"} for i in range(16)]
+    config = RunConfig(
+        manifest=str(write_jsonl(tmp_path / "m.jsonl", rows)),
+        engine=EngineConfig(model=tiny_en),
+        output=str(tmp_path / "out.jsonl"),
+    )
+    deadly = DiesOn(7)
+    for _ in range(3):
+        with pytest.raises(EngineDiedError, match="killed by row 7"):
+            run(config, start=deadly)
+    assert deadly.held_at_death[-1] == {7}, "the third time it was alone"
+    assert 8 <= len(read_jsonl(tmp_path / "out.jsonl")) <= 15, "the others go on meanwhile"
+    summary = run(config, start=deadly)
+    assert summary.exit_code == EXIT_ROWS_FAILED and len(read_jsonl(tmp_path / "out.jsonl")) == 16
+    (failed,) = [row for row in summary.rows() if row["status"] == "failed"]
+    assert (failed["index"], failed["error"]["kind"]) == (7, "engine_crash")
+    deadly.index = 99  # as if the engine had been mended
+    config = dataclasses.replace(config, retry_failed=True)
+    assert run(config, start=deadly).exit_code == EXIT_COMPLETE, "asked to, it tries again"
+
+
+def test_an_empty_rest_needs_no_engine(tiny_en, tmp_path, demo_rows):
+    """All rows are there but the completion mark is not: the session only marks the run complete."""
+    config = RunConfig(
+        manifest=str(write_jsonl(tmp_path / "m.jsonl", demo_rows[1:2])),
+        engine=EngineConfig(model=tiny_en),
+        output=str(tmp_path / "out.jsonl"),
+    )
+    assert run(config, start=DiesOn(99)).exit_code == EXIT_COMPLETE
+    (tmp_path / "out.done.json").unlink()
+
+    def never(*args, **options):
+        raise AssertionError("the engine was started for nothing")
+
+    assert run(config, start=never).outcome == "complete"
+    assert (tmp_path / "out.done.json").exists()
