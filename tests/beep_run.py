@@ -108,13 +108,13 @@ def check_rows(paths, expected) -> None:
 
 def main() -> int:
     from asrbatch.cli import app
-    from asrbatch.runs import runner
-    from asrbatch.storage import record
+    from asrbatch.runs import runner, session
+    from asrbatch.storage import lease
     from asrbatch.storage.lease import Lease
 
     settings = Settings(**json.loads(os.environ.get("BEEP", "{}")))
     Lease.__init__.__kwdefaults__.update(refresh_s=settings.refresh_s, stale_after_s=settings.stale_after_s)
-    record.RECORD_REFRESH_S = record.RECORD_REFRESH_S = settings.record_every_s
+    session.RECORD_REFRESH_S = lease.RECORD_REFRESH_S = settings.record_every_s
     runner.run = functools.partial(runner.run, start=functools.partial(start_beeps, settings=settings))
     return app.main()
 

@@ -367,8 +367,8 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
     whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
-    for module in ("scoring", "pairing"):
-        monkeypatch.setattr(f"asrbatch.{module}.BATCH_CHARS", 100)
+    for module in ("scoring", "paired"):
+        monkeypatch.setattr(f"asrbatch.evaluation.{module}.BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
     assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs
 

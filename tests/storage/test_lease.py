@@ -28,7 +28,7 @@ HOLDER = """
 import sys, threading, time
 from pathlib import Path
 from asrbatch.errors import LeaseError
-from asrbatch.output import lease as module
+from asrbatch.storage import lease as module
 
 path, elsewhere = Path(sys.argv[1]), sys.argv[2] == "pretend"
 if elsewhere:
