@@ -60,7 +60,7 @@ class Utterance:
     problem: str | None = None
 
 
-class Problem(NamedTuple):
+class Issue(NamedTuple):
     """One thing that is wrong with one manifest row, as a list of all of them says it.
 
     Attributes:
@@ -118,7 +118,7 @@ class Segment:
         end_s: likewise; None where the answer ended, or went on, without closing it.
         text: decoded from its text tokens; not stripped.
         token_ids: its text tokens with the timestamp tokens around them, as generated: what conditioning on previous text
-            needs (`engine.base.Question.previous`).
+            needs (`engine.base.DecodingOptions.previous`).
         num_tokens: text tokens.
         avg_logprob: mean log-probability of its text tokens; None when it has none.
     """
@@ -132,7 +132,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class DecodingResult:
     """The engine's answer to one window.
 
     Attributes:

@@ -178,13 +178,13 @@ class BareEngine:
     def __init__(self, engine: Any):
         from vllm.renderers.inputs.preprocess import parse_model_prompt
 
-        from asrbatch.engine.base import Question
+        from asrbatch.engine.base import DecodingOptions
 
         self._ours = engine
         self._vllm = engine._driver.engine
         self._parse = parse_model_prompt
         # The question asrbatch asks, but with the text made by vLLM.
-        self._params = engine._asker.params_of(Question("en", timestamps=False)).clone()
+        self._params = engine._asker.params_of(DecodingOptions("en", timestamps=False)).clone()
         self._params.detokenize = True
         self._decoder_ids = list(engine._asker.prompts.decoder_ids((), ()))
         self._numbers = itertools.count()

@@ -25,13 +25,13 @@ from asrbatch.cluster.merge import merge
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.result import Heard, ok_row
+from asrbatch.pipeline.result import WindowResult, ok_row
 from asrbatch.runs.fingerprint import chunk_fields, digest, fingerprint
 from asrbatch.storage.journal import Journal
-from asrbatch.storage.metrics import figures_of_chunks
+from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import RunRecord, write_completion_mark
-from asrbatch.types import Generation, Utterance, Window
+from asrbatch.types import DecodingResult, Utterance, Window
 
 SAMPLE_RATE = 16000
 HELD_AT_ONCE = 256  # rows between manifest and output: how far the order of a rows file strays from the manifest's
@@ -62,14 +62,14 @@ def _words(index: int, duration_s: float) -> str:
 def make_row(utterance: Utterance) -> dict:
     text = _words(utterance.index, utterance.duration_s)
     num_tokens = len(text) // 4
-    generation = Generation(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
+    generation = DecodingResult(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
     attempts = Attempts()
     attempts.add(generation)
     return ok_row(
         utterance,
         audio_s=utterance.duration_s,
         sample_rate=SAMPLE_RATE,
-        heard=[Heard(Window(0, int(utterance.duration_s * SAMPLE_RATE)), attempts)],
+        heard=[WindowResult(Window(0, int(utterance.duration_s * SAMPLE_RATE)), attempts)],
         flags=(),
         timing={"read": 0.004231, "prepare": 0.006128, "total": 0.350982},
     )
@@ -103,7 +103,7 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
             journal.write(make_row(manifest.read(index)))
         record.book({"rows": len(rows), "audio_s": round(journal.tally.audio_s, 3), "engine_s": 1.0})
         record.end("complete")
-        write_completion_mark(paths, journal, digest(run), figures_of_chunks({chunk_id: record.value}))
+        write_completion_mark(paths, journal, digest(run), metrics_of_chunks({chunk_id: record.value}))
         journal.close()
 
 

@@ -245,9 +245,9 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.keep is not None:
         asked.keep.mkdir(parents=True, exist_ok=True)
-    samples, rate = sf.read(asked.speech, dtype="float32", frames=int(1.5 * RATE))
+    samples, rate = sf.read(asked.capabilities, dtype="float32", frames=int(1.5 * RATE))
     if rate != RATE or samples.ndim != 1:
-        parser.error(f"--speech {asked.speech}: {rate} Hz, {samples.ndim} dimensions; must be 16 kHz, mono")
+        parser.error(f"--speech {asked.capabilities}: {rate} Hz, {samples.ndim} dimensions; must be 16 kHz, mono")
     with tempfile.TemporaryDirectory() as folder:
         seeds = make_seeds(samples, Path(folder))
     if missing := left_out(seeds):

@@ -4,7 +4,7 @@
     python scripts/get_speech.py [--cache DIR] demo|prompts-LANG|prompts-LANG-g722      LANG: en, es, fr, it, ru
 
 The path (alone on stdout) is a JSONL file; each row has `id`, `audio_filepath` (absolute), `duration` (measured, s),
-`text` and `lang`. It lies with its audio under `speech/` in DIR, else in the cache folder of get_model.py. Progress
+`text` and `lang`. It lies with its audio under `capabilities/` in DIR, else in the cache folder of get_model.py. Progress
 goes to stderr. The order of the rows is always the same.
 
 Sources: Debian packages, through `apt-get download` and `dpkg -x`, which need no root once package lists are there:

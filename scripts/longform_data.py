@@ -73,7 +73,7 @@ class Tape:
         self.pieces.append(samples.astype(np.float32))
         self.num_samples += len(samples)
 
-    def say(self, utterance: Utterance, over: np.ndarray | None = None, **more: str) -> None:
+    def log(self, utterance: Utterance, over: np.ndarray | None = None, **more: str) -> None:
         """Adds an utterance, mixed with the audio `over` (as long, or None)."""
         start = self.num_samples
         self.add(utterance.samples if over is None else utterance.samples + over)
@@ -93,7 +93,7 @@ def in_a_row(utterances: Sequence[Utterance], random: np.random.Generator, gaps_
     tape = Tape()
     for i in random.permutation(len(utterances)):
         tape.add(silence(random.uniform(*gaps_s)))
-        tape.say(utterances[i])
+        tape.log(utterances[i])
     tape.add(silence(random.uniform(*gaps_s)))
     return tape
 
@@ -107,7 +107,7 @@ def repeated(utterances: Sequence[Utterance], random: np.random.Generator, gaps_
             if tape.num_samples + len(gap) + len(utterances[i].samples) > until_s * SAMPLE_RATE:
                 return tape
             tape.add(gap)
-            tape.say(utterances[i])
+            tape.log(utterances[i])
 
 
 def scenes(utterances: Sequence[Utterance], random: np.random.Generator, music: Sequence[np.ndarray]) -> Tape:
@@ -152,7 +152,7 @@ def play_scene(
     tape.add(sound[:lead])
     at = lead
     for utterance, gap in zip(said, gaps, strict=True):
-        tape.say(utterance, sound[at : at + len(utterance.samples)], background=label)
+        tape.log(utterance, sound[at : at + len(utterance.samples)], background=label)
         at += len(utterance.samples)
         tape.add(sound[at : at + gap])
         at += gap
@@ -211,13 +211,13 @@ def librivox(random: np.random.Generator, _scratch: Path) -> Tape:
     for _ in range(LIBRIVOX_TIMES):
         for i in random.permutation(len(utterances)):
             tape.add(silence(random.uniform(0.3, 1.0)))
-            tape.say(utterances[i])
+            tape.log(utterances[i])
     return tape
 
 
 def single(_random: np.random.Generator, _scratch: Path) -> Tape:
     tape = Tape()
-    tape.say(speech("demo", lambda row: row["id"] == "demo-instruct")[0])
+    tape.log(speech("demo", lambda row: row["id"] == "demo-instruct")[0])
     return tape
 
 

@@ -5,7 +5,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from asrbatch.audio.load import load_audio
-from asrbatch.engine.base import Question
+from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.devices import detect_device
 from asrbatch.models.checkpoint import open_checkpoint
 
@@ -46,7 +46,7 @@ class Asked:
     def __call__(self, clips, prompt=None, timeout_s=120, **question):
         """Submits all clips at once; outcomes in their order. Without timestamps unless asked for."""
         for i, clip in enumerate(clips):
-            self.engine.submit((i, 0), self.engine.prepare(clip, prompt), Question(**{"timestamps": False, **question}))
+            self.engine.submit((i, 0), self.engine.prepare(clip, prompt), DecodingOptions(**{"timestamps": False, **question}))
         return self.collect(len(clips), timeout_s)
 
     def collect(self, count, timeout_s=120):

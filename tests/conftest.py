@@ -110,10 +110,10 @@ class Engines:
 
         # The device tells the memory free at the moment; temperatures are only recorded.
         same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
-        asking = same.pop("asking", None)
-        if asking is not None and asking.speech.is_whisper:  # its words and windows travel with each request
-            asking = asking.engine_settings or asking.plugins
-        key = (checkpoint.folder, repr(sorted(same.items())), repr(asking or None))
+        model_options = same.pop("asking", None)
+        if model_options is not None and model_options.capabilities.is_whisper:  # its words and windows travel with each request
+            model_options = model_options.engine_settings or model_options.plugins
+        key = (checkpoint.folder, repr(sorted(same.items())), repr(model_options or None))
         if key not in self._running:
             self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
         self._running[key].deliver = deliver

@@ -47,7 +47,7 @@ def s3() -> Iterator[str]:
 
 @contextmanager
 def gs() -> Iterator[str]:
-    """Endpoint of a Google Cloud Storage with an empty bucket `speech`."""
+    """Endpoint of a Google Cloud Storage with an empty bucket `capabilities`."""
     with _running(_GS) as url:
         yield url
 

@@ -130,8 +130,8 @@ class Machines:
         """
         boot_id = self._folder / f"boot-{host}-{len(self._started)}"
         boot_id.write_text(f"{boot_id.name}\n")
-        clocks = ["--time", "--boottime", str(uptime_s), "--monotonic", str(uptime_s)] if uptime_s else []
-        spaces = ["--mount", "--pid", "--uts", *clocks, "--fork", "--kill-child", "--mount-proc"]
+        stage_times = ["--time", "--boottime", str(uptime_s), "--monotonic", str(uptime_s)] if uptime_s else []
+        spaces = ["--mount", "--pid", "--uts", *stage_times, "--fork", "--kill-child", "--mount-proc"]
         script = f'hostname {host} && mount --bind {boot_id} {_BOOT_ID} && exec "$@"'
         process = start("unshare", *_AS_ROOT, *spaces, "sh", "-ec", script, "sh", *arguments, **options)
         self._started.append(process)
@@ -140,8 +140,8 @@ class Machines:
 
 def start_elsewhen(*arguments: object, **options) -> subprocess.Popen:
     """Starts a command of this very machine whose monotonic clocks are a day ahead; see `start`."""
-    clocks = ["--time", "--boottime", "86400", "--monotonic", "86400"]
-    return start("unshare", *_AS_ROOT, *clocks, "--fork", "--kill-child", *arguments, **options)
+    stage_times = ["--time", "--boottime", "86400", "--monotonic", "86400"]
+    return start("unshare", *_AS_ROOT, *stage_times, "--fork", "--kill-child", *arguments, **options)
 
 
 def command_of(process: subprocess.Popen, timeout_s: float = 10.0) -> int:

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from asrbatch.audio.buffer import Ahead, Rules
+from asrbatch.audio.buffer import AudioBuffer, WindowLimits
 from asrbatch.audio.windows import SPLITTERS, cut
 from asrbatch.types import Window
 
 
-def split(samples: np.ndarray, rules: Rules, splitter: str) -> tuple[list[Window], list[Window]]:
+def split(samples: np.ndarray, rules: WindowLimits, splitter: str) -> tuple[list[Window], list[Window]]:
     """The windows of float32 [n], and the skips."""
     skips: list[Window] = []
-    pieces = list(cut(Ahead(iter([samples])), rules, SPLITTERS[splitter](rules), skips))
+    pieces = list(cut(AudioBuffer(iter([samples])), rules, SPLITTERS[splitter](rules), skips))
     return [piece.window for piece in pieces], skips

@@ -13,7 +13,7 @@ from asrbatch.types import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class AudioWindow:
     """A window with its audio.
 
     Attributes:
@@ -26,7 +26,7 @@ class Piece:
     previous: tuple[int, ...] = ()
 
 
-class Ahead:
+class AudioBuffer:
     """Looks ahead in blocks of audio, and forgets what was passed.
 
     Args:
@@ -51,14 +51,14 @@ class Ahead:
             self._held = np.concatenate(pieces)
         return self._held[:num_samples]
 
-    def skip(self, num_samples: int) -> None:
+    def advance(self, num_samples: int) -> None:
         """Passes samples that were looked at."""
         self._held = self._held[num_samples:]
         self.position += num_samples
 
 
 @dataclass(frozen=True)
-class Rules:
+class WindowLimits:
     """What bounds a window; all in samples but the rate.
 
     Attributes:
@@ -82,7 +82,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class Split:
     """What comes next in a recording: a window, or audio that nobody is asked about.
 
     Attributes:
@@ -94,10 +94,10 @@ class Cut:
     is_skipped: bool = False
 
 
-Splitter = Callable[[np.ndarray], Cut]
+Splitter = Callable[[np.ndarray], Split]
 
 
-def quietest(region: np.ndarray, rules: Rules) -> int:
+def quietest(region: np.ndarray, rules: WindowLimits) -> int:
     """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter than two.
 
     Of equally quiet ones the last.
@@ -108,7 +108,7 @@ def quietest(region: np.ndarray, rules: Rules) -> int:
     return _middle(last, rules)
 
 
-def pause_near(samples: np.ndarray, at: int, around: int, rules: Rules) -> int:
+def pause_near(samples: np.ndarray, at: int, around: int, rules: WindowLimits) -> int:
     """The middle of the frame next to a sample that is about as quiet (6 dB) as the quietest of those around it.
 
     The nearest, not the quietest of all: behind that, a short word may stand between two pauses.
@@ -125,7 +125,7 @@ def pause_near(samples: np.ndarray, at: int, around: int, rules: Rules) -> int:
     return int(middles[np.argmin(np.abs(middles - at))])
 
 
-def _loudness(region: np.ndarray, rules: Rules) -> np.ndarray:
+def _loudness(region: np.ndarray, rules: WindowLimits) -> np.ndarray:
     """The energy of frames that overlap by nine tenths; of none where there are not two."""
     hop = _hop(rules)
     if len(region) < rules.frame + hop:
@@ -135,9 +135,9 @@ def _loudness(region: np.ndarray, rules: Rules) -> np.ndarray:
     return energy[starts + rules.frame] - energy[starts]
 
 
-def _middle(frame: Any, rules: Rules) -> Any:
+def _middle(frame: Any, rules: WindowLimits) -> Any:
     return frame * _hop(rules) + rules.frame // 2
 
 
-def _hop(rules: Rules) -> int:
+def _hop(rules: WindowLimits) -> int:
     return max(1, rules.frame // 10)

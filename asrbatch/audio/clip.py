@@ -33,7 +33,7 @@ def join_blocks(blocks: Iterator[np.ndarray]) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Part:
+class Clip:
     """What the row asks for; see `audio.stream_audio`."""
 
     name: str

@@ -1,7 +1,7 @@
 """The decoder process: answers requests, until its parent closes the pipe or is gone.
 
 Defines what the two say to each other. The child says READY once. It answers a request by any number of blocks, each
-announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `Summary`. While the parent does not read,
+announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `DecodeSummary`. While the parent does not read,
 the child waits in its send, holds two blocks and no clock runs.
 
 Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
@@ -56,7 +56,7 @@ class BlockFollows:
 
 
 @dataclass(frozen=True)
-class Summary:
+class DecodeSummary:
     """What `audio.AudioStream` knows at its end."""
 
     flags: tuple[str, ...]
@@ -107,14 +107,14 @@ def _serve(connection: Connection, timeout_s: float) -> None:
         connection.send(answer)
 
 
-def _send_blocks(connection: Connection, stream, timeout_s: float) -> Summary:
+def _send_blocks(connection: Connection, stream, timeout_s: float) -> DecodeSummary:
     """Sends all blocks of an `AudioStream`; the limit is for decoding each, not for the parent to take it."""
     with stream:
         while True:
             with _time_limit(timeout_s):
                 block = next(stream, None)
             if block is None:
-                return Summary(stream.flags, stream.num_samples, stream.read_s)
+                return DecodeSummary(stream.flags, stream.num_samples, stream.read_s)
             connection.send(BlockFollows(len(block)))
             connection.send_bytes(block)
 

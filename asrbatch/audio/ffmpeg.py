@@ -14,7 +14,7 @@ import numpy as np
 from av import FFmpegError
 from av.stream import Discard
 
-from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, DecodeError, Part
+from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError
 from asrbatch.audio.header import Header
 
 # What FFmpeg may recognise: files that hold sound themselves. Not the playlists and scripts that name other files or
@@ -39,7 +39,7 @@ class FFmpegFile:
     Time 0 is the first sample that is heard: priming samples that the file marks as such are cut by FFmpeg.
     """
 
-    def __init__(self, file: BinaryIO, part: Part, stack: ExitStack, format: str | None = None):
+    def __init__(self, file: BinaryIO, part: Clip, stack: ExitStack, format: str | None = None):
         self.part, self.rate, self.length, self.slack, self.end = part, MIN_RATE, None, 0, 0
         counted, self.cut_off = _mp3_counts_frames(file), _ends_inside_ogg_page(file)
         file.seek(0)

@@ -6,7 +6,7 @@ in, or whose length nobody wrote down, is only found when it is read. Knows neit
 
 from dataclasses import dataclass
 
-from asrbatch.audio.clip import CORRECT_DURATION, CORRECT_OFFSET, LENGTH_SLACK_S, Part
+from asrbatch.audio.clip import CORRECT_DURATION, CORRECT_OFFSET, LENGTH_SLACK_S, Clip
 from asrbatch.errors import RowError
 
 # A file may go on by so much after the end that its row states; below that it is padding.
@@ -39,7 +39,7 @@ class Header:
 
 
 def foresee(
-    header: Header, part: Part, *, sample_rate: int | None = None, min_samples: int = 1
+    header: Header, part: Clip, *, sample_rate: int | None = None, min_samples: int = 1
 ) -> tuple[float | None, str | None]:
     """What `load_audio` will make of a part of a file.
 
@@ -84,7 +84,7 @@ def foresee(
     return num_frames / rate, None if count is None else _mismatch(header, part, end_s)
 
 
-def _mismatch(header: Header, part: Part, end_s: float) -> str | None:
+def _mismatch(header: Header, part: Clip, end_s: float) -> str | None:
     stop_s = (part.offset_s or 0.0) + part.duration_s
     if stop_s - end_s > LENGTH_SLACK_S:
         return f"{part.name}: the row goes to {stop_s:.2f} s, the file ends at {end_s:.2f} s"

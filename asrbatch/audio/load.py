@@ -27,8 +27,8 @@ from asrbatch.audio.clip import (
     LENGTH_SLACK_S,
     MAX_RATE,
     MIN_RATE,
+    Clip,
     DecodeError,
-    Part,
     join_blocks,
 )
 from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
@@ -92,7 +92,7 @@ def stream_audio(
     for what, value in (("offset", offset_s), ("duration", duration_s)):
         if value is not None and not 0 <= value < math.inf:
             raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
-    part = Part(name, offset_s, duration_s, channel, max_s)
+    part = Clip(name, offset_s, duration_s, channel, max_s)
     with ExitStack() as stack, _as_row_errors(name):
         file = stack.enter_context(_open_file(source, name))
         opened = _choose_decoder(file, _suffix(source, name), part, stack)
@@ -121,7 +121,7 @@ class AudioStream:
     """
 
     def __init__(
-        self, opened: SndFile | FFmpegFile, part: Part, sample_rate: int, min_samples: int, files: ExitStack, started: float
+        self, opened: SndFile | FFmpegFile, part: Clip, sample_rate: int, min_samples: int, files: ExitStack, started: float
     ):
         self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
         self._opened, self._part, self._min_samples, self._files = opened, part, max(min_samples, 1), files
@@ -241,7 +241,7 @@ def read_header(source: str | bytes, *, name: str) -> Header:
     Raises:
         RowError: missing, unreadable, empty_audio.
     """
-    part = Part(name, None, None, None, None)
+    part = Clip(name, None, None, None, None)
     with ExitStack() as stack, _as_row_errors(name):
         file = stack.enter_context(_open_file(source, name))
         header = _choose_decoder(file, _suffix(source, name), part, stack).header()
@@ -274,7 +274,7 @@ def _open_file(source: str | bytes, name: str) -> BinaryIO:
     return file
 
 
-def _choose_decoder(file: BinaryIO, suffix: str, part: Part, stack: ExitStack) -> SndFile | FFmpegFile:
+def _choose_decoder(file: BinaryIO, suffix: str, part: Clip, stack: ExitStack) -> SndFile | FFmpegFile:
     if suffix == ".g722":
         return FFmpegFile(file, part, stack, format="g722")
     try:
@@ -287,7 +287,7 @@ def _choose_decoder(file: BinaryIO, suffix: str, part: Part, stack: ExitStack) -
     return FFmpegFile(file, part, stack) if opened.is_for_ffmpeg() else opened
 
 
-def _refuse_too_long(opened: SndFile | FFmpegFile, part: Part) -> None:
+def _refuse_too_long(opened: SndFile | FFmpegFile, part: Clip) -> None:
     """Raises RowError too_long where the header tells."""
     if opened.length is not None:
         count = part.count(opened.rate)

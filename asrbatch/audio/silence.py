@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.audio.buffer import Ahead, Cut, Rules, quietest
-from asrbatch.audio.vad import FRAME, SAMPLE_RATE, Listener, check_available, model_digest
+from asrbatch.audio.buffer import AudioBuffer, Split, WindowLimits, quietest
+from asrbatch.audio.vad import FRAME, SAMPLE_RATE, SileroVad, check_available, model_digest
 from asrbatch.types import Window
 
 # Speech begins where the probability reaches the first and ends where it falls below the second: Silero's own defaults.
@@ -39,7 +39,7 @@ _MIN_SPEECH = round(_MIN_SPEECH_S * SAMPLE_RATE / FRAME) * FRAME
 _LONG = MIN_SKIP + 2 * PAD  # silence between two stretches of speech
 
 # Takes the samples that follow those it was given last, and whether the recording ends with them; returns the
-# probability of speech for every `FRAME` samples, counted from the recording's start. See `voice.Listener`.
+# probability of speech for every `FRAME` samples, counted from the recording's start. See `voice.SileroVad`.
 Listen = Callable[[np.ndarray, bool], np.ndarray]
 
 
@@ -75,7 +75,7 @@ class Stretch:
     num_samples: int = 0
 
 
-class Silences:
+class SilenceTracker:
     """Of one recording.
 
     Args:
@@ -95,31 +95,31 @@ class Silences:
         self._stretches: list[Stretch] = []
         self._is_skipping = False
 
-    def show(self, ahead: np.ndarray, is_end: bool) -> int:
+    def show(self, buffer: np.ndarray, is_end: bool) -> int:
         """How much of what comes next to skip; 0 where it is to be heard. A silence longer than what is shown comes in parts.
 
         Args:
-            ahead: float32 [n], n >= 1, from `position` on.
+            buffer: float32 [n], n >= 1, from `position` on.
             is_end: the recording ends with it.
         """
-        self._hear(ahead[self._shown - self.position :], is_end)
+        self._hear(buffer[self._shown - self.position :], is_end)
         num_silent = self._num_silent(is_end)
         self._is_skipping = (
             num_silent >= MIN_SKIP
             or (num_silent > 0 and self._is_skipping)
-            or (num_silent == len(ahead) and self.position > 0)  # the rest of a recording, shorter than a long silence
+            or (num_silent == len(buffer) and self.position > 0)  # the rest of a recording, shorter than a long silence
         )
         return num_silent if self._is_skipping else 0
 
-    def next(self, ahead: np.ndarray, is_end: bool) -> Cut:
+    def next(self, buffer: np.ndarray, is_end: bool) -> Split:
         """The silence to skip, or all up to the next one. See `show` for what it takes."""
-        if num_silent := self.show(ahead, is_end):
-            return Cut(num_silent, is_skipped=True)
+        if num_silent := self.show(buffer, is_end):
+            return Split(num_silent, is_skipped=True)
         stretch = self.stretch
-        end = len(ahead) if stretch is None else min(stretch.end + PAD - self.position, len(ahead))
+        end = len(buffer) if stretch is None else min(stretch.end + PAD - self.position, len(buffer))
         # What follows speech may be no more than a pause, as far as can be seen.
-        is_long = not self.is_last(stretch) or len(ahead) - end >= MIN_SKIP + (0 if is_end else PAD)
-        return Cut(end if is_long else len(ahead))
+        is_long = not self.is_last(stretch) or len(buffer) - end >= MIN_SKIP + (0 if is_end else PAD)
+        return Split(end if is_long else len(buffer))
 
     def pass_by(self, num_samples: int) -> None:
         """Forgets what was shown."""
@@ -178,25 +178,25 @@ class Silences:
         return max(0, silent_until - self.position)
 
 
-def silences(rules: Rules) -> Silences:
+def silence_tracker(rules: WindowLimits) -> SilenceTracker:
     """For one recording.
 
     Raises:
         UsageError: the extra `vad` is not installed, or the rate is not 16 kHz.
     """
     check_available(rules.sample_rate)
-    return Silences(Listener())
+    return SilenceTracker(SileroVad())
 
 
-class Voiced:
-    """A recording without its long silences: stands where an `Ahead` stands.
+class SpeechOnlyBuffer:
+    """A recording without its long silences: stands where an `AudioBuffer` stands.
 
     Args:
         skips: receives what is skipped; what touches is one skip.
     """
 
-    def __init__(self, ahead: Ahead, silences: Silences, skips: list[Window]):
-        self._ahead, self._silences, self._skips = ahead, silences, skips
+    def __init__(self, buffer: AudioBuffer, silence_tracker: SilenceTracker, skips: list[Window]):
+        self._ahead, self._silences, self._skips = buffer, silence_tracker, skips
 
     @property
     def position(self) -> int:
@@ -209,12 +209,12 @@ class Voiced:
             if not found.is_skipped:
                 return shown[: found.end]
             add_skip(self._skips, Window(self.position, self.position + found.end))
-            self.skip(found.end)
+            self.advance(found.end)
         return shown
 
-    def skip(self, num_samples: int) -> None:
+    def advance(self, num_samples: int) -> None:
         self._silences.pass_by(num_samples)
-        self._ahead.skip(num_samples)
+        self._ahead.advance(num_samples)
 
 
 def add_skip(skips: list[Window], skip: Window) -> None:
@@ -235,9 +235,9 @@ _MIN_PAUSE_S = 0.1
 _MIN_PAUSE = round(_MIN_PAUSE_S * SAMPLE_RATE)
 
 
-def silence(rules: Rules) -> "SilenceSplitter":
-    """A splitter for one recording. Raises what `silences` does."""
-    return SilenceSplitter(rules, silences(rules))
+def silence(rules: WindowLimits) -> "SilenceSplitter":
+    """A splitter for one recording. Raises what `silence_tracker` does."""
+    return SilenceSplitter(rules, silence_tracker(rules))
 
 
 def choices() -> dict[str, Any]:
@@ -257,37 +257,37 @@ class SilenceSplitter:
         silences: of this recording.
     """
 
-    def __init__(self, rules: Rules, silences: Silences):
-        self._rules, self._silences = rules, silences
+    def __init__(self, rules: WindowLimits, silence_tracker: SilenceTracker):
+        self._rules, self._silences = rules, silence_tracker
 
-    def __call__(self, ahead: np.ndarray) -> Cut:
+    def __call__(self, buffer: np.ndarray) -> Split:
         """The next window, or the next skip.
 
         Args:
-            ahead: float32 [n], n >= 1, from the end of the last cut on: `rules.lookahead` samples, or all there are.
+            buffer: float32 [n], n >= 1, from the end of the last cut on: `rules.lookahead` samples, or all there are.
         """
-        is_end = len(ahead) < self._rules.lookahead
-        num_silent = self._silences.show(ahead, is_end)
-        end = num_silent or self._end_of_window(ahead, is_end)
+        is_end = len(buffer) < self._rules.lookahead
+        num_silent = self._silences.show(buffer, is_end)
+        end = num_silent or self._end_of_window(buffer, is_end)
         self._silences.pass_by(end)
-        return Cut(end, is_skipped=num_silent > 0)
+        return Split(end, is_skipped=num_silent > 0)
 
-    def _end_of_window(self, ahead: np.ndarray, is_end: bool) -> int:
+    def _end_of_window(self, buffer: np.ndarray, is_end: bool) -> int:
         """Samples from the start of what is shown, 1 to the limit."""
         rules, stretch = self._rules, self._silences.stretch
         if stretch is None:
-            return min(len(ahead), rules.limit)
-        end = min(stretch.end + PAD - self._silences.position, len(ahead))
+            return min(len(buffer), rules.limit)
+        end = min(stretch.end + PAD - self._silences.position, len(buffer))
         is_last = is_end and self._silences.is_last(stretch)
-        if is_last and len(ahead) <= rules.limit and len(ahead) - end < MIN_SKIP:
-            return len(ahead)
+        if is_last and len(buffer) <= rules.limit and len(buffer) - end < MIN_SKIP:
+            return len(buffer)
         if end <= rules.limit:  # whether the silence after it is a long one may not be known yet, but that it is a pause
             return end
         most = max(1, min(rules.limit, end - rules.min_tail))
         if (pause := self._longest_pause(stretch, most)) is not None:
             return pause
         least = max(1, min(rules.limit - rules.search, most))
-        return least + quietest(ahead[least:most], rules)
+        return least + quietest(buffer[least:most], rules)
 
     def _longest_pause(self, stretch: Stretch, most: int) -> int | None:
         """Its middle, in samples from the start of what is shown, between half the limit and `most`; None without a pause.

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile as sf
 from soundfile import LibsndfileError
 
-from asrbatch.audio.clip import BLOCK_VALUES, Part
+from asrbatch.audio.clip import BLOCK_VALUES, Clip
 from asrbatch.audio.header import Header
 
 # Sizes that a writer to a pipe leaves open: 0xFFFFFFFF (FFmpeg), 0x7FFFF000 and a little above (SoX).
@@ -31,7 +31,7 @@ class SndFile:
         end: frames of the whole file that can be read; known once `blocks()` is exhausted.
     """
 
-    def __init__(self, file: BinaryIO, part: Part, stack: ExitStack):
+    def __init__(self, file: BinaryIO, part: Clip, stack: ExitStack):
         handle = file if isinstance(file, BytesIO) else file.fileno()
         sound = stack.enter_context(sf.SoundFile(handle, closefd=False))
         self.sound, self.part, self.rate, self.slack, self.end = sound, part, sound.samplerate, 0, 0

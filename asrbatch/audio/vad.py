@@ -32,7 +32,7 @@ _lock = threading.Lock()
 
 
 def check_available(sample_rate: int = SAMPLE_RATE) -> None:
-    """Whether `Listener` can work. Imports nothing.
+    """Whether `SileroVad` can work. Imports nothing.
 
     Raises:
         UsageError: a package is missing or too old, or the audio is not at 16 kHz.
@@ -85,7 +85,7 @@ def _session() -> Any:
         return _load(_model_path())
 
 
-class Listener:
+class SileroVad:
     """Listens to one recording, from its start on; two times at once, of which the one that hears more counts."""
 
     def __init__(self) -> None:

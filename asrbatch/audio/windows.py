@@ -1,7 +1,7 @@
 """Where an utterance's audio is cut into windows. Integer samples; knows nothing of files, of text or of vLLM.
 
 A splitter is made for one recording and asked again and again: it is given the audio from the end of the last cut on,
-`Rules.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be cut while
+`WindowLimits.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be cut while
 it is being decoded. Cuts follow each other without gap or overlap. A new splitter is one function and a line in
 `SPLITTERS`.
 
@@ -17,63 +17,63 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.audio.buffer import Ahead, Cut, Piece, Rules, Splitter, quietest
+from asrbatch.audio.buffer import AudioBuffer, AudioWindow, Split, Splitter, WindowLimits, quietest
 from asrbatch.audio.silence import add_skip, silence
 from asrbatch.types import Window
 
 
-def cut(ahead: Ahead, rules: Rules, splitter: Splitter, skips: list[Window]) -> Iterator[Piece]:
+def cut(buffer: AudioBuffer, rules: WindowLimits, splitter: Splitter, skips: list[Window]) -> Iterator[AudioWindow]:
     """The windows of a recording; with its skips they are all of it, without gap or overlap.
 
     Args:
         splitter: made for this recording.
         skips: receives what nobody is asked about; what touches is one skip.
     """
-    while len(shown := ahead.peek(rules.lookahead)):
+    while len(shown := buffer.peek(rules.lookahead)):
         found = splitter(shown)
-        window = Window(ahead.position, ahead.position + found.end)
+        window = Window(buffer.position, buffer.position + found.end)
         if found.is_skipped:
             add_skip(skips, window)
         else:
-            yield Piece(window, shown[: found.end].copy())
-        ahead.skip(found.end)
+            yield AudioWindow(window, shown[: found.end].copy())
+        buffer.advance(found.end)
 
 
-def whole(ahead: np.ndarray, rules: Rules) -> Cut:
+def whole(buffer: np.ndarray, rules: WindowLimits) -> Split:
     """One window with everything. Longer audio was refused while decoding (`too_long`), never cut."""
-    if len(ahead) > rules.limit:
+    if len(buffer) > rules.limit:
         raise ValueError(f"more samples than the {rules.limit} of one window")
-    return Cut(len(ahead))
+    return Split(len(buffer))
 
 
-def fixed(ahead: np.ndarray, rules: Rules) -> Cut:
+def fixed(buffer: np.ndarray, rules: WindowLimits) -> Split:
     """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
 
     The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both together
     may exceed the limit.
     """
-    if len(ahead) <= rules.limit:
-        return Cut(len(ahead))
-    if len(ahead) < rules.lookahead:
-        return Cut(-(-len(ahead) // 2))
-    return Cut(rules.limit)
+    if len(buffer) <= rules.limit:
+        return Split(len(buffer))
+    if len(buffer) < rules.lookahead:
+        return Split(-(-len(buffer) // 2))
+    return Split(rules.limit)
 
 
-def energy(ahead: np.ndarray, rules: Rules) -> Cut:
+def energy(buffer: np.ndarray, rules: WindowLimits) -> Split:
     """At the quietest point of the last `rules.search` samples before the limit, in the middle of the quietest frame.
 
     Frames overlap by nine tenths; of equally quiet ones the last counts, which makes the fewest windows.
     """
-    if len(ahead) <= rules.limit:
-        return Cut(len(ahead))
+    if len(buffer) <= rules.limit:
+        return Split(len(buffer))
     most = rules.limit
-    if len(ahead) < rules.lookahead:  # leave the tail something
-        most = len(ahead) - rules.min_tail
+    if len(buffer) < rules.lookahead:  # leave the tail something
+        most = len(buffer) - rules.min_tail
     least = max(1, min(rules.limit - rules.search, most))
-    return Cut(least + quietest(ahead[least:most], rules))
+    return Split(least + quietest(buffer[least:most], rules))
 
 
-SPLITTERS: dict[str, Callable[[Rules], Splitter]] = {
+SPLITTERS: dict[str, Callable[[WindowLimits], Splitter]] = {
     "none": lambda rules: partial(whole, rules=rules),
     "fixed": lambda rules: partial(fixed, rules=rules),
     "energy": lambda rules: partial(energy, rules=rules),
@@ -86,7 +86,7 @@ _VERSION = 2
 
 
 @dataclass(frozen=True)
-class AudioRules:
+class WindowConfig:
     """Bounds in seconds, and choices.
 
     Attributes:
@@ -94,7 +94,7 @@ class AudioRules:
         window_s: the longest audio the model hears at once.
         min_samples: the fewest samples that hold anything to hear.
         windows: one of `config.WINDOWS`.
-        search_s, frame_s, min_tail_s: see `windows.Rules`.
+        search_s, frame_s, min_tail_s: see `windows.WindowLimits`.
         vad_filter: `sequential` passes over long silences.
         condition_on_previous: `sequential` asks each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
@@ -134,6 +134,6 @@ class AudioRules:
         return choices
 
     @property
-    def in_samples(self) -> Rules:
+    def in_samples(self) -> WindowLimits:
         seconds = (self.window_s, self.search_s, self.frame_s, self.min_tail_s)
-        return Rules(*(round(s * self.sample_rate) for s in seconds), self.sample_rate)
+        return WindowLimits(*(round(s * self.sample_rate) for s in seconds), self.sample_rate)

@@ -56,7 +56,7 @@ def stop_on_signals(stop, terminal: Terminal) -> None:
         again, running = stop.requested, stop.request()
         if again or not running:
             raise Interrupted(f"stopped by {name}; written rows are kept, the same command goes on from there")
-        terminal.say(f"{name}: finishing what is in the engine; once more to leave at once")
+        terminal.log(f"{name}: finishing what is in the engine; once more to leave at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)

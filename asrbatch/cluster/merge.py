@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.cluster.merge_report import SHOWN_LINES, Findings
+from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.merged_output import Located, write_merged
 from asrbatch.cluster.shard_files import ChunkFiles, add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import ChunkRows, Expected, name_row, read_chunks
@@ -27,9 +27,9 @@ from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.source import names_data_set
 from asrbatch.runs.fingerprint import differences
 from asrbatch.storage.files import explained, remove
-from asrbatch.storage.journal import Tally
+from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat, Lease
-from asrbatch.storage.metrics import figures_of_chunks, total, versions
+from asrbatch.storage.metrics import metrics_of_chunks, total, versions
 from asrbatch.storage.paths import RunPaths, check_output
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.version import __version__
@@ -49,7 +49,7 @@ class Merged:
     """
 
     paths: RunPaths
-    findings: Findings
+    findings: MergeReport
     record: dict[str, Any] | None
     exit_code: int
 
@@ -94,7 +94,7 @@ def merge(
     manifest = open_manifest(manifest_source, split=split, options=reading)
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
-    findings = Findings()
+    findings = MergeReport()
     chunks = read_chunk_files(output, num_chunks, findings)
     fingerprint, sharding = find_run(output, chunks, manifest)
     _check_replaceable(paths, fingerprint, overwrite)
@@ -105,7 +105,7 @@ def merge(
         return Merged(paths, findings, None, EXIT_ERROR)
 
     tally = sum_tallies(tallies.values())
-    figures = figures_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
+    figures = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
     record = _record(manifest, fingerprint, of_run, tally, tallies, figures, findings)
     _warn_of_different_versions(record["versions"], say)
     say(f"writing {tally.rows} rows")
@@ -132,8 +132,8 @@ def _only_writer(paths: RunPaths, say: Callable[[str], None]) -> Iterator[Callab
 
 
 def _read_rows(
-    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, findings: Findings, num_processes: int | None
-) -> tuple[Located, dict[int, Tally]]:
+    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, findings: MergeReport, num_processes: int | None
+) -> tuple[Located, dict[int, StatusCounts]]:
     """Reads every row once. Returns where they are, and the counts of every chunk."""
     located, tallies, elsewhere = Located.nowhere(sharding.chunk_of), {}, {}
     by_id = {chunk.chunk_id: chunk for chunk in chunks}
@@ -150,7 +150,7 @@ def _read_rows(
     return located, dict(sorted(tallies.items()))
 
 
-def _check_rows(chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: Findings) -> None:
+def _check_rows(chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: MergeReport) -> None:
     """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
     chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
     if chunk.mark and rows.sha256 != chunk.mark["sha256"] and read_completion_mark(chunk.paths) != chunk.mark:
@@ -188,7 +188,7 @@ def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
 
 
 def _find_rows_of_several_chunks(
-    elsewhere: dict[int, np.ndarray], located: Located, manifest: Manifest, findings: Findings
+    elsewhere: dict[int, np.ndarray], located: Located, manifest: Manifest, findings: MergeReport
 ) -> None:
     """Rows that stand in the file of a chunk they do not belong to, and once more in any file."""
     if not elsewhere:
@@ -206,9 +206,9 @@ def _find_rows_of_several_chunks(
     findings.add_rows("doubled", lines, len(doubled))
 
 
-def sum_tallies(tallies: Iterable[Tally]) -> Tally:
+def sum_tallies(tallies: Iterable[StatusCounts]) -> StatusCounts:
     """Counts over several files."""
-    result = Tally()
+    result = StatusCounts()
     for tally in tallies:
         result.rows += tally.rows
         result.audio_s += tally.audio_s
@@ -221,10 +221,10 @@ def _record(
     manifest: Manifest,
     fingerprint: dict[str, Any],
     chunks: list[ChunkFiles],
-    tally: Tally,
-    tallies: dict[int, Tally],
+    tally: StatusCounts,
+    tallies: dict[int, StatusCounts],
     figures: dict[str, Any],
-    findings: Findings,
+    findings: MergeReport,
 ) -> dict[str, Any]:
     """The run record of the merged run. Its sessions are the chunks' own and stand in their records."""
     sessions = [session for chunk in chunks for session in chunk.record["sessions"]]
@@ -249,7 +249,7 @@ def _record(
     }
 
 
-def _chunk_summary(chunk: ChunkFiles, tally: Tally) -> dict[str, Any]:
+def _chunk_summary(chunk: ChunkFiles, tally: StatusCounts) -> dict[str, Any]:
     sessions = chunk.record["sessions"]
     return {
         "chunk_id": chunk.chunk_id,

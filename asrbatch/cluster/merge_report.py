@@ -20,7 +20,7 @@ KINDS = {
 }
 
 
-class Findings:
+class MergeReport:
     """Findings about the chunks of one run.
 
     Attributes:

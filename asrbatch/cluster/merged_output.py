@@ -19,7 +19,7 @@ import numpy as np
 from asrbatch.errors import OutputError
 from asrbatch.runs.fingerprint import digest
 from asrbatch.storage.files import explained, remove_leftovers, replacing, write_json_atomically
-from asrbatch.storage.journal import Tally
+from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import now
 from asrbatch.version import __version__
@@ -53,7 +53,7 @@ class Located:
 def write_merged(
     paths: RunPaths,
     record: dict[str, Any],
-    tally: Tally,
+    tally: StatusCounts,
     figures: dict[str, Any],
     located: Located,
     files: dict[int, Path],

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from asrbatch.cluster.merge_report import SHOWN_LINES, Findings
+from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.sharding import Sharding
@@ -105,7 +105,7 @@ def _names(found: dict[int, dict[int, RunPaths]], without: int | None = None) ->
     return lines
 
 
-def read_chunk_files(output: Path, num_chunks: int, findings: Findings) -> list[ChunkFiles]:
+def read_chunk_files(output: Path, num_chunks: int, findings: MergeReport) -> list[ChunkFiles]:
     """The files of chunks 0 to N - 1; those of a chunk id beyond are left over.
 
     Raises:
@@ -191,7 +191,7 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
 
 
 def check_files(
-    chunks: list[ChunkFiles], fingerprint: dict[str, Any], sharding: Sharding, findings: Findings
+    chunks: list[ChunkFiles], fingerprint: dict[str, Any], sharding: Sharding, findings: MergeReport
 ) -> list[ChunkFiles]:
     """The chunks of this run that have rows to be read; what is wrong with the others goes to `findings`."""
     readable = []
@@ -210,7 +210,7 @@ def check_files(
     return readable
 
 
-def add_missing(chunk: ChunkFiles, num_missing: int, named: str, sharding: Sharding, findings: Findings) -> None:
+def add_missing(chunk: ChunkFiles, num_missing: int, named: str, sharding: Sharding, findings: MergeReport) -> None:
     """Books what a chunk without a completion mark still lacks: no row at all, perhaps, but the mark.
 
     Args:

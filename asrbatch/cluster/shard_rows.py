@@ -24,7 +24,7 @@ from asrbatch.errors import OutputError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.storage.files import explained
-from asrbatch.storage.journal import Tally, decode_row
+from asrbatch.storage.journal import StatusCounts, decode_row
 
 _READ_BYTES = 8 * 2**20
 _WORTH_A_PROCESS_BYTES = 64 * 2**20
@@ -68,7 +68,7 @@ class ChunkRows:
     sha256: str
     torn: bool
     malformed: str | None
-    tally: Tally
+    tally: StatusCounts
     indexes: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
@@ -164,7 +164,7 @@ def read_chunk(chunk_id: int, path: Path, expected: Expected) -> ChunkRows:
     """
     indexes, id_hashes, offsets = array("q"), array("q"), array("Q")
     lengths, checksums = array("I"), array("I")
-    sha256, tally, torn, malformed = hashlib.sha256(), Tally(), False, None
+    sha256, tally, torn, malformed = hashlib.sha256(), StatusCounts(), False, None
     num_rows, offset = len(expected.manifest), 0
     with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
         for line in file:
@@ -185,7 +185,7 @@ def read_chunk(chunk_id: int, path: Path, expected: Expected) -> ChunkRows:
             checksums.append(zlib.crc32(line))
             tally.add(row)
             offset += len(line)
-    lines = _Lines(path, np.asarray(indexes), np.asarray(offsets), np.asarray(lengths))
+    lines = _RowLines(path, np.asarray(indexes), np.asarray(offsets), np.asarray(lengths))
     mine, doubled, foreign, elsewhere = _sort_out(lines.indexes, np.asarray(id_hashes), chunk_id, expected)
     return ChunkRows(
         chunk_id=chunk_id,
@@ -231,7 +231,7 @@ def name_row(index: int, row_id: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Lines:
+class _RowLines:
     """The lines of a rows file: arrays [complete lines]."""
 
     path: Path
@@ -249,12 +249,12 @@ class _Lines:
         return f"{where}: {name_row(row['index'], row['id'])}", row["id"]
 
 
-def _say_doubled(lines: _Lines, place: int, mine: np.ndarray) -> str:
+def _say_doubled(lines: _RowLines, place: int, mine: np.ndarray) -> str:
     first = mine[np.searchsorted(lines.indexes[mine], lines.indexes[place])]
     return f"{lines.read(place)[0]} stands at line {first + 1} already"
 
 
-def _say_foreign(lines: _Lines, place: int, expected: Expected) -> str:
+def _say_foreign(lines: _RowLines, place: int, expected: Expected) -> str:
     what, row_id = lines.read(place)
     index = int(lines.indexes[place])
     if index < 0:

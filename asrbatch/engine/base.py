@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asrbatch.errors import EngineDiedError, RowError
-from asrbatch.types import Generation
+from asrbatch.types import DecodingResult
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DecodingOptions:
     """How a window is asked, apart from its audio and its row's prompt.
 
     Attributes:
@@ -54,7 +54,7 @@ class Failure:
     error: RowError | EngineDiedError
 
 
-Deliver = Callable[[Any, Generation | Failure], None]
+Deliver = Callable[[Any, DecodingResult | Failure], None]
 """Called with the key and the outcome of each submission, once, from a thread of the engine's.
 
 When the engine dies, requests in it fail with `EngineDiedError`; one with the key None says so when there were none.
@@ -83,13 +83,13 @@ class Engine(Protocol):
         Args:
             samples: 1-D float32, mono, at the checkpoint's rate, no longer than its window.
             prompt: previous text, for Whisper; the instruction, for a chat; None for the model's own.
-            language: as `Question.language`; Whisper is told it by the question alone.
+            language: as `DecodingOptions.language`; Whisper is told it by the question alone.
 
         Raises:
             RowError: the window cannot be asked.
         """
 
-    def raise_floor(self, request: Request, loudest: float) -> None:
+    def clamp_features(self, request: Request, loudest: float) -> None:
         """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is submitted.
 
         Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone shows
@@ -99,7 +99,7 @@ class Engine(Protocol):
             loudest: one below the request's own changes nothing.
         """
 
-    def submit(self, key: Any, request: Request, question: Question = Question()) -> None:
+    def submit(self, key: Any, request: Request, question: DecodingOptions = DecodingOptions()) -> None:
         """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once.
 
         The same request may be submitted again, with another question; a key may be used again once its outcome is there.
@@ -109,7 +109,7 @@ class Engine(Protocol):
         """Stops the engine; requests still in it are abandoned without an outcome."""
 
 
-class Asker(Protocol):
+class Processor(Protocol):
     """Asks one kind of model.
 
     Attributes:
@@ -118,7 +118,7 @@ class Asker(Protocol):
     """
 
     facts: dict[str, Any]
-    warm_ups: Sequence[Question]
+    warm_ups: Sequence[DecodingOptions]
 
     def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         """See `base.Engine.prepare`. Thread-safe.
@@ -127,17 +127,17 @@ class Asker(Protocol):
             ValueError, TypeError: this input cannot be asked; of the tokenizer, the processor or vLLM's renderer.
         """
 
-    def raise_floor(self, request: Request, loudest: float) -> None:
-        """See `base.Engine.raise_floor`; does nothing where `Request.loudest` is None."""
+    def clamp_features(self, request: Request, loudest: float) -> None:
+        """See `base.Engine.clamp_features`; does nothing where `Request.loudest` is None."""
 
-    def input_of(self, request: Request, question: Question) -> Any:
+    def input_of(self, request: Request, question: DecodingOptions) -> Any:
         """vLLM's engine input; the request stays as it is, and may be asked again."""
 
-    def params_of(self, question: Question) -> Any:
+    def params_of(self, question: DecodingOptions) -> Any:
         """vLLM's sampling parameters; one object for each kind of question."""
 
     def recorded_params(self, temperature: float) -> dict[str, Any]:
         """The sampling parameters as the run record shows them."""
 
-    def read(self, request: Request, question: Question, done: Any) -> Generation:
+    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
         """The answer in a finished request (`vllm_api.Finished`); runs in the driver's thread."""

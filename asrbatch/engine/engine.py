@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from asrbatch.engine import environment
-from asrbatch.engine.base import Asker, Deliver, Failure, Question, Request
+from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request
 from asrbatch.engine.devices import Device
-from asrbatch.engine.processors import LOGITS_PROCESSOR, GenerativeAsker, WhisperAsker
+from asrbatch.engine.processors import LOGITS_PROCESSOR, GenerativeProcessor, WhisperProcessor
 from asrbatch.engine.settings import engine_settings
-from asrbatch.engine.spec import Asking
+from asrbatch.engine.spec import ModelOptions
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError
-from asrbatch.models.capabilities import Speech, whisper_speech
+from asrbatch.models.capabilities import ModelCapabilities, whisper_capabilities
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.whisper import WhisperPrompts
-from asrbatch.types import Generation
+from asrbatch.types import DecodingResult
 
 # A piece of vLLM's message, lower case, to what usually helps.
 _FIXES = {
@@ -34,9 +34,9 @@ _FIXES = {
     "no module named": "a Python package is missing: install it into this environment",
 }
 
-OWNED_PROCESSOR = "asrbatch.engine.vllm.logits:OwnedLogits"
+WATCHDOG_PROCESSOR = "asrbatch.engine.vllm.logits:OwnedLogits"
 _WARM_UP = "warm-up"
-_PLAIN = Question()
+_PLAIN = DecodingOptions()
 
 
 def start_engine(
@@ -51,7 +51,7 @@ def start_engine(
     user_args: dict[str, Any],
     deliver: Deliver,
     temperatures: tuple[float, ...] = (0.0,),
-    asking: Asking | None = None,
+    model_options: ModelOptions | None = None,
 ) -> "SpeechEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
@@ -60,34 +60,34 @@ def start_engine(
         user_args: from `parse_engine_args`; they win over the automatic settings.
         deliver: receives each request's key and its outcome.
         temperatures: those that questions will ask for; recorded in `facts`.
-        asking: how the model is asked; None for a Whisper checkpoint with nothing chosen.
+        model_options: how the model is asked; None for a Whisper checkpoint with nothing chosen.
 
     Raises:
         UsageError: an engine argument this vLLM does not know.
         EngineStartError: vLLM did not start.
     """
-    asking = asking or Asking(whisper_speech(checkpoint))
-    environment.configure(mode=mode, device_kind=device.kind, plugins=asking.plugins)
+    model_options = model_options or ModelOptions(whisper_capabilities(checkpoint))
+    environment.configure(mode=mode, device_kind=device.kind, plugins=model_options.plugins)
     try:
         from asrbatch.engine.vllm import api
     except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
         raise EngineStartError(f"vLLM cannot be imported: {_root(e)}; README says which versions fit together") from e
     api.check_engine_args(user_args)
-    settings = engine_settings(checkpoint, device, dtype, user_args, asking=asking, max_tokens=max_tokens)
-    settings["logits_processors"] = [LOGITS_PROCESSOR if asking.speech.is_whisper else OWNED_PROCESSOR]
+    settings = engine_settings(checkpoint, device, dtype, user_args, model_options=model_options, max_tokens=max_tokens)
+    settings["logits_processors"] = [LOGITS_PROCESSOR if model_options.capabilities.is_whisper else WATCHDOG_PROCESSOR]
 
-    def make_asker(engine: Any) -> Asker:
-        if asking.speech.is_whisper:
+    def make_processor(engine: Any) -> Processor:
+        if model_options.capabilities.is_whisper:
             frontend = api.Frontend(engine, task)
-            return WhisperAsker(api, frontend, WhisperPrompts(checkpoint, task), max_tokens=max_tokens, seed=seed)
+            return WhisperProcessor(api, frontend, WhisperPrompts(checkpoint, task), max_tokens=max_tokens, seed=seed)
         from asrbatch.engine.vllm import frontends
 
-        return GenerativeAsker(api, frontends, engine, asking, task=task, max_tokens=max_tokens, seed=seed)
+        return GenerativeProcessor(api, frontends, engine, model_options, task=task, max_tokens=max_tokens, seed=seed)
 
     ranks = int(user_args.get("tensor_parallel_size", 1)) * int(user_args.get("pipeline_parallel_size", 1))
     try:
         with environment.threads_for_ranks(ranks, device.kind):
-            return SpeechEngine(api, settings, mode, asking, make_asker, temperatures, device, deliver)
+            return SpeechEngine(api, settings, mode, model_options, make_processor, temperatures, device, deliver)
     except EngineStartError:
         raise
     except Exception as e:
@@ -97,11 +97,11 @@ def start_engine(
 class SpeechEngine:
     """`base.Engine` for any model; see there for the interface."""
 
-    def __init__(self, vllm_api, settings, mode, asking, make_asker, temperatures, device, deliver):
+    def __init__(self, vllm_api, settings, mode, model_options, make_processor, temperatures, device, deliver):
         self._api, self.deliver = vllm_api, deliver
-        self._asked: dict[Any, tuple[Request, Question]] = {}
+        self._asked: dict[Any, tuple[Request, DecodingOptions]] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
-        extra = vllm_api.with_lora(asking.lora) if asking.lora else None
+        extra = vllm_api.with_lora(model_options.lora) if model_options.lora else None
         if mode == "process":
             from asrbatch.engine.drivers import ProcessDriver
 
@@ -112,13 +112,13 @@ class SpeechEngine:
 
             self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer, extra)
         try:
-            self._finish_start(settings, asking, make_asker, temperatures, device, mode)
+            self._finish_start(settings, model_options, make_processor, temperatures, device, mode)
         except BaseException:
             self._driver.close(1.0)  # nobody else could
             raise
 
-    def _finish_start(self, settings, asking, make_asker, temperatures, device, mode) -> None:
-        self._asker: Asker = make_asker(self._driver.engine)
+    def _finish_start(self, settings, model_options, make_processor, temperatures, device, mode) -> None:
+        self._processor: Processor = make_processor(self._driver.engine)
         self.max_num_seqs: int = settings["max_num_seqs"]
         self.facts = {
             **self._api.VERSIONS,
@@ -127,34 +127,38 @@ class SpeechEngine:
             "mode": mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "quantization": self._driver.engine.model_config.quantization,
-            "asked": {**asking.speech.as_dict(), "plugins": asking.plugin_versions, "lora": asking.lora},
-            "sampling_params": [self._asker.recorded_params(temperature) for temperature in temperatures],
-            **self._asker.facts,
+            "asked": {
+                **model_options.capabilities.as_dict(),
+                "plugins": model_options.plugin_versions,
+                "lora": model_options.lora,
+            },
+            "sampling_params": [self._processor.recorded_params(temperature) for temperature in temperatures],
+            **self._processor.facts,
         }
-        self._warm_up(asking.speech)
+        self._warm_up(model_options.capabilities)
 
     def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
         try:
-            return self._asker.prepare(samples, prompt, language)
+            return self._processor.prepare(samples, prompt, language)
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
 
-    def raise_floor(self, request: Request, loudest: float) -> None:
-        self._asker.raise_floor(request, loudest)
+    def clamp_features(self, request: Request, loudest: float) -> None:
+        self._processor.clamp_features(request, loudest)
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)
 
-    def submit(self, key: Any, request: Request, question: Question = _PLAIN) -> None:
+    def submit(self, key: Any, request: Request, question: DecodingOptions = _PLAIN) -> None:
         self._asked[key] = request, question
-        self._driver.submit(key, self._asker.input_of(request, question), self._asker.params_of(question))
+        self._driver.submit(key, self._processor.input_of(request, question), self._processor.params_of(question))
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._driver.close(timeout_s)
 
     def _answer(self, key: Any, outcome: Any) -> None:
-        """Runs in the driver's thread: vLLM's output to a `Generation`."""
+        """Runs in the driver's thread: vLLM's output to a `DecodingResult`."""
         if key is None:  # the engine died with nothing in it
             self.deliver(None, outcome)
             return
@@ -169,36 +173,36 @@ class SpeechEngine:
         else:
             self.deliver(key, outcome)
 
-    def _warm_up(self, speech: Speech) -> None:
+    def _warm_up(self, capabilities: ModelCapabilities) -> None:
         """One second of silence through the whole way, before any clock runs: first requests compile and allocate.
 
         Then the least audio that a row may have: a processor takes what an encoder may die of. Whisper's is always as long.
         """
-        for question in self._asker.warm_ups:
-            self._ask_silence(speech.sample_rate, question)
-        if speech.is_whisper:
+        for question in self._processor.warm_ups:
+            self._ask_silence(capabilities.sample_rate, question)
+        if capabilities.is_whisper:
             return
         try:
-            self._ask_silence(speech.min_samples, self._asker.warm_ups[0])
+            self._ask_silence(capabilities.min_samples, self._processor.warm_ups[0])
         except Exception as e:
-            least = f"{speech.min_samples / speech.sample_rate} s of audio, the least that its processor takes"
+            least = f"{capabilities.min_samples / capabilities.sample_rate} s of audio, the least that its processor takes"
             raise EngineStartError(
-                f"{speech.architecture} cannot be run: it fails at {least}, and so would a row: {_root(e)}"
+                f"{capabilities.architecture} cannot be run: it fails at {least}, and so would a row: {_root(e)}"
             ) from e
 
-    def _ask_silence(self, num_samples: int, question: Question) -> None:
+    def _ask_silence(self, num_samples: int, question: DecodingOptions) -> None:
         self.submit(_WARM_UP, self.prepare(np.zeros(num_samples, np.float32), None), question)
         outcome = self._warmed_up.get()
         if isinstance(outcome, Failure):
             raise outcome.error
 
-    def _read(self, request: Request, question: Question, output: Any) -> Generation | Failure:
+    def _read(self, request: Request, question: DecodingOptions, output: Any) -> DecodingResult | Failure:
         done = self._api.finished(output)
         if done.finish_reason == "abort":  # nobody here aborts: the engine is being stopped under us
             return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
         if done.finish_reason not in ("stop", "length"):
             return Failure(RowError("rejected", f"the engine ended the request with {done.finish_reason!r}"))
-        return self._asker.read(request, question, done)
+        return self._processor.read(request, question, done)
 
 
 def _is_death(vllm_api: Any) -> Callable[[BaseException], bool]:

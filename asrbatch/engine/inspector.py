@@ -14,12 +14,12 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from asrbatch.errors import EngineStartError, UsageError
-from asrbatch.models.capabilities import Speech
+from asrbatch.models.capabilities import ModelCapabilities
 
 TIMEOUT_S = 600.0
 
 
-def look_at(
+def inspect_model(
     folder: str,
     *,
     name: str,
@@ -33,14 +33,14 @@ def look_at(
     settings: dict[str, Any],
     device_kind: str,
     window_s: float | None = None,
-) -> Speech:
+) -> ModelCapabilities:
     """The facts of a checkpoint; takes some 10 seconds, most of them once for each process.
 
     Args:
         folder: of the checkpoint.
         name: as the user wrote it.
         architectures: as the checkpoint's configuration has them.
-        style: one of `speech.PROMPT_STYLES`.
+        style: one of `capabilities.PROMPT_STYLES`.
         prompt: of a chat.
         words: of an interface: `language`, `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none.
         settings: vLLM's engine arguments that decide what the model is.
@@ -66,7 +66,7 @@ def look_at(
             "window_s": window_s,
         }
     )
-    return Speech(**{**answer, "can": tuple(answer["can"])})
+    return ModelCapabilities(**{**answer, "can": tuple(answer["can"])})
 
 
 def check_plugins(names: Sequence[str] | None, device_kind: str) -> None:

@@ -77,7 +77,7 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
     return problems
 
 
-class Problem(NamedTuple):
+class PluginError(NamedTuple):
     """Why a plugin does not work here; `is_fatal` where vLLM does not go on without it."""
 
     text: str
@@ -85,18 +85,18 @@ class Problem(NamedTuple):
 
 
 @functools.cache
-def problem_of(point: EntryPoint) -> Problem | None:
+def problem_of(point: EntryPoint) -> PluginError | None:
     """Imports and registers a plugin; None when it works."""
     of = f" (from {point.dist.name} {point.dist.version})" if point.dist is not None else ""
     try:
         register = point.load()
     except Exception as e:  # whatever its import does
-        return Problem(f"{point.value}{of} cannot be imported: {one_line(e)[:300]}", is_fatal=False)
+        return PluginError(f"{point.value}{of} cannot be imported: {one_line(e)[:300]}", is_fatal=False)
     try:
         register()
     except Exception as e:
         why = one_line(e)[:300]
-        return Problem(f"{point.value}{of} raised while it registered its models: {why}", is_fatal=True)
+        return PluginError(f"{point.value}{of} raised while it registered its models: {why}", is_fatal=True)
     return None
 
 

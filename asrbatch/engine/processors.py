@@ -14,19 +14,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from asrbatch.engine.base import Question, Request
-from asrbatch.engine.spec import Asking
+from asrbatch.engine.base import DecodingOptions, Request
+from asrbatch.engine.spec import ModelOptions
 from asrbatch.models import postprocess
 from asrbatch.models.capabilities import INTERFACE_STYLE
 from asrbatch.models.whisper import CONTROLS_KEY, WhisperPrompts
-from asrbatch.types import Generation
+from asrbatch.types import DecodingResult
 
 LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogits"
 # Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
 _FEATURE_RANGE = 2.0
 
 
-class WhisperAsker:
+class WhisperProcessor:
     """`asker.Asker` for Whisper checkpoints.
 
     Args:
@@ -39,7 +39,7 @@ class WhisperAsker:
         self._api, self._max_tokens, self._seed = vllm_api, max_tokens, seed
         self._params: dict[tuple[str | None, float, bool], Any] = {}
         kinds = (True, False) if prompts.has_timestamps else (False,)
-        self.warm_ups = [Question(timestamps=timestamps) for timestamps in kinds]
+        self.warm_ups = [DecodingOptions(timestamps=timestamps) for timestamps in kinds]
         self.facts = {
             "token_rules": {
                 "timestamps" if timestamps else "no_timestamps": prompts.controls(None, timestamps=timestamps).as_dict()
@@ -51,14 +51,14 @@ class WhisperAsker:
         prompt_ids, engine_input = self.prompts.prompt_ids(prompt, self.frontend.encode), self.frontend.render(samples)
         return Request(prompt_ids, engine_input, float(self._api.features(engine_input).max()))
 
-    def raise_floor(self, request: Request, loudest: float) -> None:
+    def clamp_features(self, request: Request, loudest: float) -> None:
         self._api.features(request.engine_input).clamp_(min=loudest - _FEATURE_RANGE)
 
-    def input_of(self, request: Request, question: Question) -> Any:
+    def input_of(self, request: Request, question: DecodingOptions) -> Any:
         decoder_ids = self.prompts.decoder_ids(request.prompt_ids, question.previous)
         return self._api.with_decoder_ids(request.engine_input, decoder_ids)
 
-    def params_of(self, question: Question) -> Any:
+    def params_of(self, question: DecodingOptions) -> Any:
         kind = (question.language, question.temperature, question.timestamps)
         if kind not in self._params:
             controls = self.prompts.controls(question.language, timestamps=question.timestamps)
@@ -73,13 +73,13 @@ class WhisperAsker:
 
     def recorded_params(self, temperature: float) -> dict[str, Any]:
         """What differs between languages and timestamps is recorded apart, in `facts`."""
-        params = self._api.as_json(self.params_of(Question(temperature=temperature)))
+        params = self._api.as_json(self.params_of(DecodingOptions(temperature=temperature)))
         return {**params, "max_tokens": self._max_tokens, "extra_args": None}
 
-    def read(self, request: Request, question: Question, done: Any) -> Generation:
+    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
         decode, timestamps = self.frontend.decode, question.timestamps
         answer = self.prompts.read(question.language, done.token_ids, done.logprobs, decode, timestamps=timestamps)
-        return Generation(
+        return DecodingResult(
             text=answer.text,
             num_tokens=answer.num_tokens,
             finish_reason=done.finish_reason,
@@ -96,7 +96,7 @@ class WhisperAsker:
         )
 
 
-class GenerativeAsker:
+class GenerativeProcessor:
     """`asker.Asker` for every model but Whisper.
 
     Args:
@@ -104,22 +104,32 @@ class GenerativeAsker:
         engine: vLLM's, running.
     """
 
-    def __init__(self, vllm_api: Any, vllm_frontends: Any, engine: Any, asking: Asking, *, task: str, max_tokens: int, seed: int):
-        self._api, self._asking, self._max_tokens, self._seed = vllm_api, asking, max_tokens, seed
+    def __init__(
+        self,
+        vllm_api: Any,
+        vllm_frontends: Any,
+        engine: Any,
+        model_options: ModelOptions,
+        *,
+        task: str,
+        max_tokens: int,
+        seed: int,
+    ):
+        self._api, self._asking, self._max_tokens, self._seed = vllm_api, model_options, max_tokens, seed
         config, renderer = engine.model_config, engine.renderer
-        if asking.speech.style == INTERFACE_STYLE:
+        if model_options.capabilities.style == INTERFACE_STYLE:
             self.frontend = vllm_frontends.InterfaceFrontend(config, renderer, task)
-            words = {"hotwords": asking.hotwords, "to_language": asking.target_language}
+            words = {"hotwords": model_options.hotwords, "to_language": model_options.target_language}
             self._default_language = self.frontend.default_language
             self._render = partial(self._render_interface, words)
         else:
-            self.frontend = vllm_frontends.ChatFrontend(config, renderer, asking.chat_template_kwargs)
+            self.frontend = vllm_frontends.ChatFrontend(config, renderer, model_options.chat_template_kwargs)
             self._render = self._render_chat
         # The tags of a thought may be special tokens, which are left out of a text otherwise.
         tags = (self.frontend.id_of(tag) for tag in (postprocess.OPEN, postprocess.CLOSE))
         self._kept = frozenset(i for i in tags if i is not None)
         self._params: dict[float, Any] = {}
-        self.warm_ups = [Question(timestamps=False)]
+        self.warm_ups = [DecodingOptions(timestamps=False)]
         self.facts: dict[str, Any] = {}
 
     def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
@@ -128,13 +138,13 @@ class GenerativeAsker:
         except (RuntimeError, IndexError, KeyError, AssertionError) as e:  # how processors refuse what they were not made for
             raise ValueError(f"{type(e).__name__}: {e}") from e
 
-    def raise_floor(self, request: Request, loudest: float) -> None:
+    def clamp_features(self, request: Request, loudest: float) -> None:
         """Nothing: these features do not depend on what is louder elsewhere, or nobody has said that they do."""
 
-    def input_of(self, request: Request, question: Question) -> Any:
+    def input_of(self, request: Request, question: DecodingOptions) -> Any:
         return request.engine_input
 
-    def params_of(self, question: Question) -> Any:
+    def params_of(self, question: DecodingOptions) -> Any:
         if question.temperature not in self._params:
             self._params[question.temperature] = self._api.sampling_params(
                 self._max_tokens, self._seed, question.temperature, None
@@ -142,9 +152,9 @@ class GenerativeAsker:
         return self._params[question.temperature]
 
     def recorded_params(self, temperature: float) -> dict[str, Any]:
-        return self._api.as_json(self.params_of(Question(temperature=temperature)))
+        return self._api.as_json(self.params_of(DecodingOptions(temperature=temperature)))
 
-    def read(self, request: Request, question: Question, done: Any) -> Generation:
+    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
         frontend, last = self.frontend, done.finish_reason == "stop"
         parts = postprocess.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
         text = frontend.post_process(parts.text)
@@ -156,7 +166,7 @@ class GenerativeAsker:
         counted = [p for p, text in zip(done.logprobs, is_text, strict=False) if text]
         if last and is_text and not is_text[-1]:
             counted += done.logprobs[-1:]
-        return Generation(
+        return DecodingResult(
             text=text,
             num_tokens=sum(is_text),
             finish_reason=done.finish_reason,

@@ -10,9 +10,9 @@ from typing import Any
 
 from asrbatch.config import DTYPES, ENGINE_MODES
 from asrbatch.engine.devices import Device
-from asrbatch.engine.spec import Asking
+from asrbatch.engine.spec import ModelOptions
 from asrbatch.errors import UsageError
-from asrbatch.models.capabilities import Speech
+from asrbatch.models.capabilities import ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.quantization import dtypes_taken, stated_quantization
 
@@ -126,18 +126,18 @@ def engine_settings(
     dtype: str,
     user_args: dict[str, Any],
     *,
-    asking: Asking | None = None,
+    model_options: ModelOptions | None = None,
     max_tokens: int = 0,
 ) -> dict[str, Any]:
     """Keyword arguments for vLLM's engine; `user_args` win over every choice made here.
 
     Args:
-        asking: None for a Whisper checkpoint with nothing chosen.
+        model_options: None for a Whisper checkpoint with nothing chosen.
         max_tokens: most tokens of an answer.
     """
     on_cpu = device.kind == "cpu"
-    speech = asking.speech if asking else None
-    window_tokens = max(_ENCODER_TOKENS, (speech.window_tokens or 0) if speech else 0)
+    capabilities = model_options.capabilities if model_options else None
+    window_tokens = max(_ENCODER_TOKENS, (capabilities.window_tokens or 0) if capabilities else 0)
     settings: dict[str, Any] = {
         "model": checkpoint.folder,
         "dtype": dtype,
@@ -151,17 +151,17 @@ def engine_settings(
         # Bounds how many windows are encoded in one step; on a CPU 1, 2 and 8 did not differ beyond the noise
         # (which was large), on a GPU 16 is a guess.
         "max_num_batched_tokens": window_tokens * (2 if on_cpu else 16),
-        **(asking.engine_settings if asking else {}),
+        **(model_options.engine_settings if model_options else {}),
     }
     if on_cpu:
         settings["enforce_eager"] = True  # no slower, and loads in half the time
     settings.update(user_args)
     if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
         num_seqs = settings["max_num_seqs"]
-        if speech is None or speech.is_whisper:
+        if capabilities is None or capabilities.is_whisper:
             settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, num_seqs, device.memory_bytes)
         else:
-            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(speech, dtype, num_seqs, max_tokens, device.memory_bytes)
+            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(capabilities, dtype, num_seqs, max_tokens, device.memory_bytes)
     return settings
 
 
@@ -178,9 +178,9 @@ def kv_cache_bytes(checkpoint: Checkpoint, dtype: str, max_num_seqs: int, memory
     return max(128 * 2**20, min(with_slack, memory_bytes // 2)) if memory_bytes else with_slack
 
 
-def _kv_cache_bytes(speech: Speech, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int) -> int:
+def _kv_cache_bytes(capabilities: ModelCapabilities, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int) -> int:
     """As `kv_cache_bytes`, for a model whose audio is part of the prompt; vLLM wants room for one sequence of any length."""
-    of_token = speech.kv_bytes_per_token * _DTYPE_BYTES[dtype]
-    least = int(of_token * speech.max_model_len * 1.05) + 64 * 2**20
-    wanted = int(of_token * (speech.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20
+    of_token = capabilities.kv_bytes_per_token * _DTYPE_BYTES[dtype]
+    least = int(of_token * capabilities.max_model_len * 1.05) + 64 * 2**20
+    wanted = int(of_token * (capabilities.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20
     return max(128 * 2**20, least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)

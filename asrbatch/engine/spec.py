@@ -14,16 +14,16 @@ from asrbatch.engine import plugins
 from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.devices import Device
 from asrbatch.models import fallback
-from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, Speech
+from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.whisper import WhisperPrompts
 from asrbatch.types import Utterance
 
 
 @dataclass(frozen=True)
-class Asking:
+class ModelOptions:
     """Attributes:
-    speech: the model.
+    capabilities: the model.
     plugins: of vLLM's, the only ones to be loaded; None for those that are installed, or that VLLM_PLUGINS names.
     tokenizer: folder of a tokenizer that is not the checkpoint's own; None for the checkpoint's.
     trust_remote_code: run Python code that comes with the checkpoint.
@@ -34,7 +34,7 @@ class Asking:
     lora_rank: as vLLM has to be told it.
     """
 
-    speech: Speech
+    capabilities: ModelCapabilities
     plugins: tuple[str, ...] | None = None
     tokenizer: str | None = None
     trust_remote_code: bool = False
@@ -47,7 +47,7 @@ class Asking:
     @property
     def default_prompt(self) -> str | None:
         """Of rows and runs that give none."""
-        return CHAT_PROMPT if self.speech.style == CHAT_STYLE else None
+        return CHAT_PROMPT if self.capabilities.style == CHAT_STYLE else None
 
     @property
     def plugin_versions(self) -> dict[str, str]:
@@ -68,7 +68,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class EnginePlan:
+class EngineSpec:
     """An engine to be started, and the questions it will be asked.
 
     Attributes:
@@ -79,7 +79,7 @@ class EnginePlan:
         engine_args: vLLM's, as the user gave them.
         timestamps: whether answers carry timestamps.
         temperatures: those that questions may ask for, 0.0 (greedy) first.
-        asking: how the model is asked.
+        model_options: how the model is asked.
     """
 
     checkpoint: Checkpoint
@@ -94,16 +94,16 @@ class EnginePlan:
     engine_args: dict[str, Any]
     timestamps: bool = True
     temperatures: tuple[float, ...] = (0.0,)
-    asking: Asking | None = None
+    model_options: ModelOptions | None = None
 
     @property
-    def speech(self) -> Speech:
-        return self.asking.speech
+    def capabilities(self) -> ModelCapabilities:
+        return self.model_options.capabilities
 
     @property
     def detects_language(self) -> bool:
         """Whether the answer to a window that was asked without a language says which it is."""
-        return "detection" in self.speech.can
+        return "detection" in self.capabilities.can
 
     @property
     def is_translated(self) -> bool:
@@ -113,7 +113,7 @@ class EnginePlan:
     @property
     def target_language(self) -> str | None:
         """The language translations are written in; None where nothing is translated, or nobody knows."""
-        return (self.asking.target_language or self.speech.default_target) if self.is_translated else None
+        return (self.model_options.target_language or self.capabilities.default_target) if self.is_translated else None
 
     @cached_property
     def prompts(self) -> WhisperPrompts:
@@ -122,7 +122,7 @@ class EnginePlan:
 
     def language_of(self, utterance: Utterance) -> str | None:
         """In which it is asked; None has it detected, or leaves it to the model."""
-        if self.speech.is_whisper and not self.checkpoint.is_multilingual:
+        if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
         return self.check_language(utterance.lang, "lang") if utterance.lang else self.language
 
@@ -135,15 +135,15 @@ class EnginePlan:
         Raises:
             UsageError: the model cannot be told languages, or lacks this one.
         """
-        if self.speech.is_whisper:
+        if self.capabilities.is_whisper:
             return self.prompts.check_language(language, option)
-        return self.speech.check_language(language, f"{option} {language}")
+        return self.capabilities.check_language(language, f"{option} {language}")
 
     def prompt_of(self, utterance: Utterance) -> str | None:
         prompt = self.prompt if utterance.prompt is None else utterance.prompt
-        if self.speech.is_whisper and self.asking.hotwords is not None:
+        if self.capabilities.is_whisper and self.model_options.hotwords is not None:
             # Whisper expects words that stood in the text before. Last, because a long prompt loses its beginning.
-            return f"{(prompt or '').strip()} {self.asking.hotwords}"
+            return f"{(prompt or '').strip()} {self.model_options.hotwords}"
         return prompt
 
     def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
@@ -159,7 +159,7 @@ class EnginePlan:
             user_args=self.engine_args,
             temperatures=self.temperatures,
             deliver=deliver,
-            asking=self.asking,
+            model_options=self.model_options,
         )
 
     @property
@@ -170,10 +170,10 @@ class EnginePlan:
             return sampling
         return sampling | {"fallback": {"temperatures": list(self.temperatures), **fallback.THRESHOLDS}}
 
-    def on(self, device: Device) -> "EnginePlan":
+    def on(self, device: Device) -> "EngineSpec":
         """The same on another device of the same kind."""
         return replace(self, device=device)
 
     def __str__(self) -> str:
-        how = "" if self.speech.is_whisper else f" asked by its {self.speech.style} style,"
+        how = "" if self.capabilities.is_whisper else f" asked by its {self.capabilities.style} style,"
         return f"{self.checkpoint.name},{how} {self.dtype} on {self.device.name}"

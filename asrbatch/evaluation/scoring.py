@@ -65,7 +65,7 @@ class ScoreOptions:
 AnyTally = TypeVar("AnyTally")
 
 
-class Work(Protocol):
+class ScoringTask(Protocol):
     """Counts rows [start, stop) of `len(work)`; what it returns has `update`."""
 
     def __len__(self) -> int: ...
@@ -73,7 +73,7 @@ class Work(Protocol):
     def __call__(self, start: int, stop: int) -> Any: ...
 
 
-def count_all(work: Work, tally: AnyTally, options: ScoreOptions, say: Callable[[str], None]) -> AnyTally:
+def count_all(work: ScoringTask, tally: AnyTally, options: ScoreOptions, say: Callable[[str], None]) -> AnyTally:
     """Adds to `tally` what `work` counts over all rows, and returns it."""
     said = time.monotonic()
     for stop, part in over_rows(work, len(work), options.num_processes):

@@ -19,8 +19,8 @@ from asrbatch.export.files import OneFile, OneFileEach, explained
 from asrbatch.export.formats import FORMATS, RESULT_FORMATS
 from asrbatch.export.names import file_name, name_key
 from asrbatch.export.results import RESULT_FILES, ResultNames
-from asrbatch.export.subtitles import Rules
-from asrbatch.export.transcript import Spoken, spoken
+from asrbatch.export.subtitles import CueLimits
+from asrbatch.export.transcript import Transcript, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.journal import decode_row
 from asrbatch.storage.paths import RunPaths, find_chunks
@@ -74,7 +74,7 @@ def export(
     per_run: bool = False,
     from_file_start: bool = False,
     overwrite: bool = False,
-    rules: Rules | None = None,
+    rules: CueLimits | None = None,
     names: ResultNames | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Exported:
@@ -105,7 +105,7 @@ def export(
     doubled = _doubled_names(paths.rows, size) if any(name in FORMATS for name in formats) else frozenset()
     with ExitStack() as files:
         make = OneFile if per_run else OneFileEach
-        rules, names = rules or Rules(), names or ResultNames()
+        rules, names = rules or CueLimits(), names or ResultNames()
         results = {
             name: RESULT_FILES[name](paths.rows, exported.folder, names, overwrite, files)
             for name in formats
@@ -171,13 +171,13 @@ def _check_there(paths: RunPaths) -> None:
     raise UsageError(f"{rows}: no such file; give the rows file that transcribe or merge-shards wrote")
 
 
-def _utterance(where: str, row: dict[str, Any], from_file_start: bool, exported: Exported) -> Spoken | None:
+def _utterance(where: str, row: dict[str, Any], from_file_start: bool, exported: Exported) -> Transcript | None:
     """What was spoken in a row; None for one that failed. Counts it in `exported`."""
     if row["status"] != "ok":
         exported.failed[row["error"]["kind"]] += 1
         return None
     try:
-        utterance = spoken(row, from_file_start=from_file_start)
+        utterance = transcript_of(row, from_file_start=from_file_start)
     except ValueError as e:
         raise _not_ours(where, e) from e
     exported.num_rows += 1

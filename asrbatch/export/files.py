@@ -18,8 +18,8 @@ from typing import BinaryIO
 
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.export.formats import Format, PerRun
-from asrbatch.export.subtitles import Rules
-from asrbatch.export.transcript import Spoken
+from asrbatch.export.subtitles import CueLimits
+from asrbatch.export.transcript import Transcript
 from asrbatch.storage.files import json_bytes, replacing
 
 _INDEX_FIELDS = ["id", "index", "file"]
@@ -54,7 +54,7 @@ class Index:
                 raise OutputError(f"{path}: is no index of an export; move it away, or choose another --to")
             self._file = files.enter_context(replacing(path))
 
-    def add(self, spoken: Spoken, file: str) -> None:
+    def add(self, spoken: Transcript, file: str) -> None:
         with explained(self.path):
             self._file.write(json_bytes({"id": spoken.id, "index": spoken.index, "file": file}) + b"\n")
 
@@ -69,7 +69,7 @@ class OneFileEach:
         written, unchanged: numbers of files; the latter were there already, word for word.
     """
 
-    def __init__(self, folder: Path, name: str, form: Format, rules: Rules, overwrite: bool, files: ExitStack):
+    def __init__(self, folder: Path, name: str, form: Format, rules: CueLimits, overwrite: bool, files: ExitStack):
         self.path = folder / f"{name}.{form.extension}.index.jsonl"
         self.written = self.unchanged = 0
         self._folder, self._form, self._rules, self._overwrite = folder, form, rules, overwrite
@@ -78,7 +78,7 @@ class OneFileEach:
         self._num_in_the_way = 0
         self._token = secrets.token_hex(4)
 
-    def add(self, spoken: Spoken, name: str) -> None:
+    def add(self, spoken: Transcript, name: str) -> None:
         file = f"{name}.{self._form.extension}"
         path = self._folder / file
         content = (self._form.head + self._form.write(spoken, self._rules)).encode()
@@ -146,7 +146,7 @@ class WholeFile:
 class OneFile(WholeFile):
     """One file for all utterances."""
 
-    def __init__(self, folder: Path, name: str, form: Format, rules: Rules, overwrite: bool, files: ExitStack):
+    def __init__(self, folder: Path, name: str, form: Format, rules: CueLimits, overwrite: bool, files: ExitStack):
         # A format without a place for more than one utterance writes the file of that one.
         self._layout = form.per_run or PerRun(form.extension, form.write, form.head)
         self._only_one = form.per_run is None
@@ -161,7 +161,7 @@ class OneFile(WholeFile):
                 self._unsorted = files.enter_context(tempfile.TemporaryFile(dir=folder))
         self._num_utterances = 0
 
-    def add(self, spoken: Spoken, name: str) -> None:
+    def add(self, spoken: Transcript, name: str) -> None:
         self._num_utterances += 1
         if self._only_one and self._num_utterances > 1:
             extension = self._layout.extension

@@ -12,8 +12,8 @@ from typing import Any
 
 from asrbatch.errors import UsageError
 from asrbatch.export.names import column
-from asrbatch.export.subtitles import Cue, Rules, cues
-from asrbatch.export.transcript import Segment, Spoken, one_line, ordered_ms, spread_ms
+from asrbatch.export.subtitles import Cue, CueLimits, cues
+from asrbatch.export.transcript import Transcript, TranscriptSegment, one_line, ordered_ms, spread_ms
 from asrbatch.storage.files import json_bytes
 
 _CTM_HEAD = """\
@@ -40,7 +40,7 @@ class Format:
     """
 
     extension: str
-    write: Callable[[Spoken, Rules], str]
+    write: Callable[[Transcript, CueLimits], str]
     head: str = ""
     per_run: "PerRun | None" = None
 
@@ -58,12 +58,12 @@ class PerRun:
     """
 
     extension: str
-    write: Callable[[Spoken, Rules], str]
+    write: Callable[[Transcript, CueLimits], str]
     head: str = ""
     sort_key: Callable[[bytes], Any] | None = None
 
 
-def srt(spoken: Spoken, rules: Rules) -> str:
+def srt(spoken: Transcript, rules: CueLimits) -> str:
     """SubRip: numbered cues, a blank line after each, times with a comma."""
     return "".join(
         f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{_srt_text(cue)}\n\n"
@@ -71,30 +71,30 @@ def srt(spoken: Spoken, rules: Rules) -> str:
     )
 
 
-def vtt(spoken: Spoken, rules: Rules) -> str:
+def vtt(spoken: Transcript, rules: CueLimits) -> str:
     """WebVTT (W3C): a blank line before each cue; `&`, `<`, `>` are escaped, so that no text can be taken for markup."""
     return "".join(
         f"\n{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_vtt_text(cue)}\n" for cue in _shifted_cues(spoken, rules)
     )
 
 
-def txt(spoken: Spoken, _: Rules) -> str:
+def txt(spoken: Transcript, _: CueLimits) -> str:
     """One line: `pred_text`, line breaks in it as spaces."""
     return one_line(spoken.text) + "\n"
 
 
-def tsv(spoken: Spoken, _: Rules) -> str:
+def tsv(spoken: Transcript, _: CueLimits) -> str:
     """openai-whisper's: start, end (whole milliseconds) and text of each segment; tabs and line breaks in it as spaces."""
     return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in _tsv_rows(spoken))
 
 
-def tsv_with_id(spoken: Spoken, _: Rules) -> str:
+def tsv_with_id(spoken: Transcript, _: CueLimits) -> str:
     """The same with the utterance's id in front."""
     name = column(spoken.id)
     return "".join(f"{name}\t{start}\t{end}\t{text}\n" for start, end, text in _tsv_rows(spoken))
 
 
-def ctm(spoken: Spoken, _: Rules) -> str:
+def ctm(spoken: Transcript, _: CueLimits) -> str:
     """NIST's time-marked words (SCTK, infmts): file, channel, start, duration, word, confidence.
 
     File is the row's id or, where times count from the start of the audio file, its path: what the times refer to.
@@ -118,12 +118,12 @@ def ctm_order(line: bytes) -> Any:
     return source, channel, float(start)
 
 
-def whisper_json(spoken: Spoken, _: Rules) -> str:
+def whisper_json(spoken: Transcript, _: CueLimits) -> str:
     """openai-whisper's result: text, segments, language; null for what a row does not say."""
     return _json_line(_whisper_result(spoken))
 
 
-def whisper_json_line(spoken: Spoken, _: Rules) -> str:
+def whisper_json_line(spoken: Transcript, _: CueLimits) -> str:
     """The same on a line of its own, with the row's id."""
     return _json_line({"id": spoken.id, "index": spoken.index, **_whisper_result(spoken)})
 
@@ -157,7 +157,7 @@ def parse_formats(given: str) -> list[str]:
     return names
 
 
-def _shifted_cues(spoken: Spoken, rules: Rules) -> Iterator[Cue]:
+def _shifted_cues(spoken: Transcript, rules: CueLimits) -> Iterator[Cue]:
     shift_ms = spoken.shift_ms
     for cue in cues(spoken.segments, spoken.audio_ms, rules):
         yield cue._replace(start_ms=cue.start_ms + shift_ms, end_ms=cue.end_ms + shift_ms)
@@ -177,18 +177,18 @@ def _clock(ms: int, point: str) -> str:
     return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}{point}{ms % 1000:03}"
 
 
-def _tsv_rows(spoken: Spoken) -> Iterator[tuple[int, int, str]]:
+def _tsv_rows(spoken: Transcript) -> Iterator[tuple[int, int, str]]:
     for segment in spoken.segments:
         bounds = (round((time_s + spoken.shift_s) * 1000) for time_s in (segment.start_s, segment.end_s))
         yield *bounds, one_line(segment.text)
 
 
-def _confidence(segment: Segment) -> str:
+def _confidence(segment: TranscriptSegment) -> str:
     avg_logprob = segment.facts.get("avg_logprob")
     return f"{min(1.0, math.exp(avg_logprob)):.3f}" if type(avg_logprob) in (int, float) else "NA"
 
 
-def _whisper_result(spoken: Spoken) -> dict[str, Any]:
+def _whisper_result(spoken: Transcript) -> dict[str, Any]:
     segments = [
         {
             "id": number,
@@ -203,7 +203,7 @@ def _whisper_result(spoken: Spoken) -> dict[str, Any]:
     return {"text": spoken.text, "segments": segments, "language": spoken.language}
 
 
-def _seek(segment: Segment, shift_s: float) -> int | None:
+def _seek(segment: TranscriptSegment, shift_s: float) -> int | None:
     """Where the window began, in Whisper's frames of 10 ms."""
     start_s = segment.facts["window_start"]
     return None if start_s is None else round((start_s + shift_s) / _WHISPER_SECONDS_PER_SEEK)

@@ -22,7 +22,7 @@ _JOINERS = frozenset("\u200d\u17d2\u1039")  # zero-width joiner; signs by which 
 _TSHEG = "\u0f0b"  # what Tibetan has between syllables
 
 
-class Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """What stands between two places where a line may end.
 
     Attributes:
@@ -45,7 +45,7 @@ def width(text: str) -> int:
     return sum(_character_width(c) for c in text)
 
 
-def pieces(text: str) -> list[Piece]:
+def pieces(text: str) -> list[TextPiece]:
     """A text, on one line, as its pieces in order.
 
     A line may end at spaces; between Chinese and Japanese characters, but not before closing punctuation or after an
@@ -56,16 +56,16 @@ def pieces(text: str) -> list[Piece]:
     for word in text.split(" "):
         parts = [word] if word.isascii() else _parts(word)
         for number, part in enumerate(parts):
-            found.append(Piece(part, max(width(part), 1), number == 0, _ending(part)))
+            found.append(TextPiece(part, max(width(part), 1), number == 0, _ending(part)))
     return found
 
 
-def joined(some: Sequence[Piece]) -> str:
+def joined(some: Sequence[TextPiece]) -> str:
     """The text of consecutive pieces."""
     return "".join(f" {piece.text}" if piece.spaced else piece.text for piece in some).removeprefix(" ")
 
 
-def lay_out(some: Sequence[Piece], max_width: int) -> tuple[str, ...]:
+def lay_out(some: Sequence[TextPiece], max_width: int) -> tuple[str, ...]:
     """Consecutive pieces on as few lines as they need, of about one length, ended where it reads best.
 
     No line is wider than `max_width` but one that holds a single piece.
@@ -78,7 +78,7 @@ def lay_out(some: Sequence[Piece], max_width: int) -> tuple[str, ...]:
     return (*lines, joined(rest))
 
 
-def count_lines(some: Sequence[Piece], max_width: int) -> int:
+def count_lines(some: Sequence[TextPiece], max_width: int) -> int:
     """The fewest lines that hold the pieces."""
     lines, used = 1, 0
     for piece in some:
@@ -90,7 +90,7 @@ def count_lines(some: Sequence[Piece], max_width: int) -> int:
     return lines
 
 
-def _best_cut(some: list[Piece], num_lines: int, max_width: int) -> int:
+def _best_cut(some: list[TextPiece], num_lines: int, max_width: int) -> int:
     """How many pieces the first of `num_lines` lines takes."""
     ideal = width(joined(some)) / num_lines
     best, best_cost, used = 1, float("inf"), 0

@@ -3,7 +3,7 @@
 Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text. The
 words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
 
-The defaults of `Rules` and the way of timing are those of two published guides:
+The defaults of `CueLimits` and the way of timing are those of two published guides:
     Netflix, Timed Text Style Guide: General Requirements (duration, frame gap, line treatment), English Timed Text Style
     Guide (characters per line, reading speed) and Subtitle Timing Guidelines (closing gaps). partnerhelp.netflixstudios.com
     BBC, Subtitle Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
@@ -17,8 +17,8 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from asrbatch.errors import UsageError
-from asrbatch.export.subtitle_layout import AFTER_CLAUSE, Piece, lay_out, pieces
-from asrbatch.export.transcript import Segment, one_line, ordered_ms, spread_ms
+from asrbatch.export.subtitle_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
+from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
 _CLOSED_GAP_MS = 500
@@ -34,7 +34,7 @@ _COST_OF_HASTE = 2.0  # a cue in which twice the reading speed would be needed
 
 
 @dataclass(frozen=True)
-class Rules:
+class CueLimits:
     """What a cue may be.
 
     Attributes:
@@ -95,7 +95,7 @@ class Cue(NamedTuple):
     lines: tuple[str, ...]
 
 
-def cues(segments: Sequence[Segment], audio_ms: int, rules: Rules) -> list[Cue]:
+def cues(segments: Sequence[TranscriptSegment], audio_ms: int, rules: CueLimits) -> list[Cue]:
     """The cues of one utterance.
 
     Always: cues are in order, none overlaps another, every one lasts at least 1 ms and at most the longest duration, all are
@@ -111,7 +111,7 @@ def cues(segments: Sequence[Segment], audio_ms: int, rules: Rules) -> list[Cue]:
     if not words:
         return []
     groups = _divide(words, audio_ms, rules)
-    times = _times([_Group(g[0].start_ms, g[-1].end_ms, _width(g)) for g in groups], audio_ms, rules)
+    times = _times([_CueSpeech(g[0].start_ms, g[-1].end_ms, _width(g)) for g in groups], audio_ms, rules)
     return [
         Cue(start_ms, end_ms, lay_out([word.piece for word in group], rules.max_line_chars))
         for group, (start_ms, end_ms) in zip(groups, times, strict=True)
@@ -125,13 +125,13 @@ class _Word(NamedTuple):
         first: it begins a segment.
     """
 
-    piece: Piece
+    piece: TextPiece
     start_ms: int
     end_ms: int
     first: bool
 
 
-def _words(segment: Segment, start_ms: int, end_ms: int) -> list[_Word]:
+def _words(segment: TranscriptSegment, start_ms: int, end_ms: int) -> list[_Word]:
     if not (text := one_line(segment.text)):
         return []
     found = pieces(text)
@@ -143,7 +143,7 @@ def _width(words: Sequence[_Word]) -> int:
     return sum(word.piece.width + word.piece.spaced for word in words) - words[0].piece.spaced
 
 
-def _divide(words: list[_Word], audio_ms: int, rules: Rules) -> list[list[_Word]]:
+def _divide(words: list[_Word], audio_ms: int, rules: CueLimits) -> list[list[_Word]]:
     """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the latest."""
     groups, start = [], 0
     while start < len(words):
@@ -154,7 +154,7 @@ def _divide(words: list[_Word], audio_ms: int, rules: Rules) -> list[list[_Word]
     return groups
 
 
-def _ends(words: list[_Word], start: int, rules: Rules) -> Iterator[tuple[int, int]]:
+def _ends(words: list[_Word], start: int, rules: CueLimits) -> Iterator[tuple[int, int]]:
     """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a silence.
 
     A text of several lines ends before it lasts too long; of one line said in a long time, a part would say too little.
@@ -175,7 +175,7 @@ def _ends(words: list[_Word], start: int, rules: Rules) -> Iterator[tuple[int, i
         yield end, chars
 
 
-def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, rules: Rules) -> float:
+def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, rules: CueLimits) -> float:
     """What speaks against a cue of the words [start, end)."""
     cost = _COST_OF_EMPTY * (1 - min(1, chars / (rules.max_line_chars * rules.max_lines)))
     until_ms, needed_ms = audio_ms, rules.min_ms + rules.gap_ms
@@ -191,7 +191,7 @@ def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, r
     return cost
 
 
-class _Group(NamedTuple):
+class _CueSpeech(NamedTuple):
     """When the speech of a cue begins and ends, and how many characters it has."""
 
     start_ms: int
@@ -199,7 +199,7 @@ class _Group(NamedTuple):
     chars: int
 
 
-def _times(groups: list[_Group], audio_ms: int, rules: Rules) -> list[tuple[int, int]]:
+def _times(groups: list[_CueSpeech], audio_ms: int, rules: CueLimits) -> list[tuple[int, int]]:
     """When each cue appears and disappears.
 
     Cues appear with their speech. Where one would have too little time the next one waits for it, and the last ones

@@ -16,7 +16,7 @@ _UNKNOWN = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
+class TranscriptSegment:
     """Text with its times.
 
     Attributes:
@@ -33,7 +33,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class Transcript:
     """One transcribed utterance.
 
     Attributes:
@@ -52,7 +52,7 @@ class Spoken:
     index: int
     audio_path: str | None
     text: str
-    segments: tuple[Segment, ...]
+    segments: tuple[TranscriptSegment, ...]
     audio_s: float
     channel: int | None = None
     language: str | None = None
@@ -68,7 +68,7 @@ class Spoken:
         return int(self.audio_s * 1000 + 1e-6)  # whole milliseconds of it: a time in them is inside the audio
 
 
-def spoken(row: dict[str, Any], *, from_file_start: bool = False) -> Spoken:
+def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Transcript:
     """An output row with status `ok` as what was spoken.
 
     Args:
@@ -84,7 +84,7 @@ def spoken(row: dict[str, Any], *, from_file_start: bool = False) -> Spoken:
     if not segments and text.strip():
         segments = (_segment({"start": 0.0, "end": audio_s, "text": text}, windows, starts_s),)
     path = row.get("audio_filepath")
-    return Spoken(
+    return Transcript(
         id=row["id"],
         index=row["index"],
         audio_path=path if type(path) is str else None,
@@ -105,7 +105,7 @@ def one_line(text: str) -> str:
     return _WHITE_SPACE.sub(lambda found: found[0] if _GLUE.issuperset(found[0]) else " ", text).strip()
 
 
-def ordered_ms(segments: Sequence[Segment], audio_ms: int) -> list[tuple[int, int]]:
+def ordered_ms(segments: Sequence[TranscriptSegment], audio_ms: int) -> list[tuple[int, int]]:
     """Start and end of each segment in whole milliseconds: inside the audio, in order, none reaching into the next."""
     spans: list[tuple[int, int]] = []
     for segment in segments:
@@ -130,12 +130,12 @@ def spread_ms(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[int]:
     return [*bounds[:-1], end_ms]
 
 
-def _segment(fields: dict[str, Any], windows: list[dict[str, Any]], starts_s: list[float]) -> Segment:
+def _segment(fields: dict[str, Any], windows: list[dict[str, Any]], starts_s: list[float]) -> TranscriptSegment:
     start_s = _seconds(fields, "start")
     place = bisect_right(starts_s, start_s) - 1
     window = windows[place] if place >= 0 else {}
     facts = {**window, **fields, "window_start": window.get("start")}
-    return Segment(start_s, _seconds(fields, "end"), _typed(fields, "text", str), facts)
+    return TranscriptSegment(start_s, _seconds(fields, "end"), _typed(fields, "text", str), facts)
 
 
 def _is_shown(character: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show_text
-from asrbatch.manifest.row import BadRow
+from asrbatch.manifest.row import InvalidRow
 
 
 class Columns:
@@ -53,5 +53,5 @@ class Columns:
         for theirs, option in self.given.values():
             if theirs not in fields:
                 found = ", ".join(fields) or "no fields"
-                raise BadRow(f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row")
+                raise InvalidRow(f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row")
         return {self.ours(name): value for name, value in fields.items()}

@@ -33,11 +33,19 @@ from asrbatch.manifest.readers.lhotse import cuts_reader, looks_like_cuts, open_
 from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, check_shards, describe, head_of, is_file, shard_of
 from asrbatch.manifest.readers.tar import open_nemo_tars, open_webdataset
 from asrbatch.manifest.readers.text import LocalFile, TextFile, open_text, unpacked
-from asrbatch.manifest.source import Source, choose_split, common_folder, is_data_set, is_source_file, read_source_file, resolve
+from asrbatch.manifest.source import (
+    ManifestSource,
+    choose_split,
+    common_folder,
+    is_data_set,
+    is_source_file,
+    read_source_file,
+    resolve,
+)
 from asrbatch.storage.jsonl import known_head
 
 
-def text_reader(source: Source, file: TextFile, format: str) -> Reader:
+def text_reader(source: ManifestSource, file: TextFile, format: str) -> Reader:
     """The rows of one text that is of that format: `jsonl`, `lhotse`, `csv` or `tsv`."""
     return {"jsonl": jsonl_reader, "lhotse": cuts_reader, "csv": csv_reader, "tsv": tsv_reader}[format](source, file)
 
@@ -54,7 +62,7 @@ def format_of(head: bytes, options: SourceOptions) -> str | None:
 
 
 # What else data files of the hub may be, by the name of the module in datasets.
-_OTHER_KINDS: dict[str, tuple[str, Callable[[Source], Reader | None]]] = {
+_OTHER_KINDS: dict[str, tuple[str, Callable[[ManifestSource], Reader | None]]] = {
     "json": ("jsonl", open_jsonl),
     "csv": ("csv", open_csv),
     "webdataset": ("webdataset", open_webdataset),
@@ -63,7 +71,7 @@ _PARQUET = (b"PAR1",)
 _ARROW = (b"ARROW1", b"\xff\xff\xff\xff")  # a file, a stream
 
 
-def open_saved(source: Source) -> Reader | None:
+def open_saved(source: ManifestSource) -> Reader | None:
     path = source.path
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):
         split = choose_split(path, _saved_splits(path), source.options.split)
@@ -81,7 +89,7 @@ def open_saved(source: Source) -> Reader | None:
     return TableReader(table, path, path, label, Columns(source.options))
 
 
-def open_parquet(source: Source) -> Reader | None:
+def open_parquet(source: ManifestSource) -> Reader | None:
     found = _table_files(source, ".parquet", _PARQUET)
     if found is None:
         return None
@@ -90,7 +98,7 @@ def open_parquet(source: Source) -> Reader | None:
     return _parquet_reader(source, files, label, folder)
 
 
-def open_arrow(source: Source) -> Reader | None:
+def open_arrow(source: ManifestSource) -> Reader | None:
     found = _table_files(source, ".arrow", _ARROW)
     if found is None:
         return None
@@ -98,7 +106,7 @@ def open_arrow(source: Source) -> Reader | None:
     return _arrow_reader(source, files, label, source.path if source.is_folder else common_folder(files))
 
 
-def open_hub(source: Source) -> Reader | None:
+def open_hub(source: ManifestSource) -> Reader | None:
     """A data set on the hub, or a folder that is a copy of one."""
     from asrbatch.manifest.readers import hub
 
@@ -110,7 +118,7 @@ def open_hub(source: Source) -> Reader | None:
         return None
     files, asked = list(found.files), source.format
     options = replace(source.options, format=None, split=None, folder=found.folder)
-    source = Source(found.source, found.files, options)
+    source = ManifestSource(found.source, found.files, options)
     if found.kind == "parquet":
         reader = _parquet_reader(source, files, found.split, found.folder)
     elif found.kind == "arrow":
@@ -130,21 +138,21 @@ def open_hub(source: Source) -> Reader | None:
     return reader
 
 
-def _parquet_reader(source: Source, files: list[str], label: str, folder: str) -> Reader:
+def _parquet_reader(source: ManifestSource, files: list[str], label: str, folder: str) -> Reader:
     from asrbatch.manifest.readers.parquet import ParquetTable
     from asrbatch.manifest.readers.table import TableReader
 
     return TableReader(ParquetTable(files), source.path, folder, label, Columns(source.options))
 
 
-def _arrow_reader(source: Source, files: list[str], label: str, folder: str) -> Reader:
+def _arrow_reader(source: ManifestSource, files: list[str], label: str, folder: str) -> Reader:
     from asrbatch.manifest.readers.arrow import ArrowTable
     from asrbatch.manifest.readers.table import TableReader
 
     return TableReader(ArrowTable(files), source.path, folder, label, Columns(source.options))
 
 
-def _table_files(source: Source, ending: str, heads: tuple[bytes, ...]) -> tuple[list[str], str] | None:
+def _table_files(source: ManifestSource, ending: str, heads: tuple[bytes, ...]) -> tuple[list[str], str] | None:
     """The files of one split, in order, and what to call them; None if it is something else."""
     path, split = source.path, source.options.split
 
@@ -198,7 +206,7 @@ ACCEPTED = (
 class _Format(NamedTuple):
     """How a format is opened, and which of the options that not every format has it takes."""
 
-    open: Callable[[Source], Reader | None]
+    open: Callable[[ManifestSource], Reader | None]
     takes: tuple[str, ...] = ()
 
 
@@ -254,7 +262,7 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
     raise ManifestError(f"{source.path}: {describe(source)}; accepted are {ACCEPTED}")
 
 
-def _check_options(source: Source, name: str) -> None:
+def _check_options(source: ManifestSource, name: str) -> None:
     for field, option in _OPTIONS.items():
         if getattr(source.options, field) not in (None, False) and field not in _FORMATS[name].takes:
             able = [f"--format {each}" for each, format in _FORMATS.items() if field in format.takes]
@@ -267,7 +275,7 @@ def _read_stdin(options: SourceOptions) -> Reader:
     if name not in _TEXTS:
         raise UsageError(f"--format {name}: standard input is text, one of {', '.join(_TEXTS)}; write it to a file")
     options = replace(options, folder=options.folder or os.getcwd())
-    source = Source("standard input", ("standard input",), options)
+    source = ManifestSource("standard input", ("standard input",), options)
     _check_options(source, name)
     return text_reader(source, _stdin_text(), name)
 

@@ -15,9 +15,9 @@ from asrbatch.audio.clip import LENGTH_SLACK_S
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ROW_ERROR_KINDS, UsageError
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe import FIXES, MISMATCH, NEVER, UNSURE, Findings, Probe
+from asrbatch.manifest.probe import FIXES, MISMATCH, NEVER, UNSURE, AudioProbe, ProbeResults
 from asrbatch.manifest.scan import Observe
-from asrbatch.manifest.survey import Survey
+from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.validate import without_place
 from asrbatch.manifest.writer import has_place, line_fields, new_manifest
 from asrbatch.storage.files import json_bytes
@@ -27,7 +27,7 @@ _MISMATCH_FIX = "the duration written is that of the audio there is; where the f
 
 
 @dataclass(frozen=True)
-class Made:
+class ManifestSummary:
     """What was written.
 
     Attributes:
@@ -38,12 +38,12 @@ class Made:
     """
 
     manifest: Manifest
-    findings: Findings
+    findings: ProbeResults
     num_measured: int
     num_corrected: int
 
 
-def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Observe | None = None) -> Survey:
+def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Observe | None = None) -> ManifestStats:
     """The rows of all sources, checked; they, their order and their ids are those that `transcribe` would have.
 
     Raises:
@@ -56,35 +56,35 @@ def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: O
         if not without and not has_place(row):
             without.append(row.index)
 
-    survey = Survey(sources, with_files=True, reading=reading, check=ask, observe=observe)
+    survey = ManifestStats(sources, with_files=True, reading=reading, check=ask, observe=observe)
     if without:
         raise UsageError(without_place(survey.manifest.where(without[0])))
     return survey
 
 
 def write_manifest(
-    survey: Survey,
+    survey: ManifestStats,
     path: Path,
     *,
     headers_only: bool = False,
     num_workers: int,
     timeout_s: float,
     observe: Callable[[int, int], None] = lambda done, failing: None,
-) -> Made:
+) -> ManifestSummary:
     """Measures all rows and writes them.
 
     Args:
         path: absolute; replaced when the manifest is whole.
         headers_only: believe headers, and decode nothing: lossy formats may then be off by 0.1 s, and rows whose length no
             header tells keep the duration they state, or none.
-        num_workers, timeout_s, observe: as `Probe`.
+        num_workers, timeout_s, observe: as `AudioProbe`.
 
     Raises:
         ManifestError: the sources changed meanwhile.
         OutputError: the disk refused.
     """
     manifest = survey.manifest
-    probe = Probe(
+    probe = AudioProbe(
         manifest, survey.files, num_workers=num_workers, timeout_s=timeout_s, decode=NEVER if headers_only else UNSURE,
         observe=observe,
     )  # fmt: skip
@@ -97,10 +97,10 @@ def write_manifest(
                 measured_s, num_measured = float(probe.audio_s[index]), num_measured + 1
                 num_corrected += row.duration_s is not None and abs(row.duration_s - measured_s) > LENGTH_SLACK_S
             file.write(json_bytes(line_fields(row, str(path.parent), measured_s)) + b"\n")
-    return Made(manifest, probe.findings, num_measured, num_corrected)
+    return ManifestSummary(manifest, probe.findings, num_measured, num_corrected)
 
 
-def figures(made: Made, path: Path) -> dict[str, Any]:
+def figures(made: ManifestSummary, path: Path) -> dict[str, Any]:
     """What was done, in plain JSON values."""
     found = made.findings
     kinds = [kind for kind in FIXES if found.counts[kind]]

@@ -15,8 +15,8 @@ from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.manifest.formats import open_reader
 from asrbatch.manifest.readers.base import JoinedReader, Reader
-from asrbatch.manifest.row import BadRow
-from asrbatch.manifest.scan import Check, Note, Observe, make_utterance, repeated_id, scan_rows
+from asrbatch.manifest.row import InvalidRow
+from asrbatch.manifest.scan import Check, Observe, OnIssue, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
 from asrbatch.types import AudioRef, Utterance
 
@@ -36,7 +36,7 @@ class Manifest:
         check: Check | None = None,
         *,
         keep_bad: bool = False,
-        note: Note | None = None,
+        note: OnIssue | None = None,
         observe: Observe | None = None,
     ):
         self._reader, self._check = reader, check
@@ -87,7 +87,7 @@ class Manifest:
         is_bad, problem = self._ids.is_bad(index), None
         try:
             row = self._reader.row(index)
-        except BadRow as e:
+        except InvalidRow as e:
             if not is_bad:  # it was good when it was scanned
                 raise manifest_changed(self._reader.where(index)) from e
             row, problem = e.row(), str(e)
@@ -135,7 +135,7 @@ def open_manifest(
     split: str | None = None,
     check: Check | None = None,
     options: SourceOptions | None = None,
-    note: Note | None = None,
+    note: OnIssue | None = None,
     observe: Observe | None = None,
 ) -> Manifest:
     """Open a manifest and check every row of it.

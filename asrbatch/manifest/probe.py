@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from asrbatch.audio.clip import LENGTH_SLACK_S, Part
+from asrbatch.audio.clip import LENGTH_SLACK_S, Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest, HeaderRequest
 from asrbatch.audio.header import Header, foresee
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.errors import ROW_ERROR_KINDS, RowError
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.survey import file_of
@@ -49,7 +49,7 @@ _KINDS = tuple(FIXES)
 
 
 @dataclass
-class Findings:
+class ProbeResults:
     """What headers told. Threads add to parts of their own, which are joined at the end.
 
     Attributes:
@@ -78,7 +78,7 @@ class Findings:
         self.num_failing += kind in ROW_ERROR_KINDS
         self._keep(kind, (index, text))
 
-    def join(self, other: "Findings") -> None:
+    def join(self, other: "ProbeResults") -> None:
         for name in ("num_rows", "num_files", "num_failing", "audio_s", "num_guessed", "num_unknown"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("counts", "containers", "sample_rates"):
@@ -94,7 +94,7 @@ class Findings:
             del kept[SHOWN_ROWS:]
 
 
-class Probe:
+class AudioProbe:
     """Every row of a manifest held against its file.
 
     Attributes:
@@ -124,7 +124,7 @@ class Probe:
         *,
         num_workers: int,
         timeout_s: float,
-        rules: AudioRules | None = None,
+        rules: WindowConfig | None = None,
         decode: str = NEVER,
         judge_bad: bool = True,
         observe: Callable[[int, int], None] = lambda done, failing: None,
@@ -135,10 +135,10 @@ class Probe:
         self.audio_s = np.full(len(manifest), np.nan)
         self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
-        self.findings = Findings()
+        self.findings = ProbeResults()
         self._groups = _by_file(files)
         self._taking, self._stopping = threading.Lock(), False
-        self._parts = [Findings() for _ in range(num_workers)]
+        self._parts = [ProbeResults() for _ in range(num_workers)]
         timeout_s = min(timeout_s, MOST_TIMEOUT_S) if decode == NEVER else timeout_s
         self._decoders = [Decoder(timeout_s=timeout_s) for _ in range(num_workers)]
         with ThreadPoolExecutor(num_workers, "asrbatch-probe") as pool:
@@ -170,7 +170,7 @@ class Probe:
     def decodes_all(self) -> bool:
         return self._decode == ALWAYS
 
-    def _work(self, decoder: Decoder, found: Findings) -> None:
+    def _work(self, decoder: Decoder, found: ProbeResults) -> None:
         while (rows := self._take()) is not None:
             file: object = None
             opened: _Opened | None = None
@@ -194,12 +194,12 @@ class Probe:
         with self._taking:
             return next(self._groups, None)
 
-    def _note(self, found: Findings, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
+    def _note(self, found: ProbeResults, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
         found.note(row.index, kind, text)
         self._tell(row, kind, text if has_fix else f"{text}; {FIXES[kind]}")
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
-    def _open(self, row: Utterance, decoder: Decoder, found: Findings) -> "_Opened":
+    def _open(self, row: Utterance, decoder: Decoder, found: ProbeResults) -> "_Opened":
         name, source = row.audio.name, None
         found.num_files += 1
         try:
@@ -213,12 +213,12 @@ class Probe:
         found.sample_rates[header.sample_rate] += 1
         return _Opened(source, header)
 
-    def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder, found: Findings) -> None:
+    def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder, found: ProbeResults) -> None:
         """Adds what a row will yield. Raises RowError when it will fail."""
         header, rules = opened.header, self._rules
         if isinstance(header, RowError):
             raise header
-        part = Part(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.max_s if rules else None)
+        part = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.max_s if rules else None)
         needs = {"sample_rate": rules.sample_rate, "min_samples": rules.min_samples} if rules else {}
         audio_s, mismatch, is_exact = None, None, header.is_exact
         if self._decode != ALWAYS:
@@ -256,14 +256,14 @@ class _Opened(NamedTuple):
     header: Header | RowError
 
 
-def _is_sure(header: Header, part: Part) -> bool:
+def _is_sure(header: Header, part: Clip) -> bool:
     """Whether a header tells to a frame what a part of its file holds."""
     if not header.is_exact or header.num_frames is None:
         return False
     return header.slack == 0 or part.stop(header.sample_rate) < header.num_readable - header.slack
 
 
-def _unlike(part: Part, audio_s: float) -> str:
+def _unlike(part: Clip, audio_s: float) -> str:
     if part.duration_s - audio_s > LENGTH_SLACK_S:
         return f"the row states {part.duration_s:.2f} s, {audio_s:.2f} s are there"
     return f"the row states {part.duration_s:.2f} s, the file goes on after that"
@@ -282,7 +282,7 @@ def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:
         yield order[starts[which] : ends[which]]
 
 
-def headers(findings: Findings, manifest: Manifest) -> dict[str, Any]:
+def headers(findings: ProbeResults, manifest: Manifest) -> dict[str, Any]:
     kinds = [kind for kind in FIXES if findings.counts[kind]]
     return {
         "rows": findings.num_rows,

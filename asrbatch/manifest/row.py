@@ -46,7 +46,7 @@ _HALF_OF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write one; no file nam
 _OF_PANDAS = "pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps"
 
 
-class BadRow(Exception):
+class InvalidRow(Exception):
     """A row that cannot be run: what it says, what is wrong with that, and how to mend it; one line in all.
 
     Attributes:
@@ -109,7 +109,7 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
     """
     try:
         return _parse_row(fields, audio, row_id)
-    except BadRow as bad:
+    except InvalidRow as bad:
         bad.fields, bad.row_id = fields, row_id
         raise
 
@@ -131,7 +131,7 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     if duration_s is not None:
         duration_s = _seconds("duration", duration_s, "leave it out to read to the end")
         if duration_s == 0:
-            raise BadRow("duration = 0", "must be above 0", "leave it out to read to the end, or drop the row")
+            raise InvalidRow("duration = 0", "must be above 0", "leave it out to read to the end, or drop the row")
     channel = get("channel")
     if channel is not None and (type(channel) is not int or channel < 0):
         raise _bad("channel", channel, "must be a whole number from 0", "leave it out for the mean of all channels")
@@ -193,10 +193,10 @@ def audio_ref(path: str, folder: str) -> AudioRef:
     return AudioRef(path, place)
 
 
-def _bad(field: str, value: Any, problem: str, fix: str) -> BadRow:
+def _bad(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
     if type(value) is float and (isnan(value) or (field in ("id", "channel") and value.is_integer())):
         fix += f" ({_OF_PANDAS})"
-    return BadRow(f"{field} = {show(value)}", problem, fix)
+    return InvalidRow(f"{field} = {show(value)}", problem, fix)
 
 
 def _seconds(field: str, value: Any, otherwise: str) -> float:
@@ -220,10 +220,10 @@ def _check_refused(fields: dict[str, Any]) -> None:
 
 def _check_path(fields: dict[str, Any], path: Any) -> None:
     if path is None and "audio_filepath" in fields:
-        raise BadRow("audio_filepath = null", "names no audio", "give the path of one audio file, or drop the row")
+        raise InvalidRow("audio_filepath = null", "names no audio", "give the path of one audio file, or drop the row")
     if path is None:
         found = ", ".join(fields) if fields else "no fields"
-        raise BadRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
+        raise InvalidRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
     if type(path) is list:
         problem = "several clips in one row are not supported"
         raise _bad("audio_filepath", path, problem, "write one row per clip, with one path as a string")

@@ -27,16 +27,16 @@ import numpy as np
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show
 from asrbatch.manifest.readers.base import Reader
-from asrbatch.manifest.row import BadRow, Row, canonical_row, canonical_tail
-from asrbatch.types import Problem, Utterance
+from asrbatch.manifest.row import InvalidRow, Row, canonical_row, canonical_tail
+from asrbatch.types import Issue, Utterance
 
-Note = Callable[[Problem], None]
+OnIssue = Callable[[Issue], None]
 
 SHOWN_PROBLEMS = 20
 _SHOWN_KINDS, _MOST_KINDS = 10, 1000
 
 
-class Problems:
+class IssueCounts:
     """What the pass finds wrong: all is counted and told to `note`; the first of each kind are kept.
 
     Attributes:
@@ -50,7 +50,7 @@ class Problems:
         note: called with every problem.
     """
 
-    def __init__(self, source: str, where: Callable[[int], str], note: Note | None):
+    def __init__(self, source: str, where: Callable[[int], str], note: OnIssue | None):
         self._source, self._where, self._tell = source, where, note
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, list[tuple[int, str]]] = {}
@@ -64,7 +64,7 @@ class Problems:
         if len(kept := self.examples.setdefault(kind, [])) < SHOWN_PROBLEMS:
             kept.append((index, problem))
         if self._tell is not None:
-            self._tell(Problem(index, self._where(index), row_id, "rows", kind, problem))
+            self._tell(Issue(index, self._where(index), row_id, "rows", kind, problem))
 
     def report(self, num_rows: int) -> str:
         """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
@@ -166,7 +166,7 @@ def scan_rows(
     check: Check | None = None,
     *,
     keep_bad: bool = False,
-    note: Note | None = None,
+    note: OnIssue | None = None,
     observe: Observe | None = None,
 ) -> tuple[Scan, Ids]:
     """Read every row once.
@@ -184,12 +184,12 @@ def scan_rows(
         ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
     """
     digest, ids, durations_s = _Digest(), Ids(), array("f")
-    found = Problems(reader.source, reader.where, note)
+    found = IssueCounts(reader.source, reader.where, note)
     for index, row in enumerate(reader.rows()):
         if observe is not None and index % _OBSERVED_ROWS == 0:
             observe(index, found.number, _share_read(reader, index))
         problem = None
-        if type(row) is BadRow:
+        if type(row) is InvalidRow:
             problem, kind = str(row), row.kind
             durations_s.append(nan)
             row = row.row()  # keeps the place
@@ -307,7 +307,7 @@ def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str
     for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):
         try:
             row = reader.row(index)
-        except BadRow as bad:  # reported already; what stands in its place has an id all the same
+        except InvalidRow as bad:  # reported already; what stands in its place has an id all the same
             row = bad.row()
         row_id = ids.final(index, row)
         first = firsts.setdefault(row_id, index)

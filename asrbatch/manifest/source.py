@@ -32,7 +32,7 @@ _MOST_FILES = 1_000_000
 
 
 @dataclass(frozen=True)
-class Source:
+class ManifestSource:
     """One argument.
 
     Attributes:
@@ -59,10 +59,10 @@ class Source:
         return self.is_one and os.path.isdir(self.path)
 
 
-def resolve(given: str, options: SourceOptions) -> Source:
+def resolve(given: str, options: SourceOptions) -> ManifestSource:
     """Raises ManifestError: a list names a file that is not there, or a pattern stands for too many."""
     path = absolute(given)
-    return Source(path, tuple(expand(given)), options)
+    return ManifestSource(path, tuple(expand(given)), options)
 
 
 def expand(given: str) -> list[str]:

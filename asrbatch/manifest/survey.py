@@ -21,7 +21,7 @@ import numpy as np
 
 from asrbatch.config import SourceOptions
 from asrbatch.manifest.manifest import Manifest, open_manifest
-from asrbatch.manifest.scan import Check, Note, Observe
+from asrbatch.manifest.scan import Check, Observe, OnIssue
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.types import Utterance
 
@@ -118,7 +118,7 @@ class Estimate:
     num_not_counted: int
 
 
-class Survey:
+class ManifestStats:
     """One pass over a manifest.
 
     Attributes:
@@ -142,7 +142,7 @@ class Survey:
         with_files: bool = False,
         reading: SourceOptions | None = None,
         check: Check | None = None,
-        note: Note | None = None,
+        note: OnIssue | None = None,
         observe: Observe | None = None,
     ):
         self._check = check

@@ -10,16 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe import FIXES, Probe
-from asrbatch.manifest.scan import Check, Note, Observe
-from asrbatch.manifest.survey import Survey
+from asrbatch.manifest.probe import FIXES, AudioProbe
+from asrbatch.manifest.scan import Check, Observe, OnIssue
+from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.writer import has_place, line_fields, new_manifest, place_from
 from asrbatch.storage.files import json_bytes
-from asrbatch.types import Problem, Utterance
+from asrbatch.types import Issue, Utterance
 
 
 class Validation:
@@ -54,17 +54,17 @@ class Validation:
         check: Check | None = None,
         for_lines: bool = False,
         strict: bool = False,
-        note: Note | None = None,
+        note: OnIssue | None = None,
         observe: Observe | None = None,
     ):
         self._refuses = reading.on_bad_row == "refuse"
         self._check, self._strict, self._tell = check, strict, note
         self._without_place = array("Q")
         keeping = replace(reading, on_bad_row="fail")
-        self._survey = Survey(sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe)
+        self._survey = ManifestStats(sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe)
         self.manifest: Manifest = self._survey.manifest
         self.num_bad = self.manifest.num_bad
-        self.probe: Probe | None = None
+        self.probe: AudioProbe | None = None
         self.clean: tuple[Path, int] | None = None
         self.report: tuple[Path, int] | None = None
         for index in self._without_place if for_lines else ():
@@ -75,10 +75,10 @@ class Validation:
         return len(self.manifest)
 
     def judge_audio(
-        self, *, decode: str, num_workers: int, timeout_s: float, rules: AudioRules | None, observe: Callable[[int, int], None]
+        self, *, decode: str, num_workers: int, timeout_s: float, rules: WindowConfig | None, observe: Callable[[int, int], None]
     ) -> None:
-        """Looks at the audio of every good row; arguments and errors are those of `Probe`."""
-        self.probe = Probe(
+        """Looks at the audio of every good row; arguments and errors are those of `AudioProbe`."""
+        self.probe = AudioProbe(
             self.manifest, self._survey.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, decode=decode,
             judge_bad=False, observe=observe, note=self._note_audio,
         )  # fmt: skip
@@ -141,7 +141,7 @@ class Validation:
 
     def _note_audio(self, row: Utterance, kind: str, text: str) -> None:
         if self._tell is not None:
-            self._tell(Problem(row.index, self.manifest.where(row.index), row.id, "audio", kind, text))
+            self._tell(Issue(row.index, self.manifest.where(row.index), row.id, "audio", kind, text))
 
     def _ask(self, row: Utterance) -> str | None:
         if not has_place(row):

@@ -1,6 +1,6 @@
 """What a speech model can do and how it is asked: plain facts, and what to say when somebody asks for more.
 
-Knows neither vLLM nor where facts come from: Whisper's are read from its files (`whisper_speech`), those of any other model
+Knows neither vLLM nor where facts come from: Whisper's are read from its files (`whisper_capabilities`), those of any other model
 are asked of vLLM's class in a process of its own (`engine/look.py`).
 """
 
@@ -19,7 +19,7 @@ CHAT_PROMPT = "Transcribe the following:"
 
 # What can be asked of some models, to the architectures that honour it: read from the classes of vLLM 0.32, and compared
 # with those of the installed vLLM by a test. `asrbatch models` prints what is installed.
-WHICH_CAN = {
+MODELS_SUPPORTING = {
     "language": "Whisper, CohereAsr, Gemma3n, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, Voxtral, VoxtralRealtime",
     "prompt": "Whisper, MoonshotKimia, MossTranscribeDiarize, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, "
     "and models asked by their chat template",
@@ -33,7 +33,7 @@ WHICH_CAN = {
 
 
 @dataclass(frozen=True)
-class Speech:
+class ModelCapabilities:
     """One model.
 
     Attributes:
@@ -44,7 +44,7 @@ class Speech:
         window_from: where that comes from, for people.
         min_samples: the fewest samples the model can be given.
         languages: ISO 639-1 codes to names; empty where the model does not say.
-        can: keys of `WHICH_CAN` that it honours.
+        can: keys of `MODELS_SUPPORTING` that it honours.
         max_model_len: tokens of prompt, audio and answer together; None for Whisper, whose audio counts apart.
         window_tokens: prompt tokens of a full window, audio included; None for Whisper.
         kv_bytes_per_token: of the key-value cache, for each byte of the dtype's width; None for Whisper.
@@ -78,7 +78,7 @@ class Speech:
         """Refuses what the model does not honour.
 
         Args:
-            what: a key of `WHICH_CAN`.
+            what: a key of `MODELS_SUPPORTING`.
             option: as the user wrote it, value included.
 
         Raises:
@@ -87,7 +87,7 @@ class Speech:
         if what not in self.can:
             raise UsageError(
                 f"{option}: {self.architecture}, asked by its {_BY[self.style]}, would ignore it; "
-                f"models that honour it: {WHICH_CAN[what]}"
+                f"models that honour it: {MODELS_SUPPORTING[what]}"
             )
 
     def check_language(self, language: str, option: str) -> str:
@@ -123,12 +123,12 @@ class Speech:
 _BY = {WHISPER_STYLE: "token ids", INTERFACE_STYLE: "transcription interface", CHAT_STYLE: "chat template"}
 
 
-def whisper_speech(checkpoint: Checkpoint) -> Speech:
+def whisper_capabilities(checkpoint: Checkpoint) -> ModelCapabilities:
     """The facts of a Whisper checkpoint, from its files."""
     can = ["prompt", "hotwords", "timestamps"]
     if checkpoint.is_multilingual:
         can += ["language", "translation", "detection"]
-    return Speech(
+    return ModelCapabilities(
         architecture=checkpoint.architecture,
         style=WHISPER_STYLE,
         sample_rate=checkpoint.sample_rate,

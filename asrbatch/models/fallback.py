@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from asrbatch.models import quality
-from asrbatch.types import Generation
+from asrbatch.types import DecodingResult
 
 GREEDY = (0.0,)
-LADDER = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 # What makes an answer be asked for again; recorded with a run.
 THRESHOLDS = {
@@ -38,24 +38,24 @@ class Attempts:
 
     def __init__(self, temperatures: Sequence[float] = GREEDY):
         self._temperatures = temperatures
-        self.generations: list[Generation] = []
+        self.generations: list[DecodingResult] = []
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: DecodingResult) -> None:
         self.generations.append(generation)
 
     @property
     def next_temperature(self) -> float | None:
         """What to try next; None when the last answer is good enough or the ladder has ended."""
         tried = len(self.generations)
-        if tried == len(self._temperatures) or (tried and not faults(self.generations[-1])):
+        if tried == len(self._temperatures) or (tried and not failure_reasons(self.generations[-1])):
             return None
         return self._temperatures[tried]
 
     @property
-    def chosen(self) -> Generation:
+    def chosen(self) -> DecodingResult:
         """The answer that counts: the only one, the good one, or the best of bad ones."""
         last = self.generations[-1]
-        if len(self.generations) == 1 or not faults(last):
+        if len(self.generations) == 1 or not failure_reasons(last):
             return last
         return max(self._sound or self.generations, key=_belief)
 
@@ -64,16 +64,16 @@ class Attempts:
         """Why the chosen one was chosen; None when there was no choice."""
         if len(self.generations) == 1:
             return None
-        if not faults(self.generations[-1]):
+        if not failure_reasons(self.generations[-1]):
             return "first without faults"
         return "highest avg_logprob of those without loop or cut" if self._sound else "highest avg_logprob"
 
     @property
-    def _sound(self) -> list[Generation]:
-        return [g for g in self.generations if not g.is_truncated and not quality.is_loop(g.text.strip())]
+    def _sound(self) -> list[DecodingResult]:
+        return [g for g in self.generations if not g.is_truncated and not quality.is_repetitive(g.text.strip())]
 
 
-def faults(generation: Generation) -> list[str]:
+def failure_reasons(generation: DecodingResult) -> list[str]:
     """Why an answer is to be asked for again, each as `figure value`; none for silence, where any text is wrong."""
     if quality.is_no_speech(generation):
         return []
@@ -103,12 +103,12 @@ def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
             "num_tokens": g.num_tokens,
             "finish_reason": g.finish_reason,
             "avg_logprob": quality.rounded(g.avg_logprob, 4),
-            "faults": faults(g),
+            "faults": failure_reasons(g),
             "chosen": g is attempts.chosen,
         }
         for g in attempts.generations
     ]
 
 
-def _belief(generation: Generation) -> float:
+def _belief(generation: DecodingResult) -> float:
     return -1e9 if generation.avg_logprob is None else generation.avg_logprob

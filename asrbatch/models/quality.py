@@ -8,7 +8,7 @@ import math
 import zlib
 from typing import Any
 
-from asrbatch.types import Generation
+from asrbatch.types import DecodingResult
 
 # Whisper: above this ratio of a text's bytes to its compressed bytes it repeats itself.
 COMPRESSION_RATIO = 2.4
@@ -23,7 +23,7 @@ _LONGEST_PHRASE = 8
 CHARS_PER_S = 40.0
 
 
-def figures(text: str, seconds: float, avg_logprob: float | None, no_speech_prob: float | None) -> dict[str, Any]:
+def metrics(text: str, seconds: float, avg_logprob: float | None, no_speech_prob: float | None) -> dict[str, Any]:
     """What the guards look at, for a text and the audio it is said to come from.
 
     Args:
@@ -39,7 +39,7 @@ def figures(text: str, seconds: float, avg_logprob: float | None, no_speech_prob
     }
 
 
-def flags(generation: Generation, seconds: float) -> list[str]:
+def flags(generation: DecodingResult, seconds: float) -> list[str]:
     """What is to be said about an answer: `empty`, `truncated`, `loop`, `low_confidence`, `no_speech`, `too_fast`.
 
     Args:
@@ -49,7 +49,7 @@ def flags(generation: Generation, seconds: float) -> list[str]:
     signs = {
         "empty": not text,
         "truncated": generation.is_truncated,
-        "loop": is_loop(text),
+        "loop": is_repetitive(text),
         "low_confidence": is_low_confidence(generation),
         "no_speech": is_no_speech(generation),
         "too_fast": len(text) > CHARS_PER_S * max(seconds, 1.0),
@@ -57,15 +57,15 @@ def flags(generation: Generation, seconds: float) -> list[str]:
     return [flag for flag, holds in signs.items() if holds]
 
 
-def is_loop(text: str) -> bool:
+def is_repetitive(text: str) -> bool:
     return compression_ratio(text) > COMPRESSION_RATIO or repeats(text) >= LOOP_REPEATS
 
 
-def is_low_confidence(generation: Generation) -> bool:
+def is_low_confidence(generation: DecodingResult) -> bool:
     return generation.avg_logprob is not None and generation.avg_logprob < AVG_LOGPROB
 
 
-def is_no_speech(generation: Generation) -> bool:
+def is_no_speech(generation: DecodingResult) -> bool:
     """Whisper's rule: the model heard nobody speak, and did not believe what it wrote all the same."""
     probability = generation.no_speech_prob
     believed = generation.avg_logprob is not None and generation.avg_logprob > AVG_LOGPROB

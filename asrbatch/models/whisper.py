@@ -55,8 +55,8 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the generated tokens say; see `types.Generation` for the fields."""
+class WhisperReading:
+    """What the generated tokens say; see `types.DecodingResult` for the fields."""
 
     text: str
     language: str | None
@@ -207,7 +207,7 @@ class WhisperPrompts:
 
     def read(
         self, language: str | None, token_ids: Sequence[int], logprobs: Sequence[float], decode: Decode, *, timestamps: bool
-    ) -> Answer:
+    ) -> WhisperReading:
         """Reads an answer.
 
         Args:
@@ -231,7 +231,7 @@ class WhisperPrompts:
         if timestamps:
             first = self.first_timestamp
             segments = cut_segments(ids, of_ids, first_timestamp=first, is_text=self._is_text, decode=decode)
-        return Answer(
+        return WhisperReading(
             # A character whose bytes a timestamp parts is read in two halves: the text is what its segments say.
             text="".join(s.text for s in segments) if segments else decode(text_ids),
             language=language,

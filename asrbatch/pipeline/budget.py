@@ -15,7 +15,7 @@ from asrbatch.config import RunConfig
 from asrbatch.engine.base import Engine
 
 
-class Room:
+class Budget:
     """Counts windows and their seconds of audio; safe in any thread.
 
     Args:
@@ -30,7 +30,7 @@ class Room:
         self._changed = threading.Condition()
         self._closed = False
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Whether another row may be reserved for."""
         with self._changed:
             windows, seconds = self._windows + self._reserved, self._audio_s + self._reserved_s
@@ -65,7 +65,7 @@ class Room:
                 self._reserved_s -= reserved_s
             return True
 
-    def give_back(self, audio_s: float) -> None:
+    def release(self, audio_s: float) -> None:
         with self._changed:
             self._windows -= 1
             self._audio_s -= audio_s

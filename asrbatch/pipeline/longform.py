@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from asrbatch.audio.buffer import Ahead, Piece, Rules, pause_near
-from asrbatch.audio.silence import Voiced
+from asrbatch.audio.buffer import AudioBuffer, AudioWindow, WindowLimits, pause_near
+from asrbatch.audio.silence import SpeechOnlyBuffer
 from asrbatch.models import quality
-from asrbatch.types import Generation, Window
+from asrbatch.types import DecodingResult, Window
 
 # The original's: a text that needed more than this to come out is nothing to build on.
 _MAX_TEMPERATURE_TO_CONDITION_ON = 0.5
@@ -43,27 +43,32 @@ def longest_first(durations_s: np.ndarray, window_s: float) -> np.ndarray:
     return np.argsort(-np.searchsorted(bounds_s, np.nan_to_num(durations_s, nan=np.inf)), kind="stable")
 
 
-def follow(
-    ahead: Ahead | Voiced, rules: Rules, answer: Callable[[], Generation | None], *, condition: bool, drop_no_speech: bool
-) -> Iterator[Piece]:
+def decode_sequentially(
+    buffer: AudioBuffer | SpeechOnlyBuffer,
+    rules: WindowLimits,
+    answer: Callable[[], DecodingResult | None],
+    *,
+    condition: bool,
+    drop_no_speech: bool,
+) -> Iterator[AudioWindow]:
     """The windows of a recording, each after the answer to the one before.
 
     Args:
-        ahead: the recording, or all of it but its long silences.
+        buffer: the recording, or all of it but its long silences.
         answer: waits for the answer to the last window; None when nobody wants the rest.
         condition: ask each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
     """
     previous: tuple[int, ...] = ()
     num_small = 0
-    while len(shown := ahead.peek(rules.lookahead)):
-        samples, start = shown[: _length(len(shown), rules)], ahead.position
-        yield Piece(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
+    while len(shown := buffer.peek(rules.lookahead)):
+        samples, start = shown[: _length(len(shown), rules)], buffer.position
+        yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
         generation = answer()
         if generation is None:
             return
         if drop_no_speech and quality.is_no_speech(generation):
-            ahead.skip(len(samples))
+            buffer.advance(len(samples))
             continue
         passed = heard(generation, samples, rules, is_last=len(samples) == len(shown))
         num_small = num_small + 1 if passed < rules.min_tail else 0
@@ -73,17 +78,17 @@ def follow(
         previous = (*previous, *(i for segment in kept for i in segment.token_ids))[-_MAX_PREVIOUS:]
         if generation.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
             previous = ()
-        ahead.skip(passed)
+        buffer.advance(passed)
 
 
-def _length(num_shown: int, rules: Rules) -> int:
+def _length(num_shown: int, rules: WindowLimits) -> int:
     """Of the next window: as long as the model hears, but what it leaves must be long enough to be a window itself."""
     if rules.limit < num_shown < rules.lookahead:
         return num_shown - rules.min_tail
     return min(num_shown, rules.limit)
 
 
-def heard(generation: Generation, samples: np.ndarray, rules: Rules, *, is_last: bool) -> int:
+def heard(generation: DecodingResult, samples: np.ndarray, rules: WindowLimits, *, is_last: bool) -> int:
     """How many samples of a window were heard whole, 1 to all.
 
     Up to the pause around the model's timestamp, which is coarse: cut at the timestamp itself, 3 in 100 words beside a
@@ -101,7 +106,7 @@ def heard(generation: Generation, samples: np.ndarray, rules: Rules, *, is_last:
     return pause_near(samples, resume, round(_AROUND_S * rules.sample_rate), rules)
 
 
-def rest_of(piece: Piece, generation: Generation, rules: Rules) -> int | None:
+def unheard_tail(piece: AudioWindow, generation: DecodingResult, rules: WindowLimits) -> int | None:
     """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for nowhere.
 
     With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends: tiny.en left

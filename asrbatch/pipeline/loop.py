@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from asrbatch.audio.windows import AudioRules
-from asrbatch.engine.base import Engine, Failure, Question
-from asrbatch.engine.spec import EnginePlan
+from asrbatch.audio.windows import WindowConfig
+from asrbatch.engine.base import DecodingOptions, Engine, Failure
+from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.budget import Limits, Room
-from asrbatch.pipeline.longform import rest_of
-from asrbatch.pipeline.preprocess import Job, Prepared, PreparedWindow, Preparers
-from asrbatch.pipeline.queues import Feed, Given, Source
-from asrbatch.pipeline.result import Heard, failed_row, ok_row
-from asrbatch.pipeline.state import Asked, Clocks, Work
-from asrbatch.types import Generation, Utterance
+from asrbatch.pipeline.budget import Budget, Limits
+from asrbatch.pipeline.longform import unheard_tail
+from asrbatch.pipeline.preprocess import PreprocessPool, PreprocessResult, UtteranceTask, WindowRequest
+from asrbatch.pipeline.queues import IterableSource, QueueSource, UtteranceSource
+from asrbatch.pipeline.result import WindowResult, failed_row, ok_row
+from asrbatch.pipeline.state import InFlightWindow, StageTimes, UtteranceState
+from asrbatch.types import DecodingResult, Utterance
 
 _STOP = "stop"
 _TICK_S = 0.1
@@ -31,7 +31,7 @@ class Pipeline:
 
     Args:
         engine: for its `submit` and `max_num_seqs`.
-        preparers: the pool; the pipeline lets it begin, its maker closes it.
+        pool: the pool; the pipeline lets it begin, its maker closes it.
         write: takes a finished row.
         submitted: told an utterance's index before its first window enters the engine.
         tick: called a few times a second, to let others report.
@@ -44,29 +44,29 @@ class Pipeline:
         self,
         *,
         engine: Engine,
-        preparers: Preparers,
+        pool: PreprocessPool,
         events: SimpleQueue,
         limits: Limits,
         write: Callable[[dict[str, Any]], None],
         submitted: Callable[[int], None],
         tick: Callable[[], None],
-        asks: EnginePlan,
-        rules: AudioRules,
+        asks: EngineSpec,
+        rules: WindowConfig,
     ):
         self._engine, self._events, self._limits = engine, events, limits
         self._write, self._submitted, self._tick = write, submitted, tick
         self._asks, self._rules = asks, rules
-        self._room = Room(limits.windows, limits.audio_s)
-        self._preparers = preparers
-        preparers.begin(engine, events.put, self._room, min(limits.windows, engine.max_num_seqs + preparers.num_workers))
-        self._working: dict[int, Work] = {}
-        self._asked: dict[tuple[int, int], Asked] = {}
+        self._budget = Budget(limits.windows, limits.audio_s)
+        self._pool = pool
+        pool.begin(engine, events.put, self._budget, min(limits.windows, engine.max_num_seqs + pool.num_workers))
+        self._working: dict[int, UtteranceState] = {}
+        self._asked: dict[tuple[int, int], InFlightWindow] = {}
         self._in_engine = 0
         self._level_since = time.monotonic()
         self._stop_by: float | None = None
         self._ticked_at = 0.0
         self._answered_at = time.monotonic()
-        self.clocks = Clocks()
+        self.stage_times = StageTimes()
 
     @property
     def stopped(self) -> bool:
@@ -85,17 +85,17 @@ class Pipeline:
         """Makes the loop look for more work at once. Safe in any thread."""
         self._events.put(None)
 
-    def run(self, utterances: Iterable[Utterance] | Feed, *, alone: bool = False) -> None:
+    def run(self, utterances: Iterable[Utterance] | QueueSource, *, alone: bool = False) -> None:
         """Transcribes until the utterances end or a stop is requested and its grace is over.
 
         Args:
-            utterances: in the order they are taken; a `Feed` may be filled meanwhile.
+            utterances: in the order they are taken; a `QueueSource` may be filled meanwhile.
             alone: one utterance at a time, with nothing else in the engine.
 
         Raises:
             EngineDiedError: the engine died; rows written so far are written.
         """
-        source = utterances if isinstance(utterances, Feed) else Given(utterances)
+        source = utterances if isinstance(utterances, QueueSource) else IterableSource(utterances)
         self._level_since = time.monotonic()
         try:
             self._take(source, alone)
@@ -107,16 +107,16 @@ class Pipeline:
             for work in self._working.values():  # threads may wait for answers that will not come
                 work.job.cancel()
 
-    def _take(self, source: Source, alone: bool) -> None:
-        while not self.stopped and self._has_room(alone) and (utterance := source.take()):
+    def _take(self, source: UtteranceSource, alone: bool) -> None:
+        while not self.stopped and self._has_capacity(alone) and (utterance := source.take()):
             # An utterance without a duration is taken for a full window until it is decoded.
-            job = Job(utterance, min(utterance.duration_s or self._rules.window_s, self._rules.window_s))
-            self._working[utterance.index] = Work(job, time.monotonic(), self._asks.language_of(utterance))
-            self._room.reserve(job.reserved_s)
-            self._preparers.put(job)
+            job = UtteranceTask(utterance, min(utterance.duration_s or self._rules.window_s, self._rules.window_s))
+            self._working[utterance.index] = UtteranceState(job, time.monotonic(), self._asks.language_of(utterance))
+            self._budget.reserve(job.reserved_s)
+            self._pool.put(job)
 
-    def _has_room(self, alone: bool) -> bool:
-        return not self._working if alone else self._room.has_room()
+    def _has_capacity(self, alone: bool) -> bool:
+        return not self._working if alone else self._budget.has_capacity()
 
     def _next_event(self) -> Any:
         if time.monotonic() - self._ticked_at >= _TICK_S:
@@ -144,9 +144,9 @@ class Pipeline:
                 pass
             case "stop":
                 self._stop()
-            case PreparedWindow():
+            case WindowRequest():
                 self._submit(event)
-            case Prepared():
+            case PreprocessResult():
                 self._end(event)
             case None, Failure() as failure:
                 raise failure.error
@@ -162,7 +162,7 @@ class Pipeline:
         if self.stopped:
             return
         self._stop_by = time.monotonic() + self._limits.grace_s
-        self._preparers.drop_waiting()
+        self._pool.drop_waiting()
         for work in [w for w in self._working.values() if w.prepared is None]:
             work.job.is_ending = True
             if not work.is_begun:  # else all of it may be in the engine
@@ -171,32 +171,32 @@ class Pipeline:
     def _out_of_time(self) -> bool:
         return self.stopped and time.monotonic() >= self._stop_by
 
-    def _submit(self, ready: PreparedWindow) -> None:
+    def _submit(self, ready: WindowRequest) -> None:
         work = self._working.get(ready.job.utterance.index)
         if work is None:  # let go by a stop, or failed
-            self._room.give_back(ready.audio_s)
+            self._budget.release(ready.audio_s)
             return
         if not work.is_begun:
             self._submitted(ready.job.utterance.index)
         work.prepare_s = (work.prepare_s or 0.0) + ready.prepare_s
-        self.clocks.prepare += ready.prepare_s
+        self.stage_times.prepare += ready.prepare_s
         if ready.number and work.language is None and self._asks.detects_language and 0 not in work.heard:
             work.held_back.append(ready)
         else:
             self._ask(work, ready)
 
-    def _ask(self, work: Work, ready: PreparedWindow) -> None:
-        asked = Asked(ready, Attempts(self._asks.temperatures))
+    def _ask(self, work: UtteranceState, ready: WindowRequest) -> None:
+        asked = InFlightWindow(ready, Attempts(self._asks.temperatures))
         self._asked[ready.job.utterance.index, ready.number] = asked
         self._attempt(work, asked, self._asks.temperatures[0])
 
-    def _attempt(self, work: Work, asked: Asked, temperature: float) -> None:
+    def _attempt(self, work: UtteranceState, asked: InFlightWindow, temperature: float) -> None:
         ready = asked.ready
-        question = Question(work.language, ready.piece.previous, temperature, self._asks.timestamps)
+        question = DecodingOptions(work.language, ready.piece.previous, temperature, self._asks.timestamps)
         self._engine_holds(self._in_engine + 1)
         self._engine.submit((ready.job.utterance.index, ready.number), ready.request, question)
 
-    def _collect(self, index: int, number: int, outcome: Generation | Failure) -> None:
+    def _collect(self, index: int, number: int, outcome: DecodingResult | Failure) -> None:
         self._engine_holds(self._in_engine - 1)
         self._answered_at = time.monotonic()
         if isinstance(outcome, Failure) and isinstance(outcome.error, EngineDiedError):
@@ -214,13 +214,13 @@ class Pipeline:
             else:
                 self._answered(work, asked)
 
-    def _answered(self, work: Work, asked: Asked) -> None:
+    def _answered(self, work: UtteranceState, asked: InFlightWindow) -> None:
         ready, chosen = asked.ready, asked.attempts.chosen
-        work.heard.setdefault(ready.number, []).append(Heard(ready.piece.window, asked.attempts))
-        rest = None if self._rules.is_sequential else rest_of(ready.piece, chosen, self._rules.in_samples)
+        work.heard.setdefault(ready.number, []).append(WindowResult(ready.piece.window, asked.attempts))
+        rest = None if self._rules.is_sequential else unheard_tail(ready.piece, chosen, self._rules.in_samples)
         if rest is not None:
             del self._asked[ready.job.utterance.index, ready.number]
-            self._preparers.put_rest(ready, rest)
+            self._pool.put_rest(ready, rest)
         else:
             self._forget(ready.job.utterance.index, ready.number)
             work.whole.add(ready.number)
@@ -234,9 +234,9 @@ class Pipeline:
             self._finish(work)
 
     def _forget(self, index: int, number: int) -> None:
-        self._room.give_back(self._asked.pop((index, number)).ready.audio_s)
+        self._budget.release(self._asked.pop((index, number)).ready.audio_s)
 
-    def _end(self, prepared: Prepared) -> None:
+    def _end(self, prepared: PreprocessResult) -> None:
         work = self._working.get(prepared.job.utterance.index)
         if work is None:
             return
@@ -244,13 +244,13 @@ class Pipeline:
             self._release(work)
             return
         work.prepared = work.prepared or prepared  # the rest of a window may fail when all is read
-        self.clocks.read += prepared.read_s or 0.0
+        self.stage_times.read += prepared.read_s or 0.0
         if prepared.error:
             self._fail(work, prepared.error)
         elif work.is_done:
             self._finish(work)
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self, work: UtteranceState) -> None:
         prepared = work.prepared
         row = ok_row(
             work.job.utterance,
@@ -266,27 +266,27 @@ class Pipeline:
         )
         self._put(work, row)
 
-    def _fail(self, work: Work, error: RowError) -> None:
+    def _fail(self, work: UtteranceState, error: RowError) -> None:
         self._put(work, failed_row(work.job.utterance, error, work.timing))
 
-    def _put(self, work: Work, row: dict[str, Any]) -> None:
+    def _put(self, work: UtteranceState, row: dict[str, Any]) -> None:
         started = time.monotonic()
         self._write(row)
-        self.clocks.write += time.monotonic() - started
+        self.stage_times.write += time.monotonic() - started
         self._release(work)
 
-    def _release(self, work: Work) -> None:
+    def _release(self, work: UtteranceState) -> None:
         work.job.cancel()  # as far as anything of it is still to come
         for ready in work.held_back:
-            self._room.give_back(ready.audio_s)
+            self._budget.release(ready.audio_s)
         del self._working[work.job.utterance.index]
 
     def _engine_holds(self, windows: int) -> None:
         """Books the time since the last change under the level the engine had."""
         now = time.monotonic()
-        self.clocks.wall += now - self._level_since
+        self.stage_times.wall += now - self._level_since
         if self._in_engine > 0:
-            self.clocks.engine += now - self._level_since
+            self.stage_times.engine += now - self._level_since
         if self._in_engine >= self._engine.max_num_seqs:
-            self.clocks.full += now - self._level_since
+            self.stage_times.full += now - self._level_since
         self._in_engine, self._level_since = windows, now

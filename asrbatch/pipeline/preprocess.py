@@ -17,23 +17,23 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any
 
-from asrbatch.audio.buffer import Ahead, Piece
+from asrbatch.audio.buffer import AudioBuffer, AudioWindow
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
-from asrbatch.audio.silence import Voiced, silences
-from asrbatch.audio.windows import SPLITTERS, AudioRules, cut
+from asrbatch.audio.silence import SpeechOnlyBuffer, silence_tracker
+from asrbatch.audio.windows import SPLITTERS, WindowConfig, cut
 from asrbatch.engine.base import Engine, Request
 from asrbatch.errors import RowError
-from asrbatch.pipeline.budget import Room
-from asrbatch.pipeline.longform import follow
-from asrbatch.pipeline.queues import LoudestSoFar, Tasks
-from asrbatch.types import Generation, Utterance, Window
+from asrbatch.pipeline.budget import Budget
+from asrbatch.pipeline.longform import decode_sequentially
+from asrbatch.pipeline.queues import ReorderBuffer, TaskQueue
+from asrbatch.types import DecodingResult, Utterance, Window
 
 # How often a thread that waits for room looks for features that wait for a thread.
 _LOOK_EVERY_S = 0.05
 
 
-class Job:
+class UtteranceTask:
     """An utterance on its way through the pool.
 
     Attributes:
@@ -47,24 +47,24 @@ class Job:
         self.utterance = utterance
         self.reserved_s: float | None = reserved_s
         self.is_cancelled = self.is_ending = False
-        self.loudest_so_far = LoudestSoFar()
-        self._answers: SimpleQueue[Generation | None] = SimpleQueue()
+        self.loudest_so_far = ReorderBuffer()
+        self._answers: SimpleQueue[DecodingResult | None] = SimpleQueue()
 
     def cancel(self) -> None:
         self.is_cancelled = True
         self._answers.put(None)
 
-    def answer(self, generation: Generation) -> None:
+    def answer(self, generation: DecodingResult) -> None:
         """The answer to its next window; to be given in order."""
         self._answers.put(generation)
 
-    def next_answer(self) -> Generation | None:
+    def next_answer(self) -> DecodingResult | None:
         """Waits for the answer to its next window. None when it was cancelled."""
         return None if self.is_cancelled else self._answers.get()
 
 
 @dataclass(frozen=True)
-class PreparedWindow:
+class WindowRequest:
     """A window ready for the engine.
 
     Attributes:
@@ -75,9 +75,9 @@ class PreparedWindow:
         loudest: the loudest feature of the recording up to its end; None where that does not matter.
     """
 
-    job: Job
+    job: UtteranceTask
     number: int
-    piece: Piece
+    piece: AudioWindow
     request: Request
     audio_s: float
     prepare_s: float
@@ -85,7 +85,7 @@ class PreparedWindow:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreprocessResult:
     """All windows of an utterance are prepared or being prepared; or the reason why it cannot be transcribed.
 
     Attributes:
@@ -97,7 +97,7 @@ class Prepared:
         is_cut_short: it was cancelled on the way.
     """
 
-    job: Job
+    job: UtteranceTask
     error: RowError | None = None
     audio_s: float = 0.0
     flags: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureTask:
     """Features to be computed; room for them is taken.
 
     Attributes:
@@ -116,15 +116,15 @@ class Features:
         rest_of: the window this is the rest of, if it is one.
     """
 
-    job: Job
+    job: UtteranceTask
     number: int
-    piece: Piece
+    piece: AudioWindow
     audio_s: float
     read_s: float | None
-    rest_of: PreparedWindow | None = None
+    rest_of: WindowRequest | None = None
 
 
-class Preparers:
+class PreprocessPool:
     """The pool. Its decoder processes start at once, so that they are up when the engine is; work starts with `begin`.
 
     Args:
@@ -140,7 +140,7 @@ class Preparers:
         self,
         num_workers: int,
         *,
-        rules: AudioRules,
+        rules: WindowConfig,
         decode_timeout_s: float,
         prompt_of: Callable[[Utterance], str | None],
         language_of: Callable[[Utterance], str | None] = lambda utterance: None,
@@ -150,43 +150,43 @@ class Preparers:
         self._language_of = language_of
         self._cores = threading.BoundedSemaphore(num_workers)
         self._begun, self._ended = threading.Event(), False
-        self._tasks = Tasks()
+        self._tasks = TaskQueue()
         self._decoders: list[Decoder] = []
         self._threads: list[threading.Thread] = []
         self._add_threads(num_workers, starts_decoder=True)
 
-    def begin(self, engine: Engine, deliver: Callable[[Any], None], room: Room, num_recordings: int) -> None:
+    def begin(self, engine: Engine, deliver: Callable[[Any], None], budget: Budget, num_recordings: int) -> None:
         """Lets the threads work.
 
         Args:
-            deliver: receives `PreparedWindow`s and a `Prepared` for each utterance, or the exception of a broken thread,
+            deliver: receives `WindowRequest`s and a `PreprocessResult` for each utterance, or the exception of a broken thread,
                 from that thread.
-            room: where a thread waits before it prepares a window.
+            budget: where a thread waits before it prepares a window.
             num_recordings: how many may be in the engine at once, where each waits for its own answers.
         """
-        self._engine, self._deliver, self._room = engine, deliver, room
+        self._engine, self._deliver, self._budget = engine, deliver, budget
         if self._rules.is_sequential:
             self._add_threads(num_recordings - len(self._threads), starts_decoder=False)
         self._begun.set()
 
-    def put(self, job: Job) -> None:
+    def put(self, job: UtteranceTask) -> None:
         self._tasks.put(job)
 
-    def put_rest(self, ready: PreparedWindow, start: int) -> None:
+    def put_rest(self, ready: WindowRequest, start: int) -> None:
         """Has the rest of a window prepared as a window of its own, in the room that the whole one holds.
 
         Args:
             start: sample of the recording.
         """
         window, samples = ready.piece.window, ready.piece.samples
-        rest = Piece(Window(start, window.end), samples[start - window.start :])
-        self._tasks.put_features(Features(ready.job, ready.number, rest, ready.audio_s, None, rest_of=ready))
+        rest = AudioWindow(Window(start, window.end), samples[start - window.start :])
+        self._tasks.put_features(FeatureTask(ready.job, ready.number, rest, ready.audio_s, None, rest_of=ready))
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
         self._ended = True
         if self._begun.is_set():
-            self._room.close()
+            self._budget.close()
         self._begun.set()
         self._tasks.close()
         deadline = time.monotonic() + 1.0
@@ -226,43 +226,43 @@ class Preparers:
             return
         self._engine.prepare_thread()
         while (task := self._tasks.next()) is not None:
-            if isinstance(task, Features):
+            if isinstance(task, FeatureTask):
                 self._compute(task)
                 continue
             end = self._prepare(task, decoder)
             if task.reserved_s is not None:
-                self._room.unreserve(task.reserved_s)
+                self._budget.unreserve(task.reserved_s)
             self._deliver(end)
 
-    def _prepare(self, job: Job, decoder: Decoder) -> Prepared:
+    def _prepare(self, job: UtteranceTask, decoder: Decoder) -> PreprocessResult:
         """Delivers the windows, or has them delivered; returns what ends them."""
         reading, num_windows, skips = _Stopwatch(), 0, []
         if job.is_cancelled:
-            return Prepared(job, is_cut_short=True)
+            return PreprocessResult(job, is_cut_short=True)
         try:
             stream = decoder.stream(self._decode_request(job.utterance))
             with closing(stream):
-                for piece in self._pieces(job, Ahead(self._blocks(stream, reading)), skips):
+                for piece in self._pieces(job, AudioBuffer(self._blocks(stream, reading)), skips):
                     audio_s = len(piece.samples) / self._rules.sample_rate
-                    if not self._take_room(job, audio_s):
-                        return Prepared(job, is_cut_short=True)
-                    self._hand_over(Features(job, num_windows, piece, audio_s, reading.s))
+                    if not self._reserve_window(job, audio_s):
+                        return PreprocessResult(job, is_cut_short=True)
+                    self._hand_over(FeatureTask(job, num_windows, piece, audio_s, reading.s))
                     num_windows += 1
         except RowError as e:
-            return Prepared(job, error=e, num_windows=num_windows, read_s=reading.s)
+            return PreprocessResult(job, error=e, num_windows=num_windows, read_s=reading.s)
         if job.is_cancelled:
-            return Prepared(job, is_cut_short=True)
+            return PreprocessResult(job, is_cut_short=True)
         audio_s = stream.num_samples / self._rules.sample_rate
-        return Prepared(job, None, audio_s, stream.flags, num_windows, tuple(skips), reading.s)
+        return PreprocessResult(job, None, audio_s, stream.flags, num_windows, tuple(skips), reading.s)
 
-    def _pieces(self, job: Job, ahead: Ahead, skips: list[Window]) -> Iterator[Piece]:
+    def _pieces(self, job: UtteranceTask, buffer: AudioBuffer, skips: list[Window]) -> Iterator[AudioWindow]:
         rules = self._rules
         if rules.is_sequential:
             condition, drop = rules.condition_on_previous, rules.drop_no_speech
             if rules.vad_filter:
-                ahead = Voiced(ahead, silences(rules.in_samples), skips)
-            return follow(ahead, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop)
-        return cut(ahead, rules.in_samples, SPLITTERS[rules.windows](rules.in_samples), skips)
+                buffer = SpeechOnlyBuffer(buffer, silence_tracker(rules.in_samples), skips)
+            return decode_sequentially(buffer, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop)
+        return cut(buffer, rules.in_samples, SPLITTERS[rules.windows](rules.in_samples), skips)
 
     def _blocks(self, stream: Any, reading: "_Stopwatch") -> Iterator[Any]:
         """The stream's blocks, each decoded when it is asked for."""
@@ -273,45 +273,45 @@ class Preparers:
                 return
             yield block
 
-    def _take_room(self, job: Job, audio_s: float) -> bool:
+    def _reserve_window(self, job: UtteranceTask, audio_s: float) -> bool:
         """Waits for room for a window, and computes meanwhile what others need to give theirs back. False: do not go on."""
-        while not (job.is_cancelled or job.is_ending or self._room.is_closed):
+        while not (job.is_cancelled or job.is_ending or self._budget.is_closed):
             if (features := self._tasks.next_features()) is not None:
                 self._compute(features)
-            elif self._room.take(audio_s, reserved_s=job.reserved_s, timeout_s=_LOOK_EVERY_S):
+            elif self._budget.take(audio_s, reserved_s=job.reserved_s, timeout_s=_LOOK_EVERY_S):
                 job.reserved_s = None
                 return True
         return False
 
-    def _hand_over(self, features: Features) -> None:
+    def _hand_over(self, features: FeatureTask) -> None:
         # A thread that will wait for the answer gains nothing by it.
         if self._rules.is_sequential or not self._tasks.hand_over(features):
             self._compute(features)
 
-    def _compute(self, features: Features) -> None:
+    def _compute(self, features: FeatureTask) -> None:
         job, number, preparing = features.job, features.number, _Stopwatch()
         try:
             with self._cores, preparing:
                 prompt, language = self._prompt_of(job.utterance), self._language_of(job.utterance)
                 request = self._engine.prepare(features.piece.samples, prompt, language)
         except BaseException as e:
-            self._room.give_back(features.audio_s)
+            self._budget.release(features.audio_s)
             if not isinstance(e, RowError):
                 raise
-            self._deliver(Prepared(job, error=e, read_s=features.read_s))
+            self._deliver(PreprocessResult(job, error=e, read_s=features.read_s))
             if features.rest_of is None:
                 self._deliver_all(job.loudest_so_far.add(number, None, None))
             return
-        ready = PreparedWindow(job, number, features.piece, request, features.audio_s, preparing.s)
+        ready = WindowRequest(job, number, features.piece, request, features.audio_s, preparing.s)
         if features.rest_of is None:
             self._deliver_all(job.loudest_so_far.add(number, request.loudest, ready))
         else:
             self._deliver_all([(features.rest_of.loudest, ready)])
 
-    def _deliver_all(self, windows: list[tuple[float | None, PreparedWindow]]) -> None:
+    def _deliver_all(self, windows: list[tuple[float | None, WindowRequest]]) -> None:
         for loudest, ready in windows:
             if loudest is not None:
-                self._engine.raise_floor(ready.request, loudest)
+                self._engine.clamp_features(ready.request, loudest)
             self._deliver(replace(ready, loudest=loudest))
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from asrbatch.types import Utterance
 
 
-class Tasks:
+class TaskQueue:
     """Two queues in one, for many threads.
 
     Features belong to windows that hold room already, and others wait for that room: so they never wait behind an
@@ -72,7 +72,7 @@ class Tasks:
             self._changed.notify_all()
 
 
-class Source(Protocol):
+class UtteranceSource(Protocol):
     """Utterances, one at a time.
 
     Attributes:
@@ -85,8 +85,8 @@ class Source(Protocol):
         """The next one; None when there is none at the moment."""
 
 
-class Given:
-    """A `Source` of what is there already."""
+class IterableSource:
+    """A `UtteranceSource` of what is there already."""
 
     def __init__(self, utterances: Iterable[Utterance]):
         self._utterances = iter(utterances)
@@ -98,8 +98,8 @@ class Given:
         return utterance
 
 
-class Feed:
-    """A `Source` that another thread fills.
+class QueueSource:
+    """A `UtteranceSource` that another thread fills.
 
     Args:
         wake: called when something changed, so that a loop that waits for events looks again.
@@ -127,7 +127,7 @@ class Feed:
         return self._utterances.popleft() if self._utterances else None
 
 
-class LoudestSoFar:
+class ReorderBuffer:
     """Of one recording. Windows wait in it until all before them are there. For many threads."""
 
     def __init__(self) -> None:

@@ -20,10 +20,10 @@ from asrbatch.errors import RowError
 from asrbatch.languages import NO_SPACES
 from asrbatch.models import fallback, quality
 from asrbatch.models.fallback import Attempts
-from asrbatch.types import Generation, Utterance, Window
+from asrbatch.types import DecodingResult, Utterance, Window
 
 
-def kept_windows(generation: Generation, window: Window, kept_until: int) -> Generation:
+def kept_windows(generation: DecodingResult, window: Window, kept_until: int) -> DecodingResult:
     """The answer as far as the next window does not hear the same again, its tokens and their mean log-probability too.
 
     Args:
@@ -47,7 +47,7 @@ def kept_windows(generation: Generation, window: Window, kept_until: int) -> Gen
     )
 
 
-def segment_rows(generation: Generation, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:
+def segment_rows(generation: DecodingResult, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:
     """The segments of a window as a row has them, each with the figures of `guards`; none without text.
 
     Args:
@@ -66,8 +66,10 @@ def segment_rows(generation: Generation, window: Window, kept_until: int, sample
     return found
 
 
-def _segment_row(text: str, start_s: float, end_s: float, avg_logprob: float | None, generation: Generation) -> dict[str, Any]:
-    figures = quality.figures(text, end_s - start_s, avg_logprob, generation.no_speech_prob)
+def _segment_row(
+    text: str, start_s: float, end_s: float, avg_logprob: float | None, generation: DecodingResult
+) -> dict[str, Any]:
+    figures = quality.metrics(text, end_s - start_s, avg_logprob, generation.no_speech_prob)
     return {"start": round(start_s, 6), "end": round(end_s, 6), "text": text, **figures}
 
 
@@ -97,7 +99,7 @@ _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a 
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class WindowResult:
     """A window and the answers to it."""
 
     window: Window
@@ -109,7 +111,7 @@ def ok_row(
     *,
     audio_s: float,
     sample_rate: int,
-    heard: Sequence[Heard],
+    heard: Sequence[WindowResult],
     skips: Sequence[Window] = (),
     flags: Sequence[str],
     drop_no_speech: bool = False,
@@ -210,7 +212,7 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     return row
 
 
-def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
+def _window(heard: WindowResult, kept: DecodingResult, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
     text, seconds = kept.text.strip(), (kept_until - heard.window.start) / sample_rate
     return {
         **_span(heard.window, sample_rate),
@@ -219,7 +221,7 @@ def _window(heard: Heard, kept: Generation, kept_until: int, is_dropped: bool, s
         "reasoning": kept.reasoning,
         "num_tokens": kept.num_tokens,
         "finish_reason": kept.finish_reason,
-        **quality.figures(text, seconds, kept.avg_logprob, kept.no_speech_prob),
+        **quality.metrics(text, seconds, kept.avg_logprob, kept.no_speech_prob),
         "temperature": kept.temperature,
         "flags": quality.flags(kept, seconds) + (["dropped"] if is_dropped else []),
         "attempts": fallback.as_rows(heard.attempts),

@@ -7,29 +7,29 @@ import time
 from dataclasses import dataclass, field
 
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.preprocess import Job, Prepared, PreparedWindow
-from asrbatch.pipeline.result import Heard
+from asrbatch.pipeline.preprocess import PreprocessResult, UtteranceTask, WindowRequest
+from asrbatch.pipeline.result import WindowResult
 
 
 @dataclass
-class Asked:
+class InFlightWindow:
     """A window in the engine, and what it said to it so far."""
 
-    ready: PreparedWindow
+    ready: WindowRequest
     attempts: Attempts
 
 
 @dataclass
-class Work:
+class UtteranceState:
     """An utterance between being taken and being written."""
 
-    job: Job
+    job: UtteranceTask
     taken_at: float
     language: str | None
-    prepared: Prepared | None = None
+    prepared: PreprocessResult | None = None
     prepare_s: float | None = None
-    held_back: list[PreparedWindow] = field(default_factory=list)  # until its language is known
-    heard: dict[int, list[Heard]] = field(default_factory=dict)  # of each window, and of its rest if that was asked again
+    held_back: list[WindowRequest] = field(default_factory=list)  # until its language is known
+    heard: dict[int, list[WindowResult]] = field(default_factory=dict)  # of each window, and of its rest if that was asked again
     whole: set[int] = field(default_factory=set)  # windows that were heard to their end
 
     @property
@@ -47,7 +47,7 @@ class Work:
 
 
 @dataclass
-class Clocks:
+class StageTimes:
     """Where a run's wall time went; seconds.
 
     Attributes:
@@ -66,6 +66,6 @@ class Clocks:
     write: float = 0.0
 
     @property
-    def starved(self) -> float:
+    def engine_idle(self) -> float:
         """How long the engine had nothing to do."""
         return max(0.0, self.wall - self.engine)

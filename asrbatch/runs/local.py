@@ -10,7 +10,7 @@ from asrbatch.engine.environment import start_aside
 from asrbatch.errors import EngineStartError
 from asrbatch.pipeline.budget import Limits
 from asrbatch.pipeline.loop import Pipeline
-from asrbatch.pipeline.preprocess import Preparers
+from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.runs import progress
 from asrbatch.runs.session import Session
 from asrbatch.storage.inflight import RUN_ALONE_AFTER
@@ -27,16 +27,16 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         EngineStartError, EngineDiedError: the engine; rows written so far are kept.
     """
     plan, config = session.plan, session.config
-    preparers = Preparers(
+    pool = PreprocessPool(
         config.num_workers,
         rules=plan.rules,
         decode_timeout_s=config.decode_timeout_s,
         prompt_of=plan.engine.prompt_of,
         language_of=plan.engine.language_of,
     )
-    with progress.captured(session.paths.log) as log_start, closing(preparers):
+    with progress.captured(session.paths.log) as log_start, closing(pool):
         events: SimpleQueue = SimpleQueue()
-        session.observer.say(f"starting vLLM: {plan.engine}; its log is {session.paths.log}")
+        session.observer.log(f"starting vLLM: {plan.engine}; its log is {session.paths.log}")
         try:
             engine = start_aside(lambda: plan.engine.start(start, lambda key, outcome: events.put((key, outcome))))
         except EngineStartError as e:
@@ -45,10 +45,10 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         with closing(engine):
             session.engine_is_up(engine.facts)
             session.progress.capacity = engine.max_num_seqs
-            _drive(session, engine, preparers, events)
+            _drive(session, engine, pool, events)
 
 
-def _drive(session: Session, engine: Engine, preparers: Preparers, events: SimpleQueue) -> None:
+def _drive(session: Session, engine: Engine, pool: PreprocessPool, events: SimpleQueue) -> None:
     rules = session.plan.rules
 
     def tick() -> None:
@@ -60,7 +60,7 @@ def _drive(session: Session, engine: Engine, preparers: Preparers, events: Simpl
 
     pipeline = Pipeline(
         engine=engine,
-        preparers=preparers,
+        pool=pool,
         events=events,
         limits=Limits.of(session.config, engine, rules.window_s),
         write=session.write,
@@ -69,7 +69,7 @@ def _drive(session: Session, engine: Engine, preparers: Preparers, events: Simpl
         asks=session.plan.engine,
         rules=rules,
     )
-    session.progress.clocks = pipeline.clocks
+    session.progress.stage_times = pipeline.stage_times
     session.stop.attach(pipeline)
     try:
         pipeline.run(utterances(lambda deaths: deaths == 0))

@@ -13,28 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.audio.vad import check_available
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import SEQUENTIAL, RunConfig
 from asrbatch.engine import plugins
 from asrbatch.engine.devices import Device, detect_device
-from asrbatch.engine.inspector import check_plugins, look_at, problem_of_adapter, unknown_modules
+from asrbatch.engine.inspector import check_plugins, inspect_model, problem_of_adapter, unknown_modules
 from asrbatch.engine.settings import parse_engine_args, resolve_dtype, resolve_mode
-from asrbatch.engine.spec import Asking, EnginePlan
+from asrbatch.engine.spec import EngineSpec, ModelOptions
 from asrbatch.errors import UsageError
 from asrbatch.languages import find, primary
 from asrbatch.models import lora
-from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, Speech, whisper_speech
+from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, PROMPT_STYLES, ModelCapabilities, whisper_capabilities
 from asrbatch.models.checkpoint import WHISPER, Checkpoint, content_files, find_tokenizer, hash_file, open_checkpoint
-from asrbatch.models.fallback import GREEDY, LADDER
+from asrbatch.models.fallback import GREEDY, TEMPERATURES
 from asrbatch.runs.fingerprint import SPEED_ONLY_ENGINE_ARGS
 
 # What vLLM can be told of an adapter's rank (vllm.config.lora).
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def choose_asking(
+def resolve_model_options(
     config: RunConfig, checkpoint: Checkpoint, device: Device, dtype: str, engine_args: Mapping[str, Any]
-) -> Asking:
+) -> ModelOptions:
     """How the run's model is asked.
 
     Raises:
@@ -51,11 +51,11 @@ def choose_asking(
     names = None if not engine.plugins else tuple(dict.fromkeys(engine.plugins))
     plugins.check_names(names)
     if architectures == [WHISPER]:
-        speech = _whisper(config, checkpoint, template_kwargs)
+        capabilities = _whisper(config, checkpoint, template_kwargs)
         if plugins.versions(names):  # vLLM loads them for every model, and one that raises takes the engine down
             check_plugins(names, device.kind)
     else:
-        speech = look_at(
+        capabilities = inspect_model(
             checkpoint.folder,
             name=checkpoint.name,
             architectures=architectures,
@@ -74,46 +74,52 @@ def choose_asking(
             device_kind=device.kind,
             window_s=config.window_s,
         )
-        if template_kwargs and speech.style != CHAT_STYLE:
+        if template_kwargs and capabilities.style != CHAT_STYLE:
             fix = "--prompt-style chat asks by its chat template"
-            raise UsageError(f"--chat-template-kwargs: {speech.architecture} is asked by its transcription interface; {fix}")
-    _check_options(config, speech)
-    return Asking(
-        speech=speech,
+            raise UsageError(
+                f"--chat-template-kwargs: {capabilities.architecture} is asked by its transcription interface; {fix}"
+            )
+    _check_options(config, capabilities)
+    return ModelOptions(
+        capabilities=capabilities,
         plugins=names,
         tokenizer=tokenizer,
         trust_remote_code=engine.trust_remote_code,
         chat_template_kwargs=template_kwargs,
         hotwords=config.hotwords,
-        target_language=_target(config, speech),
-        **_lora(engine.lora, speech, checkpoint, architectures, names, device.kind),
+        target_language=_target(config, capabilities),
+        **_lora(engine.lora, capabilities, checkpoint, architectures, names, device.kind),
     )
 
 
-def asked_fields(asking: Asking) -> dict[str, Any]:
+def asked_fields(model_options: ModelOptions) -> dict[str, Any]:
     """What of it decides the rows, for the fingerprint; only what was chosen, so that a plain Whisper run has none."""
-    speech = asking.speech
+    capabilities = model_options.capabilities
     fields: dict[str, Any] = {}
-    if not speech.is_whisper:
-        fields |= {"style": speech.style, "default_prompt": asking.default_prompt, "min_samples": speech.min_samples}
-        fields["plugins"] = asking.plugin_versions
-    elif asking.plugins:
-        fields["plugins"] = asking.plugin_versions
-    if asking.tokenizer is not None:
-        fields["tokenizer"] = _digest(asking.tokenizer)
-    if asking.lora is not None:
-        fields["lora"] = _digest(asking.lora)
+    if not capabilities.is_whisper:
+        fields |= {
+            "style": capabilities.style,
+            "default_prompt": model_options.default_prompt,
+            "min_samples": capabilities.min_samples,
+        }
+        fields["plugins"] = model_options.plugin_versions
+    elif model_options.plugins:
+        fields["plugins"] = model_options.plugin_versions
+    if model_options.tokenizer is not None:
+        fields["tokenizer"] = _digest(model_options.tokenizer)
+    if model_options.lora is not None:
+        fields["lora"] = _digest(model_options.lora)
     chosen = {
-        "trust_remote_code": asking.trust_remote_code,
-        "chat_template_kwargs": asking.chat_template_kwargs,
-        "hotwords": asking.hotwords,
-        "target_language": asking.target_language,
+        "trust_remote_code": model_options.trust_remote_code,
+        "chat_template_kwargs": model_options.chat_template_kwargs,
+        "hotwords": model_options.hotwords,
+        "target_language": model_options.target_language,
     }
     return fields | {name: value for name, value in chosen.items() if value}
 
 
-def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[str, Any]) -> Speech:
-    engine, speech = config.engine, whisper_speech(checkpoint)
+def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[str, Any]) -> ModelCapabilities:
+    engine, capabilities = config.engine, whisper_capabilities(checkpoint)
     if _style(engine.prompt_style) != "auto":
         raise UsageError(f"--prompt-style {engine.prompt_style}: Whisper is asked by its own token ids; leave it out")
     if template_kwargs:
@@ -121,60 +127,62 @@ def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[st
     if engine.tokenizer is not None:
         raise UsageError(f"--tokenizer {engine.tokenizer}: Whisper's control tokens are those of its own; leave it out")
     if config.window_s is None:
-        return speech
-    if config.window_s > speech.window_s:
-        raise UsageError(f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {speech.window_s:g} s at once")
-    return replace(speech, window_s=config.window_s, window_from="--window-seconds")
+        return capabilities
+    if config.window_s > capabilities.window_s:
+        raise UsageError(f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {capabilities.window_s:g} s at once")
+    return replace(capabilities, window_s=config.window_s, window_from="--window-seconds")
 
 
-def _check_options(config: RunConfig, speech: Speech) -> None:
+def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
     """Refuses what the model would ignore."""
-    if config.task == "translate" and not speech.is_whisper:
-        instead = "; say it in --prompt instead" if speech.style == CHAT_STYLE else ""
-        _refuse_with(speech, "translation", "--task translate", instead)
-        if config.target_language is None and speech.default_target is None and "target_language" in speech.can:
-            has = " ".join(sorted(speech.languages))
-            raise UsageError(f"--task translate: {speech.architecture} must be told into what; give --target-language ({has})")
+    if config.task == "translate" and not capabilities.is_whisper:
+        instead = "; say it in --prompt instead" if capabilities.style == CHAT_STYLE else ""
+        _refuse_with(capabilities, "translation", "--task translate", instead)
+        if config.target_language is None and capabilities.default_target is None and "target_language" in capabilities.can:
+            has = " ".join(sorted(capabilities.languages))
+            raise UsageError(
+                f"--task translate: {capabilities.architecture} must be told into what; give --target-language ({has})"
+            )
     if config.target_language is not None:
         if config.task != "translate":
             raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
-        if not (speech.is_whisper and primary(config.target_language) == "en"):
-            speech.check("target_language", f"--target-language {config.target_language}")
-            if find(config.target_language, speech.languages) is None:
-                has = " ".join(sorted(speech.languages))
-                raise UsageError(f"--target-language {config.target_language}: {speech.architecture} has {has}")
+        if not (capabilities.is_whisper and primary(config.target_language) == "en"):
+            capabilities.check("target_language", f"--target-language {config.target_language}")
+            if find(config.target_language, capabilities.languages) is None:
+                has = " ".join(sorted(capabilities.languages))
+                raise UsageError(f"--target-language {config.target_language}: {capabilities.architecture} has {has}")
     if config.prompt is not None:
-        speech.check("prompt", f"--prompt {config.prompt!r}")
+        capabilities.check("prompt", f"--prompt {config.prompt!r}")
     if config.hotwords is not None:
-        instead = "; name them in --prompt instead" if speech.style == CHAT_STYLE else ""
-        _refuse_with(speech, "hotwords", f"--hotwords {config.hotwords!r}", instead)
+        instead = "; name them in --prompt instead" if capabilities.style == CHAT_STYLE else ""
+        _refuse_with(capabilities, "hotwords", f"--hotwords {config.hotwords!r}", instead)
         if config.condition_on_previous:
             fix = "leave one of them out"
             raise UsageError(
                 f"--hotwords and --condition-on-previous: the text before would push the words out of the prompt; {fix}"
             )
-    if speech.is_whisper:
+    if capabilities.is_whisper:
         return
     if config.timestamps:
-        speech.check("timestamps", "--timestamps")
+        capabilities.check("timestamps", "--timestamps")
     if config.windows == "sequential":
-        speech.check("timestamps", "--windows sequential (it goes by timestamps)")
+        capabilities.check("timestamps", "--windows sequential (it goes by timestamps)")
     if config.drop_no_speech:
         raise UsageError(
-            f"--drop-no-speech: {speech.architecture} has no token that says whether anybody speaks, as Whisper has; leave it out"
+            f"--drop-no-speech: {capabilities.architecture} has no token that says whether anybody speaks, as Whisper has; leave it out"
         )
 
 
-def _target(config: RunConfig, speech: Speech) -> str | None:
+def _target(config: RunConfig, capabilities: ModelCapabilities) -> str | None:
     """The language to translate into, by the model's own code; Whisper's only one goes without saying."""
     if config.target_language is not None:
-        return find(config.target_language, speech.languages) or primary(config.target_language)
-    return speech.default_target if config.task == "translate" and not speech.is_whisper else None
+        return find(config.target_language, capabilities.languages) or primary(config.target_language)
+    return capabilities.default_target if config.task == "translate" and not capabilities.is_whisper else None
 
 
-def _refuse_with(speech: Speech, what: str, option: str, instead: str) -> None:
+def _refuse_with(capabilities: ModelCapabilities, what: str, option: str, instead: str) -> None:
     try:
-        speech.check(what, option)
+        capabilities.check(what, option)
     except UsageError as e:
         raise UsageError(f"{e}{instead}") from None
 
@@ -218,7 +226,7 @@ def _json_object(option: str, text: str | None) -> dict[str, Any]:
 
 def _lora(
     said: str | None,
-    speech: Speech,
+    capabilities: ModelCapabilities,
     checkpoint: Checkpoint,
     architectures: list[str],
     plugin_names: tuple[str, ...] | None,
@@ -228,8 +236,10 @@ def _lora(
         return {}
     folder = Path(os.path.expanduser(said)).resolve()
     rank = lora.rank_of(folder, said)
-    if not speech.is_whisper and "lora" not in speech.can:
-        raise UsageError(f"--lora {said}: vLLM cannot apply adapters to {speech.architecture}; merge it into the checkpoint")
+    if not capabilities.is_whisper and "lora" not in capabilities.can:
+        raise UsageError(
+            f"--lora {said}: vLLM cannot apply adapters to {capabilities.architecture}; merge it into the checkpoint"
+        )
     if rank > _LORA_RANKS[-1]:
         raise UsageError(f"--lora {said}: its rank is {rank}; vLLM takes {_LORA_RANKS[-1]} at most")
     max_rank = next(r for r in _LORA_RANKS if r >= rank)
@@ -262,14 +272,14 @@ _PROMPT_TOKENS = 4
 _TOKENS_PER_S, _LEAST_TOKENS = 15, 512
 
 
-def audio_rules(config: RunConfig, speech: Speech) -> AudioRules:
+def audio_rules(config: RunConfig, capabilities: ModelCapabilities) -> WindowConfig:
     """What the model hears, and how longer audio is cut for it."""
     if config.windows == "silence" or config.vad_filter:
-        check_available(speech.sample_rate)
-    return AudioRules(
-        speech.sample_rate,
-        speech.window_s,
-        speech.min_samples,
+        check_available(capabilities.sample_rate)
+    return WindowConfig(
+        capabilities.sample_rate,
+        capabilities.window_s,
+        capabilities.min_samples,
         config.windows,
         vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
@@ -277,7 +287,7 @@ def audio_rules(config: RunConfig, speech: Speech) -> AudioRules:
     )
 
 
-def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
+def engine_plan(config: RunConfig, *, weights: bool = True) -> EngineSpec:
     """What is run and how it is asked.
 
     Args:
@@ -290,10 +300,10 @@ def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
     device = detect_device()
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision, weights=weights)
     dtype = resolve_dtype(config.engine.dtype, checkpoint, device, engine_args)
-    asking = choose_asking(config, checkpoint, device, dtype, engine_args)
-    speech = asking.speech
-    timestamps = speech.is_whisper if config.timestamps is None else config.timestamps
-    engine = EnginePlan(
+    model_options = resolve_model_options(config, checkpoint, device, dtype, engine_args)
+    capabilities = model_options.capabilities
+    timestamps = capabilities.is_whisper if config.timestamps is None else config.timestamps
+    engine = EngineSpec(
         checkpoint=checkpoint,
         device=device,
         dtype=dtype,
@@ -301,16 +311,16 @@ def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
         task=config.task,
         language=None,
         prompt=config.prompt,
-        max_tokens=_max_tokens(config.engine.max_tokens, checkpoint, speech),
+        max_tokens=_max_tokens(config.engine.max_tokens, checkpoint, capabilities),
         timestamps=timestamps,
-        temperatures=LADDER if config.fallback else GREEDY,
+        temperatures=TEMPERATURES if config.fallback else GREEDY,
         seed=config.engine.seed,
         engine_args=engine_args,
-        asking=asking,
+        model_options=model_options,
     )
-    if speech.is_whisper and config.drop_no_speech and engine.prompts.no_speech is None:
+    if capabilities.is_whisper and config.drop_no_speech and engine.prompts.no_speech is None:
         raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
-    if speech.is_whisper:
+    if capabilities.is_whisper:
         prompts = engine.prompts  # refuses tasks and timestamps that the checkpoint lacks
         for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
             if text is not None:
@@ -320,14 +330,14 @@ def engine_plan(config: RunConfig, *, weights: bool = True) -> EnginePlan:
     return replace(engine, language=engine.check_language(config.language, "--language"))
 
 
-def _max_tokens(asked: int | None, checkpoint: Checkpoint, speech: Speech) -> int:
-    if speech.is_whisper:
+def _max_tokens(asked: int | None, checkpoint: Checkpoint, capabilities: ModelCapabilities) -> int:
+    if capabilities.is_whisper:
         room = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
         if asked is not None and asked > room:
             raise UsageError(f"--max-tokens {asked}: the model's decoder has room for {room}")
         return asked or room
-    room = speech.max_model_len - speech.window_tokens
+    room = capabilities.max_model_len - capabilities.window_tokens
     if asked is not None and asked > room:
-        why = f"of {speech.max_model_len} tokens, {speech.window_s:g} s of audio and the prompt take {speech.window_tokens}"
+        why = f"of {capabilities.max_model_len} tokens, {capabilities.window_s:g} s of audio and the prompt take {capabilities.window_tokens}"
         raise UsageError(f"--max-tokens {asked}: there is room for {room}: {why}; --window-seconds makes windows shorter")
-    return asked or min(room, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * speech.window_s)))
+    return asked or min(room, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * capabilities.window_s)))

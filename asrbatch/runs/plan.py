@@ -11,14 +11,14 @@ import numpy as np
 
 from asrbatch.audio import silence
 from asrbatch.audio.silence import choices_of_skips
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import RunConfig
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
 from asrbatch.errors import UsageError
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
-from asrbatch.manifest.scan import Note
+from asrbatch.manifest.scan import OnIssue
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import chunk_fields, fingerprint
 from asrbatch.runs.model_selection import asked_fields, audio_rules, engine_plan
@@ -26,7 +26,7 @@ from asrbatch.runs.row_check import check_row, row_rules
 from asrbatch.runs.stdin import KeptManifest
 
 
-class Plan:
+class RunPlan:
     """What will be run, checked as far as it can be without an engine.
 
     Attributes:
@@ -47,10 +47,10 @@ class Plan:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
-    def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: Note | None = None):
+    def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: OnIssue | None = None):
         self.engine = engine_plan(config)
         inspector.close()
-        self.rules: AudioRules = audio_rules(config, self.engine.speech)
+        self.rules: WindowConfig = audio_rules(config, self.engine.capabilities)
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
         if kept is not None:
@@ -75,13 +75,13 @@ class Plan:
             prompt=config.prompt,
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
-            asked=asked_fields(self.engine.asking),
+            asked=asked_fields(self.engine.model_options),
             audio_folder=kept.folder if kept is not None else config.reading.folder or self.manifest.audio_folder,
             **chunk_fields(self.sharding),
         )
 
 
-def _voice_choices(rules: AudioRules) -> dict[str, Any]:
+def _voice_choices(rules: WindowConfig) -> dict[str, Any]:
     """How speech is told from silence, where it is."""
     if rules.windows == "silence":
         return silence.choices()

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from asrbatch.pipeline.state import Clocks
+from asrbatch.pipeline.state import StageTimes
 from asrbatch.storage.files import explained
-from asrbatch.storage.journal import Tally
+from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.paths import RunPaths
 
 
@@ -31,21 +31,21 @@ class Progress:
         stated_s: seconds that the manifest states for the rows written, failed ones included; NaN where it does not.
         session_rows, session_stated_s, session_audio_s: the same for what this session wrote.
         in_engine, capacity: windows in the engine, and how many it works on at once.
-        clocks: of this session so far.
+        stage_times: of this session so far.
         startup_s: until the engine was ready.
         workers_died: worker processes that died in this session, or did not start.
     """
 
     total_rows: int
     total_audio_s: float | None
-    tally: Tally
+    tally: StatusCounts
     stated_s: float
     session_rows: int = 0
     session_stated_s: float = 0.0
     session_audio_s: float = 0.0
     in_engine: int = 0
     capacity: int = 0
-    clocks: Clocks = field(default_factory=Clocks)
+    stage_times: StageTimes = field(default_factory=StageTimes)
     startup_s: float = 0.0
     workers_died: int = 0
 
@@ -53,7 +53,7 @@ class Progress:
 class Observer:
     """Told what happens; the default shows nothing."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Something a person should know."""
 
     def update(self, progress: Progress) -> None:

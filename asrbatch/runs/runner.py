@@ -26,7 +26,7 @@ from asrbatch.errors import (
 )
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.runs.local import transcribe_here
-from asrbatch.runs.plan import Plan
+from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.progress import Observer, Progress, Stop, Summary
 from asrbatch.runs.session import Session
 from asrbatch.runs.stdin import KeptManifest, keep_stdin
@@ -34,7 +34,7 @@ from asrbatch.runs.workers.pool import transcribe_on_devices
 from asrbatch.storage.files import explained, remove
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat, Lease
-from asrbatch.storage.metrics import figures
+from asrbatch.storage.metrics import metrics
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
@@ -60,7 +60,7 @@ def run(
     observer, stop = observer or Observer(), stop or Stop()
     kept = keep_stdin(config) if config.manifest == STDIN else None
     if kept is not None and kept.folder != os.getcwd():
-        observer.say(f"relative paths are those of {kept.folder}, where this run began")
+        observer.log(f"relative paths are those of {kept.folder}, where this run began")
     plan = _plan(config, kept)
     _say_strategy(config, plan, observer)
     paths = config.paths
@@ -69,7 +69,7 @@ def run(
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lease = Lease(paths.lease, say=observer.say)
+        lease = Lease(paths.lease, say=observer.log)
         stack.callback(lease.release)
         heartbeat = Heartbeat(lease)
         heartbeat.start()
@@ -91,14 +91,14 @@ def run(
         return _summary(session, lease, outcome)
 
 
-def _plan(config: RunConfig, kept: KeptManifest | None) -> Plan:
+def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     """What is to be run. A manifest that is refused leaves the list of all its problems beside the output, others none."""
     path = RunPaths(config.output_path).problems
     if os.path.lexists(config.manifest) and path.exists() and os.path.samefile(config.manifest, path):
         raise UsageError(f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another")
     with ProblemFile(path) as problems:
         try:
-            plan = Plan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
+            plan = RunPlan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
         except ManifestError as e:
             if not problems.num_problems:
                 raise
@@ -118,7 +118,7 @@ def _summary(session: Session, lease: Lease, outcome: str) -> Summary:
     if outcome == "interrupted":
         return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
     lease.ensure()
-    figures_now = figures(session.record.value["sessions"])
+    figures_now = metrics(session.record.value["sessions"])
     mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures_now)
     return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
 
@@ -141,7 +141,7 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
         )
 
 
-def _compare_with_siblings(config: RunConfig, plan: Plan, observer: Observer) -> None:
+def _compare_with_siblings(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     """Says so when another chunk was made otherwise: merge-shards would find out only when all the work is done."""
     if config.num_chunks is None or config.overwrite:
         return
@@ -155,11 +155,11 @@ def _compare_with_siblings(config: RunConfig, plan: Plan, observer: Observer) ->
             continue
         if record:
             if changed := differences(record["fingerprint"], plan.fingerprint):
-                observer.say(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
+                observer.log(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
             return
 
 
-def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summary:
+def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:
     journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
     journal.close()
     if journal.sha256 != mark["sha256"]:
@@ -171,13 +171,13 @@ def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: Plan) -> Summ
     return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
 
 
-def _say_strategy(config: RunConfig, plan: Plan, observer: Observer) -> None:
+def _say_strategy(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     sharding = plan.sharding
     if sharding and sharding.num_without_duration:
         rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows state no duration"
-        observer.say(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+        observer.log(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
     if sharding:
-        observer.say(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
+        observer.log(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
 
 
 def _exit_code(mark: dict[str, Any]) -> int:

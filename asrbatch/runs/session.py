@@ -15,7 +15,7 @@ from asrbatch.config import RunConfig
 from asrbatch.errors import EngineDiedError, LeaseError, OutputError, RowError
 from asrbatch.pipeline.longform import longest_first
 from asrbatch.pipeline.result import failed_row
-from asrbatch.runs.plan import Plan
+from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.progress import Observer, Progress, Stop
 from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
 from asrbatch.storage.journal import Journal
@@ -35,7 +35,7 @@ class Session:
     def __init__(
         self,
         config: RunConfig,
-        plan: Plan,
+        plan: RunPlan,
         paths: RunPaths,
         lease: Lease,
         heartbeat: Heartbeat,
@@ -144,18 +144,18 @@ class Session:
 
     def _book(self) -> None:
         self._booked_at = time.monotonic()
-        clocks, progress = self.progress.clocks, self.progress
+        stage_times, progress = self.progress.stage_times, self.progress
         session = {
             "rows": progress.session_rows,
             "stated_s": _known(progress.session_stated_s),
             "audio_s": round(progress.session_audio_s, 3),
-            "loop_s": round(clocks.wall, 3),
-            "engine_s": round(clocks.engine, 3),
-            "engine_full_s": round(clocks.full, 3),
-            "starved_s": round(clocks.starved, 3),
-            "read_s": round(clocks.read, 3),
-            "prepare_s": round(clocks.prepare, 3),
-            "write_s": round(clocks.write, 3),
+            "loop_s": round(stage_times.wall, 3),
+            "engine_s": round(stage_times.engine, 3),
+            "engine_full_s": round(stage_times.full, 3),
+            "starved_s": round(stage_times.engine_idle, 3),
+            "read_s": round(stage_times.read, 3),
+            "prepare_s": round(stage_times.prepare, 3),
+            "write_s": round(stage_times.write, 3),
             "workers_died": progress.workers_died,
         }
         self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
@@ -178,11 +178,11 @@ class Session:
             if before := session.get("engine"):
                 changed = [f"{k} {before.get(k)} → {facts[k]}" for k in ("vllm", "torch", "device") if before.get(k) != facts[k]]
                 if changed:
-                    self.observer.say(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
+                    self.observer.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
                 return
 
 
-def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
+def _facts(config: RunConfig, plan: RunPlan) -> dict[str, Any]:
     """What the run record says beside fingerprint and sessions."""
     return {
         "chunk_id": config.chunk_id,
@@ -193,7 +193,7 @@ def _facts(config: RunConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _num_devices(plan: Plan) -> int:
+def _num_devices(plan: RunPlan) -> int:
     """Devices this session occupies: a session's GPU-hours are its wall time times these."""
     args = plan.engine.engine_args
     of_one = int(args.get("tensor_parallel_size", 1)) * int(args.get("pipeline_parallel_size", 1))

@@ -20,14 +20,14 @@ class TooLargeError(Exception):
     """A file that is not read, however often it is tried."""
 
 
-class Answer(NamedTuple):
+class HttpResponse(NamedTuple):
     """What a server gave: `data` is all of the file where `whole`, otherwise what was asked for."""
 
     data: bytes
     whole: bool
 
 
-def get(system: Any, url: str, most: int, start: int | None = None, end: int | None = None) -> Answer:
+def get(system: Any, url: str, most: int, start: int | None = None, end: int | None = None) -> HttpResponse:
     """Bytes of a URL.
 
     Args:
@@ -53,7 +53,7 @@ def info(system: Any, url: str) -> dict[str, Any]:
         raise e.__cause__ from None
 
 
-async def _get(system: Any, url: str, most: int, start: int | None, end: int | None) -> Answer:
+async def _get(system: Any, url: str, most: int, start: int | None, end: int | None) -> HttpResponse:
     # What is packed for the way would have other lengths and other ranges.
     headers = {"Accept-Encoding": "identity"}
     if end is not None:
@@ -67,12 +67,12 @@ async def _get(system: Any, url: str, most: int, start: int | None, end: int | N
             match = _RANGE.match(answer.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != start:
                 raise OSError(f"asked for byte {start}, the server gave {answer.headers.get('Content-Range')}")
-            return Answer(await _body(answer, end - start), whole=False)
+            return HttpResponse(await _body(answer, end - start), whole=False)
         if end is not None and end <= _NEAR_BYTES:
-            return Answer((await _body(answer, end, drop_rest=True))[start:], whole=False)
+            return HttpResponse((await _body(answer, end, drop_rest=True))[start:], whole=False)
         if (answer.content_length or 0) > most:
             raise TooLargeError(_too_large(answer.content_length, most))
-        return Answer(await _body(answer, most), whole=True)
+        return HttpResponse(await _body(answer, most), whole=True)
 
 
 async def _body(answer: Any, most: int, *, drop_rest: bool = False) -> bytes:

@@ -24,7 +24,7 @@ _MEND = "mend the file, or --overwrite to start anew"
 
 
 @dataclass
-class Tally:
+class StatusCounts:
     """Counts over the rows of a file; what the completion mark and the summary are made of.
 
     Attributes:
@@ -93,7 +93,7 @@ class Journal:
         new_file: bool = False,
     ):
         self.path = path
-        self.tally = Tally()
+        self.tally = StatusCounts()
         self.finished = bytearray(num_rows)
         self._chunk = chunk
         self.num_expected = num_rows if chunk is None else int(np.count_nonzero(chunk))

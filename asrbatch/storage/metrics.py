@@ -21,7 +21,7 @@ _STAGES = {
 _PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 
 
-def figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
+def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures of one output, over all sessions that worked on it.
 
     Returns:
@@ -43,14 +43,14 @@ def figures(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def figures_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Figures of a run that many processes worked on.
 
     Args:
         records: the chunks' run records by chunk id.
 
     Returns:
-        Nothing where there are no sessions; otherwise those of `figures` over all of them, and
+        Nothing where there are no sessions; otherwise those of `metrics` over all of them, and
         span_s: from the first session's start to the last one's end, by the clocks of the machines they ran on, waiting
             in a queue included.
         slowest_chunk: the chunk with the most wall time, which the whole run had to wait for.
@@ -61,7 +61,7 @@ def figures_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
     wall_s = {chunk_id: total(record["sessions"], "wall_s") for chunk_id, record in records.items()}
     slowest = max(wall_s, key=wall_s.__getitem__)
     return {
-        **figures(sessions),
+        **metrics(sessions),
         "span_s": span_s(sessions),
         "slowest_chunk": {"chunk_id": slowest, "wall_s": wall_s[slowest]},
     }

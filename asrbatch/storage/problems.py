@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from asrbatch.storage.files import explained, json_bytes, replacing
-from asrbatch.types import Problem
+from asrbatch.types import Issue
 
 
 class ProblemFile:
@@ -30,7 +30,7 @@ class ProblemFile:
         self._refused: OSError | None = None  # by the disk; told by `write`, so that no problem is hidden by this one
         self._lock = threading.Lock()
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: Issue) -> None:
         """From any thread."""
         line = json_bytes(problem._asdict()) + b"\n"
         with self._lock:

@@ -14,7 +14,7 @@ from typing import Any
 
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.storage.lease import holder_has_ended
-from asrbatch.storage.metrics import figures_of_chunks
+from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
 from asrbatch.storage.record import read_completion_mark, read_record
 
@@ -238,7 +238,7 @@ class RunFacts:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
-            figures = figures_of_chunks(by_chunk)
+            figures = metrics_of_chunks(by_chunk)
         else:
             figures = self._marks[0]
         names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")

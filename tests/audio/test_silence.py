@@ -6,14 +6,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrbatch.audio.buffer import Ahead, Rules
-from asrbatch.audio.silence import Silences, SilenceSplitter, Voiced
+from asrbatch.audio.buffer import AudioBuffer, WindowLimits
+from asrbatch.audio.silence import SilenceSplitter, SilenceTracker, SpeechOnlyBuffer
 from asrbatch.audio.vad import FRAME
-from asrbatch.pipeline.longform import follow
-from asrbatch.types import Generation, Window
+from asrbatch.pipeline.longform import decode_sequentially
+from asrbatch.types import DecodingResult, Window
 
 S = 16_000
-RULES = Rules(limit=30 * S, search=5 * S, frame=S // 10, min_tail=S)
+RULES = WindowLimits(limit=30 * S, search=5 * S, frame=S // 10, min_tail=S)
 PAD, MIN_SKIP, LONG, MIN_SPEECH = int(0.4 * S), 2 * S, int(2.8 * S), 5 * FRAME
 
 
@@ -34,7 +34,7 @@ class Loud:
 
 def cut(samples, rules, listen):
     """Windows, and skips where those that touch are one."""
-    splitter, windows, skips, start = SilenceSplitter(rules, Silences(listen)), [], [], 0
+    splitter, windows, skips, start = SilenceSplitter(rules, SilenceTracker(listen)), [], [], 0
     while start < len(samples):
         found = splitter(samples[start : start + rules.lookahead])
         piece = Window(start, start + found.end)
@@ -80,7 +80,7 @@ def test_windows_and_skips_are_a_partition_and_no_window_is_too_long(limit, sear
     """Under any bounds, sensible or not."""
     samples, _ = recording
     samples = samples[: 400 * limit]
-    windows, skips = cut(samples, Rules(limit, search, frame, int(limit * tail)), Loud())
+    windows, skips = cut(samples, WindowLimits(limit, search, frame, int(limit * tail)), Loud())
     assert is_partition(windows, skips, len(samples))
     assert all(0 < w.end - w.start <= limit for w in windows)
     assert all(type(edge) is int for piece in windows + skips for edge in (piece.start, piece.end))
@@ -104,7 +104,7 @@ def long_silences(loud, num_samples):
 @settings(max_examples=300, deadline=None)
 def test_every_long_silence_is_skipped_and_nothing_else(limit, min_tail, recording):
     samples, loud = recording
-    windows, skips = cut(samples, Rules(limit, limit // 6, 1600, min_tail), Loud())
+    windows, skips = cut(samples, WindowLimits(limit, limit // 6, 1600, min_tail), Loud())
     expected, speech = long_silences(loud, len(samples))
     if skips and skips[-1] not in expected:
         rest = skips.pop()  # of a recording that did not fit into the last window
@@ -169,16 +169,16 @@ def test_what_fits_into_a_window_is_not_cut():
 @settings(max_examples=60, deadline=None)
 def test_sequential_passes_over_long_silences_wherever_the_model_leaves_a_window(limit, min_tail, recording, heard):
     samples, loud = recording
-    rules, skips, windows = Rules(limit, limit // 6, 1600, min_tail), [], []
+    rules, skips, windows = WindowLimits(limit, limit // 6, 1600, min_tail), [], []
     answers = cycle(heard)
 
     def answer():
         length = windows[-1].end - windows[-1].start
-        return Generation("", 0, "stop", None, None, None, 0.0, 0.0, 0.0, resume_s=next(answers) * length / S or None)
+        return DecodingResult("", 0, "stop", None, None, None, 0.0, 0.0, 0.0, resume_s=next(answers) * length / S or None)
 
     blocks = iter(samples[start : start + 7 * S] for start in range(0, len(samples), 7 * S))
-    ahead = Voiced(Ahead(blocks), Silences(Loud()), skips)
-    for piece in follow(ahead, rules, answer, condition=False, drop_no_speech=False):
+    buffer = SpeechOnlyBuffer(AudioBuffer(blocks), SilenceTracker(Loud()), skips)
+    for piece in decode_sequentially(buffer, rules, answer, condition=False, drop_no_speech=False):
         windows.append(piece.window)
         assert np.array_equal(piece.samples, samples[piece.window.start : piece.window.end])
     assert all(0 < w.end - w.start <= limit for w in windows)

@@ -15,13 +15,13 @@ from conftest import REPO
 from silero_vad import load_silero_vad
 from whole import split
 
-from asrbatch.audio.buffer import Rules
+from asrbatch.audio.buffer import WindowLimits
 from asrbatch.audio.silence import choices
-from asrbatch.audio.vad import FRAME, Listener, check_available, model_digest
+from asrbatch.audio.vad import FRAME, SileroVad, check_available, model_digest
 from asrbatch.errors import UsageError
 
 S = 16_000
-RULES = Rules(limit=30 * S, search=5 * S, frame=S // 10, min_tail=S)
+RULES = WindowLimits(limit=30 * S, search=5 * S, frame=S // 10, min_tail=S)
 PAD = int(0.4 * S)
 
 
@@ -142,7 +142,7 @@ def test_probabilities_are_those_of_sileros_own_model_however_the_audio_arrives(
     expected = np.maximum(whole, recent)
     assert (expected > 0.9).sum() > 100 and (expected < 0.1).sum() > 20 and np.abs(np.subtract(whole, recent)).max() > 0.01
     for sizes in ([len(samples)], [1, 511, 513, 7, 40000], [FRAME]):
-        listen, found, start, turn = Listener(), [], 0, 0
+        listen, found, start, turn = SileroVad(), [], 0, 0
         while start < len(samples):
             end = min(start + sizes[turn % len(sizes)], len(samples))
             found.append(listen(samples[start:end], end == len(samples)))
@@ -167,7 +167,7 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch, library):
 
 def test_another_rate_is_refused():
     with pytest.raises(UsageError, match="16000 Hz, and this model hears 8000 Hz"):
-        split(np.zeros(100, np.float32), Rules(1000, 100, 10, 10, sample_rate=8000), "silence")
+        split(np.zeros(100, np.float32), WindowLimits(1000, 100, 10, 10, sample_rate=8000), "silence")
 
 
 def test_what_decides_the_cuts_is_in_the_fingerprint():
@@ -178,9 +178,9 @@ def test_what_decides_the_cuts_is_in_the_fingerprint():
 def test_nothing_is_reported_to_anybody_and_torch_stays_out(tmp_path, speech_wav):
     """ONNX Runtime's own reports begin with a database in the user's cache folder."""
     code = (
-        "import sys, numpy, soundfile; from asrbatch.audio.windows import Rules\nfrom whole import split\n"
+        "import sys, numpy, soundfile; from asrbatch.audio.buffer import WindowLimits\nfrom whole import split\n"
         f"samples, rate = soundfile.read({str(speech_wav)!r}, dtype='float32')\n"
-        "windows, skips = split(samples, Rules(30 * rate, rate, rate, rate), 'silence')\n"
+        "windows, skips = split(samples, WindowLimits(30 * rate, rate, rate, rate), 'silence')\n"
         "assert windows and 'onnxruntime' in sys.modules\n"
         "assert not {'torch', 'silero_vad'} & set(sys.modules)"
     )

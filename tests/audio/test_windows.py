@@ -10,20 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from whole import split
 
-from asrbatch.audio.buffer import Ahead, Rules
+from asrbatch.audio.buffer import AudioBuffer, WindowLimits
 from asrbatch.audio.windows import SPLITTERS, cut, energy, fixed, whole
 from asrbatch.config import SEQUENTIAL, WINDOWS
-from asrbatch.pipeline.budget import Room
+from asrbatch.pipeline.budget import Budget
 
-RULES = Rules(limit=3000, search=500, frame=100, min_tail=100)
+RULES = WindowLimits(limit=3000, search=500, frame=100, min_tail=100)
 
 
 @st.composite
-def rules(draw) -> Rules:
+def rules(draw) -> WindowLimits:
     limit = draw(st.integers(2, 400))
     # A tail as long as a window would leave nothing for the window before it.
     min_tail = draw(st.integers(0, limit // 2))
-    return Rules(limit, draw(st.integers(0, 500)), draw(st.integers(1, 60)), min_tail)
+    return WindowLimits(limit, draw(st.integers(0, 500)), draw(st.integers(1, 60)), min_tail)
 
 
 @given(rules(), st.integers(1, 3000), st.sampled_from(["fixed", "energy"]), st.integers(0, 2**32 - 1))
@@ -55,7 +55,7 @@ def test_windows_do_not_depend_on_how_the_audio_arrives(rules, num_samples, spli
             start += size
 
     skips = []
-    found = list(cut(Ahead(blocks()), rules, SPLITTERS[splitter](rules), skips))
+    found = list(cut(AudioBuffer(blocks()), rules, SPLITTERS[splitter](rules), skips))
     assert ([piece.window for piece in found], skips) == split(samples, rules, splitter)
     assert np.array_equal(np.concatenate([piece.samples for piece in found]), samples)
 
@@ -93,7 +93,7 @@ def test_none_refuses_what_does_not_fit():
 
 
 def test_room_is_bounded_by_windows_and_by_seconds():
-    room = Room(2, 10.0)
+    room = Budget(2, 10.0)
     assert room.has_room() and room.take(4.0) and room.has_room()
     room.reserve(4.0)
     assert not room.has_room(), "two windows"
@@ -106,7 +106,7 @@ def test_room_is_bounded_by_windows_and_by_seconds():
 
 
 def test_a_thread_waits_for_windows_but_never_for_reservations():
-    room = Room(1, 10.0)
+    room = Budget(1, 10.0)
     room.reserve(5.0)
     assert room.take(5.0), "a row that waits for its turn holds up nobody"
     waited = []

@@ -20,7 +20,7 @@ from test_decoding import hangs_in_pipe
 
 from asrbatch.config import STRATEGIES, EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
-from asrbatch.manifest.survey import SHOWN_DUPLICATES, Survey, estimate
+from asrbatch.manifest.survey import SHOWN_DUPLICATES, ManifestStats, estimate
 from asrbatch.runs import preflight
 
 # The documented fields, and those of the objects in them.
@@ -70,7 +70,7 @@ def piece(row: dict) -> tuple:
 @settings(max_examples=60, deadline=None)
 @given(rows=rows_of_a_manifest, num_chunks=st.integers(1, 70), strategy=st.sampled_from(STRATEGIES))
 def test_figures_are_sums_over_rows_for_any_number_of_chunks(tmp_path_factory, rows, num_chunks, strategy):
-    survey = Survey(str(write_jsonl(tmp_path_factory.mktemp("m") / "m.jsonl", rows)))
+    survey = ManifestStats(str(write_jsonl(tmp_path_factory.mktemp("m") / "m.jsonl", rows)))
     stated = [row["duration"] for row in rows if "duration" in row]
     durations = survey.durations()
     assert (durations.num_stated, durations.num_absent) == (len(stated), len(rows) - len(stated))
@@ -107,7 +107,7 @@ def test_figures_are_sums_over_rows_for_any_number_of_chunks(tmp_path_factory, r
 
 def test_measured_seconds_take_the_place_of_stated_ones_but_not_in_dealing_out(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav", "duration": 1.0 + i} for i in range(10)]
-    survey = Survey(str(write_jsonl(tmp_path / "m.jsonl", rows)))
+    survey = ManifestStats(str(write_jsonl(tmp_path / "m.jsonl", rows)))
     measured_s = np.full(10, 2.0, np.float32)
     measured_s[3] = np.nan  # then what it states counts: 4 s
     stated, measured = survey.balance(4, "balanced"), survey.balance(4, "balanced", measured_s)
@@ -119,7 +119,7 @@ def test_a_survey_keeps_few_bytes_a_row(tmp_path):
     num_rows = 30_000
     path = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": f"a/{i}.wav", "duration": 1 + i % 7} for i in range(num_rows)])
     tracemalloc.start()
-    survey = Survey(str(path), with_files=True)
+    survey = ManifestStats(str(path), with_files=True)
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
     duplicates = survey.duplicates()

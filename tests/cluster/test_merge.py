@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from test_journal import die_at
 
 from asrbatch.cluster.merge import merge
-from asrbatch.cluster.merge_report import KINDS, SHOWN_LINES, Findings, ranges
+from asrbatch.cluster.merge_report import KINDS, SHOWN_LINES, MergeReport, ranges
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import (
     EXIT_COMPLETE,
@@ -42,7 +42,7 @@ from asrbatch.manifest.manifest import open_manifest
 from asrbatch.runs.fingerprint import digest
 from asrbatch.runs.runner import run
 from asrbatch.storage.lease import Lease
-from asrbatch.storage.metrics import figures_of_chunks
+from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import read_completion_mark, read_record
 
@@ -350,7 +350,7 @@ def test_a_report_stays_short_however_much_is_wrong(output, manifest, tiny_en, t
 
 
 def test_many_chunks_missing_stay_short(output, manifest):
-    findings = Findings()
+    findings = MergeReport()
     for chunk_id in range(1000):
         findings.add("missing", f"chunk {chunk_id}: not there", 10)
         findings.again.add(chunk_id)
@@ -776,14 +776,14 @@ def test_figures_of_sessions_that_ended_in_every_way():
         3: {"sessions": [session(10, 200, ended=True, audio_s=8000, engine_s=150, num_devices=4)]},
         4: {"sessions": [{**session(20, 0), "wall_s": None}]},  # killed before its first refresh
     }
-    figures = figures_of_chunks(records)
+    figures = metrics_of_chunks(records)
     assert figures["sessions"] == 4
     assert figures["wall_s"] == 350 and figures["device_hours"] == round((100 + 50 + 4 * 200) / 3600, 6)
     assert figures["rtfx_engine"] == round(9500 / (50 + 50 + 4 * 150), 2)
     assert figures["rtfx_end_to_end"] == round(9500 / (100 + 50 + 4 * 200), 2)
     assert figures["span_s"] == 550
     assert figures["slowest_chunk"] == {"chunk_id": 3, "wall_s": 200}
-    assert figures_of_chunks({}) == {}
+    assert metrics_of_chunks({}) == {}
 
 
 def test_other_versions_are_warned_of(output, manifest):

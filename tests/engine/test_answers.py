@@ -16,7 +16,7 @@ from transformers import (
     WhisperTimeStampLogitsProcessor,
 )
 
-from asrbatch.engine.base import Question
+from asrbatch.engine.base import DecodingOptions
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_timestamps_are_near_the_joins(model, novel, request):
 
 
 def test_timestamps_are_those_of_transformers(tiny, novel, sentences, transformers_tiny):
-    prompts = tiny.engine._asker.prompts
+    prompts = tiny.engine._processor.prompts
     for clip, answer in zip([novel, *sentences[:2]], tiny([novel, *sentences[:2]], timestamps=True), strict=True):
         expected = transformers_tiny.greedy(clip, [prompts.sot])
         assert ids_of(answer) == expected
@@ -123,7 +123,7 @@ def test_no_speech_is_as_likely_as_transformers_finds_it(tiny, multilingual, sen
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
     clips = [np.zeros(5 * RATE, np.float32), noise, sentences[1], sentences[1][: RATE // 10]]
     for asked, transformers in ((tiny, transformers_tiny), (multilingual, transformers_base)):
-        prompts = asked.engine._asker.prompts
+        prompts = asked.engine._processor.prompts
         rows = [transformers.logits(transformers.hear(clip), [prompts.sot])[0] for clip in clips]
         expected = [float(row.softmax(0)[prompts.no_speech]) for row in rows]
         assert expected[0] > 0.9 and expected[2] < 0.1
@@ -135,7 +135,13 @@ def test_no_speech_is_as_likely_as_transformers_finds_it(tiny, multilingual, sen
 def test_the_same_request_may_be_asked_again(multilingual, sentences):
     """Features are computed once, whatever is asked of them, even at the same time."""
     requests = [multilingual.engine.prepare(clip, None) for clip in sentences[:2]]
-    questions = [Question(), Question("fr"), Question(), Question(timestamps=False), Question(previous=(50364, 440, 50464))]
+    questions = [
+        DecodingOptions(),
+        DecodingOptions("fr"),
+        DecodingOptions(),
+        DecodingOptions(timestamps=False),
+        DecodingOptions(previous=(50364, 440, 50464)),
+    ]
     for i, request in enumerate(requests):
         for j, question in enumerate(questions):
             multilingual.engine.submit((i, j), request, question)
@@ -169,7 +175,7 @@ def test_a_language_is_detected_not_drawn(multilingual):
 
 def test_previous_text_reaches_the_model_after_the_prompt(tiny, sentences, transformers_tiny):
     """As token ids, with timestamps; the prompt of the row comes first."""
-    prompts, encode = tiny.engine._asker.prompts, tiny.engine._asker.frontend.encode
+    prompts, encode = tiny.engine._processor.prompts, tiny.engine._processor.frontend.encode
     (before,) = tiny(sentences[:1], timestamps=True)
     (plain,) = tiny(sentences[1:2], timestamps=True)
     (after,) = tiny(sentences[1:2], timestamps=True, previous=tuple(ids_of(before)))
@@ -185,7 +191,7 @@ def test_previous_text_reaches_the_model_after_the_prompt(tiny, sentences, trans
 
 def test_previous_text_longer_than_half_of_the_decoder(tiny, sentences):
     """Its beginning is left out, as Whisper does; the answer has the other half."""
-    encode = tiny.engine._asker.frontend.encode
+    encode = tiny.engine._processor.frontend.encode
     long = encode(" Mr. John Dashwood had then leisure to consider how much there might be prudently in his power." * 40)
     (whole,) = tiny(sentences[1:2], timestamps=True, previous=tuple(long))
     (last,) = tiny(sentences[1:2], timestamps=True, previous=tuple(long[-223:]))
@@ -196,7 +202,7 @@ def test_previous_text_longer_than_half_of_the_decoder(tiny, sentences):
 
 def test_texts_from_several_threads(tiny):
     """Encoding and decoding at the same time, by many: nothing is refused, nothing is mixed up."""
-    frontend = tiny.engine._asker.frontend
+    frontend = tiny.engine._processor.frontend
     texts = [f" This is sentence number {i}, in Zürich and 東京." for i in range(200)]
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda text: frontend.decode(frontend.encode(text)), texts)) == texts

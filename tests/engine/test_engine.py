@@ -16,7 +16,7 @@ import torch
 from asked import Asked, options, samples_of
 from transformers import WhisperFeatureExtractor
 
-from asrbatch.engine.base import Failure, Question
+from asrbatch.engine.base import DecodingOptions, Failure
 from asrbatch.engine.devices import detect_device
 from asrbatch.engine.engine import start_engine
 from asrbatch.engine.settings import engine_settings, parse_engine_args
@@ -63,9 +63,9 @@ def test_features_of_a_window_are_those_it_has_in_its_recording(tiny, tiny_en, d
     inner, expected = slice(2, -2), whole[:, 3000:]  # the frames at the seam hear both sides of it
     assert first.loudest == pytest.approx(whole.max().item(), abs=1e-5) and second.loudest < first.loudest - 1
     assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "alone it looks different"
-    tiny.engine.raise_floor(second, second.loudest)
+    tiny.engine.clamp_features(second, second.loudest)
     assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "a floor it had already"
-    tiny.engine.raise_floor(second, first.loudest)
+    tiny.engine.clamp_features(second, first.loudest)
     assert torch.allclose(features(second)[:, inner], expected[:, inner], atol=1e-5)
 
 
@@ -88,12 +88,12 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     """The engine's logits processor at work: forbid a word the model wants, and one it wants to begin with."""
     api, driver = tiny.engine._api, tiny.engine._driver
     clip = samples_of(demo_rows)[1]  # "He was not an ill-disposed young man."
-    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._asker.prompts.sot])
-    (young, man, he) = (tiny.engine._asker.frontend.encode(word)[0] for word in (" young", " man", " He"))
+    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._processor.prompts.sot])
+    (young, man, he) = (tiny.engine._processor.frontend.encode(word)[0] for word in (" young", " man", " He"))
     generation = json.loads((Path(tiny_en) / "generation_config.json").read_text())
 
     def tokens(suppress=(), begin=()):
-        controls = tiny.engine._asker.prompts.controls("en", timestamps=False).as_dict() | {
+        controls = tiny.engine._processor.prompts.controls("en", timestamps=False).as_dict() | {
             "suppress": [*generation["suppress_tokens"], *suppress],
             "begin_suppress": [*generation["begin_suppress_tokens"], *begin],
         }
@@ -160,14 +160,14 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
     requests = [multilingual.engine.prepare(clip, None) for clip in clips]
     os.kill(core.pid, signal.SIGSTOP)
     for i, request in enumerate(requests):
-        multilingual.engine.submit((i, 0), request, Question("en"))
+        multilingual.engine.submit((i, 0), request, DecodingOptions("en"))
     with pytest.raises(Empty):
         multilingual.answers.get(timeout=7)
     os.kill(core.pid, signal.SIGCONT)
     assert all(a.finish_reason == "stop" for a in multilingual.collect(4))
 
     for i, request in enumerate(requests):
-        multilingual.engine.submit((i, 0), request, Question("en"))
+        multilingual.engine.submit((i, 0), request, DecodingOptions("en"))
     killed = time.monotonic()
     os.kill(core.pid, signal.SIGKILL)
     outcomes = multilingual.collect(4, timeout_s=30)

@@ -34,9 +34,9 @@ def api():
 
 @pytest.fixture(scope="module")
 def processor(api):
-    from asrbatch.engine.vllm.logits import WhisperLogits
+    from asrbatch.engine.vllm.logits import WhisperLogitsProcessor
 
-    return lambda: WhisperLogits(None, torch.device("cpu"), False)
+    return lambda: WhisperLogitsProcessor(None, torch.device("cpu"), False)
 
 
 def kind_of(timestamps: bool, forced: tuple) -> Controls:

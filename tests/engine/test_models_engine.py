@@ -28,10 +28,10 @@ from typer.testing import CliRunner
 from asrbatch.cli.app import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import environment
-from asrbatch.engine.base import Question
+from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.devices import detect_device, vllm_build
 from asrbatch.engine.engine import start_engine
-from asrbatch.engine.vllm.option_support import honoured
+from asrbatch.engine.vllm.option_support import detect_supported_options
 from asrbatch.errors import EXIT_USAGE, EngineStartError, ManifestError, RowError, UsageError
 from asrbatch.models.checkpoint import open_checkpoint
 from asrbatch.models.quantization import METHODS, dtypes_taken
@@ -73,14 +73,14 @@ class Asked:
 
     def __call__(self, *clips, prompt=None):
         for i, clip in enumerate(clips):
-            self.engine.submit(i, self.engine.prepare(clip, prompt), Question(timestamps=False))
+            self.engine.submit(i, self.engine.prepare(clip, prompt), DecodingOptions(timestamps=False))
         got = dict(self.outcomes.get(timeout=120) for _ in clips)
         return [got[i] for i in range(len(clips))]
 
     def prompt_ids(self, clip, prompt=None) -> list[int]:
         """What reaches the engine."""
-        asker = self.engine._engine._asker
-        return list(asker.input_of(self.engine.prepare(clip, prompt), Question())["prompt_token_ids"])
+        asker = self.engine._engine._processor
+        return list(asker.input_of(self.engine.prepare(clip, prompt), DecodingOptions())["prompt_token_ids"])
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_a_chat_is_what_the_models_own_processor_makes(chat, qwen2, clips):
         own = processor(text=text, audio=clips[0], sampling_rate=RATE)["input_ids"][0]
         asked = chat.prompt_ids(clips[0], prompt)
         assert asked == list(map(int, own)) and len(asked) > 150
-    assert chat.plan.speech.placeholder == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
-    assert chat.engine._asker.frontend._prompts.keys() >= {PROMPT, "{audio}What is said?"}, "each built once, and kept"
+    assert chat.plan.capabilities.placeholder == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
+    assert chat.engine._processor.frontend._prompts.keys() >= {PROMPT, "{audio}What is said?"}, "each built once, and kept"
 
 
 def test_the_interface_asks_what_the_models_own_processor_makes(interface, glm, clips):
@@ -136,9 +136,9 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
 
     started = interface.engine._engine
     (plain,) = interface(clips[0])
-    asking = replace(interface.plan.asking, target_language="fr")
-    own = started._asker
-    asker = type(own)(own._api, frontends, started._driver.engine, asking, task="translate", max_tokens=24, seed=0)
+    model_options = replace(interface.plan.model_options, target_language="fr")
+    own = started._processor
+    asker = type(own)(own._api, frontends, started._driver.engine, model_options, task="translate", max_tokens=24, seed=0)
     monkeypatch.setattr(started, "_asker", asker)
     asked = asker.frontend.decode_all(interface.prompt_ids(clips[0]))
     assert "translate the speech to" in asked and "French" in asked
@@ -151,9 +151,9 @@ def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clip
     from asrbatch.engine.vllm import frontends
 
     started = interface.engine._engine
-    own = started._asker
-    asking = replace(interface.plan.asking, hotwords="Norland")
-    asker = type(own)(own._api, frontends, started._driver.engine, asking, task="transcribe", max_tokens=24, seed=0)
+    own = started._processor
+    model_options = replace(interface.plan.model_options, hotwords="Norland")
+    asker = type(own)(own._api, frontends, started._driver.engine, model_options, task="transcribe", max_tokens=24, seed=0)
 
     class Told(own.frontend.model):
         @classmethod
@@ -164,14 +164,14 @@ def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clip
             return {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *ids]}
 
     monkeypatch.setattr(asker.frontend, "model", Told)
-    asked = asker.input_of(asker.prepare(clips[0], "a will", "fr"), Question())["prompt_token_ids"]
+    asked = asker.input_of(asker.prepare(clips[0], "a will", "fr"), DecodingOptions())["prompt_token_ids"]
     assert asker.frontend.decode_all(list(asked)).endswith("[fr a will Norland]")
 
 
 def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips, monkeypatch):
-    frontend = interface.engine._engine._asker.frontend
+    frontend = interface.engine._engine._processor.frontend
     say, languages = partial(frontend.say, clips[0]), list(frontend.model.supported_languages)
-    assert set(honoured(say, languages)) == {"translation", "target_language"}
+    assert set(detect_supported_options(say, languages)) == {"translation", "target_language"}
 
     class Told(frontend.model):
         @classmethod
@@ -179,7 +179,7 @@ def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips
             return {"prompt": f"{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}"}
 
     monkeypatch.setattr(frontend, "model", Told)
-    assert set(honoured(say, languages)) == {"language", "prompt", "hotwords"}
+    assert set(detect_supported_options(say, languages)) == {"language", "prompt", "hotwords"}
 
 
 @pytest.mark.parametrize("which", ["chat", "interface"])
@@ -268,7 +268,7 @@ def test_what_a_model_would_ignore_is_refused(which, options, message, request):
 def test_a_template_that_leaves_the_prompt_out_is_not_given_one(tmp_path):
     audio = "<|audio_bos|><|AUDIO|><|audio_eos|>"
     folder = tiny_models.qwen2_audio(tmp_path, template="{% for m in messages %}" + audio + "{% endfor %}Say:")
-    assert "prompt" not in plan_of(folder).speech.can
+    assert "prompt" not in plan_of(folder).capabilities.can
     with pytest.raises(UsageError, match="--prompt 'Write': Qwen2Audio.*, asked by its chat template, would ignore it"):
         plan_of(folder, prompt="Write")
 
@@ -277,7 +277,7 @@ def test_what_a_template_does_anyway_may_be_said(tmp_path):
     audio = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\n"
     thinks = "{%- if enable_thinking is not defined or enable_thinking %}<think>{% endif %}"
     folder = tiny_models.qwen2_audio(tmp_path, template=tiny_models.chat_template(audio, thinks + "{{ style }}"))
-    asked = {said: plan_of(folder, chat_template_kwargs=said).speech.asked_about for said in (None, *KWARGS)}
+    asked = {said: plan_of(folder, chat_template_kwargs=said).capabilities.asked_about for said in (None, *KWARGS)}
     assert asked[None] == asked[KWARGS[0]] and asked[None].removesuffix("<think>") == asked[KWARGS[1]]
     with pytest.raises(UsageError, match="kwargs thinking: the chat template has no such .*; it has enable_thinking, style$"):
         plan_of(folder, chat_template_kwargs='{"enable_thinking": true, "thinking": true}')
@@ -297,15 +297,15 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     settings = adapted.engine.facts["settings"]
     assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
     assert (adapted.engine.facts["asked"]["lora"], interface.engine.facts["asked"]["lora"]) == (str(lora.resolve()), None)
-    before = asked_fields(adapted.plan.asking)["lora"]
+    before = asked_fields(adapted.plan.model_options)["lora"]
     (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
-    assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).asking)["lora"] != before
+    assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).model_options)["lora"] != before
 
 
 def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, monkeypatch):
     """vLLM applies what it finds by name; the rest, or all of it, without a word."""
     lora = tiny_models.adapter(tmp_path, glm)
-    assert plan_of(glm, lora=str(lora)).asking.lora_rank == 8
+    assert plan_of(glm, lora=str(lora)).model_options.lora_rank == 8
     with pytest.raises(UsageError, match="--lora .*: 2 of its 2 modules are not in .*, such as language_model.*; give the model"):
         plan_of(tiny_en, lora=str(lora), max_tokens=None)
     file = str(lora / "adapter_model.safetensors")
@@ -349,7 +349,7 @@ def test_an_adapter_of_a_kind_that_vllm_lacks_is_refused(said, message, glm, tmp
 def test_the_rank_of_an_adapter_is_the_highest_of_its_modules(glm, tmp_path):
     tiny_models.change_adapter(tiny_models.adapter(tmp_path, glm), rank_pattern={"layers.0.self_attn.q_proj": 9})
     try:
-        assert plan_of(glm, lora=str(tmp_path)).asking.lora_rank == 16
+        assert plan_of(glm, lora=str(tmp_path)).model_options.lora_rank == 16
     except UsageError as e:  # not every vLLM scales modules one by one
         assert "--lora" in str(e) and "does not know rank_pattern" in str(e) and "vLLM 0.28" in str(e)
 
@@ -465,8 +465,8 @@ def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_pat
 def test_no_language_is_taken_in_silence(glm):
     """As CohereAsr's class does, whose packages are not all there: rows have to say theirs."""
     plan = plan_of(glm)
-    speech = replace(plan.speech, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
-    plan = replace(plan, asking=replace(plan.asking, speech=speech))
+    speech = replace(plan.capabilities, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
+    plan = replace(plan, model_options=replace(plan.model_options, speech=speech))
     row = Utterance(0, "a", AudioRef("a"))
     assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(row_rules(plan), row)
     assert (
@@ -477,11 +477,11 @@ def test_no_language_is_taken_in_silence(glm):
 
 def test_another_language_to_translate_into_is_another_prompt(glm):
     french, german = (plan_of(glm, task="translate", target_language=code) for code in ("French", "DE"))
-    assert "translate the speech to French" in french.speech.asked_about
-    assert "translate the speech to German" in german.speech.asked_about
-    assert (french.asking.target_language, french.target_language, french.is_translated) == ("fr", "fr", True)
+    assert "translate the speech to French" in french.capabilities.asked_about
+    assert "translate the speech to German" in german.capabilities.asked_about
+    assert (french.model_options.target_language, french.target_language, french.is_translated) == ("fr", "fr", True)
     plain = plan_of(glm)
-    assert "translation" in plain.speech.can and plain.speech.default_target is None
+    assert "translation" in plain.capabilities.can and plain.capabilities.default_target is None
     assert (plain.target_language, plain.is_translated) == (None, False)
     row = Utterance(0, "a", AudioRef("a"), fields={"target_lang": "FR"})
     assert check_row(row_rules(french), row) is None
@@ -491,8 +491,8 @@ def test_another_language_to_translate_into_is_another_prompt(glm):
 
 def test_the_style_can_be_chosen(glm):
     plan = plan_of(glm, prompt_style="chat")
-    assert (plan.speech.style, plan.speech.placeholder) == ("chat", "<|begin_of_audio|><|pad|><|end_of_audio|>")
-    assert PROMPT in plan.speech.asked_about and plan_of(glm).speech.style == "transcription"
+    assert (plan.capabilities.style, plan.capabilities.placeholder) == ("chat", "<|begin_of_audio|><|pad|><|end_of_audio|>")
+    assert PROMPT in plan.capabilities.asked_about and plan_of(glm).capabilities.style == "transcription"
 
 
 def test_a_checkpoint_is_judged_without_its_weights(qwen2, tmp_path):
@@ -542,7 +542,7 @@ def test_a_tokenizer_that_is_not_the_models_is_named(glm, qwen2):
 
 def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2):
     """Nothing shorter reaches the engine from a run; and asked directly, what the processor refuses is the row's failure."""
-    assert chat.plan.speech.min_samples == 1600
+    assert chat.plan.capabilities.min_samples == 1600
     with pytest.raises(RowError, match="rejected"):
         chat.engine.prepare(np.zeros(0, np.float32), None)
 
@@ -550,13 +550,13 @@ def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2
 def test_the_engine_is_warmed_up_with_the_shortest_audio_it_will_get(chat):
     """A processor may take what its encoder does not; that must show before the first row."""
     started = chat.engine._engine
-    started._warm_up(chat.plan.speech)
+    started._warm_up(chat.plan.capabilities)
     with pytest.raises(EngineStartError, match="cannot be run: it fails at 0.0 s of audio, the least"):
-        started._warm_up(replace(chat.plan.speech, min_samples=0))
+        started._warm_up(replace(chat.plan.capabilities, min_samples=0))
 
 
 def test_a_plain_whisper_run_has_the_fingerprint_it_always_had(tiny_en):
     plan = engine_plan(RunConfig("-", EngineConfig(tiny_en)))
-    assert asked_fields(plan.asking) == {} and plan.speech.style == "whisper"
-    assert asked_fields(replace(plan.asking, hotwords="Norland")) == {"hotwords": "Norland"}
-    assert open_checkpoint(tiny_en).architecture == plan.speech.architecture
+    assert asked_fields(plan.model_options) == {} and plan.capabilities.style == "whisper"
+    assert asked_fields(replace(plan.model_options, hotwords="Norland")) == {"hotwords": "Norland"}
+    assert open_checkpoint(tiny_en).architecture == plan.capabilities.architecture

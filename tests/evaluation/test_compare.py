@@ -21,7 +21,7 @@ from asrbatch.evaluation.normalizers import load_normalizer
 from asrbatch.evaluation.paired import CompareOptions
 from asrbatch.evaluation.score import score
 from asrbatch.evaluation.scoring import ScoreOptions
-from asrbatch.evaluation.stats.significance import p_value_of_swapping
+from asrbatch.evaluation.stats.significance import permutation_test
 from asrbatch.manifest.manifest import open_manifest
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
@@ -119,17 +119,17 @@ def test_a_p_value_is_that_of_every_way_to_swap(differences):
     observed = abs(sum(differences))
     ways = list(itertools.product([-1, 1], repeat=len(differences)))
     as_large = sum(abs(sum(map(operator.mul, way, differences))) >= observed for way in ways)
-    assert p_value_of_swapping(Counter(differences), 20_000, 0) == pytest.approx(as_large / len(ways), abs=0.02)
+    assert permutation_test(Counter(differences), 20_000, 0) == pytest.approx(as_large / len(ways), abs=0.02)
 
 
 def test_a_p_value_of_many_rows_is_that_of_swapping_them():
     generator = np.random.default_rng(3)
     differences = generator.poisson(2, 300) - generator.poisson(2, 300) + (generator.random(300) < 0.1)
     swapped = (differences * generator.choice([-1, 1], size=(20_000, 300))).sum(1)
-    drawn = [p_value_of_swapping(Counter(differences.tolist()), 20_000, seed) for seed in (0, 0, 1)]
+    drawn = [permutation_test(Counter(differences.tolist()), 20_000, seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert drawn[0] == pytest.approx(np.mean(np.abs(swapped) >= abs(differences.sum())), rel=0.15)
-    assert p_value_of_swapping({1: 5000}, 99, 0) == 0.01
+    assert permutation_test({1: 5000}, 99, 0) == 0.01
 
 
 def test_an_interval_of_the_difference_is_that_of_rows_drawn_one_by_one(spoiled):

@@ -29,8 +29,8 @@ from asrbatch.export import exporter
 from asrbatch.export.exporter import export, how_complete
 from asrbatch.export.formats import FORMATS, parse_formats
 from asrbatch.export.names import column, file_name, name_key
-from asrbatch.export.subtitles import Rules
-from asrbatch.export.transcript import spoken
+from asrbatch.export.subtitles import CueLimits
+from asrbatch.export.transcript import transcript_of
 from asrbatch.storage.paths import chunk_path
 
 HOSTILE = "Tom & Jerry <i>say</i> \t --> 5 --- ---> \n\n7\n\n00:00:01,000 --> 00:00:02,000 {x} &lt; \x00\u2028 “end” \ud800."
@@ -189,7 +189,7 @@ def test_sclite_reads_a_ctm_and_finds_every_word_in_its_time(real_rows, sclite, 
 
 def written(name: str, row: dict, **options) -> str:
     form = FORMATS[name]
-    return form.head + form.write(spoken(row, **options), Rules())
+    return form.head + form.write(transcript_of(row, **options), CueLimits())
 
 
 def test_what_each_format_looks_like():

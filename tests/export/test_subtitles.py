@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from asrbatch.errors import UsageError
 from asrbatch.export.subtitle_layout import count_lines, joined, lay_out, pieces, width
-from asrbatch.export.subtitles import Cue, Rules, cues
-from asrbatch.export.transcript import Segment, one_line, ordered_ms, spread_ms
+from asrbatch.export.subtitles import Cue, CueLimits, cues
+from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 ENGLISH = (
     "If you would like to learn more technical information about Asterisk dial 2 now. If you'd like to test out the voice over "
@@ -28,8 +28,8 @@ HINDI = "यह एक बहुत लंबा वाक्य है जो �
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE, "ja": JAPANESE, "ko": KOREAN, "th": THAI, "ar": ARABIC, "hi": HINDI}
 
 
-def segment(start_s: float, end_s: float, text: str) -> Segment:
-    return Segment(start_s, end_s, text, {})
+def segment(start_s: float, end_s: float, text: str) -> TranscriptSegment:
+    return TranscriptSegment(start_s, end_s, text, {})
 
 
 def without_spaces(text: str) -> str:
@@ -49,9 +49,9 @@ times = st.one_of(st.floats(0, 40), st.sampled_from([0.0, 5.0, 30.0, 1e6]))
 segments = st.lists(st.builds(segment, times, times, texts), max_size=8)
 audio_ms = st.one_of(st.integers(0, 200_000), st.sampled_from([0, 1, 40, 500, 900, 30_000]))
 rules = st.one_of(
-    st.just(Rules()),
+    st.just(CueLimits()),
     st.builds(
-        Rules,
+        CueLimits,
         max_line_chars=st.integers(10, 60),
         max_lines=st.integers(1, 4),
         min_duration_s=st.floats(0.01, 2),
@@ -64,8 +64,8 @@ rules = st.one_of(
 
 @held
 @given(segments, audio_ms, rules)
-@example([segment(0, 0, ENGLISH)], 10, Rules())
-@example([segment(1e6, 0, "late"), segment(0, 5, "early")], 100, Rules())
+@example([segment(0, 0, ENGLISH)], 10, CueLimits())
+@example([segment(1e6, 0, "late"), segment(0, 5, "early")], 100, CueLimits())
 def test_cues_are_in_order_apart_and_inside_the_audio(segments, audio_ms, rules):
     found = cues(segments, audio_ms, rules)
     assert all(cue.start_ms < cue.end_ms <= cue.start_ms + max(rules.max_ms, 1) for cue in found)
@@ -87,7 +87,7 @@ def test_no_word_is_lost_added_or_moved(segments, audio_ms, rules):
     st.lists(st.builds(segment, times, times, st.lists(st.sampled_from(ENGLISH.split()), max_size=30).map(" ".join)), max_size=6)
 )
 def test_words_between_spaces_stay_whole(segments):
-    shown = [word for cue in cues(segments, 40_000, Rules()) for line in cue.lines for word in line.split(" ")]
+    shown = [word for cue in cues(segments, 40_000, CueLimits()) for line in cue.lines for word in line.split(" ")]
     assert shown == [word for s in segments for word in s.text.split()]
 
 
@@ -125,7 +125,7 @@ def test_a_cue_that_is_too_fast_to_read_stays_as_long_as_it_may(segments, audio_
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("seconds", [4, 12, 29])
 def test_real_sentences_keep_every_rule(language, seconds):
-    text, r = LANGUAGES[language], Rules()
+    text, r = LANGUAGES[language], CueLimits()
     found = cues([segment(0, seconds, text)], seconds * 1000, r)
     assert without_spaces("".join(line for cue in found for line in cue.lines)) == without_spaces(text)
     for cue in found:
@@ -136,7 +136,7 @@ def test_real_sentences_keep_every_rule(language, seconds):
 
 
 def test_a_sentence_is_not_torn_where_it_need_not_be():
-    found = cues([segment(0, 14.6, ENGLISH)], 14_600, Rules())
+    found = cues([segment(0, 14.6, ENGLISH)], 14_600, CueLimits())
     assert found[0] == Cue(
         0, found[0].end_ms, ("If you would like to learn more technical", "information about Asterisk dial 2 now.")
     )
@@ -144,39 +144,39 @@ def test_a_sentence_is_not_torn_where_it_need_not_be():
 
 
 def test_short_segments_share_a_cue_and_a_pause_divides():
-    found = cues([segment(0, 0.3, "Yes."), segment(0.3, 0.6, "No."), segment(4, 4.2, "Well, maybe.")], 10_000, Rules())
+    found = cues([segment(0, 0.3, "Yes."), segment(0.3, 0.6, "No."), segment(4, 4.2, "Well, maybe.")], 10_000, CueLimits())
     assert found == [Cue(0, 834, ("Yes. No.",)), Cue(4000, 4834, ("Well, maybe.",))]
 
 
 def test_a_last_word_at_the_very_end_appears_early_enough():
-    assert cues([segment(9.9, 10, "Bye.")], 10_000, Rules()) == [Cue(9166, 10_000, ("Bye.",))]
+    assert cues([segment(9.9, 10, "Bye.")], 10_000, CueLimits()) == [Cue(9166, 10_000, ("Bye.",))]
 
 
 def test_small_gaps_are_closed_and_larger_ones_left():
     first, second = ENGLISH[:79], ENGLISH[80:150]
     near, far = ([segment(0, 4, first), segment(at, at + 4, second)] for at in (4.4, 6.0))
-    assert cues(near, 10_000, Rules())[0].end_ms == 4400 - 83
-    assert cues(far, 10_000, Rules())[0].end_ms == 4000
+    assert cues(near, 10_000, CueLimits())[0].end_ms == 4400 - 83
+    assert cues(far, 10_000, CueLimits())[0].end_ms == 4000
 
 
 def test_a_long_silence_after_a_short_text_does_not_stay_on_the_screen():
-    assert cues([segment(0, 30, "Hello you there.")], 30_000, Rules()) == [Cue(0, 7000, ("Hello you there.",))]
+    assert cues([segment(0, 30, "Hello you there.")], 30_000, CueLimits()) == [Cue(0, 7000, ("Hello you there.",))]
 
 
 def test_speech_too_fast_to_read_keeps_its_words_and_says_them_in_time():
     text = " ".join(["quickly"] * 40)
-    found = cues([segment(0, 4, text)], 4000, Rules())
+    found = cues([segment(0, 4, text)], 4000, CueLimits())
     assert " ".join(line for cue in found for line in cue.lines) == text
     assert found[-1].end_ms == 4000
 
 
 def test_more_cues_than_milliseconds_last_a_millisecond_each():
-    found = cues([segment(0, 0, " ".join(["word"] * 200))], 2, Rules())
+    found = cues([segment(0, 0, " ".join(["word"] * 200))], 2, CueLimits())
     assert [(c.start_ms, c.end_ms) for c in found] == [(n, n + 1) for n in range(len(found))] and len(found) > 2
 
 
 def test_nothing_said_makes_no_cue():
-    assert cues([], 5000, Rules()) == cues([segment(0, 5, " \n ")], 5000, Rules()) == []
+    assert cues([], 5000, CueLimits()) == cues([segment(0, 5, " \n ")], 5000, CueLimits()) == []
 
 
 # Lines
@@ -275,4 +275,4 @@ def test_segments_are_put_in_order_inside_the_audio(segments, audio_ms):
 )
 def test_rules_that_no_cue_can_keep_are_refused(wrong, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        Rules(**wrong)
+        CueLimits(**wrong)

@@ -15,19 +15,19 @@ import soundfile as sf
 from conftest import write_jsonl
 from test_audio import LOSSY, encode, write
 
-from asrbatch.audio.clip import Part
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import HeaderRequest
 from asrbatch.audio.header import Header, foresee
 from asrbatch.audio.load import load_audio, read_header
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.cli.display import progress
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.manifest.probe import MISMATCH, SHOWN_ROWS, Probe, _by_file
-from asrbatch.manifest.survey import Survey
+from asrbatch.manifest.probe import MISMATCH, SHOWN_ROWS, AudioProbe, _by_file
+from asrbatch.manifest.survey import ManifestStats
 
 RATE = 16000
-WHISPER = AudioRules(RATE, 30.0, 160)
+WHISPER = WindowConfig(RATE, 30.0, 160)
 # offset, duration, channel, longest audio; against files of 12 s with one channel, or two. Wrong in one way at most: of two
 # wrong things, which is reported depends on the decoder.
 PARTS = [
@@ -77,7 +77,7 @@ def decoded(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None
 
 def foretold(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None, float | None]:
     try:
-        part = Part("x", offset_s, duration_s, channel, max_s)
+        part = Clip("x", offset_s, duration_s, channel, max_s)
         return None, foresee(read_header(path, name="x"), part, sample_rate=RATE, min_samples=160)[0]
     except RowError as e:
         return e.kind, None
@@ -142,9 +142,9 @@ def test_a_decoder_process_reads_the_same_headers(files):
         decoder.close()
 
 
-def probe(folder: Path, rows: list[dict], **options) -> Probe:
-    survey = Survey(str(write_jsonl(folder / "m.jsonl", rows)), with_files=True)
-    return Probe(survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "rules": WHISPER, **options})
+def probe(folder: Path, rows: list[dict], **options) -> AudioProbe:
+    survey = ManifestStats(str(write_jsonl(folder / "m.jsonl", rows)), with_files=True)
+    return AudioProbe(survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "rules": WHISPER, **options})
 
 
 def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_path):
@@ -232,10 +232,10 @@ def test_a_file_of_many_rows_is_opened_once(tmp_path):
 
 def test_equal_hashes_of_different_files_cost_time_alone(tmp_path):
     rows = [*interleaved(tmp_path, 3, 30), {"audio_filepath": "gone.wav"}]
-    survey = Survey(str(write_jsonl(tmp_path / "m.jsonl", rows)), with_files=True)
+    survey = ManifestStats(str(write_jsonl(tmp_path / "m.jsonl", rows)), with_files=True)
     options = {"num_workers": 2, "timeout_s": 20.0}
-    apart = Probe(survey.manifest, survey.files, **options)
-    together = Probe(survey.manifest, np.zeros(len(rows), np.int64), **options)
+    apart = AudioProbe(survey.manifest, survey.files, **options)
+    together = AudioProbe(survey.manifest, np.zeros(len(rows), np.int64), **options)
     assert together.findings.counts == apart.findings.counts == {"missing": 1}
     assert np.array_equal(together.audio_s, apart.audio_s)
     assert (apart.findings.num_files, together.findings.num_files) == (4, 31)
@@ -257,8 +257,8 @@ def test_audio_inside_parquet_is_probed_from_its_bytes(files, tmp_path):
     cells = [Path(files["mp3"]).read_bytes(), None, b"junk", Path(files["sf WAV"]).read_bytes()]
     audio = pa.array([{"bytes": cell, "path": None if cell else "gone.flac"} for cell in cells])
     pq.write_table(pa.table({"audio": audio, "duration": [12.0, 1.0, 1.0, 9.0]}), tmp_path / "train.parquet")
-    survey = Survey(str(tmp_path / "train.parquet"), with_files=True)
-    found = Probe(survey.manifest, survey.files, num_workers=2, timeout_s=20.0).findings
+    survey = ManifestStats(str(tmp_path / "train.parquet"), with_files=True)
+    found = AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=20.0).findings
     kinds = {index: kind for kind, examples in found.examples.items() for index, _ in examples}
     assert kinds == {1: "missing", 2: "unreadable", 3: MISMATCH}
     assert found.containers == {"mp3": 1, "wav pcm_16": 1}
@@ -267,7 +267,7 @@ def test_audio_inside_parquet_is_probed_from_its_bytes(files, tmp_path):
 def test_an_error_ends_the_probe_and_its_processes(tmp_path):
     """The manifest changes while one thread hangs in a pipe: the probe ends at once, and nothing is left of it."""
     os.mkfifo(tmp_path / "hangs.wav")
-    survey = Survey(
+    survey = ManifestStats(
         str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])), with_files=True
     )
     children = []
@@ -279,7 +279,7 @@ def test_an_error_ends_the_probe_and_its_processes(tmp_path):
 
     started = time.monotonic()
     with pytest.raises(ManifestError, match="changed"):
-        Probe(survey.manifest, survey.files, num_workers=2, timeout_s=60.0, observe=change_the_manifest)
+        AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=60.0, observe=change_the_manifest)
     assert time.monotonic() - started < 50
     assert children and not any(decoders_of(path) for path in children if path.exists())
 

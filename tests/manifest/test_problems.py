@@ -15,7 +15,7 @@ from asrbatch.manifest.manifest import open_manifest
 from asrbatch.runs.runner import run
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.problems import ProblemFile
-from asrbatch.types import Problem
+from asrbatch.types import Issue
 
 
 def bad_rows(number: int) -> list[dict]:
@@ -32,7 +32,7 @@ def test_problems_come_from_threads_those_of_a_row_in_order(tmp_path):
         add = [
             threading.Thread(
                 target=lambda part: [
-                    problems.add(Problem(row, f"m:{row}", None, "rows", kind, "ü\udc80\n")) for row in part for kind in "ab"
+                    problems.add(Issue(row, f"m:{row}", None, "rows", kind, "ü\udc80\n")) for row in part for kind in "ab"
                 ],
                 args=(range(start, 1000, 4),),
             )
@@ -116,7 +116,7 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
         f"the list of all of them was not written: {RunPaths(config.output_path).problems}"
     )
     with ProblemFile(path / "below" / "list") as problems, pytest.raises(OutputError, match="Not a directory"):
-        problems.add(Problem(0, "m:1", None, "rows", "k", "t"))
+        problems.add(Issue(0, "m:1", None, "rows", "k", "t"))
         problems.write()
     os.rename(path, tmp_path / "other.problems")
     config = RunConfig(

@@ -207,7 +207,7 @@ def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
 
 
 def amazon(monkeypatch, endpoint):
-    """s3fs, asking there, with an empty bucket `speech`."""
+    """s3fs, asking there, with an empty bucket `capabilities`."""
     for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
         monkeypatch.setenv(f"AWS_{name}", value)
     forget_s3()

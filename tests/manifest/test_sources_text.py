@@ -20,7 +20,7 @@ from asrbatch.manifest import formats
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers import text
-from asrbatch.manifest.row import BadRow, parse_row
+from asrbatch.manifest.row import InvalidRow, parse_row
 from asrbatch.runs.stdin import keep_stdin, spool_stdin
 from asrbatch.storage.paths import RunPaths, chunk_path
 
@@ -275,7 +275,7 @@ def test_a_row_cannot_choose_how_it_is_sampled_or_asked():
     assert {"temperature", "min_p", "repetition_penalty"} <= refused
     for name in refused:
         assert parse_row({"audio_filepath": "a.wav", name: None}, "a.wav").id
-        with pytest.raises(BadRow, match=f"{name} = 1: this is fixed per run, a row cannot choose it"):
+        with pytest.raises(InvalidRow, match=f"{name} = 1: this is fixed per run, a row cannot choose it"):
             parse_row({"audio_filepath": "a.wav", name: 1}, "a.wav")
 
 

@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrbatch.audio.buffer import Piece, Rules
+from asrbatch.audio.buffer import AudioWindow, WindowLimits
 from asrbatch.models import quality
-from asrbatch.models.fallback import LADDER, Attempts, as_rows, faults
+from asrbatch.models.fallback import TEMPERATURES, Attempts, as_rows, failure_reasons
 from asrbatch.pipeline import result
-from asrbatch.pipeline.longform import heard, rest_of
-from asrbatch.types import Generation, Segment, Window
+from asrbatch.pipeline.longform import heard, unheard_tail
+from asrbatch.types import DecodingResult, Segment, Window
 
-GOOD = Generation(" A sentence like any other, said once.", 9, "stop", -0.2, "en", None, 0.1, 0.2, 0.3)
+GOOD = DecodingResult(" A sentence like any other, said once.", 9, "stop", -0.2, "en", None, 0.1, 0.2, 0.3)
 PSALM = (
     "He maketh me lie down in green pastures: he leadeth me beside the still waters. He restoreth my soul. Yea, though I walk"
     " through the vale of the shadow of death, I will fear no evil: for thou art with me: thy rod and thy staff they comfort me."
 )
-RULES = Rules(limit=480_000, search=16_000, frame=1_600, min_tail=16_000)
+RULES = WindowLimits(limit=480_000, search=16_000, frame=1_600, min_tail=16_000)
 
 
-def said(text: str, **more) -> Generation:
+def said(text: str, **more) -> DecodingResult:
     return replace(GOOD, text=text, **more)
 
 
@@ -48,7 +48,7 @@ def test_flags(generation, flags):
 
 
 def test_figures():
-    figures = quality.figures("Thank you. Thank you. Thank you.", 2.0, -0.25, 0.01234567)
+    figures = quality.metrics("Thank you. Thank you. Thank you.", 2.0, -0.25, 0.01234567)
     assert figures == {
         "avg_logprob": -0.25,
         "compression_ratio": pytest.approx(32 / 19, abs=0.3),
@@ -56,7 +56,7 @@ def test_figures():
         "chars_per_s": 16.0,
         "no_speech_prob": 0.0123,
     }
-    assert quality.figures("", 0.0, None, None) == {
+    assert quality.metrics("", 0.0, None, None) == {
         "avg_logprob": None,
         "compression_ratio": 0.0,
         "repeats": 0,
@@ -83,9 +83,9 @@ def test_repeats_counts_characters_where_there_are_no_spaces():
     assert quality.repeats("three") == 1
 
 
-def climb(*answers: Generation) -> Attempts:
-    attempts = Attempts(LADDER)
-    for answer, temperature in zip(answers, LADDER, strict=False):
+def climb(*answers: DecodingResult) -> Attempts:
+    attempts = Attempts(TEMPERATURES)
+    for answer, temperature in zip(answers, TEMPERATURES, strict=False):
         assert not attempts.generations or attempts.next_temperature == temperature
         attempts.add(replace(answer, temperature=temperature))
     return attempts
@@ -122,7 +122,9 @@ def test_when_all_are_bad_the_most_probable_that_does_not_repeat_counts():
 
 
 def test_silence_has_no_faults_whatever_it_says():
-    assert faults(said(" you", avg_logprob=-1.5)) and not faults(said(" you", avg_logprob=-1.5, no_speech_prob=0.9))
+    assert failure_reasons(said(" you", avg_logprob=-1.5)) and not failure_reasons(
+        said(" you", avg_logprob=-1.5, no_speech_prob=0.9)
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,8 +210,8 @@ def test_what_is_heard_again_is_left_to_the_next_window():
     ],
 )
 def test_where_the_rest_of_a_window_begins(segment, resume_s, rest_s):
-    whole = Piece(Window(16_000, 11 * 16_000), np.ones(10 * 16_000, np.float32))
-    rest = rest_of(whole, replace(GOOD, segments=segment, resume_s=resume_s), RULES)
+    whole = AudioWindow(Window(16_000, 11 * 16_000), np.ones(10 * 16_000, np.float32))
+    rest = unheard_tail(whole, replace(GOOD, segments=segment, resume_s=resume_s), RULES)
     assert rest == (None if rest_s is None else pytest.approx((1 + rest_s) * 16_000, abs=160))
 
 

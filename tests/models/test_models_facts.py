@@ -13,10 +13,10 @@ from asrbatch.cli.app import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import inspector, plugins
 from asrbatch.engine.vllm import frontends, inspector_process
-from asrbatch.engine.vllm.option_support import default_target, honoured, honoured_by
+from asrbatch.engine.vllm.option_support import default_target, detect_supported_options, supported_options_in_source
 from asrbatch.errors import UsageError
 from asrbatch.models import postprocess
-from asrbatch.models.capabilities import CHAT_STYLE, WHICH_CAN, Speech
+from asrbatch.models.capabilities import CHAT_STYLE, MODELS_SUPPORTING, ModelCapabilities
 from asrbatch.runs.model_selection import engine_plan
 from asrbatch.runs.row_check import check_row, row_rules
 from asrbatch.types import AudioRef, Utterance
@@ -77,11 +77,11 @@ def test_the_variables_of_a_template_are_those_it_looks_up():
 
 
 def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
-    speech = Speech("Qwen2Audio", CHAT_STYLE, 16000, 30.0, "", 1600, can=("prompt",))
+    speech = ModelCapabilities("Qwen2Audio", CHAT_STYLE, 16000, 30.0, "", 1600, can=("prompt",))
     speech.check("prompt", "--prompt x")
     with pytest.raises(UsageError, match=r"--hotwords x: Qwen2Audio, asked by its chat template, .*: Whisper, FunASR"):
         speech.check("hotwords", "--hotwords x")
-    told = Speech("Voxtral", "transcription", 16000, 30.0, "", 1600, {"en": "English"}, ("language",))
+    told = ModelCapabilities("Voxtral", "transcription", 16000, 30.0, "", 1600, {"en": "English"}, ("language",))
     assert told.check_language("en-US", "--language en-US") == "en"
     with pytest.raises(UsageError, match="--language xx: Voxtral has no such language; it has en"):
         told.check_language("xx", "--language xx")
@@ -118,7 +118,7 @@ def test_fields_that_are_only_demanded_are_not_used():
             return f"expect {words}"
         return stt_params.request_prompt
     """
-    assert honoured_by(source) == ["prompt", "hotwords"]
+    assert supported_options_in_source(source) == ["prompt", "hotwords"]
 
 
 NAMES = {"fr": "French", "en": "English"}
@@ -138,7 +138,7 @@ def qwen3_omni(task: str):
 
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
 def test_an_option_counts_when_the_prompt_changes_with_it(task):
-    assert honoured(qwen3_omni(task), list(NAMES)) == ["language", "prompt", "translation", "target_language"]
+    assert detect_supported_options(qwen3_omni(task), list(NAMES)) == ["language", "prompt", "translation", "target_language"]
     assert default_target(qwen3_omni(task), list(NAMES)) == "en"
 
 
@@ -146,8 +146,11 @@ def test_a_model_that_must_be_told_a_language_has_none_of_its_own():
     def say(task_type="transcribe", to_language=None, **_):
         return f"translate to {NAMES.get(to_language, '')}" if task_type == "translate" else "transcribe"
 
-    assert honoured(say, list(NAMES)) == ["translation", "target_language"] and default_target(say, list(NAMES)) is None
-    assert honoured(lambda **_: None, list(NAMES)) == [] and default_target(lambda **_: None, list(NAMES)) is None
+    assert (
+        detect_supported_options(say, list(NAMES)) == ["translation", "target_language"]
+        and default_target(say, list(NAMES)) is None
+    )
+    assert detect_supported_options(lambda **_: None, list(NAMES)) == [] and default_target(lambda **_: None, list(NAMES)) is None
 
 
 @pytest.fixture(scope="module")
@@ -156,15 +159,15 @@ def installed_models() -> dict:
 
 
 def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
-    """`WHICH_CAN` is written for people; here it is held against the classes themselves, where their packages are installed."""
-    can = {what: [] for what in WHICH_CAN}
+    """`MODELS_SUPPORTING` is written for people; here it is held against the classes themselves, where their packages are installed."""
+    can = {what: [] for what in MODELS_SUPPORTING}
     for model in installed_models["models"]:
         if model["asked"] == "transcription":
             for what in model["can"]:
                 can[what].append(model["architecture"])
     unknown = {family(model["architecture"]) for model in installed_models["models"] if model["asked"] is None}
     for what, architectures in can.items():
-        named = WHICH_CAN[what].replace("multilingual ", "").replace(" (into English)", "").split(", ")
+        named = MODELS_SUPPORTING[what].replace("multilingual ", "").replace(" (into English)", "").split(", ")
         families = set(map(family, architectures))
         extra = {"Whisper", "and models asked by their chat template", "models asked by their chat template"}
         assert families == set(named) - extra - unknown, what
@@ -186,7 +189,7 @@ def test_the_documented_options_are_honoured_by_the_models_that_messages_name():
     }
     for what, row in documented.items():
         in_docs = re.sub(r"\([^)]*\)", "", rows[row]).partition(";")[0].split(",")
-        in_messages = re.sub(r"\([^)]*\)", "", WHICH_CAN[what]).split(",")
+        in_messages = re.sub(r"\([^)]*\)", "", MODELS_SUPPORTING[what]).split(",")
         assert [name.strip() for name in in_docs] == [name.strip() for name in in_messages], what
 
 

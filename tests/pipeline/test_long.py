@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from test_pipeline import RATE, Asks, BeepEngine, Run, beep_answer
 
-from asrbatch.audio.windows import AudioRules
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine.base import Failure
 from asrbatch.errors import RowError
 from asrbatch.pipeline.budget import Limits
@@ -23,8 +23,8 @@ from asrbatch.types import AudioRef, Utterance
 WINDOW_S = 3.0
 
 
-def rules(windows: str, **more) -> AudioRules:
-    return AudioRules(RATE, WINDOW_S, 160, windows, search_s=1.0, min_tail_s=0.2, **more)
+def rules(windows: str, **more) -> WindowConfig:
+    return WindowConfig(RATE, WINDOW_S, 160, windows, search_s=1.0, min_tail_s=0.2, **more)
 
 
 class Recording:
@@ -73,7 +73,7 @@ def transcribed(recordings, *, engine=Listener, **options):
     rows = {row["index"]: row for row in run.rows}
     assert len(run.rows) == len(rows) == len(recordings)
     assert all(row["status"] == "ok" for row in run.rows)
-    assert not run.pipeline._asked and run.pipeline._room.has_room(), "all room is given back"
+    assert not run.pipeline._asked and run.pipeline._budget.has_capacity(), "all room is given back"
     return rows, run
 
 
@@ -81,7 +81,7 @@ def transcribed_row(path, **options):
     with Run(**options) as run:
         run.pipeline.run([Utterance(0, "u0", AudioRef(path.name, str(path)))])
     (row,) = run.rows
-    assert row["status"] == "ok" and run.pipeline._room.has_room()
+    assert row["status"] == "ok" and run.pipeline._budget.has_capacity()
     return row
 
 
@@ -146,7 +146,7 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
             time.sleep(0.02 * (len(self.asked) % 3))  # out of order
             return super().prepare(samples, prompt, language)
 
-        def raise_floor(self, request, loudest):
+        def clamp_features(self, request, loudest):
             told.append(loudest)
 
         def read(self, samples, question):
@@ -224,7 +224,7 @@ def test_a_refused_window_fails_its_row_and_no_other(recordings, windows):
     with Run(rules=rules(windows), fate=fate) as run:
         run.pipeline.run([r.utterance for r in recordings])
     assert {row["index"]: row["status"] for row in run.rows} == {0: "failed", **dict.fromkeys(range(1, 8), "ok")}
-    assert run.pipeline._room.has_room() and not run.pipeline._asked
+    assert run.pipeline._budget.has_capacity() and not run.pipeline._asked
 
 
 @pytest.mark.parametrize("windows", ["energy", "sequential"])

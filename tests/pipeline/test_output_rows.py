@@ -7,8 +7,8 @@ import pytest
 
 from asrbatch.errors import RowError
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS, Heard, failed_row, ok_row
-from asrbatch.types import AudioRef, Generation, Segment, Utterance, Window
+from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS, WindowResult, failed_row, ok_row
+from asrbatch.types import AudioRef, DecodingResult, Segment, Utterance, Window
 
 ORDER = [
     "status",
@@ -36,22 +36,22 @@ def utterance(**fields) -> Utterance:
     )
 
 
-def generation(text=" one two", num_tokens=3, finish_reason="stop", avg_logprob: float | None = -0.5, **more) -> Generation:
+def generation(text=" one two", num_tokens=3, finish_reason="stop", avg_logprob: float | None = -0.5, **more) -> DecodingResult:
     facts = {"language": "en", "language_prob": None, "queue_s": 0.1, "first_token_s": 0.2, "generate_s": 0.3, **more}
-    return Generation(text, num_tokens, finish_reason, avg_logprob, **facts)
+    return DecodingResult(text, num_tokens, finish_reason, avg_logprob, **facts)
 
 
-def answered(window: Window, *generations: Generation) -> Heard:
+def answered(window: Window, *generations: DecodingResult) -> WindowResult:
     attempts = Attempts(temperatures=range(len(generations)))
     for answer in generations:
         attempts.add(answer)
-    return Heard(window, attempts)
+    return WindowResult(window, attempts)
 
 
-def transcribed(*generations: Generation, audio_flags=(), clocks=CLOCKS, options=(), **fields) -> dict:
+def transcribed(*generations: DecodingResult, audio_flags=(), stage_times=CLOCKS, options=(), **fields) -> dict:
     heard = [answered(Window(i * 16000, (i + 1) * 16000), answer) for i, answer in enumerate(generations)]
     audio_s = float(len(generations))
-    more = {"sample_rate": 16000, "heard": heard, "flags": audio_flags, "timing": clocks, **dict(options)}
+    more = {"sample_rate": 16000, "heard": heard, "flags": audio_flags, "timing": stage_times, **dict(options)}
     row = ok_row(utterance(**fields), audio_s=audio_s, **more)
     json.dumps(row, allow_nan=False)
     return row
@@ -143,7 +143,7 @@ def test_non_finite_numbers_become_null():
     nan, inf = float("nan"), float("inf")
     row = transcribed(
         generation(avg_logprob=-inf, language_prob=nan, first_token_s=nan),
-        clocks={"read": inf, "total": 1},
+        stage_times={"read": inf, "total": 1},
         snr=nan,
         deep={"a": [1.5, {"b": [inf, -inf]}], "nan": "NaN"},
     )

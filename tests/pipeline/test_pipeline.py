@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from asrbatch.audio.windows import AudioRules
-from asrbatch.engine.base import Failure, Question, Request
+from asrbatch.audio.windows import WindowConfig
+from asrbatch.engine.base import DecodingOptions, Failure, Request
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.pipeline.budget import Limits
 from asrbatch.pipeline.loop import Pipeline
-from asrbatch.pipeline.preprocess import Preparers
-from asrbatch.types import AudioRef, Generation, Segment, Utterance
+from asrbatch.pipeline.preprocess import PreprocessPool
+from asrbatch.types import AudioRef, DecodingResult, Segment, Utterance
 
 RATE = 16000
 
@@ -31,14 +31,14 @@ def find_bursts(samples: np.ndarray) -> list[tuple[float, float | None]]:
     return [(s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
 
 
-def beep_answer(samples: np.ndarray, question: Question) -> Generation:
+def beep_answer(samples: np.ndarray, question: DecodingOptions) -> DecodingResult:
     """One "beep" for each burst, with its times; a burst that goes on beyond the samples is not closed."""
     bursts = find_bursts(samples)
     segments = tuple(Segment(start, end, " beep", (1,), 1, -0.1) for start, end in bursts)
     closed = [end for _, end in bursts if end is not None]
     resume = closed[-1] if closed and bursts[-1][1] is None else None
     text = "".join(s.text for s in segments)
-    answer = Generation(text, len(bursts), "stop", -0.1, question.language or "en", None, 0.0, 0.001, 0.002)
+    answer = DecodingResult(text, len(bursts), "stop", -0.1, question.language or "en", None, 0.0, 0.001, 0.002)
     answer = replace(answer, temperature=question.temperature)
     return replace(answer, segments=segments, resume_s=resume) if question.timestamps else answer
 
@@ -61,7 +61,7 @@ class BeepEngine:
             raise RowError("bad_row", "prompt 'refuse': refused")
         return Request((), samples, float(np.abs(samples).max()))
 
-    def raise_floor(self, request, loudest):
+    def clamp_features(self, request, loudest):
         pass
 
     def submit(self, key, request, question):
@@ -113,7 +113,7 @@ class Asks:
         return self.language
 
 
-RULES = AudioRules(RATE, 30.0, 160)
+RULES = WindowConfig(RATE, 30.0, 160)
 ASKS = Asks()
 
 
@@ -141,7 +141,7 @@ class Run:
             self.rows.append(row)
             on_write(row)
 
-        self.preparers = Preparers(
+        self.pool = PreprocessPool(
             workers,
             rules=rules,
             decode_timeout_s=timeout_s,
@@ -149,7 +149,7 @@ class Run:
         )
         self.pipeline = Pipeline(
             engine=self.engine,
-            preparers=self.preparers,
+            pool=self.pool,
             events=events,
             limits=limits or Limits(8, 1000.0, 10.0),
             write=write,
@@ -163,7 +163,7 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self.preparers.close()
+        self.pool.close()
 
 
 def test_every_utterance_ends_in_one_row_with_its_own_text(utterances):
@@ -280,9 +280,9 @@ def test_a_defect_in_writing_is_raised(utterances):
 def test_clocks_add_up(utterances):
     with Run(seconds=lambda key: 0.02) as run:
         run.pipeline.run(iter(utterances))
-    clocks = run.pipeline.clocks
-    assert 0 < clocks.full <= clocks.engine <= clocks.wall
-    assert clocks.starved == pytest.approx(clocks.wall - clocks.engine)
-    assert clocks.read > 0 and clocks.prepare >= 0
+    stage_times = run.pipeline.stage_times
+    assert 0 < stage_times.full <= stage_times.engine <= stage_times.wall
+    assert stage_times.engine_idle == pytest.approx(stage_times.wall - stage_times.engine)
+    assert stage_times.read > 0 and stage_times.prepare >= 0
     row = run.rows[0]
     assert row["timing"]["total"] >= row["timing"]["read"] + row["timing"]["prepare"]

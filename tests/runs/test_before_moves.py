@@ -13,9 +13,9 @@ from conftest import read_jsonl, write_jsonl
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.runs.fingerprint import digest
-from asrbatch.runs.plan import Plan
+from asrbatch.runs.plan import RunPlan
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 BEFORE = DATA / "before_moves"
 EXPECTED = json.loads((BEFORE / "expected.json").read_text(encoding="utf-8"))
 IDS = ["cut", "d39833e9a4ae4e62", "gone", "long", "s-0880", "s-0890", "s-0920", "s-0930"]
@@ -156,7 +156,7 @@ def fingerprint(of: dict, runs: Path, models: dict) -> dict:
     """What a run would note; `of` is an entry of `fingerprints` in `expected.json`."""
     many_rows(runs / "many.jsonl")
     engine = EngineConfig(model=models[of["model"]], **of["engine"])
-    return Plan(RunConfig(manifest=str(runs / of["manifest"]), engine=engine, **of["options"])).fingerprint
+    return RunPlan(RunConfig(manifest=str(runs / of["manifest"]), engine=engine, **of["options"])).fingerprint
 
 
 @pytest.mark.parametrize("of", EXPECTED["fingerprints"], ids=lambda of: of["name"])

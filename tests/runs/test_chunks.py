@@ -28,7 +28,7 @@ class Listener(Observer):
     def __init__(self):
         self.lines = []
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
 

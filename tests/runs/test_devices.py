@@ -63,7 +63,7 @@ class Said(Observer):
     def __init__(self):
         self.lines, self.most_in_engine, self.capacity = [], 0, 0
 
-    def say(self, line):
+    def log(self, line):
         self.lines.append(line)
 
     def update(self, progress):

@@ -6,10 +6,10 @@ import sys
 PROGRAM = """
 import os, resource, sys
 from pathlib import Path
-from asrbatch import logs
+from asrbatch.runs import progress
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-with logs.captured(Path(sys.argv[1])) as start:
+with progress.captured(Path(sys.argv[1])) as start:
     print("a library's line")
     os.system("echo a child")
     os.write(2, b"from C\\n")
@@ -20,7 +20,7 @@ with logs.captured(Path(sys.argv[1])) as start:
 if sys.argv[2] == "full":
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
 print("afterwards")
-print(logs.tail(Path(sys.argv[1]), 0))
+print(progress.tail(Path(sys.argv[1]), 0))
 """
 
 

@@ -48,7 +48,7 @@ def export(
     from asrbatch.export import exporter as exporting
     from asrbatch.export.formats import RESULT_FORMATS, parse_formats
     from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME, ResultNames
-    from asrbatch.export.subtitles import Rules
+    from asrbatch.export.subtitles import CueLimits
 
     rows = Path(output).expanduser().absolute()
     exported = exporting.export(
@@ -58,7 +58,7 @@ def export(
         per_run=per_run,
         from_file_start=times is Times.file,
         overwrite=overwrite,
-        rules=Rules(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
+        rules=CueLimits(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
         names=ResultNames(model_id, dataset, dataset_name, split),
         say=_say,
     )

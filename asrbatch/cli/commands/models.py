@@ -49,20 +49,20 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
 
     config = options.config(environment={}, manifest="-", model=checkpoint)
     plan = engine_plan(config, weights=False)
-    rules, speech = audio_rules(config, plan.speech), plan.speech
+    rules, capabilities = audio_rules(config, plan.capabilities), plan.capabilities
     stated = stated_quantization(plan.checkpoint.config)
     return {
-        "architecture": speech.architecture,
-        "asked by": speech.style,
-        "sample rate": f"{speech.sample_rate} Hz",
-        "window": f"{speech.window_s:g} s ({speech.window_from}); longer audio: --windows {rules.windows}",
-        "shortest audio": f"{speech.min_samples} samples",
-        "languages": sorted(speech.languages),
-        "honours": list(speech.can),
+        "architecture": capabilities.architecture,
+        "asked by": capabilities.style,
+        "sample rate": f"{capabilities.sample_rate} Hz",
+        "window": f"{capabilities.window_s:g} s ({capabilities.window_from}); longer audio: --windows {rules.windows}",
+        "shortest audio": f"{capabilities.min_samples} samples",
+        "languages": sorted(capabilities.languages),
+        "honours": list(capabilities.can),
         "timestamps": plan.timestamps,
         "task": config.task,
-        "prompt": plan.prompt or plan.asking.default_prompt,
-        "one second of audio is asked about as": speech.asked_about,
+        "prompt": plan.prompt or plan.model_options.default_prompt,
+        "one second of audio is asked about as": capabilities.asked_about,
         "most tokens of an answer": plan.max_tokens,
         "dtype": plan.dtype,
         "engine mode": plan.mode,
@@ -70,11 +70,11 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
         "quantization": plan.engine_args.get("quantization") or stated.get("quant_method"),
         "language": plan.language,
         "target language": plan.target_language,
-        "hotwords": plan.asking.hotwords,
+        "hotwords": plan.model_options.hotwords,
         "commit": plan.checkpoint.commit,
-        "tokenizer": plan.asking.tokenizer,
-        "adapter": plan.asking.lora,
-        "plugins": plan.asking.plugin_versions,
+        "tokenizer": plan.model_options.tokenizer,
+        "adapter": plan.model_options.lora,
+        "plugins": plan.model_options.plugin_versions,
     }
 
 

@@ -13,10 +13,10 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageEr
 from asrbatch.manifest.source import names_data_set
 
 if TYPE_CHECKING:
-    from asrbatch.audio.windows import AudioRules
-    from asrbatch.manifest.probe import Probe
-    from asrbatch.manifest.survey import Balance, Estimate, Survey
-    from asrbatch.runs.preflight import Verdict
+    from asrbatch.audio.windows import WindowConfig
+    from asrbatch.manifest.probe import AudioProbe
+    from asrbatch.manifest.survey import Balance, Estimate, ManifestStats
+    from asrbatch.runs.preflight import PreflightResult
 
 PLACEHOLDER = "MODEL"
 
@@ -60,7 +60,7 @@ def plan(
 def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None, startup_s: float) -> dict[str, Any]:
     """All that is shown, as one JSON object; see README for its fields."""
     from asrbatch.manifest import probe, survey
-    from asrbatch.manifest.survey import Survey, estimate
+    from asrbatch.manifest.survey import ManifestStats, estimate
 
     values = options.values
     num_chunks = values["num_chunks"]
@@ -73,7 +73,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     )
     if num_chunks is None and config.strategy != "balanced":
         raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
-    stats = Survey(config.manifest, with_files=probe_workers is not None, reading=config.reading)
+    stats = ManifestStats(config.manifest, with_files=probe_workers is not None, reading=config.reading)
     verdict = None
     if values["model"] is not None:
         from asrbatch.runs.preflight import check_run
@@ -107,12 +107,14 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     }
 
 
-def _probe(stats: "Survey", num_workers: int, timeout_s: float, rules: "AudioRules | None") -> "Probe":
+def _probe(stats: "ManifestStats", num_workers: int, timeout_s: float, rules: "WindowConfig | None") -> "AudioProbe":
     from asrbatch.cli.display.progress import ProbeBar
-    from asrbatch.manifest.probe import Probe
+    from asrbatch.manifest.probe import AudioProbe
 
     with ProbeBar(len(stats)) as bar:
-        return Probe(stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, observe=bar.update)
+        return AudioProbe(
+            stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, observe=bar.update
+        )
 
 
 def _num_devices(devices: str | None) -> int | None:
@@ -138,9 +140,9 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
 
 
 def _notes(
-    stats: "Survey",
+    stats: "ManifestStats",
     balance: "Balance",
-    verdict: "Verdict | None",
+    verdict: "PreflightResult | None",
     time: "Estimate | None",
     *,
     in_chunks: bool,

@@ -18,7 +18,7 @@ from asrbatch.errors import UsageError
 from asrbatch.manifest.source import names_data_set
 
 
-class Audio(str, Enum):
+class AudioCheck(str, Enum):
     header = "header"
     decode = "decode"
     none = "none"
@@ -31,8 +31,8 @@ def validate(
         list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
     ] = None,
     audio: Annotated[
-        Audio, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
-    ] = Audio.header,
+        AudioCheck, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
+    ] = AudioCheck.header,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."),
@@ -87,7 +87,7 @@ def validate(
         config = options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None)
         check, rules = rules_of_model(config, asked)
     reading = SourceOptions(**reading_fields(options.values))
-    if audio is Audio.none and all(map(names_data_set, sources)):
+    if audio is AudioCheck.none and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     with ExitStack() as stack:
         problems = None if listed is None else stack.enter_context(ProblemFile(listed))
@@ -96,8 +96,8 @@ def validate(
                 sources, reading, check=check, for_lines=clean is not None, strict=strict,
                 note=problems and problems.add, observe=bar.update,
             )  # fmt: skip
-        if audio is not Audio.none:
-            decodes = audio is Audio.decode
+        if audio is not AudioCheck.none:
+            decodes = audio is AudioCheck.decode
             with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
             with ProbeBar(len(found), *with_bar) as bar:
                 found.judge_audio(

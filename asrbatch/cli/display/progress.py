@@ -34,7 +34,7 @@ class Terminal:
             self._bar.stop()
         self._file.close()
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         self._console.print(line, markup=False)
 
     def update(self, progress) -> None:
@@ -42,13 +42,13 @@ class Terminal:
             self._bar.update(progress)
         elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
-            self.say(plain_line(progress))
+            self.log(plain_line(progress))
 
     def summary(self, summary) -> None:
         if self._bar:
             self._bar.stop()
         for line in _headline(summary):
-            self.say(line)
+            self.log(line)
         if summary.outcome != "already_complete":
             self._console.print(_stage_table(summary.progress))
 
@@ -138,20 +138,20 @@ def _headline(summary) -> list[str]:
 
 
 def _stage_table(progress) -> Table:
-    clocks = progress.clocks
+    stage_times = progress.stage_times
     table = Table(title="where this session's time went", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
     table.add_column("what it is")
     for stage, seconds, meaning in (
         ("start-up", progress.startup_s, "until the engine was ready"),
-        ("transcribing", clocks.wall, "from the first row taken to the last written"),
-        ("· engine", clocks.engine, "of that: the engine held at least one window"),
-        ("· engine full", clocks.full, "of that: it held as many as it works on at once"),
-        ("· starved", clocks.starved, "of transcribing: the engine had nothing to do"),
-        ("read", clocks.read, "decoding and resampling, summed over workers, beside the engine"),
-        ("prepare", clocks.prepare, "features, summed over workers, beside the engine"),
-        ("write", clocks.write, "appending rows"),
+        ("transcribing", stage_times.wall, "from the first row taken to the last written"),
+        ("· engine", stage_times.engine, "of that: the engine held at least one window"),
+        ("· engine full", stage_times.full, "of that: it held as many as it works on at once"),
+        ("· starved", stage_times.engine_idle, "of transcribing: the engine had nothing to do"),
+        ("read", stage_times.read, "decoding and resampling, summed over workers, beside the engine"),
+        ("prepare", stage_times.prepare, "features, summed over workers, beside the engine"),
+        ("write", stage_times.write, "appending rows"),
     ):
         table.add_row(stage, f"{seconds:.1f}", meaning)
     return table
@@ -166,7 +166,7 @@ def _engine(progress) -> str:
 
 
 def _rtfx(progress) -> float | None:
-    return progress.session_audio_s / progress.clocks.engine if progress.clocks.engine > 0 else None
+    return progress.session_audio_s / progress.stage_times.engine if progress.stage_times.engine > 0 else None
 
 
 def _eta(progress) -> str:
@@ -175,9 +175,9 @@ def _eta(progress) -> str:
         total, done, by_session = progress.total_rows, progress.tally.rows, progress.session_rows
     else:
         total, done, by_session = progress.total_audio_s, progress.stated_s, progress.session_stated_s
-    if not by_session or progress.clocks.wall < 1:
+    if not by_session or progress.stage_times.wall < 1:
         return "-"
-    seconds = int(progress.clocks.wall * max(0.0, total - done) / by_session)
+    seconds = int(progress.stage_times.wall * max(0.0, total - done) / by_session)
     return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
 
 

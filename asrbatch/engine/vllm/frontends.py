@@ -138,11 +138,11 @@ class InterfaceFrontend(_Frontend):
     def __init__(self, model_config: Any, renderer: Any, task: str):
         super().__init__(model_config, renderer)
         self._task = task
-        self.speech = self.model.get_speech_to_text_config(model_config, task)
+        self.capabilities = self.model.get_speech_to_text_config(model_config, task)
 
     @property
     def sample_rate(self) -> int:
-        return int(self.speech.sample_rate)
+        return int(self.capabilities.sample_rate)
 
     def prompt(self, samples: Any, **words: Any) -> Any:
         """vLLM's prompt, audio included.
@@ -154,7 +154,7 @@ class InterfaceFrontend(_Frontend):
         given = {name: value for name, value in words.items() if value is not None}
         if missing := given.keys() - _PARAMS:
             raise ValueError(f"this vLLM has no {', '.join(sorted(missing))} for any model")
-        params = {"audio": samples, "stt_config": self.speech, "model_config": self.model_config, "task_type": self._task}
+        params = {"audio": samples, "stt_config": self.capabilities, "model_config": self.model_config, "task_type": self._task}
         return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
 
     def render(self, samples: Any, **words: Any) -> Any:

@@ -17,10 +17,10 @@ import numpy as np
 
 from asrbatch.engine import environment, plugins
 from asrbatch.engine.vllm.frontends import to_choose
-from asrbatch.engine.vllm.option_support import default_target, honoured
+from asrbatch.engine.vllm.option_support import default_target, detect_supported_options
 from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
-from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, Speech
+from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, ModelCapabilities
 
 # The shortest audio is the first of these that the model's processor takes. Below the first, encoders have died with the engine
 # around them, though their processors took it.
@@ -78,7 +78,7 @@ def _found(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) 
             return asdict(_checkpoint(request, vllm_models, problems))
 
 
-def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> Speech:
+def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, str]) -> ModelCapabilities:
     at = f"--model {request['name']}"
     from asrbatch.engine.vllm import api, frontends
 
@@ -97,7 +97,7 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
             frontend = frontends.InterfaceFrontend(config, renderer, request["task"])
             language, codes = frontend.default_language, list(model.supported_languages)
             said = partial(frontend.say, np.zeros(frontend.sample_rate, np.float32))
-            can, target = honoured(said, codes), default_target(said, codes)
+            can, target = detect_supported_options(said, codes), default_target(said, codes)
             words = _words(request["words"], can, codes)
             render = lambda samples: frontend.render(samples, **{"language": language, **words})  # noqa: E731
         else:
@@ -132,7 +132,7 @@ def _checkpoint(request: dict[str, Any], vllm_models: Any, problems: dict[str, s
             f"{at}: {window_s:g} s of audio and the prompt are {tokens} tokens, of {config.max_model_len} "
             "in all; give a longer --engine-arg max_model_len=…, or a shorter --window-seconds"
         )
-    return Speech(
+    return ModelCapabilities(
         architecture=model.__name__,
         style=style,
         sample_rate=rate,
@@ -174,7 +174,7 @@ def _style(asked: str, model: type, vllm_models: Any, at: str) -> str:
 
 def _window(frontend: Any, style: str, asked: float | None, at: str) -> tuple[float, str]:
     if style == INTERFACE_STYLE:
-        clip_s, takes_more = frontend.speech.max_audio_clip_s, not frontend.speech.allow_audio_chunking
+        clip_s, takes_more = frontend.capabilities.max_audio_clip_s, not frontend.capabilities.allow_audio_chunking
     else:
         clip_s, takes_more = frontend.clip_s, frontend.clip_s is None
     if asked is not None:

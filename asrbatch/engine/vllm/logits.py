@@ -3,7 +3,7 @@
 vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config, nor Whisper's rules
 for timestamps. All are enforced here (`token_rules.py`), and so are the control tokens that begin an answer
 (`prompts.Controls`, which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's worker runs,
-which may be another process: named to vLLM as `asrbatch.engine.vllm.logits:WhisperLogits`.
+which may be another process: named to vLLM as `asrbatch.engine.vllm.logits:WhisperLogitsProcessor`.
 
 The rules need the values of the generated tokens. Under asynchronous scheduling the newest are placeholders at first; vLLM
 fills in the real ones before it samples, because a custom logits processor is there (`update_async_output_token_ids`,
@@ -13,7 +13,7 @@ costs a batch of hundreds little more than a batch of one.
 A vLLM logits processor that leaves every token as it is, and ends its process when asrbatch is gone.
 
 For models without token rules of ours: a logits processor is the one place where code of ours runs in every worker, which would
-otherwise outlive a killed asrbatch and keep the GPU's memory. Named to vLLM as `asrbatch.engine.vllm.logits:OwnedLogits`.
+otherwise outlive a killed asrbatch and keep the GPU's memory. Named to vLLM as `asrbatch.engine.vllm.logits:WatchdogLogitsProcessor`.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from asrbatch.engine.vllm.token_rules import TokenRules
 from asrbatch.models.timestamps import NUM_TIMESTAMPS
 from asrbatch.models.whisper import CONTROLS_KEY, Controls
 
-# Columns of `WhisperLogits._states`: how many tokens are forced, how many have been read, the newest timestamp (counted
+# Columns of `WhisperLogitsProcessor._states`: how many tokens are forced, how many have been read, the newest timestamp (counted
 # from 0.00 s; -1 before there is one), and whether the newest token and the one before it are timestamps.
 _FORCED, _READ, _STAMP, _LAST, _BEFORE = range(5)
 
@@ -45,7 +45,7 @@ class _Row:
 
 
 @dataclass
-class _Group:
+class _RowGroup:
     """Rows that share their rules: in practice all of a batch."""
 
     rules: TokenRules
@@ -53,14 +53,14 @@ class _Group:
     rows: list[_Row]
 
 
-class WhisperLogits(LogitsProcessor):
+class WhisperLogitsProcessor(LogitsProcessor):
     """See the module docstring."""
 
     def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
         self._device, self._pins = device, is_pin_memory
         self._rows: dict[int, _Row] = {}
         self._states = np.zeros((0, 5), np.int64)  # by batch row
-        self._groups: list[_Group] | None = None  # made of `_rows` when they have changed
+        self._groups: list[_RowGroup] | None = None  # made of `_rows` when they have changed
         self._rules: dict[str, TokenRules] = {}  # a run has one or two, however many requests
         self._forced_ids: dict[tuple[int, ...], torch.Tensor] = {}
         # The one place where code of ours runs in every worker.
@@ -134,7 +134,7 @@ class WhisperLogits(LogitsProcessor):
             confined.append((rows, ids, kept))
         return confined
 
-    def _advance(self, group: _Group) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def _advance(self, group: _RowGroup) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Reads the newest token of each row; returns what `TokenRules.apply` wants to know."""
         states = self._states[group.indices]
         lengths = np.fromiter((len(row.output_ids) for row in group.rows), np.int64, len(group.rows))
@@ -164,7 +164,7 @@ class WhisperLogits(LogitsProcessor):
         if index >= len(self._states):
             self._states = np.concatenate([self._states, np.zeros((index + 64 - len(self._states), 5), np.int64)])
 
-    def _group(self) -> list[_Group]:
+    def _group(self) -> list[_RowGroup]:
         indices_of: dict[int, list[int]] = {}
         for index, row in self._rows.items():
             indices_of.setdefault(id(row.rules), []).append(index)
@@ -172,7 +172,7 @@ class WhisperLogits(LogitsProcessor):
         for indices in indices_of.values():
             indices.sort()
             rows = [self._rows[i] for i in indices]
-            groups.append(_Group(rows[0].rules, np.array(indices), rows))
+            groups.append(_RowGroup(rows[0].rules, np.array(indices), rows))
         return groups
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
@@ -198,7 +198,7 @@ def _read(states: np.ndarray, which: np.ndarray, tokens: np.ndarray, rules: Toke
     states[:, _STAMP] = np.where(counts & is_stamp, stamps, states[:, _STAMP])
 
 
-class OwnedLogits(LogitsProcessor):
+class WatchdogLogitsProcessor(LogitsProcessor):
     """See the module docstring."""
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool):

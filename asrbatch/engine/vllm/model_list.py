@@ -11,7 +11,7 @@ from typing import Any
 
 from asrbatch.engine import plugins
 from asrbatch.engine.vllm import registry
-from asrbatch.engine.vllm.option_support import honoured_by
+from asrbatch.engine.vllm.option_support import supported_options_in_source
 from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, WHISPER_STYLE
 from asrbatch.models.checkpoint import WHISPER
 
@@ -65,14 +65,14 @@ def _lacking(error: Exception) -> str | None:
 def _with_interface(name: str, model: type) -> dict[str, Any]:
     row = {**_empty(name), "asked": INTERFACE_STYLE, "languages": sorted(model.supported_languages)}
     try:  # some classes state them whatever the checkpoint
-        speech = model.get_speech_to_text_config(None, "transcribe")
-        row |= {"sample_rate": int(speech.sample_rate), "window_s": speech.max_audio_clip_s}
+        capabilities = model.get_speech_to_text_config(None, "transcribe")
+        row |= {"sample_rate": int(capabilities.sample_rate), "window_s": capabilities.max_audio_clip_s}
     except Exception:  # the others look at the checkpoint
         pass
     if name == WHISPER:
         can = ["language", "prompt", "hotwords", "translation", "timestamps", "detection"]
         return {**row, "asked": WHISPER_STYLE, "languages": [], "can": can}  # a checkpoint has its own
-    return {**row, "can": honoured_by(inspect.getsource(model.get_generation_prompt))}
+    return {**row, "can": supported_options_in_source(inspect.getsource(model.get_generation_prompt))}
 
 
 def _empty(name: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ _LETS = {
 }
 
 
-def honoured(say: Say, languages: Sequence[str]) -> list[str]:
-    """The keys of `speech.WHICH_CAN` that change the prompt; the others would be ignored.
+def detect_supported_options(say: Say, languages: Sequence[str]) -> list[str]:
+    """The keys of `capabilities.WHICH_CAN` that change the prompt; the others would be ignored.
 
     Args:
         say: for the run's own task, where a call names none.
@@ -43,7 +43,7 @@ def default_target(say: Say, languages: Sequence[str]) -> str | None:
     return next((code for code in languages if say(task_type="translate", to_language=code) == unnamed), None)
 
 
-def honoured_by(source: str) -> list[str]:
+def supported_options_in_source(source: str) -> list[str]:
     """The same by the source of a class's `get_generation_prompt`, for want of a checkpoint to try with.
 
     A field that is only held against None does not count: a class that demands a language need not use it.

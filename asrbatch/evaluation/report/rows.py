@@ -28,7 +28,7 @@ Kept = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows without 
 Rate = tuple[int, int]  # errors, units of reference
 
 
-class Part(NamedTuple):
+class WorstRows(NamedTuple):
     """What a part of the rows gives the page: entries of its worst rows, the worst first; how many rows have which rate."""
 
     kept: list[Kept]
@@ -77,7 +77,7 @@ class Listing:
         self._number, self._with_compounds = number, with_compounds
         self._text_field, self._pred_field = text_field, pred_field
 
-    def __call__(self, start: int, stop: int) -> Part:
+    def __call__(self, start: int, stop: int) -> WorstRows:
         # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
         worst: list[tuple[int, str, ScoredRow | Unscored]] = []
         rates: Counter[Rate] = Counter()
@@ -94,7 +94,7 @@ class Listing:
         for *place, row in nsmallest(self._number, worst, key=_place):
             entry = {**self._entry(row), **(self._aligned(row) if isinstance(row, ScoredRow) else self._as_written(row))}
             kept.append((*place, len(json.dumps(list(entry.values()))), entry))
-        return Part(kept, rates)
+        return WorstRows(kept, rates)
 
     def _everything(self, start: int, stop: int) -> Iterator[ScoredRow | Unscored]:
         tally, scored = Tally(), set()

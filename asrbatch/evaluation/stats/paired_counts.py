@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from asrbatch.evaluation.alignment import Edits
 from asrbatch.evaluation.stats.error_rates import order, percent, percent_interval
 from asrbatch.evaluation.stats.languages import LanguageCounts
-from asrbatch.evaluation.stats.significance import p_value_of_swapping, resampled_rates
+from asrbatch.evaluation.stats.significance import permutation_test, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, Sums
 
 
@@ -95,7 +95,7 @@ class Paired(Sums):
         differences: Counter = Counter()
         for (a, b, _), rows in self.outcomes.items():
             differences[b - a] += rows
-        return p_value_of_swapping(differences, resamples, seed)
+        return permutation_test(differences, resamples, seed)
 
 
 @dataclass

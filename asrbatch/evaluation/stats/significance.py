@@ -94,7 +94,7 @@ def interval(values: np.ndarray, coverage: float = COVERAGE) -> tuple[float, flo
     return float(low), float(high)
 
 
-def p_value_of_swapping(differences: Mapping[int, int], resamples: int, seed: int) -> float:
+def permutation_test(differences: Mapping[int, int], resamples: int, seed: int) -> float:
     """The two-sided p-value of the sum of differences, no less than 1 / (resamples + 1).
 
     Args:

@@ -15,8 +15,8 @@ from asrbatch.errors import RowError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.readers.sniff import is_file
 from asrbatch.manifest.readers.text import TextFile, open_text
-from asrbatch.manifest.row import BadRow, Row
-from asrbatch.manifest.source import Source, choose_split
+from asrbatch.manifest.row import InvalidRow, Row
+from asrbatch.manifest.source import ManifestSource, choose_split
 from asrbatch.types import AudioRef
 
 
@@ -25,7 +25,7 @@ class Reader(Protocol):
 
     source: str  # absolute path, for messages
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         """Every row once, in order. `audio` may be called at once for a row that came, the rest after the last one."""
 
     def row(self, index: int) -> Row:
@@ -50,7 +50,7 @@ class JoinedReader:
         self.source, self._readers = source, readers
         self._firsts = array("Q")  # row with which each reader passed so far begins
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         num_rows = 0
         for reader in self._readers:
             self._firsts.append(num_rows)
@@ -116,16 +116,18 @@ class JoinedReader:
 _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
 
 
-def open_texts(source: Source) -> list[TextFile]:
+def open_texts(source: ManifestSource) -> list[TextFile]:
     """Its files, opened."""
     return [open_text(file, keep_open=len(source.files) <= _MOST_OPEN) for file in source.files]
 
 
-def join(source: Source, readers: list[Reader]) -> Reader:
+def join(source: ManifestSource, readers: list[Reader]) -> Reader:
     return readers[0] if len(readers) == 1 else JoinedReader(source.path, readers)
 
 
-def open_lines(source: Source, is_ours: Callable[[str], bool], read: Callable[[Source, TextFile], Reader]) -> Reader | None:
+def open_lines(
+    source: ManifestSource, is_ours: Callable[[str], bool], read: Callable[[ManifestSource, TextFile], Reader]
+) -> Reader | None:
     """When the files are of the format that was asked for, or look like it."""
     if not source.files or not all(map(is_file, source.files)):
         return None
@@ -135,7 +137,7 @@ def open_lines(source: Source, is_ours: Callable[[str], bool], read: Callable[[S
     return join(source, [read(source, file) for file in open_texts(source)])
 
 
-def folder_of(source: Source, file: TextFile) -> str:
+def folder_of(source: ManifestSource, file: TextFile) -> str:
     return source.options.folder or os.path.dirname(file.path)
 
 
@@ -147,7 +149,7 @@ def check_pipe(where: str, command: str, allowed: bool) -> str:
     """The `audio_filepath` that stands for a command. Raises BadRow: commands are not allowed."""
     if not allowed:
         fix = "give --allow-pipes to run it, or write files"
-        raise BadRow(f"{where} = {show_text(command)}", "is a command, which is not run unasked", fix)
+        raise InvalidRow(f"{where} = {show_text(command)}", "is a command, which is not run unasked", fix)
     return PIPE + command.strip().removesuffix("|").strip()
 
 

@@ -19,8 +19,8 @@ from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
 from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import REFUSED_FIELDS, BadRow, Row, audio_ref, parse_row
-from asrbatch.manifest.source import Source
+from asrbatch.manifest.row import REFUSED_FIELDS, InvalidRow, Row, audio_ref, parse_row
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
 from asrbatch.types import AudioRef
 
@@ -64,9 +64,9 @@ class CsvReader:
         self._header = self._read_header()
         self._columns = self._choose_columns(options)
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         with self._file.open() as raw:
-            lines = _Lines(raw)
+            lines = _RecordLines(raw)
             reader = csv.reader(lines, **self._dialect)
             is_header = True
             while True:
@@ -87,7 +87,7 @@ class CsvReader:
                 self._lines.append(lines.first_line)
                 try:
                     yield self._parse(values)
-                except BadRow as bad:
+                except InvalidRow as bad:
                     yield bad
             self._starts.append(lines.end)
         self._file.check()
@@ -113,7 +113,7 @@ class CsvReader:
     def _read_header(self) -> list[str]:
         with self._file.open() as raw:
             try:
-                header = next((record for record in csv.reader(_Lines(raw), **self._dialect) if record), None)
+                header = next((record for record in csv.reader(_RecordLines(raw), **self._dialect) if record), None)
             except csv.Error as e:
                 raise ManifestError(f"{self.source}: its header cannot be read: {e}; {_FIX}") from e
         if header is None:
@@ -149,16 +149,16 @@ class CsvReader:
         if isinstance(values, csv.Error):
             text = str(values)
             fix = "a quote is not closed, or stands inside a field; double it and quote the field"
-            raise BadRow("this line", f"not CSV: {text}", fix) from values
+            raise InvalidRow("this line", f"not CSV: {text}", fix) from values
         if len(values) != len(self._header):
             fix = "quote fields that hold the delimiter, or add the missing ones"
-            raise BadRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
+            raise InvalidRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
         fields: dict[str, Any] = self._columns.rename(dict(zip(self._header, values, strict=True)))
-        bad: BadRow | None = None
+        bad: InvalidRow | None = None
         for name, value in fields.items():
             try:
                 fields[name] = _value(name, value)
-            except BadRow as e:
+            except InvalidRow as e:
                 bad = bad or e
         if bad is not None:
             bad.fields = {name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))}
@@ -169,23 +169,25 @@ class CsvReader:
 def _value(name: str, text: str) -> Any:
     if not text.isascii() and _ESCAPED.search(text):
         shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        raise BadRow(f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)")
+        raise InvalidRow(f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)")
     if name not in _NOTHING_WHEN_EMPTY:
         return text
     if not text.strip():
         return None
     if name in ("offset", "duration"):
         if not _NUMBER.fullmatch(text.strip()):
-            raise BadRow(f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty")
+            raise InvalidRow(f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty")
         return float(text)
     if name == "channel":
         if not text.strip().isdecimal() or len(text) > 9:
-            raise BadRow(f"{name} = {show(text)}", "must be a whole number from 0", "leave it empty for the mean of all channels")
+            raise InvalidRow(
+                f"{name} = {show(text)}", "must be a whole number from 0", "leave it empty for the mean of all channels"
+            )
         return int(text)
     return text
 
 
-class _Lines:
+class _RecordLines:
     """Lines of a file as text, with the place in bytes and lines where the record under way began."""
 
     def __init__(self, raw: BinaryIO):
@@ -206,7 +208,7 @@ class _Lines:
         self._given_back += reversed(others)
         return _strip_bom(first) if self.start == 0 else first
 
-    def __iter__(self) -> "_Lines":
+    def __iter__(self) -> "_RecordLines":
         return self
 
     def __next__(self) -> str:
@@ -234,22 +236,22 @@ def _strip_bom(line: bytes) -> bytes:
     return line.removeprefix(codecs.BOM_UTF8)
 
 
-def open_csv(source: Source) -> Reader | None:
+def open_csv(source: ManifestSource) -> Reader | None:
     return open_lines(source, lambda path: _is_table(path, source.options), csv_reader)
 
 
-def open_tsv(source: Source) -> Reader | None:
+def open_tsv(source: ManifestSource) -> Reader | None:
     # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
     return None if source.format is None else open_lines(source, lambda path: True, tsv_reader)
 
 
-def csv_reader(source: Source, file: TextFile, delimiter: str | None = None) -> Reader:
+def csv_reader(source: ManifestSource, file: TextFile, delimiter: str | None = None) -> Reader:
     if delimiter is None and bare_name(file.path).endswith((".tsv", ".tab")):
         delimiter = "\t"
     return CsvReader(file, folder_of(source, file), source.options, delimiter)
 
 
-def tsv_reader(source: Source, file: TextFile) -> Reader:
+def tsv_reader(source: ManifestSource, file: TextFile) -> Reader:
     return csv_reader(source, file, "\t")
 
 

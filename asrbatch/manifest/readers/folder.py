@@ -19,8 +19,8 @@ from asrbatch.manifest.readers.csv import csv_reader
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_audio, walk_files
 from asrbatch.manifest.readers.text import open_text
-from asrbatch.manifest.row import BadRow, Row, parse_row
-from asrbatch.manifest.source import Source, choose_split, common_folder
+from asrbatch.manifest.row import InvalidRow, Row, parse_row
+from asrbatch.manifest.source import ManifestSource, choose_split, common_folder
 from asrbatch.storage.remote import is_remote
 from asrbatch.types import AudioRef
 
@@ -43,11 +43,11 @@ class FolderReader:
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         for index in range(len(self._files)):
             try:
                 yield self.row(index)
-            except BadRow as bad:
+            except InvalidRow as bad:
                 yield bad
 
     def row(self, index: int) -> Row:
@@ -55,7 +55,7 @@ class FolderReader:
         fields: dict[str, Any] = {"audio_filepath": path}
         if any("\udc80" <= c <= "\udcff" for c in path):
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-            raise BadRow(f"audio_filepath = {show_text(shown)}", "its name is not UTF-8", "rename the file")
+            raise InvalidRow(f"audio_filepath = {show_text(shown)}", "its name is not UTF-8", "rename the file")
         text = self._text_beside(path)
         if text is not None:
             fields["text"] = text
@@ -75,13 +75,13 @@ class FolderReader:
         except FileNotFoundError:
             return None
         except OSError as e:
-            raise BadRow(name, f"cannot be read: {e.strerror}", "give permission, or remove it") from e
+            raise InvalidRow(name, f"cannot be read: {e.strerror}", "give permission, or remove it") from e
         if len(data) > _MOST_TEXT_BYTES:
-            raise BadRow(name, "is longer than 1 MB", "a transcript of one file was expected; move it elsewhere")
+            raise InvalidRow(name, "is longer than 1 MB", "a transcript of one file was expected; move it elsewhere")
         try:
             return data.decode("utf-8-sig").strip()
         except UnicodeDecodeError as e:
-            raise BadRow(name, "not UTF-8", "save it as UTF-8") from e
+            raise InvalidRow(name, "not UTF-8", "save it as UTF-8") from e
 
 
 class DescribedFolder:
@@ -103,10 +103,10 @@ class DescribedFolder:
         """That of the metadata."""
         return getattr(self._reader, "share_read", None)
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         named, num_bad = array("q"), 0
         for row in self._reader.rows():
-            if type(row) is BadRow:
+            if type(row) is InvalidRow:
                 num_bad += 1
             elif row.path is not None:
                 named.append(hash(os.path.normpath(row.path)))
@@ -157,7 +157,7 @@ def _contains(known: np.ndarray, key: int) -> bool:
     return at < len(known) and int(known[at]) == key
 
 
-def open_audio(source: Source) -> Reader | None:
+def open_audio(source: ManifestSource) -> Reader | None:
     if source.is_folder:
         folder = source.path
         if (path := find_metadata(folder)) is not None:

@@ -20,8 +20,8 @@ from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
 from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import BadRow, Row, audio_ref, parse_row
-from asrbatch.manifest.source import Source
+from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
 from asrbatch.types import AudioRef
 
@@ -64,7 +64,7 @@ class JsonlReader:
         self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         end = 0
         with self._file.open() as lines:
             for line in lines:
@@ -77,7 +77,7 @@ class JsonlReader:
                 self._starts.append(start)
                 try:
                     yield self._parse(line)
-                except BadRow as bad:
+                except InvalidRow as bad:
                     yield bad
             self._starts.append(end)
         self._file.check()
@@ -118,7 +118,7 @@ class JsonlReader:
         if self._rename is not None:
             try:
                 fields = self._rename(fields)
-            except BadRow as bad:
+            except InvalidRow as bad:
                 bad.fields = fields
                 raise
         if self._check is not None:
@@ -140,23 +140,25 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
     except UnicodeDecodeError as e:
         problem = f"not UTF-8: byte 0x{line[e.start]:02x} at position {e.start + 1} of the line"
         fix = "write the whole file in UTF-8 (two encodings in one file?)"
-        raise BadRow(show_text(line.strip().decode("utf-8", "backslashreplace")), problem, fix) from e
+        raise InvalidRow(show_text(line.strip().decode("utf-8", "backslashreplace")), problem, fix) from e
     try:
         fields = _decode(text)
     except json.JSONDecodeError as e:
         if text.startswith("\ufeff"):
             fix = "remove it (files joined with cat keep theirs)"
-            raise BadRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
+            raise InvalidRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
         if "\0" in text[:4]:  # every other byte of what is in ASCII
-            raise BadRow(show_text(text.strip()), "looks like UTF-16 without a byte-order mark", "save the file as UTF-8") from e
+            raise InvalidRow(
+                show_text(text.strip()), "looks like UTF-16 without a byte-order mark", "save the file as UTF-8"
+            ) from e
         column = min(e.pos, len(text.rstrip())) + 1
-        raise BadRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
+        raise InvalidRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
     except RecursionError as e:
-        raise BadRow(show_text(text.strip()), "nested too deeply", "write a flat object") from e
+        raise InvalidRow(show_text(text.strip()), "nested too deeply", "write a flat object") from e
     except ValueError as e:  # e.g. a whole number of 5,000 digits
-        raise BadRow(show_text(text.strip()), f"not JSON: {e}", one_object) from e
+        raise InvalidRow(show_text(text.strip()), f"not JSON: {e}", one_object) from e
     if type(fields) is not dict:
-        raise BadRow(show_text(text.strip()), "not a JSON object", one_object)
+        raise InvalidRow(show_text(text.strip()), "not a JSON object", one_object)
     return fields
 
 
@@ -166,7 +168,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise BadRow(show(twice), "this name stands twice in one object", "keep one of them")
+        raise InvalidRow(show(twice), "this name stands twice in one object", "keep one of them")
     return fields
 
 
@@ -175,11 +177,11 @@ _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
 
 
-def open_jsonl(source: Source) -> Reader | None:
+def open_jsonl(source: ManifestSource) -> Reader | None:
     return open_lines(source, is_jsonl, jsonl_reader)
 
 
-def jsonl_reader(source: Source, file: TextFile) -> Reader:
+def jsonl_reader(source: ManifestSource, file: TextFile) -> Reader:
     return JsonlReader(file, folder_of(source, file), Columns(source.options))
 
 

@@ -17,8 +17,8 @@ from asrbatch.errors import ManifestError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, run_pipe
 from asrbatch.manifest.readers.text import LocalFile
-from asrbatch.manifest.row import BadRow, Row, audio_ref, parse_row
-from asrbatch.manifest.source import Source, choose_split
+from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
+from asrbatch.manifest.source import ManifestSource, choose_split
 from asrbatch.types import AudioRef
 
 _SHOWN = 5
@@ -53,11 +53,11 @@ class KaldiReader:
         self.audio_folder = None if self._base == folder else self._base
         self.base_folder = self._base
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         for index in range(len(self._utterances)):
             try:
                 yield self.row(index)
-            except BadRow as bad:
+            except InvalidRow as bad:
                 yield bad
         for file in (self._utterances, self._wavs, self._durations, *self._others.values()):
             if file is not None:
@@ -72,7 +72,7 @@ class KaldiReader:
                 recording, timing = _segment(rest)
                 place = self._wavs.get(recording)
                 if place is None:
-                    raise BadRow(f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance")
+                    raise InvalidRow(f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance")
                 fields["recording"] = recording
                 fields |= timing
             fields["audio_filepath"] = self._path(place)
@@ -81,7 +81,7 @@ class KaldiReader:
             for field, file in self._others.items():
                 if (value := file.get(utterance)) is not None:
                     fields[field] = value
-        except BadRow as bad:
+        except InvalidRow as bad:
             bad.fields = fields
             raise
         return parse_row(fields, fields["audio_filepath"])
@@ -97,12 +97,12 @@ class KaldiReader:
 
     def _path(self, place: str) -> str:
         if not place:
-            raise BadRow("wav.scp", "no path behind the recording's name", "write `name path`")
+            raise InvalidRow("wav.scp", "no path behind the recording's name", "write `name path`")
         if place.endswith("|"):
             return check_pipe("wav.scp", place, self._allow_pipes)
         stem, colon, offset = place.rpartition(":")
         if colon and offset.isdecimal() and stem.endswith(".ark"):
-            raise BadRow(
+            raise InvalidRow(
                 f"wav.scp = {show_text(place)}", "audio in an ark is not supported", "give wav files (wav-copy writes them)"
             )
         return place
@@ -122,7 +122,7 @@ class KaldiReader:
         for index in range(len(self._wavs)):
             try:
                 place = self._wavs.line(index)[1]
-            except BadRow:  # reported with the others
+            except InvalidRow:  # reported with the others
                 continue
             if place and not place.endswith("|") and not os.path.isabs(place) and "://" not in place:
                 here = os.path.join(os.getcwd(), place)
@@ -136,19 +136,21 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
     """`recording start end [channel]`."""
     parts = rest.split()
     if len(parts) not in (3, 4):
-        raise BadRow(f"segments = {show_text(rest)}", "not `recording start end`", "write recording, start and end in seconds")
+        raise InvalidRow(
+            f"segments = {show_text(rest)}", "not `recording start end`", "write recording, start and end in seconds"
+        )
     try:
         start_s, end_s = float(parts[1]), float(parts[2])
     except ValueError as e:
-        raise BadRow(f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line") from e
+        raise InvalidRow(f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line") from e
     timing: dict[str, Any] = {"offset": start_s}
     if end_s != -1:  # Kaldi: to the end
         if not start_s < end_s:
-            raise BadRow(f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it")
+            raise InvalidRow(f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it")
         timing["duration"] = round(end_s - start_s, 6)
     if len(parts) == 4:
         if not parts[3].isdecimal():
-            raise BadRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
+            raise InvalidRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
         timing["channel"] = int(parts[3])
     return parts[0], timing
 
@@ -158,12 +160,14 @@ def _duration(stated: str, of_segment_s: float | None) -> float:
     try:
         duration_s = float(stated)
     except ValueError as e:
-        raise BadRow(f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it") from e
+        raise InvalidRow(f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it") from e
     if of_segment_s is None:
         return duration_s
     if not abs(duration_s - of_segment_s) <= _DIFFERENT_S:
         problem = f"segments says another duration: {of_segment_s:g}"
-        raise BadRow(f"utt2dur = {show_text(stated)}", problem, "make utt2dur again (utils/data/get_utt2dur.sh), or remove it")
+        raise InvalidRow(
+            f"utt2dur = {show_text(stated)}", problem, "make utt2dur again (utils/data/get_utt2dur.sh), or remove it"
+        )
     return of_segment_s
 
 
@@ -212,7 +216,7 @@ class KeyedLines:
             )
         except UnicodeDecodeError as e:
             where, fix = f"{self.path}:{self._numbers[index]}", "write the whole file in UTF-8"
-            raise BadRow(show_text(data.decode("utf-8", "backslashreplace")), f"not UTF-8: {where}", fix) from e
+            raise InvalidRow(show_text(data.decode("utf-8", "backslashreplace")), f"not UTF-8: {where}", fix) from e
         return key, value.strip()
 
     def get(self, key: str) -> str | None:
@@ -227,7 +231,7 @@ class KeyedLines:
                 if first is not None:
                     name, fix = os.path.basename(self.path), "keep one of the lines"
                     both = f"{self.path}:{first[0]} and {self.path}:{self._numbers[index]}"
-                    raise BadRow(show_text(key), f"key given twice in {name}: {both}", fix)
+                    raise InvalidRow(show_text(key), f"key given twice in {name}: {both}", fix)
                 first = self._numbers[index], value
             at += 1
         return None if first is None else first[1]
@@ -257,7 +261,7 @@ def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
     return ManifestError(f"{path}: has {len(keys)} keys that {problem} ({shown}); {fix}")
 
 
-def open_kaldi(source: Source) -> Reader | None:
+def open_kaldi(source: ManifestSource) -> Reader | None:
     if not source.is_folder or not os.path.isfile(os.path.join(source.path, "wav.scp")):
         return None
     choose_split(source.path, [], source.options.split)

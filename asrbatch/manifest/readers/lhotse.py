@@ -17,8 +17,8 @@ from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, folder_of, 
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import unpacked_head
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import BadRow, Row, audio_ref
-from asrbatch.manifest.source import Source
+from asrbatch.manifest.row import InvalidRow, Row, audio_ref
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.types import AudioRef
 
 _CUT = re.compile(rb'\{.*"(supervisions|recording|tracks)"\s*:\s*[\[{]', re.DOTALL)
@@ -69,7 +69,7 @@ class LhotseCuts:
             fields |= self._audio(cut)
             self._base_of(fields["audio_filepath"])
             fields |= _said(cut.supervisions)
-        except BadRow as bad:
+        except InvalidRow as bad:
             bad.fields = fields
             raise
         if custom is not None:
@@ -84,20 +84,20 @@ class LhotseCuts:
     def _cut(self, line: dict[str, Any]) -> Any:
         kind = line.get("type")
         if kind in ("MixedCut", "PaddingCut"):
-            raise BadRow(f"type = {show(kind)}", "its audio is made of others when it is loaded", _FIX)
+            raise InvalidRow(f"type = {show(kind)}", "its audio is made of others when it is loaded", _FIX)
         if kind not in ("MonoCut", "MultiCut"):
             fix = "give cuts; lhotse makes them of recordings and supervisions (`lhotse cut simple`)"
-            raise BadRow(f"type = {show(kind)}", "not a cut", fix)
+            raise InvalidRow(f"type = {show(kind)}", "not a cut", fix)
         try:
             cut = self._deserialize(line)
         except Exception as e:  # lhotse makes objects of whatever stands there
             problem = f"lhotse cannot read it: {show_text(one_line(e))}"
-            raise BadRow(f"id = {show(line.get('id'))}", problem, "write the cuts again") from e
+            raise InvalidRow(f"id = {show(line.get('id'))}", problem, "write the cuts again") from e
         if cut.recording is None:
-            raise BadRow(f"id = {show(cut.id)}", "a cut without a recording", "save the cuts with their recordings")
+            raise InvalidRow(f"id = {show(cut.id)}", "a cut without a recording", "save the cuts with their recordings")
         changed = [each["name"] if isinstance(each, dict) else type(each).__name__ for each in cut.recording.transforms or ()]
         if made := [name for name in changed if name != "Resample"]:  # every row is resampled anyway
-            raise BadRow(f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX)
+            raise InvalidRow(f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX)
         return cut
 
     def _audio(self, cut: Any) -> dict[str, Any]:
@@ -105,10 +105,10 @@ class LhotseCuts:
         found = [source for source in cut.recording.sources if set(channels) & set(source.channels)]
         if len(found) != 1 or not set(channels) <= set(found[0].channels):
             problem = f"{len(found)} files hold its channels {show(channels)}"
-            raise BadRow(f"id = {show(cut.id)}", problem, "several clips in one row are not supported; " + _FIX)
+            raise InvalidRow(f"id = {show(cut.id)}", problem, "several clips in one row are not supported; " + _FIX)
         (source,) = found
         if source.type not in ("file", "url", "command"):
-            raise BadRow(f"id = {show(cut.id)}", f"audio of type {show(source.type)} is not supported", _FIX)
+            raise InvalidRow(f"id = {show(cut.id)}", f"audio of type {show(source.type)} is not supported", _FIX)
         path = source.source
         if source.type == "command":
             path = check_pipe("recording", path, self._allow_pipes)
@@ -117,7 +117,7 @@ class LhotseCuts:
             fields["channel"] = source.channels.index(channels[0])
         elif len(channels) < len(source.channels):
             fix = "give one channel, or all of them to have their mean"
-            raise BadRow(f"id = {show(cut.id)}", f"some of the channels ({show(channels)})", fix)
+            raise InvalidRow(f"id = {show(cut.id)}", f"some of the channels ({show(channels)})", fix)
         fields["recording"] = cut.recording.id
         return fields
 
@@ -147,11 +147,11 @@ def _said(supervisions: list[Any]) -> dict[str, Any]:
     return fields
 
 
-def open_lhotse(source: Source) -> Reader | None:
+def open_lhotse(source: ManifestSource) -> Reader | None:
     return open_lines(source, lambda path: looks_like_cuts(unpacked_head(path)), cuts_reader)
 
 
-def cuts_reader(source: Source, file: TextFile) -> Reader:
+def cuts_reader(source: ManifestSource, file: TextFile) -> Reader:
     folder = folder_of(source, file)
     cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
     columns = Columns(source.options)

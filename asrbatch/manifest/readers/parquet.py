@@ -39,7 +39,7 @@ _REMOTE_BYTES = 4 << 20  # a request each
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
+class _RowGroupSpan:
     """A row group: rows [start, start + num_rows) of the table."""
 
     start: int
@@ -63,7 +63,7 @@ class ParquetTable:
         self._states = {number: FileState(path) for number, path in enumerate(paths) if not is_remote(path)}
         self._metadata: list[pq.FileMetaData] = []
         self._schemas: list[pa.Schema] = []
-        self._groups: list[_Group] = []
+        self._groups: list[_RowGroupSpan] = []
         self.num_rows = 0
         for number, path in enumerate(paths):
             metadata, schema = _read_footer(path)
@@ -77,7 +77,7 @@ class ParquetTable:
             for group in range(metadata.num_row_groups):
                 num_rows = metadata.row_group(group).num_rows
                 if num_rows:
-                    self._groups.append(_Group(self.num_rows, num_rows, number, group))
+                    self._groups.append(_RowGroupSpan(self.num_rows, num_rows, number, group))
                     self.num_rows += num_rows
         self.feature_types = feature_types(self.schema)
         self._starts = [group.start for group in self._groups]
@@ -129,17 +129,17 @@ class ParquetTable:
     def file(self, index: int) -> str:
         return self._paths[self._group(index, check=False)[1].file]
 
-    def _group(self, index: int, check: bool = True) -> tuple[int, _Group]:
+    def _group(self, index: int, check: bool = True) -> tuple[int, _RowGroupSpan]:
         at = bisect_right(self._starts, index) - 1
         if check and (state := self._states.get(self._groups[at].file)) is not None:
             state.check()
         return at, self._groups[at]
 
-    def _may_hold(self, group: _Group, column_name: str) -> bool:
+    def _may_hold(self, group: _RowGroupSpan, column_name: str) -> bool:
         """False only where the statistics prove that every cell of the row group is a mere path."""
         return self._num_nulls(group, column_name) != group.num_rows
 
-    def _has_empty(self, group: _Group, held_in: str, light_path: str | None) -> bool:
+    def _has_empty(self, group: _RowGroupSpan, held_in: str, light_path: str | None) -> bool:
         """Whether the statistics say that some cells hold audio and some do not, of which some may have no path either.
 
         False for URLs, where it would take fetching all of the audio to know which.
@@ -149,7 +149,7 @@ class ParquetTable:
             return False
         return light_path is None or bool(self._num_nulls(group, light_path))
 
-    def _num_nulls(self, group: _Group, column_name: str) -> int | None:
+    def _num_nulls(self, group: _RowGroupSpan, column_name: str) -> int | None:
         """None where the writer did not say."""
         statistics = next(self._columns(group, [column_name])).statistics
         return None if statistics is None or not statistics.has_null_count else statistics.null_count
@@ -163,7 +163,7 @@ class ParquetTable:
                 self._held[at] = self._look(self._groups[at])
         return self._held[at][start:stop].tolist()
 
-    def _look(self, group: _Group) -> np.ndarray:
+    def _look(self, group: _RowGroupSpan) -> np.ndarray:
         """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when their turn comes."""
         held, start = np.ones(group.num_rows, bool), 0
         try:
@@ -174,14 +174,14 @@ class ParquetTable:
             pass
         return held
 
-    def _columns(self, group: _Group, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
+    def _columns(self, group: _RowGroupSpan, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
         metadata = self._metadata[group.file].row_group(group.number)
         for number in range(metadata.num_columns):
             column = metadata.column(number)
             if any(column.path_in_schema == name or column.path_in_schema.startswith(f"{name}.") for name in names):
                 yield column
 
-    def _read(self, group: _Group, names: list[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
+    def _read(self, group: _RowGroupSpan, names: list[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
         """A row group, in batches of at most about that size."""
         num_bytes = sum(column.total_uncompressed_size for column in self._columns(group, names))
         batch_rows = min(_BATCH_ROWS, max(1, group.num_rows * batch_bytes // max(num_bytes, 1)))
@@ -200,20 +200,20 @@ class ParquetTable:
 
 
 # A row group that is being read, and the next row that this will give.
-_Open = tuple[_Group | None, Iterator[pa.RecordBatch], int]
+_Open = tuple[_RowGroupSpan | None, Iterator[pa.RecordBatch], int]
 _NOTHING_OPEN: _Open = (None, iter(()), 0)
 
 
 class _Batches:
     """Single rows of some columns, by way of batches that are read forwards; the last few batches are kept."""
 
-    def __init__(self, read: Callable[[_Group], Iterator[pa.RecordBatch]]):
+    def __init__(self, read: Callable[[_RowGroupSpan], Iterator[pa.RecordBatch]]):
         self._read = read
         self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # by first row; the last used one last
         self._open = _NOTHING_OPEN
         self._lock = threading.Lock()
 
-    def row(self, group: _Group, index: int) -> pa.RecordBatch:
+    def row(self, group: _RowGroupSpan, index: int) -> pa.RecordBatch:
         with self._lock:
             start = self._find(index)
             if start is None:
@@ -225,7 +225,7 @@ class _Batches:
     def _find(self, index: int) -> int | None:
         return next((start for start, batch in self._kept.items() if start <= index < start + batch.num_rows), None)
 
-    def _advance(self, group: _Group, index: int) -> int:
+    def _advance(self, group: _RowGroupSpan, index: int) -> int:
         opened, batches, next_row = self._open
         self._open = _NOTHING_OPEN  # until this has worked
         if opened != group or next_row > index:  # another row group, or a row that has passed

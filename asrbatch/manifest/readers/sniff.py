@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show
 from asrbatch.manifest.readers.text import GZIP, ZSTD, open_text
-from asrbatch.manifest.source import Source
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
 from asrbatch.storage.remote import RemoteFile, is_remote
 
@@ -32,7 +32,7 @@ def bare_name(path: str) -> str:
     return name.lower().removesuffix(".gz").removesuffix(".zst")
 
 
-def describe(source: Source) -> str:
+def describe(source: ManifestSource) -> str:
     """What was found instead of a manifest."""
     path = source.path
     if not source.files:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from asrbatch.errors import ManifestError, RowError
 from asrbatch.formatting import show
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, BadRow, Row, audio_ref, parse_row
+from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, InvalidRow, Row, audio_ref, parse_row
 from asrbatch.storage.remote import is_remote, join_url, read_remote
 from asrbatch.types import AudioRef
 
@@ -121,7 +121,7 @@ class TableReader:
         """See `manifest.Manifest`."""
         return getattr(self._table, "in_groups", False)
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         index = 0
         for batch, in_cell in self._table.scan(self._scanned):
             names = batch.schema.names
@@ -129,7 +129,7 @@ class TableReader:
             for number, values in enumerate(zip(*columns, strict=True) if columns else [()] * batch.num_rows):
                 try:
                     yield self._parse(index, dict(zip(names, values, strict=True)), in_cell[number])
-                except BadRow as bad:
+                except InvalidRow as bad:
                     yield bad
                 index += 1
 

@@ -24,8 +24,8 @@ from asrbatch.manifest.readers.base import Reader, join, open_texts
 from asrbatch.manifest.readers.jsonl import JsonlReader, is_jsonl, parse_object
 from asrbatch.manifest.readers.sniff import Names, bare_name, check_numbers, is_audio
 from asrbatch.manifest.readers.text import LocalFile
-from asrbatch.manifest.row import IN_CELL, BadRow, Row, parse_row
-from asrbatch.manifest.source import Source, choose_split, expand
+from asrbatch.manifest.row import IN_CELL, InvalidRow, Row, parse_row
+from asrbatch.manifest.source import ManifestSource, choose_split, expand
 from asrbatch.storage.remote import MOST_BYTES, RemoteFile, is_remote, open_remote
 from asrbatch.types import AudioRef
 
@@ -161,11 +161,11 @@ class NemoMembers:
                     break
             if not found:
                 where = "no tar holds it" if shard is None else f"{os.path.basename(paths[shard])} does not hold it"
-                raise BadRow(f"audio_filepath = {show(name)}", where, "give the tars this manifest was written with (--tars)")
+                raise InvalidRow(f"audio_filepath = {show(name)}", where, "give the tars this manifest was written with (--tars)")
             if len(found) > 1:
                 fix = "give the rows shard_id, or one tar at a time"
-                raise BadRow(f"audio_filepath = {show(name)}", f"{len(found)} tars hold one of this name", fix)
-        except BadRow as bad:
+                raise InvalidRow(f"audio_filepath = {show(name)}", f"{len(found)} tars hold one of this name", fix)
+        except InvalidRow as bad:
             bad.fields = fields
             raise
         return found[0]
@@ -178,9 +178,9 @@ class NemoMembers:
         if type(shard) is int and shard in numbers:
             return numbers[shard]
         if list(numbers.items()) == [(place, place) for place in range(len(paths))]:
-            raise BadRow(f"shard_id = {show(shard)}", f"there are {len(paths)} tars", "give the tars of all shards, in order")
+            raise InvalidRow(f"shard_id = {show(shard)}", f"there are {len(paths)} tars", "give the tars of all shards, in order")
         fix = "give the tars of all shards, named by their shard_id"
-        raise BadRow(f"shard_id = {show(shard)}", f"none of the {len(paths)} tars has that number in its name", fix)
+        raise InvalidRow(f"shard_id = {show(shard)}", f"none of the {len(paths)} tars has that number in its name", fix)
 
 
 def _numbers_in(paths: list[str]) -> dict[int, int]:
@@ -220,11 +220,11 @@ class WebDatasetReader:
         self._names_tar = self._have_common_keys()
         self.num_rows = len(self._keys)
 
-    def rows(self) -> Iterator[Row | BadRow]:
+    def rows(self) -> Iterator[Row | InvalidRow]:
         for index in range(len(self._keys)):
             try:
                 yield self.row(index)
-            except BadRow as bad:
+            except InvalidRow as bad:
                 yield bad
 
     def row(self, index: int) -> Row:
@@ -245,8 +245,8 @@ class WebDatasetReader:
             if len(audio) != 1:
                 problem = "several clips in one row are not supported" if audio else "no audio member"
                 found = ", ".join(ending for ending, *_ in self._members(index))
-                raise BadRow(f"{show_text(key)} with {found}", problem, "write one audio file for each key")
-        except BadRow as bad:
+                raise InvalidRow(f"{show_text(key)} with {found}", problem, "write one audio file for each key")
+        except InvalidRow as bad:
             bad.fields = {"id": row_id, **fields}
             raise
         fields = {"audio_filepath": f"{os.path.basename(tar)}/{key}.{audio[0][0]}", **fields}
@@ -296,26 +296,26 @@ class WebDatasetReader:
 
     def _text(self, index: int, offset: int, size: int) -> str:
         if size > _MOST_TEXT_BYTES:
-            raise BadRow(self._keys[index], f"{size} bytes of text", "at most 16 MB are read; is it a transcript?")
+            raise InvalidRow(self._keys[index], f"{size} bytes of text", "at most 16 MB are read; is it a transcript?")
         try:
             return self._tars.read(self._tar_of[index], offset, size, self._keys[index]).decode("utf-8-sig")
         except UnicodeDecodeError as e:
-            raise BadRow(self._keys[index], "its text is not UTF-8", "write it again in UTF-8") from e
+            raise InvalidRow(self._keys[index], "its text is not UTF-8", "write it again in UTF-8") from e
         except RowError as e:
-            raise BadRow(self._keys[index], e.message, "copy the tar again") from e
+            raise InvalidRow(self._keys[index], e.message, "copy the tar again") from e
 
 
 _NEMO_MANIFEST = "tarred_audio_manifest.json"
 
 
-def open_nemo_tars(source: Source) -> Reader | None:
+def open_nemo_tars(source: ManifestSource) -> Reader | None:
     tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
     if not os.path.isfile(manifest) if source.is_folder else tars is None:
         return None
     if not source.is_folder and source.format is None and not (source.files and is_jsonl(source.files[0])):
         return None  # so that --tars is refused for what it is
     if source.is_folder:
-        source = Source(source.path, (manifest,), source.options)
+        source = ManifestSource(source.path, (manifest,), source.options)
     if tars is not None:
         paths = _in_order(tars)
         if not paths:
@@ -331,7 +331,7 @@ def open_nemo_tars(source: Source) -> Reader | None:
     return join(source, [JsonlReader(text, "", columns, check=check, locate=locate) for text in open_texts(source)])
 
 
-def open_webdataset(source: Source) -> Reader | None:
+def open_webdataset(source: ManifestSource) -> Reader | None:
     if source.is_folder:
         files = sorted(os.path.join(source.path, name) for name in os.listdir(source.path) if name.endswith(".tar"))
         check_numbers(source.path, files)

@@ -21,7 +21,7 @@ _DELAYS_S = (0.0, 2.0)
 _HEALTHY_AFTER = 100
 
 
-class Blame:
+class FailureTracker:
     """What is known of this session's deaths.
 
     Attributes:
@@ -77,10 +77,10 @@ class Blame:
         return _DELAYS_S[self._deaths_in_a_row[device] - 1]
 
 
-class Todo:
+class RowQueue:
     """Rows nobody holds: new ones, those that came back, and those to be run with nothing else in the engine."""
 
-    def __init__(self, session: Session, blame: Blame):
+    def __init__(self, session: Session, blame: FailureTracker):
         self._deaths, self._blame = session.deaths, blame
         self._new = session.unfinished(lambda deaths: deaths == 0)
         self._again: deque[int] = deque()

@@ -21,7 +21,7 @@ from typing import Any
 from asrbatch.audio.decoder import how_it_ended
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
-from asrbatch.pipeline.state import Clocks
+from asrbatch.pipeline.state import StageTimes
 from asrbatch.runs.workers import protocol
 from asrbatch.runs.workers.protocol import WorkerSetup
 from asrbatch.types import AudioRef, Utterance
@@ -30,7 +30,7 @@ _END = object()
 _REAP_TIMEOUT_S = 5.0
 
 
-class FleetWorker:
+class WorkerHandle:
     """One worker process.
 
     Args:
@@ -50,7 +50,7 @@ class FleetWorker:
         heard_at: when it said something last.
         capacity: windows its engine works on at once.
         windows: most rows to give it.
-        clocks, in_engine: as it said last.
+        stage_times, in_engine: as it said last.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class FleetWorker:
         slot: Slot,
         setup: WorkerSetup,
         read: Callable[[int], Utterance],
-        deliver: Callable[["FleetWorker", Any], None],
+        deliver: Callable[["WorkerHandle", Any], None],
     ):
         self.slot = slot
         self.held: dict[int, float] = {}
         self.submitted: set[int] = set()
         self.is_ready = self.has_ended = self.runs_alone = False
         self.num_answered = self.capacity = self.windows = self.in_engine = 0
-        self.clocks = Clocks()
+        self.stage_times = StageTimes()
         self.heard_at = time.monotonic()
         self._read, self._deliver = read, deliver
         self._stopping = False
@@ -152,7 +152,7 @@ def _to_send(utterance: Utterance) -> Utterance:
     """The same with its audio in a form that travels: a path, or a way to ask for the bytes."""
     if utterance.audio.load is None:
         return utterance
-    return replace(utterance, audio=AudioRef(utterance.audio.name, load=protocol.remote(utterance.index)))
+    return replace(utterance, audio=AudioRef(utterance.audio.name, load=protocol.remote_audio(utterance.index)))
 
 
 def _audio(utterance: Utterance) -> bytes | Exception:

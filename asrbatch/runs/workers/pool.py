@@ -19,12 +19,12 @@ from asrbatch.config import RunConfig
 from asrbatch.engine.base import Engine
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import AsrbatchError, EngineDiedError, EngineStartError
-from asrbatch.pipeline.state import Clocks
+from asrbatch.pipeline.state import StageTimes
 from asrbatch.runs import progress
 from asrbatch.runs.local import explain_start
 from asrbatch.runs.session import Session
-from asrbatch.runs.workers.failures import Blame, Todo
-from asrbatch.runs.workers.handle import FleetWorker
+from asrbatch.runs.workers.failures import FailureTracker, RowQueue
+from asrbatch.runs.workers.handle import WorkerHandle
 from asrbatch.runs.workers.protocol import WorkerSetup
 from asrbatch.storage.inflight import GIVE_UP_AFTER
 
@@ -45,7 +45,7 @@ def transcribe_on_devices(session: Session, start: Callable[..., Engine]) -> Non
         EngineStartError, EngineDiedError: no worker is left; rows written so far are kept.
     """
     with progress.captured(session.paths.log) as log_start, ExitStack() as stack:
-        fleet = Fleet(session, start)
+        fleet = WorkerPool(session, start)
         stack.callback(fleet.close)
         fleet.start()
         session.stop.attach(fleet)
@@ -57,7 +57,7 @@ def transcribe_on_devices(session: Session, start: Callable[..., Engine]) -> Non
             raise
 
 
-class Fleet:
+class WorkerPool:
     """The workers of a session, and the loop that serves them."""
 
     def __init__(self, session: Session, start: Callable[..., Engine]):
@@ -66,17 +66,17 @@ class Fleet:
         self._stop_by: float | None = None
         self._ticked_at = 0.0
         self._began: float | None = None  # when the first worker was ready
-        self._ended_clocks: list[Clocks] = []
+        self._ended_clocks: list[StageTimes] = []
         self._why: AsrbatchError | None = None  # of the last worker that died
-        self._workers: list[FleetWorker] = []
-        self._blame = Blame([slot.name for slot in session.plan.slots])
-        self._todo = Todo(session, self._blame)
+        self._workers: list[WorkerHandle] = []
+        self._blame = FailureTracker([slot.name for slot in session.plan.slots])
+        self._todo = RowQueue(session, self._blame)
         self._to_begin: list[tuple[float, Slot]] = []  # when, and where
 
     def start(self) -> None:
         """Starts a worker on every device; they come up while `run` goes on."""
         session, slots = self._session, self._session.plan.slots
-        session.observer.say(
+        session.observer.log(
             f"starting vLLM on {len(slots)} devices ({', '.join(slot.name for slot in slots)}): {session.plan.engine}; "
             f"its log is {session.paths.log}"
         )
@@ -110,7 +110,7 @@ class Fleet:
             start=self._start,
         )
         try:
-            worker = FleetWorker(slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message)))
+            worker = WorkerHandle(slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message)))
         except OSError as e:  # no process or memory to be had at the moment
             self._count_death(slot, EngineStartError(f"device {slot.name}: its process cannot be started: {e}"), 0)
         else:
@@ -130,7 +130,7 @@ class Fleet:
             return False
         raise self._why
 
-    def _next_event(self) -> tuple[FleetWorker | None, Any]:
+    def _next_event(self) -> tuple[WorkerHandle | None, Any]:
         if time.monotonic() - self._ticked_at >= _TICK_S:
             self._ticked_at = time.monotonic()
             self._tick()
@@ -139,7 +139,7 @@ class Fleet:
         except Empty:
             return None, None
 
-    def _handle(self, worker: FleetWorker | None, message: Any) -> None:
+    def _handle(self, worker: WorkerHandle | None, message: Any) -> None:
         if worker is not None:
             if worker.has_ended:
                 return
@@ -156,10 +156,10 @@ class Fleet:
                 self._session.in_flight.add(index)
             case "row", row:
                 self._collect(worker, row)
-            case "clocks", clocks, in_engine:
-                worker.clocks, worker.in_engine = clocks, in_engine
-            case "ended", clocks, in_engine:
-                worker.clocks, worker.in_engine = clocks, in_engine
+            case "clocks", stage_times, in_engine:
+                worker.stage_times, worker.in_engine = stage_times, in_engine
+            case "ended", stage_times, in_engine:
+                worker.stage_times, worker.in_engine = stage_times, in_engine
                 self._remove(worker)
             case (("failed" | "lost"), _) if not self._session.journal.num_missing:
                 self._remove(worker)  # its work is done
@@ -175,13 +175,13 @@ class Fleet:
             case _:
                 raise TypeError(f"unknown message {message!r}")
 
-    def _ready(self, worker: FleetWorker, facts: dict[str, Any], capacity: int, windows: int) -> None:
+    def _ready(self, worker: WorkerHandle, facts: dict[str, Any], capacity: int, windows: int) -> None:
         worker.is_ready, worker.capacity, worker.windows = True, capacity, windows
         if self._began is None:
             self._began = time.monotonic()
             self._session.engine_is_up({**facts, "devices": [slot.name for slot in self._session.plan.slots]})
 
-    def _collect(self, worker: FleetWorker, row: dict[str, Any]) -> None:
+    def _collect(self, worker: WorkerHandle, row: dict[str, Any]) -> None:
         index = row["index"]
         worker.held.pop(index, None)
         worker.num_answered += index in worker.submitted  # a missing file says nothing about the engine
@@ -202,7 +202,7 @@ class Fleet:
             if not worker.held:
                 self._give_special(worker)
 
-    def _give(self, worker: FleetWorker, index: int) -> None:
+    def _give(self, worker: WorkerHandle, index: int) -> None:
         worker.give(index, self._room_s(index))
 
     def _room_s(self, index: int) -> float:
@@ -210,7 +210,7 @@ class Fleet:
         window_s = self._session.plan.rules.window_s
         return min(self._session.duration_s(index) or window_s, window_s)
 
-    def _give_special(self, worker: FleetWorker) -> None:
+    def _give_special(self, worker: WorkerHandle) -> None:
         """To a worker that has nothing: a row to run alone, or copies of what others hold."""
         others = [other.slot.name for other in self._workers if other is not worker]
         if (index := self._todo.next_alone(worker.slot.name, others)) is not None:
@@ -220,7 +220,7 @@ class Fleet:
         for index in self._held_elsewhere()[: min(worker.capacity, self._fair_share())]:
             self._give(worker, index)
 
-    def _has_room(self, worker: FleetWorker) -> bool:
+    def _has_room(self, worker: WorkerHandle) -> bool:
         if not worker.held:
             return True
         most_audio_s = self._session.config.max_audio_s or worker.windows * self._session.plan.rules.window_s
@@ -251,7 +251,7 @@ class Fleet:
             if worker.is_ready and time.monotonic() - worker.heard_at > most_s:
                 self._bury(worker, EngineDiedError(f"device {worker.slot.name}: its process said nothing for {most_s:g} s"))
 
-    def _bury(self, worker: FleetWorker, why: AsrbatchError) -> None:
+    def _bury(self, worker: WorkerHandle, why: AsrbatchError) -> None:
         """A worker died: what it held is done again, and its device gets another unless that seems pointless."""
         session = self._session
         lost = [index for index in worker.held if not session.journal.finished[index]]
@@ -280,12 +280,12 @@ class Fleet:
         else:
             self._to_begin.append((time.monotonic() + delay_s, slot))
             then = "its rows are done again, and it is started again" + (f" in {delay_s:g} s" if delay_s else "")
-        self._session.observer.say(f"device {slot.name}: {str(why).removeprefix(f'device {slot.name}: ')}; {then}")
+        self._session.observer.log(f"device {slot.name}: {str(why).removeprefix(f'device {slot.name}: ')}; {then}")
 
-    def _remove(self, worker: FleetWorker) -> None:
+    def _remove(self, worker: WorkerHandle) -> None:
         worker.close()
         self._workers.remove(worker)
-        self._ended_clocks.append(worker.clocks)
+        self._ended_clocks.append(worker.stage_times)
 
     def _stop(self) -> None:
         if self._stop_by is not None:
@@ -312,20 +312,20 @@ class Fleet:
         progress.in_engine = sum(worker.in_engine for worker in self._workers)
         progress.capacity = sum(worker.capacity for worker in self._workers)
         wall = 0.0 if self._began is None else time.monotonic() - self._began
-        clocks = [worker.clocks for worker in self._workers]
-        progress.clocks = _mean([*clocks, *self._ended_clocks], wall, len(session.plan.slots))
+        stage_times = [worker.stage_times for worker in self._workers]
+        progress.stage_times = _mean([*stage_times, *self._ended_clocks], wall, len(session.plan.slots))
         session.tick()
 
 
-def _mean(clocks: list[Clocks], wall: float, num_devices: int) -> Clocks:
+def _mean(stage_times: list[StageTimes], wall: float, num_devices: int) -> StageTimes:
     """One process's clocks over its devices: engine times are means, so that they compare with wall time."""
-    return Clocks(
+    return StageTimes(
         wall=wall,
-        engine=sum(c.engine for c in clocks) / num_devices,
-        full=sum(c.full for c in clocks) / num_devices,
-        read=sum(c.read for c in clocks),
-        prepare=sum(c.prepare for c in clocks),
-        write=sum(c.write for c in clocks),
+        engine=sum(c.engine for c in stage_times) / num_devices,
+        full=sum(c.full for c in stage_times) / num_devices,
+        read=sum(c.read for c in stage_times),
+        prepare=sum(c.prepare for c in stage_times),
+        write=sum(c.write for c in stage_times),
     )
 
 

@@ -1,6 +1,6 @@
 """Audio that a worker process has its parent fetch: bytes inside a data set, which only the parent has open.
 
-The worker says how to ask; an `AudioRef.load` that was made with `remote` asks when the row's turn has come, so that no
+The worker says how to ask; an `AudioRef.load` that was made with `remote_audio` asks when the row's turn has come, so that no
 more audio travels than is being prepared.
 """
 
@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asrbatch.audio.windows import AudioRules
+    from asrbatch.audio.windows import WindowConfig
     from asrbatch.config import RunConfig
     from asrbatch.engine.base import Engine
-    from asrbatch.engine.spec import EnginePlan
+    from asrbatch.engine.spec import EngineSpec
 
 _ask: Callable[[int], bytes] | None = None
 
@@ -24,7 +24,7 @@ def install(ask: Callable[[int], bytes]) -> None:
     _ask = ask
 
 
-def remote(index: int) -> Callable[[], bytes]:
+def remote_audio(index: int) -> Callable[[], bytes]:
     """A picklable `AudioRef.load` for row `index`."""
     return partial(_load, index)
 
@@ -42,6 +42,6 @@ class WorkerSetup:
     """
 
     config: "RunConfig"
-    engine: "EnginePlan"
-    rules: "AudioRules"
+    engine: "EngineSpec"
+    rules: "WindowConfig"
     start: "Callable[..., Engine]"

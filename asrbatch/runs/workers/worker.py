@@ -4,7 +4,7 @@ Started by `handle.py` as `python -m asrbatch.runs.workers.worker`. Knows nothin
 writes.
 
 What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
-`("submitted", index)` before a row enters the engine, `("row", row)`, `("clocks", Clocks, in_engine)` a few times a
+`("submitted", index)` before a row enters the engine, `("row", row)`, `("stage_times", Clocks, in_engine)` a few times a
 second, and last one of `("ended", Clocks, in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`, then
 utterances, `("audio", index, bytes or exception)`, `"end"` or `"stop"`.
 """
@@ -26,7 +26,7 @@ from asrbatch.runs.workers.protocol import WorkerSetup
 
 if TYPE_CHECKING:
     from asrbatch.pipeline.loop import Pipeline
-    from asrbatch.pipeline.queues import Feed
+    from asrbatch.pipeline.queues import QueueSource
 
 CLOCKS_EVERY_S = 0.2
 
@@ -64,38 +64,38 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
 
     from asrbatch.pipeline.budget import Limits
     from asrbatch.pipeline.loop import Pipeline
-    from asrbatch.pipeline.preprocess import Preparers
-    from asrbatch.pipeline.queues import Feed
+    from asrbatch.pipeline.preprocess import PreprocessPool
+    from asrbatch.pipeline.queues import QueueSource
     from asrbatch.runs.workers import protocol
 
     events: SimpleQueue = SimpleQueue()
     config, rules = setup.config, setup.rules
-    preparers = Preparers(
+    pool = PreprocessPool(
         config.num_workers,
         rules=rules,
         decode_timeout_s=config.decode_timeout_s,
         prompt_of=setup.engine.prompt_of,
         language_of=setup.engine.language_of,
     )
-    with closing(preparers), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
+    with closing(pool), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
         limits = Limits.of(config, engine, rules.window_s)
         pipeline = Pipeline(
             engine=engine,
-            preparers=preparers,
+            pool=pool,
             events=events,
             limits=limits,
             write=lambda row: _say(connection, ("row", row)),
             submitted=lambda index: _say(connection, ("submitted", index)),
-            tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.clocks, pipeline.in_engine))),
+            tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.stage_times, pipeline.in_engine))),
             asks=setup.engine,
             rules=rules,
         )
-        feed, answers = Feed(pipeline.wake), _Answers(connection)
+        feed, answers = QueueSource(pipeline.wake), _Answers(connection)
         protocol.install(answers.ask)
         threading.Thread(target=_listen, args=(connection, feed, pipeline, answers), daemon=True).start()
         _say(connection, ("ready", engine.facts, engine.max_num_seqs, limits.windows))
         pipeline.run(feed)
-        _say(connection, ("ended", pipeline.clocks, pipeline.in_engine))
+        _say(connection, ("ended", pipeline.stage_times, pipeline.in_engine))
 
 
 class _Answers:
@@ -119,7 +119,7 @@ class _Answers:
         self._waiting[index].put(answer)
 
 
-def _listen(connection: Connection, feed: "Feed", pipeline: "Pipeline", answers: _Answers) -> None:
+def _listen(connection: Connection, feed: "QueueSource", pipeline: "Pipeline", answers: _Answers) -> None:
     """Runs in a thread: what the parent says. Its end is ours."""
     try:
         while True:
