@@ -123,7 +123,8 @@ class RunConfig:
         split: which split of a data set that has several.
         format, dataset_config, streaming, audio_column, text_column, id_column, tars, allow_pipes, on_bad_row: how the
             manifest is to be read; see `source_options.SourceOptions`.
-        audio_folder: what relative audio paths of lists, tables and cuts are relative to; None for the manifest's own folder.
+        audio_folder: what relative audio paths of lists, tables and cuts are relative to; None for the manifest's own
+            folder.
         num_chunks: into how many chunks the manifest is dealt out; None for a run in one piece.
         chunk_id: which of them this is, from 0.
         strategy: how rows are dealt out; a name of `choices.STRATEGIES`.
@@ -139,7 +140,8 @@ class RunConfig:
         condition_on_previous: ask each window of `sequential` with the text before it.
         timestamps: have the model say when each piece of its text begins and ends; None where it can.
         fallback: ask again, at rising temperatures, for windows whose text looks wrong.
-        drop_no_speech: leave out the text of windows without speech; None does with `sequential`, and does not otherwise.
+        drop_no_speech: leave out the text of windows without speech; None does with `sequential`, and does not
+            otherwise.
         overwrite: start anew, removing what stands at `output`.
         retry_failed: run failed rows again.
         workers: preparation threads, each with a decoder process; None takes one per core, at most 16.
@@ -223,7 +225,9 @@ class RunConfig:
             )
         if self.condition_on_previous and self.windows != SEQUENTIAL:
             fix = "give --windows sequential as well"
-            raise UsageError(f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}")
+            raise UsageError(
+                f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}"
+            )
         if self.vad_filter and self.windows == "silence":
             raise UsageError("--vad-filter: --windows silence skips long silences by itself; leave it out")
         if self.vad_filter and self.windows != SEQUENTIAL:
@@ -244,7 +248,9 @@ class RunConfig:
     def reading(self) -> SourceOptions:
         """How the manifest is to be read. Raises UsageError."""
         if self.audio_folder is not None and self.manifest == "-":
-            raise UsageError("--audio-folder: paths on standard input are relative to the current folder; run this there")
+            raise UsageError(
+                "--audio-folder: paths on standard input are relative to the current folder; run this there"
+            )
         named = {f.name: getattr(self, f.name) for f in fields(SourceOptions) if f.name != "folder"}
         return SourceOptions(**named, folder=None if self.audio_folder is None else absolute(self.audio_folder))
 
@@ -257,7 +263,9 @@ class RunConfig:
 
     @property
     def output_path(self) -> Path:
-        """What the run is called. Absolute; `<manifest stem>.<model slug>.jsonl` in the current folder when none was given."""
+        """What the run is called. Absolute; `<manifest stem>.<model slug>.jsonl` in the current folder when none was
+        given.
+        """
         if self.output is not None:
             return Path(self.output).expanduser().absolute()
         if self.manifest == STDIN:
@@ -274,7 +282,10 @@ class RunConfig:
 
 def slug(model: str) -> str:
     """The last part of a model's path or name, safe in a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.normpath(os.path.expanduser(model)))).strip("-.") or "model"
+    return (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(os.path.normpath(os.path.expanduser(model)))).strip("-.")
+        or "model"
+    )
 
 
 def resolve_chunk_id(
@@ -295,7 +306,9 @@ def resolve_chunk_id(
         return None
     if chunk_id is not None:
         if chunk_offset is not None:
-            raise UsageError(f"--chunk-offset {chunk_offset}: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing")
+            raise UsageError(
+                f"--chunk-offset {chunk_offset}: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing"
+            )
         return chunk_id
     if task is None:
         raise UsageError(f"--num-chunks {num_chunks}: which of them? give --chunk-id, or run as a SLURM array task")

@@ -25,7 +25,9 @@ ROW_ERROR_KINDS = {
     "decode_timeout": "decoding took longer than `--decode-timeout` and was killed, twice",
     "decode_crash": "the decoder process died on it, twice",
     "rejected": "the engine refused the request",
-    "engine_crash": "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them)",
+    "engine_crash": (
+        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them)"
+    ),
 }
 
 

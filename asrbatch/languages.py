@@ -7,11 +7,11 @@ from collections.abc import Collection
 from functools import cache, lru_cache
 from pathlib import Path
 
-# Written without spaces between words: those of openai-whisper's word splitter, and Khmer, which is written in the same way.
-# Windows of these are joined without a space, and characters are counted instead of words.
+# Written without spaces between words: those of openai-whisper's word splitter, and Khmer, which is written in the same
+# way. Windows of these are joined without a space, and characters are counted instead of words.
 NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my", "km"))
-# Codes of ISO 639-1 (and Whisper's of three letters), each with the same language's other codes and English names: those of
-# ISO 639-2 and 639-3, Whisper's, and single languages that data sets name for the whole (`cmn` for `zh`).
+# Codes of ISO 639-1 (and Whisper's of three letters), each with the same language's other codes and English names:
+# those of ISO 639-2 and 639-3, Whisper's, and single languages that data sets name for the whole (`cmn` for `zh`).
 _FILE = Path(__file__).with_name("languages.txt")
 _NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))  # ISO 639-2: undetermined, several, uncoded, none
 
@@ -23,8 +23,9 @@ def subtag(lang: str) -> str:
 
 @lru_cache(1024)
 def primary(lang: str) -> str:
-    """`zh` for `zh-Hant`, `ZH_tw`, `<|zh|>`, `Chinese` and `Mandarin Chinese`: the first part of a language tag (BCP 47), in
-    small letters, with one code for all that name the same language. What is no language is returned in small letters."""
+    """`zh` for `zh-Hant`, `ZH_tw`, `<|zh|>`, `Chinese` and `Mandarin Chinese`: the first part of a language tag (BCP
+    47), in small letters, with one code for all that name the same language. What is no language is returned in small
+    letters."""
     whole = lang.strip().removeprefix("<|").removesuffix("|>").strip().lower()
     name = whole.partition(" (")[0]
     first = name.replace("_", "-").partition("-")[0].strip()
@@ -50,5 +51,7 @@ def _codes() -> dict[str, str]:
 
 
 def find(lang: str, known: Collection[str]) -> str | None:
-    """Which of a model's codes a language is that someone wrote as `EN`, `en-US`, `en_us`, `eng` or `English`; None for none."""
+    """Which of a model's codes a language is that someone wrote as `EN`, `en-US`, `en_us`, `eng` or `English`; None for
+    none.
+    """
     return next((code for code in (subtag(lang), primary(lang)) if code in known), None)

@@ -1,8 +1,7 @@
 """The same work over consecutive pieces of many rows, several pieces at a time, results in order.
 
-Processes are forked: what the work needs is large, and Python's `hash` of ids means nothing to a process started afresh.
-Knows nothing of what the work is.
-"""
+Processes are forked: what the work needs is large, and Python's `hash` of ids means nothing to a process started
+afresh. Knows nothing of what the work is."""
 
 import multiprocessing
 import os
@@ -29,8 +28,8 @@ def over_rows(
 ) -> Iterator[tuple[int, Result]]:
     """Calls `work(start, stop)` for rows [start, stop) until all rows were in one piece.
 
-    Args:
-        num_processes: None takes one for each core where there are rows enough. Libraries with threads of their own do not
+    Args: num_processes: None takes one for each core where there are rows enough. Libraries with threads of their own
+        do not
             survive a fork: where pyarrow is loaded, it is always one.
 
     Yields:

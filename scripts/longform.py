@@ -4,15 +4,16 @@
     python scripts/longform.py [--model tiny.en,base] [--only TEXT] [--again TEXT] [--out FILE.md]
 
 The recordings are made of utterances whose times and transcripts are known (longform_data.py). Every system runs in a
-process of its own, on the CPU, in float32: asrbatch as the command `asrbatch transcribe`, the others in longform_peers.py,
-openai-whisper from a folder of its own in the cache (its package without what it depends on, which vLLM brings along).
-What a system answered is kept as JSON under `longform/` in the cache folder, and used again while recordings and settings
+process of its own, on the CPU, in float32: asrbatch as the command `asrbatch transcribe`, the others in
+longform_peers.py, openai-whisper from a folder of its own in the cache (its package without what it depends on, which
+vLLM brings along). What a system answered is kept as JSON under `longform/` in the cache folder, and used again while
+recordings and settings
 are the same: so the tables can be made again in seconds. `--again openai` runs the systems anew whose names contain it,
 `--only asrbatch` runs no others; the tables hold all that is there. An answer of asrbatch's that another state of its
 source gave is used as well, but said to be old.
 
-The baseline, "one by one", is asrbatch too: every utterance as a row of its own, with its offset and duration in the same
-file, so that nothing is cut and nothing but the utterance is heard.
+The baseline, "one by one", is asrbatch too: every utterance as a row of its own, with its offset and duration in the
+same file, so that nothing is cut and nothing but the utterance is heard.
 
 With `--out` the tables replace all of FILE.md that stands before its first heading `## What`; what follows is kept.
 Not measured: GPUs, beams and VAD of other make, texts of more than one speaker at a time, times of words.
@@ -188,7 +189,9 @@ def result_of(system: str, model: str, recordings: dict[str, Any], arguments: ar
     settings = list(OURS[system]) if is_ours else SYSTEMS[system][1]
     wanted = [recordings[id] for id in ids]
     key = hashlib.sha256(json.dumps([settings, wanted]).encode()).hexdigest()
-    kept = cache_folder() / "longform" / "results" / LAYOUT / model / f"{re.sub('[^a-z0-9]+', '-', system.lower())}.json"
+    kept = (
+        cache_folder() / "longform" / "results" / LAYOUT / model / f"{re.sub('[^a-z0-9]+', '-', system.lower())}.json"
+    )
     result = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else None
     is_meant = arguments.only in system
     if is_meant and (result is None or result["key"] != key or (arguments.again and arguments.again in system)):
@@ -246,7 +249,9 @@ def describe(recordings: dict[str, Any]) -> str:
     for id, row in recordings.items():
         speech_s = sum(said["end"] - said["start"] for said in row["utterances"])
         number = len(row["utterances"])
-        parts.append(f"{id} ({row['duration']:.0f} s, {number} utterance{'s' * (number > 1)} of together {speech_s:.0f} s)")
+        parts.append(
+            f"{id} ({row['duration']:.0f} s, {number} utterance{'s' * (number > 1)} of together {speech_s:.0f} s)"
+        )
     return f"Recordings: {', '.join(parts)}."
 
 

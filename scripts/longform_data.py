@@ -3,22 +3,23 @@
 
     python scripts/longform_data.py librivox|prompts|adverse|single|hour|prompts-fr
 
-The path (alone on stdout) is a JSONL file of one row: `id`, `audio_filepath` (absolute), `duration` (s), `text`, `lang` and
-`utterances`, a list of `{start, end, text}` in seconds from the recording's start. It lies with its audio (FLAC, 16 kHz,
-mono, 16 bits) under `longform/` in the cache folder of get_model.py and is made on first use; every machine makes the same.
+The path (alone on stdout) is a JSONL file of one row: `id`, `audio_filepath` (absolute), `duration` (s), `text`, `lang`
+and `utterances`, a list of `{start, end, text}` in seconds from the recording's start. It lies with its audio (FLAC, 16
+kHz, mono, 16 bits) under `longform/` in the cache folder of get_model.py and is made on first use; every machine makes
+the same.
 
 - librivox: get_speech.py's 5 LibriVox utterances, six times in another order
-- prompts, prompts-fr: the telephone prompts of three words or more, one after another; between them 0.3 to 1.5 s of nothing
-- adverse: the English ones in scenes. Each begins with 3 to 60 s without speech: digital silence, white noise, pink noise
-  or music; noise goes on under the scene's utterances, music does not. An utterance has `background` as well
+- prompts, prompts-fr: the telephone prompts of three words or more, one after another; between them 0.3 to 1.5 s of
+  nothing
+- adverse: the English ones in scenes. Each begins with 3 to 60 s without speech: digital silence, white noise, pink
+  noise or music; noise goes on under the scene's utterances, music does not. An utterance has `background` as well
 - single: the longest prompt, alone: 73 s of one voice without a cut
 - hour: the English prompts, as often as fills an hour, with 0.3 to 3 s of nothing between them
 
-Left out are prompts that spell or count (letters, digits, the phonetic alphabet: where neighbouring numbers are joined into
-one differs from text to text, which is no error of hearing) and those longer than Whisper's 30 s (they cannot be heard one
-by one). The speech comes from get_speech.py; the music is Debian's asterisk-moh-opsound-wav (CC-BY-SA-3.0), telephone music
-on hold.
-"""
+Left out are prompts that spell or count (letters, digits, the phonetic alphabet: where neighbouring numbers are joined
+into one differs from text to text, which is no error of hearing) and those longer than Whisper's 30 s (they cannot be
+heard one by one). The speech comes from get_speech.py; the music is Debian's asterisk-moh-opsound-wav (CC-BY-SA-3.0),
+telephone music on hold."""
 
 import argparse
 import json
@@ -89,7 +90,9 @@ class Tape:
 
 
 def in_a_row(utterances: Sequence[Utterance], random: np.random.Generator, gaps_s: tuple[float, float]) -> Tape:
-    """All utterances in a random order, with silences of so many seconds (shortest, longest) around and between them."""
+    """All utterances in a random order, with silences of so many seconds (shortest, longest) around
+    and between them.
+    """
     tape = Tape()
     for i in random.permutation(len(utterances)):
         tape.add(silence(random.uniform(*gaps_s)))
@@ -98,7 +101,9 @@ def in_a_row(utterances: Sequence[Utterance], random: np.random.Generator, gaps_
     return tape
 
 
-def repeated(utterances: Sequence[Utterance], random: np.random.Generator, gaps_s: tuple[float, float], until_s: float) -> Tape:
+def repeated(
+    utterances: Sequence[Utterance], random: np.random.Generator, gaps_s: tuple[float, float], until_s: float
+) -> Tape:
     """Rounds of the utterances, each in another order, until the next one would not end by `until_s`."""
     tape = Tape()
     while True:

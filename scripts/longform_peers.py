@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
 """Transcribe long recordings with another system's own long-form method, and write down what it said and when.
 
-    python scripts/longform_peers.py SYSTEM --weights DIR --threads N --out FILE.json MANIFEST…       (what longform.py runs)
+    python scripts/longform_peers.py SYSTEM --weights DIR --threads N --out FILE.json MANIFEST…       (what longform.py
+    runs)
 
 Each system in a process of its own, on the CPU, in float32, offline, one recording after another, given audio that is
 already in memory. SYSTEM is a key of SYSTEMS, which holds the settings in full. Three families:
 
-- transformers: `WhisperForConditionalGeneration.generate` on a whole recording, with timestamps: each window begins where
-  the last segment ended. "fallback" is the recipe of Whisper's model card
+- transformers: `WhisperForConditionalGeneration.generate` on a whole recording, with timestamps: each window begins
+  where the last segment ended. "fallback" is the recipe of Whisper's model card
 - faster-whisper: `WhisperModel.transcribe` (the same method) and `BatchedInferencePipeline` (windows cut by a voice
   detector, in batches of 8, without timestamps)
-- openai-whisper: the original `transcribe`, the reference of the method. It comes from a folder in PYTHONPATH, for which
-  longform.py sees; the weights are those of the others, renamed
+- openai-whisper: the original `transcribe`, the reference of the method. It comes from a folder in PYTHONPATH, for
+  which longform.py sees; the weights are those of the others, renamed
 
 A system without "fallback" decodes greedily and keeps the answer, whatever it looks like. With it, answers that repeat
 themselves or are improbable are decoded again at rising temperatures, with a fixed seed.
@@ -91,7 +92,12 @@ def transformers_family(weights: str, threads: int, arguments: dict[str, Any]) -
     def transcribe(audio: Any, language: str, is_multilingual: bool) -> Segments:
         torch.manual_seed(SEED)
         heard = extractor(
-            audio, sampling_rate=SAMPLE_RATE, truncation=False, padding="longest", return_attention_mask=True, return_tensors="pt"
+            audio,
+            sampling_rate=SAMPLE_RATE,
+            truncation=False,
+            padding="longest",
+            return_attention_mask=True,
+            return_tensors="pt",
         )
         asked = {"language": language, "task": "transcribe"} if is_multilingual else {}
         with torch.inference_mode():
@@ -105,7 +111,9 @@ def transformers_family(weights: str, threads: int, arguments: dict[str, Any]) -
     return transcribe
 
 
-def faster_whisper_family(weights: str, threads: int, arguments: dict[str, Any], is_batched: bool = False) -> Transcribe:
+def faster_whisper_family(
+    weights: str, threads: int, arguments: dict[str, Any], is_batched: bool = False
+) -> Transcribe:
     import ctranslate2
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
@@ -166,7 +174,9 @@ def original_name(name: str) -> str:
 
 
 def original_model(weights: str) -> Any:
-    """openai-whisper's model with the weights of a checkpoint in the Hugging Face layout; a tensor left over is an error."""
+    """openai-whisper's model with the weights of a checkpoint in the Hugging Face layout; a tensor left over is an
+    error.
+    """
     from safetensors.torch import load_file
     from whisper.model import ModelDimensions, Whisper
 
@@ -217,7 +227,11 @@ def run(system: str, weights: str, is_multilingual: bool, threads: int, manifest
         started = time.monotonic()
         segments = transcribe(audio, row["lang"], is_multilingual)
         wall_s = time.monotonic() - started
-        print(f"   {system}: {row['id']}, {row['duration'] / wall_s:.1f} times as fast as speech", file=sys.stderr, flush=True)
+        print(
+            f"   {system}: {row['id']}, {row['duration'] / wall_s:.1f} times as fast as speech",
+            file=sys.stderr,
+            flush=True,
+        )
         text = "".join(found["text"] for found in segments)
         rows.append({"id": row["id"], "text": text, "segments": segments, "wall_s": wall_s})
     return {"system": system, "settings": arguments, "versions": {p: version(p) for p in packages}, "rows": rows}

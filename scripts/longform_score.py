@@ -1,8 +1,8 @@
 """Scores of long transcripts against utterances whose times are known: errors, where they are, and how segments drift.
 
-A word's time is an estimate: the middle of its share of its utterance, by letters. Errors come from jiwer's alignment of
-all words of a recording with all words of a transcript; times play no part in it. An inserted word counts at the word
-before it.
+A word's time is an estimate: the middle of its share of its utterance, by letters. Errors come from jiwer's alignment
+of all words of a recording with all words of a transcript; times play no part in it. An inserted word counts at the
+word before it.
 
 Knows nothing of systems, files or tables.
 """
@@ -25,7 +25,9 @@ Normalise = Callable[[str], list[str]]
 
 @functools.cache
 def normaliser(lang: str) -> Normalise:
-    """A text's words after Whisper's own normaliser for English (numbers, contractions, spelling), its basic one for others."""
+    """A text's words after Whisper's own normaliser for English (numbers, contractions, spelling), its basic one for
+    others.
+    """
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
 
     normalise = EnglishTextNormalizer({}) if lang == "en" else BasicTextNormalizer()
@@ -138,7 +140,9 @@ def near(words: Sequence[Word], seams_s: Sequence[float]) -> np.ndarray:
 
 
 def difference(ours: Sequence[Scored], theirs: Sequence[Scored]) -> tuple[float, float, float]:
-    """Our WER less theirs on the same recordings, in percent of words, and a 95 % interval: bootstrap over utterances."""
+    """Our WER less theirs on the same recordings, in percent of words, and a 95 % interval:
+    bootstrap over utterances.
+    """
     excess, counts = [], []
     for a, b in zip(ours, theirs, strict=True):
         of = np.array([word.utterance for word in a.words])
@@ -153,12 +157,13 @@ def difference(ours: Sequence[Scored], theirs: Sequence[Scored]) -> tuple[float,
 # --- drift ----------------------------------------------------------------------------------------------------------
 
 
-def start_errors(utterances: Utterances, segments: Sequence[dict[str, Any]], normalise: Normalise) -> list[tuple[float, float]]:
+def start_errors(
+    utterances: Utterances, segments: Sequence[dict[str, Any]], normalise: Normalise
+) -> list[tuple[float, float]]:
     """`(where, error)` in seconds for segments that begin with an utterance: segment's start less utterance's.
 
-    A segment counts when its first word is aligned with, and equals, the first word of an utterance; so what is measured
-    is the clock of segments whose place in the text is known.
-    """
+    A segment counts when its first word is aligned with, and equals, the first word of an utterance; so what is
+    measured is the clock of segments whose place in the text is known."""
     words = reference_words(utterances, normalise)
     said, opened_by = [], {}  # words of the transcript; index of one to the segment that it opens
     for segment in segments:

@@ -31,7 +31,9 @@ class Tables:
             utterance alone, the first of which is the baseline.
     """
 
-    def __init__(self, recordings: dict[str, Recording], results: Sequence[Result], ours: Sequence[str], alone: Sequence[str]):
+    def __init__(
+        self, recordings: dict[str, Recording], results: Sequence[Result], ours: Sequence[str], alone: Sequence[str]
+    ):
         self._recordings = recordings
         self._results = {result["system"]: result for result in results}
         self._ours = [name for name in self._results if name in ours]
@@ -54,7 +56,9 @@ class Tables:
     def errors(self, ids: Sequence[str]) -> list[str]:
         ids = [id for id in ids if id in self._recordings]
         headings = ["system", *ids, "RTFx"]
-        return table(headings, ([name, *(self._cell(name, id) for id in ids), self._rtfx(name)] for name in self._results))
+        return table(
+            headings, ([name, *(self._cell(name, id) for id in ids), self._rtfx(name)] for name in self._results)
+        )
 
     def _cell(self, system: str, id: str) -> str:
         if (scored := self.scored(system, id)) is None:
@@ -70,7 +74,9 @@ class Tables:
         return f"{sum(self._recordings[row['id']]['duration'] for row in result['rows']) / wall_s:.0f}"
 
     def against_best(self, system: str, ids: Sequence[str], alike: Sequence[str]) -> list[str]:
-        """For each recording, WER of `system` less that of the peer with the fewest errors, and of the best of those `alike`."""
+        """For each recording, WER of `system` less that of the peer with the fewest errors, and of the best of those
+        `alike`.
+        """
         rows = []
         for id in ids:
             ours = self.scored(system, id)
@@ -99,7 +105,8 @@ class Tables:
 
     def seams(self, ids: Sequence[str]) -> list[str]:
         """Errors near window boundaries and elsewhere, of a mode and of the same words heard utterance by utterance."""
-        headings = ["mode", "boundaries", "words near", "near: sub del ins", "same words alone", "elsewhere: sub del ins",
+        headings = ["mode", "boundaries", "words near", "near: sub del ins", "same words alone", "elsewhere: sub "
+            "del ins",
                     "same words alone", "excess near", "excess elsewhere"]  # fmt: skip
         rows = (self._seam_row(name, ids) for name in self._ours if name not in self._alone)
         return table(headings, [row for row in rows if row])
@@ -130,7 +137,9 @@ class Tables:
         for name in self._results:
             if name in self._alone or (name, id) not in self._rows:
                 continue
-            found = start_errors(recording["utterances"], self._rows[name, id]["segments"], normaliser(recording["lang"]))
+            found = start_errors(
+                recording["utterances"], self._rows[name, id]["segments"], normaliser(recording["lang"])
+            )
             cells = []
             for quarter in range(QUARTERS):
                 errors = [error for where, error in found if int(where // quarter_s) == quarter]
@@ -154,6 +163,7 @@ def three(rates: dict[str, float]) -> str:
 def joined(parts: Sequence[Scored]) -> Scored:
     """Several recordings as one; utterance numbers and partners of the parts no longer mean anything."""
     arrays = (
-        np.concatenate([getattr(part, name) for part in parts]) for name in ("substituted", "deleted", "inserted", "partner")
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("substituted", "deleted", "inserted", "partner")
     )
     return Scored([word for part in parts for word in part.words], *arrays)

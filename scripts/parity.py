@@ -3,8 +3,8 @@
 
     python scripts/parity.py [--count 300] [--model tiny.en] [--out FILE.md]
 
-Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load.load_audio), and have the same
-suppressed tokens and the same room for text. asrbatch goes the way its users go (`asrbatch.transcribe`, vLLM in a
+Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load.load_audio), and have the
+same suppressed tokens and the same room for text. asrbatch goes the way its users go (`asrbatch.transcribe`, vLLM in a
 thread); transformers generates in batches of 8. Stripped texts are compared character by character.
 
 Two right implementations differ where the two likeliest tokens are all but equally likely, because sums of floats
@@ -25,7 +25,18 @@ from pathlib import Path
 from get_model import MODELS, model_folder
 from rich.console import Console
 from rich.table import Table
-from speech_common import Clip, HfText, HuggingFace, choose, describe, read_set, say, texts_by_id, wer_percent, write_manifest
+from speech_common import (
+    Clip,
+    HfText,
+    HuggingFace,
+    choose,
+    describe,
+    read_set,
+    say,
+    texts_by_id,
+    wer_percent,
+    write_manifest,
+)
 
 import asrbatch
 
@@ -44,7 +55,9 @@ class Difference:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare asrbatch's transcripts with Hugging Face transformers'.")
-    parser.add_argument("--count", type=int, default=300, help="utterances of the set prompts-en; the demo set is added")
+    parser.add_argument(
+        "--count", type=int, default=300, help="utterances of the set prompts-en; the demo set is added"
+    )
     parser.add_argument("--model", choices=MODELS, default="tiny.en")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the result as Markdown too")
     arguments = parser.parse_args()
@@ -84,9 +97,12 @@ def transcribe_with_hf(hf: HuggingFace, clips: Sequence[Clip]) -> list[HfText]:
 
     say("transcribing with transformers, batches of 8")
     started, threads = time.monotonic(), torch.get_num_threads()
-    # Where others use the cores too, two threads mostly wait for each other: 15 s of processor time for what one did in 4.
+    # Where others use the cores too, two threads mostly wait for each other: 15 s of processor time for what one did in
+    # 4.
     torch.set_num_threads(1)
-    results = hf.transcribe([clip.samples() for clip in clips], lambda n: print(f"\r   {n}", end="", file=sys.stderr, flush=True))
+    results = hf.transcribe(
+        [clip.samples() for clip in clips], lambda n: print(f"\r   {n}", end="", file=sys.stderr, flush=True)
+    )
     torch.set_num_threads(threads)
     print(f" utterances, {time.monotonic() - started:.0f} s", file=sys.stderr)
     return results
@@ -113,9 +129,13 @@ def transcribe_with_asrbatch(folder: Path, clips: Sequence[Clip]) -> dict[str, s
 
 
 def difference(hf: HuggingFace, clip: Clip, ours: str, theirs: HfText) -> Difference:
-    """Where the texts part, counted in tokens: ours are got by tokenising our text, which may differ from what was said."""
+    """Where the texts part, counted in tokens: ours are got by tokenising our text, which may differ from what was
+    said.
+    """
     ids = hf.text_ids(ours)
-    common = next((i for i, (a, b) in enumerate(zip(ids, theirs.ids, strict=False)) if a != b), min(len(ids), len(theirs.ids)))
+    common = next(
+        (i for i, (a, b) in enumerate(zip(ids, theirs.ids, strict=False)) if a != b), min(len(ids), len(theirs.ids))
+    )
     ranked = hf.first_choice(clip.samples(), theirs.ids, common)
     (first, _, top), (second, _, runner_up) = ranked[:2]
     hint = f"token {common}: transformers weighs {first!r} against {second!r}, margin {top - runner_up:.4f}"
@@ -130,7 +150,9 @@ def difference(hf: HuggingFace, clip: Clip, ours: str, theirs: HfText) -> Differ
 
 def show(figures: dict[str, str], differences: Sequence[Difference]) -> None:
     console = Console()
-    table = Table("", "", title="asrbatch against transformers, float32, greedy", title_justify="left", show_header=False)
+    table = Table(
+        "", "", title="asrbatch against transformers, float32, greedy", title_justify="left", show_header=False
+    )
     for name, value in figures.items():
         table.add_row(name, value)
     console.print(table, markup=False)
@@ -150,8 +172,10 @@ def as_markdown(
     lines = [
         "# asrbatch against Hugging Face transformers",
         "",
-        f"Made by `python scripts/parity.py --count {arguments.count} --model {arguments.model}`, which says what is compared "
-        f"and how: greedy, float32 on both sides, the same samples. {describe(clips)}; {engine} {version(engine)}, transformers "
+        f"Made by `python scripts/parity.py --count {arguments.count} --model {arguments.model}`, which says what is "
+        f"compared "
+        f"and how: greedy, float32 on both sides, the same samples. {describe(clips)}; {engine} {version(engine)}, "
+        f"transformers "
         f"{version('transformers')}, {detect_device().name}.",
         "",
         "| | |",
@@ -160,7 +184,9 @@ def as_markdown(
     ]
     if differences:
         lines += ["", "What differs:", ""]
-        lines += [f"- `{d.id}`\n  - asrbatch: {d.ours}\n  - transformers: {d.theirs}\n  - {d.hint}" for d in differences]
+        lines += [
+            f"- `{d.id}`\n  - asrbatch: {d.ours}\n  - transformers: {d.theirs}\n  - {d.hint}" for d in differences
+        ]
     return "\n".join(lines) + "\n"
 
 

@@ -55,7 +55,9 @@ def read_set(name: str) -> list[Clip]:
 
 
 def choose(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """The same `count` clips every time, as good as random: those whose ids have the smallest SHA-256, in that order."""
+    """The same `count` clips every time, as good as random: those whose ids have the smallest
+    SHA-256, in that order.
+    """
     if count > len(clips):
         sys.exit(f"{count} clips asked for, but the set has {len(clips)} of at most {WINDOW_S:.0f} s")
     return sorted(clips, key=lambda clip: hashlib.sha256(clip.id.encode()).digest())[:count]
@@ -75,8 +77,13 @@ def describe(clips: Sequence[Clip]) -> str:
 
 
 def texts_by_id(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """asrbatch's output rows to stripped texts; a failed row's text names its error, so that it equals no transcript."""
-    return {row["id"]: row["pred_text"].strip() if row["status"] == "ok" else f"[failed: {row['error']['kind']}]" for row in rows}
+    """asrbatch's output rows to stripped texts; a failed row's text names its error, so that it
+    equals no transcript.
+    """
+    return {
+        row["id"]: row["pred_text"].strip() if row["status"] == "ok" else f"[failed: {row['error']['kind']}]"
+        for row in rows
+    }
 
 
 # --- scores ---------------------------------------------------------------------------------------------------------
@@ -141,12 +148,16 @@ class HuggingFace:
         return results
 
     def first_choice(self, samples: Any, ids: Sequence[int], position: int) -> list[tuple[str, int, float]]:
-        """What HF weighs after the text tokens `ids[:position]`: every allowed token as (text, id, logit), best first."""
+        """What HF weighs after the text tokens `ids[:position]`: every allowed token as (text, id,
+        logit), best first.
+        """
         torch, config = self._torch, self.model.generation_config
         prompt = self._prompt_ids() + list(ids[:position])
         with torch.inference_mode():
             logits = (
-                self.model(input_features=self._mel([samples]), decoder_input_ids=torch.tensor([prompt], device=self._device))
+                self.model(
+                    input_features=self._mel([samples]), decoder_input_ids=torch.tensor([prompt], device=self._device)
+                )
                 .logits[0, -1]
                 .float()
             )
@@ -171,7 +182,9 @@ class HuggingFace:
                 max_new_tokens=self.max_new_tokens,
                 **asked,
             )
-        ids = [tuple(t for t in sequence if t < self._end) for sequence in sequences.tolist()]  # control tokens lie above
+        ids = [
+            tuple(t for t in sequence if t < self._end) for sequence in sequences.tolist()
+        ]  # control tokens lie above
         return [HfText(self.tokenizer.decode(list(i)).strip(), i) for i in ids]
 
     def _mel(self, audio: Sequence[Any]) -> Any:
@@ -179,5 +192,9 @@ class HuggingFace:
         return features.to(self._device, self.model.dtype)
 
     def _prompt_ids(self) -> list[int]:
-        named = ["<|startoftranscript|>"] + (["<|en|>", "<|transcribe|>"] if self._is_multilingual else []) + ["<|notimestamps|>"]
+        named = (
+            ["<|startoftranscript|>"]
+            + (["<|en|>", "<|transcribe|>"] if self._is_multilingual else [])
+            + ["<|notimestamps|>"]
+        )
         return self.tokenizer.convert_tokens_to_ids(named)

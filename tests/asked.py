@@ -1,4 +1,6 @@
-"""The real engine, asked directly: options that tests share, so that they share its engine, and a queue for its answers."""
+"""The real engine, asked directly: options that tests share, so that they share its engine, and a queue for its
+answers.
+"""
 
 from queue import SimpleQueue
 
@@ -46,7 +48,9 @@ class Asked:
     def __call__(self, clips, prompt=None, timeout_s=120, **question):
         """Submits all clips at once; outcomes in their order. Without timestamps unless asked for."""
         for i, clip in enumerate(clips):
-            self.engine.submit((i, 0), self.engine.prepare(clip, prompt), DecodingOptions(**{"timestamps": False, **question}))
+            self.engine.submit(
+                (i, 0), self.engine.prepare(clip, prompt), DecodingOptions(**{"timestamps": False, **question})
+            )
         return self.collect(len(clips), timeout_s)
 
     def collect(self, count, timeout_s=120):

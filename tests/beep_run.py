@@ -103,7 +103,12 @@ def check_rows(paths, expected) -> None:
     assert sorted(row["index"] for row in rows) == sorted(expected)
     for row in rows:
         index = row["index"]
-        assert (row["id"], row["speaker"], row["status"], row["pred_text"]) == (f"u{index}", f"s{index}", "ok", text_of(index))
+        assert (row["id"], row["speaker"], row["status"], row["pred_text"]) == (
+            f"u{index}",
+            f"s{index}",
+            "ok",
+            text_of(index),
+        )
 
 
 def main() -> int:

@@ -68,7 +68,9 @@ def kill(paths: RunPaths) -> None:
     """As a session leaves its files that was killed yesterday."""
     tear(paths)
     yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat(timespec="seconds")
-    change_json(paths.record, lambda record: record["sessions"][-1].update(outcome=None, ended=None, heartbeat=yesterday))
+    change_json(
+        paths.record, lambda record: record["sessions"][-1].update(outcome=None, ended=None, heartbeat=yesterday)
+    )
 
 
 def copy(paths: RunPaths, to: RunPaths, *names: str) -> None:
@@ -99,8 +101,15 @@ def exchange(one: RunPaths, other: RunPaths) -> None:
 
 
 DAMAGE = {
-    # what happens to the files of chunks [0, 1, 2]; kinds found; what is said; chunks to run again; those with --overwrite
-    "a chunk is missing": (lambda c: delete(c[1]), {"missing"}, r"chunk 1: not there; \d of its \d rows missing", [1], []),
+    # what happens to the files of chunks [0, 1, 2]; kinds found; what is said; chunks to run again; those with
+    # --overwrite
+    "a chunk is missing": (
+        lambda c: delete(c[1]),
+        {"missing"},
+        r"chunk 1: not there; \d of its \d rows missing",
+        [1],
+        [],
+    ),
     "its rows are gone": (
         lambda c: c[1].rows.unlink(),
         {"damaged"},
@@ -108,7 +117,13 @@ DAMAGE = {
         [1],
         [1],
     ),
-    "all but its rows": (lambda c: (c[1].rows.unlink(), c[1].done.unlink()), {"missing"}, r"chunk 1: .* rows missing", [1], []),
+    "all but its rows": (
+        lambda c: (c[1].rows.unlink(), c[1].done.unlink()),
+        {"missing"},
+        r"chunk 1: .* rows missing",
+        [1],
+        [],
+    ),
     "no mark": (
         lambda c: c[2].done.unlink(),
         {"missing"},
@@ -116,7 +131,13 @@ DAMAGE = {
         [2],
         [],
     ),
-    "torn": (lambda c: tear(c[0]), {"missing"}, r"chunk 0: .*; 1 of its \d rows missing: index \d+ \(id u\d+\)$", [0], []),
+    "torn": (
+        lambda c: tear(c[0]),
+        {"missing"},
+        r"chunk 0: .*; 1 of its \d rows missing: index \d+ \(id u\d+\)$",
+        [0],
+        [],
+    ),
     "killed": (lambda c: kill(c[0]), {"missing"}, r"chunk 0: killed, last sign of life 20.*; 1 of its", [0], []),
     "torn but marked": (
         lambda c: os.truncate(c[0].rows, c[0].rows.stat().st_size - 10),
@@ -216,8 +237,20 @@ DAMAGE = {
         [0],
         [0],
     ),
-    "no record": (lambda c: c[1].record.unlink(), {"damaged"}, r"chunk 1: .*run\.json is not there, so nobody can say", [1], [1]),
-    "a torn record": (lambda c: c[1].record.write_text("{"), {"damaged"}, r"chunk 1: .*run\.json: not valid JSON", [1], [1]),
+    "no record": (
+        lambda c: c[1].record.unlink(),
+        {"damaged"},
+        r"chunk 1: .*run\.json is not there, so nobody can say",
+        [1],
+        [1],
+    ),
+    "a torn record": (
+        lambda c: c[1].record.write_text("{"),
+        {"damaged"},
+        r"chunk 1: .*run\.json: not valid JSON",
+        [1],
+        [1],
+    ),
     "an edited record": (
         lambda c: change_json(c[1].record, lambda record: record.update(sessions=[7])),
         {"damaged"},
@@ -225,7 +258,13 @@ DAMAGE = {
         [1],
         [1],
     ),
-    "a torn mark": (lambda c: c[1].done.write_text("{}"), {"damaged"}, r"chunk 1: .*done\.json: has no rows, statuses", [1], [1]),
+    "a torn mark": (
+        lambda c: c[1].done.write_text("{}"),
+        {"damaged"},
+        r"chunk 1: .*done\.json: has no rows, statuses",
+        [1],
+        [1],
+    ),
     "another run's mark": (
         lambda c: change_json(c[1].done, lambda mark: mark.update(fingerprint="ab")),
         {"damaged"},

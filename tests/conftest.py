@@ -13,20 +13,24 @@ import pytest
 from hypothesis import settings
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-    # Whoever runs the tests in the background of a shell (a CI runner, nohup) hands this on, and Ctrl-C would reach nobody.
+    # Whoever runs the tests in the background of a shell (a CI runner, nohup) hands this on, and Ctrl-C would reach
+    # nobody.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared machine", deadline=None)  # other work may slow any example
 settings.load_profile("shared machine")
 
-# Two processes share the tests file by file (`make test`), and the machine's cores: two teams of OpenMP threads on the same
-# cores wait for each other.
+# Two processes share the tests file by file (`make test`), and the machine's cores: two teams of OpenMP threads on the
+# same cores wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 # Those that take longest come first, so that no process is left with one of them at the end.
 LONGEST = (
-    "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine", "test_lease",
+    "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
+    "test_lease",
     "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe", "test_sources_real",
 )  # fmt: skip
 
@@ -111,7 +115,9 @@ class Engines:
         # The device tells the memory free at the moment; temperatures are only recorded.
         same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
         model_options = same.pop("asking", None)
-        if model_options is not None and model_options.capabilities.is_whisper:  # its words and windows travel with each request
+        if (
+            model_options is not None and model_options.capabilities.is_whisper
+        ):  # its words and windows travel with each request
             model_options = model_options.engine_settings or model_options.plugins
         key = (checkpoint.folder, repr(sorted(same.items())), repr(model_options or None))
         if key not in self._running:
@@ -137,7 +143,9 @@ def transcribe(engines):
     from asrbatch.config import EngineConfig, RunConfig
     from asrbatch.runs.runner import run
 
-    def call(manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), observer=None, **options):
+    def call(
+        manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), observer=None, **options
+    ):
         engine = EngineConfig(model=str(model), dtype=dtype, mode=mode, args=args)
         config = RunConfig(manifest=str(manifest), engine=engine, output=str(output), **options)
         return run(config, observer=observer, start=engines.start)

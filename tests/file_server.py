@@ -1,4 +1,6 @@
-"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; S3 (moto), Google (an emulator)."""
+"""Files over HTTP from a process of its own, with ranges, and as unreliable as is asked for; S3 (moto), Google (an
+emulator).
+"""
 
 import re
 import subprocess
@@ -27,9 +29,9 @@ import threading; threading.Event().wait()
 @contextmanager
 def http(folder: Path) -> Iterator[str]:
     """URL of the folder's files, also under names that make trouble the first three times, say, whatever the method:
-    `/x/fail3/a.wav` is too busy, `/x/reset3/a.wav` resets the connection, `/x/cut3/a.wav` breaks off. `/x/gone0/a.wav` is no
-    longer there, `/x/deny403/a.wav` is answered with 403, `/x/plain0/a.wav` knows no ranges, `/x/unsized0/a.wav` does not say how
-    long it is either.
+    `/x/fail3/a.wav` is too busy, `/x/reset3/a.wav` resets the connection, `/x/cut3/a.wav` breaks off. `/x/gone0/a.wav`
+    is no longer there, `/x/deny403/a.wav` is answered with 403, `/x/plain0/a.wav` knows no ranges, `/x/unsized0/a.wav`
+    does not say how long it is either.
 
     What was asked for stands in `requests.log`, a line each.
     """

@@ -23,7 +23,19 @@ _HINT = (
 def _missing() -> str | None:
     """What keeps tests from making namespaces; None when nothing does."""
     script = 'mount -t tmpfs tmpfs /mnt && hostname elsewhere && echo x >/mnt/x && mount --bind /mnt/x "$0"'
-    command = ["unshare", *_AS_ROOT, "--mount", "--pid", "--uts", "--fork", "--mount-proc", "sh", "-c", script, _BOOT_ID]
+    command = [
+        "unshare",
+        *_AS_ROOT,
+        "--mount",
+        "--pid",
+        "--uts",
+        "--fork",
+        "--mount-proc",
+        "sh",
+        "-c",
+        script,
+        _BOOT_ID,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as e:
@@ -43,7 +55,9 @@ def namespaces():
 
 def start(*arguments: object, **options) -> subprocess.Popen:
     """Starts a command of this machine; what it prints is there as text."""
-    return subprocess.Popen([*map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen(
+        [*map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
 
 
 class Disk:

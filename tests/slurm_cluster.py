@@ -124,7 +124,9 @@ class Cluster:
                     self.call("scontrol", "update", f"JobId={name}", "StartTime=now")
 
 
-def wait_until(there: Callable, what: str, timeout_s: float = 60.0, seen: Callable[[], str] = str, every_s: float = 0.1):
+def wait_until(
+    there: Callable, what: str, timeout_s: float = 60.0, seen: Callable[[], str] = str, every_s: float = 0.1
+):
     """Calls `there` until it answers with something true, and returns that."""
     deadline = time.monotonic() + timeout_s
     while not (answer := there()):
@@ -171,7 +173,12 @@ def _write_configuration(folder: Path) -> None:
 
 def _munge_options(folder: Path) -> list[str]:
     names = {"key-file": "munge.key", "socket": "munge.sock", "pid-file": "munged.pid", "log-file": "munged.log"}
-    return ["--foreground", "--force", *(f"--{o}={folder / n}" for o, n in names.items()), f"--seed-file={folder}/munge.seed"]
+    return [
+        "--foreground",
+        "--force",
+        *(f"--{o}={folder / n}" for o, n in names.items()),
+        f"--seed-file={folder}/munge.seed",
+    ]
 
 
 def _start(stack: contextlib.ExitStack, cluster: Cluster, program: str, *arguments: object) -> None:
@@ -193,7 +200,9 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _is_idle(cluster: Cluster) -> bool:
-    done = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, env=cluster.environment, timeout=60)
+    done = subprocess.run(
+        ["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, env=cluster.environment, timeout=60
+    )
     return done.stdout.strip() == "idle"
 
 
@@ -204,7 +213,9 @@ def _cancel_all(cluster: Cluster) -> None:
 
 
 def _logs(folder: Path) -> str:
-    return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in sorted(folder.glob("*.out")))
+    return "\n".join(
+        f"{path.name}: {path.read_text(errors='replace')[-2000:]}" for path in sorted(folder.glob("*.out"))
+    )
 
 
 def _free_port() -> int:

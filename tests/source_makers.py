@@ -1,4 +1,6 @@
-"""One data set written in every format: the same rows, ids and audio, for tests that hold the readers against each other."""
+"""One data set written in every format: the same rows, ids and audio, for tests that hold the readers against each
+other.
+"""
 
 import base64
 import csv
@@ -161,7 +163,8 @@ def make_lhotse(folder: Path, rows: list[Row]) -> Path:
 MAKERS = {
     "jsonl": make_jsonl, "jsonl.gz": make_jsonl_gz, "jsonl.zst": make_jsonl_zst, "several": make_several,
     "data-uri": make_data_uris, "csv": make_csv, "tsv": make_tsv, "folder": make_folder, "folder-csv": make_folder_csv,
-    "kaldi": make_kaldi, "nemo-tar": make_nemo_tar, "webdataset": make_webdataset, "parquet": make_parquet, "saved": make_saved,
+    "kaldi": make_kaldi, "nemo-tar": make_nemo_tar, "webdataset": make_webdataset, "parquet": make_parquet,
+    "saved": make_saved,
     "arrow": make_arrow, "hub": make_hub, "lhotse": make_lhotse,
 }  # fmt: skip
 
@@ -179,7 +182,9 @@ def _write_lines(path: Path, rows: list[Row]) -> Path:
     return path
 
 
-def _write_table(path: Path, rows: list[Row], delimiter: str, column: str = "audio_filepath", names: list[str] = ()) -> Path:
+def _write_table(
+    path: Path, rows: list[Row], delimiter: str, column: str = "audio_filepath", names: list[str] = ()
+) -> Path:
     names = names or [str(row["file"]) for row in rows]
     with open(path, "w", encoding="utf-8", newline="") as file:
         # In TSV a quote is a plain character.

@@ -35,7 +35,8 @@ def options() -> dict[str, set[str]]:
 
     commands = typer.main.get_command(app).commands
     return {
-        name: {option for p in command.params for option in (*p.opts, *p.secondary_opts) if option.startswith("-")} - {"--help"}
+        name: {option for p in command.params for option in (*p.opts, *p.secondary_opts) if option.startswith("-")}
+        - {"--help"}
         for name, command in commands.items()
     }
 
@@ -60,7 +61,12 @@ def options() -> dict[str, set[str]]:
 def test_every_option_of_every_command_is_listed_and_no_other(title):
     command = title.split()[0]
     table = section(f"`asrbatch {title}`", COMMANDS)
-    listed = {option for line in table.splitlines() if line.startswith("| `-") for option in OPTION.findall(line.split("|")[1])}
+    listed = {
+        option
+        for line in table.splitlines()
+        if line.startswith("| `-")
+        for option in OPTION.findall(line.split("|")[1])
+    }
     if command in ("plan", "submit"):  # they take those of transcribe as well, and say so
         shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset"}
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
@@ -81,7 +87,9 @@ def test_the_list_of_commands_is_complete():
 def test_options_named_anywhere_exist(text):
     others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
-    assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(*options().values()) | others
+    assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(
+        *options().values()
+    ) | others
 
 
 def test_readme_lists_every_error_kind_with_its_meaning():
@@ -137,7 +145,9 @@ def test_readme_commands_exist():
 )
 def test_usage_errors_are_one_line_and_exit_2(arguments, code, message, tmp_path):
     command = [sys.executable, "-m", "asrbatch", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     if message:

@@ -15,7 +15,20 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "asrbatch"
 
 # From the bottom up: a package imports from itself and from those before it; "" are the root modules.
-ORDER = ("", "storage", "audio", "manifest", "models", "engine", "pipeline", "runs", "cluster", "evaluation", "export", "cli")
+ORDER = (
+    "",
+    "storage",
+    "audio",
+    "manifest",
+    "models",
+    "engine",
+    "pipeline",
+    "runs",
+    "cluster",
+    "evaluation",
+    "export",
+    "cli",
+)
 UPWARD = {("__init__", "runs"), ("__main__", "cli"), ("config", "storage")}  # the doors, and options that name files
 # Library to the places that may import it: folders, or modules.
 HOMES = {
@@ -150,7 +163,16 @@ COMMANDS = (
 def test_help_needs_none_of_the_heavy_libraries(command):
     arguments = command.split()
     code = f"import sys; sys.argv = ['asrbatch', *{arguments}]\n{RUN}"
-    assert not loaded_after(code) & {"torch", "vllm", "transformers", "datasets", "numpy", "soundfile", "pyarrow", "onnxruntime"}
+    assert not loaded_after(code) & {
+        "torch",
+        "vllm",
+        "transformers",
+        "datasets",
+        "numpy",
+        "soundfile",
+        "pyarrow",
+        "onnxruntime",
+    }
 
 
 def test_a_run_is_planned_without_torch_and_vllm():

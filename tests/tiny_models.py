@@ -1,4 +1,5 @@
-"""Tiny speech models with random weights, as checkpoints that vLLM loads: what they say is noise, how they are asked is real.
+"""Tiny speech models with random weights, as checkpoints that vLLM loads: what they say is noise, how they are asked is
+real.
 
 Each is built from a configuration when a test wants it, with a tokenizer trained on the licence, which never changes.
 """
@@ -27,7 +28,8 @@ def chat_template(audio: str | None, suffix: str = "") -> str:
         content = "{{ message['content'] }}"
     else:
         content = (
-            "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+            "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in "
+            "message['content'] %}"
             "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}" + audio + "{% endif %}{% endfor %}{% endif %}"
         )
     opening = "<|im_start|>assistant\n" + suffix
@@ -52,7 +54,9 @@ def tokenizer(folder: Path, special: list[str], template: str, plain: tuple[str,
     bpe.train_from_iterator((REPO / "LICENSE").read_text(encoding="utf-8").splitlines(), trainer)
     bpe.add_special_tokens([PAD, "<|im_start|>", END, *special])
     bpe.add_tokens(list(plain))
-    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
     fast.chat_template = template
     fast.save_pretrained(folder)
     return fast
@@ -155,9 +159,12 @@ def _loud(model) -> None:
 def _save(model, folder: Path, fast: PreTrainedTokenizerFast) -> None:
     model.generation_config = GenerationConfig(eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
     model.save_pretrained(folder)
-    # transformers 5 writes `language_model.model.model.…`, checkpoints on the hub have `language_model.model.…`, as vLLM expects.
+    # transformers 5 writes `language_model.model.model.…`, checkpoints on the hub have `language_model.model.…`, as
+    # vLLM expects.
     file = str(folder / "model.safetensors")
-    weights = {name.replace("language_model.model.model.", "language_model.model."): w for name, w in load_file(file).items()}
+    weights = {
+        name.replace("language_model.model.model.", "language_model.model."): w for name, w in load_file(file).items()
+    }
     save_file(weights, file, {"format": "pt"})
 
 
@@ -191,7 +198,9 @@ def change_config(folder: Path, **values) -> None:
 
 
 def adapter(folder: Path, model: Path) -> Path:
-    """A LoRA adapter (PEFT's files) for the language model of a checkpoint made here, large enough to change what it says."""
+    """A LoRA adapter (PEFT's files) for the language model of a checkpoint made here, large enough to change what it
+    says.
+    """
     torch.manual_seed(1)
     rank, weights = 4, {}
     for name, weight in load_file(str(model / "model.safetensors")).items():

@@ -1,4 +1,6 @@
-"""A tiny NeMo speech LM with random weights: a small Conformer before a small Qwen3. Needs NeMo: scripts/setup_nemo.sh."""
+"""A tiny NeMo speech LM with random weights: a small Conformer before a small Qwen3. Needs NeMo:
+scripts/setup_nemo.sh.
+"""
 
 import json
 from pathlib import Path
@@ -31,7 +33,9 @@ def nemo_speech_lm(folder: Path) -> Path:
     language_model = Qwen3ForCausalLM(config)
     perception = AudioPerceptionModule(DictConfig(_perception())).eval()
     weights = {f"perception.{name}": value for name, value in perception.state_dict().items()}
-    weights |= {f"llm.{name}": value for name, value in language_model.state_dict().items() if "embed_tokens" not in name}
+    weights |= {
+        f"llm.{name}": value for name, value in language_model.state_dict().items() if "embed_tokens" not in name
+    }
     weights["embed_tokens.weight"] = language_model.model.embed_tokens.weight.data
     # Larger than fresh, so that what it hears changes what it says.
     weights = {n: (w.float() * (4 if w.dim() == 2 else 1) if w.is_floating_point() else w) for n, w in weights.items()}
@@ -93,5 +97,8 @@ def _perception() -> dict:
             "dropout_emb": 0.0,
             "dropout_att": 0.0,
         },
-        "modality_adapter": {"_target_": "nemo.collections.speechlm2.modules.perception.IdentityConnector", "d_model": _WIDTH},
+        "modality_adapter": {
+            "_target_": "nemo.collections.speechlm2.modules.perception.IdentityConnector",
+            "d_model": _WIDTH,
+        },
     }

@@ -46,7 +46,13 @@ def start(checkpoint, *, device, deliver, **options):
         while not log.exists():  # the other is at work
             time.sleep(0.01)
         raise EngineStartError("the engine did not start: address already in use")
-    if fate in ("together", "one hangs", "one slow", "one sick", "first batch"):  # the first row waits until both engines are up
+    if fate in (
+        "together",
+        "one hangs",
+        "one slow",
+        "one sick",
+        "first batch",
+    ):  # the first row waits until both engines are up
         (log.parent / f"up-{cores[0]}").touch()
         while len(list(log.parent.glob("up-*"))) < 2:
             time.sleep(0.01)

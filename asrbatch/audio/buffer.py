@@ -98,7 +98,8 @@ Splitter = Callable[[np.ndarray], Split]
 
 
 def quietest(region: np.ndarray, rules: WindowLimits) -> int:
-    """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter than two.
+    """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter
+    than two.
 
     Of equally quiet ones the last.
     """

@@ -53,9 +53,8 @@ class _ChildLostError(Exception):
 class Decoder:
     """One child process, for use by one thread at a time.
 
-    Args:
-        timeout_s: seconds a block may take to read and decode once it is asked for, in each of two tries; at most a day.
-        log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
+    Args: timeout_s: seconds a block may take to read and decode once it is asked for, in each of two tries; at most a
+        day. log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
     """
 
     def __init__(self, *, timeout_s: float, log_fd: int | None = None):
@@ -154,7 +153,9 @@ class Decoder:
                 if isinstance(answer, RowError):
                     return answer
                 if not isinstance(answer, np.ndarray) or zlib.crc32(answer) != checksums[i]:
-                    raise RowError("unreadable", f"{name}: decoded again after a crash or a hang, it gave other samples")
+                    raise RowError(
+                        "unreadable", f"{name}: decoded again after a crash or a hang, it gave other samples"
+                    )
             elif not isinstance(answer, np.ndarray):
                 return answer
             else:

@@ -1,8 +1,8 @@
 """The decoder process: answers requests, until its parent closes the pipe or is gone.
 
 Defines what the two say to each other. The child says READY once. It answers a request by any number of blocks, each
-announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `DecodeSummary`. While the parent does not read,
-the child waits in its send, holds two blocks and no clock runs.
+announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `DecodeSummary`. While the parent does not
+read, the child waits in its send, holds two blocks and no clock runs.
 
 Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
 """

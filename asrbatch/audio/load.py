@@ -1,4 +1,5 @@
-"""Reads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate, in blocks.
+"""Reads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate, in
+blocks.
 
 Two decoders, chosen by content. libsndfile reads PCM-like files (WAV, FLAC, AIFF, AU, CAF, W64, RF64, NIST): there it
 seeks to the exact sample and knows the exact length. FFmpeg (PyAV) reads everything else, MP3 and Ogg too although
@@ -100,7 +101,9 @@ def stream_audio(
             raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
         if part.count(opened.rate) == 0:
             raise RowError(
-                "empty_audio", f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz; {CORRECT_DURATION}", has_fix=True
+                "empty_audio",
+                f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz; {CORRECT_DURATION}",
+                has_fix=True,
             )
         _refuse_too_long(opened, part)
         return AudioStream(opened, part, sample_rate, min_samples, stack.pop_all(), started)
@@ -121,7 +124,13 @@ class AudioStream:
     """
 
     def __init__(
-        self, opened: SndFile | FFmpegFile, part: Clip, sample_rate: int, min_samples: int, files: ExitStack, started: float
+        self,
+        opened: SndFile | FFmpegFile,
+        part: Clip,
+        sample_rate: int,
+        min_samples: int,
+        files: ExitStack,
+        started: float,
     ):
         self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
         self._opened, self._part, self._min_samples, self._files = opened, part, max(min_samples, 1), files
@@ -178,7 +187,10 @@ class AudioStream:
         if self._num_frames == 0:
             text = f"its header gives 0 samples; {_WRITE_AGAIN}"
             if part.offset_s and self._opened.end:
-                text = f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s; {CORRECT_OFFSET}"
+                text = (
+                    f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s; "
+                    f"{CORRECT_OFFSET}"
+                )
             raise RowError("empty_audio", f"{part.name}: {text}", has_fix=True)
         # soxr rounds half a sample up; round() takes the even one, here as everywhere.
         rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]

@@ -1,8 +1,8 @@
 """Where a recording holds no speech for long, heard as it is shown. Knows nothing of how speech is found.
 
 Whisper invents text where nobody speaks ("you", "Thanks for watching"), so that what nobody is asked about cannot be
-wrong. Words that are skipped are lost, so that doubts are decided for speech: hysteresis, little that is too short to be
-speech, and a skip that keeps well away from it.
+wrong. Words that are skipped are lost, so that doubts are decided for speech: hysteresis, little that is too short to
+be speech, and a skip that keeps well away from it.
 
 Cuts by voice activity: long silences are skipped, windows end in pauses.
 """
@@ -24,14 +24,16 @@ _BEGINS, _ENDS = 0.5, 0.35
 # window for each sentence would cost a pass of the encoder each, without the context of its neighbours; faster-whisper
 # takes the same.
 _MIN_SKIP_S = 2.0
-# Kept before and after speech, whose quiet edges are found late: up to 0.3 s in 556 recorded prompts, 0.16 s in 99 % of them.
+# Kept before and after speech, whose quiet edges are found late: up to 0.3 s in 556 recorded prompts, 0.16 s in 99 % of
+# them.
 _PAD_S = 0.4
-# Speech shorter than this, alone between two long silences, is none: a false alarm of music. Silero's default, 0.25 s, leaves
-# no margin for short words: of 556 prompts "s", "x" and "old" are heard for 0.26 s ("at", which is heard for 0.06 s, is lost).
+# Speech shorter than this, alone between two long silences, is none: a false alarm of music. Silero's default, 0.25 s,
+# leaves no margin for short words: of 556 prompts "s", "x" and "old" are heard for 0.26 s ("at", which is heard for
+# 0.06 s, is lost).
 _MIN_SPEECH_S = 0.15
-# Silero hears speech whose loudest second is 0.005 (RMS, full scale 1; 80 of 80 prompts), misses 5 of 80 at 0.0018 and most
-# below. A recording whose loudest second so far is below the first is amplified to it; noise is speech at no level. The
-# second is less than 16 bits can hold.
+# Silero hears speech whose loudest second is 0.005 (RMS, full scale 1; 80 of 80 prompts), misses 5 of 80 at 0.0018 and
+# most below. A recording whose loudest second so far is below the first is amplified to it; noise is speech at no
+# level. The second is less than 16 bits can hold.
 _LOUD_ENOUGH, _QUIETEST = 1e-2, 1e-5
 
 MIN_SKIP, PAD = (round(s * SAMPLE_RATE) for s in (_MIN_SKIP_S, _PAD_S))
@@ -96,7 +98,8 @@ class SilenceTracker:
         self._is_skipping = False
 
     def show(self, buffer: np.ndarray, is_end: bool) -> int:
-        """How much of what comes next to skip; 0 where it is to be heard. A silence longer than what is shown comes in parts.
+        """How much of what comes next to skip; 0 where it is to be heard. A silence longer than what is shown comes in
+        parts.
 
         Args:
             buffer: float32 [n], n >= 1, from `position` on.
@@ -203,7 +206,9 @@ class SpeechOnlyBuffer:
         return self._ahead.position
 
     def peek(self, num_samples: int) -> np.ndarray:
-        """What comes next, behind a silence and up to the next; the same number in every call, longer than a silence."""
+        """What comes next, behind a silence and up to the next; the same number in every call,
+        longer than a silence.
+        """
         while len(shown := self._ahead.peek(num_samples)):
             found = self._silences.next(shown, is_end=len(shown) < num_samples)
             if not found.is_skipped:
@@ -241,16 +246,18 @@ def silence(rules: WindowLimits) -> "SilenceSplitter":
 
 
 def choices() -> dict[str, Any]:
-    """What decides the cuts beside the bounds of a window; part of a run's fingerprint. Raises what `choices_of_skips` does."""
+    """What decides the cuts beside the bounds of a window; part of a run's fingerprint. Raises what `choices_of_skips`
+    does.
+    """
     return choices_of_skips() | {"min_pause_s": _MIN_PAUSE_S}
 
 
 class SilenceSplitter:
     """Cuts one recording.
 
-    A window begins a little before somebody speaks, goes on over short pauses, and ends a little after the last word or,
-    at the limit, in a pause. A recording that fits into one window and holds no long silence is not cut, whatever is
-    heard in it. A silence longer than the lookahead comes as several skips that touch.
+    A window begins a little before somebody speaks, goes on over short pauses, and ends a little after the last word
+    or, at the limit, in a pause. A recording that fits into one window and holds no long silence is not cut, whatever
+    is heard in it. A silence longer than the lookahead comes as several skips that touch.
 
     Args:
         rules: `search` and `frame` matter where somebody speaks on without a pause.
@@ -281,7 +288,9 @@ class SilenceSplitter:
         is_last = is_end and self._silences.is_last(stretch)
         if is_last and len(buffer) <= rules.limit and len(buffer) - end < MIN_SKIP:
             return len(buffer)
-        if end <= rules.limit:  # whether the silence after it is a long one may not be known yet, but that it is a pause
+        if (
+            end <= rules.limit
+        ):  # whether the silence after it is a long one may not be known yet, but that it is a pause
             return end
         most = max(1, min(rules.limit, end - rules.min_tail))
         if (pause := self._longest_pause(stretch, most)) is not None:
@@ -290,7 +299,8 @@ class SilenceSplitter:
         return least + quietest(buffer[least:most], rules)
 
     def _longest_pause(self, stretch: Stretch, most: int) -> int | None:
-        """Its middle, in samples from the start of what is shown, between half the limit and `most`; None without a pause.
+        """Its middle, in samples from the start of what is shown, between half the limit and `most`; None without a
+        pause.
 
         Windows that end in any pause near the limit would be fewer by a sixth, and cost a quarter more word errors
         (Whisper tiny.en, 86 minutes of prompts): a window that ends between two sentences holds no half of one.

@@ -20,10 +20,10 @@ SAMPLE_RATE = 16_000
 FRAME = 512  # samples that one probability stands for
 _CONTEXT = 64  # samples before a frame that the model sees with it
 _STATE = (1, 1, 128)
-# The model gets used to what goes on for long: after 30 s of music as loud as speech it misses 28 of 80 short utterances,
-# and finds the others up to 1.5 s late. So it listens a second time, and then begins anew with every 4 s of audio, having
-# heard the 2 s before: with both, 2 of 80, and 95 % within 0.42 s. (Alone, the second loses words in steady noise. With a
-# shorter memory it takes more music for speech: of 18 minutes, this one takes 0.4 s.)
+# The model gets used to what goes on for long: after 30 s of music as loud as speech it misses 28 of 80 short
+# utterances, and finds the others up to 1.5 s late. So it listens a second time, and then begins anew with every 4 s of
+# audio, having heard the 2 s before: with both, 2 of 80, and 95 % within 0.42 s. (Alone, the second loses words in
+# steady noise. With a shorter memory it takes more music for speech: of 18 minutes, this one takes 0.4 s.)
 _FRAMES_OF_MEMORY, _FRAMES_BEFORE = 4 * SAMPLE_RATE // FRAME, 2 * SAMPLE_RATE // FRAME
 
 _ASKED_BY = "--windows silence or --vad-filter"
@@ -38,7 +38,9 @@ def check_available(sample_rate: int = SAMPLE_RATE) -> None:
         UsageError: a package is missing or too old, or the audio is not at 16 kHz.
     """
     if sample_rate != SAMPLE_RATE:
-        raise UsageError(f"{_ASKED_BY}: voice activity is found at {SAMPLE_RATE} Hz, and this model hears {sample_rate} Hz")
+        raise UsageError(
+            f"{_ASKED_BY}: voice activity is found at {SAMPLE_RATE} Hz, and this model hears {sample_rate} Hz"
+        )
     if importlib.util.find_spec("onnxruntime") is None:
         raise UsageError(f"{_ASKED_BY} needs onnxruntime, which is not installed: {_INSTALL}")
     _model_path()
@@ -98,8 +100,8 @@ class SileroVad:
     def __call__(self, samples: np.ndarray, is_end: bool) -> np.ndarray:
         """How probable it is that somebody speaks, for each frame that these samples complete.
 
-        Frames follow each other from the recording's start; the last is filled up with zeros. How a recording is divided
-        into calls changes nothing.
+        Frames follow each other from the recording's start; the last is filled up with zeros. How a recording is
+        divided into calls changes nothing.
 
         Args:
             samples: float32 [n] at 16 kHz, in [-1, 1]: those after the ones given last.

@@ -1,9 +1,9 @@
 """Where an utterance's audio is cut into windows. Integer samples; knows nothing of files, of text or of vLLM.
 
 A splitter is made for one recording and asked again and again: it is given the audio from the end of the last cut on,
-`WindowLimits.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be cut while
-it is being decoded. Cuts follow each other without gap or overlap. A new splitter is one function and a line in
-`SPLITTERS`.
+`WindowLimits.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be
+cut while it is being decoded. Cuts follow each other without gap or overlap. A new splitter is one function and a line
+in `SPLITTERS`.
 
 `sequential`, where the model itself says how far it has heard, is no splitter; see `sequential.py`.
 
@@ -49,9 +49,8 @@ def whole(buffer: np.ndarray, rules: WindowLimits) -> Split:
 def fixed(buffer: np.ndarray, rules: WindowLimits) -> Split:
     """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
 
-    The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both together
-    may exceed the limit.
-    """
+    The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both
+    together may exceed the limit."""
     if len(buffer) <= rules.limit:
         return Split(len(buffer))
     if len(buffer) < rules.lookahead:
@@ -123,7 +122,11 @@ class WindowConfig:
     @property
     def choices(self) -> dict[str, Any]:
         """What of this decides where windows begin and end, and how they are asked; part of a run's fingerprint."""
-        choices: dict[str, Any] = {"splitter": self.windows, "limit_s": self.window_s, "drop_no_speech": self.drop_no_speech}
+        choices: dict[str, Any] = {
+            "splitter": self.windows,
+            "limit_s": self.window_s,
+            "drop_no_speech": self.drop_no_speech,
+        }
         choices["version"] = _VERSION
         if self.windows != "none":
             choices["min_tail_s"] = self.min_tail_s

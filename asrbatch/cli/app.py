@@ -57,7 +57,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -67,7 +69,9 @@ def main() -> int:
     code = EXIT_ERROR
     try:
         app()
-    except SystemExit as e:  # how typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130)
+    except (
+        SystemExit
+    ) as e:  # how typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130)
         code = EXIT_INTERRUPTED if e.code == 130 else e.code
     except Interrupted as e:
         print(f"asrbatch: {e}", file=sys.stderr)
@@ -82,7 +86,9 @@ def main() -> int:
 
 
 def _leave(code: int) -> None:
-    """Ends the process without waiting for threads that are inside C++: after an interrupted start they never return."""
+    """Ends the process without waiting for threads that are inside C++: after an interrupted start
+    they never return.
+    """
     if threading.active_count() == 1 and sys.modules.keys().isdisjoint(("vllm", "torch")):
         return
     import multiprocessing

@@ -37,13 +37,16 @@ def complain(error: Exception, message: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Without what a file's bytes could do to a terminal: control characters other than ends of lines are written out."""
+    """Without what a file's bytes could do to a terminal: control characters other than ends of
+    lines are written out.
+    """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def fetch_no_model(model: str | None) -> None:
-    """A command that only looks at a model fetches none, and does not wait for a hub that is not there. It is this process's hub
-    as a whole that goes off line, audio at `hf://` included, so only for a model that could be fetched."""
+    """A command that only looks at a model fetches none, and does not wait for a hub that is not there. It is this
+    process's hub as a whole that goes off line, audio at `hf://` included, so only for a model that could be
+    fetched."""
     if model is not None and not os.path.isdir(os.path.expanduser(model)):
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

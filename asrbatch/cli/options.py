@@ -1,4 +1,5 @@
-"""The options of `option_list` given to commands: `transcribe` takes them, `plan` and `submit` take the same and pass them on.
+"""The options of `option_list` given to commands: `transcribe` takes them, `plan` and `submit` take the same and pass
+them on.
 
 A command that wants them is decorated with `takes_run_options` and receives them as one `RunOptions`.
 
@@ -19,7 +20,8 @@ from asrbatch.errors import UsageError
 from asrbatch.storage.remote import absolute
 
 _NO_WORD_TIMESTAMPS = (
-    "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; segments have "
+    "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; "
+    "segments have "
     "times, and a forced aligner (torchaudio's, whisperX's) finds those of words from the audio and the segments"
 )
 
@@ -71,7 +73,9 @@ class RunOptions:
         """
         v = {**self.values, **changes}
         if v["model"] is None:
-            raise UsageError("--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo")
+            raise UsageError(
+                "--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo"
+            )
         if v["word_timestamps"]:
             raise UsageError(_NO_WORD_TIMESTAMPS)
         return RunConfig(
@@ -160,7 +164,9 @@ def _secondary(info: Any, option: str) -> list[str]:
 
 
 def takes_reading_options(command: Callable) -> Callable:
-    """Gives a command the options that say how a manifest is read; its first parameter receives them by name, in a dict."""
+    """Gives a command the options that say how a manifest is read; its first parameter receives them by name, in a
+    dict.
+    """
     own = list(inspect.signature(command).parameters.values())[1:]
     shared = {name: PARAMETERS[name] for name in READING}
 
@@ -174,7 +180,9 @@ def takes_reading_options(command: Callable) -> Callable:
     return called
 
 
-def takes_run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None) -> Callable[[Callable], Callable]:
+def takes_run_options(
+    *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
+) -> Callable[[Callable], Callable]:
     """Gives a command the options of a run; its first parameter receives them as `RunOptions`.
 
     Args:
@@ -216,10 +224,16 @@ def _scoring_options(
     split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
     normalizer: Annotated[
         str,
-        typer.Option(help="Of auto, whisper-english, whisper-basic, leaderboard, none; auto: whisper-english for English."),
+        typer.Option(
+            help="Of auto, whisper-english, whisper-basic, leaderboard, none; auto: whisper-english for English."
+        ),
     ] = "auto",
-    language: Annotated[str | None, typer.Option(help="Of rows without `lang`. [default: that of the run, or en]")] = None,
-    by: Annotated[str | None, typer.Option(help="Fields to make groups by, with commas; `duration` makes bins.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of rows without `lang`. [default: that of the run, or en]")
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Fields to make groups by, with commas; `duration` makes bins.")
+    ] = None,
     text_field: Annotated[str, typer.Option(help="The field with the reference.")] = "text",
     pred_field: Annotated[
         str | None, typer.Option(help="The field with the prediction. [default: pred_text, or what begins so]")

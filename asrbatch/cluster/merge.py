@@ -1,8 +1,8 @@
 """Joins the chunks of a run into its result, after proving that they are all of it and nothing else.
 
 What is proved: every chunk is there with its run record and completion mark; all have one fingerprint, that of this
-manifest; every rows file is byte for byte what its completion mark vouches for; every row of the manifest is there once,
-in the chunk it belongs to, under its own id. Rows are read twice and never kept: memory is some 100 bytes a row.
+manifest; every rows file is byte for byte what its completion mark vouches for; every row of the manifest is there
+once, in the chunk it belongs to, under its own id. Rows are read twice and never kept: memory is some 100 bytes a row.
 
 Never changes a chunk. Knows nothing of engines and audio.
 """
@@ -17,7 +17,14 @@ import numpy as np
 
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.merged_output import Located, write_merged
-from asrbatch.cluster.shard_files import ChunkFiles, add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
+from asrbatch.cluster.shard_files import (
+    ChunkFiles,
+    add_missing,
+    check_files,
+    choose_num_chunks,
+    find_run,
+    read_chunk_files,
+)
 from asrbatch.cluster.shard_rows import ChunkRows, Expected, name_row, read_chunks
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
@@ -77,9 +84,8 @@ def merge(
         num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
         say: told, in one line, what is being done and what a person should know.
 
-    Raises:
-        UsageError, ManifestError: this cannot be done as asked.
-        OutputError: there are no chunks, it is unclear which are meant, `output` is not ours to replace, or a file cannot
+    Raises: UsageError, ManifestError: this cannot be done as asked. OutputError: there are no chunks, it is unclear
+        which are meant, `output` is not ours to replace, or a file cannot
             be read or written.
     """
     paths = RunPaths(check_output(output))
@@ -150,7 +156,9 @@ def _read_rows(
     return located, dict(sorted(tallies.items()))
 
 
-def _check_rows(chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: MergeReport) -> None:
+def _check_rows(
+    chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: MergeReport
+) -> None:
     """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
     chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
     if chunk.mark and rows.sha256 != chunk.mark["sha256"] and read_completion_mark(chunk.paths) != chunk.mark:
@@ -285,7 +293,8 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
     record = read_record(paths)
     if record is None or not record.get("merged"):
         raise OutputError(
-            f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards replaces "
+            f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards "
+            f"replaces "
             "nothing but its own: move it and the files named like it away"
         )
     changed = differences(record["fingerprint"], fingerprint)

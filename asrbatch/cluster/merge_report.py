@@ -1,8 +1,7 @@
 """What keeps the chunks of a run from being its result, and what to do about it.
 
-Collects and words findings, a bounded number of lines of each kind however many rows are concerned. Knows nothing of how
-they are found.
-"""
+Collects and words findings, a bounded number of lines of each kind however many rows are concerned. Knows nothing of
+how they are found."""
 
 from collections import Counter
 from collections.abc import Iterable

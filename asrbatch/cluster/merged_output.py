@@ -1,8 +1,7 @@
 """The files of a merged run: rows of many files in one, in manifest order, with their record and completion mark.
 
-Fetches rows from where they were found, and makes sure that what it writes is what was found there. Knows nothing of what
-makes a run complete.
-"""
+Fetches rows from where they were found, and makes sure that what it writes is what was found there. Knows nothing of
+what makes a run complete."""
 
 import hashlib
 import os
@@ -47,7 +46,9 @@ class Located:
     @classmethod
     def nowhere(cls, chunk_of: np.ndarray) -> "Located":
         num_rows = len(chunk_of)
-        return cls(chunk_of, np.zeros(num_rows, np.uint64), np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint32))
+        return cls(
+            chunk_of, np.zeros(num_rows, np.uint64), np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint32)
+        )
 
 
 def write_merged(
@@ -117,10 +118,13 @@ def rows_in_order(located: Located, files: dict[int, Path]) -> Iterator[bytes]:
                 try:
                     line = os.pread(descriptors[chunk_id], length, offset)
                 except OSError as e:
-                    raise OutputError(f"{files[chunk_id]}: {e.strerror}; run the same command again when that is mended") from e
+                    raise OutputError(
+                        f"{files[chunk_id]}: {e.strerror}; run the same command again when that is mended"
+                    ) from e
                 if zlib.crc32(line) != checksum:
                     raise OutputError(
-                        f"{files[chunk_id]}: was changed while it was being merged; run the same command again when nothing "
+                        f"{files[chunk_id]}: was changed while it was being merged; run the same command again when "
+                        f"nothing "
                         "writes it any more"
                     )
                 lines.append(line)

@@ -1,7 +1,7 @@
 """The chunks of a run by their run records and completion marks: which are there, of which run, in what state.
 
-Reads the small files only; whether the rows are what they should be is the business of `chunk_rows.py`. Changes nothing.
-"""
+Reads the small files only; whether the rows are what they should be is the business of `chunk_rows.py`. Changes
+nothing."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,7 +20,11 @@ from asrbatch.storage.paths import RunPaths, chunk_path, find_chunks
 from asrbatch.storage.record import RECORD_REFRESH_S, read_completion_mark, read_record
 
 _ALIVE_S = 4 * RECORD_REFRESH_S  # generous, for the clocks of two machines
-_OUTCOMES = {"engine_died": "its engine died", "error": "stopped by an error", "complete": "ended without its completion mark"}
+_OUTCOMES = {
+    "engine_died": "its engine died",
+    "error": "stopped by an error",
+    "complete": "ended without its completion mark",
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,11 @@ class ChunkFiles:
         if self.is_running:
             return f"still running on {session.get('host')}, or killed less than {_ALIVE_S:g} s ago"
         outcome = session.get("outcome")
-        return f"killed, last sign of life {session.get('heartbeat')}" if outcome is None else _OUTCOMES.get(outcome, outcome)
+        return (
+            f"killed, last sign of life {session.get('heartbeat')}"
+            if outcome is None
+            else _OUTCOMES.get(outcome, outcome)
+        )
 
 
 def choose_num_chunks(output: Path, wanted: int | None) -> tuple[int, list[str]]:
@@ -90,7 +98,9 @@ def choose_num_chunks(output: Path, wanted: int | None) -> tuple[int, list[str]]
         if record and record.get("merged"):
             raise OutputError(f"{output}: is merged already, and its chunks ({pattern}) are not there any more")
         raise OutputError(f"{output}: is a run in one piece, without chunks ({pattern}); there is nothing to merge")
-    raise OutputError(f"{output}: no chunks of it ({pattern}) are there; give the --output that their commands were given")
+    raise OutputError(
+        f"{output}: no chunks of it ({pattern}) are there; give the --output that their commands were given"
+    )
 
 
 def _names(found: dict[int, dict[int, RunPaths]], without: int | None = None) -> list[str]:
@@ -113,7 +123,9 @@ def read_chunk_files(output: Path, num_chunks: int, findings: MergeReport) -> li
     """
     for chunk_id, paths in find_chunks(output).get(num_chunks, {}).items():
         if chunk_id >= num_chunks:
-            findings.add("leftover", f"{paths.rows.name} and what belongs to it: there is no chunk {chunk_id} of {num_chunks}")
+            findings.add(
+                "leftover", f"{paths.rows.name} and what belongs to it: there is no chunk {chunk_id} of {num_chunks}"
+            )
     return [_read_files(chunk_id, num_chunks, output) for chunk_id in range(num_chunks)]
 
 
@@ -138,7 +150,11 @@ def _contradiction(paths, chunk_id, num_chunks, mark, record, num_bytes) -> str 
             return None
         return f"{paths.record.name} is not there, so nobody can say what made its rows"
     sessions = record["sessions"]
-    if not isinstance(record["fingerprint"], dict) or not isinstance(sessions, list) or not all(map(_is_session, sessions)):
+    if (
+        not isinstance(record["fingerprint"], dict)
+        or not isinstance(sessions, list)
+        or not all(map(_is_session, sessions))
+    ):
         return f"{paths.record.name} is no run record; it was edited"
     if (record.get("chunk_id"), record.get("num_chunks")) != (chunk_id, num_chunks):
         return f"{paths.record.name} is the record of chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
@@ -163,7 +179,8 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
     if not usable:
         damage = next((chunk.damage for chunk in chunks if chunk.damage), "none has begun")
         raise OutputError(
-            f"{output}: no chunk has a run record that can be used: {damage}; put the records beside the rows, or run the chunks "
+            f"{output}: no chunk has a run record that can be used: {damage}; put the records beside the rows, or run "
+            f"the chunks "
             "again with --overwrite"
         )
     of_manifest = [c for c in usable if c.record["fingerprint"].get("manifest") == manifest.scan.digest]
@@ -171,8 +188,10 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
         theirs = usable[0].record
         made_from = theirs.get("manifest") if isinstance(theirs.get("manifest"), dict) else {}
         raise OutputError(
-            f"{manifest.source}: is not the manifest of this run, or was changed since: its {len(manifest)} rows have digest "
-            f"{manifest.scan.digest[:12]}…, while the chunks were made from {made_from.get('source')}, {made_from.get('rows')} "
+            f"{manifest.source}: is not the manifest of this run, or was changed since: its {len(manifest)} rows have "
+            f"digest "
+            f"{manifest.scan.digest[:12]}…, while the chunks were made from {made_from.get('source')}, "
+            f"{made_from.get('rows')} "
             f"rows with digest {str(theirs['fingerprint'].get('manifest'))[:12]}…; give that one"
         )
     votes = Counter(digest(chunk.record["fingerprint"]) for chunk in of_manifest)
@@ -200,7 +219,9 @@ def check_files(
         if chunk.damage:
             findings.add("damaged", f"{name}: {chunk.damage}")
             findings.overwrite.add(chunk.chunk_id)
-        elif chunk.record is None or (not chunk.num_bytes and chunk.mark is None):  # without rows it is bound to no options
+        elif chunk.record is None or (
+            not chunk.num_bytes and chunk.mark is None
+        ):  # without rows it is bound to no options
             add_missing(chunk, int(sharding.num_rows[chunk.chunk_id]), "", sharding, findings)
         elif changed := differences(fingerprint, chunk.record["fingerprint"]):
             findings.add("other_run", f"{name}, where the others are what it was before: {'; '.join(changed)}")

@@ -107,8 +107,8 @@ def read_chunks(chunks: dict[int, Path], expected: Expected, num_processes: int 
 
 
 def _read_in_processes(shares: list[list[tuple[int, Path]]], expected: Expected) -> Iterator[ChunkRows]:
-    # Forked, because what is expected is large and, like Python's `hash` that stands for the ids in it, means nothing to
-    # a process started afresh.
+    # Forked, because what is expected is large and, like Python's `hash` that stands for the ids in it, means nothing
+    # to a process started afresh.
     context = multiprocessing.get_context("fork")
     workers, results = [], []
     try:
@@ -125,7 +125,8 @@ def _read_in_processes(shares: list[list[tuple[int, Path]]], expected: Expected)
                     result = receiver.recv()
                 except EOFError as e:
                     raise OutputError(
-                        "a process that was reading chunks ended before its time; killed for want of memory? run the same "
+                        "a process that was reading chunks ended before its time; killed for want of memory? run the "
+                        "same "
                         "command again"
                     ) from e
                 if isinstance(result, OutputError):

@@ -99,18 +99,27 @@ class SlurmOptions:
         if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
             raise UsageError(f"--gpus {self.gpus}: give a number, or a type and a number such as a100:2")
         if not self.job_name or re.search(r"[/\\%\s]", self.job_name):
-            raise UsageError(f"--job-name {self.job_name!r}: becomes part of the logs' names; no space, slash, backslash or %")
+            raise UsageError(
+                f"--job-name {self.job_name!r}: becomes part of the logs' names; no space, slash, backslash or %"
+            )
         if "\\" in str(self.log_dir):
             raise UsageError(f"--log-dir {self.log_dir}: SLURM cannot write to a path with a backslash; choose another")
         self._check_lines()
-        _check_extra("--sbatch", self.sbatch, array_directives(self, (0,), None), {"--requeue", "--no-requeue", *_GPUS}, _INSTEAD)
         _check_extra(
-            "--merge-sbatch", self.merge_sbatch, merge_directives(self), {"--dependency", "--kill-on-invalid-dep"}, _MERGES
+            "--sbatch", self.sbatch, array_directives(self, (0,), None), {"--requeue", "--no-requeue", *_GPUS}, _INSTEAD
+        )
+        _check_extra(
+            "--merge-sbatch",
+            self.merge_sbatch,
+            merge_directives(self),
+            {"--dependency", "--kill-on-invalid-dep"},
+            _MERGES,
         )
 
     def _check_lines(self) -> None:
         texts = {
-            "--partition": self.partition, "--account": self.account, "--qos": self.qos, "--time": self.time, "--mem": self.mem,
+            "--partition": self.partition, "--account": self.account, "--qos": self.qos, "--time": self.time,
+            "--mem": self.mem,
             "--chdir": self.chdir, "--log-dir": str(self.log_dir), "--merge-partition": self.merge_partition,
             "--merge-time": self.merge_time, "--merge-mem": self.merge_mem, "--cache-dir": self.cache_dir,
             "--container": self.container,
@@ -131,7 +140,9 @@ class SlurmOptions:
         return int(self.gpus.rpartition(":")[2])
 
 
-def _check_extra(option: str, lines: Sequence[str], ours: "Directives", others: set[str], instead: dict[str, str]) -> None:
+def _check_extra(
+    option: str, lines: Sequence[str], ours: "Directives", others: set[str], instead: dict[str, str]
+) -> None:
     """An extra line that sets what we set would win or lose by its place in the script; neither is what was asked."""
     taken = {"--array", "--output", "--error", "--wrap", *others, *(name for name, _ in ours)}
     for line in lines:
@@ -188,7 +199,9 @@ def parse_chunks(text: str, num_chunks: int) -> list[int]:
             raise UsageError(f"--chunks {text}: {part!r} is not a chunk id or a range; write for example 3,7-9")
         first, last = int(match[1]), int(match[2] or match[1])
         if last >= num_chunks:
-            raise UsageError(f"--chunks {text}: {last} is out of range; --num-chunks {num_chunks} has 0 to {num_chunks - 1}")
+            raise UsageError(
+                f"--chunks {text}: {last} is out of range; --num-chunks {num_chunks} has 0 to {num_chunks - 1}"
+            )
         chosen.update(range(first, last + 1))
     return sorted(chosen)
 
@@ -226,7 +239,8 @@ def split_arrays(chunks: Sequence[int], options: SlurmOptions) -> list[Array]:
     if options.max_running is not None:
         if options.max_running < len(groups):
             raise UsageError(
-                f"--max-running {options.max_running}: {len(chunks)} chunks take {len(groups)} arrays of at most {size} tasks, "
+                f"--max-running {options.max_running}: {len(chunks)} chunks take {len(groups)} arrays of at most "
+                f"{size} tasks, "
                 "and SLURM bounds each array alone; allow at least one task for each, or use fewer chunks"
             )
         # One for each, the rest by size; what rounding leaves goes to the first.

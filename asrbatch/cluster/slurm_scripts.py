@@ -16,7 +16,14 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_HELD, EXIT_ROWS_FAILED, EXIT_USA
 
 
 def array_script(
-    array: Array, options: SlurmOptions, arguments: Sequence[str], *, path: Path, output: Path, num_chunks: int, overwrite: bool
+    array: Array,
+    options: SlurmOptions,
+    arguments: Sequence[str],
+    *,
+    path: Path,
+    output: Path,
+    num_chunks: int,
+    overwrite: bool,
 ) -> str:
     """The script of one array.
 
@@ -99,7 +106,8 @@ _ARRAY = Template(
 $directives
 
 say() { echo "$$(date -u +%FT%TZ) $$*"; }
-element=$${SLURM_ARRAY_JOB_ID}_$${SLURM_ARRAY_TASK_ID} # never SLURM_JOB_ID: that of the last element is the whole array's
+# Never SLURM_JOB_ID: that of the last element is the whole array's.
+element=$${SLURM_ARRAY_JOB_ID}_$${SLURM_ARRAY_TASK_ID}
 restarts=$${SLURM_RESTART_COUNT:-0}                    # absent at the first start; counts SLURM's own requeues as well
 say "chunk $$((SLURM_ARRAY_TASK_ID + $offset)), task $$element, start $$((restarts + 1)), on $$(uname -n)"
 

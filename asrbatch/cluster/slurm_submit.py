@@ -37,7 +37,8 @@ class Submitted:
 
 
 def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_command: str) -> Submitted:
-    """Writes the scripts, makes the folder of the logs, and submits: arrays first, then the merge job that waits for all.
+    """Writes the scripts, makes the folder of the logs, and submits: arrays first, then the merge job that waits for
+    all.
 
     SLURM does not make that folder, and a job whose log cannot be opened vanishes without a trace.
 
@@ -64,7 +65,8 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_
                 raise
             left = ",".join(s.chunks for s in arrays[i:])
             raise AsrbatchError(
-                f"{e}; submitted so far: {_arrays(ids)}, without a merge job. Either scancel {' '.join(ids)}, or submit the rest "
+                f"{e}; submitted so far: {_arrays(ids)}, without a merge job. Either scancel {' '.join(ids)}, or "
+                f"submit the rest "
                 f"with --chunks {left} and run this when all have ended: {merge_command}"
             ) from e
     if merge is None:
@@ -73,7 +75,9 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_
         # Without --kill-on-invalid-dep the job would wait for ever once a chunk has failed.
         merge_id = _sbatch(merge.path, f"--dependency=afterok:{':'.join(ids)}", "--kill-on-invalid-dep=yes")
     except AsrbatchError as e:
-        raise AsrbatchError(f"{e}; {_arrays(ids)} was submitted and goes on; run this when it has ended: {merge_command}") from e
+        raise AsrbatchError(
+            f"{e}; {_arrays(ids)} was submitted and goes on; run this when it has ended: {merge_command}"
+        ) from e
     return Submitted(tuple(ids), merge_id)
 
 
@@ -87,9 +91,13 @@ def _sbatch(script: Path, *options: str) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as e:
         raise AsrbatchError(
-            f"sbatch is not on this machine; {script} is written, submit it where SLURM is (--dry-run only prints the scripts)"
+            f"sbatch is not on this machine; {script} is written, submit it where SLURM is (--dry-run only prints the "
+            f"scripts)"
         ) from e
     if done.returncode:
-        said = " ".join(line.strip() for line in done.stderr.splitlines() if line.strip()) or f"exit code {done.returncode}"
+        said = (
+            " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
+            or f"exit code {done.returncode}"
+        )
         raise AsrbatchError(f"sbatch refused {script}: {said}")
     return done.stdout.strip().partition(";")[0]  # `ID;CLUSTER` where there are several clusters

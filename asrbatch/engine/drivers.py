@@ -118,8 +118,8 @@ class ProcessDriver:
         self._loop.call_soon_threadsafe(self._spawn, key, engine_input, params)
 
     def close(self, timeout_s: float) -> None:
-        # The loop goes on until vLLM has stopped its process: its output handler lives there. The process is deaf to the
-        # polite signal (see _start_in_loop) and has nothing left to save, so it is not given long.
+        # The loop goes on until vLLM has stopped its process: its output handler lives there. The process is deaf to
+        # the polite signal (see _start_in_loop) and has nothing left to save, so it is not given long.
         self._closing = True
         self.engine.shutdown(timeout=min(timeout_s, 1.0))
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -141,8 +141,9 @@ class ProcessDriver:
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
 
     async def _start_in_loop(self) -> Any:
-        # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their requests
-        # unfinished, while ours is about to let them finish; so they inherit a mask. Their end is `close`, or our death.
+        # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their
+        # requests unfinished, while ours is about to let them finish; so they inherit a mask. Their end is `close`, or
+        # our death.
         resource_tracker.ensure_running()  # starting it later, with the first process, would unblock both signals
         shielded = {signal.SIGINT, signal.SIGTERM}
         signal.pthread_sigmask(signal.SIG_BLOCK, shielded)

@@ -24,12 +24,20 @@ from asrbatch.types import DecodingResult
 
 # A piece of vLLM's message, lower case, to what usually helps.
 _FIXES = {
-    "out of memory": "give it less: --engine-arg gpu_memory_utilization=0.8, fewer --engine-arg max_num_seqs=…, or a freer GPU",
+    "out of memory": (
+        "give it less: --engine-arg gpu_memory_utilization=0.8, fewer --engine-arg max_num_seqs=…, or a freer GPU"
+    ),
     "free memory on device": "another process holds the GPU's memory: wait, or --engine-arg gpu_memory_utilization=…",
-    "available memory on node": "too little free memory here: --engine-arg kv_cache_memory_bytes=… or fewer max_num_seqs",
-    "no available memory for the cache blocks": "give it memory: --engine-arg gpu_memory_utilization=0.95, or a smaller model",
+    "available memory on node": (
+        "too little free memory here: --engine-arg kv_cache_memory_bytes=… or fewer max_num_seqs"
+    ),
+    "no available memory for the cache blocks": (
+        "give it memory: --engine-arg gpu_memory_utilization=0.95, or a smaller model"
+    ),
     "max_num_batched_tokens": "a window needs 1500 encoder tokens: --engine-arg max_num_batched_tokens=1500 or more",
-    "max seq len": "one sequence needs more than the cache holds: a smaller --engine-arg max_model_len=…, or more memory",
+    "max seq len": (
+        "one sequence needs more than the cache holds: a smaller --engine-arg max_model_len=…, or more memory"
+    ),
     "are not supported": "this vLLM lacks the architecture: another vLLM version, or a plugin it needs, is missing",
     "no module named": "a Python package is missing: install it into this environment",
 }
@@ -176,8 +184,8 @@ class SpeechEngine:
     def _warm_up(self, capabilities: ModelCapabilities) -> None:
         """One second of silence through the whole way, before any clock runs: first requests compile and allocate.
 
-        Then the least audio that a row may have: a processor takes what an encoder may die of. Whisper's is always as long.
-        """
+        Then the least audio that a row may have: a processor takes what an encoder may die of. Whisper's is always as
+        long."""
         for question in self._processor.warm_ups:
             self._ask_silence(capabilities.sample_rate, question)
         if capabilities.is_whisper:
@@ -185,7 +193,9 @@ class SpeechEngine:
         try:
             self._ask_silence(capabilities.min_samples, self._processor.warm_ups[0])
         except Exception as e:
-            least = f"{capabilities.min_samples / capabilities.sample_rate} s of audio, the least that its processor takes"
+            least = (
+                f"{capabilities.min_samples / capabilities.sample_rate} s of audio, the least that its processor takes"
+            )
             raise EngineStartError(
                 f"{capabilities.architecture} cannot be run: it fails at {least}, and so would a row: {_root(e)}"
             ) from e

@@ -3,9 +3,9 @@
 Starts an engine where a signal cannot hit it.
 
 A signal's handler runs in the main thread, between any two of its steps. One that raises there while a library's C++ is
-being imported or is building an engine can end the process with SIGABRT: an exception of Python's goes through code that
-may not throw. So libraries start in another thread, and the main thread does nothing but wait, which may be interrupted.
-"""
+being imported or is building an engine can end the process with SIGABRT: an exception of Python's goes through code
+that may not throw. So libraries start in another thread, and the main thread does nothing but wait, which may be
+interrupted."""
 
 import contextlib
 import os
@@ -22,8 +22,8 @@ _OWNER = "ASRBATCH_PID"
 def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = None) -> None:
     """Prepares this process for `import vllm`.
 
-    Args:
-        plugins: the only plugins of vLLM's to be loaded, here and in processes it starts; None leaves that to the environment.
+    Args: plugins: the only plugins of vLLM's to be loaded, here and in processes it starts; None leaves that to the
+        environment.
 
     vLLM logs to standard output unless told otherwise, which belongs to results; it goes to standard error, which the
     caller points at a log file.
@@ -55,9 +55,8 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
 def threads_for_ranks(ranks: int, device_kind: str) -> Iterator[None]:
     """While it lasts, each process that vLLM starts for a rank on CPUs is given its share of the cores.
 
-    They are not pinned, so each would take all; and ranks that wait for each other spin (measured, two on two busy cores: six
-    times slower).
-    """
+    They are not pinned, so each would take all; and ranks that wait for each other spin (measured, two on two busy
+    cores: six times slower)."""
     name = "OMP_NUM_THREADS"
     if device_kind != "cpu" or ranks == 1 or name in os.environ:
         yield

@@ -36,15 +36,11 @@ def inspect_model(
 ) -> ModelCapabilities:
     """The facts of a checkpoint; takes some 10 seconds, most of them once for each process.
 
-    Args:
-        folder: of the checkpoint.
-        name: as the user wrote it.
-        architectures: as the checkpoint's configuration has them.
-        style: one of `capabilities.PROMPT_STYLES`.
-        prompt: of a chat.
-        words: of an interface: `language`, `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none.
-        settings: vLLM's engine arguments that decide what the model is.
-        window_s: the longest audio to ask about at once; None for what suits the model.
+    Args: folder: of the checkpoint. name: as the user wrote it. architectures: as the checkpoint's configuration has
+        them. style: one of `capabilities.PROMPT_STYLES`. prompt: of a chat. words: of an interface: `language`,
+        `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none. settings: vLLM's engine
+        arguments that decide what the model is. window_s: the longest audio to ask about at once; None for what suits
+        the model.
 
     Raises:
         UsageError: the model cannot be asked as wanted; why, in one line.
@@ -149,7 +145,9 @@ class _Child:
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         command = [sys.executable, "-P", "-m", "asrbatch.engine.vllm.inspector_process"]
         pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, encoding="utf-8")
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, encoding="utf-8"
+        )
 
     def ask(self, request: str) -> str:
         watchdog = threading.Timer(TIMEOUT_S, self._process.kill)

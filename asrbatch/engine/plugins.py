@@ -1,9 +1,8 @@
 """vLLM's plugins: which are installed, and why one does not work. Imports no vllm itself; the plugins do.
 
-vLLM says nothing about a plugin that is named and not installed, and only logs one that cannot be imported; both show much
-later as an unknown architecture. One that raises while it registers takes the engine down, and vLLM does not say which. Here the
-culprit is named.
-"""
+vLLM says nothing about a plugin that is named and not installed, and only logs one that cannot be imported; both show
+much later as an unknown architecture. One that raises while it registers takes the engine down, and vLLM does not say
+which. Here the culprit is named."""
 
 import functools
 import os
@@ -20,7 +19,9 @@ _OWN = ("lora_filesystem_resolver", "lora_hf_hub_resolver")
 
 def installed() -> list[EntryPoint]:
     """Those of this environment, by name."""
-    return sorted((point for point in entry_points(group=GROUP) if point.name not in _OWN), key=lambda point: point.name)
+    return sorted(
+        (point for point in entry_points(group=GROUP) if point.name not in _OWN), key=lambda point: point.name
+    )
 
 
 def versions(names: Sequence[str] | None) -> dict[str, str]:

@@ -1,12 +1,12 @@
 """Asks Whisper: by token ids of our own making, with its rules for tokens enforced by a logits processor.
 
-vLLM's own prompt for Whisper breaks English-only checkpoints and knows no previous text; see `prompts.py` and `logits.py`.
+vLLM's own prompt for Whisper breaks English-only checkpoints and knows no previous text; see `prompts.py` and
+`logits.py`.
 
 Asks models that write their answer as text: by vLLM's transcription interface, or by the checkpoint's chat template.
 
-The prompt goes with the features here, so a window's language must be known when it is prepared; none of these models gives
-timestamps, or is asked with the text before a window.
-"""
+The prompt goes with the features here, so a window's language must be known when it is prepared; none of these models
+gives timestamps, or is asked with the text before a window."""
 
 import math
 from bisect import bisect_left
@@ -135,7 +135,12 @@ class GenerativeProcessor:
     def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         try:
             return Request((), self._render(samples, prompt, language))
-        except (RuntimeError, IndexError, KeyError, AssertionError) as e:  # how processors refuse what they were not made for
+        except (
+            RuntimeError,
+            IndexError,
+            KeyError,
+            AssertionError,
+        ) as e:  # how processors refuse what they were not made for
             raise ValueError(f"{type(e).__name__}: {e}") from e
 
     def clamp_features(self, request: Request, loudest: float) -> None:
@@ -190,7 +195,9 @@ class GenerativeProcessor:
         return postprocess.ends_open(self.frontend.decode_all(self._api.prompt_ids(request.engine_input)[-8:]))
 
     def _render_interface(self, words: dict[str, Any], samples: Any, prompt: str | None, language: str | None) -> Any:
-        return self.frontend.render(samples, language=language or self._default_language, request_prompt=prompt, **words)
+        return self.frontend.render(
+            samples, language=language or self._default_language, request_prompt=prompt, **words
+        )
 
     def _render_chat(self, samples: Any, prompt: str | None, language: str | None) -> Any:
         return self.frontend.render(samples, prompt or self._asking.default_prompt)

@@ -86,7 +86,9 @@ def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device, engine_arg
     if asked != "auto":
         if asked not in taken:
             only = " or ".join(taken)
-            raise UsageError(f"--dtype {asked}: {by} cannot run in it, only in {only}; use --dtype {taken[0]}, or leave it out")
+            raise UsageError(
+                f"--dtype {asked}: {by} cannot run in it, only in {only}; use --dtype {taken[0]}, or leave it out"
+            )
         return asked
     chosen = _automatic_dtype(checkpoint, device)
     if chosen in taken:
@@ -161,7 +163,9 @@ def engine_settings(
         if capabilities is None or capabilities.is_whisper:
             settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, num_seqs, device.memory_bytes)
         else:
-            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(capabilities, dtype, num_seqs, max_tokens, device.memory_bytes)
+            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(
+                capabilities, dtype, num_seqs, max_tokens, device.memory_bytes
+            )
     return settings
 
 
@@ -178,8 +182,12 @@ def kv_cache_bytes(checkpoint: Checkpoint, dtype: str, max_num_seqs: int, memory
     return max(128 * 2**20, min(with_slack, memory_bytes // 2)) if memory_bytes else with_slack
 
 
-def _kv_cache_bytes(capabilities: ModelCapabilities, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int) -> int:
-    """As `kv_cache_bytes`, for a model whose audio is part of the prompt; vLLM wants room for one sequence of any length."""
+def _kv_cache_bytes(
+    capabilities: ModelCapabilities, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int
+) -> int:
+    """As `kv_cache_bytes`, for a model whose audio is part of the prompt; vLLM wants room for one sequence of any
+    length.
+    """
     of_token = capabilities.kv_bytes_per_token * _DTYPE_BYTES[dtype]
     least = int(of_token * capabilities.max_model_len * 1.05) + 64 * 2**20
     wanted = int(of_token * (capabilities.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20

@@ -56,7 +56,9 @@ class ModelOptions:
 
     @property
     def engine_settings(self) -> dict[str, Any]:
-        """vLLM's engine arguments that follow from it. What was not given is left out: an empty string is not "none"."""
+        """vLLM's engine arguments that follow from it. What was not given is left out: an empty
+        string is not "none".
+        """
         settings: dict[str, Any] = {}
         if self.tokenizer is not None:
             settings["tokenizer"] = self.tokenizer
@@ -164,7 +166,9 @@ class EngineSpec:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What requests share of their sampling parameters, and when one is asked again; part of a run's fingerprint."""
+        """What requests share of their sampling parameters, and when one is asked again; part of a
+        run's fingerprint.
+        """
         sampling = {"temperature": 0.0, "max_tokens": self.max_tokens, "seed": self.seed, "timestamps": self.timestamps}
         if len(self.temperatures) == 1:
             return sampling

@@ -1,13 +1,14 @@
-"""Counts what must be changed to make a reference out of a hypothesis: words and characters, by libraries that others check.
+"""Counts what must be changed to make a reference out of a hypothesis: words and characters, by libraries that others
+check.
 
 Knows nothing of rows, normalisers and languages.
 
-Cuts two long texts into pieces that can be aligned on their own, so that memory does not grow with the square of a recording.
+Cuts two long texts into pieces that can be aligned on their own, so that memory does not grow with the square of a
+recording.
 
-Aligning words with compounds takes 20 bytes for each pair of words in kaldialign: 18 GB for three hours of speech. An alignment
-with the fewest edits passes through every row of that table, so the texts may be cut where it does, and the edits of the pieces
-add up to those of the whole (Hirschberg, CACM 1975). Knows nothing of normalisers and rates.
-"""
+Aligning words with compounds takes 20 bytes for each pair of words in kaldialign: 18 GB for three hours of speech. An
+alignment with the fewest edits passes through every row of that table, so the texts may be cut where it does, and the
+edits of the pieces add up to those of the whole (Hirschberg, CACM 1975). Knows nothing of normalisers and rates."""
 
 from bisect import bisect_left
 from collections import defaultdict, deque
@@ -24,12 +25,12 @@ Words = list[str]
 def pieces(reference: Words, hypothesis: Words, most_cells: int = MOST_CELLS) -> list[tuple[Words, Words]]:
     """Pieces of both texts, in order, whose edits add up to the fewest between the whole texts.
 
-    Edits are substitutions, deletions and insertions of words at 1 each, and joining words that stand beside each other for
-    nothing, as `kaldialign.edit_distance(merge_compounds=True)` has it. Where several alignments have the fewest edits, how
-    many of them are substitutions may be another choice than kaldialign's; their sum is not.
+    Edits are substitutions, deletions and insertions of words at 1 each, and joining words that stand beside each other
+    for nothing, as `kaldialign.edit_distance(merge_compounds=True)` has it. Where several alignments have the fewest
+    edits, how many of them are substitutions may be another choice than kaldialign's; their sum is not.
 
-    Args:
-        most_cells: of the table that a piece needs. A piece may need more where no cut is possible: in texts of one word
+    Args: most_cells: of the table that a piece needs. A piece may need more where no cut is possible: in texts of one
+        word
             repeated, which other texts write as one.
     """
     if (len(reference) + 1) * (len(hypothesis) + 1) <= most_cells:
@@ -60,7 +61,9 @@ def _cut(words: Words, others: Words) -> int | None:
 
 
 def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
-    """int32 [len(others) + 1]: the fewest edits between all of `words` and each beginning of `others`. Keeps a few rows."""
+    """int32 [len(others) + 1]: the fewest edits between all of `words` and each beginning of `others`. Keeps a few
+    rows.
+    """
     numbers: dict[str, int] = {}
     columns = np.array([numbers.setdefault(word, len(numbers)) for word in others], np.int32)
     joined_rows, joined_columns = defaultdict(list), defaultdict(list)
@@ -86,7 +89,9 @@ def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
 
 
 def _joined(words: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """Where two or more of `words` in a row, without the spaces, are one of `others`: start, how many, and that word."""
+    """Where two or more of `words` in a row, without the spaces, are one of `others`: start, how
+    many, and that word.
+    """
     wholes = sorted(set(others))
     for start, text in enumerate(words):
         for end in range(start + 1, len(words)):
@@ -103,7 +108,8 @@ def _mirrored(words: Words) -> Words:
     return [word[::-1] for word in reversed(words)]
 
 
-# A half of a surrogate pair is text to JSON and to Python, but UTF-8, which the C++ of kaldialign reads, cannot hold it.
+# A half of a surrogate pair is text to JSON and to Python, but UTF-8, which the C++ of kaldialign reads, cannot hold
+# it.
 _HALVES = {half: "\ufffd" for half in range(0xD800, 0xE000)}
 
 
@@ -148,7 +154,8 @@ def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> lis
 
 
 def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
-    """Word by word, with kaldialign: words that are the same but for a space (`white paper`, `whitepaper`) are no error.
+    """Word by word, with kaldialign: words that are the same but for a space (`white paper`, `whitepaper`) are no
+    error.
 
     The Open ASR Leaderboard's way; `reference` counts words as they are written. See `word_edits`.
     """

@@ -1,7 +1,8 @@
 """Compares two files of predictions row by row: over the same references, or, where there are none, with each other.
 
-Rows are paired by id. What one of two runs over the same manifest lacks counts as an empty hypothesis, as in `score`. With
-references A and B are treated alike: swapping them mirrors every figure. Without references A's prediction is taken for the
+Rows are paired by id. What one of two runs over the same manifest lacks counts as an empty hypothesis, as in `score`.
+With references A and B are treated alike: swapping them mirrors every figure. Without references A's prediction is
+taken for the
 reference: how far B is from A, not which is better.
 """
 
@@ -24,7 +25,9 @@ from asrbatch.storage.run_files import RunFacts
 from asrbatch.version import __version__
 
 
-def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def compare(
+    a: Path, b: Path, options: CompareOptions, say: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """Compares the predictions in two files.
 
     Args:
@@ -92,7 +95,9 @@ def compare(a: Path, b: Path, options: CompareOptions, say: Callable[[str], None
 
 
 def _resolve(scoring: ScoreOptions, files: list[Predictions], facts: list[RunFacts], common: bool) -> list[Resolved]:
-    """What to compare over: a manifest that was given, or that of runs which are not complete. Rows in common need none."""
+    """What to compare over: a manifest that was given, or that of runs which are not complete. Rows in common need
+    none.
+    """
     if scoring.references is not None:
         found = resolve(scoring.references, scoring.split, facts[0], len(files[0]))
         return [found, found]
@@ -106,7 +111,8 @@ def _language_of_runs(files: list[Predictions], facts: list[RunFacts]) -> str | 
     told = [its.language for its in facts]
     if None not in told and primary(told[0]) != primary(told[1]):
         raise UsageError(
-            f"{files[0].path} was told that rows are {show(told[0])}, {files[1].path} that they are {show(told[1])}; say which "
+            f"{files[0].path} was told that rows are {show(told[0])}, {files[1].path} that they are {show(told[1])}; "
+            f"say which "
             "counts for scoring with --language"
         )
     return told[0] or told[1]
@@ -115,8 +121,8 @@ def _language_of_runs(files: list[Predictions], facts: list[RunFacts]) -> str | 
 def _written_language(scoring: ScoreOptions, files: list[Predictions], facts: list[RunFacts]) -> str | None:
     """The language that translations are written in; None of two transcripts, and where no record tells.
 
-    Raises:
-        UsageError: only one was translated, or the two into different languages, and nobody says what that is to be taken for.
+    Raises: UsageError: only one was translated, or the two into different languages, and nobody says what that is to be
+        taken for.
     """
     if "translate" not in (tasks := [its.task for its in facts]):
         return None
@@ -129,7 +135,8 @@ def _written_language(scoring: ScoreOptions, files: list[Predictions], facts: li
             for task, lang in zip(tasks, into, strict=True)
         ]
         raise UsageError(
-            f"{files[0].path} was {did[0]}, {files[1].path} was {did[1]}: their texts are written in different languages; "
+            f"{files[0].path} was {did[0]}, {files[1].path} was {did[1]}: their texts are written in different "
+            f"languages; "
             "--language says which one to take both for"
         )
     return into[0] if into[0] == into[1] else None
@@ -139,7 +146,8 @@ def _refuse_pairs_by_line(files: list[Predictions]) -> None:
     for file in files:
         if file.num_by_line:
             raise UsageError(
-                f"{file.path}: {file.num_by_line} rows have neither an id nor audio_filepath, and pairing them by line would be "
+                f"{file.path}: {file.num_by_line} rows have neither an id nor audio_filepath, and pairing them by "
+                f"line would be "
                 "a guess; give them ids"
             )
 
@@ -149,12 +157,15 @@ def _refuse_different_rows(files: list[Predictions], facts: list[RunFacts]) -> N
     names = " and ".join(str(file.path) for file in files)
     if None not in covers:
         if covers[0] != covers[1]:
-            raise UsageError(f"{names}: are of different manifests, or of different chunks; --common compares the rows both have")
+            raise UsageError(
+                f"{names}: are of different manifests, or of different chunks; --common compares the rows both have"
+            )
         return
     only = [len(files[0].without(files[1].keys)), len(files[1].without(files[0].keys))]
     if any(only):
         raise UsageError(
-            f"{names}: do not have the same rows ({only[0]} only in the first, {only[1]} only in the second), and without run "
+            f"{names}: do not have the same rows ({only[0]} only in the first, {only[1]} only in the second), and "
+            f"without run "
             "records beside both it is unknown whether they should; --common compares the rows both have"
         )
 

@@ -1,10 +1,9 @@
 """The Open ASR Leaderboard's normaliser: OpenAI's rules for English with the leaderboard's changes to them.
 
-Its own code began as a copy of OpenAI's (github.com/huggingface/open_asr_leaderboard, normalizer/, Apache-2.0). Here the same
-rules are stated as differences from the library that keeps OpenAI's: the tables are in `leaderboard.json`, with the commit they
-were read at; joining letters into acronyms is written anew. `docs/scoring.md` has its numbers beside ours. English only: for
-other languages the leaderboard has other rules, which are not here.
-"""
+Its own code began as a copy of OpenAI's (github.com/huggingface/open_asr_leaderboard, normalizer/, Apache-2.0). Here
+the same rules are stated as differences from the library that keeps OpenAI's: the tables are in `leaderboard.json`,
+with the commit they were read at; joining letters into acronyms is written anew. `docs/scoring.md` has its numbers
+beside ours. English only: for other languages the leaderboard has other rules, which are not here."""
 
 import functools
 import json
@@ -16,8 +15,8 @@ from typing import Any
 from whisper_normalizer import basic, english
 
 RULES_FILE = Path(__file__).with_name("leaderboard.json")
-# Raise it with every change of what the rules below do to a text: it stands for this file in the digest of a score, so that
-# an edited comment leaves old scores comparable.
+# Raise it with every change of what the rules below do to a text: it stands for this file in the digest of a score, so
+# that an edited comment leaves old scores comparable.
 RULES_VERSION = 1
 
 
@@ -42,14 +41,18 @@ class LeaderboardNormalizer(english.EnglishTextNormalizer):
         super().__init__()
         self.ignore_patterns = rf"\b({'|'.join(rules['ignored_words'])})\b"
         # In the same place of the order: the rules before and after it see the text that they saw there.
-        self.replacers = dict(tuple(rules["replaced"].get(pattern, (pattern, to))) for pattern, to in self.replacers.items())
+        self.replacers = dict(
+            tuple(rules["replaced"].get(pattern, (pattern, to))) for pattern, to in self.replacers.items()
+        )
         spellings = self.standardize_spellings
         for word in rules["spellings_removed"]:
             del spellings.mapping[word]
         spellings.mapping.update(rules["spellings"])
         numbers, compounds, names = self.standardize_numbers, rules["compounds"], rules["names"]
         self.standardize_numbers = lambda text: numbers(_replace_all(text, compounds))
-        self.standardize_spellings = lambda text: join_letters(" ".join(names.get(w, w) for w in spellings(text).split()))
+        self.standardize_spellings = lambda text: join_letters(
+            " ".join(names.get(w, w) for w in spellings(text).split())
+        )
 
 
 def join_letters(text: str) -> str:

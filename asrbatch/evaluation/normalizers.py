@@ -1,9 +1,8 @@
 """What is done to a text before its words are counted, and how a result says which rules those were.
 
-A normaliser is a function from text to text, and a line in `NORMALIZERS` that loads it: the libraries are imported when one is
-asked for. Two scores may be compared only when the digests of their normalisers are the same: one word list that changed
-is another number. Knows nothing of rows and of error rates.
-"""
+A normaliser is a function from text to text, and a line in `NORMALIZERS` that loads it: the libraries are imported when
+one is asked for. Two scores may be compared only when the digests of their normalisers are the same: one word list that
+changed is another number. Knows nothing of rows and of error rates."""
 
 import hashlib
 import json
@@ -22,11 +21,10 @@ from asrbatch.languages import NO_SPACES, primary
 class Normalizer:
     """One set of rules.
 
-    Attributes:
-        name: as `--normalizer` takes it.
-        version: of the library that the rules are from, or of the rules themselves.
-        sha256: over what decides the rules: files of the library, our tables, and the version number of our own steps.
-        normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that nobody says.
+    Attributes: name: as `--normalizer` takes it. version: of the library that the rules are from, or of the rules
+        themselves. sha256: over what decides the rules: files of the library, our tables, and the version number of our
+        own steps. normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that
+        nobody says.
     """
 
     name: str
@@ -87,7 +85,9 @@ def load_normalizer(name: str) -> Normalizer:
 
 
 def choose(asked: str, lang: str) -> str:
-    """The name of the normaliser for a text in `lang`: `auto` is `whisper-english` for English and `whisper-basic` otherwise."""
+    """The name of the normaliser for a text in `lang`: `auto` is `whisper-english` for English and `whisper-basic`
+    otherwise.
+    """
     if asked != AUTO:
         return asked
     return "whisper-english" if primary(lang) == "en" else "whisper-basic"

@@ -1,4 +1,6 @@
-"""Counts the rows of two files of predictions in pairs, in pieces by several processes; `compare` makes figures of the counts."""
+"""Counts the rows of two files of predictions in pairs, in pieces by several processes; `compare` makes figures of the
+counts.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

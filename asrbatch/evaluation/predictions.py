@@ -1,8 +1,7 @@
 """What a model said, row by row: our own rows files, and any JSON Lines file with predictions in it.
 
-One pass finds where each row stands, what it is called and that no two are called the same; after that any row can be read
-at any time. Of a row 16 bytes are kept. Knows nothing of error rates.
-"""
+One pass finds where each row stands, what it is called and that no two are called the same; after that any row can be
+read at any time. Of a row 16 bytes are kept. Knows nothing of error rates."""
 
 import os
 from array import array
@@ -28,16 +27,16 @@ _SHOWN = 3
 class Predictions:
     """The rows of one file, or of the chunks of one run. `len(predictions)` is their number.
 
-    A row's id is its `id`; without one, the hash that `transcribe` makes of the same audio (numbered where it repeats), and
-    for a row without audio its line.
+    A row's id is its `id`; without one, the hash that `transcribe` makes of the same audio (numbered where it repeats),
+    and for a row without audio its line.
 
     Args:
         path: absolute.
         pred_field: the field with the prediction; None for `pred_text`, or else the only one that begins so (NeMo's
             `pred_text_MODEL`).
         text_field: the field with the reference.
-        audio_folder: where given, ids are made of what audio paths mean, relative ones in this folder, not of how they are
-            written.
+        audio_folder: where given, ids are made of what audio paths mean, relative ones in this folder, not of how they
+            are written.
 
     Attributes:
         num_references: rows that have one.
@@ -52,7 +51,9 @@ class Predictions:
         OutputError: a line that is no JSON object, an id that is none, or two rows with one id.
     """
 
-    def __init__(self, path: Path, pred_field: str | None = None, text_field: str = "text", audio_folder: Path | None = None):
+    def __init__(
+        self, path: Path, pred_field: str | None = None, text_field: str = "text", audio_folder: Path | None = None
+    ):
         self.path = path
         self._text_field, self._audio_folder = text_field, audio_folder
         self._lines = JsonLines(rows_files(path))
@@ -166,9 +167,13 @@ class Predictions:
         if "pred_text" in found or len(found) == 1:
             return "pred_text" if "pred_text" in found else found[0]
         if found:
-            raise UsageError(f"{self.path}: predictions of several models ({', '.join(found)}); choose one with --pred-field")
+            raise UsageError(
+                f"{self.path}: predictions of several models ({', '.join(found)}); choose one with --pred-field"
+            )
         names = show_text(", ".join(sorted(self._names)))
-        raise UsageError(f"{self.path}: no pred_text in any row, only {names}; say which holds predictions with --pred-field")
+        raise UsageError(
+            f"{self.path}: no pred_text in any row, only {names}; say which holds predictions with --pred-field"
+        )
 
     def _refuse_doubled(self) -> None:
         _, ordered = self._order
@@ -204,18 +209,24 @@ class Predictions:
         if type(given) is int:
             return str(given), False
         if given is not None:
-            raise ValueError(f"id = {show(given)}: must be a non-empty string or a whole number; leave it out to have one made")
+            raise ValueError(
+                f"id = {show(given)}: must be a non-empty string or a whole number; leave it out to have one made"
+            )
         path = row.get("audio_filepath")
         if type(path) is not str:
             return f"row-{index}", False
         seconds = [finite_seconds(row.get(name)) for name in ("offset", "duration")]
         channel = row.get("channel") if type(row.get("channel")) is int else None
-        if self._audio_folder is not None and (found := audio_id(audio_ref(path, str(self._audio_folder)), *seconds, channel)):
+        if self._audio_folder is not None and (
+            found := audio_id(audio_ref(path, str(self._audio_folder)), *seconds, channel)
+        ):
             return found, True
         return hash_row(path, *seconds, channel), True
 
     def _changed(self) -> OutputError:
-        return OutputError(f"{self.path}: was changed while it was read; run the same command again when nothing writes it")
+        return OutputError(
+            f"{self.path}: was changed while it was read; run the same command again when nothing writes it"
+        )
 
 
 def ordinals_of(hashes: np.ndarray) -> np.ndarray:

@@ -1,13 +1,13 @@
-"""Which rows are to be scored: those of a manifest that was given or, of a run that is not complete, those of its own manifest.
+"""Which rows are to be scored: those of a manifest that was given or, of a run that is not complete, those of its own
+manifest.
 
-A run that lacks rows would score better than it is if they were not counted. Its record names the manifest; where that can be
-read and is still the one that was transcribed (by its digest), rows without a prediction count as empty.
+A run that lacks rows would score better than it is if they were not counted. Its record names the manifest; where that
+can be read and is still the one that was transcribed (by its digest), rows without a prediction count as empty.
 
 Finds the rows of a manifest in files of predictions: by id or, where predictions have none, by the audio they name.
 
-Predictions that belong to other rows would all be left out, and every reference would count as missed: a rate that looks like
-one and is none. So a manifest that hardly any prediction belongs to is refused.
-"""
+Predictions that belong to other rows would all be left out, and every reference would count as missed: a rate that
+looks like one and is none. So a manifest that hardly any prediction belongs to is refused."""
 
 from array import array
 from collections.abc import Sequence
@@ -65,7 +65,9 @@ class References:
         found._ordinals = {index: ordinal for index, ordinal in zip(rows, ordinals, strict=True) if ordinal > 1}
         for index, made in zip(rows, hashes, strict=True):
             row_id = f"{made:016x}"
-            found.keys[index] = hash(numbered_id(row_id, found._ordinals[index]) if index in found._ordinals else row_id)
+            found.keys[index] = hash(
+                numbered_id(row_id, found._ordinals[index]) if index in found._ordinals else row_id
+            )
         return found
 
     def where(self, index: int) -> str:
@@ -133,7 +135,9 @@ _LEAST_SHARE = 0.01  # of the predictions, or of the references where they are f
 
 
 class Joined(NamedTuple):
-    """Files of predictions and the references that they are scored against, called by the same ids; what to know of that."""
+    """Files of predictions and the references that they are scored against, called by the same ids; what to know of
+    that.
+    """
 
     files: list[Predictions]
     references: References
@@ -156,7 +160,9 @@ def join(files: Sequence[Predictions], references: References, audio_folders: Se
         by_audio = references.by_audio()
         found = [file.by_audio(folder) for file, folder in zip(files, audio_folders, strict=True)]
         if all(_belong(file, by_audio) for file in found):
-            note = "predictions without ids were found in the manifest by their audio: file, offset, duration and channel"
+            note = (
+                "predictions without ids were found in the manifest by their audio: file, offset, duration and channel"
+            )
             return Joined(found, by_audio, [note])
     raise UsageError(_why(strangers[0], references))
 
@@ -175,6 +181,8 @@ def _why(file: Predictions, references: References) -> str:
     of_each = (stranger["id"], stranger.get("audio_filepath")), (wanted.id, wanted.audio.name)
     here, there = (f"id {show_text(row_id)}" + (f", audio {show(path)}" if path else "") for row_id, path in of_each)
     return (
-        f"{file.path}: {f'only {found}' if found else 'none'} of its {len(file)} rows {'are' if found > 1 else 'is'} in "
-        f"{references.source}; here one is {here}, there {there}; give the manifest that was transcribed, or the same ids to both"
+        f"{file.path}: {f'only {found}' if found else 'none'} of its {len(file)} rows "
+        f"{'are' if found > 1 else 'is'} in "
+        f"{references.source}; here one is {here}, there {there}; give the manifest that was transcribed, or the same "
+        f"ids to both"
     )

@@ -1,4 +1,5 @@
-"""What a row says that matters to a score: its texts, its language, whether it failed, how long it is, which groups it is in.
+"""What a row says that matters to a score: its texts, its language, whether it failed, how long it is, which groups it
+is in.
 
 Knows a row as a dict; knows nothing of files.
 """
@@ -19,7 +20,9 @@ _DURATION_BOUNDS_S = (2, 5, 10, 15, 20, 30, 60, 300)
 
 
 def finite_seconds(value: Any) -> float | None:
-    """A number of seconds that can be computed with, from 0 to `rows.MAX_SECONDS`; None for all else, NaN and true included."""
+    """A number of seconds that can be computed with, from 0 to `rows.MAX_SECONDS`; None for all else, NaN and true
+    included.
+    """
     return value + 0.0 if type(value) in (int, float) and 0 <= value <= MAX_SECONDS else None
 
 
@@ -39,15 +42,17 @@ def text_of(fields: Mapping[str, Any], name: str, where: Callable[[], str]) -> s
 
 
 def prediction_of(row: Mapping[str, Any] | None, name: str, where: Callable[[], str]) -> str | None:
-    """What the model said; None where there is no row, it failed, or it says nothing. Raises OutputError as `text_of`."""
+    """What the model said; None where there is no row, it failed, or it says nothing. Raises
+    OutputError as `text_of`.
+    """
     return None if row is None or row.get("status") == "failed" else text_of(row, name, where)
 
 
 def language_of(fields: Mapping[str, Any], otherwise: str) -> tuple[str, bool]:
     """The language of a row's reference, and whether the row says so.
 
-    Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in `input`.
-    """
+    Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in
+    `input`."""
     theirs = fields if "status" not in fields else fields.get("input")
     for lang in (fields.get("lang"), theirs.get("language") if isinstance(theirs, dict) else None):
         if type(lang) is str and lang.strip():

@@ -1,4 +1,5 @@
-"""Scores predictions: word and character error rates over all rows and over groups, with intervals, and how long rows took.
+"""Scores predictions: word and character error rates over all rows and over groups, with intervals, and how long rows
+took.
 
 Knows nothing of how rows are counted (`scoring`) nor of how results are shown.
 """
@@ -114,7 +115,9 @@ def check_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
             raise UsageError(f"--by {name}: no row has it")
 
 
-def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, options: ScoreOptions) -> dict[str, Any]:
+def described(
+    rules: TextRules, normalizers: Mapping[str, int], fell_back: int, options: ScoreOptions
+) -> dict[str, Any]:
     """With what it was counted: whoever has the same of all of these gets the same numbers.
 
     Args:
@@ -122,7 +125,9 @@ def described(rules: TextRules, normalizers: Mapping[str, int], fell_back: int, 
         fell_back: rows that their normaliser could not do.
     """
     return {
-        "normalizers": [{**rules.normalizer(name).as_dict(), "rows": rows} for name, rows in sorted(normalizers.items())],
+        "normalizers": [
+            {**rules.normalizer(name).as_dict(), "rows": rows} for name, rows in sorted(normalizers.items())
+        ],
         "normalizer_fell_back": fell_back,
         "words": aligner(rules.with_compounds),
         "characters": aligner(False),
@@ -140,7 +145,8 @@ def text_notes(tally: Any, language: str, options: ScoreOptions) -> list[str]:
     notes = tally.languages.notes(language, options.language is None, options.normalizer)
     if tally.fell_back:
         notes.append(
-            f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of those rows"
+            f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of "
+            f"those rows"
         )
     return notes
 
@@ -174,6 +180,7 @@ def _stated_speed(tally: Tally) -> dict[str, Any]:
 def _why_nothing(path: Path, tally: Tally, text_field: str) -> str:
     reasons = ", ".join(f"{rows} rows: {EXCLUDED[reason]}" for reason, rows in tally.excluded.items())
     return (
-        f"{path}: no row can be scored ({reasons}); give their manifest with --references, or name the field with --text-field "
+        f"{path}: no row can be scored ({reasons}); give their manifest with --references, or name the field with "
+        f"--text-field "
         f"(now {text_field}); two runs without references can be compared with asrbatch compare"
     )

@@ -1,8 +1,7 @@
 """Counts the words and characters of rows, in pieces by several processes; `score` makes figures of the counts.
 
-Nothing of a row is kept but its counts and the seconds it took. A prediction that failed or is missing counts as an empty
-hypothesis.
-"""
+Nothing of a row is kept but its counts and the seconds it took. A prediction that failed or is missing counts as an
+empty hypothesis."""
 
 import time
 from array import array
@@ -161,7 +160,9 @@ class Scoring:
             fields, row = self.row(index)
             _refuse_chunks_of_sessions(self._rules, fields)
             reference = text_of(fields, self._options.text_field, partial(self._where, index, fields))
-            hypothesis = prediction_of(row, self._predictions.pred_field, partial(self._predictions.where, fields["id"]))
+            hypothesis = prediction_of(
+                row, self._predictions.pred_field, partial(self._predictions.where, fields["id"])
+            )
             lang, stated = (self._written, True) if self._written else language_of(fields, self._language)
             prepared = self._rules.prepare(reference, [hypothesis], lang)
             tally.languages.add(lang, stated, *(() if self._written else (row,)))
@@ -210,6 +211,7 @@ def _add_times(tally: Tally, row: Mapping[str, Any]) -> None:
 def _refuse_chunks_of_sessions(rules: TextRules, fields: Mapping[str, Any]) -> None:
     if rules.with_compounds and fields.keys() >= _CHUNKS_OF_SESSIONS:
         raise UsageError(
-            f"--normalizer leaderboard: id {fields['id']} is a chunk of a session (parent_id, chunk_index); the leaderboard "
+            f"--normalizer leaderboard: id {fields['id']} is a chunk of a session (parent_id, chunk_index); the "
+            f"leaderboard "
             "joins those before it scores, which is not done here, and the number would be another one"
         )

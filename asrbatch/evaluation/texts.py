@@ -1,8 +1,8 @@
-"""From what was said and what was written to counts of edits: which rules a text is normalised by, and what is counted in it.
+"""From what was said and what was written to counts of edits: which rules a text is normalised by, and what is counted
+in it.
 
-The rules follow from the reference's language alone, never from what the model took it for: a score must not depend on how a
-model errs. Knows nothing of files.
-"""
+The rules follow from the reference's language alone, never from what the model took it for: a score must not depend on
+how a model errs. Knows nothing of files."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -91,7 +91,9 @@ class TextRules:
         return Texts(normalized[0], tuple(normalized[1:]), in_words, name, fell_back, english_rules, excluded)
 
     def count(self, texts: Sequence[Texts]) -> list[list[tuple[Edits | None, Edits]]]:
-        """For each utterance, for each of its hypotheses: edits in words (None where words are not counted), in characters."""
+        """For each utterance, for each of its hypotheses: edits in words (None where words are not counted), in
+        characters.
+        """
         counted: list[list[tuple[Edits | None, Edits]]] = [[] for _ in texts]
         edits_of = compound_edits if self.with_compounds else word_edits
         in_words = [at for at, each in enumerate(texts) if each.in_words]

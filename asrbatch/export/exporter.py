@@ -1,8 +1,7 @@
 """Exports the rows of a run, or of one chunk of it: subtitles, texts, times of words, Whisper's JSON.
 
-Rows are read twice, first for their names, and never kept; of each, 16 bytes are remembered, which tell whether two have one
-name. Changes no file of the run. Knows nothing of formats but their table.
-"""
+Rows are read twice, first for their names, and never kept; of each, 16 bytes are remembered, which tell whether two
+have one name. Changes no file of the run. Knows nothing of formats but their table."""
 
 import json
 import time
@@ -112,7 +111,9 @@ def export(
             if name in RESULT_FORMATS
         }
         utterances = {
-            name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files) for name in formats if name in FORMATS
+            name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files)
+            for name in formats
+            if name in FORMATS
         }
         said = time.monotonic()
         for where, row in _rows(paths.rows, size, exported):
@@ -150,7 +151,9 @@ def how_complete(rows_path: Path, exported: Exported) -> list[str]:
     if record is None:
         notes.append(f"no run record beside it: whether these {num_rows} rows are all of a run cannot be told")
     elif mark is None or mark["rows"] != num_rows:
-        notes.append(f"not complete: {num_rows} of {record.get('total_rows', 'an unknown number of')} rows are there so far")
+        notes.append(
+            f"not complete: {num_rows} of {record.get('total_rows', 'an unknown number of')} rows are there so far"
+        )
     if record is not None and record.get("num_chunks") and record.get("chunk_id") is not None:
         notes.append(f"chunk {record['chunk_id']} of {record['num_chunks']} alone")
     return notes
@@ -208,7 +211,9 @@ def _rows(path: Path, size: int, exported: Exported) -> Iterator[tuple[str, dict
 
 def _not_ours(where: str, reason: BaseException | None) -> OutputError:
     what = reason.msg if isinstance(reason, json.JSONDecodeError) else reason
-    return OutputError(f"{where}: no output row ({what}); give the rows file that transcribe or merge-shards wrote, unedited")
+    return OutputError(
+        f"{where}: no output row ({what}); give the rows file that transcribe or merge-shards wrote, unedited"
+    )
 
 
 def _doubled_names(path: Path, size: int) -> frozenset[int]:
@@ -239,7 +244,8 @@ def _refuse_doubled_ids(path: Path, size: int, hashes: frozenset[int]) -> None:
             continue
         if row["id"] in first:
             raise OutputError(
-                f"{where}: id {show_text(row['id'])} is that of {first[row['id']]} as well; rows of one run have different ids, "
+                f"{where}: id {show_text(row['id'])} is that of {first[row['id']]} as well; rows of one run have "
+                f"different ids, "
                 "so the file was put together by hand: export its parts to different folders"
             )
         first[row["id"]] = where

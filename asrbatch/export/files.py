@@ -1,8 +1,7 @@
 """The files of an export: one for each utterance or one for all, with an index of them. Nothing is ever half written.
 
-A file that is there already and says something else was made by somebody else, by hand, or from other rows: it is left as it
-is unless asked otherwise. Knows nothing of rows files, and of a format only how it is written.
-"""
+A file that is there already and says something else was made by somebody else, by hand, or from other rows: it is left
+as it is unless asked otherwise. Knows nothing of rows files, and of a format only how it is written."""
 
 import filecmp
 import json
@@ -62,8 +61,8 @@ class Index:
 class OneFileEach:
     """A file for every utterance.
 
-    Renamed into place one by one, not fsynced: that would take days for ten million files. After a power cut some may be
-    empty; the next export finds them to differ and says so.
+    Renamed into place one by one, not fsynced: that would take days for ten million files. After a power cut some may
+    be empty; the next export finds them to differ and says so.
 
     Attributes:
         written, unchanged: numbers of files; the latter were there already, word for word.
@@ -110,7 +109,8 @@ class OneFileEach:
             more = ", …" if self._num_in_the_way > _SHOWN else ""
             raise OutputError(
                 f"{self._folder}: {self._num_in_the_way} files are there already and say something else "
-                f"({', '.join(self._in_the_way)}{more}); they were left as they are, all others are written: --overwrite "
+                f"({', '.join(self._in_the_way)}{more}); they were left as they are, all others are written: "
+                f"--overwrite "
                 "replaces them, or choose another --to"
             )
 
@@ -138,7 +138,8 @@ class WholeFile:
             self.written = 1 - self.unchanged
             if self.written and self.path.exists() and not (self._overwrite and self.path.is_file()):
                 raise OutputError(
-                    f"{self.path}: is there already and says something else; it was left as it is: --overwrite replaces it, or "
+                    f"{self.path}: is there already and says something else; it was left as it is: --overwrite "
+                    f"replaces it, or "
                     "choose another --to"
                 )
 
@@ -165,7 +166,9 @@ class OneFile(WholeFile):
         self._num_utterances += 1
         if self._only_one and self._num_utterances > 1:
             extension = self._layout.extension
-            raise UsageError(f"--per-run --format {extension}: a file of that format holds one utterance, and there are more")
+            raise UsageError(
+                f"--per-run --format {extension}: a file of that format holds one utterance, and there are more"
+            )
         content = self._layout.write(spoken, self._rules).encode()
         with explained(self.path):
             if self._unsorted and content:

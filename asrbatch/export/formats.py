@@ -1,8 +1,7 @@
 """What can be exported: for each format, how one utterance is written.
 
-A format is a function from what was spoken (and the rules for subtitles) to text, and a line in `FORMATS`. Knows nothing of
-rows files and folders.
-"""
+A format is a function from what was spoken (and the rules for subtitles) to text, and a line in `FORMATS`. Knows
+nothing of rows files and folders."""
 
 import math
 import re
@@ -18,8 +17,10 @@ from asrbatch.storage.files import json_bytes
 
 _CTM_HEAD = """\
 ;; file channel start duration word confidence
-;; start, duration: estimates. A model gives times for segments; within one, time is shared out by the characters of its words
-;; confidence: mean probability of the tokens of the window that the word stands in, the same for all its words; NA if unknown
+;; start, duration: estimates. A model gives times for segments; within one, \
+time is shared out by the characters of its words
+;; confidence: mean probability of the tokens of the window that the word stands in, \
+the same for all its words; NA if unknown
 """
 # Of openai-whisper's segments, after `id`, `seek`, `start`, `end` and `text`.
 _WHISPER_FACTS = ("tokens", "temperature", "avg_logprob", "compression_ratio", "no_speech_prob")
@@ -49,11 +50,9 @@ class Format:
 class PerRun:
     """One file for all utterances of a run.
 
-    Attributes:
-        extension: of the file, without the dot.
-        write: one utterance among others, whole lines.
-        head: stands first in the file.
-        sort_key: of a line, where the format wants recordings in order, and the lines of each, which begin with its name and a
+    Attributes: extension: of the file, without the dot. write: one utterance among others, whole lines. head: stands
+        first in the file. sort_key: of a line, where the format wants recordings in order, and the lines of each, which
+        begin with its name and a
             space; otherwise they stay in the order of the rows.
     """
 
@@ -72,9 +71,12 @@ def srt(spoken: Transcript, rules: CueLimits) -> str:
 
 
 def vtt(spoken: Transcript, rules: CueLimits) -> str:
-    """WebVTT (W3C): a blank line before each cue; `&`, `<`, `>` are escaped, so that no text can be taken for markup."""
+    """WebVTT (W3C): a blank line before each cue; `&`, `<`, `>` are escaped, so that no text can be
+    taken for markup.
+    """
     return "".join(
-        f"\n{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_vtt_text(cue)}\n" for cue in _shifted_cues(spoken, rules)
+        f"\n{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_vtt_text(cue)}\n"
+        for cue in _shifted_cues(spoken, rules)
     )
 
 
@@ -84,7 +86,9 @@ def txt(spoken: Transcript, _: CueLimits) -> str:
 
 
 def tsv(spoken: Transcript, _: CueLimits) -> str:
-    """openai-whisper's: start, end (whole milliseconds) and text of each segment; tabs and line breaks in it as spaces."""
+    """openai-whisper's: start, end (whole milliseconds) and text of each segment; tabs and line
+    breaks in it as spaces.
+    """
     return "".join(f"{start}\t{end}\t{text}\n" for start, end, text in _tsv_rows(spoken))
 
 

@@ -21,25 +21,26 @@ MAX_NAME_BYTES = 100
 def file_name(row_id: str, audio_path: str | None, collides: bool) -> str:
     """The name before the dot and the extension.
 
-    It is the id, or that of the audio file where the manifest gave no id; what file systems refuse becomes `_`, and it ends
-    after `MAX_NAME_BYTES`.
+    It is the id, or that of the audio file where the manifest gave no id; what file systems refuse becomes `_`, and it
+    ends after `MAX_NAME_BYTES`.
 
-    Args:
-        collides: another id has a name with the same `name_key`: `~` and 16 hexadecimal digits of the id's hash are added.
+    Args: collides: another id has a name with the same `name_key`: `~` and 16 hexadecimal digits of the id's hash are
+        added.
     """
     name = _readable(row_id, audio_path)
     return f"{name}{_HASHED}{_digest(row_id)}" if collides or _OF_A_RUN.search(name) else name
 
 
 def name_key(row_id: str, audio_path: str | None) -> str:
-    """The same for names that one file system or another takes for one: those that differ by capitals, or in how accents are
-    written."""
+    """The same for names that one file system or another takes for one: those that differ by capitals, or in how
+    accents are written."""
     name = unicodedata.normalize("NFC", _readable(row_id, audio_path)).casefold()
     return unicodedata.normalize("NFD", name).casefold()
 
 
 def column(text: str) -> str:
-    """Text as a column that ends at white space can hold it: white space, control characters, `%` and a leading `;` as in URLs.
+    """Text as a column that ends at white space can hold it: white space, control characters, `%` and a leading `;` as
+    in URLs.
 
     Other texts give other columns, and `urllib.parse.unquote` gives the text back.
     """

@@ -1,8 +1,8 @@
-"""Rows as other tools of the field take results: a NeMo manifest with predictions, a result file of the Open ASR Leaderboard.
+"""Rows as other tools of the field take results: a NeMo manifest with predictions, a result file of the Open ASR
+Leaderboard.
 
-One file of all rows, in their order. Rows that failed are in it with an empty prediction: leaving them out would make a model
-look better than it is. Knows nothing of subtitles and of folders.
-"""
+One file of all rows, in their order. Rows that failed are in it with an empty prediction: leaving them out would make a
+model look better than it is. Knows nothing of subtitles and of folders."""
 
 import os
 from collections import Counter
@@ -27,8 +27,13 @@ from asrbatch.storage.run_files import RunFacts
 
 # Why a row is in no NeMo manifest, beside `scored_texts.EXCLUDED` of the leaderboard.
 LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
-WITHOUT_TIME = {"failed": "they failed", "no_length": "nobody knows how long they are; state `duration` in the manifest"}
-_TIME_IS = "engine wall time of one device, shared out by audio seconds of the rows that did not fail; no time of this row"
+WITHOUT_TIME = {
+    "failed": "they failed",
+    "no_length": "nobody knows how long they are; state `duration` in the manifest",
+}
+_TIME_IS = (
+    "engine wall time of one device, shared out by audio seconds of the rows that did not fail; no time of this row"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,9 @@ class ResultNames:
         """
         missing = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if not value]
         if missing:
-            raise UsageError(f"--format leaderboard: {', '.join(missing)} missing; the leaderboard's file names are made of them")
+            raise UsageError(
+                f"--format leaderboard: {', '.join(missing)} missing; the leaderboard's file names are made of them"
+            )
         parts = (value.replace("/", "-") for value in (self.dataset, self.dataset_name, self.split))
         return f"MODEL_{self.model_id.replace('/', '-')}_DATASET_{'_'.join(parts)}.jsonl"
 
@@ -61,9 +68,9 @@ class ResultNames:
 class NemoFile(WholeFile):
     """A NeMo manifest: every field of the input as it was, and `pred_text`.
 
-    NeMo's tools read `duration`, `text` and `audio_filepath` of every row, and divide by the first: `duration` is filled in where
-    it was not stated, `text` is empty where there is no reference, and relative paths are made absolute, because NeMo takes them
-    as relative to this file.
+    NeMo's tools read `duration`, `text` and `audio_filepath` of every row, and divide by the first: `duration` is
+    filled in where it was not stated, `text` is empty where there is no reference, and relative paths are made
+    absolute, because NeMo takes them as relative to this file.
 
     Attributes:
         left_out: rows left out, by reason (`LEFT_OUT`): those whose length nobody knows.
@@ -88,9 +95,11 @@ class NemoFile(WholeFile):
 
 
 class LeaderboardFile(WholeFile):
-    """A result file of the Open ASR Leaderboard. Texts are as they were written: the leaderboard normalises when it scores.
+    """A result file of the Open ASR Leaderboard. Texts are as they were written: the leaderboard normalises when it
+    scores.
 
-    Rows that it drops before a model hears them are left out. `time` makes its RTFx that of the run's engine, and says so.
+    Rows that it drops before a model hears them are left out. `time` makes its RTFx that of the run's engine, and says
+    so.
 
     Attributes:
         left_out: rows left out, by reason (`scored_texts.EXCLUDED`).
@@ -142,8 +151,8 @@ RESULT_FILES = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
 def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) -> dict[str, Any]:
     """An output row as the row of the manifest it came from, with `pred_text`.
 
-    What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`. `duration` is null
-    where nobody knows it; rows whose audio is no file of its own have their id as `audio_filepath`.
+    What had stood under a name that is ours gets it back, but for `pred_text`, which stays under `input`. `duration` is
+    null where nobody knows it; rows whose audio is no file of its own have their id as `audio_filepath`.
 
     Args:
         audio_base, holds_audio: as `RunFacts` tells them.
@@ -176,7 +185,8 @@ def _rtfx_of_engine(rows: Path) -> float:
     mark = read_completion_mark(RunPaths(rows))
     if not (mark or {}).get("rtfx_engine"):
         raise UsageError(
-            f"--format leaderboard: {RunPaths(rows).done.name} does not say how fast the engine was, and `time` is made of that; "
+            f"--format leaderboard: {RunPaths(rows).done.name} does not say how fast the engine was, and `time` is "
+            f"made of that; "
             "finish the run, or merge its chunks"
         )
     return mark["rtfx_engine"]

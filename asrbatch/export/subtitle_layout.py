@@ -49,9 +49,8 @@ def pieces(text: str) -> list[TextPiece]:
     """A text, on one line, as its pieces in order.
 
     A line may end at spaces; between Chinese and Japanese characters, but not before closing punctuation or after an
-    opening one; and, for want of a dictionary of words, between the letters of scripts that set no spaces (Thai, Lao, Khmer,
-    Burmese), but not inside what is written as one.
-    """
+    opening one; and, for want of a dictionary of words, between the letters of scripts that set no spaces (Thai, Lao,
+    Khmer, Burmese), but not inside what is written as one."""
     found = []
     for word in text.split(" "):
         parts = [word] if word.isascii() else _parts(word)
@@ -127,7 +126,12 @@ def _parts(word: str) -> list[str]:
 def _may_break(before: str, after: str) -> bool:
     """Whether a line may end between two characters with no space between them."""
     category = unicodedata.category(after)
-    if category[0] == "M" or category in ("Pe", "Pf", "Po", "Cf", "Sk", "Zs") or after in _NO_BEGINNERS or before in _JOINERS:
+    if (
+        category[0] == "M"
+        or category in ("Pe", "Pf", "Po", "Cf", "Sk", "Zs")
+        or after in _NO_BEGINNERS
+        or before in _JOINERS
+    ):
         return False
     if unicodedata.category(before) in ("Ps", "Pi", "Zs"):
         return False

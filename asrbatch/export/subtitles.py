@@ -1,12 +1,12 @@
 """Subtitles by the rules of broadcasters: texts with times in, cues out.
 
-Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text. The
-words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
+Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text.
+The words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
 
-The defaults of `CueLimits` and the way of timing are those of two published guides:
-    Netflix, Timed Text Style Guide: General Requirements (duration, frame gap, line treatment), English Timed Text Style
-    Guide (characters per line, reading speed) and Subtitle Timing Guidelines (closing gaps). partnerhelp.netflixstudios.com
-    BBC, Subtitle Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
+The defaults of `CueLimits` and the way of timing are those of two published guides: Netflix, Timed Text Style Guide:
+    General Requirements (duration, frame gap, line treatment), English Timed Text Style Guide (characters per line,
+    reading speed) and Subtitle Timing Guidelines (closing gaps). partnerhelp.netflixstudios.com BBC, Subtitle
+    Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
 """
 
 import math
@@ -22,7 +22,8 @@ from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, 
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
 _CLOSED_GAP_MS = 500
-# BBC: a subtitle should not hang on the screen for more than 1.5 s after speech has stopped. Only reading speed asks for it.
+# BBC: a subtitle should not hang on the screen for more than 1.5 s after speech has stopped. Only reading speed asks
+# for it.
 _LINGER_MS = 1500
 # A silence as long as this begins a new cue, whatever else speaks against it.
 _PAUSE_MS = 1000
@@ -43,8 +44,8 @@ class CueLimits:
         max_lines: lines in a cue. Netflix, BBC: 2.
         min_duration_s: Netflix: 5/6 s.
         max_duration_s: Netflix: 7 s.
-        max_chars_per_s: reading speed. Netflix: 20 for adult programmes in English (17 in many languages). BBC: 160 to 180 words
-            a minute, some 15.
+        max_chars_per_s: reading speed. Netflix: 20 for adult programmes in English (17 in many languages). BBC: 160 to
+            180 words a minute, some 15.
         min_gap_s: between two cues. Netflix: 2 frames; at 24 a second 0.083 s.
 
     Raises:
@@ -69,7 +70,9 @@ class CueLimits:
             if not least <= value < math.inf:
                 raise UsageError(f"{option} {value:g}: must be at least {least:g}")
         if not self.min_duration_s <= self.max_duration_s < math.inf:
-            raise UsageError(f"--max-duration {self.max_duration_s:g}: must be at least --min-duration, {self.min_duration_s:g}")
+            raise UsageError(
+                f"--max-duration {self.max_duration_s:g}: must be at least --min-duration, {self.min_duration_s:g}"
+            )
 
     @cached_property
     def min_ms(self) -> int:
@@ -88,7 +91,9 @@ class CueLimits:
 
 
 class Cue(NamedTuple):
-    """What stands on the screen from `start_ms` to `end_ms`; lines without white space at either end, none of them empty."""
+    """What stands on the screen from `start_ms` to `end_ms`; lines without white space at either end, none of them
+    empty.
+    """
 
     start_ms: int
     end_ms: int
@@ -98,9 +103,9 @@ class Cue(NamedTuple):
 def cues(segments: Sequence[TranscriptSegment], audio_ms: int, rules: CueLimits) -> list[Cue]:
     """The cues of one utterance.
 
-    Always: cues are in order, none overlaps another, every one lasts at least 1 ms and at most the longest duration, all are
-    inside the audio (unless it has more cues than milliseconds); no line is too wide but one that holds a single word, and
-    no cue has too many lines.
+    Always: cues are in order, none overlaps another, every one lasts at least 1 ms and at most the longest duration,
+    all are inside the audio (unless it has more cues than milliseconds); no line is too wide but one that holds a
+    single word, and no cue has too many lines.
 
     The shortest duration and the smallest gap are kept whenever the audio has time for that many of both. For reading
     speed a cue stays on past its speech as long as the next one, the longest duration and 1.5 s allow: where people
@@ -144,7 +149,9 @@ def _width(words: Sequence[_Word]) -> int:
 
 
 def _divide(words: list[_Word], audio_ms: int, rules: CueLimits) -> list[list[_Word]]:
-    """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the latest."""
+    """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the
+    latest.
+    """
     groups, start = [], 0
     while start < len(words):
         ends = [(_cost(words, start, end, chars, audio_ms, rules), -end) for end, chars in _ends(words, start, rules)]
@@ -155,7 +162,8 @@ def _divide(words: list[_Word], audio_ms: int, rules: CueLimits) -> list[list[_W
 
 
 def _ends(words: list[_Word], start: int, rules: CueLimits) -> Iterator[tuple[int, int]]:
-    """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a silence.
+    """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a
+    silence.
 
     A text of several lines ends before it lasts too long; of one line said in a long time, a part would say too little.
     """
@@ -205,7 +213,11 @@ def _times(groups: list[_CueSpeech], audio_ms: int, rules: CueLimits) -> list[tu
     Cues appear with their speech. Where one would have too little time the next one waits for it, and the last ones
     appear earlier when the audio ends too soon.
     """
-    total_ms, gap_ms, needed_ms = audio_ms + rules.gap_ms, rules.gap_ms, rules.min_ms + rules.gap_ms  # no gap after the last
+    total_ms, gap_ms, needed_ms = (
+        audio_ms + rules.gap_ms,
+        rules.gap_ms,
+        rules.min_ms + rules.gap_ms,
+    )  # no gap after the last
     if needed_ms * len(groups) > total_ms:  # no time for so many: equal shares
         total_ms = max(audio_ms, len(groups))
         needed_ms = total_ms // len(groups)

@@ -1,5 +1,4 @@
 """Rows in: what a manifest is, whatever holds it; its checks, ids, chunks; surveying and making manifests.
 
-Begin with `manifest.py`, then `scan.py` (one pass over all rows) and `readers/` (one file for each format); a new format is a
-reader and a line in `formats.py`. May import `audio`, `storage` and the root modules.
-"""
+Begin with `manifest.py`, then `scan.py` (one pass over all rows) and `readers/` (one file for each format); a new
+format is a reader and a line in `formats.py`. May import `audio`, `storage` and the root modules."""

@@ -53,5 +53,7 @@ class Columns:
         for theirs, option in self.given.values():
             if theirs not in fields:
                 found = ", ".join(fields) or "no fields"
-                raise InvalidRow(f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row")
+                raise InvalidRow(
+                    f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row"
+                )
         return {self.ours(name): value for name, value in fields.items()}

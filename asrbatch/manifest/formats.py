@@ -1,11 +1,13 @@
 """Which formats of manifest there are, in which order they are tried, and which options each takes.
 
-How each is recognised is told in `formats_*.py`, how it is read in `manifest_*.py`. Importing this module imports no pyarrow
-and no datasets.
+How each is recognised is told in `formats_*.py`, how it is read in `manifest_*.py`. Importing this module imports no
+pyarrow and no datasets.
 
-A new format: a reader (`manifest_scan.Reader`), a function in `formats_*.py` that opens it or returns None, a line in `_FORMATS`.
+A new format: a reader (`manifest_scan.Reader`), a function in `formats_*.py` that opens it or returns None, a line in
+`_FORMATS`.
 
-Opening tables and data sets: `save_to_disk`, Parquet, Arrow, the Hugging Face hub. Each returns None for what is not its own.
+Opening tables and data sets: `save_to_disk`, Parquet, Arrow, the Hugging Face hub. Each returns None for what is not
+its own.
 
 pyarrow and datasets are imported when such a source is opened, not before.
 """
@@ -130,7 +132,9 @@ def open_hub(source: ManifestSource) -> Reader | None:
             return None  # a folder here: perhaps one of audio
         if reader is None:
             fix = "the hub keeps most data sets as Parquet as well: add @refs/convert/parquet to the name"
-            raise ManifestError(f"{found.source}: holds files that datasets reads as {found.kind}, which is not supported; {fix}")
+            raise ManifestError(
+                f"{found.source}: holds files that datasets reads as {found.kind}, which is not supported; {fix}"
+            )
     num_rows = getattr(reader, "num_rows", None)
     if found.num_rows is not None and num_rows is not None and num_rows != found.num_rows:
         problem = f"its card says that {found.split} has {found.num_rows} rows, its files hold {num_rows}"
@@ -197,7 +201,8 @@ def _saved_splits(path: str) -> list[str]:
 
 
 ACCEPTED = (
-    "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV with a "
+    "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV "
+    "with a "
     "header, a folder or glob of audio, a Kaldi folder, lhotse cuts, tars of NeMo or WebDataset, hf://NAME, "
     "a TOML file that names one of these, - for standard input"
 )
@@ -292,7 +297,9 @@ def _format_of(name: str, text: TextFile, options: SourceOptions) -> str:
     if known := known_head(head):
         raise ManifestError(f"{name}: is {known[0]}, {known[1]}")
     first_line = head.lstrip().partition(b"\n")[0].decode("utf-8", "backslashreplace")
-    raise ManifestError(f"{name}: starts with {show(first_line)}; say what it is with --format, one of {', '.join(_TEXTS)}")
+    raise ManifestError(
+        f"{name}: starts with {show(first_line)}; say what it is with --format, one of {', '.join(_TEXTS)}"
+    )
 
 
 def _stdin_text() -> TextFile:
@@ -301,7 +308,9 @@ def _stdin_text() -> TextFile:
 
 @lru_cache(maxsize=1)
 def _stdin() -> int:
-    """Standard input in a file without a name, which ends with this process: it is read again, also by who opens it again."""
+    """Standard input in a file without a name, which ends with this process: it is read again, also by who opens it
+    again.
+    """
     spool = tempfile.TemporaryFile()
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.flush()

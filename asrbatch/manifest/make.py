@@ -1,8 +1,7 @@
 """Any source as a manifest in JSON Lines, with the durations its audio was measured to have.
 
-Leaves no row out: one whose audio cannot be read is written as it was, and fails in a run as it would have. Knows nothing of
-formats, nor how audio is measured (`probe.py`).
-"""
+Leaves no row out: one whose audio cannot be read is written as it was, and fails in a run as it would have. Knows
+nothing of formats, nor how audio is measured (`probe.py`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from asrbatch.manifest.writer import has_place, line_fields, new_manifest
 from asrbatch.storage.files import json_bytes
 from asrbatch.types import Utterance
 
-_MISMATCH_FIX = "the duration written is that of the audio there is; where the file goes on after the row, that of the row"
+_MISMATCH_FIX = (
+    "the duration written is that of the audio there is; where the file goes on after the row, that of the row"
+)
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,8 @@ def write_manifest(
 ) -> ManifestSummary:
     """Measures all rows and writes them.
 
-    Args:
-        path: absolute; replaced when the manifest is whole.
-        headers_only: believe headers, and decode nothing: lossy formats may then be off by 0.1 s, and rows whose length no
+    Args: path: absolute; replaced when the manifest is whole. headers_only: believe headers, and decode nothing: lossy
+        formats may then be off by 0.1 s, and rows whose length no
             header tells keep the duration they state, or none.
         num_workers, timeout_s, observe: as `AudioProbe`.
 
@@ -116,7 +116,9 @@ def figures(made: ManifestSummary, path: Path) -> dict[str, Any]:
                 "kind": kind,
                 "rows": found.counts[kind],
                 "fix": _MISMATCH_FIX if kind == MISMATCH else FIXES[kind],
-                "examples": [{"row": row, "where": made.manifest.where(row), "text": text} for row, text in found.examples[kind]],
+                "examples": [
+                    {"row": row, "where": made.manifest.where(row), "text": text} for row, text in found.examples[kind]
+                ],
             }
             for kind in kinds
         ],

@@ -1,9 +1,8 @@
 """Rows in: `open_manifest` recognises what it is given, checks all of it once, and then reads any row at any time.
 
-Which formats there are is told in `manifest_formats.py`; how each is read is the business of `manifest_*.py`, and what a
-row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
-pyarrow and no datasets.
-"""
+Which formats there are is told in `manifest_formats.py`; how each is read is the business of `manifest_*.py`, and what
+a row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
+pyarrow and no datasets."""
 
 import os
 from array import array
@@ -54,7 +53,9 @@ class Manifest:
 
     @property
     def audio_folder(self) -> str | None:
-        """What relative paths are relative to, where that was found by where the command was run; None where it was not."""
+        """What relative paths are relative to, where that was found by where the command was run; None where it was
+        not.
+        """
         return getattr(self._reader, "audio_folder", None)
 
     def record(self) -> dict[str, Any]:
@@ -111,12 +112,16 @@ class Manifest:
         return utterance
 
     def line(self, index: int) -> bytes | None:
-        """A row as it stands in a file of JSON Lines, the end of line included; None where it has no line of its own."""
+        """A row as it stands in a file of JSON Lines, the end of line included; None where it has
+        no line of its own.
+        """
         return self._reader.line(index) if hasattr(self._reader, "line") else None
 
     @property
     def in_groups(self) -> bool:
-        """Whether audio is read in groups of neighbouring rows: a single row costs what stands before it in its group."""
+        """Whether audio is read in groups of neighbouring rows: a single row costs what stands
+        before it in its group.
+        """
         return getattr(self._reader, "in_groups", False)
 
     @property

@@ -1,9 +1,8 @@
 """Reads the header of every file a manifest names, in parallel, or decodes it, and tells which rows will fail.
 
 A hostile file can neither crash nor hang it: files are read in decoder processes, killed at a timeout. Every header is
-read once however many rows name its file, and rows are taken file by file for that; what is kept is some 35 bytes a row.
-Knows what `audio_header.foresee` says of a row, not how headers are read, and shows nothing.
-"""
+read once however many rows name its file, and rows are taken file by file for that; what is kept is some 35 bytes a
+row. Knows what `audio_header.foresee` says of a row, not how headers are read, and shows nothing."""
 
 import threading
 from bisect import insort
@@ -31,7 +30,8 @@ MOST_TIMEOUT_S = 60.0
 MISMATCH, SILENT = "duration_mismatch", "no_speech"
 # Which rows are decoded: none; those of whose length the header is not sure to a frame; all.
 NEVER, UNSURE, ALWAYS = "never", "unsure", "always"
-# Kinds of findings and what to do; the kinds are those of failed output rows, and two flags, with which a row does not fail.
+# Kinds of findings and what to do; the kinds are those of failed output rows, and two flags, with which a row does not
+# fail.
 FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
     "unreadable": "convert or copy the file again, or drop the row",

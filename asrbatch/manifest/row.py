@@ -25,12 +25,14 @@ from asrbatch.types import AudioRef
 # `logprobs`, which are as often data: those are carried.
 REFUSED_FIELDS = frozenset((
     "temperature", "top_p", "top_k", "min_p", "seed", "best_of", "max_tokens", "min_tokens", "max_new_tokens",
-    "min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "repetition_detection", "length_penalty",
+    "min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "repetition_detection",
+    "length_penalty",
     "no_repeat_ngram_size", "stop_token_ids", "bad_words", "ignore_eos", "logit_bias", "allowed_token_ids",
     "logits_processors", "structured_outputs", "guided_decoding", "thinking_token_budget", "skip_special_tokens",
     "include_stop_str_in_output", "watermarking", "sampling_params", "generation_config", "generation_kwargs",
     "generate_kwargs", "extra_args", "do_sample", "num_beams", "beam_size", "beam_width", "use_beam_search",
-    "num_return_sequences", "suppress_tokens", "forced_decoder_ids", "condition_on_previous_text", "system", "system_prompt",
+    "num_return_sequences", "suppress_tokens", "forced_decoder_ids", "condition_on_previous_text", "system",
+    "system_prompt",
     "user_prompt", "initial_prompt", "messages", "chat_template_kwargs",
 ))  # fmt: skip
 SEVERAL_CLIPS_FIELDS = frozenset(("audio_filepaths", "audios"))
@@ -179,8 +181,8 @@ def canonical_tail(row: Row) -> str:
 def audio_ref(path: str, folder: str) -> AudioRef:
     """Where the audio of a checked `audio_filepath` lives; a relative path is relative to `folder`, which may be a URL.
 
-    The `load` of a `data:` URI raises RowError `unreadable` when its payload is not base64; that of a URL as `read_remote`.
-    """
+    The `load` of a `data:` URI raises RowError `unreadable` when its payload is not base64; that of a URL as
+    `read_remote`."""
     if is_data_uri(path):
         name = shorten_data_uri(path)
         return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
@@ -232,7 +234,9 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
     if not path.strip():
         raise _bad("audio_filepath", path, "is empty", "give the path of one audio file")
     if _HALF_OF_PAIR.search(path):
-        raise _bad("audio_filepath", path, "half of a surrogate pair, which is no character", "rename the file in UTF-8")
+        raise _bad(
+            "audio_filepath", path, "half of a surrogate pair, which is no character", "rename the file in UTF-8"
+        )
     if is_data_uri(path):
         header, comma, payload = path.partition(",")
         if not comma or not header.lower().endswith(";base64"):

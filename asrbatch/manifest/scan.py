@@ -231,7 +231,9 @@ def repeated_id(reader: Reader, row_id: str, first: int) -> str:
 
 
 def _share_read(reader: Reader, num_rows: int) -> float | None:
-    """What part of a manifest its first rows are: by their number where the reader knows that of all, or as it says itself."""
+    """What part of a manifest its first rows are: by their number where the reader knows that of all, or as it says
+    itself.
+    """
     if total := getattr(reader, "num_rows", None):
         return num_rows / total
     return getattr(reader, "share_read", None)

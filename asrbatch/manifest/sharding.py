@@ -1,4 +1,5 @@
-"""Which rows of a manifest belong to which chunk: a pure function of the manifest, the number of chunks and the strategy.
+"""Which rows of a manifest belong to which chunk: a pure function of the manifest, the number of chunks and the
+strategy.
 
 Every process of a run computes the same answer from the same manifest, so that no process has to tell another. Knows
 nothing of files, models or devices.
@@ -27,10 +28,10 @@ class Sharding:
         strategy: one of `choices.STRATEGIES`.
         in_groups: audio is read in groups of neighbouring rows (Parquet).
 
-    Attributes:
-        strategy: the one in effect: `balanced` is `consecutive` where audio is read in groups, so that a chunk reads as little as
-            it can of what others transcribe, otherwise `strided` where no row states its duration. Dealt out again under that
-            name, the result is the same.
+    Attributes: strategy: the one in effect: `balanced` is `consecutive` where audio is read in groups, so that a chunk
+        reads as little as
+            it can of what others transcribe, otherwise `strided` where no row states its duration. Dealt out again
+            under that name, the result is the same.
         num_without_duration: rows that `balanced` had to deal out in turn; 0 for the others.
         chunk_of: int32 [rows], the chunk of every row. Read-only.
 
@@ -38,7 +39,9 @@ class Sharding:
         UsageError: an unknown strategy, or no chunks.
     """
 
-    def __init__(self, durations_s: np.ndarray, num_chunks: int, strategy: str = "balanced", *, in_groups: bool = False):
+    def __init__(
+        self, durations_s: np.ndarray, num_chunks: int, strategy: str = "balanced", *, in_groups: bool = False
+    ):
         if strategy not in STRATEGIES:
             raise UsageError(f"--strategy {strategy}: must be one of {', '.join(STRATEGIES)}")
         if num_chunks < 1:
@@ -69,7 +72,9 @@ class Sharding:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over `chunk_of` as little-endian int32: part of a run's fingerprint, so that no change here goes unseen."""
+        """SHA-256 over `chunk_of` as little-endian int32: part of a run's fingerprint, so that no change here goes
+        unseen.
+        """
         return hashlib.sha256(self.chunk_of.astype("<i4", copy=False).tobytes()).hexdigest()
 
 

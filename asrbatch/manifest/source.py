@@ -35,11 +35,9 @@ _MOST_FILES = 1_000_000
 class ManifestSource:
     """One argument.
 
-    Attributes:
-        path: absolute path, glob, pattern or URL; for messages.
-        files: what it names, in order: absolute paths or URLs. A folder is one of them, itself. Empty when nothing matches.
-        options: how to read it.
-        format: the format that was asked for; None to find out.
+    Attributes: path: absolute path, glob, pattern or URL; for messages. files: what it names, in order: absolute paths
+        or URLs. A folder is one of them, itself. Empty when nothing matches. options: how to read it. format: the
+        format that was asked for; None to find out.
     """
 
     path: str
@@ -68,7 +66,8 @@ def resolve(given: str, options: SourceOptions) -> ManifestSource:
 def expand(given: str) -> list[str]:
     """The files that a path, list, glob or `_OP_0..7_CL_` pattern names, as absolute paths or URLs; none if none match.
 
-    Numbers of a pattern come in their order and globs in that of the names. A file that is called like a pattern is itself.
+    Numbers of a pattern come in their order and globs in that of the names. A file that is called like a pattern is
+    itself.
 
     Raises:
         ManifestError: of a list or a pattern of numbers, a file is missing.
@@ -178,7 +177,9 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
         raise ManifestError(f"{path}: cannot be read as TOML: {e}") from e
     source = said.pop("source", None)
     if type(source) is not str or not source or source == "-" or source.endswith(ENDING):
-        raise ManifestError(f'{path}: source = {show(source)}: must name what to read, such as "hf://owner/name" or a path')
+        raise ManifestError(
+            f'{path}: source = {show(source)}: must name what to read, such as "hf://owner/name" or a path'
+        )
     changes: dict[str, Any] = {}
     for key, value in said.items():
         if key not in _KEYS:

@@ -149,7 +149,9 @@ class ManifestStats:
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
         self._files = array("q") if with_files else None
-        self.manifest: Manifest = open_manifest(source, split=split, check=self._add, options=reading, note=note, observe=observe)
+        self.manifest: Manifest = open_manifest(
+            source, split=split, check=self._add, options=reading, note=note, observe=observe
+        )
         self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
 
@@ -157,7 +159,9 @@ class ManifestStats:
         return len(self.manifest)
 
     def _pass_over_bad(self, index: int) -> None:
-        """Gives the rows up to `index` that nobody was asked about, because they are bad, a piece and a file of their own."""
+        """Gives the rows up to `index` that nobody was asked about, because they are bad, a piece and a file of their
+        own.
+        """
         while (place := len(self._pieces)) < index:
             self._pieces.append(hash(("bad", place)))
             if self._files is not None:
@@ -184,7 +188,9 @@ class ManifestStats:
             return Durations(0, num_absent, 0, 0.0, None, None, None, None)
         median_s, p95_s = (float(value) for value in np.percentile(stated, (50, 95)))
         total_s = float(stated.sum(dtype=np.float64))
-        return Durations(len(stated), num_absent, num_long, total_s, float(stated.min()), median_s, p95_s, float(stated.max()))
+        return Durations(
+            len(stated), num_absent, num_long, total_s, float(stated.min()), median_s, p95_s, float(stated.max())
+        )
 
     def num_longer_than(self, seconds: float) -> int:
         """Rows that state a longer duration."""
@@ -210,8 +216,8 @@ class ManifestStats:
     def balance(self, num_chunks: int, strategy: str, measured_s: np.ndarray | None = None) -> Balance:
         """How the rows fall to chunks.
 
-        Args:
-            measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count instead of
+        Args: measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count
+            instead of
                 the stated ones. Rows are dealt out by what the manifest states all the same.
         """
         stated_s = self.manifest.scan.durations_s
@@ -219,7 +225,9 @@ class ManifestStats:
         known_s = stated_s if measured_s is None else np.where(np.isnan(measured_s), stated_s, measured_s)
         audio_s = np.bincount(sharding.chunk_of, np.nan_to_num(known_s), minlength=num_chunks)
         num_unknown = np.bincount(sharding.chunk_of, np.isnan(known_s), minlength=num_chunks).astype(np.int64)
-        return Balance(strategy, sharding.strategy, sharding.num_without_duration, sharding.num_rows, audio_s, num_unknown)
+        return Balance(
+            strategy, sharding.strategy, sharding.num_without_duration, sharding.num_rows, audio_s, num_unknown
+        )
 
 
 def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: float = 0.0) -> Estimate:

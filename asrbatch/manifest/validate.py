@@ -1,8 +1,7 @@
 """Everything that a run would find wrong with a manifest, found without one: its rows, and the audio they name.
 
-Judges rows as `manifest_scan.py` does and audio as `probe.py` does, and adds them up; knows nothing of how either is done, and
-shows nothing. Imports neither torch nor vllm.
-"""
+Judges rows as `manifest_scan.py` does and audio as `probe.py` does, and adds them up; knows nothing of how either is
+done, and shows nothing. Imports neither torch nor vllm."""
 
 from array import array
 from collections.abc import Callable, Sequence
@@ -61,7 +60,9 @@ class Validation:
         self._check, self._strict, self._tell = check, strict, note
         self._without_place = array("Q")
         keeping = replace(reading, on_bad_row="fail")
-        self._survey = ManifestStats(sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe)
+        self._survey = ManifestStats(
+            sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe
+        )
         self.manifest: Manifest = self._survey.manifest
         self.num_bad = self.manifest.num_bad
         self.probe: AudioProbe | None = None
@@ -75,7 +76,13 @@ class Validation:
         return len(self.manifest)
 
     def judge_audio(
-        self, *, decode: str, num_workers: int, timeout_s: float, rules: WindowConfig | None, observe: Callable[[int, int], None]
+        self,
+        *,
+        decode: str,
+        num_workers: int,
+        timeout_s: float,
+        rules: WindowConfig | None,
+        observe: Callable[[int, int], None],
     ) -> None:
         """Looks at the audio of every good row; arguments and errors are those of `AudioProbe`."""
         self.probe = AudioProbe(
@@ -115,7 +122,9 @@ class Validation:
         """
         passing = [index for index in range(len(self)) if self.passes(index)]
         if not passing:
-            raise UsageError(f"--write-clean {path}: no row passes, and a manifest without rows is none; nothing was written")
+            raise UsageError(
+                f"--write-clean {path}: no row passes, and a manifest without rows is none; nothing was written"
+            )
         folder = str(path.parent)
         # A file of cuts, or of fields under other names, holds them in all lines or in none.
         keeps_lines = self.manifest.has_plain_lines or all(self._line(index, folder) is not None for index in passing)
@@ -158,7 +167,9 @@ def without_place(where: str) -> str:
 def figures(found: Validation) -> dict[str, Any]:
     """What `asrbatch validate --json` prints; docs/commands.md lists the fields, and renaming one breaks scripts."""
     scan, probe = found.manifest.scan, found.probe
-    problems = [_problem(found.manifest, "rows", kind, rows, scan.examples[kind]) for kind, rows in scan.problems.most_common()]
+    problems = [
+        _problem(found.manifest, "rows", kind, rows, scan.examples[kind]) for kind, rows in scan.problems.most_common()
+    ]
     if probe is not None:
         kinds = [kind for kind in FIXES if probe.findings.counts[kind]]
         counts, examples = probe.findings.counts, probe.findings.examples

@@ -2,8 +2,8 @@
 
 Knows nothing about where rows come from beyond what an `Utterance` says, and writes no file.
 
-A manifest that we write, or a list about one: there whole or not at all, and never in the place of what it is made from.
-"""
+A manifest that we write, or a list about one: there whole or not at all, and never in the place of what it is made
+from."""
 
 import math
 import os
@@ -27,7 +27,8 @@ def has_place(row: Utterance) -> bool:
 
 
 def place_from(row: Utterance, folder: str) -> str:
-    """`audio_filepath` for a manifest in `folder`: as it was written where that means the same, else an absolute path or URL.
+    """`audio_filepath` for a manifest in `folder`: as it was written where that means the same, else an absolute path
+    or URL.
 
     Args:
         row: one of which `has_place` is true.
@@ -37,13 +38,16 @@ def place_from(row: Utterance, folder: str) -> str:
     if path is None:
         return row.audio.url
     path = os.path.normpath(path)
-    if type(written) is str and (scheme_of(written) == "file" or os.path.normpath(os.path.join(folder, written)) == path):
+    if type(written) is str and (
+        scheme_of(written) == "file" or os.path.normpath(os.path.join(folder, written)) == path
+    ):
         return written
     return path
 
 
 def line_fields(row: Utterance, folder: str, duration_s: float | None = None) -> dict[str, Any]:
-    """A row of which `has_place` is true, with its id and a path that holds in `folder`; numbers that JSON lacks are null.
+    """A row of which `has_place` is true, with its id and a path that holds in `folder`; numbers that JSON lacks are
+    null.
 
     Args:
         duration_s: takes the place of the stated duration; None leaves what the row states.
@@ -100,4 +104,6 @@ def new_manifest(path: Path) -> Iterator[BinaryIO]:
         with replacing(path) as file:
             yield file
     except OSError as e:
-        raise OutputError(f"{path}: {e.strerror or e}; nothing was written; mend that and run the same command again") from e
+        raise OutputError(
+            f"{path}: {e.strerror or e}; nothing was written; mend that and run the same command again"
+        ) from e

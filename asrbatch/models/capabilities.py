@@ -1,8 +1,7 @@
 """What a speech model can do and how it is asked: plain facts, and what to say when somebody asks for more.
 
-Knows neither vLLM nor where facts come from: Whisper's are read from its files (`whisper_capabilities`), those of any other model
-are asked of vLLM's class in a process of its own (`engine/look.py`).
-"""
+Knows neither vLLM nor where facts come from: Whisper's are read from its files (`whisper_capabilities`), those of any
+other model are asked of vLLM's class in a process of its own (`engine/look.py`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,13 +11,14 @@ from asrbatch.errors import UsageError
 from asrbatch.languages import find
 from asrbatch.models.checkpoint import Checkpoint
 
-# By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio part.
+# By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio
+# part.
 WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
 PROMPT_STYLES = ("auto", INTERFACE_STYLE, CHAT_STYLE)
 CHAT_PROMPT = "Transcribe the following:"
 
-# What can be asked of some models, to the architectures that honour it: read from the classes of vLLM 0.32, and compared
-# with those of the installed vLLM by a test. `asrbatch models` prints what is installed.
+# What can be asked of some models, to the architectures that honour it: read from the classes of vLLM 0.32, and
+# compared with those of the installed vLLM by a test. `asrbatch models` prints what is installed.
 MODELS_SUPPORTING = {
     "language": "Whisper, CohereAsr, Gemma3n, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, Voxtral, VoxtralRealtime",
     "prompt": "Whisper, MoonshotKimia, MossTranscribeDiarize, Qwen3ASR, Qwen3ASRRealtime, Qwen3OmniMoe, "
@@ -36,22 +36,17 @@ MODELS_SUPPORTING = {
 class ModelCapabilities:
     """One model.
 
-    Attributes:
-        architecture: name of the model class.
-        style: how it is asked; `whisper`, `transcription` or `chat`.
-        sample_rate: Hz.
-        window_s: the longest audio that is asked about at once, in seconds.
-        window_from: where that comes from, for people.
-        min_samples: the fewest samples the model can be given.
-        languages: ISO 639-1 codes to names; empty where the model does not say.
-        can: keys of `MODELS_SUPPORTING` that it honours.
-        max_model_len: tokens of prompt, audio and answer together; None for Whisper, whose audio counts apart.
-        window_tokens: prompt tokens of a full window, audio included; None for Whisper.
-        kv_bytes_per_token: of the key-value cache, for each byte of the dtype's width; None for Whisper.
-        placeholder: what stands for the audio in a chat prompt, from the model class; None where it is not asked so.
-        asked_about: prompt tokens of one second of audio as text, for people; None for Whisper.
-        silent_language: what the model class takes, without a word, when nobody states a language; None where it needs none.
-        default_target: language it translates into when none is named; None where it has to be named, or nobody knows.
+    Attributes: architecture: name of the model class. style: how it is asked; `whisper`, `transcription` or `chat`.
+        sample_rate: Hz. window_s: the longest audio that is asked about at once, in seconds. window_from: where that
+        comes from, for people. min_samples: the fewest samples the model can be given. languages: ISO 639-1 codes to
+        names; empty where the model does not say. can: keys of `MODELS_SUPPORTING` that it honours. max_model_len:
+        tokens of prompt, audio and answer together; None for Whisper, whose audio counts apart. window_tokens: prompt
+        tokens of a full window, audio included; None for Whisper. kv_bytes_per_token: of the key-value cache, for each
+        byte of the dtype's width; None for Whisper. placeholder: what stands for the audio in a chat prompt, from the
+        model class; None where it is not asked so. asked_about: prompt tokens of one second of audio as text, for
+        people; None for Whisper. silent_language: what the model class takes, without a word, when nobody states a
+        language; None where it needs none. default_target: language it translates into when none is named; None where
+        it has to be named, or nobody knows.
     """
 
     architecture: str
@@ -102,7 +97,9 @@ class ModelCapabilities:
             raise UsageError(f"{e}; say it in the prompt instead" if self.style == CHAT_STYLE else str(e)) from None
         if (code := find(language, self.languages)) is not None:
             return code
-        raise UsageError(f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}")
+        raise UsageError(
+            f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For the run record."""

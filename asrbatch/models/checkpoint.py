@@ -53,7 +53,9 @@ class Checkpoint:
 
     @property
     def commit(self) -> str | None:
-        """Which commit of the hub this is: what a branch or a tag meant when it was fetched; None for a folder of one's own."""
+        """Which commit of the hub this is: what a branch or a tag meant when it was fetched; None for a folder of one's
+        own.
+        """
         folder = Path(self.folder)
         return folder.name if folder.parent.name == "snapshots" else None
 
@@ -69,7 +71,9 @@ class Checkpoint:
 
     @cached_property
     def languages(self) -> dict[str, int]:
-        """ISO 639-1 code (3 letters where there is none with 2) to token id; `{"en": ...}` alone for English-only ones."""
+        """ISO 639-1 code (3 letters where there is none with 2) to token id; `{"en": ...}` alone
+        for English-only ones.
+        """
         found = {m[1]: i for token, i in self.added_tokens.items() if (m := _LANGUAGE_TOKEN.fullmatch(token))}
         if self.is_multilingual:
             return found
@@ -94,9 +98,8 @@ class Checkpoint:
     def digest(self) -> str:
         """SHA-256 over the names and contents of the files that decide what the model answers; not over its path.
 
-        Every byte counts: a fine-tune may have moved one layer, or one bias. The engine is about to read the same files,
-        from the page cache then; 3 GB take 2 s of one core.
-        """
+        Every byte counts: a fine-tune may have moved one layer, or one bias. The engine is about to read the same
+        files, from the page cache then; 3 GB take 2 s of one core."""
         whole = hashlib.sha256()
         files = content_files(Path(self.folder))
         with ThreadPoolExecutor(4) as pool:
@@ -137,7 +140,9 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
         added_tokens=_added_tokens(folder),
     )
     if weights and not any(any(folder.glob(p)) for p in WEIGHT_PATTERNS):
-        raise UsageError(f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again")
+        raise UsageError(
+            f"--model {name}: {folder} holds no weights ({', '.join(WEIGHT_PATTERNS)}); fetch or copy it again"
+        )
     return checkpoint
 
 
@@ -178,7 +183,9 @@ def hash_file(path: Path) -> str:
         raise _unreadable(path, e) from e
 
 
-def _from_hub(name: str, revision: str | None, *, option: str = "--model", weights: bool = True, fetch: bool = True) -> Path:
+def _from_hub(
+    name: str, revision: str | None, *, option: str = "--model", weights: bool = True, fetch: bool = True
+) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
@@ -200,7 +207,8 @@ def _from_hub(name: str, revision: str | None, *, option: str = "--model", weigh
         at = f" at revision {revision}" if revision else ""
         reason = one_line(e)
         raise UsageError(
-            f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and the network, "
+            f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and "
+            f"the network, "
             f"or give a folder ({reason[:300]})"
         ) from e
     return folder
@@ -219,7 +227,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"{path}: {error.strerror}; the checkpoint's files must be readable: mend that, or give another --model")
+    return UsageError(
+        f"{path}: {error.strerror}; the checkpoint's files must be readable: mend that, or give another --model"
+    )
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Answers to one window: the first, and with `--fallback` those at rising temperatures until one is good enough.
 
-Ladder, thresholds and the exception for silence are those of the original Whisper (openai/whisper, `transcribe.py`), which
-also takes what repeats itself or was cut off for a failure only as far as the compression ratio sees it; a short loop and a
-cut-off answer are failures here. When none is good enough the original keeps the last, at temperature 1.0; as
-faster-whisper does, the most probable is kept here, of those without loop or cut if there is one.
+Ladder, thresholds and the exception for silence are those of the original Whisper (openai/whisper, `transcribe.py`),
+which also takes what repeats itself or was cut off for a failure only as far as the compression ratio sees it; a short
+loop and a cut-off answer are failures here. When none is good enough the original keeps the last, at temperature 1.0;
+as faster-whisper does, the most probable is kept here, of those without loop or cut if there is one.
 
 Pure: knows nothing of the engine.
 """

@@ -1,7 +1,7 @@
 """What a LoRA adapter's files say: its rank, and which of a model's modules it changes. Standard library only.
 
-vLLM applies an adapter to the modules whose names it knows and says nothing of the rest, so the names are compared before a run.
-"""
+vLLM applies an adapter to the modules whose names it knows and says nothing of the rest, so the names are compared
+before a run."""
 
 import json
 import struct
@@ -45,12 +45,19 @@ def modules_of(folder: Path, said: str) -> set[str]:
         UsageError: there are no such weights, or none that can be read.
     """
     if not (folder / WEIGHTS).is_file() and (folder / _PICKLED).is_file():
-        raise UsageError(f"--lora {said}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}")
+        raise UsageError(
+            f"--lora {said}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}"
+        )
     if not (folder / WEIGHTS).is_file():
         raise UsageError(
-            f"--lora {said}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as safetensors"
+            f"--lora {said}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as "
+            f"safetensors"
         )
-    names = {name.partition(".lora_")[0].removeprefix(_PREFIX) for name in _tensors(folder / WEIGHTS, said) if ".lora_" in name}
+    names = {
+        name.partition(".lora_")[0].removeprefix(_PREFIX)
+        for name in _tensors(folder / WEIGHTS, said)
+        if ".lora_" in name
+    }
     if not names:
         raise UsageError(f"--lora {said}: {WEIGHTS} holds no LoRA weights; save the adapter again")
     return names

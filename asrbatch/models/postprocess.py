@@ -49,14 +49,16 @@ def ends_open(prompt: str) -> bool:
     return prompt.rstrip().endswith(OPEN)
 
 
-# Ends what Qwen3-ASR writes before the transcript: `language English<asr_text>` (vllm/model_executor/models/qwen3_asr.py).
+# Ends what Qwen3-ASR writes before the transcript: `language English<asr_text>`
+# (vllm/model_executor/models/qwen3_asr.py).
 TAG = "<asr_text>"
 
 _STATED = re.compile(rf"\s*language ([^<>]+){re.escape(TAG)}\s*")
 
 
 def stated(answer: str, text: str) -> str | None:
-    """The language an answer says that it is in: a code as `languages.primary` has it; None where it says none, or several.
+    """The language an answer says that it is in: a code as `languages.primary` has it; None where it says none, or
+    several.
 
     Args:
         answer: as it was decoded.

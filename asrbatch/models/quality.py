@@ -1,8 +1,8 @@
 """Signs that a text is not what was said: figures, and flags for people who filter; nothing here changes a text.
 
-The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them. Its mean log-probability is
-over all sampled tokens, timestamps included, after its token rules; ours over the text's and the end token, before them.
-"""
+The thresholds are those of the original Whisper (openai/whisper, `transcribe.py`) where it has them. Its mean
+log-probability is over all sampled tokens, timestamps included, after its token rules; ours over the text's and the end
+token, before them."""
 
 import math
 import zlib

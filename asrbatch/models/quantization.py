@@ -8,13 +8,14 @@ from typing import Any
 ALL = ("bfloat16", "float16", "float32")
 HALVES = ("bfloat16", "float16")
 
-# What vLLM's `get_supported_act_dtypes` lets through. Methods that are not listed take all: compressed-tensors, torchao, and
-# those that vLLM learns from plugins.
+# What vLLM's `get_supported_act_dtypes` lets through. Methods that are not listed take all: compressed-tensors,
+# torchao, and those that vLLM learns from plugins.
 METHODS = {
     **dict.fromkeys(
         (
             "auto_awq", "auto_gptq", "awq", "awq_marlin", "experts_int8", "fbgemm_fp8", "fp8", "fp8_per_block",
-            "fp8_per_channel", "fp8_per_tensor", "gptq", "gptq_marlin", "humming", "inc", "int8_per_channel_weight_only",
+            "fp8_per_channel", "fp8_per_tensor", "gptq", "gptq_marlin", "humming", "inc",
+            "int8_per_channel_weight_only",
             "modelopt", "modelopt_fp4", "modelopt_mixed", "moe_wna16", "nvfp4_per_token", "online", "quark",
         ),
         HALVES,
@@ -24,7 +25,9 @@ METHODS = {
 
 
 def stated_quantization(config: dict[str, Any]) -> dict[str, Any]:
-    """`quantization_config` of a `config.json`, from the places where vLLM looks for it; empty where nothing is quantised."""
+    """`quantization_config` of a `config.json`, from the places where vLLM looks for it; empty where nothing is
+    quantised.
+    """
     inner = config.get("text_config")
     places = (config, "quantization_config"), (inner, "quantization_config"), (config, "compression_config")
     for holder, name in places:
@@ -34,7 +37,8 @@ def stated_quantization(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def dtypes_taken(quantization: dict[str, Any], forced: str | None, *, has_amx: bool) -> tuple[tuple[str, ...], str]:
-    """The dtypes such weights can be run in, best first, and what it is that takes no other; an empty text where all go.
+    """The dtypes such weights can be run in, best first, and what it is that takes no other; an empty text where all
+    go.
 
     Args:
         quantization: as `stated_quantization` finds it.

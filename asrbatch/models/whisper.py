@@ -2,13 +2,12 @@
 
 Knows Whisper's control tokens and nothing of the engine. The layout is that of the original Whisper (`<|startofprev|>
 previous text <|startoftranscript|> language task <|notimestamps|>`); all ids come from the checkpoint's own files. Two
-repairs that vLLM's prompt needs are made here: English-only checkpoints get neither a language nor a task (with them two
-of three clips come back empty), and previous text is introduced by the real `<|startofprev|>` token.
+repairs that vLLM's prompt needs are made here: English-only checkpoints get neither a language nor a task (with them
+two of three clips come back empty), and previous text is introduced by the real `<|startofprev|>` token.
 
 The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined to what is
-asked (`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and a
-language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it.
-"""
+asked (`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and
+a language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -70,10 +69,8 @@ class WhisperReading:
 class WhisperPrompts:
     """Asks one checkpoint.
 
-    Args:
-        checkpoint: a Whisper checkpoint.
-        task: `transcribe` or `translate` (into English).
-        timestamps: whether answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
+    Args: checkpoint: a Whisper checkpoint. task: `transcribe` or `translate` (into English). timestamps: whether
+        answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
 
     Raises:
         UsageError: a task the checkpoint lacks, timestamps it lacks, or a checkpoint without Whisper's control tokens.
@@ -101,7 +98,9 @@ class WhisperPrompts:
         if timestamps and not self.has_timestamps:
             raise UsageError(f"--model {checkpoint.name}: it has no timestamps; give --no-timestamps")
         self.language_of = {i: code for code, i in checkpoint.languages.items()}
-        self._control_ids = frozenset(i for token, i in tokens.items() if token.startswith("<|") and token.endswith("|>"))
+        self._control_ids = frozenset(
+            i for token, i in tokens.items() if token.startswith("<|") and token.endswith("|>")
+        )
         generation = checkpoint.generation_config
         self._suppress = tuple(generation.get("suppress_tokens") or ())
         self._begin_suppress = tuple(generation.get("begin_suppress_tokens") or ())
@@ -178,8 +177,8 @@ class WhisperPrompts:
         Args:
             option: `--prompt` or `--hotwords`, for the message.
 
-        Raises:
-            UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a checkpoint
+        Raises: UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
+            checkpoint
                 with a tokenizer.json.
         """
         for token, i in self.checkpoint.added_tokens.items():
@@ -206,7 +205,13 @@ class WhisperPrompts:
         return [self.start_of_prev, *before, self.sot] if before else [self.sot]
 
     def read(
-        self, language: str | None, token_ids: Sequence[int], logprobs: Sequence[float], decode: Decode, *, timestamps: bool
+        self,
+        language: str | None,
+        token_ids: Sequence[int],
+        logprobs: Sequence[float],
+        decode: Decode,
+        *,
+        timestamps: bool,
     ) -> WhisperReading:
         """Reads an answer.
 

@@ -1,9 +1,10 @@
 """How much may be between the manifest and the output at any time, and waiting for room there.
 
-Two parties ask. The loop reserves room for a row before it hands it to the preparation pool; a reservation holds no audio.
-A preparation thread takes room for each window before it computes its features, for a row's first window in place of the
-reservation; such room is given back when the window's answer is there. A thread waits for windows in the engine only,
-never for reservations, so that long recordings in all threads and short rows behind them cannot wait for each other.
+Two parties ask. The loop reserves room for a row before it hands it to the preparation pool; a reservation holds no
+audio. A preparation thread takes room for each window before it computes its features, for a row's first window in
+place of the reservation; such room is given back when the window's answer is there. A thread waits for windows in the
+engine only, never for reservations, so that long recordings in all threads and short rows behind them cannot wait for
+each other.
 
 How much a run may hold at once, and how long it waits.
 """

@@ -1,9 +1,9 @@
 """Long audio as Whisper's authors read it: the next window starts where the last segment that was heard whole ended.
 
-The algorithm of openai/whisper, `transcribe.py`, with these differences, so that nothing is lost or asked for ever: the next
-window starts in the pause around that end; at the end of a recording what is left is asked again only when it is a second or
-longer (the model heard it already, and invents text for crumbs); text that no timestamp closes is kept there; and after some
-windows in a row of which less than a second was heard whole, the next counts as heard to its end.
+The algorithm of openai/whisper, `transcribe.py`, with these differences, so that nothing is lost or asked for ever: the
+next window starts in the pause around that end; at the end of a recording what is left is asked again only when it is a
+second or longer (the model heard it already, and invents text for crumbs); text that no timestamp closes is kept there;
+and after some windows in a row of which less than a second was heard whole, the next counts as heard to its end.
 
 Pure: knows nothing of threads, of vLLM or of files.
 """
@@ -32,8 +32,8 @@ _LENGTHS = 4.0 ** np.arange(8)
 def longest_first(durations_s: np.ndarray, window_s: float) -> np.ndarray:
     """In which order to begin recordings whose windows wait for each other: int64 [rows], places in `durations_s`.
 
-    Longest first, but only by a factor of four, and manifest order among those: every change of order is one more pass over a
-    packed list or a Parquet row group, from its beginning. So speech of one window each is read once, in order.
+    Longest first, but only by a factor of four, and manifest order among those: every change of order is one more pass
+    over a packed list or a Parquet row group, from its beginning. So speech of one window each is read once, in order.
 
     Args:
         durations_s: float [rows], seconds; NaN where the manifest does not say, which may be long.
@@ -107,12 +107,12 @@ def heard(generation: DecodingResult, samples: np.ndarray, rules: WindowLimits, 
 
 
 def unheard_tail(piece: AudioWindow, generation: DecodingResult, rules: WindowLimits) -> int | None:
-    """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for nowhere.
+    """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for
+    nowhere.
 
-    With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends: tiny.en left
-    out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such end. A rest shorter
-    than a second, or one that would hardly be shorter than the window, is left.
-    """
+    With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends:
+    tiny.en left out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such
+    end. A rest shorter than a second, or one that would hardly be shorter than the window, is left."""
     last = generation.segments[-1] if generation.segments else None
     if quality.is_no_speech(generation) or (last and last.end_s is None and last.text.strip()):
         return None

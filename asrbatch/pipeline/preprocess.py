@@ -1,13 +1,12 @@
 """A bounded pool that turns utterances into engine requests: decode, resample, cut into windows, compute features.
 
-A thread takes one utterance at a time and owns one decoder process (a decoder may crash or hang; the thread outlives it).
-Audio is decoded as it is needed: of a recording of hours a thread holds a window or two, and it waits for room before it
-prepares the next. Threads with nothing to take compute features for those that cut long recordings, so that one
-recording at a run's end keeps the engine as busy as many.
+A thread takes one utterance at a time and owns one decoder process (a decoder may crash or hang; the thread outlives
+it). Audio is decoded as it is needed: of a recording of hours a thread holds a window or two, and it waits for room
+before it prepares the next. Threads with nothing to take compute features for those that cut long recordings, so that
+one recording at a run's end keeps the engine as busy as many.
 
-With `sequential` windows a thread also waits for the answer to one window before it cuts the next. There are then as many
-threads as recordings the engine can work on at once, and no more of them at work than `num_workers`.
-"""
+With `sequential` windows a thread also waits for the answer to one window before it cuts the next. There are then as
+many threads as recordings the engine can work on at once, and no more of them at work than `num_workers`."""
 
 import threading
 import time
@@ -158,8 +157,8 @@ class PreprocessPool:
     def begin(self, engine: Engine, deliver: Callable[[Any], None], budget: Budget, num_recordings: int) -> None:
         """Lets the threads work.
 
-        Args:
-            deliver: receives `WindowRequest`s and a `PreprocessResult` for each utterance, or the exception of a broken thread,
+        Args: deliver: receives `WindowRequest`s and a `PreprocessResult` for each utterance, or the exception of a
+            broken thread,
                 from that thread.
             budget: where a thread waits before it prepares a window.
             num_recordings: how many may be in the engine at once, where each waits for its own answers.
@@ -261,7 +260,9 @@ class PreprocessPool:
             condition, drop = rules.condition_on_previous, rules.drop_no_speech
             if rules.vad_filter:
                 buffer = SpeechOnlyBuffer(buffer, silence_tracker(rules.in_samples), skips)
-            return decode_sequentially(buffer, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop)
+            return decode_sequentially(
+                buffer, rules.in_samples, job.next_answer, condition=condition, drop_no_speech=drop
+            )
         return cut(buffer, rules.in_samples, SPLITTERS[rules.windows](rules.in_samples), skips)
 
     def _blocks(self, stream: Any, reading: "_Stopwatch") -> Iterator[Any]:
@@ -274,7 +275,9 @@ class PreprocessPool:
             yield block
 
     def _reserve_window(self, job: UtteranceTask, audio_s: float) -> bool:
-        """Waits for room for a window, and computes meanwhile what others need to give theirs back. False: do not go on."""
+        """Waits for room for a window, and computes meanwhile what others need to give theirs back. False: do not go
+        on.
+        """
         while not (job.is_cancelled or job.is_ending or self._budget.is_closed):
             if (features := self._tasks.next_features()) is not None:
                 self._compute(features)

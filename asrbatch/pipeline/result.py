@@ -2,10 +2,9 @@
 
 An answer's text and the times of its pieces, as they stand in a row: seconds from the row's own start.
 
-Times come from the model's timestamps where it gave some, otherwise from the window. They ascend, lie inside the window,
-and reach no further than the next window's start: an hour in, they are as good as in the first minute, because each
-window begins at a known sample.
-"""
+Times come from the model's timestamps where it gave some, otherwise from the window. They ascend, lie inside the
+window, and reach no further than the next window's start: an hour in, they are as good as in the first minute, because
+each window begins at a known sample."""
 
 import hashlib
 import math
@@ -121,13 +120,12 @@ def ok_row(
 ) -> dict[str, Any]:
     """The row of a transcribed utterance.
 
-    Args:
-        heard: its windows in order of time. One may reach into the next, which then hears again what comes from its start on.
-        skips: audio that holds no speech, and that nobody was asked about; a window may reach into one, and ends there then.
-        flags: of the audio; those of the text are added here.
-        drop_no_speech: text of windows without speech is left out of `pred_text` and `segments`; it stays in `windows`.
-        is_translated: the text is in `target_language` (None: nobody knows), not in that of the answers, which is the one spoken.
-        timing: seconds by name; queue, first_token and generate come from the answers.
+    Args: heard: its windows in order of time. One may reach into the next, which then hears again what comes from its
+        start on. skips: audio that holds no speech, and that nobody was asked about; a window may reach into one, and
+        ends there then. flags: of the audio; those of the text are added here. drop_no_speech: text of windows without
+        speech is left out of `pred_text` and `segments`; it stays in `windows`. is_translated: the text is in
+        `target_language` (None: nobody knows), not in that of the answers, which is the one spoken. timing: seconds by
+        name; queue, first_token and generate come from the answers.
     """
     windows, texts, pieces, chosen = [], [], [], []
     starts = sorted([*(h.window.start for h in heard[1:]), *(skip.start for skip in skips)])
@@ -148,7 +146,9 @@ def ok_row(
     thoughts = [g.reasoning for g in chosen if g.reasoning is not None]
     # An average is over the text tokens and, where it came to that, the end token.
     weights = [(g.avg_logprob, g.num_tokens + (g.finish_reason == "stop")) for g in chosen if g.avg_logprob is not None]
-    of_windows = [flag for window in windows for flag in window["flags"] if flag not in ("empty", "no_speech", "dropped")]
+    of_windows = [
+        flag for window in windows for flag in window["flags"] if flag not in ("empty", "no_speech", "dropped")
+    ]
     is_silent = all("no_speech" in window["flags"] for window in windows)
     of_row = ([] if text else ["empty"]) + (["no_speech"] if is_silent else []) + of_windows
     return _row(
@@ -164,7 +164,9 @@ def ok_row(
         skips=[_span(skip, sample_rate) for skip in skips],
         segments=pieces,
         num_tokens=sum(g.num_tokens for g in chosen),
-        avg_logprob=quality.rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4) if weights else None,
+        avg_logprob=quality.rounded(sum(p * n for p, n in weights) / sum(n for _, n in weights), 4)
+        if weights
+        else None,
         finish_reason="length" if any(g.finish_reason == "length" for g in chosen) else "stop",
         flags=list(dict.fromkeys([*flags, *of_row])),
         timing={
@@ -212,7 +214,9 @@ def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any
     return row
 
 
-def _window(heard: WindowResult, kept: DecodingResult, kept_until: int, is_dropped: bool, sample_rate: int) -> dict[str, Any]:
+def _window(
+    heard: WindowResult, kept: DecodingResult, kept_until: int, is_dropped: bool, sample_rate: int
+) -> dict[str, Any]:
     text, seconds = kept.text.strip(), (kept_until - heard.window.start) / sample_rate
     return {
         **_span(heard.window, sample_rate),
@@ -230,7 +234,9 @@ def _window(heard: WindowResult, kept: DecodingResult, kept_until: int, is_dropp
 
 
 def _joined(texts: Sequence[str], language: str | None) -> str:
-    """The texts of windows in a row, by the language they are written in. Where nobody knows it, the letters at a seam tell."""
+    """The texts of windows in a row, by the language they are written in. Where nobody knows it, the letters at a seam
+    tell.
+    """
     joined = ""
     for text in texts:
         is_close = language in NO_SPACES or (language is None and bool(_UNSPACED.match(joined[-1:] + text[:1])))

@@ -29,7 +29,9 @@ class UtteranceState:
     prepared: PreprocessResult | None = None
     prepare_s: float | None = None
     held_back: list[WindowRequest] = field(default_factory=list)  # until its language is known
-    heard: dict[int, list[WindowResult]] = field(default_factory=dict)  # of each window, and of its rest if that was asked again
+    heard: dict[int, list[WindowResult]] = field(
+        default_factory=dict
+    )  # of each window, and of its rest if that was asked again
     whole: set[int] = field(default_factory=set)  # windows that were heard to their end
 
     @property

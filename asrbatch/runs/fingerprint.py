@@ -14,7 +14,8 @@ from asrbatch.manifest.sharding import Sharding
 # Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
 # that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
 SPEED_ONLY_ENGINE_ARGS = frozenset((
-    "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size", "swap_space",
+    "max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization", "kv_cache_memory_bytes", "block_size",
+    "swap_space",
     "cpu_offload_gb", "enforce_eager", "compilation_config", "cudagraph_capture_sizes", "max_cudagraph_capture_size",
     "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
     "max_parallel_loading_workers", "disable_custom_all_reduce", "async_scheduling", "enable_chunked_prefill",
@@ -49,14 +50,12 @@ def fingerprint(
 ) -> dict[str, Any]:
     """The fingerprint of a run; every value is plain JSON.
 
-    Args:
-        rows_digest: SHA-256 over the canonical manifest rows.
-        model_digest: SHA-256 over the checkpoint's content.
-        sampling: the SamplingParams that requests share.
-        engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
-        asked: how the model is asked, where that was chosen or the model is not Whisper.
-        audio_folder: what relative paths are relative to, where that depends on where the run began and not on the manifest.
-        strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
+    Args: rows_digest: SHA-256 over the canonical manifest rows. model_digest: SHA-256 over the checkpoint's content.
+        sampling: the SamplingParams that requests share. engine_args: what the user gave as `--engine-arg`; those that
+        only change speed are left out. asked: how the model is asked, where that was chosen or the model is not
+        Whisper. audio_folder: what relative paths are relative to, where that depends on where the run began and not on
+        the manifest. strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one
+        piece.
     """
     return {
         "manifest": rows_digest,
@@ -70,7 +69,9 @@ def fingerprint(
         "language": language,
         "prompt": prompt,
         "windows": windows,
-        "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"},
+        "engine_args": {
+            k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"
+        },
         "num_chunks": num_chunks,
         "strategy": strategy,
         "chunks": chunks,

@@ -1,8 +1,7 @@
 """Which model a run uses and how it is asked, settled from the options; whatever cannot be honoured is refused here.
 
-Whisper's facts come from its files; for any other model, and for plugins, vLLM is asked in a process of its own. Imports
-neither torch nor vllm.
-"""
+Whisper's facts come from its files; for any other model, and for plugins, vLLM is asked in a process of its own.
+Imports neither torch nor vllm."""
 
 import json
 import math
@@ -129,7 +128,9 @@ def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[st
     if config.window_s is None:
         return capabilities
     if config.window_s > capabilities.window_s:
-        raise UsageError(f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {capabilities.window_s:g} s at once")
+        raise UsageError(
+            f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {capabilities.window_s:g} s at once"
+        )
     return replace(capabilities, window_s=config.window_s, window_from="--window-seconds")
 
 
@@ -138,14 +139,20 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
     if config.task == "translate" and not capabilities.is_whisper:
         instead = "; say it in --prompt instead" if capabilities.style == CHAT_STYLE else ""
         _refuse_with(capabilities, "translation", "--task translate", instead)
-        if config.target_language is None and capabilities.default_target is None and "target_language" in capabilities.can:
+        if (
+            config.target_language is None
+            and capabilities.default_target is None
+            and "target_language" in capabilities.can
+        ):
             has = " ".join(sorted(capabilities.languages))
             raise UsageError(
                 f"--task translate: {capabilities.architecture} must be told into what; give --target-language ({has})"
             )
     if config.target_language is not None:
         if config.task != "translate":
-            raise UsageError(f"--target-language {config.target_language}: without --task translate nothing is translated")
+            raise UsageError(
+                f"--target-language {config.target_language}: without --task translate nothing is translated"
+            )
         if not (capabilities.is_whisper and primary(config.target_language) == "en"):
             capabilities.check("target_language", f"--target-language {config.target_language}")
             if find(config.target_language, capabilities.languages) is None:
@@ -169,7 +176,8 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
         capabilities.check("timestamps", "--windows sequential (it goes by timestamps)")
     if config.drop_no_speech:
         raise UsageError(
-            f"--drop-no-speech: {capabilities.architecture} has no token that says whether anybody speaks, as Whisper has; leave it out"
+            f"--drop-no-speech: {capabilities.architecture} has no token that says whether anybody speaks, as Whisper "
+            f"has; leave it out"
         )
 
 
@@ -190,7 +198,9 @@ def _refuse_with(capabilities: ModelCapabilities, what: str, option: str, instea
 def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
     overrides = engine_args.get("hf_overrides") or {}
     if not isinstance(overrides, dict):
-        raise UsageError(f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\'')
+        raise UsageError(
+            f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\''
+        )
     if not isinstance(named := overrides.get("architectures") or [], list):
         raise UsageError(f'--engine-arg hf_overrides: architectures {json.dumps(named)} must be a list, such as ["…"]')
     return list(named or checkpoint.config.get("architectures") or [])
@@ -267,8 +277,8 @@ def _digest(folder: str) -> str:
 
 # Decoder positions that hold no text: the prompt's control tokens.
 _PROMPT_TOKENS = 4
-# Of models whose answer has no length of its own: fast speech has 5 words a second, a word of some languages 3 tokens; a model
-# that repeats itself must end somewhere. Reasoning takes more: --max-tokens.
+# Of models whose answer has no length of its own: fast speech has 5 words a second, a word of some languages 3 tokens;
+# a model that repeats itself must end somewhere. Reasoning takes more: --max-tokens.
 _TOKENS_PER_S, _LEAST_TOKENS = 15, 512
 
 
@@ -319,7 +329,9 @@ def engine_plan(config: RunConfig, *, weights: bool = True) -> EngineSpec:
         model_options=model_options,
     )
     if capabilities.is_whisper and config.drop_no_speech and engine.prompts.no_speech is None:
-        raise UsageError(f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out")
+        raise UsageError(
+            f"--drop-no-speech: {checkpoint.name} has no token that says whether anybody speaks; leave it out"
+        )
     if capabilities.is_whisper:
         prompts = engine.prompts  # refuses tasks and timestamps that the checkpoint lacks
         for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
@@ -338,6 +350,11 @@ def _max_tokens(asked: int | None, checkpoint: Checkpoint, capabilities: ModelCa
         return asked or room
     room = capabilities.max_model_len - capabilities.window_tokens
     if asked is not None and asked > room:
-        why = f"of {capabilities.max_model_len} tokens, {capabilities.window_s:g} s of audio and the prompt take {capabilities.window_tokens}"
-        raise UsageError(f"--max-tokens {asked}: there is room for {room}: {why}; --window-seconds makes windows shorter")
+        why = (
+            f"of {capabilities.max_model_len} tokens, {capabilities.window_s:g} s of audio and the prompt take "
+            f"{capabilities.window_tokens}"
+        )
+        raise UsageError(
+            f"--max-tokens {asked}: there is room for {room}: {why}; --window-seconds makes windows shorter"
+        )
     return asked or min(room, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * capabilities.window_s)))

@@ -1,7 +1,8 @@
 """What `transcribe` would refuse about a run, as far as this machine can tell: `plan` asks from a login node.
 
-The judge is `plan.RunPlan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are missing,
-model and languages are checked all the same, and what was not checked is said. A model that is not on this machine is left
+The judge is `plan.RunPlan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are
+missing, model and languages are checked all the same, and what was not checked is said. A model that is not on this
+machine is left
 alone: a plan downloads nothing.
 """
 
@@ -66,7 +67,9 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
     except UsageError as e:
         if not is_whisper:
             return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
-        return PreflightResult(_check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules)
+        return PreflightResult(
+            _check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules
+        )
     try:
         here = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
         return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=here)).rules)

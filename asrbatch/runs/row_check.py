@@ -57,7 +57,9 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         except UsageError as e:
             return f"{e}; remove the field"
     if utterance.prompt is not None and not utterance.prompt.strip() and rules.capabilities.style == CHAT_STYLE:
-        return "prompt is empty, and a chat needs an instruction; remove the field, or give {audio} to ask without words"
+        return (
+            "prompt is empty, and a chat needs an instruction; remove the field, or give {audio} to ask without words"
+        )
     target = utterance.fields.get("target_lang")
     into = rules.target_language or rules.capabilities.default_target
     if target is not None and rules.task == "translate" and _primary(target) != _primary(into):
@@ -66,7 +68,11 @@ def check_row(rules: RowRules, utterance: Utterance) -> str | None:
         if into is None:
             return f"target_lang {target!r}: this run states no language to translate into; give --target-language"
         return f"target_lang {target!r}: this run does --target-language {into}; one language for a run"
-    if target is not None and rules.task == "transcribe" and _primary(target) != _primary(utterance.lang or rules.language):
+    if (
+        target is not None
+        and rules.task == "transcribe"
+        and _primary(target) != _primary(utterance.lang or rules.language)
+    ):
         return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
     task = utterance.fields.get("taskname")
     if task is not None and task not in _TASK_NAMES[rules.task]:

@@ -92,10 +92,14 @@ def run(
 
 
 def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
-    """What is to be run. A manifest that is refused leaves the list of all its problems beside the output, others none."""
+    """What is to be run. A manifest that is refused leaves the list of all its problems beside the
+    output, others none.
+    """
     path = RunPaths(config.output_path).problems
     if os.path.lexists(config.manifest) and path.exists() and os.path.samefile(config.manifest, path):
-        raise UsageError(f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another")
+        raise UsageError(
+            f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another"
+        )
     with ProblemFile(path) as problems:
         try:
             plan = RunPlan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
@@ -129,7 +133,8 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
     if record is None:
         if has_rows:
             raise OutputError(
-                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what made it; "
+                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what made "
+                f"it; "
                 "choose another --output, or --overwrite to start anew"
             )
         return
@@ -155,7 +160,9 @@ def _compare_with_siblings(config: RunConfig, plan: RunPlan, observer: Observer)
             continue
         if record:
             if changed := differences(record["fingerprint"], plan.fingerprint):
-                observer.log(f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}")
+                observer.log(
+                    f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}"
+                )
             return
 
 

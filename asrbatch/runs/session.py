@@ -80,10 +80,11 @@ class Session:
         return outcome
 
     def unfinished(self, wanted: Callable[[int], bool]) -> Iterator[int]:
-        """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be taken.
+        """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be
+        taken.
 
-        That is manifest order, but for windows that wait for each other: a long recording begun last would have the engine
-        for itself at the end, one window at a time, so the longest are begun first (`sequential.longest_first`).
+        That is manifest order, but for windows that wait for each other: a long recording begun last would have the
+        engine for itself at the end, one window at a time, so the longest are begun first (`sequential.longest_first`).
         """
         chunk = self.plan.chunk
         rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
@@ -176,9 +177,15 @@ class Session:
     def _warn_of_other_versions(self, facts: dict[str, Any]) -> None:
         for session in reversed(self.record.value["sessions"][:-1]):
             if before := session.get("engine"):
-                changed = [f"{k} {before.get(k)} → {facts[k]}" for k in ("vllm", "torch", "device") if before.get(k) != facts[k]]
+                changed = [
+                    f"{k} {before.get(k)} → {facts[k]}"
+                    for k in ("vllm", "torch", "device")
+                    if before.get(k) != facts[k]
+                ]
                 if changed:
-                    self.observer.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
+                    self.observer.log(
+                        f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}"
+                    )
                 return
 
 

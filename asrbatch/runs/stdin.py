@@ -1,12 +1,13 @@
-"""A manifest on standard input, kept for its run: the rows beside the output, the folder of its paths in the fingerprint.
+"""A manifest on standard input, kept for its run: the rows beside the output, the folder of its paths in the
+fingerprint.
 
-Rows that came through a pipe have no folder of their own: relative paths are those of where the run began, also when it is
-resumed from elsewhere.
+Rows that came through a pipe have no folder of their own: relative paths are those of where the run began, also when it
+is resumed from elsewhere.
 
 A manifest that comes on standard input, kept beside the output: rows are read again during a run, and by its resume.
 
-Several processes of one run may be given the same input; the first to finish its copy makes the file, the others compare.
-"""
+Several processes of one run may be given the same input; the first to finish its copy makes the file, the others
+compare."""
 
 import filecmp
 import os

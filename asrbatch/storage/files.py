@@ -20,8 +20,12 @@ from asrbatch.errors import ManifestError, OutputError
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
     errno.EDQUOT: "the quota is used up: free some space and run the same command again; rows written so far are kept",
-    errno.EFBIG: "files may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept",
-    errno.EROFS: "the file system is read-only: make it writable and run the same command again, or choose another --output",
+    errno.EFBIG: (
+        "files may not grow larger here: raise `ulimit -f` and run the same command again; rows written so far are kept"
+    ),
+    errno.EROFS: (
+        "the file system is read-only: make it writable and run the same command again, or choose another --output"
+    ),
     errno.EACCES: "no permission: give it and run the same command again, or choose another --output",
     errno.EPERM: "not permitted here: choose another --output",
     errno.ENOTSUP: "this file system cannot do that: choose another --output",
@@ -140,7 +144,8 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
 
 def _damaged(path: Path, problem: str) -> OutputError:
     return OutputError(
-        f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite to start anew"
+        f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite "
+        f"to start anew"
     )
 
 

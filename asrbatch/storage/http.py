@@ -1,8 +1,8 @@
 """One request over HTTP, told as it went: what is missing, what failed, and whether the server knows ranges.
 
-fsspec's own look at a URL calls every failure a file that does not exist, so reads go through its session directly. Knows
-nothing about tries or limits at a time. Imports neither fsspec nor aiohttp: both come with the file system it is given.
-"""
+fsspec's own look at a URL calls every failure a file that does not exist, so reads go through its session directly.
+Knows nothing about tries or limits at a time. Imports neither fsspec nor aiohttp: both come with the file system it is
+given."""
 
 import asyncio
 import re
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 SCHEMES = ("http", "https")
 _MISSING = (404, 410)
 _PIECE_BYTES = 1 << 20
-# Of a server that sends the whole file whatever range is asked for: a start so near is taken, and the connection dropped.
+# Of a server that sends the whole file whatever range is asked for: a start so near is taken, and the connection
+# dropped.
 _NEAR_BYTES = 64 << 10
 _RANGE = re.compile(r"bytes (\d+)-")
 

@@ -40,9 +40,8 @@ _ATTEMPTS = 100
 class Lease:
     """Acquired on construction, released by `release`. Threads may share it.
 
-    Attributes:
-        lost: another process has taken over, and this one has noticed.
-        judged_by_time: an earlier holder, since the last release, was found dead by time alone. It may still wake up and
+    Attributes: lost: another process has taken over, and this one has noticed. judged_by_time: an earlier holder, since
+        the last release, was found dead by time alone. It may still wake up and
             finish a write that it was in the middle of; see `Journal`'s `new_file`.
 
     Args:
@@ -197,7 +196,10 @@ class Lease:
                 then = "Rows written so far are kept; run the same command again when that process has ended"
             else:
                 what = "our lease was removed"
-                then = "Put the folder back if it was moved, and run the same command again: it goes on with the rows it finds"
+                then = (
+                    "Put the folder back if it was moved, and run the same command again: it goes on with the rows "
+                    "it finds"
+                )
             # A lease that was removed names nobody to wait for.
             kind = LeaseError if content else LeaseRemovedError
             raise kind(f"{self.path}: {what}; this process stops before it writes another row. {then}")
@@ -218,7 +220,9 @@ class Lease:
 
 
 def holder_has_ended(path: Path) -> bool:
-    """Whether this machine's kernel knows that the process named in a lease is no more; False where only time can tell."""
+    """Whether this machine's kernel knows that the process named in a lease is no more; False where
+    only time can tell.
+    """
     try:
         content = _read(path)
     except OSError:  # nobody's business here: who writes will hear of it
@@ -245,7 +249,12 @@ def _is_alive_here(content: str) -> bool | None:
     """Whether the holder lives, when this machine's kernel can tell; None when only time can."""
     holder, space = _parsed(content), _pid_space()
     pid = holder.get("pid")
-    if not space or holder.get("pid_space") != space or holder.get("host") != socket.gethostname() or type(pid) is not int:
+    if (
+        not space
+        or holder.get("pid_space") != space
+        or holder.get("host") != socket.gethostname()
+        or type(pid) is not int
+    ):
         return None
     try:
         os.kill(pid, 0)
@@ -349,7 +358,10 @@ class Heartbeat:
         try:
             while not self._end.wait(self._lease.refresh_s):
                 self._lease.refresh()
-                if self.record is not None and time.monotonic() - written_at >= RECORD_REFRESH_S - self._lease.refresh_s / 2:
+                if (
+                    self.record is not None
+                    and time.monotonic() - written_at >= RECORD_REFRESH_S - self._lease.refresh_s / 2
+                ):
                     written_at = time.monotonic()
                     self.record.write()
         except OutputError as e:

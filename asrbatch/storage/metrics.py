@@ -1,6 +1,7 @@
 """Speeds and costs of a run from what its sessions recorded: arithmetic over run records, nothing else.
 
-A session's seconds are wall time of one process; one that was killed counts up to the last time its record was refreshed.
+A session's seconds are wall time of one process; one that was killed counts up to the last time its record was
+refreshed.
 
 What the figures of speed and time mean, in the words that stand beside them wherever they are shown.
 """
@@ -24,9 +25,8 @@ _PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """Figures of one output, over all sessions that worked on it.
 
-    Returns:
-        sessions: how many there were.
-        rtfx_engine: seconds of audio transcribed per second of one device, of those in which it held at least one window;
+    Returns: sessions: how many there were. rtfx_engine: seconds of audio transcribed per second of one device, of those
+        in which it held at least one window;
             None where nothing was transcribed.
         rtfx_end_to_end: the same with all the time it was occupied, start-up and waiting included.
         wall_s: summed over sessions. stages_s: the same, by stage; the engine's are means over a session's devices.
@@ -104,6 +104,7 @@ SPEEDS = {
     "device_hours": "device-hours",
 }
 STAGES_ARE = (
-    "the rows' own clocks; `queue` and `generate` are sums over a row's windows and attempts, which may run at the same time, "
+    "the rows' own clocks; `queue` and `generate` are sums over a row's windows and attempts, which may run at the "
+    "same time, "
     "`first_token` is that of its first window, `total` is wall time"
 )

@@ -1,7 +1,7 @@
 """Every problem of a manifest in one file, a JSON line each, in the order of finding.
 
-Problems come in any order and from any thread; memory does not grow with their number. Knows nothing of how they are found.
-"""
+Problems come in any order and from any thread; memory does not grow with their number. Knows nothing of how they are
+found."""
 
 import shutil
 import tempfile
@@ -20,8 +20,8 @@ class ProblemFile:
     Attributes:
         num_problems: added so far.
 
-    Args:
-        path: absolute. Nothing is there, or what was there before, until `write`; its folder is made with the first problem.
+    Args: path: absolute. Nothing is there, or what was there before, until `write`; its folder is made with the first
+        problem.
     """
 
     def __init__(self, path: Path):

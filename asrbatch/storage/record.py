@@ -38,8 +38,8 @@ class RunRecord:
         started: `time.monotonic()` when this session began; now, when None.
         facts: more fields of the record, such as the chunk's number.
 
-    One thread changes it, another may write it: changes go through `book`. Only the holder of the lease may make one: what
-    killed processes left half written is removed.
+    One thread changes it, another may write it: changes go through `book`. Only the holder of the lease may make one:
+    what killed processes left half written is removed.
 
     Attributes:
         value: the JSON object.
@@ -100,7 +100,9 @@ class RunRecord:
         self.write()
 
 
-def write_completion_mark(paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]) -> dict[str, Any]:
+def write_completion_mark(
+    paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]
+) -> dict[str, Any]:
     """Marks the run complete. Returns what was written.
 
     Raises:

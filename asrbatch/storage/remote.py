@@ -20,7 +20,8 @@ from asrbatch.storage.http import TooLargeError
 
 # Where bytes come from; the package that fsspec needs for it, and the extra of asrbatch that brings it.
 _PACKAGES = {
-    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"), "http": ("aiohttp", "http"),
+    "s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs"), "http": ("aiohttp",
+    "http"),
     "https": ("aiohttp", "http"), "az": ("adlfs", None), "abfs": ("adlfs", None), "hf": ("huggingface_hub", None),
     "hdfs": ("pyarrow", None), "memory": (None, None),
 }  # fmt: skip
@@ -64,7 +65,10 @@ def join_url(folder: str, path: str) -> str:
 def why_not(scheme: str) -> tuple[str, str] | None:
     """(problem, fix) when URLs of this scheme cannot be read here; None when they can."""
     if scheme not in _PACKAGES:
-        return f"{scheme}:// is not supported", f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}"
+        return (
+            f"{scheme}:// is not supported",
+            f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}",
+        )
     package, extra = _PACKAGES[scheme]
     fsspec = _fsspec()
     try:
@@ -76,7 +80,8 @@ def why_not(scheme: str) -> tuple[str, str] | None:
 
 
 def read_remote(url: str, name: str) -> bytes:
-    """The whole file. At most 16 at a time; a failure that may pass is tried again after 0.5, 1 and 2 s, or as gcsfs does.
+    """The whole file. At most 16 at a time; a failure that may pass is tried again after 0.5, 1 and 2 s, or as gcsfs
+    does.
 
     Args:
         name: what to call it in messages.
@@ -90,7 +95,9 @@ def read_remote(url: str, name: str) -> bytes:
     except FileNotFoundError as e:
         raise RowError("missing", f"{name}: no such file") from e
     except Exception as e:  # every file system behind fsspec has errors of its own
-        raise RowError("unreadable", f"{name}: {_told(url, e)}", has_fix=_is_refused(e) or isinstance(e, TooLargeError)) from e
+        raise RowError(
+            "unreadable", f"{name}: {_told(url, e)}", has_fix=_is_refused(e) or isinstance(e, TooLargeError)
+        ) from e
 
 
 class RemoteFile:
@@ -229,7 +236,10 @@ def _try_again(url: str, read: Callable[[], _T]) -> _T:
 
 def _is_final(error: Exception) -> bool:
     """Whether the same question would get the same answer."""
-    if isinstance(error, (FileNotFoundError, PermissionError, TooLargeError)) or type(error).__name__ in _NO_CREDENTIALS:
+    if (
+        isinstance(error, (FileNotFoundError, PermissionError, TooLargeError))
+        or type(error).__name__ in _NO_CREDENTIALS
+    ):
         return True
     status = _status(error)
     return status is not None and 400 <= status < 500 and status not in _PASSING
@@ -271,7 +281,9 @@ def _system(scheme: str) -> Any:
         import aiohttp
 
         # fsspec's own limit is 5 minutes for a whole request; a server that says nothing for a minute is gone.
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)}
+        options["client_kwargs"] = {
+            "timeout": aiohttp.ClientTimeout(total=None, connect=TIMEOUT_S, sock_read=TIMEOUT_S)
+        }
     elif scheme in ("s3", "s3a"):
         options["config_kwargs"] = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S}
     elif scheme in ("gs", "gcs"):

@@ -98,7 +98,9 @@ def _choose(output: Path, found: dict[int, dict[int, RunPaths]], asked: int | No
     if asked is None and len(found) > 1:
         raise UsageError(f"{output}: two runs or more are there, {seen}; choose one with --num-chunks")
     if asked is not None and asked not in found:
-        raise UsageError(f"--num-chunks {asked}: no such chunk of {output} is there; found {seen or 'no chunks at all'}")
+        raise UsageError(
+            f"--num-chunks {asked}: no such chunk of {output} is there; found {seen or 'no chunks at all'}"
+        )
     return asked if asked is not None else next(iter(found), None)
 
 
@@ -124,7 +126,9 @@ def rows_files(path: Path) -> list[Path]:
     """
     chunks = find_chunks(path) if not path.exists() and path.parent.is_dir() else {}
     if len(chunks) > 1:
-        raise UsageError(f"{path}: is not there, and beside it are chunks of runs of {' and '.join(map(str, chunks))}; merge one")
+        raise UsageError(
+            f"{path}: is not there, and beside it are chunks of runs of {' and '.join(map(str, chunks))}; merge one"
+        )
     found = [paths.rows for of_run in chunks.values() for paths in of_run.values() if paths.rows.is_file()]
     return found or [path]
 
@@ -163,7 +167,9 @@ class RunFacts:
 
     @property
     def written_language(self) -> str | None:
-        """The language a run that translates wrote its texts in; None where it wrote what was spoken, or does not say."""
+        """The language a run that translates wrote its texts in; None where it wrote what was
+        spoken, or does not say.
+        """
         if self.task != "translate":
             return None
         asked = self._fingerprint.get("asked") or {}
@@ -192,8 +198,8 @@ class RunFacts:
 
     @property
     def audio_base(self) -> str:
-        """What relative audio paths are relative to, a folder or a URL: where the run looked; without a record the folder of the
-        predictions."""
+        """What relative audio paths are relative to, a folder or a URL: where the run looked; without a record the
+        folder of the predictions."""
         for folder in (self._fingerprint.get("audio_folder"), self._made_from.get("audio_folder")):
             if type(folder) is str and folder:
                 return folder
@@ -220,18 +226,27 @@ class RunFacts:
 
     @property
     def chunk(self) -> tuple[int, int, str, str] | None:
-        """Of a rows file that is one chunk: its number, how many there are, how rows were dealt out, the digest of that."""
+        """Of a rows file that is one chunk: its number, how many there are, how rows were dealt out, the digest of
+        that.
+        """
         if self._in_chunks or self.record is None or type(self.record.get("chunk_id")) is not int:
             return None
         found = self._fingerprint
-        return self.record["chunk_id"], found.get("num_chunks") or 0, str(found.get("strategy")), str(found.get("chunks"))
+        return (
+            self.record["chunk_id"],
+            found.get("num_chunks") or 0,
+            str(found.get("strategy")),
+            str(found.get("chunks")),
+        )
 
     def is_incomplete(self, num_rows: int) -> bool:
         """Whether the record says that there should be another number of rows; False where there is none."""
         return self.record is not None and self.problem is None and self._expected != num_rows
 
     def speed(self, num_rows: int) -> dict[str, float | None]:
-        """RTFx and wall time of a complete run; nothing otherwise, or where the marks vouch for another number of rows."""
+        """RTFx and wall time of a complete run; nothing otherwise, or where the marks vouch for
+        another number of rows.
+        """
         if not self._marks or len(self._marks) < len(self._files) or self._num_chunks_missing:
             return {}
         if sum(mark["rows"] for mark in self._marks) != num_rows:

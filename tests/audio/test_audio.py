@@ -355,7 +355,9 @@ def test_text_is_no_audio_whatever_its_name(tmp_path, name):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n" * 20)
     kind, message = fails(str(path), name=name)
     assert kind == "unreadable"
-    reasons = "no decoder reads it (libsndfile: Format not recognised.; FFmpeg: Invalid data found when processing input"
+    reasons = (
+        "no decoder reads it (libsndfile: Format not recognised.; FFmpeg: Invalid data found when processing input"
+    )
     assert message.startswith(f"{name}: {reasons}")
 
 
@@ -368,7 +370,9 @@ def test_empty(folder):
     second = write(folder, np.ones(RATE, np.float32) / 2)
     fix = "correct the offset, or drop the row"
     assert fails(second, offset_s=1.0) == ("empty_audio", f"row 7: offset 1 s is at or past its end at 1.000 s; {fix}")
-    assert fails(second, offset_s=60.0, duration_s=2.0)[1] == f"row 7: offset 60 s is at or past its end at 1.000 s; {fix}"
+    assert (
+        fails(second, offset_s=60.0, duration_s=2.0)[1] == f"row 7: offset 60 s is at or past its end at 1.000 s; {fix}"
+    )
     fix = "correct the duration, or drop the row"
     assert fails(second, duration_s=0.0) == ("empty_audio", f"row 7: 0 s is no sample at 16000 Hz; {fix}")
     assert len(load(second, offset_s=1 - 1 / RATE).samples) == 1
@@ -421,7 +425,9 @@ def test_too_short(folder):
 def sparse_wav(path: Path, seconds: int) -> str:
     """A silent WAV that takes no space on disk."""
     size = seconds * RATE * 2
-    header = struct.pack("<4sI8sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVEfmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", size)
+    header = struct.pack(
+        "<4sI8sIHHIIHH4sI", b"RIFF", 36 + size, b"WAVEfmt ", 16, 1, 1, RATE, 2 * RATE, 2, 16, b"data", size
+    )
     with open(path, "wb") as f:
         f.write(header)
         f.truncate(44 + size)
@@ -500,7 +506,9 @@ def test_a_cut_file_is_unreadable_where_it_is_cut(folder, speech, container, sub
     assert fails(cut, offset_s=6.0)[0] == "unreadable"
     if container != "CAF":
         whole = load(data).samples
-        assert np.array_equal(load(cut, duration_s=5.0, offset_s=1.0).samples, whole[RATE : 6 * RATE])  # this part is there
+        assert np.array_equal(
+            load(cut, duration_s=5.0, offset_s=1.0).samples, whole[RATE : 6 * RATE]
+        )  # this part is there
 
 
 @pytest.mark.parametrize("name", ["webm", "mkv", "mp4", "opus", "adts", "mp3", "sf mp3", "vorbis", "alac", "avi u8"])

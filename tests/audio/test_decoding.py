@@ -276,7 +276,9 @@ def test_the_child_ends_when_its_parent_is_killed(speech_wav, fifo, hung, forked
     """Also when the parent had forked a process that holds copies of its pipes, and lives on."""
     command = [sys.executable, "-c", PARENT, str(speech_wav), *([fifo] if hung else [])]
     if forked:
-        command[2] = PARENT.replace("print(", "import os; os.fork() or (__import__('time').sleep(30), os._exit(0))\nprint(")
+        command[2] = PARENT.replace(
+            "print(", "import os; os.fork() or (__import__('time').sleep(30), os._exit(0))\nprint("
+        )
     parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         child = int(parent.stdout.readline())
@@ -322,7 +324,9 @@ def test_the_child_imports_only_what_it_needs():
 
 def test_the_parent_loads_no_decoder():
     program = "import sys, asrbatch.audio.decoder; print(*sorted({'av', 'soundfile', 'soxr'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == ""
+    )
 
 
 def test_what_the_child_prints_goes_to_the_log(start, fifo, tmp_path, capfd):

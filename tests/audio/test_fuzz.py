@@ -1,4 +1,6 @@
-"""A small part of scripts/fuzz_audio.py, always the same: damaged files of every container in the real decoder processes."""
+"""A small part of scripts/fuzz_audio.py, always the same: damaged files of every container in the real decoder
+processes.
+"""
 
 import importlib
 import sys
@@ -34,8 +36,14 @@ def test_no_damaged_file_crashes_hangs_or_swells_a_decoder(scripts, speech_wav, 
 def test_the_same_seed_makes_the_same_inputs_and_findings_are_told(scripts, tmp_path):
     fuzz_audio, _ = scripts
     seeds = {"a": bytes(range(256)) * 4, "b": b"RIFF" * 300}
-    assert list(fuzz_audio.inputs(seeds, 50, 3)) == list(fuzz_audio.inputs(seeds, 50, 3)) != list(fuzz_audio.inputs(seeds, 50, 4))
-    outcomes = fuzz_audio.fuzz(seeds, 2, 3, num_workers=1, keep=tmp_path)  # what is no audio is not decoded, which is a finding
+    assert (
+        list(fuzz_audio.inputs(seeds, 50, 3))
+        == list(fuzz_audio.inputs(seeds, 50, 3))
+        != list(fuzz_audio.inputs(seeds, 50, 4))
+    )
+    outcomes = fuzz_audio.fuzz(
+        seeds, 2, 3, num_workers=1, keep=tmp_path
+    )  # what is no audio is not decoded, which is a finding
     assert [len(outcome.findings) for outcome in outcomes.values()] == [1, 1]
     assert outcomes["a"].findings[0] == "3/0: the file itself is not decoded: unreadable"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["3-0-a", "3-1-b"]

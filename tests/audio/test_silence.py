@@ -174,7 +174,9 @@ def test_sequential_passes_over_long_silences_wherever_the_model_leaves_a_window
 
     def answer():
         length = windows[-1].end - windows[-1].start
-        return DecodingResult("", 0, "stop", None, None, None, 0.0, 0.0, 0.0, resume_s=next(answers) * length / S or None)
+        return DecodingResult(
+            "", 0, "stop", None, None, None, 0.0, 0.0, 0.0, resume_s=next(answers) * length / S or None
+        )
 
     blocks = iter(samples[start : start + 7 * S] for start in range(0, len(samples), 7 * S))
     buffer = SpeechOnlyBuffer(AudioBuffer(blocks), SilenceTracker(Loud()), skips)
@@ -184,8 +186,12 @@ def test_sequential_passes_over_long_silences_wherever_the_model_leaves_a_window
     assert all(0 < w.end - w.start <= limit for w in windows)
     starts = sorted(piece.start for piece in windows + skips)
     assert starts[0] == 0 and len(set(starts)) == len(starts)
-    for piece, following in zip(sorted(windows + skips, key=lambda p: p.start), [*starts[1:], len(samples)], strict=True):
-        assert following <= piece.end if piece in windows else following == piece.end, "no gap; no word in a skip is asked for"
+    for piece, following in zip(
+        sorted(windows + skips, key=lambda p: p.start), [*starts[1:], len(samples)], strict=True
+    ):
+        assert following <= piece.end if piece in windows else following == piece.end, (
+            "no gap; no word in a skip is asked for"
+        )
     expected, speech = long_silences(loud, len(samples))
     for skip in skips:
         said = [(start, end) for start, end in loud if any(first <= start < last for first, last in speech)]

@@ -175,7 +175,11 @@ def test_the_length_is_rounded_as_ever(folder, n, near, rate):
 def test_a_decoder_streams_what_our_own_process_loads(start, files):
     decoder = start()
     for path in files[::3]:
-        for options in ({}, {"offset_s": 3.3, "duration_s": 61.7, "channel": 0}, {"sample_rate": 8000, "duration_s": 45.0}):
+        for options in (
+            {},
+            {"offset_s": 3.3, "duration_s": 61.7, "channel": 0},
+            {"sample_rate": 8000, "duration_s": 45.0},
+        ):
             asked = request(path, **options)
             assert same(joined(decoder.stream(asked)), loaded(asked))
     assert decoder.decode(asked).flags == loaded(asked)[1]
@@ -188,7 +192,8 @@ def test_what_the_header_tells_is_told_at_once(folder, speech, tmp_path):
     path = write(folder, speech, "WAV", "PCM_16")
     for source, options, kind in (
         (str(tmp_path / "no.wav"), {}, "missing"), (b"", {}, "empty_audio"), (b"text" * 100, {}, "unreadable"),
-        (path, {"max_s": 99.0}, "too_long"), (path, {"duration_s": -1.0}, "bad_row"), (path, {"duration_s": 1e-6}, "empty_audio"),
+        (path, {"max_s": 99.0}, "too_long"), (path, {"duration_s": -1.0}, "bad_row"), (path, {"duration_s": 1e-6},
+        "empty_audio"),
     ):  # fmt: skip
         with pytest.raises(RowError) as caught:
             stream_audio(**vars(request(source, **options)))
@@ -287,7 +292,9 @@ def test_an_hour_is_not_held(folder, speech, start, long_mp3, kind):
     before = peak_mib(child_of(decoder))
     began = time.perf_counter()
     num_samples = sum(map(len, decoder.stream(request(str(path)))))
-    print(f"{kind}: {peak_mib(child_of(decoder)) - before:.1f} MiB over {before:.1f}, {time.perf_counter() - began:.1f} s")
+    print(
+        f"{kind}: {peak_mib(child_of(decoder)) - before:.1f} MiB over {before:.1f}, {time.perf_counter() - began:.1f} s"
+    )
     assert abs(num_samples / RATE - 3600) < 10  # pieces of MP3 are padded
     assert peak_mib(child_of(decoder)) - before < 40
     if path != long_mp3:

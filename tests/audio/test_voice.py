@@ -98,7 +98,9 @@ def test_long_silences_are_skipped_and_speech_never(utterances, kind):
             samples[start:end] = loudness * background(kind, end - start)
     windows, skips = split(samples, RULES, "silence")
     pieces = sorted([*windows, *skips], key=lambda piece: piece.start)
-    assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces[:-1])] and pieces[-1].end == len(samples)
+    assert [piece.start for piece in pieces] == [0, *(piece.end for piece in pieces[:-1])] and pieces[-1].end == len(
+        samples
+    )
     assert skips_no_speech(skips, is_sounding)
     long = [(start, end) for start, end in silences if end - start >= 3.5 * S]
     if kind == "music":  # some notes are taken for speech
@@ -123,7 +125,9 @@ def test_windows_end_in_pauses(utterances):
 
 
 def test_probabilities_are_those_of_sileros_own_model_however_the_audio_arrives(utterances):
-    """Its own: the TorchScript build, frame by frame; and again with a memory of 4 s, after it has heard the 2 s before."""
+    """Its own: the TorchScript build, frame by frame; and again with a memory of 4 s, after it has heard the 2 s
+    before.
+    """
     model = load_silero_vad()
     samples = np.concatenate([utterances[0], np.zeros(S, np.float32), *utterances[1:3]])[: 15 * S + 7]
     frames = torch.from_numpy(np.pad(samples, (0, -len(samples) % FRAME)).reshape(-1, FRAME))
@@ -140,7 +144,9 @@ def test_probabilities_are_those_of_sileros_own_model_however_the_audio_arrives(
                 model._context = frames[before - 1][None, -64:]
             recent += hear(before, start + 125)[start - before :]
     expected = np.maximum(whole, recent)
-    assert (expected > 0.9).sum() > 100 and (expected < 0.1).sum() > 20 and np.abs(np.subtract(whole, recent)).max() > 0.01
+    assert (
+        (expected > 0.9).sum() > 100 and (expected < 0.1).sum() > 20 and np.abs(np.subtract(whole, recent)).max() > 0.01
+    )
     for sizes in ([len(samples)], [1, 511, 513, 7, 40000], [FRAME]):
         listen, found, start, turn = SileroVad(), [], 0, 0
         while start < len(samples):
@@ -186,7 +192,11 @@ def test_nothing_is_reported_to_anybody_and_torch_stays_out(tmp_path, speech_wav
     )
     # CI: where it is set, nothing is reported anyway.
     environment = {
-        name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
     }
-    subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True, cwd=REPO / "tests")
+    subprocess.run(
+        [sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True, cwd=REPO / "tests"
+    )
     assert list(tmp_path.rglob("*")) == []

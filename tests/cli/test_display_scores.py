@@ -1,4 +1,6 @@
-"""What `score` and `compare` show people: tables that no terminal cuts, words beside characters, changes side by side."""
+"""What `score` and `compare` show people: tables that no terminal cuts, words beside characters,
+changes side by side.
+"""
 
 import fcntl
 import os
@@ -97,7 +99,11 @@ def test_languages_counted_in_characters_have_rows_of_their_own(cli, tmp_path):
     # No row of words for Chinese, and its 3 rows are none of those that WER is over.
     assert [row[:3] for row in words[1:2]] == [["en", "4", "8.33"]] and not any(row[0] == "zh" for row in words)
     assert [row[:3] for row in characters[1:3]] == [["en", "4", "1.92"], ["zh", "3", "11.11"]]
-    assert words[-1][:3] == ["weighted by words", "4", "8.33"] and characters[-1][:3] == ["weighted by characters", "7", "3.28"]
+    assert words[-1][:3] == ["weighted by words", "4", "8.33"] and characters[-1][:3] == [
+        "weighted by characters",
+        "7",
+        "3.28",
+    ]
 
 
 def test_better_and_worse_are_counted_in_the_unit_of_their_table(cli, tmp_path):
@@ -105,12 +111,18 @@ def test_better_and_worse_are_counted_in_the_unit_of_their_table(cli, tmp_path):
     a = write_jsonl(tmp_path / "a.jsonl", changed(e0="one abcdefgh three"))
     b = write_jsonl(tmp_path / "b.jsonl", changed(e0="onee twoo three", z0="今"))
     found = sheets(
-        cli("compare", a, b, "--by", "lang", "--show", "0", "--resamples", "20", "--normalizer", "none").stdout.splitlines()
+        cli(
+            "compare", a, b, "--by", "lang", "--show", "0", "--resamples", "20", "--normalizer", "none"
+        ).stdout.splitlines()
     )
     ends = {title: {row[0]: (row[1], *row[-2:]) for row in rows} for title, rows in found.items()}
     assert ends["in words"]["all rows"] == ("4", "0", "1") and ends["in characters"]["all rows"] == ("7", "1", "1")
     assert ends["by lang, in words"] == {"lang": ("rows", "better", "worse"), "en": ("4", "0", "1")}
-    assert ends["by lang, in characters"] == {"lang": ("rows", "better", "worse"), "en": ("4", "1", "0"), "zh": ("3", "0", "1")}
+    assert ends["by lang, in characters"] == {
+        "lang": ("rows", "better", "worse"),
+        "en": ("4", "1", "0"),
+        "zh": ("3", "0", "1"),
+    }
 
 
 def shown_changes(cli, folder: Path, rows: list[dict], b: list[dict]) -> str:

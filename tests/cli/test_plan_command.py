@@ -1,4 +1,6 @@
-"""`asrbatch plan`: its figures are sums of the manifest's rows, its command lines run, and its exit codes say what was found."""
+"""`asrbatch plan`: its figures are sums of the manifest's rows, its command lines run, and its exit codes say what was
+found.
+"""
 
 import json
 import os
@@ -30,7 +32,8 @@ FIELDS = {
     "languages": None,
     "duplicates": {"rows", "pieces", "examples"},
     "chunks": {
-        "num_chunks", "strategy_asked", "strategy", "rows_dealt_in_turn", "rows_min", "rows_mean", "rows_max", "audio_min_h",
+        "num_chunks", "strategy_asked", "strategy", "rows_dealt_in_turn", "rows_min", "rows_mean", "rows_max",
+        "audio_min_h",
         "audio_mean_h", "audio_max_h", "longest_to_mean", "slowest_chunk", "empty_chunks", "rows", "audio_h",
     },
     "estimate": {"rtfx_per_device", "devices_per_process", "startup_s", "wall_h", "gpu_h", "rows_not_counted"},
@@ -117,7 +120,9 @@ def test_measured_seconds_take_the_place_of_stated_ones_but_not_in_dealing_out(t
 
 def test_a_survey_keeps_few_bytes_a_row(tmp_path):
     num_rows = 30_000
-    path = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": f"a/{i}.wav", "duration": 1 + i % 7} for i in range(num_rows)])
+    path = write_jsonl(
+        tmp_path / "m.jsonl", [{"audio_filepath": f"a/{i}.wav", "duration": 1 + i % 7} for i in range(num_rows)]
+    )
     tracemalloc.start()
     survey = ManifestStats(str(path), with_files=True)
     kept, _ = tracemalloc.get_traced_memory()
@@ -137,7 +142,11 @@ def folder_of_audio(folder, num_good: int = 4):
 
 
 def test_json_has_the_documented_fields_and_stdout_nothing_else(cli, tiny_en, tmp_path):
-    rows = [*folder_of_audio(tmp_path), {"audio_filepath": "gone.wav"}, {"audio_filepath": "0.wav", "duration": 1.0, "offset": 0}]
+    rows = [
+        *folder_of_audio(tmp_path),
+        {"audio_filepath": "gone.wav"},
+        {"audio_filepath": "0.wav", "duration": 1.0, "offset": 0},
+    ]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     done = cli("plan", manifest, "-m", tiny_en, "--num-chunks", 3, "--probe", "--rtfx", 100, "--startup", 36, "--json")
     assert done.returncode == EXIT_ROWS_FAILED, done.stderr
@@ -258,7 +267,18 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
     from asrbatch.cli.app import app
 
     manifest = write_jsonl(tmp_path / "my manifest.jsonl", folder_of_audio(tmp_path))
-    given = ["-m", "./my model", "-o", "out dir/out.jsonl", "--prompt", "it's -x", "--engine-arg", "a=1", "--engine-arg", "b=2"]
+    given = [
+        "-m",
+        "./my model",
+        "-o",
+        "out dir/out.jsonl",
+        "--prompt",
+        "it's -x",
+        "--engine-arg",
+        "a=1",
+        "--engine-arg",
+        "b=2",
+    ]
     done = cli("plan", manifest, *given, "--num-chunks", 5, "--strategy", "contiguous", "--overwrite", "--json")
     lines = json.loads(done.stdout)["commands"]
     commands = typer.main.get_command(app).commands
@@ -270,8 +290,14 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
     run = {"manifest": str(manifest), "model": "./my model", "output": "out dir/out.jsonl", "prompt": "it's -x"}
     for what in ("one_process", "chunk", "submit"):
         assert run.items() <= parsed[what].items() and parsed[what]["engine_arg"] == ["a=1", "b=2"], what
-    assert (parsed["one_process"]["num_chunks"], parsed["chunk"]["num_chunks"], parsed["submit"]["num_chunks"]) == (None, 5, 5)
-    assert parsed["chunk"]["chunk_id"] == 0 and parsed["chunk"]["strategy"] == parsed["submit"]["strategy"] == "contiguous"
+    assert (parsed["one_process"]["num_chunks"], parsed["chunk"]["num_chunks"], parsed["submit"]["num_chunks"]) == (
+        None,
+        5,
+        5,
+    )
+    assert (
+        parsed["chunk"]["chunk_id"] == 0 and parsed["chunk"]["strategy"] == parsed["submit"]["strategy"] == "contiguous"
+    )
     assert str(parsed["status"]["output"]) == str(parsed["merge"]["output"]) == "out dir/out.jsonl"
     assert str(parsed["merge"]["manifest"]) == str(manifest)
 

@@ -259,7 +259,9 @@ def test_a_chunk_made_with_other_options(tiny_en, output, manifest):
         transcribe(tiny_en, manifest, output, NUM_CHUNKS, chunk_id, overwrite=True, prompt="Names: Ann")
     merged = merge(output, str(manifest))
     (line,) = [line for line in merged.findings.lines() if "what it was before" in line]
-    assert line == '  chunk 1, where the others are what it was before: prompt: was "Names: Ann", now null', "most chunks decide"
+    assert line == '  chunk 1, where the others are what it was before: prompt: was "Names: Ann", now null', (
+        "most chunks decide"
+    )
     assert merged.findings.run_again == [1] and merged.findings.overwrite == {1}
     assert merge(output, str(manifest), allow_incomplete=True).exit_code == EXIT_ERROR and not output.exists()
 
@@ -305,7 +307,9 @@ def test_a_changed_manifest_is_refused(output, manifest, tmp_path):
     rows = read_jsonl(manifest)
     rows[2]["offset"] = 0.5
     other = write_jsonl(tmp_path / "other.jsonl", rows)
-    with pytest.raises(OutputError, match=rf"other\.jsonl: is not the manifest of this run.*made from {manifest}, 14 rows"):
+    with pytest.raises(
+        OutputError, match=rf"other\.jsonl: is not the manifest of this run.*made from {manifest}, 14 rows"
+    ):
         merge(output, str(other))
     with pytest.raises(OutputError, match="its 13 rows have digest"):
         merge(output, str(write_jsonl(tmp_path / "shorter.jsonl", rows[:-1])))
@@ -323,7 +327,9 @@ def test_chunks_that_an_unknown_version_dealt_out(output, manifest):
         paths = chunk(output, chunk_id)
         change_json(paths.record, lambda record: record["fingerprint"].update(strategy="shuffled"))
         change_json(paths.done, lambda mark, p=paths: mark.update(fingerprint=digest(read_record(p)["fingerprint"])))
-    with pytest.raises(OutputError, match=r"dealt out in a way that this asrbatch does not know \(--strategy shuffled\)"):
+    with pytest.raises(
+        OutputError, match=r"dealt out in a way that this asrbatch does not know \(--strategy shuffled\)"
+    ):
         merge(output, str(manifest))
 
 
@@ -389,7 +395,9 @@ def test_ranges_are_what_sbatch_takes(numbers):
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_rows_anywhere_but_once_in_their_chunk_are_refused(made, data):
-    """Lines moved, doubled and dropped at will, the marks mended: merged only if every chunk holds just its own rows."""
+    """Lines moved, doubled and dropped at will, the marks mended: merged only if every chunk holds
+    just its own rows.
+    """
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(made / "run", folder, dirs_exist_ok=True)
         output = Path(folder) / "out.jsonl"
@@ -420,7 +428,9 @@ def test_rows_anywhere_but_once_in_their_chunk_are_refused(made, data):
                 occurs[line] = occurs.get(line, 0) + 1
         absent = sum(line not in held[chunk_id] for chunk_id, lines in enumerate(own) for line in lines)
         assert counts["missing"] == absent
-        assert counts["foreign"] == sum(line not in own[chunk_id] for chunk_id, lines in enumerate(held) for line in lines)
+        assert counts["foreign"] == sum(
+            line not in own[chunk_id] for chunk_id, lines in enumerate(held) for line in lines
+        )
         assert bool(counts["doubled"]) == any(times > 1 for times in occurs.values())
 
 
@@ -430,7 +440,9 @@ def test_rows_anywhere_but_once_in_their_chunk_are_refused(made, data):
 def test_a_chunk_that_still_runs_is_waited_for(output, manifest):
     tear(chunk(output, 1))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    change_json(chunk(output, 1).record, lambda record: record["sessions"][-1].update(outcome=None, ended=None, heartbeat=now))
+    change_json(
+        chunk(output, 1).record, lambda record: record["sessions"][-1].update(outcome=None, ended=None, heartbeat=now)
+    )
     delete(chunk(output, 2))
     findings = merge(output, str(manifest)).findings
     assert (findings.running, findings.run_again) == ({1}, [2])
@@ -526,7 +538,9 @@ def test_left_over_chunks_of_another_number(output, manifest):
 
 
 def test_no_chunks(tiny_en, output, manifest, tmp_path):
-    with pytest.raises(OutputError, match=r"nothing\.jsonl: no chunks of it \(nothing\.chunk-\*-of-\*\.jsonl\) are there"):
+    with pytest.raises(
+        OutputError, match=r"nothing\.jsonl: no chunks of it \(nothing\.chunk-\*-of-\*\.jsonl\) are there"
+    ):
         merge(output.with_name("nothing.jsonl"), str(manifest))
     with pytest.raises(OutputError, match="the folder does not exist"):
         merge(tmp_path / "no" / "out.jsonl", str(manifest))
@@ -611,7 +625,9 @@ def test_killed_at_every_step(output, manifest):
         found, complete = output.read_bytes(), read_record(paths)["complete"]
         assert found in (old, new)
         if paths.done.exists():
-            assert found == new and complete and read_completion_mark(paths)["sha256"] == hashlib.sha256(new).hexdigest()
+            assert (
+                found == new and complete and read_completion_mark(paths)["sha256"] == hashlib.sha256(new).hexdigest()
+            )
         seen.add((found == new, complete, paths.done.exists()))
     assert seen == {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}, step
     assert output.read_bytes() == new and paths.done.exists()
@@ -652,7 +668,9 @@ def test_what_a_reading_process_cannot_read_is_an_error(output, manifest):
     chunk(output, 1).rows.mkdir()
     done = merge_apart(output, manifest)
     assert (
-        done.returncode == 1 and "OutputError" in done.stderr and "out.chunk-00001-of-00003.jsonl: Is a directory" in done.stderr
+        done.returncode == 1
+        and "OutputError" in done.stderr
+        and "out.chunk-00001-of-00003.jsonl: Is a directory" in done.stderr
     )
 
 
@@ -713,7 +731,16 @@ def lives(pid: int) -> bool:
 
 
 def limited(limit: str, *arguments) -> subprocess.CompletedProcess:
-    command = ["bash", "-c", f'ulimit {limit} && exec "$@"', "-", sys.executable, "-m", "asrbatch", *map(str, arguments)]
+    command = [
+        "bash",
+        "-c",
+        f'ulimit {limit} && exec "$@"',
+        "-",
+        sys.executable,
+        "-m",
+        "asrbatch",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -733,13 +760,19 @@ def test_a_full_disk_leaves_what_was_there(output, manifest):
     largest = max(path.stat().st_size for path in output.parent.iterdir() if path.name != "out.jsonl")
     assert len(before) > largest // 1024 * 1024 + 1024
     done = limited(f"-f {largest // 1024 + 1}", "merge-shards", output, "--manifest", manifest)
-    assert done.returncode == EXIT_ERROR and "files may not grow larger here" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == EXIT_ERROR
+        and "files may not grow larger here" in done.stderr
+        and "Traceback" not in done.stderr
+    )
     assert output.read_bytes() == before and not RunPaths(output).done.exists() and not RunPaths(output).lease.exists()
     assert not [path.name for path in output.parent.iterdir() if ".tmp-" in path.name]
 
 
 def test_memory_is_a_few_bytes_a_row(bench, tmp_path):
-    """Rows are a kilobyte each. Beside a constant, what is kept of one must be some 100 bytes, the manifest's part included."""
+    """Rows are a kilobyte each. Beside a constant, what is kept of one must be some 100 bytes, the manifest's part
+    included.
+    """
     peaks = {}
     for num_rows in (6000, 18000):
         folder = tmp_path / str(num_rows)
@@ -763,7 +796,11 @@ def test_figures_of_sessions_that_ended_in_every_way():
     def session(started, wall_s, *, ended=None, outcome="complete", **more):
         start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=started)
         beat = start + timedelta(seconds=wall_s)
-        times = {"started": start.isoformat(), "heartbeat": beat.isoformat(), "ended": beat.isoformat() if ended else None}
+        times = {
+            "started": start.isoformat(),
+            "heartbeat": beat.isoformat(),
+            "ended": beat.isoformat() if ended else None,
+        }
         return {**times, "outcome": outcome, "wall_s": wall_s, **more}
 
     records = {
@@ -800,8 +837,12 @@ def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, 
     done = cli("merge-shards", output, "--manifest", manifest)
     assert (done.returncode, done.stdout) == (EXIT_COMPLETE, f"{output}\n")
     assert "merged: 14 of 14 rows (0 failed), 0.004 h of audio, from 3 of 3 chunks" in done.stderr
-    assert re.search(r"RTFx of one device: [\d.]+ while its engine worked, [\d.]+ end to end, start-up included", done.stderr)
-    assert re.search(r"device-hours: wall time of 3 sessions times their devices; slowest chunk \d with 0:00:0\d;", done.stderr)
+    assert re.search(
+        r"RTFx of one device: [\d.]+ while its engine worked, [\d.]+ end to end, start-up included", done.stderr
+    )
+    assert re.search(
+        r"device-hours: wall time of 3 sessions times their devices; slowest chunk \d with 0:00:0\d;", done.stderr
+    )
 
     delete(chunk(output, 0))
     edit(chunk(output, 2), b"beep", b"boop")
@@ -812,7 +853,9 @@ def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, 
 
     copy(chunk(output, 1), chunk(output, 2), "rows", "record", "done")
     done = cli("merge-shards", "out.jsonl", "--manifest", manifest, "--num-chunks", 4, cwd=output.parent)
-    assert (done.returncode, done.stdout) == (EXIT_ERROR, "") and done.stderr.startswith(f"asrbatch: {output}: none of 4")
+    assert (done.returncode, done.stdout) == (EXIT_ERROR, "") and done.stderr.startswith(
+        f"asrbatch: {output}: none of 4"
+    )
 
 
 def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli, output, manifest):
@@ -835,7 +878,9 @@ def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli,
 )
 def test_usage_errors_exit_2(cli, arguments, message):
     done = cli("merge-shards", *arguments)
-    assert done.returncode == EXIT_USAGE and message in done.stderr and not done.stdout and "Traceback" not in done.stderr
+    assert (
+        done.returncode == EXIT_USAGE and message in done.stderr and not done.stdout and "Traceback" not in done.stderr
+    )
 
 
 def test_merging_needs_none_of_the_heavy_libraries(output, manifest):

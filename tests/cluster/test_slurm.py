@@ -1,4 +1,5 @@
-"""`asrbatch submit` on a real SLURM, with the real engine: what is killed, stopped, preempted or doubled ends complete, once.
+"""`asrbatch submit` on a real SLURM, with the real engine: what is killed, stopped, preempted or doubled ends complete,
+once.
 
 The cluster is this machine, two cores, started for these tests (`slurm_cluster.py`).
 """
@@ -64,7 +65,9 @@ def wait_for_rows(slurm: Cluster, output: Path, count: int, among: set[int]) -> 
 
 
 def logs(folder: Path) -> str:
-    return "\n".join(f"{path.name}: {path.read_text(errors='replace')[-3000:]}" for path in sorted(folder.glob("logs/*.log")))
+    return "\n".join(
+        f"{path.name}: {path.read_text(errors='replace')[-3000:]}" for path in sorted(folder.glob("logs/*.log"))
+    )
 
 
 def complete(slurm: Cluster, folder: Path, *jobs: str) -> None:
@@ -89,7 +92,10 @@ def test_a_killed_a_stopped_and_a_preempted_task_end_as_one_verified_file(
 
     def waits_again(task: int) -> None:
         wait_until(
-            lambda: slurm.jobs()[f"{array}_{task}"]["Reason"] == "BeginTime", f"task {task} requeued", 60, lambda: log(task)
+            lambda: slurm.jobs()[f"{array}_{task}"]["Reason"] == "BeginTime",
+            f"task {task} requeued",
+            60,
+            lambda: log(task),
         )
 
     first = wait_for_rows(slurm, output, 2, among={0, 1})
@@ -137,9 +143,24 @@ def small_run(demo_rows, tmp_path_factory) -> Path:
 
 
 def test_two_tasks_with_one_chunk_write_it_once(slurm, submit, tiny_en, small_run):
-    """Task 1, and task 0 of an array that begins at chunk 1. The one that finds the other writing waits, without a requeue."""
+    """Task 1, and task 0 of an array that begins at chunk 1. The one that finds the other writing waits, without a
+    requeue.
+    """
     output = small_run / "out.jsonl"
-    run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU, "--chunks", 1, "--no-merge"]
+    run = [
+        small_run / "m.jsonl",
+        "-m",
+        tiny_en,
+        "-o",
+        output,
+        "--num-chunks",
+        2,
+        *EXACT,
+        *ON_CPU,
+        "--chunks",
+        1,
+        "--no-merge",
+    ]
     (first,) = submit(*run)
     (second,) = submit(*run, "--max-array-size", 1)
     tasks = (f"{first}_1", f"{second}_0")
@@ -153,9 +174,11 @@ def test_two_tasks_with_one_chunk_write_it_once(slurm, submit, tiny_en, small_ru
     assert len(stable(chunk(output, 1, 2))) == 3
 
 
-def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_completes_it(slurm, submit, cli, tiny_en, small_run):
-    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again, on two
-    devices."""
+def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_completes_it(
+    slurm, submit, cli, tiny_en, small_run
+):
+    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again, on
+    two devices."""
     output = small_run / "out.jsonl"
     run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU]
     array, merge = submit(*run, "--chunks", 0, "--requeue", 0)
@@ -200,9 +223,22 @@ def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
     (folder / "work").mkdir(parents=True)
     manifest = write_jsonl(folder / "m.jsonl", [{"audio_filepath": "a.wav"}])
     tell = folder / "tell"
-    tell.write_text(f'#!/bin/bash\n{{ echo "$PWD"; env; printf "%s\\n" "$@"; }} > "{tmp_path}/told.$SLURM_ARRAY_TASK_ID"\n')
+    tell.write_text(
+        f'#!/bin/bash\n{{ echo "$PWD"; env; printf "%s\\n" "$@"; }} > "{tmp_path}/told.$SLURM_ARRAY_TASK_ID"\n'
+    )
     tell.chmod(0o755)
-    slurm_options = ["--gpus", "a100:2", "--cpus-per-task", 1, "--time", "0:30:00", "--partition", "main", "--mem", "1M"]
+    slurm_options = [
+        "--gpus",
+        "a100:2",
+        "--cpus-per-task",
+        1,
+        "--time",
+        "0:30:00",
+        "--partition",
+        "main",
+        "--mem",
+        "1M",
+    ]
     slurm_options += [
         "--chdir",
         folder / "work",
@@ -212,8 +248,25 @@ def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
         "export EXTRA='c d'",
     ]
     slurm_options += ["--merge-cpus", 2, "--merge-mem", "1M", "--merge-sbatch=--nice=7"]
-    slurm_options += ["--python", f"'{tell.parent}'/tell".replace("o'ne", "o'\"'\"'ne"), "--cache-dir", folder / "cache"]
-    run = [manifest, "-m", "x/y", "-o", folder / "out.jsonl", "--num-chunks", 4, "--prompt", "it's $5", "--chunks", "1,3"]
+    slurm_options += [
+        "--python",
+        f"'{tell.parent}'/tell".replace("o'ne", "o'\"'\"'ne"),
+        "--cache-dir",
+        folder / "cache",
+    ]
+    run = [
+        manifest,
+        "-m",
+        "x/y",
+        "-o",
+        folder / "out.jsonl",
+        "--num-chunks",
+        4,
+        "--prompt",
+        "it's $5",
+        "--chunks",
+        "1,3",
+    ]
     (array, merge) = submit(*run, *slurm_options, "--max-array-size", 3, "--stagger", 0)[-2:]
     complete(slurm, folder, f"{array}_0", merge)
     job = slurm.jobs()[f"{array}_0"]
@@ -229,7 +282,8 @@ def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
     assert list((folder / "cache").iterdir()) == [], "compile caches end with their task"
     written = sorted(path.name for path in (folder / "logs").iterdir())
     assert re.fullmatch(
-        rf"asrbatch-out-{int(array) - 1}_1.log asrbatch-out-{array}_0.log asrbatch-out-merge-{merge}.log", " ".join(written)
+        rf"asrbatch-out-{int(array) - 1}_1.log asrbatch-out-{array}_0.log asrbatch-out-merge-{merge}.log",
+        " ".join(written),
     )
 
 

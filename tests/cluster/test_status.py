@@ -28,18 +28,28 @@ from asrbatch.cli.display.tables import show
 from asrbatch.cluster import status
 from asrbatch.cluster.status import Watch, run_status
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError, UsageError
+from asrbatch.errors import (
+    EXIT_COMPLETE,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_ROWS_FAILED,
+    EXIT_USAGE,
+    EngineDiedError,
+    UsageError,
+)
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.runner import run
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import RECORD_REFRESH_S, read_record
 
 CHUNK_FIELDS = {
-    "chunk_id", "output", "state", "note", "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session", "rtfx",
+    "chunk_id", "output", "state", "note", "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session",
+    "rtfx",
     "eta_s", "heartbeat", "silent_s", "host", "slurm_job", "sessions", "gpu_h",
 }  # fmt: skip
 TOTAL_FIELDS = {
-    "output", "num_chunks", "states", "rows", "total_rows", "failed", "audio_s", "rtfx_running", "rtfx", "eta_s", "without_eta",
+    "output", "num_chunks", "states", "rows", "total_rows", "failed", "audio_s", "rtfx_running", "rtfx", "eta_s",
+    "without_eta",
     "gpu_h", "merged", "notes", "exit_code",
 }  # fmt: skip
 LATER = timedelta(seconds=status.SILENT_AFTER_S + 10)
@@ -77,7 +87,9 @@ def start_run(*arguments, **settings) -> subprocess.Popen:
     """A real process whose engine beeps."""
     command = [sys.executable, str(REPO / "tests/beep_run.py"), *map(str, arguments)]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(command, env=Settings(**settings).environment(), start_new_session=True, text=True, **output)
+    return subprocess.Popen(
+        command, env=Settings(**settings).environment(), start_new_session=True, text=True, **output
+    )
 
 
 def wait_for(condition, most_s: float = 60.0):
@@ -149,7 +161,9 @@ def test_a_run_is_seen_while_it_goes_and_when_it_was_killed(manifest, tiny_en, t
         wait_for(written)
         before, going = seen[-1], run_status(output)
         chunk, total = going["chunks"][1], going["total"]
-        assert states(going) == ["not started", "running"] and "starting" in {figures["chunks"][1]["state"] for figures in seen}
+        assert states(going) == ["not started", "running"] and "starting" in {
+            figures["chunks"][1]["state"] for figures in seen
+        }
         assert 7 <= chunk["rows"] < chunk["total_rows"] == 12 and total["total_rows"] == 24
         assert chunk["eta_s"] > 0 and total["eta_s"] == chunk["eta_s"] and total["without_eta"] == 1
         assert chunk["rtfx_session"] == chunk["rtfx"] == total["rtfx_running"] > 0
@@ -157,7 +171,9 @@ def test_a_run_is_seen_while_it_goes_and_when_it_was_killed(manifest, tiny_en, t
         assert before["total"]["exit_code"] == EXIT_INTERRUPTED
         later = datetime.now(UTC) + LATER
         assert states(run_status(output, now=later)) == ["not started", "silent"], "by the clock alone"
-        assert states(run_status(output, now=later - 2 * LATER)) == ["not started", "running"], "a clock behind: no negative age"
+        assert states(run_status(output, now=later - 2 * LATER)) == ["not started", "running"], (
+            "a clock behind: no negative age"
+        )
         assert run_status(output, now=later - 2 * LATER)["chunks"][1]["silent_s"] == 0.0
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -221,7 +237,10 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
         (lambda p: p.record.write_text('{"sessions": []}'), "has no fingerprint"),
         (lambda p: p.done.write_text("[]"), "holds no JSON object"),
         (lambda p: edit(p.record, lambda r: r.update(sessions="none")), "not what asrbatch writes"),
-        (lambda p: edit(p.record, lambda r: r["sessions"][-1].update(heartbeat="yesterday")), "not what asrbatch writes"),
+        (
+            lambda p: edit(p.record, lambda r: r["sessions"][-1].update(heartbeat="yesterday")),
+            "not what asrbatch writes",
+        ),
         (lambda p: edit(p.record, lambda r: r.update(chunk_id=3)), "is the record of chunk 3 of 4; was it renamed?"),
         (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "is the completion mark of another run"),
         (lambda p: p.rows.unlink(), "is gone, although its run completed"),
@@ -279,7 +298,9 @@ def test_runs_side_by_side(copy, manifest, tiny_en):
     run(config(manifest, tiny_en, copy), start=start_beeps)
     total = run_status(copy, 4)["total"]
     assert total["rows"] == 24 and total["merged"] is None
-    assert total["notes"] == ["out.jsonl beside the chunks was not merged from them and is not counted; see out.run.json"]
+    assert total["notes"] == [
+        "out.jsonl beside the chunks was not merged from them and is not counted; see out.run.json"
+    ]
 
 
 def test_a_merged_run(copy, cli):
@@ -364,7 +385,9 @@ def test_the_slowest_running_chunk_is_the_eta_of_all(copy, manifest):
     assert etas_s == [pytest.approx(10.0, abs=0.1), pytest.approx(30.0, abs=0.1), pytest.approx(20.0, abs=0.1), None]
     total = figures["total"]
     assert (total["eta_s"], total["without_eta"]) == (etas_s[1], 1)
-    assert total["rtfx_running"] == pytest.approx(sum(chunk["rtfx_session"] for chunk in figures["chunks"][:3]), abs=0.02)
+    assert total["rtfx_running"] == pytest.approx(
+        sum(chunk["rtfx_session"] for chunk in figures["chunks"][:3]), abs=0.02
+    )
 
 
 def half_way(record: dict, loop_s: float) -> None:
@@ -397,7 +420,10 @@ def test_the_command_prints_a_table_and_its_exit_code_says_how_it_stands(cli, co
     done = cli("status", copy.with_name("other.jsonl"))
     assert done.returncode == EXIT_USAGE and "no run is there" in done.stderr and done.stdout == ""
     done = cli("status", chunk_path(copy, 1, 4))
-    assert done.returncode == EXIT_USAGE and "is the name of one chunk's file; give the run's own, out.jsonl" in done.stderr
+    assert (
+        done.returncode == EXIT_USAGE
+        and "is the name of one chunk's file; give the run's own, out.jsonl" in done.stderr
+    )
     assert cli("status", copy.parent / "nowhere" / "out.jsonl").returncode == EXIT_USAGE
 
 
@@ -445,7 +471,9 @@ def test_of_many_chunks_only_the_unfinished_are_listed(cli, four_chunks, tmp_pat
 
 def test_watch_goes_on_until_the_run_is_complete(manifest, tiny_en, tmp_path, start_cli):
     output, gate = tmp_path / "out.jsonl", tmp_path / "gate"
-    process = start_run("transcribe", manifest, "-m", tiny_en, "-o", output, gate=str(gate), record_every_s=0.5, refresh_s=0.3)
+    process = start_run(
+        "transcribe", manifest, "-m", tiny_en, "-o", output, gate=str(gate), record_every_s=0.5, refresh_s=0.3
+    )
     try:
         wait_for(lambda: RunPaths(output).record.exists())
         watching = start_cli("status", output, "--watch", "--every", "0.2", "--json")

@@ -49,7 +49,10 @@ def options(**changes) -> SlurmOptions:
 
 
 def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
-    slurm = "--partition gpu --account speech --qos long --time 4:00:00 --gpus a100:2 --cpus-per-task 16 --mem 64G --chdir work"
+    slurm = (
+        "--partition gpu --account speech --qos long --time 4:00:00 --gpus a100:2 --cpus-per-task 16 --mem 64G "
+        "--chdir work"
+    )
     more = "--sbatch=--constraint=nvme --sbatch=--exclusive --max-running 4 --merge-partition cpu --python python3"
     more += " --merge-cpus 8 --merge-mem 4G --merge-sbatch=--nice=5 --merge-sbatch=--reservation=night"
     lines = ["--setup", "module load cuda/12", "--setup", "source 'my env'/bin/activate"]
@@ -78,7 +81,9 @@ def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
         "#SBATCH --exclusive",
     ]
     assert "\nmodule load cuda/12\nsource 'my env'/bin/activate\n" in array
-    command = f"exec python3 -m asrbatch transcribe {manifest} --model openai/whisper-tiny --output {tmp_path}/run/out.jsonl"
+    command = (
+        f"exec python3 -m asrbatch transcribe {manifest} --model openai/whisper-tiny --output {tmp_path}/run/out.jsonl"
+    )
     assert f"{command} --num-chunks 16 --devices all --chunk-offset 0\n" in array
     assert [line for line in merge.splitlines() if line.startswith("#SBATCH")] == [
         "#SBATCH --job-name=asrbatch-out-merge",
@@ -95,10 +100,13 @@ def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
         "#SBATCH --nice=5",
         "#SBATCH --reservation=night",
     ]
-    assert f"\npython3 -m asrbatch merge-shards {tmp_path}/run/out.jsonl --manifest {manifest} --num-chunks 16\n" in merge
+    assert (
+        f"\npython3 -m asrbatch merge-shards {tmp_path}/run/out.jsonl --manifest {manifest} --num-chunks 16\n" in merge
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"]
     assert (
-        done.stderr == "note: --model openai/whisper-tiny is no folder here: every task will look it up, so fetch it beforehand\n"
+        done.stderr
+        == "note: --model openai/whisper-tiny is no folder here: every task will look it up, so fetch it beforehand\n"
     )
 
 
@@ -117,7 +125,9 @@ def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli, man
     assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=8\n" in done.stdout and "--array=0-1\n" in done.stdout
     assert f"exec {shlex.quote(sys.executable)} -m asrbatch transcribe" in done.stdout
     assert done.stderr == ""
-    alone = cli("submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--gpus", 0, "--signal-before", 0).stdout
+    alone = cli(
+        "submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--gpus", 0, "--signal-before", 0
+    ).stdout
     assert not {"--gres", "--cpus-per-task", "--signal"} & set(re.findall(r"^#SBATCH ([\w-]+)", alone, flags=re.M))
 
 
@@ -126,7 +136,9 @@ def test_many_chunks_become_several_arrays(cli, manifest, tmp_path):
     done = cli("submit", manifest, *run)
     assert re.findall(r"--array=(\S+)", done.stdout) == ["0-999%41", "0-999%39", "0-499%20"]
     assert re.findall(r"--chunk-offset (\d+)", done.stdout) == ["0", "1000", "2000"]
-    assert re.findall(r"sbatch (\S+)$", done.stdout, flags=re.M) == [f"{tmp_path}/out.array-{n}.sbatch" for n in (0, 1000, 2000)]
+    assert re.findall(r"sbatch (\S+)$", done.stdout, flags=re.M) == [
+        f"{tmp_path}/out.array-{n}.sbatch" for n in (0, 1000, 2000)
+    ]
     done = cli("submit", manifest, *run, "--chunks", "7,2003-2004,1999")
     assert re.findall(r"--array=(\S+)", done.stdout) == ["7%26", "999%25", "3-4%49"]
     assert "# chunks 1999 of 2500, one to a task" in done.stdout
@@ -145,7 +157,10 @@ def test_arrays_hold_every_chunk_once_within_the_limits(chunks, size, max_runnin
     if max_running is None:
         assert all(array.max_running is None for array in arrays)
     else:
-        assert sum(array.max_running for array in arrays) == max_running and min(array.max_running for array in arrays) >= 1
+        assert (
+            sum(array.max_running for array in arrays) == max_running
+            and min(array.max_running for array in arrays) >= 1
+        )
 
 
 @given(st.sets(st.integers(0, 3000), min_size=1))
@@ -184,14 +199,23 @@ def test_chunks_are_read_as_merge_shards_names_them(chunks):
         (["--num-chunks", "4", "--sbatch=-o x.log"], "submit sets --output itself; use --log-dir"),
         (["--num-chunks", "4", "--sbatch=--error x.log"], "submit sets --error itself"),
         (["--num-chunks", "4", "--sbatch=--no-requeue"], "submit sets --no-requeue itself"),
-        (["--num-chunks", "4", "--sbatch=--gpus-per-node=2"], "submit sets --gpus-per-node itself; use --gpus of submit"),
+        (
+            ["--num-chunks", "4", "--sbatch=--gpus-per-node=2"],
+            "submit sets --gpus-per-node itself; use --gpus of submit",
+        ),
         (["--num-chunks", "4", "--sbatch=--time=1", "--time", "2"], "submit sets --time itself; use --time"),
         (["--num-chunks", "4", "--merge-cpus", "0"], "--merge-cpus 0: must be at least 1"),
         (["--num-chunks", "4", "--merge-mem", ""], "--merge-mem '': must be one line, and not empty"),
         (["--num-chunks", "4", "--merge-sbatch", "a\nb"], "--merge-sbatch 'a\\nb': must be one line"),
         (["--num-chunks", "4", "--merge-sbatch", "nice"], "write it as --merge-sbatch='--"),
-        (["--num-chunks", "4", "--merge-sbatch=-d singleton"], "submit sets --dependency itself; it waits for the arrays"),
-        (["--num-chunks", "4", "--merge-sbatch=--mem=1", "--merge-mem", "2"], "submit sets --mem itself; use --merge-mem"),
+        (
+            ["--num-chunks", "4", "--merge-sbatch=-d singleton"],
+            "submit sets --dependency itself; it waits for the arrays",
+        ),
+        (
+            ["--num-chunks", "4", "--merge-sbatch=--mem=1", "--merge-mem", "2"],
+            "submit sets --mem itself; use --merge-mem",
+        ),
     ],
 )
 def test_what_cannot_be_submitted_is_one_line(cli, manifest, tmp_path, arguments, message):
@@ -256,7 +280,11 @@ def test_arrays_are_submitted_and_then_the_merge(cli, manifest, tmp_path, sbatch
     ]
     assert (tmp_path / "deep/er/logs").is_dir()
     assert "--array=0\n" in (tmp_path / "run/out.array-2.sbatch").read_text()
-    for hint in ("squeue --jobs=100,101,102", f"asrbatch status {tmp_path}/run/out.jsonl --watch", "scancel 100 101 102"):
+    for hint in (
+        "squeue --jobs=100,101,102",
+        f"asrbatch status {tmp_path}/run/out.jsonl --watch",
+        "scancel 100 101 102",
+    ):
         assert hint in done.stderr
     assert f"{tmp_path}/deep/er/logs/asrbatch-out-*.log" in done.stderr
     done = cli("submit", manifest, *run, "--no-merge", "--chunks", "1", env=env)
@@ -273,7 +301,10 @@ def test_arrays_are_submitted_and_then_the_merge(cli, manifest, tmp_path, sbatch
             "101",
             r"out.array-2.sbatch: .*: array 100, .* Either scancel 100, or .* --chunks 2-3,4 and run this .*: MERGE$",
         ),
-        ("103", r"out.merge.sbatch: .*; array 100, 101, 102 was submitted and goes on; run this when it has ended: MERGE$"),
+        (
+            "103",
+            r"out.merge.sbatch: .*; array 100, 101, 102 was submitted and goes on; run this when it has ended: MERGE$",
+        ),
     ],
 )
 def test_what_stands_when_sbatch_refuses_is_said(cli, manifest, tmp_path, sbatch, refuse_at, message):
@@ -294,7 +325,8 @@ def test_without_sbatch_the_scripts_are_written_all_the_same(cli, manifest, tmp_
 # --- what the scripts do ----------------------------------------------------------------------------------------------
 
 
-FAILS = """[[ -s $0.fails ]] && read -r n < "$0.fails" && ((n)) && { echo $((n - 1)) > "$0.fails"; echo down >&2; exit 1; }"""
+FAILS = """[[ -s $0.fails ]] && read -r n < "$0.fails" && ((n)) && { \
+echo $((n - 1)) > "$0.fails"; echo down >&2; exit 1; }"""
 QUICK = {"ASRBATCH_HELD_PAUSE_S": "0.2", "ASRBATCH_SLURM_PATIENCE_S": "1", "ASRBATCH_SLURM_PAUSE_S": "0.05"}
 
 
@@ -352,7 +384,18 @@ def child_of(process: subprocess.Popen) -> int:
 
 def write_scripts(cli, folder: Path, manifest, *arguments) -> tuple[Path, Path]:
     """The array's and the merge's script."""
-    run = ["-m", "x/y", "-o", folder / "out.jsonl", "--num-chunks", 16, "--stagger", 0, "--python", folder / "node/python"]
+    run = [
+        "-m",
+        "x/y",
+        "-o",
+        folder / "out.jsonl",
+        "--num-chunks",
+        16,
+        "--stagger",
+        0,
+        "--python",
+        folder / "node/python",
+    ]
     done = cli("submit", manifest, *run, *arguments, "--dry-run")
     assert done.returncode == 0, done.stderr
     scripts = re.split(r"(?=^#!/bin/bash\n)", done.stdout, flags=re.M)[1:]
@@ -369,8 +412,8 @@ def as_a_person_edits(template: Path, folder: Path) -> Path:
     return path
 
 
-# asrbatch's exit code, restarts as SLURM counts them, the task's state for SLURM: the script's exit code, and whether it
-# requeues itself.
+# asrbatch's exit code, restarts as SLURM counts them, the task's state for SLURM: the script's exit code, and whether
+# it requeues itself.
 ENDS = [
     (0, None, "RUNNING", 0, False),
     (3, None, "RUNNING", 0, False),
@@ -389,7 +432,9 @@ ENDS = [
 @pytest.mark.parametrize("which", ["submit", "template"])
 def test_how_a_task_ends(cli, manifest, tmp_path, which):
     node = Node(tmp_path, "read -r code < code; ((code == 137)) && kill -KILL $$; exit $code")
-    script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    script = (
+        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    )
     for code, restarts, state, expected, requeued in ENDS:
         (tmp_path / "code").write_text(f"{code}\n")
         node.state(state)
@@ -455,7 +500,9 @@ def test_a_count_that_cannot_be_kept_leaves_slurms_own(cli, manifest, tmp_path):
 def test_a_chunk_that_another_process_writes_is_waited_for(cli, manifest, tmp_path, which):
     """As long as it takes, without a requeue."""
     node = Node(tmp_path, "echo >> asked; (($(wc -l < asked) < 6)) && exit 6; exit 3")
-    script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    script = (
+        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    )
     code, said = node.run(script)
     assert code == 0 and not node.requeued() and (tmp_path / "asked").read_text().count("\n") == 6, said
     if which == "submit":
@@ -466,7 +513,9 @@ def test_a_chunk_that_another_process_writes_is_waited_for(cli, manifest, tmp_pa
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
 def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli, manifest, tmp_path, which, state):
     node = Node(tmp_path, "touch asked; exit 6")
-    script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    script = (
+        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    )
     process = node.start(script, restarts=3, ASRBATCH_HELD_PAUSE_S="600")
     _wait_for(tmp_path / "asked")
     _wait_for_pause(process)
@@ -481,7 +530,9 @@ def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli, manifest
 @pytest.mark.parametrize(("which", "name"), [("submit", "squeue"), ("submit", "scontrol"), ("template", "squeue")])
 def test_slurm_may_take_a_while_to_answer(cli, manifest, tmp_path, which, name):
     node = Node(tmp_path, "exit 4")
-    script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    script = (
+        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    )
     node.fails(name, 3)
     code, said = node.run(script, ASRBATCH_SLURM_PATIENCE_S="30")
     assert code == 4 and node.requeued() == "requeue 77_3" and said.count("down") == 3
@@ -535,7 +586,9 @@ exit 4
 @pytest.mark.parametrize("which", ["submit", "template"])
 def test_usr1_becomes_one_term_and_the_exit_code_is_kept(cli, manifest, tmp_path, which):
     node = Node(tmp_path, WAITS)
-    script = write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    script = (
+        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+    )
     process = node.start(script)
     _wait_for(node.tools / "python.ready")
     process.send_signal(signal.SIGUSR1)
@@ -567,11 +620,35 @@ def test_words_reach_asrbatch_as_they_were_given(cli, tmp_path):
     folder = tmp_path / 'o\'ne "two" $HOME `x` *'
     folder.mkdir()
     manifest = write_jsonl(folder / "m;.jsonl", [{"audio_filepath": "a.wav"}])
-    node = Node(tmp_path, f'{sys.executable} -c "import json,sys; print(json.dumps(sys.argv[1:]))" "$@" > "$0.argv"; exit 0')
+    node = Node(
+        tmp_path, f'{sys.executable} -c "import json,sys; print(json.dumps(sys.argv[1:]))" "$@" > "$0.argv"; exit 0'
+    )
     prompt = '-it\'s "here" $(touch gone) \\ \n två'
-    run = ["-m", "x/y", "-o", folder / "out.jsonl", "--num-chunks", 16, "--python", tmp_path / "node/python", "--prompt", prompt]
-    slurm = ["--stagger", 0, "--container", "env 'A B=c d'", "--cache-dir", folder / "cache", "--log-dir", folder / "100% logs"]
-    done = cli("submit", manifest, *run, *slurm, "--retry-failed", "--engine-arg", "a=b c", "--engine-arg", "d=1", "--dry-run")
+    run = [
+        "-m",
+        "x/y",
+        "-o",
+        folder / "out.jsonl",
+        "--num-chunks",
+        16,
+        "--python",
+        tmp_path / "node/python",
+        "--prompt",
+        prompt,
+    ]
+    slurm = [
+        "--stagger",
+        0,
+        "--container",
+        "env 'A B=c d'",
+        "--cache-dir",
+        folder / "cache",
+        "--log-dir",
+        folder / "100% logs",
+    ]
+    done = cli(
+        "submit", manifest, *run, *slurm, "--retry-failed", "--engine-arg", "a=b c", "--engine-arg", "d=1", "--dry-run"
+    )
     assert done.returncode == 0, done.stderr
     array, merge = re.split(r"(?=^#!/bin/bash\n)", done.stdout, flags=re.M)[1:]
     (tmp_path / "x.sbatch").write_text(array)
@@ -588,7 +665,17 @@ def test_words_reach_asrbatch_as_they_were_given(cli, tmp_path):
         f"{folder}/out.jsonl",
         f"--prompt={prompt}",
     ]
-    words += ["--num-chunks", "16", "--retry-failed", "--engine-arg", "a=b c", "--engine-arg", "d=1", "--chunk-offset", "0"]
+    words += [
+        "--num-chunks",
+        "16",
+        "--retry-failed",
+        "--engine-arg",
+        "a=b c",
+        "--engine-arg",
+        "d=1",
+        "--chunk-offset",
+        "0",
+    ]
     assert json.loads((node.tools / "python.argv").read_text()) == words
     (tmp_path / "x.sbatch").write_text(merge)
     assert node.run(tmp_path / "x.sbatch")[0] == 0
@@ -688,7 +775,12 @@ def test_a_manifest_on_standard_input_is_kept_for_the_tasks(tmp_path):
 
     done = submit()
     assert done.returncode == 0, done.stderr
-    assert "asrbatch transcribe - --model openai/whisper-tiny" in done.stdout and "--manifest - --num-chunks 2" in done.stdout
+    assert (
+        "asrbatch transcribe - --model openai/whisper-tiny" in done.stdout
+        and "--manifest - --num-chunks 2" in done.stdout
+    )
     assert not list(tmp_path.iterdir())
     done = submit("--chdir", "x")
-    assert done.returncode == 2 and "--chdir: paths that come on standard input are relative to this folder" in done.stderr
+    assert (
+        done.returncode == 2 and "--chdir: paths that come on standard input are relative to this folder" in done.stderr
+    )

@@ -119,7 +119,9 @@ def test_what_the_end_of_a_window_cuts_off_is_to_be_heard_again(multilingual, no
     assert answer.segments[-1].end_s in (None, answer.resume_s)
 
 
-def test_no_speech_is_as_likely_as_transformers_finds_it(tiny, multilingual, sentences, transformers_tiny, transformers_base):
+def test_no_speech_is_as_likely_as_transformers_finds_it(
+    tiny, multilingual, sentences, transformers_tiny, transformers_base
+):
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
     clips = [np.zeros(5 * RATE, np.float32), noise, sentences[1], sentences[1][: RATE // 10]]
     for asked, transformers in ((tiny, transformers_tiny), (multilingual, transformers_base)):
@@ -169,7 +171,9 @@ def test_a_language_is_detected_not_drawn(multilingual):
     noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
     (greedy,) = multilingual([noise])
     answers = [multilingual([noise], temperature=temperature)[0] for temperature in (0.4, 1.0)]
-    assert [(a.language, a.language_prob) for a in answers] == [(greedy.language, pytest.approx(greedy.language_prob))] * 2
+    assert [(a.language, a.language_prob) for a in answers] == [
+        (greedy.language, pytest.approx(greedy.language_prob))
+    ] * 2
     assert greedy.language_prob < 0.5
 
 
@@ -185,14 +189,18 @@ def test_previous_text_reaches_the_model_after_the_prompt(tiny, sentences, trans
     for answer, ids in ((after, ids_of(before)), (prompted, [*prompt, *ids_of(before)])):
         expected = transformers_tiny.greedy(sentences[1], [prompts.start_of_prev, *ids, prompts.sot])
         assert ids_of(answer) == expected
-    (capital,) = tiny(sentences[:1], timestamps=True, previous=tuple(encode(" HE WROTE IN CAPITAL LETTERS. ALWAYS, AND LOUDLY.")))
+    (capital,) = tiny(
+        sentences[:1], timestamps=True, previous=tuple(encode(" HE WROTE IN CAPITAL LETTERS. ALWAYS, AND LOUDLY."))
+    )
     assert capital.text != before.text
 
 
 def test_previous_text_longer_than_half_of_the_decoder(tiny, sentences):
     """Its beginning is left out, as Whisper does; the answer has the other half."""
     encode = tiny.engine._processor.frontend.encode
-    long = encode(" Mr. John Dashwood had then leisure to consider how much there might be prudently in his power." * 40)
+    long = encode(
+        " Mr. John Dashwood had then leisure to consider how much there might be prudently in his power." * 40
+    )
     (whole,) = tiny(sentences[1:2], timestamps=True, previous=tuple(long))
     (last,) = tiny(sentences[1:2], timestamps=True, previous=tuple(long[-223:]))
     (less,) = tiny(sentences[1:2], timestamps=True, previous=tuple(long[-222:]))

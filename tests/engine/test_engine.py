@@ -88,7 +88,9 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     """The engine's logits processor at work: forbid a word the model wants, and one it wants to begin with."""
     api, driver = tiny.engine._api, tiny.engine._driver
     clip = samples_of(demo_rows)[1]  # "He was not an ill-disposed young man."
-    engine_input = api.with_decoder_ids(tiny.engine.prepare(clip, None).engine_input, [tiny.engine._processor.prompts.sot])
+    engine_input = api.with_decoder_ids(
+        tiny.engine.prepare(clip, None).engine_input, [tiny.engine._processor.prompts.sot]
+    )
     (young, man, he) = (tiny.engine._processor.frontend.encode(word)[0] for word in (" young", " man", " He"))
     generation = json.loads((Path(tiny_en) / "generation_config.json").read_text())
 
@@ -148,7 +150,9 @@ def test_another_language_is_written_in_another_language(multilingual, demo_rows
 def test_previous_text_is_heeded_and_not_repeated(multilingual, demo_rows):
     clip = samples_of(demo_rows)[0]
     (plain,) = multilingual([clip], language="en")
-    (prompted,) = multilingual([clip], language="en", prompt="MR JOHN DASHWOOD WAS AT NORLAND. HE WROTE IN CAPITAL LETTERS ONLY.")
+    (prompted,) = multilingual(
+        [clip], language="en", prompt="MR JOHN DASHWOOD WAS AT NORLAND. HE WROTE IN CAPITAL LETTERS ONLY."
+    )
     assert plain.text != prompted.text and "NORLAND" not in prompted.text
     assert prompted.text.lower().replace(".", "").split()[-4:] == ["to", "do", "for", "them"]
 
@@ -211,7 +215,9 @@ def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
 
 
 def test_unknown_engine_arguments_are_refused_with_a_suggestion(tiny_en):
-    with pytest.raises(UsageError, match=r"max_num_seq: vLLM .* has no such engine argument; did you mean max_num_seqs\?"):
+    with pytest.raises(
+        UsageError, match=r"max_num_seq: vLLM .* has no such engine argument; did you mean max_num_seqs\?"
+    ):
         start_engine(open_checkpoint(tiny_en), deliver=print, **options(user_args={"max_num_seq": 4}))
 
 
@@ -255,6 +261,8 @@ def test_engine_arguments_that_cannot_be_honoured(items, message):
 
 
 def test_user_arguments_win_over_automatic_settings(tiny_en):
-    settings = engine_settings(open_checkpoint(tiny_en), detect_device(), "float32", {"max_num_seqs": 3, "enforce_eager": False})
+    settings = engine_settings(
+        open_checkpoint(tiny_en), detect_device(), "float32", {"max_num_seqs": 3, "enforce_eager": False}
+    )
     assert settings["max_num_seqs"] == 3 and settings["enforce_eager"] is False
     assert settings["kv_cache_memory_bytes"] >= 2 * 4 * 384 * 4 * 1948 * 3, "room for three full windows"

@@ -1,4 +1,6 @@
-"""Languages, on the real multilingual Whisper base: detected, told, translated, biased by words; telephone prompts in five."""
+"""Languages, on the real multilingual Whisper base: detected, told, translated, biased by words; telephone prompts in
+five.
+"""
 
 import jiwer
 import pytest
@@ -104,14 +106,19 @@ def test_hotwords_change_a_word(transcribe, base, spoken, tmp_path):
 
 
 def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base, demo_rows):
-    """`<|startofprev|>` as one token, and `<|startoftranscript|>` once: what reaches the engine, beside transformers' prompt."""
+    """`<|startofprev|>` as one token, and `<|startoftranscript|>` once: what reaches the engine, beside transformers'
+    prompt.
+    """
     from asked import samples_of
 
     asked, tokenizer = Asked(engines.start, base), WhisperTokenizer.from_pretrained(base)
     asker = asked.engine._processor
     request = asked.engine.prepare(samples_of(demo_rows)[0], "buzón, dièse")
     ids = asker.input_of(request, asker.warm_ups[0])["decoder_prompt"]["prompt_token_ids"]
-    assert ids == [*tokenizer.get_prompt_ids("buzón, dièse").tolist(), tokenizer.convert_tokens_to_ids("<|startoftranscript|>")]
+    assert ids == [
+        *tokenizer.get_prompt_ids("buzón, dièse").tolist(),
+        tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""Whisper's token rules in the engine's logits processor, beside those of transformers; and vLLM's logprobs, gathered at once.
+"""Whisper's token rules in the engine's logits processor, beside those of transformers; and vLLM's logprobs, gathered
+at once.
 
-The processor is driven as vLLM drives it: rows come, go and move between steps, and tokens are placeholders until it samples.
-"""
+The processor is driven as vLLM drives it: rows come, go and move between steps, and tokens are placeholders until it
+samples."""
 
 import random
 from types import SimpleNamespace
@@ -83,12 +84,16 @@ def drawn(dice: random.Random) -> Request:
     """A request of some kind; some come back from preemption with tokens that obey no rules."""
     forced = dice.choice([(), ((31,), (TASK,)), (LANGUAGES, (TASK,))])
     controls = dice.choice([None, kind_of(False, forced), *[kind_of(True, forced)] * 4])
-    some = [dice.choice([dice.randrange(END), ZERO + dice.randrange(1501)]) for _ in range(dice.choice([0, 0, 0, 1, 2, 9]))]
+    some = [
+        dice.choice([dice.randrange(END), ZERO + dice.randrange(1501)]) for _ in range(dice.choice([0, 0, 0, 1, 2, 9]))
+    ]
     return Request(controls, some)
 
 
 def change_batch(batch: list[Request], dice: random.Random):
-    """Lets requests end, come and move as vLLM does (removed, added into their places, then moved); returns its update."""
+    """Lets requests end, come and move as vLLM does (removed, added into their places, then moved);
+    returns its update.
+    """
     from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
     slots = dict(enumerate(batch))
@@ -162,7 +167,9 @@ def test_the_first_timestamp_is_no_later_than_a_second(processor):
 
 def test_a_segment_is_never_empty_and_time_never_runs_back(processor):
     after_text = first_row(processor, kind_of(True, ()), [ZERO + 20, 3], torch.zeros(1, SIZE))
-    assert min(allowed(after_text)) == ZERO + 21, "timestamps together are likelier: one must come, and later than the last"
+    assert min(allowed(after_text)) == ZERO + 21, (
+        "timestamps together are likelier: one must come, and later than the last"
+    )
     closing = first_row(processor, kind_of(True, ()), [ZERO + 20, 3, ZERO + 30], torch.zeros(1, SIZE))
     assert min(allowed(closing)) == ZERO + 30, "the next segment may begin where this one ended"
     at_the_end = first_row(processor, kind_of(True, ()), [ZERO, 3, ZERO + 1500, ZERO + 1500, 4], torch.zeros(1, SIZE))
@@ -175,7 +182,9 @@ def test_words_that_were_added_behind_the_timestamps_are_text(processor):
     opened = first_row(processor, kind_of(True, ()), [ZERO], logits.clone())
     assert {SIZE, SIZE + 1} < allowed(opened) and ZERO not in allowed(opened)
     closing = first_row(processor, kind_of(True, ()), [ZERO, SIZE, ZERO + 9], logits.clone())
-    assert not allowed(closing) & {3, SIZE, SIZE + 1} and END in allowed(closing), "a word that was added is no timestamp"
+    assert not allowed(closing) & {3, SIZE, SIZE + 1} and END in allowed(closing), (
+        "a word that was added is no timestamp"
+    )
 
 
 def test_unknown_rules_are_refused(processor):
@@ -184,7 +193,9 @@ def test_unknown_rules_are_refused(processor):
     cls.validate_params(SimpleNamespace(extra_args={CONTROLS_KEY: rules}))
     cls.validate_params(SimpleNamespace(extra_args=None))
     for wrong in ({**rules, "supress": []}, {k: v for k, v in rules.items() if k != "end"}):
-        with pytest.raises(ValueError, match="asrbatch must hold suppress, begin_suppress, forced, first_timestamp, end, not"):
+        with pytest.raises(
+            ValueError, match="asrbatch must hold suppress, begin_suppress, forced, first_timestamp, end, not"
+        ):
             cls.validate_params(SimpleNamespace(extra_args={CONTROLS_KEY: wrong}))
 
 

@@ -95,7 +95,9 @@ def interface(engines, glm):
 
 def runs(transcribe, folder, tmp_path, rows, **options):
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    from asrbatch.runs.runner import run  # the fixture `transcribe` fixes the engine's options; the engines are the same
+    from asrbatch.runs.runner import (
+        run,
+    )  # the fixture `transcribe` fixes the engine's options; the engines are the same
 
     engine = {name: options.pop(name) for name in list(options) if name in EngineConfig.__dataclass_fields__}
     config = RunConfig(
@@ -112,12 +114,16 @@ def test_a_chat_is_what_the_models_own_processor_makes(chat, qwen2, clips):
         (None, [{"type": "text", "text": PROMPT}, {"type": "audio"}]),
         ("{audio}What is said?", [{"type": "audio"}, {"type": "text", "text": "What is said?"}]),
     ):
-        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False)
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+        )
         own = processor(text=text, audio=clips[0], sampling_rate=RATE)["input_ids"][0]
         asked = chat.prompt_ids(clips[0], prompt)
         assert asked == list(map(int, own)) and len(asked) > 150
     assert chat.plan.capabilities.placeholder == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
-    assert chat.engine._processor.frontend._prompts.keys() >= {PROMPT, "{audio}What is said?"}, "each built once, and kept"
+    assert chat.engine._processor.frontend._prompts.keys() >= {PROMPT, "{audio}What is said?"}, (
+        "each built once, and kept"
+    )
 
 
 def test_the_interface_asks_what_the_models_own_processor_makes(interface, glm, clips):
@@ -138,7 +144,9 @@ def test_words_for_the_interface_reach_the_engine(interface, glm, clips, monkeyp
     (plain,) = interface(clips[0])
     model_options = replace(interface.plan.model_options, target_language="fr")
     own = started._processor
-    asker = type(own)(own._api, frontends, started._driver.engine, model_options, task="translate", max_tokens=24, seed=0)
+    asker = type(own)(
+        own._api, frontends, started._driver.engine, model_options, task="translate", max_tokens=24, seed=0
+    )
     monkeypatch.setattr(started, "_asker", asker)
     asked = asker.frontend.decode_all(interface.prompt_ids(clips[0]))
     assert "translate the speech to" in asked and "French" in asked
@@ -153,7 +161,9 @@ def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clip
     started = interface.engine._engine
     own = started._processor
     model_options = replace(interface.plan.model_options, hotwords="Norland")
-    asker = type(own)(own._api, frontends, started._driver.engine, model_options, task="transcribe", max_tokens=24, seed=0)
+    asker = type(own)(
+        own._api, frontends, started._driver.engine, model_options, task="transcribe", max_tokens=24, seed=0
+    )
 
     class Told(own.frontend.model):
         @classmethod
@@ -197,7 +207,9 @@ def test_the_instruction_matters(chat, clips):
 
 @pytest.mark.parametrize(("which", "shortest"), [("qwen2", 1600), ("glm", 1600)])
 def test_a_run_of_mixed_rows(which, shortest, request, engines, tmp_path, demo_rows):
-    """Long audio in windows, audio that would kill the encoder, rows with prompts: one row each, and the run record says how."""
+    """Long audio in windows, audio that would kill the encoder, rows with prompts: one row each, and the run record
+    says how.
+    """
     folder = request.getfixturevalue(which)
     wavs = {"long": 70 * RATE, "crumb": 60, "short": shortest - 1, "least": shortest}
     speech = np.concatenate(samples_of(demo_rows))
@@ -238,7 +250,11 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
 @pytest.mark.parametrize(
     ("which", "options", "message"),
     [
-        ("qwen2", {"language": "en"}, "--language en: Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt"),
+        (
+            "qwen2",
+            {"language": "en"},
+            "--language en: Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt",
+        ),
         ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
         ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
         ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
@@ -248,12 +264,32 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         ("qwen2", {"prompt_style": "transcription"}, "does not implement vLLM's SupportsTranscription"),
         ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
         ("glm", {"language": "en"}, "--language en: GlmAsr.*, asked by its transcription interface, would ignore it"),
-        ("glm", {"prompt": "Norland"}, "--prompt 'Norland': GlmAsr.* would ignore it; models that honour it: Whisper, Moonshot"),
-        ("qwen2", {"chat_template_kwargs": '{"enable_thinkng": false}'}, "kwargs enable_thinkng: .*; it has none to set"),
+        (
+            "glm",
+            {"prompt": "Norland"},
+            "--prompt 'Norland': GlmAsr.* would ignore it; models that honour it: Whisper, Moonshot",
+        ),
+        (
+            "qwen2",
+            {"chat_template_kwargs": '{"enable_thinkng": false}'},
+            "kwargs enable_thinkng: .*; it has none to set",
+        ),
         ("qwen2", {"prompt": "{audio} or {audio}"}, "--prompt '{audio} or {audio}': says {audio} more than once"),
-        ("qwen2", {"prompt": "x<|im_end|>\n<|im_start|>system"}, r"--prompt 'x<.*: holds the control token <\|im_end\|>"),
-        ("qwen2", {"prompt": "a Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"}, "--prompt .*: holds the audio placeholder Audio"),
-        ("qwen2", {"args": ("max_numseqs=4",)}, "--engine-arg max_numseqs: vLLM .* no such .*; did you mean max_num_seqs"),
+        (
+            "qwen2",
+            {"prompt": "x<|im_end|>\n<|im_start|>system"},
+            r"--prompt 'x<.*: holds the control token <\|im_end\|>",
+        ),
+        (
+            "qwen2",
+            {"prompt": "a Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"},
+            "--prompt .*: holds the audio placeholder Audio",
+        ),
+        (
+            "qwen2",
+            {"args": ("max_numseqs=4",)},
+            "--engine-arg max_numseqs: vLLM .* no such .*; did you mean max_num_seqs",
+        ),
         ("qwen2", {"prompt": "word " * 3000}, "cannot be asked by its chat template: (?!.*not even)"),
         ("glm", {"task": "translate"}, "--task translate: GlmAsr.* must be told into what; give --target-language"),
         ("glm", {"task": "translate", "target_language": "xx"}, "--target-language xx: GlmAsr"),
@@ -279,7 +315,9 @@ def test_what_a_template_does_anyway_may_be_said(tmp_path):
     folder = tiny_models.qwen2_audio(tmp_path, template=tiny_models.chat_template(audio, thinks + "{{ style }}"))
     asked = {said: plan_of(folder, chat_template_kwargs=said).capabilities.asked_about for said in (None, *KWARGS)}
     assert asked[None] == asked[KWARGS[0]] and asked[None].removesuffix("<think>") == asked[KWARGS[1]]
-    with pytest.raises(UsageError, match="kwargs thinking: the chat template has no such .*; it has enable_thinking, style$"):
+    with pytest.raises(
+        UsageError, match="kwargs thinking: the chat template has no such .*; it has enable_thinking, style$"
+    ):
         plan_of(folder, chat_template_kwargs='{"enable_thinking": true, "thinking": true}')
 
 
@@ -296,7 +334,10 @@ def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, 
     assert adapted(clips[0])[0].text != plain.text
     settings = adapted.engine.facts["settings"]
     assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
-    assert (adapted.engine.facts["asked"]["lora"], interface.engine.facts["asked"]["lora"]) == (str(lora.resolve()), None)
+    assert (adapted.engine.facts["asked"]["lora"], interface.engine.facts["asked"]["lora"]) == (
+        str(lora.resolve()),
+        None,
+    )
     before = asked_fields(adapted.plan.model_options)["lora"]
     (lora / "adapter_config.json").write_text((lora / "adapter_config.json").read_text().replace("16", "17"))
     assert len(before) == 64 and asked_fields(plan_of(glm, lora=str(lora)).model_options)["lora"] != before
@@ -306,7 +347,9 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, mon
     """vLLM applies what it finds by name; the rest, or all of it, without a word."""
     lora = tiny_models.adapter(tmp_path, glm)
     assert plan_of(glm, lora=str(lora)).model_options.lora_rank == 8
-    with pytest.raises(UsageError, match="--lora .*: 2 of its 2 modules are not in .*, such as language_model.*; give the model"):
+    with pytest.raises(
+        UsageError, match="--lora .*: 2 of its 2 modules are not in .*, such as language_model.*; give the model"
+    ):
         plan_of(tiny_en, lora=str(lora), max_tokens=None)
     file = str(lora / "adapter_model.safetensors")
     weights = load_file(file)
@@ -365,7 +408,10 @@ def test_quantised_weights_are_run_as_they_are(engines, tmp_path, interface, cli
     quantised = Asked(engines, folder, dtype="auto")
     first, second = quantised(clips[0], clips[2])
     assert first.text and (first.text, first.avg_logprob) != (second.text, second.avg_logprob), "the audio matters"
-    assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == ("compressed-tensors", None)
+    assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == (
+        "compressed-tensors",
+        None,
+    )
 
 
 def test_vllm_takes_the_dtypes_of_quantised_weights_that_we_say():
@@ -388,12 +434,16 @@ def test_vllm_takes_the_dtypes_of_quantised_weights_that_we_say():
 def test_a_model_in_parts_runs_in_processes_of_its_own(qwen2):
     plan = plan_of(qwen2, args=("tensor_parallel_size=2",))
     assert plan.mode == "process" and plan.engine_args == {"tensor_parallel_size": 2}
-    with pytest.raises(UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"):
+    with pytest.raises(
+        UsageError, match="--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process"
+    ):
         plan_of(qwen2, args=("tensor_parallel_size=2",), mode="thread")
 
 
 def descendants() -> set[int]:
-    """Processes that this one started, and that those started, by the mark that an engine's get; also without a parent."""
+    """Processes that this one started, and that those started, by the mark that an engine's get;
+    also without a parent.
+    """
     mark, found = f"ASRBATCH_PID={os.getpid()}".encode(), set()
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is somebody else's
@@ -437,7 +487,11 @@ def test_two_ranks_write_the_rows_of_one_and_leave_no_process(engines, qwen2, tm
 def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatch):
     name = "OMP_NUM_THREADS"
     monkeypatch.delenv(name, raising=False)
-    for ranks, device, said in ((2, "cpu", str(max(1, len(os.sched_getaffinity(0)) // 2))), (1, "cpu", None), (2, "cuda", None)):
+    for ranks, device, said in (
+        (2, "cpu", str(max(1, len(os.sched_getaffinity(0)) // 2))),
+        (1, "cpu", None),
+        (2, "cuda", None),
+    ):
         with environment.threads_for_ranks(ranks, device):
             assert os.environ.get(name) == said
         assert name not in os.environ
@@ -465,10 +519,14 @@ def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_pat
 def test_no_language_is_taken_in_silence(glm):
     """As CohereAsr's class does, whose packages are not all there: rows have to say theirs."""
     plan = plan_of(glm)
-    speech = replace(plan.capabilities, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en")
+    speech = replace(
+        plan.capabilities, languages={"en": "English", "fr": "French"}, can=("language",), silent_language="en"
+    )
     plan = replace(plan, model_options=replace(plan.model_options, speech=speech))
     row = Utterance(0, "a", AudioRef("a"))
-    assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(row_rules(plan), row)
+    assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(
+        row_rules(plan), row
+    )
     assert (
         check_row(row_rules(plan), replace(row, lang="fr")) is None
         and check_row(row_rules(replace(plan, language="fr")), row) is None
@@ -491,7 +549,10 @@ def test_another_language_to_translate_into_is_another_prompt(glm):
 
 def test_the_style_can_be_chosen(glm):
     plan = plan_of(glm, prompt_style="chat")
-    assert (plan.capabilities.style, plan.capabilities.placeholder) == ("chat", "<|begin_of_audio|><|pad|><|end_of_audio|>")
+    assert (plan.capabilities.style, plan.capabilities.placeholder) == (
+        "chat",
+        "<|begin_of_audio|><|pad|><|end_of_audio|>",
+    )
     assert PROMPT in plan.capabilities.asked_about and plan_of(glm).capabilities.style == "transcription"
 
 
@@ -524,7 +585,9 @@ def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
     done = validated("--target-language", "French")
     assert done.exit_code == EXIT_USAGE and "m.jsonl:2: prompt 'x'" in done.stdout and "target_lang" not in done.stdout
     done = validated("--target-language", "de", "--prompt-style", "chat")
-    assert isinstance(done.exception, UsageError) and "asked by its chat template, would ignore it" in str(done.exception)
+    assert isinstance(done.exception, UsageError) and "asked by its chat template, would ignore it" in str(
+        done.exception
+    )
     done = validated("--target-language", "de")
     assert "m.jsonl:1: target_lang 'fr': this run does --target-language de" in done.stdout
 
@@ -541,7 +604,9 @@ def test_a_tokenizer_that_is_not_the_models_is_named(glm, qwen2):
 
 
 def test_the_lowest_length_is_enforced_where_the_processor_would_not(chat, qwen2):
-    """Nothing shorter reaches the engine from a run; and asked directly, what the processor refuses is the row's failure."""
+    """Nothing shorter reaches the engine from a run; and asked directly, what the processor refuses is the row's
+    failure.
+    """
     assert chat.plan.capabilities.min_samples == 1600
     with pytest.raises(RowError, match="rejected"):
         chat.engine.prepare(np.zeros(0, np.float32), None)

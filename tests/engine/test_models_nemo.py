@@ -1,4 +1,6 @@
-"""NVIDIA NeMo's own plugin, in the real engine; only where both are installed: `make test-nemo` sets that up and runs this."""
+"""NVIDIA NeMo's own plugin, in the real engine; only where both are installed: `make test-nemo` sets that up and runs
+this.
+"""
 
 import json
 
@@ -42,6 +44,8 @@ def test_nemo_speech_lm_is_run_by_its_own_plugin(nemo, cli, tmp_path, demo_rows)
     assert len(written["long"]["windows"]) == 2
     engine = json.loads((tmp_path / "o.run.json").read_text())["sessions"][0]["engine"]
     assert engine["asked"]["style"] == "chat" and engine["asked"]["placeholder"] == "<|audio|>"
-    assert engine["asked"]["asked_about"].startswith("<|im_start|>user\nTranscribe the following: <|audio|>×13<|im_end|>")
+    assert engine["asked"]["asked_about"].startswith(
+        "<|im_start|>user\nTranscribe the following: <|audio|>×13<|im_end|>"
+    )
     assert engine["asked"]["plugins"] == {"nemo_speechlm": "nemo-toolkit 3.0.0"}
     assert engine["settings"]["tokenizer"] == str(nemo / "backbone") and engine["settings"]["hf_overrides"] == overrides

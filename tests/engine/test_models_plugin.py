@@ -1,4 +1,5 @@
-"""A plugin that is not of vLLM: a model class, its placeholder, a template for plain text, answers that begin with a thought.
+"""A plugin that is not of vLLM: a model class, its placeholder, a template for plain text, answers that begin with a
+thought.
 
 The thought ends in what Qwen3-ASR's answers begin with, and the class takes that off as Qwen3-ASR's does.
 """
@@ -49,7 +50,9 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def thinking(tmp_path_factory):
-    """Thinks before it answers; its template begins the thought itself when it is told to, for a prompt that says so."""
+    """Thinks before it answers; its template begins the thought itself when it is told to, for a
+    prompt that says so.
+    """
     folder = tmp_path_factory.mktemp("thinking")
     begins = "{% if begin_thought | default(false) and 'Think' in messages[0]['content'] %}<think>{% endif %}"
     template = tiny_models.chat_template(None, begins)
@@ -76,8 +79,15 @@ def test_thoughts_are_kept_beside_the_answers(cli, site, thinking, tmp_path, dem
     record = json.loads((tmp_path / "o.run.json").read_text())
     engine = record["sessions"][0]["engine"]
     asked = engine["asked"]
-    assert engine["mode"] == "process" and asked["architecture"] == ARCHITECTURE and asked["plugins"] == {PLUGIN: f"{PLUGIN} 1.5"}
-    said = "<|im_start|>user\nTranscribe the following: <|audio_bos|><|AUDIO|>×25<|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
+    assert (
+        engine["mode"] == "process"
+        and asked["architecture"] == ARCHITECTURE
+        and asked["plugins"] == {PLUGIN: f"{PLUGIN} 1.5"}
+    )
+    said = (
+        "<|im_start|>user\nTranscribe the following: "
+        "<|audio_bos|><|AUDIO|>×25<|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
+    )
     assert asked["asked_about"] == said
     assert record["fingerprint"]["asked"]["plugins"] == {PLUGIN: f"{PLUGIN} 1.5"}
     assert record["fingerprint"]["asked"]["chat_template_kwargs"] == {"begin_thought": True}

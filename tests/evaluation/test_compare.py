@@ -48,7 +48,9 @@ def with_record(rows: Path, manifest: str, **facts) -> Path:
 @pytest.fixture(scope="module")
 def spoiled(tmp_path_factory) -> Path:
     """The same rows in another order; every third prediction is the spoiled reference."""
-    rows = [{**row, "pred_text": SPOILED[row["id"]], "status": "ok"} if at % 3 == 0 else row for at, row in enumerate(PAIRS)]
+    rows = [
+        {**row, "pred_text": SPOILED[row["id"]], "status": "ok"} if at % 3 == 0 else row for at, row in enumerate(PAIRS)
+    ]
     random.Random(1).shuffle(rows)
     return write_jsonl(tmp_path_factory.mktemp("b") / "b.jsonl", rows)
 
@@ -72,7 +74,9 @@ def test_both_rates_are_those_of_score_and_rows_are_paired_by_id(spoiled):
     assert figures["total"]["worse"] == sum(change > 0 for change in changes.values()) > 0
     assert figures["same_text"] == sum((row["pred_text"] or "") == (b[row["id"]]["pred_text"] or "") for row in PAIRS)
     for name, sign in (("got_worse", 1), ("got_better", -1)):
-        largest = sorted((row_id for row_id, change in changes.items() if sign * change > 0), key=lambda i: (-abs(changes[i]), i))
+        largest = sorted(
+            (row_id for row_id, change in changes.items() if sign * change > 0), key=lambda i: (-abs(changes[i]), i)
+        )
         assert [change["id"] for change in figures[name]] == largest[:10]
         first = figures[name][0]
         assert first["errors_b"] - first["errors_a"] == changes[first["id"]]
@@ -99,13 +103,25 @@ def test_a_real_difference_is_told_from_chance(spoiled, tmp_path):
 
 @pytest.mark.parametrize(
     ("worse", "better", "same", "expected"),
-    [(3, 0, 0, 1 / 4), (5, 0, 4, 1 / 16), (3, 0, 3, 1 / 4), (4, 0, 96, 1 / 8), (1, 0, 999, 1), (2, 2, 5, 1), (4, 1, 0, 3 / 8)],
+    [
+        (3, 0, 0, 1 / 4),
+        (5, 0, 4, 1 / 16),
+        (3, 0, 3, 1 / 4),
+        (4, 0, 96, 1 / 8),
+        (1, 0, 999, 1),
+        (2, 2, 5, 1),
+        (4, 1, 0, 3 / 8),
+    ],
 )
 def test_p_values_of_few_changed_rows_are_those_of_swapping_rows(worse, better, same, expected, tmp_path):
     said = ["ab", "ba", "aa"]  # of A and B: a is right, b has an error
     pairs = said[:1] * worse + said[1:2] * better + said[2:] * same
     a, b = (
-        rows_file(tmp_path, name, **{f"r{i}": "one two three" if pair[at] == "a" else "one two" for i, pair in enumerate(pairs)})
+        rows_file(
+            tmp_path,
+            name,
+            **{f"r{i}": "one two three" if pair[at] == "a" else "one two" for i, pair in enumerate(pairs)},
+        )
         for at, name in enumerate("ab")
     )
     wer = compared(a, b, resamples=20_000)["total"]["wer"]
@@ -136,7 +152,10 @@ def test_an_interval_of_the_difference_is_that_of_rows_drawn_one_by_one(spoiled)
     wer = compared(DATA, spoiled, normalizer="none", resamples=4000)["total"]["wer"]
     b = {row["id"]: row["pred_text"] or "" for row in read_jsonl(spoiled)}
     counted = [
-        [kaldialign.edit_distance(row["text"].split(), said.split())["total"] for said in (row["pred_text"] or "", b[row["id"]])]
+        [
+            kaldialign.edit_distance(row["text"].split(), said.split())["total"]
+            for said in (row["pred_text"] or "", b[row["id"]])
+        ]
         + [len(row["text"].split())]
         for row in PAIRS
     ]
@@ -161,7 +180,10 @@ def test_better_and_worse_are_counted_in_each_unit(tmp_path):
         (2, 1, 0),
         (4, 2, 1),
     ]
-    assert [(zh[rate]["rows"], zh[rate]["better"], zh[rate]["worse"]) for rate in ("wer", "cer")] == [(0, 0, 0), (2, 1, 0)]
+    assert [(zh[rate]["rows"], zh[rate]["better"], zh[rate]["worse"]) for rate in ("wer", "cer")] == [
+        (0, 0, 0),
+        (2, 1, 0),
+    ]
     assert (total["better"], total["worse"]) == (2, 0)  # each row in its own unit
 
 
@@ -212,7 +234,9 @@ def test_different_manifests_are_refused_unless_told(tmp_path):
     with pytest.raises(UsageError, match="different chunks"):
         compared(a, b)
     c = rows_file(tmp_path, "c", y="one", z="two", q="two")
-    with pytest.raises(UsageError, match=r"do not have the same rows \(1 only in the first, 2 only in the second\).*--common"):
+    with pytest.raises(
+        UsageError, match=r"do not have the same rows \(1 only in the first, 2 only in the second\).*--common"
+    ):
         compared(a, c)
     figures = compared(a, c, common=True)
     assert (figures["total"]["rows"], figures["left_out"]) == (1, 3)
@@ -225,7 +249,8 @@ def test_references_that_differ_are_an_error_unless_a_manifest_says_which_counts
     b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "text": "one two", "pred_text": "one two three"}])
     with pytest.raises(
         OutputError,
-        match=r'id x: references \(text\): the two files have different ones, "one two three" \(.*a\.jsonl:1\) and "one two" '
+        match=r'id x: references \(text\): the two files have different ones, "one two three" \(.*a\.jsonl:1\) and '
+        r'"one two" '
         r"\(.*b\.jsonl:1\); .*--references",
     ):
         compared(a, b)
@@ -238,8 +263,12 @@ def test_references_that_differ_are_an_error_unless_a_manifest_says_which_counts
 
 def test_without_references_it_says_how_far_two_runs_agree(tmp_path):
     a, b = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
-    write_jsonl(a, [{"id": i, "pred_text": t} for i, t in (("x", "One two."), ("y", "three four five"), ("z", ""), ("w", None))])
-    write_jsonl(b, [{"id": i, "pred_text": t} for i, t in (("w", ""), ("x", "one, two"), ("y", "three for five"), ("z", "six"))])
+    write_jsonl(
+        a, [{"id": i, "pred_text": t} for i, t in (("x", "One two."), ("y", "three four five"), ("z", ""), ("w", None))]
+    )
+    write_jsonl(
+        b, [{"id": i, "pred_text": t} for i, t in (("w", ""), ("x", "one, two"), ("y", "three for five"), ("z", "six"))]
+    )
     figures = compared(a, b, normalizer="whisper-basic")
     assert figures["against"] == "a" and figures["total"]["rows"] == 4
     assert (figures["same_text"], figures["same_normalized"]) == (1, 2)
@@ -271,7 +300,10 @@ def test_the_command(cli, tmp_path, spoiled):
 
 def mirrored(figures: dict) -> dict:
     """What the figures of B and A must be, given those of A and B."""
-    groups = {"": figures["total"], **{(name, value): of for name, part in figures["by"].items() for value, of in part.items()}}
+    groups = {
+        "": figures["total"],
+        **{(name, value): of for name, part in figures["by"].items() for value, of in part.items()},
+    }
     found = {}
     for name, of in groups.items():
         turned = {"rows": of["rows"], "better": of["worse"], "worse": of["better"]}
@@ -286,7 +318,8 @@ def mirrored(figures: dict) -> dict:
                 "a_percent_interval": was["b_percent_interval"],
                 "b_percent_interval": was["a_percent_interval"],
                 "delta_points": was["delta_points"] and -was["delta_points"],
-                "delta_points_interval": was["delta_points_interval"] and [-each for each in was["delta_points_interval"][::-1]],
+                "delta_points_interval": was["delta_points_interval"]
+                and [-each for each in was["delta_points_interval"][::-1]],
                 "p_value": was["p_value"],
                 "errors_a": was["errors_b"],
                 "errors_b": was["errors_a"],
@@ -313,7 +346,9 @@ def test_swapping_a_and_b_mirrors_every_figure(tmp_path):
     figures, swapped = (compared(*pair, by=("source", "lang", "duration")) for pair in ((a, b), (b, a)))
     expected = mirrored(figures)
     found = {"": swapped["total"], **{(name, v): of for name, part in swapped["by"].items() for v, of in part.items()}}
-    assert found == expected and set(figures["by"]["lang"]) == {"zh", "en", "de"} and len(figures["by"]["duration"]) == 2
+    assert (
+        found == expected and set(figures["by"]["lang"]) == {"zh", "en", "de"} and len(figures["by"]["duration"]) == 2
+    )
     assert figures["by"]["lang"]["zh"]["wer"]["reference"] == 0 < figures["by"]["lang"]["zh"]["cer"]["reference"]
     assert figures["normalizers"] == swapped["normalizers"] and not any("`lang`" in note for note in figures["notes"])
     for one, other in (("got_worse", "got_better"), ("got_better", "got_worse")):
@@ -348,7 +383,9 @@ def test_the_language_of_the_runs_counts_and_two_different_ones_are_refused(tmp_
     a.with_name("a.run.json").write_text(
         json.dumps({"fingerprint": {"manifest": "m", "language": "en"}, "total_rows": 2, "sessions": []})
     )
-    with pytest.raises(UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl that they are "zh"; .*--language'):
+    with pytest.raises(
+        UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl that they are "zh"; .*--language'
+    ):
         compared(a, b)
     assert compared(a, b, language="en")["total"]["wer"]["reference"] == 6
 
@@ -372,13 +409,18 @@ def test_rows_without_id_and_audio_are_not_paired_by_line(tmp_path):
 def test_what_two_unfinished_runs_both_lack_is_empty_in_both(tmp_path):
     manifest = write_jsonl(
         tmp_path / "m.jsonl",
-        [{"id": row_id, "audio_filepath": "x.wav", "offset": at, "text": "one two three"} for at, row_id in enumerate("xyz")],
+        [
+            {"id": row_id, "audio_filepath": "x.wav", "offset": at, "text": "one two three"}
+            for at, row_id in enumerate("xyz")
+        ],
     )
     digest = open_manifest(manifest).scan.digest
     a, b = rows_file(tmp_path, "a", x="one two three"), rows_file(tmp_path, "b", x="one", y="one")
     for path in (a, b):
         record = with_record(path, digest).with_name(f"{path.stem}.run.json")
-        record.write_text(json.dumps({**json.loads(record.read_text()), "manifest": {"source": str(manifest), "rows": 3}}))
+        record.write_text(
+            json.dumps({**json.loads(record.read_text()), "manifest": {"source": str(manifest), "rows": 3}})
+        )
     figures = compared(a, b, normalizer="none")
     assert (figures["total"]["rows"], figures["a"]["missing"], figures["b"]["missing"]) == (3, 2, 1)
     assert (figures["total"]["wer"]["errors_a"], figures["total"]["wer"]["errors_b"]) == (6, 7)
@@ -397,8 +439,14 @@ def test_what_a_failed_row_said_does_not_count(tmp_path):
 @pytest.mark.parametrize(
     ("told", "message"),
     [
-        ({"task": "transcribe"}, r"a\.jsonl was translated into \S*en\S*, \S*b\.jsonl was transcribed: .* --language says"),
-        ({"task": "translate", "asked": {"style": "transcription", "target_language": "de"}}, "was translated into .*de.*: "),
+        (
+            {"task": "transcribe"},
+            r"a\.jsonl was translated into \S*en\S*, \S*b\.jsonl was transcribed: .* --language says",
+        ),
+        (
+            {"task": "translate", "asked": {"style": "transcription", "target_language": "de"}},
+            "was translated into .*de.*: ",
+        ),
         ({"task": "translate", "asked": {"style": "chat"}}, r"b\.jsonl was translated: their texts are written in"),
     ],
 )

@@ -29,7 +29,9 @@ def test_whispers_rules_are_those_of_transformers_on_real_texts(name):
     ours, theirs = load_normalizer(name), OTHERS[name]
     assert len(TEXTS) > 1000
     assert [ours.normalize(text) for text in TEXTS] == [theirs(text) for text in TEXTS]
-    assert [ours.normalize(text) for text in RECORDED["normalized"]] == [theirs(text) for text in RECORDED["normalized"]]
+    assert [ours.normalize(text) for text in RECORDED["normalized"]] == [
+        theirs(text) for text in RECORDED["normalized"]
+    ]
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -58,8 +60,8 @@ def test_only_letters_that_stand_beside_each_other_are_joined(words):
 
 
 def test_an_edited_comment_leaves_a_score_comparable():
-    """The digest is over tables and a version number. What the rules do is held by the recorded texts above: whoever has to
-    change those raises `RULES_VERSION`, and then this digest."""
+    """The digest is over tables and a version number. What the rules do is held by the recorded texts above: whoever
+    has to change those raises `RULES_VERSION`, and then this digest."""
     assert load_normalizer("leaderboard").sha256 == RECORDED["rules_sha256"]
 
 
@@ -78,14 +80,16 @@ def test_the_language_of_the_reference_chooses():
         "whisper-basic"
     ] * 2
     assert choose("none", "en") == choose("none", "de") == "none"
-    assert [counts_characters(lang) for lang in ("zh", "zh-Hant", "JA", "th", "yue", "ko", "en", "vi")] == [True] * 5 + [
-        False
-    ] * 3
+    assert [counts_characters(lang) for lang in ("zh", "zh-Hant", "JA", "th", "yue", "ko", "en", "vi")] == [
+        True
+    ] * 5 + [False] * 3
 
 
 @relaxed
 @given(
-    pair=st.tuples(st.text(), st.text()), name=st.sampled_from(["auto", *NORMALIZERS]), lang=st.sampled_from(["en", "fr", "zh"])
+    pair=st.tuples(st.text(), st.text()),
+    name=st.sampled_from(["auto", *NORMALIZERS]),
+    lang=st.sampled_from(["en", "fr", "zh"]),
 )
 def test_errors_are_none_exactly_where_normalised_texts_are_equal(pair, name, lang):
     rules = TextRules(name)

@@ -30,7 +30,8 @@ PAIRS = read_jsonl(DATA)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("ASRBATCH_REQUIRE_CHROMIUM") == "1"
 in_chromium = pytest.mark.skipif(
-    CHROMIUM is None and not REQUIRED, reason="no Chromium here; scripts/install_chromium.sh (Debian, as root) installs it"
+    CHROMIUM is None and not REQUIRED,
+    reason="no Chromium here; scripts/install_chromium.sh (Debian, as root) installs it",
 )
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may slow the machine
 ATTACK = "window.attacked = true"
@@ -95,7 +96,10 @@ def column(page, number: int) -> list[str]:
 
 @in_chromium
 def test_the_page_shows_the_scores_and_sorts_and_filters_all_rows(opened, tmp_path):
-    rows = [{**row, "flags": ["truncated"] if row["index"] % 10 == 0 else [], "voice": f"v{row['index'] % 3}"} for row in PAIRS]
+    rows = [
+        {**row, "flags": ["truncated"] if row["index"] % 10 == 0 else [], "voice": f"v{row['index'] % 3}"}
+        for row in PAIRS
+    ]
     page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", by=("voice",)))
     assert page.title() == "A title" and "15.92 %" in page.inner_text(".cards")
     assert page.inner_text("#count") == "551 of 551 utterances" and page.inner_text("#page") == "page 1 of 12"
@@ -136,12 +140,14 @@ def test_a_row_shows_what_is_wrong_in_it_and_plays(opened, tmp_path):
         {"id": "words", "text": "one two three four", "pred_text": "one too three five four", **audio},
         {"id": "characters", "text": "今天好", "pred_text": "今天", "lang": "zh", "audio_filepath": "gone.wav"},
     ]
-    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", normalizer="whisper-basic"))
+    page = opened(
+        made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", normalizer="whisper-basic")
+    )
     page.click("tr.row:has-text('words')")
     assert page.inner_text(".more .aligned") == "one two too three five four"
-    assert page.locator(".more .sub del").all_inner_texts() == ["two"] and page.locator(".more .sub ins").all_inner_texts() == [
-        "too"
-    ]
+    assert page.locator(".more .sub del").all_inner_texts() == ["two"] and page.locator(
+        ".more .sub ins"
+    ).all_inner_texts() == ["too"]
     assert page.locator(".more span:not(.sub) > ins").all_inner_texts() == ["five"]
     page.evaluate(AUDIO_IS_READY)
     assert page.evaluate("document.querySelector('audio').duration") == pytest.approx(3, abs=0.01)
@@ -197,7 +203,9 @@ def test_labels_of_plots_have_room(opened, tmp_path):
         f"<!doctype html><style>{style}</style><body>{bars('t', rows)}{bars('t', [Bar('n', '1,000,000', 1e6)])}"
     )
     page = opened(tmp_path / "plot.html")
-    boxes = page.evaluate("[...document.querySelectorAll('text.soft')].map(e => { const b = e.getBBox(); return b.x + b.width })")
+    boxes = page.evaluate(
+        "[...document.querySelectorAll('text.soft')].map(e => { const b = e.getBBox(); return b.x + b.width })"
+    )
     assert len(boxes) == 10 and max(boxes) <= 520
     widths = page.evaluate("[...document.querySelectorAll('rect')].map(e => e.getBBox().width)")
     assert widths[:9] == sorted(widths[:9]) and widths[0] > 50
@@ -211,7 +219,9 @@ def test_compounds_that_are_no_error_are_not_coloured(opened, tmp_path):
     rows = [{"id": "a", "text": "a white paper on it", "pred_text": "a whitepaper in it"}]
     page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", normalizer="leaderboard"))
     page.click("tr.row")
-    assert page.locator(".more del").all_inner_texts() == ["on"] and page.locator(".more ins").all_inner_texts() == ["in"]
+    assert page.locator(".more del").all_inner_texts() == ["on"] and page.locator(".more ins").all_inner_texts() == [
+        "in"
+    ]
 
 
 @in_chromium
@@ -228,7 +238,9 @@ def test_no_script_of_a_transcript_runs(opened, tmp_path):
         }
         for text in HOSTILE
     ]
-    rows.append({"id": "f", "text": "x", "pred_text": None, "status": "failed", "error": {"kind": HOSTILE[0], "message": ""}})
+    rows.append(
+        {"id": "f", "text": "x", "pred_text": None, "status": "failed", "error": {"kind": HOSTILE[0], "message": ""}}
+    )
     path = write_jsonl(tmp_path / "rows.jsonl", [])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     make_report(path, tmp_path / "r.html", ScoreOptions(by=("set",), resamples=10), title=HOSTILE[1], most_rows=100)
@@ -263,9 +275,8 @@ def test_a_script_that_got_into_the_page_would_not_run(browser, tmp_path):
 class Steps:
     """How often the blocks of a page's script run: its work, on whatever machine.
 
-    Code that V8 optimised, or compiled before it was told to count, is not counted: the browser must be one that does not
-    optimise, and has not seen the page.
-    """
+    Code that V8 optimised, or compiled before it was told to count, is not counted: the browser must be one that does
+    not optimise, and has not seen the page."""
 
     def __init__(self, page, path: Path):
         self._page, self._session = page, page.context.new_cdp_session(page)
@@ -408,7 +419,14 @@ def test_figures_stand_on_the_page_with_what_they_mean(tmp_path):
         for at, row in enumerate(PAIRS[:100])
     ]
     path = write_jsonl(tmp_path / "out.jsonl", rows)
-    mark = {"rows": 100, "statuses": {"ok": 100}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 67.8}
+    mark = {
+        "rows": 100,
+        "statuses": {"ok": 100},
+        "sha256": "0",
+        "rtfx_engine": 7.9,
+        "rtfx_end_to_end": 7.37,
+        "wall_s": 67.8,
+    }
     (tmp_path / "out.done.json").write_text(json.dumps(mark))
     outline = Outline()
     figures = make_report(path, tmp_path / "r.html", ScoreOptions(resamples=50, by=("voice",)), title="t", most_rows=9)
@@ -430,8 +448,15 @@ def test_figures_stand_on_the_page_with_what_they_mean(tmp_path):
         "utterances by dur",
         "RTFx",
     ]
-    wanted += ["seconds in the engine for a second of audio, by voice", "seconds in the engine for a second of audio, by dur"]
-    wanted += ["seconds a row took, by stage, p50", "seconds a row took, by stage, p95", "seconds a row took, by stage, max"]
+    wanted += [
+        "seconds in the engine for a second of audio, by voice",
+        "seconds in the engine for a second of audio, by dur",
+    ]
+    wanted += [
+        "seconds a row took, by stage, p50",
+        "seconds a row took, by stage, p95",
+        "seconds a row took, by stage, max",
+    ]
     assert [title[: len(each)] for title, each in zip(titles, wanted, strict=True)] == wanted
     (tmp_path / "out.run.json").write_text(json.dumps({"fingerprint": {}, "total_rows": 101, "sessions": []}))
     page = made(path, tmp_path / "r.html").read_text(encoding="utf-8")
@@ -483,7 +508,10 @@ def plotted(path: Path) -> dict[str, list[str]]:
     """The texts of each plot, by its title."""
     figures = re.findall(r"<figure><figcaption>(.*?)</figcaption><svg.*?</svg>", path.read_text(), re.S)
     bodies = re.findall(r"<figure>(.*?)</figure>", path.read_text(), re.S)
-    return {name: re.findall(r'<text class="soft"[^>]*>(.*?)</text>', body) for name, body in zip(figures, bodies, strict=True)}
+    return {
+        name: re.findall(r'<text class="soft"[^>]*>(.*?)</text>', body)
+        for name, body in zip(figures, bodies, strict=True)
+    }
 
 
 MIXED = (
@@ -519,7 +547,9 @@ def test_rows_that_are_not_scored_can_be_looked_at(opened, tmp_path):
     page.select_option("#flag", label="loop")
     assert ids(page) == ["none"] and page.inner_text("#rows td:nth-child(8)") == "said"
     page.click("tr.row")
-    assert "not scored: it has no reference" in page.inner_text(".more") and "prediction: said" in page.inner_text(".more")
+    assert "not scored: it has no reference" in page.inner_text(".more") and "prediction: said" in page.inner_text(
+        ".more"
+    )
     page.select_option("#flag", "")
     page.select_option("#scored", label="its reference is empty")
     assert ids(page) == ["empty"]
@@ -528,7 +558,9 @@ def test_rows_that_are_not_scored_can_be_looked_at(opened, tmp_path):
     page.select_option("#scored", "")
     for key in ("rate", "errors", "units"):
         page.click(f"th[data-key={key}] button")
-        assert ids(page)[-1 if page.get_attribute(f"th[data-key={key}]", "aria-sort") == "descending" else 0] != "scored"
+        assert (
+            ids(page)[-1 if page.get_attribute(f"th[data-key={key}]", "aria-sort") == "descending" else 0] != "scored"
+        )
 
 
 def test_predictions_without_references_have_a_page(cli, tmp_path):
@@ -573,7 +605,9 @@ def test_a_narrow_window_is_not_scrolled_sideways(opened, tmp_path):
     page.set_viewport_size({"width": 420, "height": 900})
     page.click("tr.row >> nth=0")
     assert page.evaluate("document.documentElement.scrollWidth") == 420
-    assert page.evaluate("document.querySelector('.wide').scrollWidth - document.querySelector('.wide').clientWidth") == 0
+    assert (
+        page.evaluate("document.querySelector('.wide').scrollWidth - document.querySelector('.wide').clientWidth") == 0
+    )
 
 
 def test_of_many_groups_the_largest_are_plotted(tmp_path):

@@ -1,4 +1,6 @@
-"""`asrbatch score`: rates as jiwer and the leaderboard count them, intervals as others draw them, and no row dropped."""
+"""`asrbatch score`: rates as jiwer and the leaderboard count them, intervals as others draw them,
+and no row dropped.
+"""
 
 import json
 import random
@@ -97,7 +99,9 @@ def test_intervals_are_those_of_utterances_drawn_one_by_one():
     generator, total = np.random.default_rng(7), scored(DATA, resamples=4000)["total"]
     normalize = load_normalizer("whisper-english").normalize
     counted = [
-        jiwer.process_words(normalize(row["text"]), normalize(row["pred_text"] or "")) for row in PAIRS if row["status"] == "ok"
+        jiwer.process_words(normalize(row["text"]), normalize(row["pred_text"] or ""))
+        for row in PAIRS
+        if row["status"] == "ok"
     ]
     errors = np.array([each.substitutions + each.deletions + each.insertions for each in counted])
     words = np.array([len(each.references[0]) for each in counted])
@@ -130,7 +134,9 @@ def test_few_utterances_and_utterances_without_variation_have_no_interval(tmp_pa
     alike = [[{**each, "pred_text": said} for each in rows] for said in ("one", "x y", "one two")]
     for these in (rows[:1], rows[:9], *alike):
         total = scored(rows_file(tmp_path, *these), normalizer="none")["total"]
-        assert total["wer_percent"] is not None and total["wer_percent_interval"] is total["cer_percent_interval"] is None
+        assert (
+            total["wer_percent"] is not None and total["wer_percent_interval"] is total["cer_percent_interval"] is None
+        )
 
 
 def test_an_interval_follows_from_the_seed_and_the_rows_and_not_from_their_groups_name(tmp_path):
@@ -147,7 +153,9 @@ def test_an_interval_follows_from_the_seed_and_the_rows_and_not_from_their_group
 
 
 def test_the_unweighted_mean_of_alike_groups_is_surer_than_each_of_them(tmp_path):
-    rows = [row(f"{group}{i}", "one two", "one" if i % 2 else "one two", set=group) for group in "abcd" for i in range(20)]
+    rows = [
+        row(f"{group}{i}", "one two", "one" if i % 2 else "one two", set=group) for group in "abcd" for i in range(20)
+    ]
     part = scored(rows_file(tmp_path, *rows), normalizer="none", by=("set",), resamples=1000)["by"]["set"]
     low, high = part["unweighted_mean"]["wer_percent_interval"]
     of_one = part["groups"]["a"]["wer_percent_interval"]
@@ -181,7 +189,10 @@ def test_failed_and_missing_predictions_are_empty_hypotheses(tmp_path):
 def test_rows_of_the_references_without_a_prediction_count_and_others_are_left_out(tmp_path):
     manifest = write_jsonl(
         tmp_path / "manifest.jsonl",
-        [{"id": name, "audio_filepath": f"{name}.wav", "duration": 3, "text": f"one two {name}", "set": "s"} for name in "abc"],
+        [
+            {"id": name, "audio_filepath": f"{name}.wav", "duration": 3, "text": f"one two {name}", "set": "s"}
+            for name in "abc"
+        ],
     )
     predictions = rows_file(
         tmp_path, {"id": "c", "pred_text": "one two c"}, {"id": "x", "pred_text": "y"}, {"id": "a", "pred_text": "one"}
@@ -196,7 +207,9 @@ def test_rows_of_the_references_without_a_prediction_count_and_others_are_left_o
 
 
 def test_a_reference_manifest_without_ids_finds_the_predictions_of_its_audio(tmp_path):
-    parts = [{"audio_filepath": "talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)]
+    parts = [
+        {"audio_filepath": "talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)
+    ]
     manifest = write_jsonl(tmp_path / "manifest.jsonl", parts)
     predictions = rows_file(tmp_path, *({**part, "pred_text_canary": part["text"]} for part in parts))
     figures = scored(predictions, references=str(manifest))
@@ -208,7 +221,9 @@ def test_a_manifest_of_other_rows_is_refused_and_a_part_of_it_is_not(tmp_path):
     manifest = write_jsonl(
         tmp_path / "manifest.jsonl", [{"id": f"m{i}", "audio_filepath": f"{i}.wav", "text": "one"} for i in range(300)]
     )
-    predictions = rows_file(tmp_path, *({"id": f"p{i}", "audio_filepath": "x.wav", "pred_text": "one"} for i in range(300)))
+    predictions = rows_file(
+        tmp_path, *({"id": f"p{i}", "audio_filepath": "x.wav", "pred_text": "one"} for i in range(300))
+    )
     why = r'rows\.jsonl: none of its 300 rows is in .*; here one is id p0, audio "x\.wav", there id m0, audio "0\.wav"'
     with pytest.raises(UsageError, match=why):
         scored(predictions, references=str(manifest))
@@ -223,14 +238,18 @@ def test_a_manifest_of_other_rows_is_refused_and_a_part_of_it_is_not(tmp_path):
 
 def test_predictions_without_ids_find_their_audio_however_its_path_is_written(tmp_path):
     (tmp_path / "data").mkdir()
-    parts = [{"audio_filepath": "a/talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)]
+    parts = [
+        {"audio_filepath": "a/talk.wav", "offset": at, "duration": 2.5, "text": f"part {at}"} for at in (0, 2.5, 2.5)
+    ]
     manifest = write_jsonl(tmp_path / "data/manifest.jsonl", [{**part, "id": f"m{i}"} for i, part in enumerate(parts)])
     for path in (str(tmp_path / "data/a/talk.wav"), "data/./a/talk.wav"):
         said = [{**part, "audio_filepath": path, "pred_text": part["text"]} for part in reversed(parts)]
         figures = scored(rows_file(tmp_path, *said), references=str(manifest))
         assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
         assert any("found in the manifest by their audio" in note for note in figures["notes"])
-    compared = compare(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", CompareOptions(ScoreOptions(references=str(manifest))))
+    compared = compare(
+        tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", CompareOptions(ScoreOptions(references=str(manifest)))
+    )
     assert (compared["total"]["rows"], compared["total"]["wer"]["errors_a"]) == (3, 0)
 
 
@@ -270,10 +289,15 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     )
     figures = scored(path, by=("lang",))
     groups = figures["by"]["lang"]["groups"]
-    assert groups["zh"]["wer_percent"] is None and groups["zh"]["cer_percent"] == 25 and groups["zh"]["rows_in_words"] == 0
+    assert (
+        groups["zh"]["wer_percent"] is None and groups["zh"]["cer_percent"] == 25 and groups["zh"]["rows_in_words"] == 0
+    )
     assert groups["de"]["wer_percent"] == pytest.approx(100 / 3, abs=1e-5) and groups["(none)"]["wer_percent"] == 0
     assert figures["total"]["rows_in_words"] == 2 and figures["total"]["reference_words"] == 6
-    assert [(each["name"], each["rows"]) for each in figures["normalizers"]] == [("whisper-basic", 2), ("whisper-english", 1)]
+    assert [(each["name"], each["rows"]) for each in figures["normalizers"]] == [
+        ("whisper-basic", 2),
+        ("whisper-english", 1),
+    ]
     mean = figures["by"]["lang"]["unweighted_mean"]
     assert (mean["groups_in_wer"], mean["groups_in_cer"]) == (2, 3)
     assert mean["wer_percent"] == pytest.approx(100 / 3 / 2, abs=1e-5)
@@ -291,7 +315,15 @@ def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
     figures = scored(write_jsonl(tmp_path / "rows.jsonl", rows), by=("source", "duration", "tags"), resamples=500)
     for name in ("source", "duration"):
         groups = figures["by"][name]["groups"].values()
-        for count in ("rows", "failed", "substitutions", "deletions", "insertions", "reference_words", "character_errors"):
+        for count in (
+            "rows",
+            "failed",
+            "substitutions",
+            "deletions",
+            "insertions",
+            "reference_words",
+            "character_errors",
+        ):
             assert sum(group[count] for group in groups) == figures["total"][count]
     part = figures["by"]["source"]
     mean = sum(group["wer_percent"] for group in part["groups"].values()) / 2
@@ -339,7 +371,10 @@ def test_a_field_with_too_many_values_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("asrbatch.evaluation.stats.sums.MOST_GROUPS", 20)
     path = rows_file(tmp_path, *(row(f"r{i}", "a", "a") for i in range(21)))
     assert len(scored(path, by=("text",))["by"]["text"]["groups"]) == 1
-    for refused in (lambda: scored(path, by=("id",)), lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",))))):
+    for refused in (
+        lambda: scored(path, by=("id",)),
+        lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",)))),
+    ):
         with pytest.raises(UsageError, match="--by id: more than 20 different values; name a field that rows share"):
             refused()
 
@@ -376,7 +411,9 @@ def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
 def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
     rows = [row(f"r{i}", "a", "a") for i in range(5000)]
     path = rows_file(tmp_path, *rows, row("bad", "a", ["a"]))
-    with pytest.raises(OutputError, match=r'rows\.jsonl:5001: id bad: pred_text = \["a"\]: is no text; write it in quotes'):
+    with pytest.raises(
+        OutputError, match=r'rows\.jsonl:5001: id bad: pred_text = \["a"\]: is no text; write it in quotes'
+    ):
         scored(path, num_processes=2)
 
 
@@ -421,7 +458,9 @@ def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
     for bad, why in (("[1]\n", "not a JSON object"), ("{\n", "not JSON"), ("\x80\n", "not JSON")):
         with pytest.raises(OutputError, match=rf"rows\.jsonl:1: {why}"):
             scored(rows_file(tmp_path, bad, row("a", "x", "x")))
-    assert scored(rows_file(tmp_path, "\ufeff", row("a", "x", "x"), json.dumps(row("b", "x", "x"))))["total"]["rows"] == 2
+    assert (
+        scored(rows_file(tmp_path, "\ufeff", row("a", "x", "x"), json.dumps(row("b", "x", "x"))))["total"]["rows"] == 2
+    )
 
 
 def test_the_field_with_predictions_must_be_clear(tmp_path):
@@ -429,7 +468,9 @@ def test_the_field_with_predictions_must_be_clear(tmp_path):
     with pytest.raises(UsageError, match=r"several models \(pred_text_b, pred_text_c\); choose one with --pred-field"):
         scored(path)
     assert scored(path, pred_field="pred_text_c")["total"]["wer_percent"] == 100
-    both = rows_file(tmp_path, {"id": "a", "lang": "en", "text": "x", "pred_text": "x", "pred_text_c": "y"}, name="both.jsonl")
+    both = rows_file(
+        tmp_path, {"id": "a", "lang": "en", "text": "x", "pred_text": "x", "pred_text_c": "y"}, name="both.jsonl"
+    )
     note = "predictions are those in pred_text; there are also pred_text_c: --pred-field chooses"
     assert scored(both)["notes"] == [note] and scored(both, pred_field="pred_text")["notes"] == []
     assert compare(both, both, CompareOptions(ScoreOptions()))["notes"] == [f"A: {note}", f"B: {note}"]
@@ -471,34 +512,56 @@ def test_the_command_prints_a_table_or_json(cli, tmp_path):
         (("score", path, "--normalizer", "best"), "--normalizer best: unknown; known: auto"),
         (("score", path, "--by", "lang,,duration"), "an empty name"),
         (("score", path, "--by", ""), "--by is empty; give names of fields"),
-        (("score", path, "--split", "test"), "--split test: is of a manifest, and none is read here; name it with --references"),
+        (
+            ("score", path, "--split", "test"),
+            "--split test: is of a manifest, and none is read here; name it with --references",
+        ),
         (("compare", path, path, "--split", "test"), "--split test: is of a manifest"),
         (("score", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; give a rows file"),
         (("score", path, "--references", "nowhere.jsonl"), "nowhere.jsonl: does not exist"),
     ):
         done = cli(*arguments)
-        assert (done.returncode, done.stdout) == (EXIT_USAGE, "") and message in done.stderr and "Traceback" not in done.stderr
+        assert (
+            (done.returncode, done.stdout) == (EXIT_USAGE, "")
+            and message in done.stderr
+            and "Traceback" not in done.stderr
+        )
 
 
 def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):
     stages = {"read": 0.1, "prepare": 0.2, "queue": 0.0, "first_token": 0.3, "generate": 0.4, "total": 1.0}
     timed = [row(f"r{i}", "x", "x", status="ok", timing={**stages, "total": i / 100}) for i in range(101)]
     path = rows_file(tmp_path, *timed, name="out.jsonl")
-    record = {"asrbatch": "0.1.0", "fingerprint": {"manifest": "m", "language": "de"}, "total_rows": 103, "sessions": []}
+    record = {
+        "asrbatch": "0.1.0",
+        "fingerprint": {"manifest": "m", "language": "de"},
+        "total_rows": 103,
+        "sessions": [],
+    }
     (tmp_path / "out.run.json").write_text(json.dumps(record))
     figures = scored(path)
     assert figures["notes"] == [
-        "not complete: 101 of 103 rows are there; the others are not counted (the run record names no manifest): --references "
+        "not complete: 101 of 103 rows are there; the others are not counted (the run record names no manifest): "
+        "--references "
         "MANIFEST counts them as empty",
         "101 rows do not say their `lang` and were taken for de; --language says another",
     ]
     assert figures["speed"] == {} and figures["normalizers"][0]["name"] == "whisper-basic"
     assert figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
     (tmp_path / "out.run.json").write_text(json.dumps({**record, "total_rows": 101}))
-    mark = {"rows": 101, "statuses": {"ok": 101}, "sha256": "0", "rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266}
+    mark = {
+        "rows": 101,
+        "statuses": {"ok": 101},
+        "sha256": "0",
+        "rtfx_engine": 7.9,
+        "rtfx_end_to_end": 7.37,
+        "wall_s": 179.266,
+    }
     (tmp_path / "out.done.json").write_text(json.dumps(mark))
     figures = scored(path, language="en")
-    assert figures["speed"] == {"rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266} and figures["notes"] == []
+    assert (
+        figures["speed"] == {"rtfx_engine": 7.9, "rtfx_end_to_end": 7.37, "wall_s": 179.266} and figures["notes"] == []
+    )
     assert not figures["partial"] and figures["exit_code"] == EXIT_COMPLETE
     (tmp_path / "out.done.json").write_text(json.dumps({**mark, "rows": 100}))
     assert scored(path)["speed"] == {}  # of a file with another number of rows
@@ -520,7 +583,13 @@ def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
         session = {"started": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:01:00+00:00", "outcome": "complete"}
         session |= {"audio_s": 100.0, "engine_s": 10.0, "wall_s": 20.0}
         fingerprint = {"manifest": "m", "num_rows": len(PAIRS)}
-        record = {"fingerprint": fingerprint, "total_rows": len(rows), "chunk_id": number, "num_chunks": 3, "sessions": [session]}
+        record = {
+            "fingerprint": fingerprint,
+            "total_rows": len(rows),
+            "chunk_id": number,
+            "num_chunks": 3,
+            "sessions": [session],
+        }
         path.with_name(f"{path.stem}.run.json").write_text(json.dumps(record))
         mark = {"rows": len(rows), "statuses": {}, "sha256": "0"}
         path.with_name(f"{path.stem}.done.json").write_text(json.dumps(mark))
@@ -530,7 +599,10 @@ def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
     chunk(2, PAIRS[2::3])
     figures = scored(path)
     there = len(PAIRS[::3]) + len(PAIRS[2::3])
-    assert figures["notes"][0].startswith(f"not complete: {there} of {len(PAIRS)} rows are there") and figures["speed"] == {}
+    assert (
+        figures["notes"][0].startswith(f"not complete: {there} of {len(PAIRS)} rows are there")
+        and figures["speed"] == {}
+    )
     chunk(1, PAIRS[1::3])
     figures = scored(path)
     assert figures["total"] == scored(DATA)["total"]
@@ -540,7 +612,9 @@ def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
         file.write(json.dumps(PAIRS[1])[:-1])  # torn, and not the last file
     assert "the last line is torn" in scored(path)["notes"][0]
     chunk(1, [*PAIRS[1::3], PAIRS[2]])
-    with pytest.raises(OutputError, match=rf"chunk-00002-of-00003.jsonl:1: id {PAIRS[2]['id']} stands at .*chunk-00001-of-00003"):
+    with pytest.raises(
+        OutputError, match=rf"chunk-00002-of-00003.jsonl:1: id {PAIRS[2]['id']} stands at .*chunk-00001-of-00003"
+    ):
         scored(path)
     rows_file(tmp_path, PAIRS[0], name="out.chunk-00000-of-00002.jsonl")
     with pytest.raises(UsageError, match="chunks of runs of 2 and 3; merge one"):
@@ -555,7 +629,12 @@ def run_with_manifest(folder: Path, rows: list[dict], **record) -> tuple[Path, P
     )
     found = open_manifest(manifest)
     fingerprint = {"manifest": found.scan.digest, "language": "en", "num_rows": 6, **record.pop("fingerprint", {})}
-    facts = {"fingerprint": fingerprint, "total_rows": 6, "sessions": [], "manifest": {"source": str(manifest), "rows": 6}}
+    facts = {
+        "fingerprint": fingerprint,
+        "total_rows": 6,
+        "sessions": [],
+        "manifest": {"source": str(manifest), "rows": 6},
+    }
     path = write_jsonl(folder / "out.jsonl", rows)
     (folder / "out.run.json").write_text(json.dumps({**facts, **record}))
     return path, manifest
@@ -566,7 +645,9 @@ def test_what_an_unfinished_run_lacks_counts_as_empty_by_its_own_manifest(cli, t
     figures = scored(path)
     total = figures["total"]
     assert (total["rows"], total["missing"], total["deletions"], total["wer_percent"]) == (6, 4, 9, 75)
-    assert figures["references"] == str(manifest) and not figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
+    assert (
+        figures["references"] == str(manifest) and not figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
+    )
     assert figures["notes"] == [
         f"not complete: 2 of 6 rows are there; the others count as empty, by {manifest}",
         "6 rows do not say their `lang` and were taken for en; --language says another",
@@ -581,7 +662,9 @@ def test_what_an_unfinished_run_lacks_counts_as_empty_by_its_own_manifest(cli, t
         assert figures["total"]["rows"] == 2 and figures["partial"] and figures["exit_code"] == EXIT_ROWS_FAILED
         assert why in figures["notes"][0] and "--references MANIFEST counts them as empty" in figures["notes"][0]
     shown = cli("score", path)
-    assert shown.returncode == EXIT_ROWS_FAILED and shown.stdout.startswith("partial: rows that the run has not written")
+    assert shown.returncode == EXIT_ROWS_FAILED and shown.stdout.startswith(
+        "partial: rows that the run has not written"
+    )
 
 
 def test_what_an_unfinished_chunk_lacks_is_what_the_chunk_was_to_hold(tmp_path):
@@ -612,7 +695,9 @@ def test_odd_numbers_are_no_defect(odd, tmp_path):
         figures = scored(path, by=("duration",))
         assert figures["total"]["rows"] == rows and json.dumps(figures, allow_nan=False)
         assert figures["total"]["audio_s"] == 0 and figures["speed"] == {}
-        assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW, by=("duration",))))["total"]["rows"] == rows
+        assert (
+            compare(path, path, CompareOptions(ScoreOptions(resamples=FEW, by=("duration",))))["total"]["rows"] == rows
+        )
         make_report(path, tmp_path / f"{path.stem}.html", ScoreOptions(resamples=FEW), title="t", most_rows=9)
     assert scored(ours)["latency_s"]["read"]["max"] == 1.0
 
@@ -643,7 +728,9 @@ def test_many_doubled_ids_are_counted_and_few_are_shown(tmp_path, monkeypatch):
         Predictions(path)
     assert len(asked) == 6  # each reads the file up to its line: asked for every doubled id, it took minutes
     message = str(error.value).splitlines()
-    assert message[0].endswith(f"rows.jsonl:20001: id r0 stands at {path}:1 already") and message[3] == "… and 19997 more"
+    assert (
+        message[0].endswith(f"rows.jsonl:20001: id r0 stands at {path}:1 already") and message[3] == "… and 19997 more"
+    )
     assert len(message) == 5
 
 
@@ -690,7 +777,9 @@ def test_a_language_is_known_by_its_codes_and_names(lang, code):
 
 
 def test_what_is_no_language_is_said_by_name_and_number(tmp_path):
-    rows = [row(f"r{i}", "It's", "it is", lang=lang) for i, lang in enumerate(["auto", "auto", "en.US", "<|en|>", "en"])]
+    rows = [
+        row(f"r{i}", "It's", "it is", lang=lang) for i, lang in enumerate(["auto", "auto", "en.US", "<|en|>", "en"])
+    ]
     path = rows_file(tmp_path, *rows)
     for figures in (scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))):
         assert figures["languages"]["unknown"] == {"auto": 2, "en.US": 1}
@@ -703,7 +792,12 @@ def test_other_tools_say_the_language_as_language(tmp_path):
     assert scored(rows_file(tmp_path, *theirs))["total"]["rows_in_words"] == 0
     ours = {**theirs[0], "status": "ok", "lang": "en"}  # there it is what the model heard
     assert scored(rows_file(tmp_path, ours))["total"]["rows_in_words"] == 1
-    moved = {**theirs[0], "status": "ok", "language": "en", "input": {"language": "zh"}}  # and `input` what the manifest said
+    moved = {
+        **theirs[0],
+        "status": "ok",
+        "language": "en",
+        "input": {"language": "zh"},
+    }  # and `input` what the manifest said
     assert scored(rows_file(tmp_path, moved))["total"]["rows_in_words"] == 0
 
 
@@ -712,7 +806,9 @@ def test_rules_for_english_say_when_rows_are_not_english(name, tmp_path):
     path = rows_file(tmp_path, *(row(lang, "eins", "eins", lang=lang) for lang in ("de", "de-AT", "French", "en-GB")))
     figures = scored(path, normalizer=name)
     assert figures["languages"]["english_rules"] == {"de": 2, "fr": 1}
-    assert figures["notes"][0].startswith(f"3 rows are not in English (de 2, fr 1), and the rules of {name} are made for English")
+    assert figures["notes"][0].startswith(
+        f"3 rows are not in English (de 2, fr 1), and the rules of {name} are made for English"
+    )
     assert ("this is not its number" in figures["notes"][0]) == (name == "leaderboard")
     assert scored(path)["notes"] == []
 
@@ -733,7 +829,10 @@ def test_the_order_of_rows_of_several_languages_changes_nothing(seed, tmp_path_f
 
 
 def test_rows_heard_as_another_language_are_counted(tmp_path):
-    rows = [row(f"r{i}", "x", "x", status="ok", language=heard) for i, heard in enumerate(["en", "de", "de", None, "English"])]
+    rows = [
+        row(f"r{i}", "x", "x", status="ok", language=heard)
+        for i, heard in enumerate(["en", "de", "de", None, "English"])
+    ]
     notes = scored(rows_file(tmp_path, *rows))["notes"]
     assert notes[1].startswith("2 rows were heard as another language")
     assert len(scored(rows_file(tmp_path, rows[0]))["notes"]) == 1
@@ -760,7 +859,11 @@ def test_rows_heard_as_another_language_are_counted(tmp_path):
             OutputError,
             r"rows\.jsonl:1: id = true: must be a non-empty string or a whole number",
         ),
-        (b'{"id": "a", "pred_text": "x"}\n{"id": 1.0}\n', OutputError, r"rows\.jsonl:2: id = 1\.0: must be a non-empty string"),
+        (
+            b'{"id": "a", "pred_text": "x"}\n{"id": 1.0}\n',
+            OutputError,
+            r"rows\.jsonl:2: id = 1\.0: must be a non-empty string",
+        ),
         (b'{"id": "", "pred_text": "x"}\n', OutputError, r'rows\.jsonl:1: id = "": must be a non-empty string'),
         (
             b'{"id": "a", "text": 3, "pred_text": "x"}\n',

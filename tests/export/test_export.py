@@ -1,4 +1,6 @@
-"""`asrbatch export`: files as parsers that others wrote read them, what they are called, and what is never overwritten."""
+"""`asrbatch export`: files as parsers that others wrote read them, what they are called, and what
+is never overwritten.
+"""
 
 import json
 import math
@@ -33,7 +35,9 @@ from asrbatch.export.subtitles import CueLimits
 from asrbatch.export.transcript import transcript_of
 from asrbatch.storage.paths import chunk_path
 
-HOSTILE = "Tom & Jerry <i>say</i> \t --> 5 --- ---> \n\n7\n\n00:00:01,000 --> 00:00:02,000 {x} &lt; \x00\u2028 “end” \ud800."
+HOSTILE = (
+    "Tom & Jerry <i>say</i> \t --> 5 --- ---> \n\n7\n\n00:00:01,000 --> 00:00:02,000 {x} &lt; \x00\u2028 “end” \ud800."
+)
 PER_RUN = [name for name, form in FORMATS.items() if form.per_run]
 
 
@@ -41,7 +45,14 @@ def ok_row(
     row_id: str, text: str = "Hello there, how are you?", *, index: int | None = None, audio_s: float = 5.0, **fields
 ) -> dict:
     """A row as a run writes it, with one window and one segment over all of its audio."""
-    window = {"start": 0.0, "end": audio_s, "text": text, "num_tokens": 7, "finish_reason": "stop", "avg_logprob": -0.25}
+    window = {
+        "start": 0.0,
+        "end": audio_s,
+        "text": text,
+        "num_tokens": 7,
+        "finish_reason": "stop",
+        "avg_logprob": -0.25,
+    }
     return {
         "id": row_id,
         "index": index if index is not None else abs(hash(row_id)) % 10**9,
@@ -83,7 +94,10 @@ def files(folder: Path) -> dict[str, bytes]:
 def subtitles_by_ffmpeg(path: Path) -> list[tuple[int, int, str]]:
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(container.streams.subtitles[0]) if packet.size]
-        return [(round(p.pts * p.time_base * 1000), round(p.duration * p.time_base * 1000), bytes(p).decode()) for p in packets]
+        return [
+            (round(p.pts * p.time_base * 1000), round(p.duration * p.time_base * 1000), bytes(p).decode())
+            for p in packets
+        ]
 
 
 # Real speech
@@ -132,7 +146,9 @@ def check_file(path: Path, name: str, row: dict) -> None:
         assert table.start.dtype == table.end.dtype == "int64" and table.end.max() <= math.ceil(audio_ms)
     if name == "json":
         result = json.loads(path.read_text())
-        assert list(result) == ["text", "segments", "language"] and result["text"] == text and result["language"] == "en"
+        assert (
+            list(result) == ["text", "segments", "language"] and result["text"] == text and result["language"] == "en"
+        )
         ours = [{k: s[k] for k in ("start", "end", "text")} for s in row["segments"]]
         assert [{k: s[k] for k in ("start", "end", "text")} for s in result["segments"]] == ours
         assert [s["avg_logprob"] for s in result["segments"]] == [s["avg_logprob"] for s in row["segments"]]
@@ -146,7 +162,11 @@ def test_a_real_run_in_one_file(real_rows, name, tmp_path):
     exported = export(real_rows, [name], folder=tmp_path, per_run=True)
     ok = [row for row in read_jsonl(real_rows) if row["status"] == "ok"]
     path = exported.results[name]
-    assert exported.exit_code == EXIT_ROWS_FAILED and exported.num_rows == len(ok) and how_complete(real_rows, exported) == []
+    assert (
+        exported.exit_code == EXIT_ROWS_FAILED
+        and exported.num_rows == len(ok)
+        and how_complete(real_rows, exported) == []
+    )
     assert [line["file"] for line in read_jsonl(tmp_path / f"out.{name}.index.jsonl")] == [path.name] * len(ok)
     if name == "txt":
         assert path.read_text().splitlines() == [row["pred_text"] for row in ok]
@@ -167,7 +187,9 @@ def sclite(tmp_path_factory) -> str:
     """NIST's scoring program, from its Debian package."""
     folder = tmp_path_factory.mktemp("sctk")
     code = "import sys; from get_speech import *; from pathlib import Path; unpack_debian(['sctk'], Path(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, env={**os.environ, "PYTHONPATH": str(REPO / "scripts")})
+    subprocess.run(
+        [sys.executable, "-c", code, str(folder)], check=True, env={**os.environ, "PYTHONPATH": str(REPO / "scripts")}
+    )
     return str(next(folder.glob("root/usr/lib/**/sclite")))
 
 
@@ -203,7 +225,15 @@ def test_what_each_format_looks_like():
         "a 2 0.692 0.923 two, 0.779",
         "a 2 1.615 1.385 three. 0.779",
     ]
-    segment = {"id": 0, "seek": 0, "start": 0.0, "end": 3.0, "text": "One two, three.", "tokens": None, "temperature": None}
+    segment = {
+        "id": 0,
+        "seek": 0,
+        "start": 0.0,
+        "end": 3.0,
+        "text": "One two, three.",
+        "tokens": None,
+        "temperature": None,
+    }
     segment |= {"avg_logprob": -0.25, "compression_ratio": None, "no_speech_prob": None}
     assert json.loads(written("json", row)) == {"text": "One two, three.", "segments": [segment], "language": "en"}
 
@@ -349,7 +379,24 @@ ids = st.one_of(
     st.text(st.characters(exclude_categories=()), max_size=120),
     st.from_regex(r"[A-Ca-c.~_/ -]{1,6}", fullmatch=True),
     st.sampled_from(
-        ["..", ".", "a/b", "a\\b", "a_b", "a b", "é", "e\u0301", "ß", "ss", "SS", "İ", "ﬁ", "x" * 300, "x" * 301, "out.run"]
+        [
+            "..",
+            ".",
+            "a/b",
+            "a\\b",
+            "a_b",
+            "a b",
+            "é",
+            "e\u0301",
+            "ß",
+            "ss",
+            "SS",
+            "İ",
+            "ﬁ",
+            "x" * 300,
+            "x" * 301,
+            "out.run",
+        ]
     ),
     st.from_regex(r"[0-9a-f]{16}(-[0-9])?", fullmatch=True),
 ).filter(len)
@@ -410,7 +457,9 @@ def test_files_of_two_folders_and_of_hostile_ids_are_all_there_under_names_of_th
     export(tmp_path / "out.jsonl", ["txt"])
     index = read_jsonl(tmp_path / "out.export/out.txt.index.jsonl")
     assert [line["id"] for line in index] == [row["id"] for row in rows]
-    assert [(tmp_path / "out.export" / line["file"]).read_text() for line in index] == [f"text {n}\n" for n in range(len(rows))]
+    assert [(tmp_path / "out.export" / line["file"]).read_text() for line in index] == [
+        f"text {n}\n" for n in range(len(rows))
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.export"}
     again = tmp_path / "again"
     write_rows(tmp_path / "out.jsonl", rows[::-1])  # in another order: the same names
@@ -419,7 +468,9 @@ def test_files_of_two_folders_and_of_hostile_ids_are_all_there_under_names_of_th
 
 
 def test_only_names_that_collide_have_a_hash_and_those_of_failed_rows_count(tmp_path):
-    rows = write_rows(tmp_path / "out.jsonl", [ok_row("TED"), ok_row("Ted"), ok_row("x/y z"), ok_row("Late"), failed_row("late")])
+    rows = write_rows(
+        tmp_path / "out.jsonl", [ok_row("TED"), ok_row("Ted"), ok_row("x/y z"), ok_row("Late"), failed_row("late")]
+    )
     export(rows, ["txt"])
     hashed = "~[0-9a-f]{16}"
     names = [line["file"] for line in read_jsonl(tmp_path / "out.export/out.txt.index.jsonl")]
@@ -505,7 +556,9 @@ def test_a_file_for_all_is_replaced_only_when_asked(name, tmp_path):
     content = path.read_bytes()
     assert export(rows, [name], per_run=True).unchanged == {name: 1}
     path.write_text("by hand")
-    with pytest.raises(OutputError, match="is there already and says something else; it was left as it is: --overwrite replaces"):
+    with pytest.raises(
+        OutputError, match="is there already and says something else; it was left as it is: --overwrite replaces"
+    ):
         export(rows, [name], per_run=True)
     assert path.read_text() == "by hand"
     export(rows, [name], per_run=True, overwrite=True)
@@ -564,7 +617,10 @@ def test_one_file_for_all_subtitles_is_refused_unless_there_is_one_utterance(cli
     assert done.stdout.splitlines() == [f"{tmp_path}/one.export/one.srt", f"{tmp_path}/one.export/one.vtt"]
     write_rows(tmp_path / "two.jsonl", [ok_row("a"), ok_row("b")])
     done = cli("export", "two.jsonl", "--format", "txt,vtt", "--per-run")
-    assert done.returncode == EXIT_USAGE and "--per-run --format vtt: a file of that format holds one utterance" in done.stderr
+    assert (
+        done.returncode == EXIT_USAGE
+        and "--per-run --format vtt: a file of that format holds one utterance" in done.stderr
+    )
     assert list((tmp_path / "two.export").iterdir()) == []
 
 
@@ -610,7 +666,10 @@ def test_one_chunk_alone_can_be_exported_and_is_named(cli, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"audio_filepath": "a.wav"}', "out.jsonl:2: no output row (it has no id); give the rows file that transcribe"),
+        (
+            '{"audio_filepath": "a.wav"}',
+            "out.jsonl:2: no output row (it has no id); give the rows file that transcribe",
+        ),
         ("not json", "out.jsonl:2: no output row (Expecting value)"),
         (json.dumps({**ok_row("b"), "pred_text": None}), "out.jsonl:2: no output row (its pred_text is missing)"),
         (json.dumps({**ok_row("b"), "segments": [{"start": 0, "text": "x"}]}), "(its end is missing)"),
@@ -670,7 +729,9 @@ def test_rules_are_taken_from_the_command_line(cli, tmp_path):
     )
     assert cli("export", "out.jsonl", "--format", "srt", *rules).returncode == EXIT_COMPLETE
     events = pysubs2.load(str(tmp_path / "out.export/a.srt"))
-    assert all(len(event.text) <= 12 and 2000 <= event.end - event.start <= 3000 for event in events) and len(events) > 4
+    assert (
+        all(len(event.text) <= 12 and 2000 <= event.end - event.start <= 3000 for event in events) and len(events) > 4
+    )
     assert all(b.start - a.end >= 500 for a, b in pairwise(events))
 
 

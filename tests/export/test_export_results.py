@@ -64,7 +64,10 @@ def test_rows_that_the_leaderboard_drops_are_left_out_and_counted(tmp_path):
 
 
 def test_rows_that_are_not_english_are_said(cli, tmp_path):
-    rows = [{**PAIRS[at], "id": f"r{at}", "index": at, "lang": lang} for at, lang in enumerate(["en", "German", "de-AT", "fr"])]
+    rows = [
+        {**PAIRS[at], "id": f"r{at}", "index": at, "lang": lang}
+        for at, lang in enumerate(["en", "German", "de-AT", "fr"])
+    ]
     done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard,nemo", *ASKED)
     said = [line for line in done.stderr.splitlines() if "not in English" in line]
     assert len(said) == 1 and said[0].startswith("leaderboard: 3 rows are not in English (de 2, fr 1): ")
@@ -75,7 +78,9 @@ def test_a_nemo_manifest_has_the_fields_of_the_input_and_can_be_scored(tmp_path)
     path = run_of(tmp_path, PAIRS)
     found = export(path, ["nemo"]).results["nemo"]
     rows = read_jsonl(found)
-    assert [list(row) for row in rows] == [["audio_filepath", "id", "duration", "lang", "text", "pred_text"]] * len(PAIRS)
+    assert [list(row) for row in rows] == [["audio_filepath", "id", "duration", "lang", "text", "pred_text"]] * len(
+        PAIRS
+    )
     ours, theirs = (score(each, ScoreOptions(resamples=10))["total"] for each in (path, found))
     assert theirs["wer_percent"] == ours["wer_percent"] and theirs["failed"] == 0
 
@@ -117,7 +122,12 @@ def test_paths_are_relative_to_where_the_run_looked(tmp_path, source, found, fol
 def test_a_path_is_that_of_a_file_or_else_the_id(tmp_path, manifest, written, expected):
     path = run_of(tmp_path, [{**PAIRS[0], "id": "dog", "audio_filepath": written}])
     folder = manifest["audio_folder"] and manifest["audio_folder"].replace("HERE", str(tmp_path))
-    record = {"manifest": {"rows": 1, **manifest, "audio_folder": folder}, "total_rows": 1, "fingerprint": {}, "sessions": []}
+    record = {
+        "manifest": {"rows": 1, **manifest, "audio_folder": folder},
+        "total_rows": 1,
+        "fingerprint": {},
+        "sessions": [],
+    }
     (tmp_path / "out.run.json").write_text(json.dumps(record))
     (row,) = read_jsonl(export(path, ["nemo"]).results["nemo"])
     assert row["audio_filepath"] == expected.replace("HERE", str(tmp_path))
@@ -144,7 +154,14 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_pa
             "audio_s": 1.0,
             "audio_filepath": None,
         },
-        {"id": "absolute", "index": 4, "status": "ok", "pred_text": "a", "audio_s": 1.0, "audio_filepath": "/far/x.wav"},
+        {
+            "id": "absolute",
+            "index": 4,
+            "status": "ok",
+            "pred_text": "a",
+            "audio_s": 1.0,
+            "audio_filepath": "/far/x.wav",
+        },
     ]
     path = run_of(tmp_path, rows)
     record = {"manifest": {"source": "/corpus/manifest.jsonl"}, "fingerprint": {}, "total_rows": 5, "sessions": []}
@@ -167,7 +184,11 @@ def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli, tmp_p
     assert "leaderboard: 1 rows have no time, because nobody knows how long they are; state `duration`" in done.stderr
     assert "makes no RTFx" in done.stderr and "not in English" not in done.stderr
     found = read_jsonl(Path(done.stdout.strip()))
-    assert [(row["duration"] is None, row["time"] is None) for row in found] == [(False, False), (True, True), (False, False)]
+    assert [(row["duration"] is None, row["time"] is None) for row in found] == [
+        (False, False),
+        (True, True),
+        (False, False),
+    ]
     assert found[2]["time"] > 0  # to the leaderboard 0 is no time
 
 
@@ -180,7 +201,14 @@ def test_fields_that_had_our_names_get_them_back():
         "pred_text": "new",
     }
     row |= {"audio_s": 2.5, "duration": None, "speaker": "x"}
-    expected = {"id": "a", "duration": 2.5, "speaker": "x", "status": "draft", "index": 7, "input": {"pred_text": "old"}}
+    expected = {
+        "id": "a",
+        "duration": 2.5,
+        "speaker": "x",
+        "status": "draft",
+        "index": 7,
+        "input": {"pred_text": "old"},
+    }
     assert nemo_row(row, "/data") == {**expected, "audio_filepath": "a", "text": "", "pred_text": "new"}
 
 

@@ -1,4 +1,6 @@
-"""The rules of subtitles, held over made-up and hostile texts; `test_export.py` has them in files that others' parsers read."""
+"""The rules of subtitles, held over made-up and hostile texts; `test_export.py` has them in files that others' parsers
+read.
+"""
 
 import re
 import unicodedata
@@ -14,12 +16,17 @@ from asrbatch.export.subtitles import Cue, CueLimits, cues
 from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 ENGLISH = (
-    "If you would like to learn more technical information about Asterisk dial 2 now. If you'd like to test out the voice over "
+    "If you would like to learn more technical information about Asterisk dial 2 now. If you'd like to test out the "
+    "voice over "
     "IP capabilities of Asterisk you can dial 500 to attempt a connection to a demonstration server at Digium."
 )
-CHINESE = "我们正在讨论一个非常重要的问题，这个问题关系到每一个人的生活。你觉得应该怎么办呢？我认为我们需要更多的时间来研究它。"
+CHINESE = (
+    "我们正在讨论一个非常重要的问题，这个问题关系到每一个人的生活。"
+    "你觉得应该怎么办呢？我认为我们需要更多的时间来研究它。"
+)
 JAPANESE = (
-    "「吾輩は猫である。」名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた。"
+    "「吾輩は猫である。」名前はまだ無い。"
+    "どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所でニャーニャー泣いていた。"
 )
 KOREAN = "안녕하세요 여러분 오늘은 날씨가 아주 좋습니다 그래서 우리는 바다에 가서 하루 종일 놀다가 저녁에 돌아왔습니다"
 THAI = "สวัสดีครับวันนี้อากาศดีมากเราไปเที่ยวทะเลกันเถอะแล้วกลับมากินข้าวเย็นด้วยกันที่บ้านของคุณยาย"
@@ -36,11 +43,15 @@ def without_spaces(text: str) -> str:
     return "".join(one_line(text).split(" "))
 
 
-held = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+held = settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 words = st.one_of(
     st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12),
-    st.sampled_from(["the", "word,", "end.", "Inter-Asterisk", "-->", "&", "<b>", "x" * 60, "…", "\u200f", "1", "e\u0301"]),
+    st.sampled_from(
+        ["the", "word,", "end.", "Inter-Asterisk", "-->", "&", "<b>", "x" * 60, "…", "\u200f", "1", "e\u0301"]
+    ),
     st.sampled_from([CHINESE[:9], JAPANESE[:14], THAI[:20], "مرحبا", "हिंदी", "👩‍👩‍👧‍👦", "日本OK", "（笑）"]),
 )
 texts = st.lists(words, max_size=40).map(" ".join)
@@ -84,7 +95,10 @@ def test_no_word_is_lost_added_or_moved(segments, audio_ms, rules):
 
 @held
 @given(
-    st.lists(st.builds(segment, times, times, st.lists(st.sampled_from(ENGLISH.split()), max_size=30).map(" ".join)), max_size=6)
+    st.lists(
+        st.builds(segment, times, times, st.lists(st.sampled_from(ENGLISH.split()), max_size=30).map(" ".join)),
+        max_size=6,
+    )
 )
 def test_words_between_spaces_stay_whole(segments):
     shown = [word for cue in cues(segments, 40_000, CueLimits()) for line in cue.lines for word in line.split(" ")]
@@ -144,7 +158,9 @@ def test_a_sentence_is_not_torn_where_it_need_not_be():
 
 
 def test_short_segments_share_a_cue_and_a_pause_divides():
-    found = cues([segment(0, 0.3, "Yes."), segment(0.3, 0.6, "No."), segment(4, 4.2, "Well, maybe.")], 10_000, CueLimits())
+    found = cues(
+        [segment(0, 0.3, "Yes."), segment(0.3, 0.6, "No."), segment(4, 4.2, "Well, maybe.")], 10_000, CueLimits()
+    )
     assert found == [Cue(0, 834, ("Yes. No.",)), Cue(4000, 4834, ("Well, maybe.",))]
 
 
@@ -184,7 +200,18 @@ def test_nothing_said_makes_no_cue():
 
 @pytest.mark.parametrize(
     ("text", "columns"),
-    [("abc", 3), ("日本", 4), ("ｱ", 1), ("Ａ", 2), ("e\u0301", 1), ("한", 2), ("हिं", 2), ("ที่", 1), ("\u200fx", 1), ("", 0)],
+    [
+        ("abc", 3),
+        ("日本", 4),
+        ("ｱ", 1),
+        ("Ａ", 2),
+        ("e\u0301", 1),
+        ("한", 2),
+        ("हिं", 2),
+        ("ที่", 1),
+        ("\u200fx", 1),
+        ("", 0),
+    ],
 )
 def test_wide_characters_count_double_and_marks_not(text, columns):
     assert width(text) == columns

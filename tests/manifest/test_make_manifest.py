@@ -1,4 +1,6 @@
-"""`asrbatch make-manifest`: whatever the source, the manifest it makes has the same rows, ids and audio, and true durations."""
+"""`asrbatch make-manifest`: whatever the source, the manifest it makes has the same rows, ids and audio, and true
+durations.
+"""
 
 import json
 
@@ -44,7 +46,9 @@ def test_every_format_becomes_lines_with_the_same_ids_and_audio_or_says_why_not(
     source = MAKERS[kind](tmp_path / "d", rows)
     path = tmp_path / "new" / "m.jsonl"
     if kind in WITHOUT_PLACE:
-        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"):
+        with pytest.raises(
+            UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"
+        ):
             make(path, source)
         assert not path.exists()
         return
@@ -100,15 +104,18 @@ def test_lossy_files_are_measured_to_the_frame(tmp_path, speech_wav):
     assert made.read(10).duration_s == 1.25
     believed = make(tmp_path / "believed.jsonl", tmp_path / "m.jsonl", headers_only=True)
     assert believed.num_measured == 7  # the lengths of two files are guesses, and those are not written
-    assert [("duration" in row) for row in read_jsonl(tmp_path / "believed.jsonl")] == [True] * 2 + [False] * 2 + [True] * 4 + [
-        False
-    ] * 2 + [True]
+    assert [("duration" in row) for row in read_jsonl(tmp_path / "believed.jsonl")] == [True] * 2 + [False] * 2 + [
+        True
+    ] * 4 + [False] * 2 + [True]
 
 
 def test_no_row_is_left_out_and_none_is_in_another_place(tmp_path, rows):
     sf.write(tmp_path / "short.wav", np.zeros(800), RATE)
     (tmp_path / "junk.wav").write_bytes(b"junk" * 50)
-    lines = [{"audio_filepath": str(rows[n % 4]["file"]), "note": [n, {"x": None}], "duration": None, "id": n} for n in range(50)]
+    lines = [
+        {"audio_filepath": str(rows[n % 4]["file"]), "note": [n, {"x": None}], "duration": None, "id": n}
+        for n in range(50)
+    ]
     lines[7] = {"audio_filepath": "gone.wav", "duration": 3.5, "id": 7}
     lines[9] = {"audio_filepath": "junk.wav", "id": 9}
     lines[11] = {"audio_filepath": "short.wav", "duration": 2.0, "id": 11}
@@ -125,7 +132,9 @@ def test_no_row_is_left_out_and_none_is_in_another_place(tmp_path, rows):
 
 
 def test_numbers_that_json_lacks_become_null(tmp_path, rows):
-    (tmp_path / "m.jsonl").write_text(f'{{"audio_filepath": {json.dumps(str(rows[0]["file"]))}, "snr": [NaN, Infinity, 1.5]}}\n')
+    (tmp_path / "m.jsonl").write_text(
+        f'{{"audio_filepath": {json.dumps(str(rows[0]["file"]))}, "snr": [NaN, Infinity, 1.5]}}\n'
+    )
     make(tmp_path / "made.jsonl", tmp_path / "m.jsonl")
     assert read_jsonl(tmp_path / "made.jsonl")[0]["snr"] == [None, None, 1.5]
 
@@ -141,7 +150,11 @@ def test_the_command(monkeypatch, tmp_path, rows):
     (tmp_path / "audio" / "b.wav").write_bytes(b"junk")
     wrong = run("audio", "-o", "new/m.jsonl", "--overwrite", "--json")
     told = json.loads(wrong.stdout)
-    assert wrong.exit_code == EXIT_ROWS_FAILED and (told["rows"], told["rows_measured"], told["rows_failing"]) == (2, 1, 1)
+    assert wrong.exit_code == EXIT_ROWS_FAILED and (told["rows"], told["rows_measured"], told["rows_failing"]) == (
+        2,
+        1,
+        1,
+    )
     for arguments, message in (
         (["audio", "-o", "new/m.jsonl"], "exists already"),
         (["audio"], "--output is missing"),
@@ -156,4 +169,6 @@ def test_the_command(monkeypatch, tmp_path, rows):
 
 
 def run(*arguments):
-    return CliRunner().invoke(app, ["make-manifest", *arguments, *(["--workers", "1"] if "--json" not in arguments else [])])
+    return CliRunner().invoke(
+        app, ["make-manifest", *arguments, *(["--workers", "1"] if "--json" not in arguments else [])]
+    )

@@ -290,7 +290,8 @@ BAD_ROWS = [
     ("\ufeff" + json.dumps(PASSED), "a byte-order mark inside the file; remove it (files joined with cat keep theirs)"),
     ({}, "has no fields: no audio_filepath; call the field with its path audio_filepath"),
     ({"audio": "a.wav", "text": "t"}, "has audio, text: no audio_filepath; call the field"),
-    ({"audio_filepath": None}, "audio_filepath = null: names no audio; give the path of one audio file, or drop the row"),
+    ({"audio_filepath": None}, "audio_filepath = null: names no audio; give the path of one audio file, or drop "
+        "the row"),
     ('{"audio_filepath": "\\ud800.wav"}', 'audio_filepath = "\\ud800.wav": half of a surrogate pair, which is no'),
     ({"audio_filepath": ""}, 'audio_filepath = "": is empty; give the path of one audio file'),
     ({"audio_filepath": " \t"}, "is empty; give the path"),
@@ -299,7 +300,8 @@ BAD_ROWS = [
     ({"audio_filepath": ["a.wav", "b.wav"]}, 'audio_filepath = ["a.wav", "b.wav"]: several clips in one row are not'),
     ({"audio_filepaths": ["a.wav"]}, 'audio_filepaths = ["a.wav"]: several clips in one row are not supported;'),
     ({**PASSED, "audios": ["b.wav"]}, 'audios = ["b.wav"]: several clips in one row are not supported;'),
-    ({"audio_filepath": "rtsp://h/a.wav"}, 'audio_filepath = "rtsp://h/a.wav": rtsp:// is not supported; give a local path, or'),
+    ({"audio_filepath": "rtsp://h/a.wav"}, 'audio_filepath = "rtsp://h/a.wav": rtsp:// is not supported; give a local '
+        'path, or'),
     ({"audio_filepath": "data:audio/wav;base64,"}, '"data:audio/wav;base64,…(0 chars)": the data: URI holds no audio'),
     ({"audio_filepath": "data:audio/wav;base64, "}, "the data: URI holds no audio"),
     ({"audio_filepath": "data:audio/wav,%00"}, "a data: URI must be base64 encoded; write data:audio/wav;base64,… or"),
@@ -327,8 +329,10 @@ BAD_ROWS = [
     ({**PASSED, "text": ["a"]}, 'text = ["a"]: must be a string'),
     ({**PASSED, "id": ""}, 'id = "": must be a non-empty string or a whole number; leave it out to have one made'),
     ({**PASSED, "id": 1.5}, "id = 1.5: must be a non-empty string or a whole number"),
-    ({**PASSED, "id": 7.0}, 'id = 7.0: must be a non-empty string or a whole number; write 7 or "7.0", whichever it is'),
-    ({**PASSED, "id": 7.0}, "(pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps)"),
+    ({**PASSED, "id": 7.0}, 'id = 7.0: must be a non-empty string or a whole number; write 7 or "7.0", whichever '
+        'it is'),
+    ({**PASSED, "id": 7.0}, "(pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns "
+        "with gaps)"),
     ({**PASSED, "id": float("inf")}, "id = Infinity: must be a non-empty string or a whole number; leave it out"),
     ({**PASSED, "text": float("nan")}, "or null when there is none (pandas: df.convert_dtypes() before writing makes"),
     ({**PASSED, "channel": 1.0}, "leave it out for the mean of all channels (pandas: df.convert_dtypes()"),
@@ -442,7 +446,9 @@ def test_data_uri_that_is_not_base64_fails_its_own_row(tmp_path, payload):
 
 def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
     payload = base64.b64encode(os.urandom(7_500_000)).decode()
-    manifest = open_manifest(write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1}))
+    manifest = open_manifest(
+        write(tmp_path, PASSED, {"audio_filepath": f"data:;base64,{payload}"}, {**PASSED, "id": 1})
+    )
     assert manifest.read(1).audio.resolve() == base64.b64decode(payload)
     assert manifest.read(2).id == "1"
     with pytest.raises(ManifestError) as caught:
@@ -465,7 +471,11 @@ def test_a_line_of_10_mb_is_a_row_like_any_other(tmp_path):
             "is one JSON array, write each of its objects on a line of its own",
         ),
         ("m.jsonl.gz", b"\x1f\x8b\x08\x00abc", "the gzip data is damaged or cut off (it ends in the middle); copy the"),
-        ("m.jsonl", b"\x1f\x8bXXabc", "the gzip data is damaged or cut off (Error -3 while decompressing data: unknown"),
+        (
+            "m.jsonl",
+            b"\x1f\x8bXXabc",
+            "the gzip data is damaged or cut off (Error -3 while decompressing data: unknown",
+        ),
         ("m.zip", b"PK\x03\x04abc", "is a zip archive, unpack it first"),
         ("m.jsonl.bz2", b"BZh91AY", "is bzip2 data, unpack it first"),
         ("m.jsonl", "{}".encode("utf-16"), "is UTF-16 text, save it as UTF-8"),
@@ -483,7 +493,8 @@ def test_what_is_no_manifest_is_named(tmp_path, name, data, problem):
 
 def test_other_things_that_are_no_manifest_are_named(tmp_path):
     cases = {
-        tmp_path / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
+        tmp_path
+        / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
         tmp_path / "no*.parquet": "no*.parquet: no file matches; accepted are",
         tmp_path / "empty": "empty: is an empty folder; accepted are",
         tmp_path / "docs": "docs: is a folder with 0.md, 1.md, 2.md, 3.md, 4.md, …; accepted are",
@@ -568,7 +579,8 @@ def start(checkpoint, **options):
     raise Enough
 
 try:
-    run(RunConfig(manifest=sys.argv[1], engine=EngineConfig(model=sys.argv[2]), output=sys.argv[3], workers=1), start=start)
+    engine = EngineConfig(model=sys.argv[2])
+    run(RunConfig(manifest=sys.argv[1], engine=engine, output=sys.argv[3], workers=1), start=start)
 except Enough:
     pass
 """

@@ -263,7 +263,9 @@ def test_the_declared_audio_feature_is_chosen_among_structs(tmp_path):
     for source in (tmp_path / "rows.parquet", tmp_path / "saved", tmp_path / "plain"):
         assert open_manifest(source).read(3).audio.resolve() == AUDIO[3]
     datasets.Dataset(arrow.drop_columns("audio")).cast_column("image", datasets.Image()).save_to_disk(tmp_path / "no")
-    with pytest.raises(ManifestError, match="no: no audio column among id, offset, duration, lang, text, image; expected"):
+    with pytest.raises(
+        ManifestError, match="no: no audio column among id, offset, duration, lang, text, image; expected"
+    ):
         open_manifest(tmp_path / "no")
 
 
@@ -328,7 +330,10 @@ def test_a_null_among_plain_bytes_without_statistics_is_a_missing_one(tmp_path):
             pa.table({"clips": [[{"bytes": b"x", "path": None}] * 2]}),
             "the column clips is a list: several clips in one row are not supported; write one row per clip",
         ),
-        (pa.table({"audio": [["a.wav", "b.wav"]]}), "the column audio is a list: several clips in one row are not supported"),
+        (
+            pa.table({"audio": [["a.wav", "b.wav"]]}),
+            "the column audio is a list: several clips in one row are not supported",
+        ),
         (pa.table([["a"], ["b"]], ["path", "path"]), 'two columns are named "path"; rename one of them'),
     ],
 )
@@ -371,7 +376,9 @@ def test_a_row_group_of_bytes_and_paths_is_read_cell_by_cell(tmp_path):
     manifest = open_manifest(path)
     load = [utterance.audio.resolve for utterance in read_all(manifest)]
     assert (load[0](), load[1](), load[4]()) == (AUDIO[0], AUDIO[9], b"")
-    with pytest.raises(RowError, match=f"missing: rows/2: {tmp_path}/none.wav does not exist, and the audio cell holds no"):
+    with pytest.raises(
+        RowError, match=f"missing: rows/2: {tmp_path}/none.wav does not exist, and the audio cell holds no"
+    ):
         load[2]()
     with pytest.raises(RowError, match="missing: rows/3: the audio cell holds neither bytes nor a path; drop the row"):
         load[3]()
@@ -395,7 +402,10 @@ def test_cells_known_to_be_empty_are_bad_rows(tmp_path):
 
 @pytest.mark.parametrize("how", ["plain bytes", "structs"])
 def test_empty_cells_among_full_ones_are_the_same_bad_rows_in_every_format(tmp_path, how):
-    audio, paths = [AUDIO[0], None, None, b"", None, *AUDIO[:4]], ["a.wav", "in.wav", None, None, "ftp://h/a.wav", *"...."]
+    audio, paths = (
+        [AUDIO[0], None, None, b"", None, *AUDIO[:4]],
+        ["a.wav", "in.wav", None, None, "ftp://h/a.wav", *"...."],
+    )
     if how == "structs":
         arrow = table(ROWS[:9], audio, paths)
     else:
@@ -492,7 +502,9 @@ def test_check_sees_rows_of_data_sets_without_their_heavy_columns(tmp_path):
     arrow = table(target_lang=["fr"] * NUM_ROWS, vector=[[0.5]] * NUM_ROWS, blob=[b"x"] * NUM_ROWS)
     path, seen = write_parquet(tmp_path / "rows.parquet", arrow), []
     with pytest.raises(ManifestError, match=r"rows/0: target_lang = fr: no; drop it"):
-        open_manifest(path, check=lambda u: seen.append(set(u.fields)) or f"target_lang = {u.fields['target_lang']}: no; drop it")
+        open_manifest(
+            path, check=lambda u: seen.append(set(u.fields)) or f"target_lang = {u.fields['target_lang']}: no; drop it"
+        )
     assert seen == [{"audio_filepath", *ROWS[0], "target_lang"}] * NUM_ROWS
     assert set(open_manifest(path).read(0).fields) == {"audio_filepath", *ROWS[0], "target_lang", "vector", "blob"}
 
@@ -519,20 +531,26 @@ def test_damaged_sources_are_named(tmp_path):
         open_manifest(folder)
     (tmp_path / "dict").mkdir()
     (tmp_path / "dict" / "dataset_dict.json").write_text("{}")
-    with pytest.raises(ManifestError, match=r"dict: dataset_dict.json cannot be read \('splits'\); save the data set again"):
+    with pytest.raises(
+        ManifestError, match=r"dict: dataset_dict.json cannot be read \('splits'\); save the data set again"
+    ):
         open_manifest(tmp_path / "dict")
 
 
 def test_files_that_do_not_belong_together_are_named(tmp_path):
     folder = write_parquet(tmp_path / "d" / "a.parquet", table()).parent
     other = write_parquet(folder / "b.parquet", table().drop_columns("lang"))
-    with pytest.raises(ManifestError, match=rf"^{other}: other columns than {folder}/a.parquet \(lang\); give files of one"):
+    with pytest.raises(
+        ManifestError, match=rf"^{other}: other columns than {folder}/a.parquet \(lang\); give files of one"
+    ):
         open_manifest(folder)
     write_parquet(other, table().drop_columns("audio").append_column("audio", pa.array(["x"] * NUM_ROWS)))
     with pytest.raises(ManifestError, match=rf"^{other}: column audio is of another type than in {folder}/a.parquet"):
         open_manifest(folder)
     other.write_text("no parquet")
-    with pytest.raises(ManifestError, match=rf"^{folder}: matches {other}, which is not Parquet; give files of one format"):
+    with pytest.raises(
+        ManifestError, match=rf"^{folder}: matches {other}, which is not Parquet; give files of one format"
+    ):
         open_manifest(folder)
 
 
@@ -543,7 +561,9 @@ def test_a_data_set_that_changes_is_noticed(source):
     for file in files:
         os.utime(file, ns=(1, 1))
     for read in (lambda: manifest.read(0), utterance.audio.resolve):
-        with pytest.raises(ManifestError, match="the manifest changed since it was opened; leave it alone during a run"):
+        with pytest.raises(
+            ManifestError, match="the manifest changed since it was opened; leave it alone during a run"
+        ):
             read()
     for file in files:
         file.unlink()
@@ -641,9 +661,12 @@ def test_reading_in_order_reads_each_row_group_once(tmp_path, monkeypatch):
 def test_parquet_is_read_without_datasets_and_nothing_without_need(tmp_path):
     parquet, saved = write_parquet(tmp_path / "rows.parquet", table()), save(tmp_path / "saved", table())
     code = (
-        "import sys; from asrbatch.manifest.manifest import open_manifest; open_manifest(sys.argv[1]).read(0).audio.resolve();"
+        "import sys; from asrbatch.manifest.manifest import open_manifest; "
+        "open_manifest(sys.argv[1]).read(0).audio.resolve();"
         "print([name for name in ('datasets', 'torch', 'torchcodec', 'pandas', 'vllm') if name in sys.modules])"
     )
-    assert "[]" in subprocess.run([sys.executable, "-c", code, parquet], capture_output=True, text=True, check=True).stdout
+    assert (
+        "[]" in subprocess.run([sys.executable, "-c", code, parquet], capture_output=True, text=True, check=True).stdout
+    )
     shown = subprocess.run([sys.executable, "-c", code, saved], capture_output=True, text=True, check=True).stdout
     assert "datasets" in shown and "torchcodec" not in shown

@@ -28,12 +28,15 @@ from asrbatch.manifest.survey import ManifestStats
 
 RATE = 16000
 WHISPER = WindowConfig(RATE, 30.0, 160)
-# offset, duration, channel, longest audio; against files of 12 s with one channel, or two. Wrong in one way at most: of two
-# wrong things, which is reported depends on the decoder.
+# offset, duration, channel, longest audio; against files of 12 s with one channel, or two. Wrong in one way at most: of
+# two wrong things, which is reported depends on the decoder.
 PARTS = [
-    (None, None, None, None), (None, 12.0, None, None), (3.0, 4.0, 0, None), (3.0, None, None, None), (11.0, 4.0, None, None),
-    (None, 5.0, None, None), (None, 20.0, None, None), (12.0, None, None, None), (15.0, 2.0, None, None), (None, None, 1, None),
-    (None, None, 5, None), (None, None, None, 10.0), (3.0, None, None, 10.0), (None, 10.0, None, 10.0), (None, 1e-6, None, None),
+    (None, None, None, None), (None, 12.0, None, None), (3.0, 4.0, 0, None), (3.0, None, None, None), (11.0, 4.0,
+    None, None),
+    (None, 5.0, None, None), (None, 20.0, None, None), (12.0, None, None, None), (15.0, 2.0, None, None), (None, None,
+    1, None),
+    (None, None, 5, None), (None, None, None, 10.0), (3.0, None, None, 10.0), (None, 10.0, None, 10.0), (None, 1e-6,
+    None, None),
     (11.999, None, None, None),
 ]  # fmt: skip
 
@@ -55,7 +58,13 @@ def files(sound, tmp_path_factory) -> dict[str, str]:
         made[name] = encode(folder / f"{name}.bin", sound, kind, codec, rate, **bare)
     os.rename(made["g722"], folder / "speech.g722")  # it has no header: only its name tells
     made["g722"] = str(folder / "speech.g722")
-    for kind, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("AIFF", "PCM_24"), ("NIST", "PCM_16"), ("OGG", "VORBIS")):
+    for kind, subtype in (
+        ("WAV", "PCM_16"),
+        ("FLAC", "PCM_16"),
+        ("AIFF", "PCM_24"),
+        ("NIST", "PCM_16"),
+        ("OGG", "VORBIS"),
+    ):
         made[f"sf {kind}"] = write(folder, sound, kind, subtype)
     made["stereo"] = write(folder, np.stack([sound, -sound], axis=1), "WAV", "PCM_16", 44100)
     made["video"] = encode(folder / "video.mp4", sound, "mp4", "aac", 44100, video=True)
@@ -69,7 +78,13 @@ def files(sound, tmp_path_factory) -> dict[str, str]:
 def decoded(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None, float | None]:
     """What happens when a part is really decoded: error kind, seconds."""
     try:
-        options = {"offset_s": offset_s, "duration_s": duration_s, "channel": channel, "max_s": max_s, "min_samples": 160}
+        options = {
+            "offset_s": offset_s,
+            "duration_s": duration_s,
+            "channel": channel,
+            "max_s": max_s,
+            "min_samples": 160,
+        }
         return None, load_audio(path, name="x", sample_rate=RATE, **options).duration_s
     except RowError as e:
         return e.kind, None
@@ -106,7 +121,8 @@ def test_headers_foretell_what_decoding_does(files):
 def test_headers_say_what_a_file_is(files):
     seen = {name: read_header(path, name="x") for name, path in files.items()}
     assert {name: header.container for name, header in seen.items()} == {
-        "mp4": "mov aac", "webm": "matroska opus", "mkv": "matroska aac", "opus": "ogg opus", "adts": "aac", "mp3": "mp3",
+        "mp4": "mov aac", "webm": "matroska opus", "mkv": "matroska aac", "opus": "ogg opus", "adts": "aac",
+        "mp3": "mp3",
         "mp3 bare": "mp3", "mp3 in wav": "wav mp3", "mp3 in ts": "mpegts mp3", "g722": "adpcm_g722", "alac": "mov alac",
         "mov s32": "mov pcm_s32le", "mov f64": "mov pcm_f64le", "wav s64": "wav pcm_s64le", "avi u8": "avi pcm_u8",
         "sf WAV": "wav pcm_16", "sf FLAC": "flac pcm_16", "sf AIFF": "aiff pcm_24", "sf NIST": "nist pcm_16",
@@ -119,7 +135,9 @@ def test_headers_say_what_a_file_is(files):
     assert guessed == {"adts", "mp3 bare", "mp3 in wav", "mp3 in ts", "g722", "wav s64", "avi u8"}
     for name, header in seen.items():
         length_s = 12 * RATE / header.sample_rate if name == "stereo" else 12.0
-        assert name.startswith("cut") or header.num_frames / header.sample_rate == pytest.approx(length_s, abs=0.3), name
+        assert name.startswith("cut") or header.num_frames / header.sample_rate == pytest.approx(length_s, abs=0.3), (
+            name
+        )
     whole, cut = seen["sf WAV"], seen["cut sf WAV"]
     assert whole.num_frames == 12 * RATE == pytest.approx(cut.num_frames, abs=1) and cut.num_readable == pytest.approx(
         6 * RATE, abs=50
@@ -144,7 +162,9 @@ def test_a_decoder_process_reads_the_same_headers(files):
 
 def probe(folder: Path, rows: list[dict], **options) -> AudioProbe:
     survey = ManifestStats(str(write_jsonl(folder / "m.jsonl", rows)), with_files=True)
-    return AudioProbe(survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "rules": WHISPER, **options})
+    return AudioProbe(
+        survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "rules": WHISPER, **options}
+    )
 
 
 def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_path):
@@ -181,13 +201,17 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
     ]
     started = time.monotonic()
     said = {}
-    done = probe(tmp_path, [row for row, _ in rows], timeout_s=1.0, note=lambda row, kind, text: said.setdefault(row.index, text))
-    assert time.monotonic() - started < 60
-    assert (
-        said[1]
-        == "nowhere.wav: no such file; correct audio_filepath (relative paths start at the manifest's folder), or drop the row"
+    done = probe(
+        tmp_path, [row for row, _ in rows], timeout_s=1.0, note=lambda row, kind, text: said.setdefault(row.index, text)
     )
-    assert said[3] == "empty.wav: the file is empty (0 bytes); write it again, or drop the row"  # a fix of its own, and no other
+    assert time.monotonic() - started < 60
+    assert said[1] == (
+        "nowhere.wav: no such file; correct audio_filepath (relative paths start at the manifest's folder), or "
+        "drop the row"
+    )
+    assert (
+        said[3] == "empty.wav: the file is empty (0 bytes); write it again, or drop the row"
+    )  # a fix of its own, and no other
     assert said[19].endswith("; encode the audio file again")
     told = {index: kind for kind, examples in done.findings.examples.items() for index, _ in examples}
     assert [told.get(index) for index in range(len(rows))] == [kind for _, kind in rows]
@@ -209,7 +233,11 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
 def test_what_a_model_cannot_hear_is_only_foretold_for_a_model(files, tmp_path):
     sf.write(tmp_path / "long.wav", np.zeros(31 * RATE), RATE, subtype="PCM_U8")
     sf.write(tmp_path / "short.wav", np.zeros(100), RATE)
-    rows = [{"audio_filepath": "long.wav"}, {"audio_filepath": "long.wav", "duration": 30.0}, {"audio_filepath": "short.wav"}]
+    rows = [
+        {"audio_filepath": "long.wav"},
+        {"audio_filepath": "long.wav", "duration": 30.0},
+        {"audio_filepath": "short.wav"},
+    ]
     found = probe(tmp_path, rows).findings
     assert found.counts == {"too_long": 1, MISMATCH: 1, "too_short": 1} and found.num_failing == 2
     assert probe(tmp_path, rows, rules=None).findings.counts == {MISMATCH: 1}
@@ -218,7 +246,9 @@ def test_what_a_model_cannot_hear_is_only_foretold_for_a_model(files, tmp_path):
 def interleaved(folder: Path, num_files: int, num_rows: int) -> list[dict]:
     for number in range(num_files):
         sf.write(folder / f"{number}.wav", np.zeros(RATE * (2 + number)), RATE, subtype="PCM_U8")
-    return [{"audio_filepath": f"{i % num_files}.wav", "offset": i / num_rows, "duration": 0.5} for i in range(num_rows)]
+    return [
+        {"audio_filepath": f"{i % num_files}.wav", "offset": i / num_rows, "duration": 0.5} for i in range(num_rows)
+    ]
 
 
 def test_a_file_of_many_rows_is_opened_once(tmp_path):
@@ -268,7 +298,8 @@ def test_an_error_ends_the_probe_and_its_processes(tmp_path):
     """The manifest changes while one thread hangs in a pipe: the probe ends at once, and nothing is left of it."""
     os.mkfifo(tmp_path / "hangs.wav")
     survey = ManifestStats(
-        str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])), with_files=True
+        str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])),
+        with_files=True,
     )
     children = []
 

@@ -32,7 +32,9 @@ def test_problems_come_from_threads_those_of_a_row_in_order(tmp_path):
         add = [
             threading.Thread(
                 target=lambda part: [
-                    problems.add(Issue(row, f"m:{row}", None, "rows", kind, "ü\udc80\n")) for row in part for kind in "ab"
+                    problems.add(Issue(row, f"m:{row}", None, "rows", kind, "ü\udc80\n"))
+                    for row in part
+                    for kind in "ab"
                 ],
                 args=(range(start, 1000, 4),),
             )
@@ -86,7 +88,11 @@ def refused(config: RunConfig) -> list[str]:
 def test_a_run_that_refuses_rows_lists_all_of_them_beside_its_output(tiny_en, tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", bad_rows(75))
     config = RunConfig(
-        manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(tmp_path / "run/out.jsonl"), num_chunks=2, chunk_id=1
+        manifest=str(path),
+        engine=EngineConfig(model=tiny_en),
+        output=str(tmp_path / "run/out.jsonl"),
+        num_chunks=2,
+        chunk_id=1,
     )
     listed = tmp_path / "run/out.problems"
     said = refused(config)
@@ -120,7 +126,9 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
         problems.write()
     os.rename(path, tmp_path / "other.problems")
     config = RunConfig(
-        manifest=str(tmp_path / "other.problems"), engine=EngineConfig(model=tiny_en), output=str(tmp_path / "other.jsonl")
+        manifest=str(tmp_path / "other.problems"),
+        engine=EngineConfig(model=tiny_en),
+        output=str(tmp_path / "other.jsonl"),
     )
     with pytest.raises(UsageError, match="would list problems of the manifest in the manifest; choose another"):
         run(config)

@@ -74,7 +74,9 @@ def test_strided_deals_rows_out_in_turn(durations_s, num_chunks):
 @settings(max_examples=300, deadline=None)
 @given(durations, counts)
 def test_balanced_is_within_one_row_of_even(durations_s, num_chunks):
-    """Any rule that fills the lightest chunk: the row put last onto the heaviest one found it no heavier than the mean."""
+    """Any rule that fills the lightest chunk: the row put last onto the heaviest one found it no
+    heavier than the mean.
+    """
     sharding = Sharding(durations_s, num_chunks, "balanced")
     if np.isnan(durations_s).all():
         assert sharding.strategy == "strided" and sharding.num_without_duration == len(durations_s)
@@ -121,7 +123,9 @@ def test_consecutive_is_in_order_and_within_one_row_of_even(durations_s, num_chu
     chunks = sharding.chunk_of.tolist()
     assert chunks == sorted(chunks) and set(chunks) <= set(range(num_chunks))
     stated = [min(10**9, max(1, round(s * 1000))) for s in durations_s.tolist() if s == s] or [1]
-    costs = [min(10**9, max(1, round(s * 1000))) if s == s else sum(stated) // len(stated) for s in durations_s.tolist()]
+    costs = [
+        min(10**9, max(1, round(s * 1000))) if s == s else sum(stated) // len(stated) for s in durations_s.tolist()
+    ]
     for chunk in range(num_chunks):
         load = sum(cost for cost, of in zip(costs, sharding.chunk_of.tolist(), strict=True) if of == chunk)
         assert abs(num_chunks * load - sum(costs)) <= num_chunks * max(costs, default=0)

@@ -1,4 +1,6 @@
-"""Source files, and the Open ASR Leaderboard's sets as such: read by the real clients from a hub of our own with their layout."""
+"""Source files, and the Open ASR Leaderboard's sets as such: read by the real clients from a hub of our own with their
+layout.
+"""
 
 import json
 
@@ -15,7 +17,8 @@ from asrbatch.manifest.manifest import open_manifest
 SETS = sorted((REPO / "manifests" / "open-asr").glob("*.toml"))
 # Configuration and split of each, as the leaderboard's run_whisper.sh has them.
 LEADERBOARD = {
-    ("voxpopuli", "test"), ("ami", "test"), ("earnings22", "test"), ("gigaspeech", "test"), ("librispeech", "test.clean"),
+    ("voxpopuli", "test"), ("ami", "test"), ("earnings22", "test"), ("gigaspeech", "test"), ("librispeech",
+    "test.clean"),
     ("librispeech", "test.other"), ("spgispeech", "test"), ("tedlium", "test"),
 }  # fmt: skip
 
@@ -28,7 +31,9 @@ def test_the_sets_of_the_leaderboard_are_read_from_a_hub_with_their_layout(cli, 
         (repo / config).mkdir(parents=True, exist_ok=True)
         row = {"dataset": config, "text": "the reference", "id": f"{config}-{split}-1", "audio_length_s": 5.0}
         cell = {"bytes": speech_wav.read_bytes(), "path": "1.wav"}
-        pq.write_table(pa.Table.from_pylist([{"audio": cell, **row}]), repo / config / f"{split}-00000-of-00001.parquet")
+        pq.write_table(
+            pa.Table.from_pylist([{"audio": cell, **row}]), repo / config / f"{split}-00000-of-00001.parquet"
+        )
     card = ["---", "configs:"]
     for config, names in splits.items():
         card += [f"- config_name: {config}", "  data_files:"]
@@ -37,7 +42,10 @@ def test_the_sets_of_the_leaderboard_are_read_from_a_hub_with_their_layout(cli, 
     (repo / "README.md").write_text("\n".join([*card, "---", ""]))
     with hub_server.serving(tmp_path / "hub") as (url, _):
         done = cli(
-            "validate", *SETS, "--json", env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+            "validate",
+            *SETS,
+            "--json",
+            env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"},
         )
         assert done.returncode == 0, done.stderr
         # The rows without their audio: nothing is fetched, pieces are read.

@@ -90,7 +90,10 @@ def test_a_folder_of_audio_is_its_files_in_order_of_names_with_texts_beside(tmp_
     lines = "".join(json.dumps({"audio_filepath": f["audio_filepath"]}) + "\n" for f in fields)
     (tmp_path / "m.list").write_text(lines)
     assert open_manifest(tmp_path / "m.list").scan.digest == manifest.scan.digest  # made ids too
-    assert [u.fields["audio_filepath"] for u in read_all(open_manifest(tmp_path / "b" / "*.*a*"))] == ["1.flac", "2.wav"]
+    assert [u.fields["audio_filepath"] for u in read_all(open_manifest(tmp_path / "b" / "*.*a*"))] == [
+        "1.flac",
+        "2.wav",
+    ]
     assert len(open_manifest(tmp_path / "a.flac")) == 1
     (tmp_path / "b" / "2.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ManifestError, match=r"b/2\.wav: b/2\.txt: not UTF-8; save it as UTF-8"):
@@ -161,7 +164,17 @@ def test_a_bad_row_keeps_the_id_that_its_reader_gives_it(tmp_path):
 @pytest.mark.parametrize(("name", "most_bytes"), [("m.csv", 1 << 20), ("m.csv.gz", 20)])
 def test_a_quote_that_is_not_closed_takes_no_other_row_with_it(tmp_path, monkeypatch, name, most_bytes):
     monkeypatch.setattr(csv, "_MOST_RECORD_BYTES", most_bytes)
-    lines = ["path,id,note", 'a.wav,1,"a', 'b.wav,2,"two', 'lines"', "c.wav,3,", 'd.wav,4,"b', "", "e.wav,5,x", "f.wav,6,"]
+    lines = [
+        "path,id,note",
+        'a.wav,1,"a',
+        'b.wav,2,"two',
+        'lines"',
+        "c.wav,3,",
+        'd.wav,4,"b',
+        "",
+        "e.wav,5,x",
+        "f.wav,6,",
+    ]
     data = "\ufeff".encode() + "\r\n".join(lines).encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
@@ -215,7 +228,11 @@ def test_kaldi_without_segments_and_with_pipes(tmp_path, rows):
         ("segments", "utt9 rec0 1", "not `recording start end`"),
         ("text", "utt9 more", r"text: has 1 keys that segments lacks \(utt9\); run Kaldi's utils/fix_data_dir.sh"),
         ("wav.scp", "rec9 x.wav", r"wav\.scp: has 1 keys that no segment uses \(rec9\)"),
-        ("utt2dur", "utt1 long", "segments:2: utt2dur = long: must be a number of seconds; correct the line, or drop it"),
+        (
+            "utt2dur",
+            "utt1 long",
+            "segments:2: utt2dur = long: must be a number of seconds; correct the line, or drop it",
+        ),
         ("utt2dur", "utt1 nan", "segments:2: utt2dur = nan: segments says another duration: 0.2; make utt2dur again"),
         ("utt2dur", "utt1 9.5", "segments:2: utt2dur = 9.5: segments says another duration: 0.2; make utt2dur again"),
     ],
@@ -318,7 +335,9 @@ def test_nemo_tars_by_pattern_and_repeated_files(tmp_path, rows):
     (tmp_path / "m.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tars = str(tmp_path / "audio__OP_0..1_CL_.tar")
     manifest = open_manifest(tmp_path / "m.json", options=SourceOptions(tars=tars))
-    assert data_of(manifest.read(len(rows))) == rows[0]["file"].read_bytes() and manifest.read(len(rows)).offset_s == 0.02
+    assert (
+        data_of(manifest.read(len(rows))) == rows[0]["file"].read_bytes() and manifest.read(len(rows)).offset_s == 0.02
+    )
     lines += [
         {"audio_filepath": "clip1.flac", "shard_id": 0},
         {"audio_filepath": "none.wav"},
@@ -339,7 +358,9 @@ def test_shard_id_is_the_number_in_a_tars_name(tmp_path, tars):
     for shard in range(12):
         with tarfile.open(tmp_path / f"same_{shard}.tar", "w") as tar:
             add(tar, "clip.wav", b"%d" % shard)
-    lines = [json.dumps({"audio_filepath": "clip.wav", "shard_id": shard, "id": f"r{shard}"}) + "\n" for shard in range(12)]
+    lines = [
+        json.dumps({"audio_filepath": "clip.wav", "shard_id": shard, "id": f"r{shard}"}) + "\n" for shard in range(12)
+    ]
     (tmp_path / "m.json").write_text("".join(lines))
     given = ",".join(str(tmp_path / part) for part in tars.split(","))
     manifest = open_manifest(tmp_path / "m.json", options=SourceOptions(tars=given))
@@ -348,7 +369,9 @@ def test_shard_id_is_the_number_in_a_tars_name(tmp_path, tars):
     for name, data in (("same_10.tar", b"10"), ("same_1[01].tar", b"10")):
         options = SourceOptions(tars=str(tmp_path / name))
         assert data_of(open_manifest(tmp_path / "m.json", options=options).read(0)) == data
-    with pytest.raises(ManifestError, match=r"m\.json:1: shard_id = 10: none of the 1 tars has that number in its name"):
+    with pytest.raises(
+        ManifestError, match=r"m\.json:1: shard_id = 10: none of the 1 tars has that number in its name"
+    ):
         open_manifest(tmp_path / "m.json", options=SourceOptions(tars=str(tmp_path / "same_2.tar")))
 
 
@@ -387,11 +410,20 @@ def test_fields_of_a_webdataset_may_have_other_names(tmp_path, rows):
         add(tar, "k3.json", b"{broken")
     named = SourceOptions(text_column="sentence", id_column="key", on_bad_row="fail")
     *good, bad, broken = read_all(open_manifest(tmp_path / "a.tar", options=named))
-    assert "a.tar:k3: {broken: not JSON: " in broken.problem and broken.problem.endswith("; write its .json member as one object")
-    assert [(u.id, u.fields["text"], u.fields["original_text"]) for u in good] == [("0", "s0", "raw"), ("1", "s1", "raw")]
+    assert "a.tar:k3: {broken: not JSON: " in broken.problem and broken.problem.endswith(
+        "; write its .json member as one object"
+    )
+    assert [(u.id, u.fields["text"], u.fields["original_text"]) for u in good] == [
+        ("0", "s0", "raw"),
+        ("1", "s1", "raw"),
+    ]
     assert [data_of(u) for u in good] == [rows[n]["file"].read_bytes() for n in (0, 1)]
-    assert bad.problem.endswith("a.tar:k2: has no fields: no sentence, which --text-column names; correct the name, or the row")
-    with pytest.raises(UsageError, match=r"--audio-column wav: the audio of .*a\.tar is a member of its tars, .*leave it out"):
+    assert bad.problem.endswith(
+        "a.tar:k2: has no fields: no sentence, which --text-column names; correct the name, or the row"
+    )
+    with pytest.raises(
+        UsageError, match=r"--audio-column wav: the audio of .*a\.tar is a member of its tars, .*leave it out"
+    ):
         open_manifest(tmp_path / "a.tar", options=SourceOptions(audio_column="wav"))
 
 
@@ -417,7 +449,10 @@ def test_tars_that_cannot_be_read_whole_are_refused(tmp_path, rows):
             open_manifest(path)
     for names, problem in (
         (["a.wav", "b.wav", "a.txt"], 'the key "a" comes twice; members of one key must stand side by side'),
-        (["a.wav", "a.flac"], "a with wav, flac: several clips in one row are not supported; write one audio file for each key"),
+        (
+            ["a.wav", "a.flac"],
+            "a with wav, flac: several clips in one row are not supported; write one audio file for each key",
+        ),
         (["a.txt"], "a with txt: no audio member"),
         (["plain"], '"plain" has no ending to tell what it is'),
     ):
@@ -502,7 +537,9 @@ def test_metadata_that_would_not_be_read_is_refused(tmp_path, rows):
     for split in ("train", "test"):
         (tmp_path / "f" / split).mkdir(parents=True)
         MAKERS["folder-csv"](tmp_path / "f" / split, rows)
-    with pytest.raises(ManifestError, match=r"stands in folders below it \(test/metadata\.csv, train/metadata\.csv\); give one"):
+    with pytest.raises(
+        ManifestError, match=r"stands in folders below it \(test/metadata\.csv, train/metadata\.csv\); give one"
+    ):
         open_manifest(tmp_path / "f")
     assert open_manifest(tmp_path / "f" / "test").read(0).fields["text"] == rows[0]["text"]
     MAKERS["folder"](tmp_path / "f" / "test", rows)
@@ -540,7 +577,8 @@ def test_a_glob_of_files_that_share_a_deeper_folder_says_which(tmp_path, rows):
     (tmp_path / "d" / "deep" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
     manifest = open_manifest(tmp_path / "d" / "**" / "*.wav")
     assert (
-        manifest.record()["audio_folder"] == str(tmp_path / "d" / "deep") and manifest.read(0).fields["audio_filepath"] == "a.wav"
+        manifest.record()["audio_folder"] == str(tmp_path / "d" / "deep")
+        and manifest.read(0).fields["audio_filepath"] == "a.wav"
     )
 
 
@@ -554,7 +592,8 @@ TAKES = {
     "nemo-tar": {"tars", "audio_column", "text_column", "id_column"},
 }  # fmt: skip
 VALUES = {
-    "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True, "dataset_config": "x",
+    "audio_column": "x", "text_column": "x", "id_column": "x", "tars": "*.tar", "allow_pipes": True,
+    "dataset_config": "x",
     "streaming": True, "split": "x",
 }  # fmt: skip
 
@@ -567,7 +606,9 @@ def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind)
         if option in TAKES[kind] or (kind == "jsonl" and option == "tars"):  # which makes it the list of tars
             continue
         value = str(source) if option == "tars" else value
-        with pytest.raises((UsageError, ManifestError), match=r"means nothing for|leave it out; --|so --split x means nothing"):
+        with pytest.raises(
+            (UsageError, ManifestError), match=r"means nothing for|leave it out; --|so --split x means nothing"
+        ):
             open_manifest(source, options=SourceOptions(**{option: value}))
 
 
@@ -578,11 +619,17 @@ def test_audio_in_another_folder_than_its_list(cli, tmp_path, rows):
     table = tmp_path / "cv" / "validated.tsv"
     table.write_text('client_id\tpath\tsentence\nx\ta.wav\tHe said "no\n')
     assert cli("validate", table, "--audio", "header").returncode == 3  # missing
-    done = cli("validate", table, "--audio", "header", "--audio-folder", tmp_path / "cv" / "clips", "--text-column", "sentence")
+    done = cli(
+        "validate", table, "--audio", "header", "--audio-folder", tmp_path / "cv" / "clips", "--text-column", "sentence"
+    )
     assert done.returncode == 0, done.stderr
-    config = RunConfig(str(table), EngineConfig("x"), output="o.jsonl", audio_folder=os.path.relpath(tmp_path / "cv" / "clips"))
+    config = RunConfig(
+        str(table), EngineConfig("x"), output="o.jsonl", audio_folder=os.path.relpath(tmp_path / "cv" / "clips")
+    )
     assert data_of(open_manifest(table, options=config.reading).read(0)) == rows[0]["file"].read_bytes()
-    with pytest.raises(UsageError, match="--audio-folder: means nothing for .*; it is for --format lhotse, --format jsonl"):
+    with pytest.raises(
+        UsageError, match="--audio-folder: means nothing for .*; it is for --format lhotse, --format jsonl"
+    ):
         open_manifest(MAKERS["parquet"](tmp_path, rows), options=SourceOptions(folder="/x"))
     with pytest.raises(UsageError, match="--audio-folder: paths on standard input are relative to the current folder"):
         _ = RunConfig("-", EngineConfig("x"), output="o.jsonl", audio_folder="clips").reading

@@ -77,7 +77,10 @@ def test_a_copy_of_a_data_set_is_read_as_its_card_says(copy):
         ({"dataset_config": "noisy"}, r'speech: has no configuration "noisy"; there is clean, other'),
         ({"dataset_config": "clean"}, r"speech: holds several splits \(train, test\); choose one with --split"),
         ({"dataset_config": "clean", "split": "dev"}, r'speech: has no split "dev"; there is train, test'),
-        ({"dataset_config": "other", "streaming": True}, "--streaming is for data sets on the hub; this one is here already"),
+        (
+            {"dataset_config": "other", "streaming": True},
+            "--streaming is for data sets on the hub; this one is here already",
+        ),
     ],
 )
 def test_what_a_card_does_not_have_is_named(copy, options, problem):
@@ -91,14 +94,18 @@ def test_missing_rows_of_a_copy_are_an_error(copy):
         opened(copy, dataset_config="clean", split="train")
     (copy / "kept").rename(copy / "data/train-00000-of-00002.parquet")
     (copy / "README.md").write_text(CARD.format(num_rows=7))
-    with pytest.raises(ManifestError, match="speech: its card says that train has 7 rows, its files hold 5; fetch it again"):
+    with pytest.raises(
+        ManifestError, match="speech: its card says that train has 7 rows, its files hold 5; fetch it again"
+    ):
         opened(copy, dataset_config="clean", split="train")
 
 
 def test_a_part_that_the_hub_converted_is_refused(copy):
     (copy / "data").rename(copy / "partial-train")
     (copy / "README.md").write_text(CARD.format(num_rows=5).replace("data/", "partial-train/"))
-    with pytest.raises(ManifestError, match=r"is a part of the data set alone \(.*partial-train/train-00000.*\): the hub"):
+    with pytest.raises(
+        ManifestError, match=r"is a part of the data set alone \(.*partial-train/train-00000.*\): the hub"
+    ):
         opened(copy, dataset_config="clean", split="train")
 
 
@@ -121,7 +128,8 @@ def test_options_that_a_source_does_not_take_are_refused(copy, tmp_path):
         opened(copy / "data/test-00000-of-00001.parquet", tars="x.tar")
 
 
-# --- the hub itself -------------------------------------------------------------------------------------------------------
+# --- the hub itself
+# -------------------------------------------------------------------------------------------------------
 
 ASK = """
 import json, sys
@@ -151,7 +159,8 @@ def ask(questions, **environment):
 
 def cannot_be_reached(name: str, why: str) -> str:
     return (
-        f"hf://{name}: the Hugging Face hub cannot be reached ({why}), and its cache here lacks the data set; fetch it where "
+        f"hf://{name}: the Hugging Face hub cannot be reached ({why}), and its cache here lacks the data set; fetch "
+        f"it where "
         f"there is a network (hf download --repo-type dataset {name} --local-dir DIR) and give DIR"
     )
 
@@ -165,11 +174,13 @@ def test_data_sets_on_the_hub_streamed_fetched_and_from_the_cache(copy, tmp_path
         there = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
         streamed, missing = ask([[name, {**train, "streaming": True}], ["hf://me/nothing", {}]], **there)
         assert streamed == [at, local.scan.digest, ids, last]
-        assert missing == "hf://me/nothing: the hub has no such data set, or it is private; correct the name (owner/name), or " \
-            "log in with `hf auth login`"  # fmt: skip
+        fix = "correct the name (owner/name), or log in with `hf auth login`"
+        assert missing == f"hf://me/nothing: the hub has no such data set, or it is private; {fix}"
         command = [sys.executable, "-m", "asrbatch", "plan", name, "--config", "clean", "--split", "train", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **there}, cwd=tmp_path)
-        assert json.loads(done.stdout)["manifest"] == {"source": at, "rows": 5, "digest": local.scan.digest}, done.stderr
+        assert json.loads(done.stdout)["manifest"] == {"source": at, "rows": 5, "digest": local.scan.digest}, (
+            done.stderr
+        )
         got = [line for line in requests() if line.startswith("GET /datasets/") and ".parquet" in line]
         assert got and all(" bytes=" in line for line in got)  # pieces
         rest = [name, {"dataset_config": "other"}]  # the test split, which the first does not need
@@ -193,7 +204,9 @@ def test_a_cache_with_one_split_of_several_is_enough_for_that_one(copy, tmp_path
     (repo / "refs").mkdir(parents=True)
     (repo / "refs" / "main").write_text(hub_server.COMMIT)
     wanted, local = {"dataset_config": config, "split": split}, opened(copy, dataset_config=config, split=split)
-    shutil.copytree(copy, there, ignore=lambda _, names: [n for n in names if n.endswith(".parquet") and not n.startswith(kept)])
+    shutil.copytree(
+        copy, there, ignore=lambda _, names: [n for n in names if n.endswith(".parquet") and not n.startswith(kept)]
+    )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     cached = opened("hf://me/speech", **wanted)
@@ -231,7 +244,8 @@ def test_a_hub_that_does_not_answer_is_one_line(tmp_path, tiny_en):
     assert done.stderr == f"asrbatch: {cannot_be_reached('me/speech', 'no answer from the network')}\n"
 
 
-# --- Arrow ----------------------------------------------------------------------------------------------------------------
+# --- Arrow
+# ----------------------------------------------------------------------------------------------------------------
 
 
 def write_arrow(path, rows: pa.Table, new=pa.ipc.new_stream):
@@ -284,5 +298,7 @@ def test_arrow_that_is_cut_off_is_refused(tmp_path):
             opened(path)
     shutil.copy(write_arrow(tmp_path / "n.arrow", table("x", 2).drop_columns("text")), tmp_path / "m2.arrow")
     path.write_bytes(whole)
-    with pytest.raises(ManifestError, match=r"m2\.arrow: other columns, or types, than .*m\.arrow; give files of one data set"):
+    with pytest.raises(
+        ManifestError, match=r"m2\.arrow: other columns, or types, than .*m\.arrow; give files of one data set"
+    ):
         opened(tmp_path / "m*.arrow")

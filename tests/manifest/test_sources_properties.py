@@ -1,4 +1,6 @@
-"""Properties of all readers: formats agree on any rows, places are true, ids are unique and stable, and no bytes crash them."""
+"""Properties of all readers: formats agree on any rows, places are true, ids are unique and stable, and no bytes crash
+them.
+"""
 
 import contextlib
 import gzip
@@ -27,7 +29,8 @@ few = settings(max_examples=12, deadline=None, suppress_health_check=list(Health
 quick = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 thorough = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 
-# What every format can hold: Kaldi's keys and WebDataset's have no white space, dots or slashes, and Kaldi strips texts.
+# What every format can hold: Kaldi's keys and WebDataset's have no white space, dots or slashes, and Kaldi strips
+# texts.
 ids = st.lists(st.text("abcXYZ019_-é字", min_size=1, max_size=8), min_size=1, max_size=7, unique=True)
 words = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S")), min_size=1, max_size=9)
 sentences = st.lists(words, min_size=1, max_size=4).map(" ".join)
@@ -52,7 +55,8 @@ def data_sets(draw) -> list[dict]:
     ]
 
 
-# lhotse looks into the audio when cuts are made, and the card of a hub's copy is read anew each time: slow, and tested elsewhere.
+# lhotse looks into the audio when cuts are made, and the card of a hub's copy is read anew each time: slow, and tested
+# elsewhere.
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("jsonl", "lhotse", "hub")])
 @few
 @given(rows=data_sets())
@@ -68,7 +72,11 @@ def test_formats_agree_on_any_rows(kind, rows):
         assert other.scan.digest == plain.scan.digest
         for index in range(len(rows)):
             ours, theirs = other.read(index), plain.read(index)
-            assert (ours.id, ours.fields["text"], ours.duration_s) == (theirs.id, theirs.fields["text"], theirs.duration_s)
+            assert (ours.id, ours.fields["text"], ours.duration_s) == (
+                theirs.id,
+                theirs.fields["text"],
+                theirs.duration_s,
+            )
             data = ours.audio.resolve()
             assert (data if isinstance(data, bytes) else Path(data).read_bytes()) == b"audio %d" % index
 
@@ -210,7 +218,9 @@ def test_no_damage_crashes_a_reader_of_binary_files(data):
 
 
 @quick
-@given(names=st.lists(st.text("ab./ü \t", min_size=1, max_size=8), min_size=1, max_size=6), payload=st.binary(max_size=20))
+@given(
+    names=st.lists(st.text("ab./ü \t", min_size=1, max_size=8), min_size=1, max_size=6), payload=st.binary(max_size=20)
+)
 def test_any_names_of_members_are_keys_or_refused(names, payload):
     with folder() as there:
         with tarfile.open(there / "s.tar", "w") as tar:
@@ -247,7 +257,9 @@ def test_the_clean_rows_of_any_bytes_are_a_manifest_without_a_fault(data, elsewh
             assert os.path.normpath(str(other.audio.path)) == os.path.normpath(str(row.audio.path))
         if not elsewhere:
             lines = [line for line in data.removeprefix(b"\xef\xbb\xbf").split(b"\n") if line.strip()]
-            assert set(clean.read_bytes().splitlines()) <= {line.removesuffix(b"\r") for line in lines} | set(data.splitlines())
+            assert set(clean.read_bytes().splitlines()) <= {line.removesuffix(b"\r") for line in lines} | set(
+                data.splitlines()
+            )
 
 
 json_values = st.recursive(
@@ -255,7 +267,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-others = st.dictionaries(st.sampled_from(["note", "speaker", "snr", "x y", "original_audio_filepath"]), json_values, max_size=3)
+others = st.dictionaries(
+    st.sampled_from(["note", "speaker", "snr", "x y", "original_audio_filepath"]), json_values, max_size=3
+)
 
 
 @quick

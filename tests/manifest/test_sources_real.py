@@ -32,7 +32,9 @@ def rows(demo_rows):
         row = next(row for row in demo_rows if number in row["audio_filepath"])
         file = Path(row["audio_filepath"])
         length = sf.info(file).duration
-        found.append({"id": f"utt-{number}", "text": row["text"], "duration": round(length, 3), "lang": "en", "file": file})
+        found.append(
+            {"id": f"utt-{number}", "text": row["text"], "duration": round(length, 3), "lang": "en", "file": file}
+        )
     assert len(found) == len(SPOKEN)
     return found
 
@@ -95,20 +97,25 @@ def numbered_tars(folder, rows):
 
 
 def table_of_paths(folder, rows):
-    fields = [{"file": str(row["file"]), **{name: row[name] for name in ("id", "text", "duration", "lang")}} for row in rows]
+    fields = [
+        {"file": str(row["file"]), **{name: row[name] for name in ("id", "text", "duration", "lang")}} for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(fields), folder / "m.parquet")
     return str(folder / "m.parquet"), {}
 
 
 def table_of_bytes(folder, rows):
     fields = [
-        {"wav": row["file"].read_bytes(), **{name: row[name] for name in ("id", "text", "duration", "lang")}} for row in rows
+        {"wav": row["file"].read_bytes(), **{name: row[name] for name in ("id", "text", "duration", "lang")}}
+        for row in rows
     ]
     pq.write_table(pa.Table.from_pylist(fields), folder / "m.parquet")
     return str(folder / "m.parquet"), {"audio_column": "wav"}
 
 
-@pytest.mark.parametrize("make", [named_by_pattern, tars_beside_their_list, numbered_tars, table_of_paths, table_of_bytes])
+@pytest.mark.parametrize(
+    "make", [named_by_pattern, tars_beside_their_list, numbered_tars, table_of_paths, table_of_bytes]
+)
 def test_other_ways_to_name_and_hold_them(transcribe, tiny_en, rows, fingerprint, tmp_path, make):
     (tmp_path / "d").mkdir()
     source, options = make(tmp_path / "d", rows)
@@ -169,7 +176,9 @@ def test_a_folder_of_audio_without_a_list(transcribe, tiny_en, rows, tmp_path):
         (folder / f"{place}{row['file'].suffix}").write_bytes(row["file"].read_bytes())
         (folder / f"{place}.txt").write_text(row["text"])
     by_index = sorted(transcribe(folder, tiny_en, tmp_path / "out.jsonl").rows(), key=lambda row: row["index"])
-    assert [(row["text"], row["pred_text"]) for row in by_index] == [(row["text"], SPOKEN[row["id"][4:]]) for row in rows]
+    assert [(row["text"], row["pred_text"]) for row in by_index] == [
+        (row["text"], SPOKEN[row["id"][4:]]) for row in rows
+    ]
     assert [row["audio_filepath"] for row in by_index] == ["a.wav", "inner/b.wav"]
 
 
@@ -243,7 +252,9 @@ def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tm
     assert done.returncode == 0, done.stderr
 
 
-def test_a_kaldi_folder_of_paths_from_where_it_was_run_is_not_resumed_elsewhere(transcribe, tiny_en, rows, tmp_path, monkeypatch):
+def test_a_kaldi_folder_of_paths_from_where_it_was_run_is_not_resumed_elsewhere(
+    transcribe, tiny_en, rows, tmp_path, monkeypatch
+):
     data, recipe, elsewhere = tmp_path / "data", tmp_path / "recipe", tmp_path / "elsewhere"
     for folder, row in ((recipe, rows[0]), (elsewhere, rows[1])):
         folder.mkdir()

@@ -123,7 +123,9 @@ def test_a_bucket_that_may_not_be_read_is_asked_once(folder, url, no_pauses, mon
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     forget_s3()
-    with pytest.raises(RowError, match="unreadable: b.wav: PermissionError: .*; give this process credentials that may read it"):
+    with pytest.raises(
+        RowError, match="unreadable: b.wav: PermissionError: .*; give this process credentials that may read it"
+    ):
         remote.read_remote("s3://speech/b.wav", "b.wav")
     with pytest.raises(ManifestError, match="s3://speech/m/.*: cannot be .*PermissionError"):
         open_manifest("s3://speech/m/*.jsonl")
@@ -176,7 +178,9 @@ def test_a_server_without_ranges_sends_a_file_once(folder, url, monkeypatch):
     asked = [line.rpartition("=")[2] for line in requests_of(folder, "GET /x/plain0/long.jsonl")]
     assert [each for each in asked if each not in ("0-4095", "0-3")] == ["0-1048575"]
     monkeypatch.setattr(remote, "MOST_KEPT_BYTES", 1 << 20)
-    with pytest.raises(ManifestError, match=r"long\.jsonl: the server sends no parts of it, and all of it is \d+ bytes; at most"):
+    with pytest.raises(
+        ManifestError, match=r"long\.jsonl: the server sends no parts of it, and all of it is \d+ bytes; at most"
+    ):
         open_manifest(f"{url}/x/plain0/long.jsonl")
 
 
@@ -185,7 +189,9 @@ def test_urls_that_cannot_be_read_are_named(url, tmp_path, no_pauses):
         open_manifest(f"{url}/none.jsonl")
     with pytest.raises(ManifestError, match=f"{url}/x/fail9/m.jsonl: .*; tried 4 times"):
         open_manifest(f"{url}/x/fail9/m.jsonl")
-    with pytest.raises(ManifestError, match=r'm\.jsonl:1: audio_filepath = "gopher://x/a.wav": gopher:// is not supported'):
+    with pytest.raises(
+        ManifestError, match=r'm\.jsonl:1: audio_filepath = "gopher://x/a.wav": gopher:// is not supported'
+    ):
         open_manifest(write(tmp_path / "m.jsonl", "gopher://x/a.wav"))
 
 
@@ -256,5 +262,7 @@ def test_googles_buckets_that_may_not_be_read_are_asked_once(url, no_pauses, mon
     with pytest.raises(RowError, match="such an answer does not change"):
         remote.read_remote("gs://speech/b.wav", "b.wav")
     assert not no_pauses
-    assert "gcsfs" not in {record.name for record in caplog.records}  # it would add a traceback to what the message says
+    assert "gcsfs" not in {
+        record.name for record in caplog.records
+    }  # it would add a traceback to what the message says
     remote._system.cache_clear()

@@ -73,7 +73,9 @@ def test_zstandard_that_is_not_installed_is_said(tmp_path, monkeypatch):
     path = tmp_path / "m.jsonl.zst"
     path.write_bytes(text.ZSTD + b"xxxx")
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(ManifestError, match=r"zstandard is not installed: pip install 'asrbatch\[zstd\]', or unpack it first"):
+    with pytest.raises(
+        ManifestError, match=r"zstandard is not installed: pip install 'asrbatch\[zstd\]', or unpack it first"
+    ):
         open_manifest(path)
 
 
@@ -116,12 +118,17 @@ def test_a_format_can_be_forced_and_a_wrong_one_is_refused(tmp_path):
 
 
 def test_fields_under_other_names(tmp_path):
-    rows = [{"wav": "a.wav", "sentence": "hello", "utt": 7, "text": "raw"}, {"wav": "b.wav", "sentence": None, "utt": "x"}]
+    rows = [
+        {"wav": "a.wav", "sentence": "hello", "utt": 7, "text": "raw"},
+        {"wav": "b.wav", "sentence": None, "utt": "x"},
+    ]
     options = SourceOptions(audio_column="wav", text_column="sentence", id_column="utt")
     manifest = open_manifest(write_jsonl(tmp_path / "m.jsonl", rows), options=options)
     assert manifest.read(0).fields == {"audio_filepath": "a.wav", "text": "hello", "id": 7, "original_text": "raw"}
     assert manifest.read(0).id == "7" and manifest.read(1).audio.path == str(tmp_path / "b.wav")
-    with pytest.raises(ManifestError, match=r"m\.jsonl:1: has wav, sentence, utt, text: no nope, which --text-column names"):
+    with pytest.raises(
+        ManifestError, match=r"m\.jsonl:1: has wav, sentence, utt, text: no nope, which --text-column names"
+    ):
         open_manifest(tmp_path / "m.jsonl", options=SourceOptions(audio_column="wav", text_column="nope"))
 
 
@@ -173,7 +180,9 @@ class Given(io.BytesIO):
 
 def test_standard_input_is_kept_beside_the_output_and_compared(tmp_path):
     path = tmp_path / "run" / "out.manifest.jsonl"
-    with pytest.raises(UsageError, match=r"^-: nothing comes on standard input, and .* of an earlier session is not there"):
+    with pytest.raises(
+        UsageError, match=r"^-: nothing comes on standard input, and .* of an earlier session is not there"
+    ):
         spool_stdin(path, stream=Given(b""))
     assert spool_stdin(path, stream=Given(lines_of(ROWS))) == path
     assert spool_stdin(path, stream=Given(b"")) == path and spool_stdin(path, stream=Given(lines_of(ROWS))) == path
@@ -197,7 +206,11 @@ CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": []
         (gzip.compress(lines_of(ROWS)), 500, None),
         (CUTS, 0, "a cut without a recording"),
         (b"junk\n" + lines_of(ROWS), 0, "1 problem in 501 rows"),
-        (b"sound;id\na.wav;1\n", 0, 'standard input: starts with "sound;id"; say what it is with --format, one of jsonl, lh'),
+        (
+            b"sound;id\na.wav;1\n",
+            0,
+            'standard input: starts with "sound;id"; say what it is with --format, one of jsonl, lh',
+        ),
         (b"PK\3\4" + bytes(99), 0, "standard input: is a zip archive, unpack it first"),
     ],
 )
@@ -282,7 +295,11 @@ def test_a_row_cannot_choose_how_it_is_sampled_or_asked():
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
-        ("m.csv", b"audio_filepath,text\ra.wav,x\r", "header cannot be read: .*; .*end lines with LF or CRLF, not with CR alone"),
+        (
+            "m.csv",
+            b"audio_filepath,text\ra.wav,x\r",
+            "header cannot be read: .*; .*end lines with LF or CRLF, not with CR alone",
+        ),
         ("m.csv", "audio_filepath,text\na.wav,x\n".encode("utf-16-le"), "its header is not UTF-8; save it as UTF-8"),
         (
             "m.jsonl",

@@ -69,7 +69,10 @@ BAD_LINES = [
     (b'{"audio_filepath": "a.wav", "duration": "2"}', "duration: must be a number of seconds, not a string"),
     (b'{"audio_filepath": "a.wav", "id": "good"}', "id: given twice"),
     (b'{"audio_filepath": "a.wav", "temperature": 0.2}', "temperature: this is fixed per run, a row cannot choose it"),
-    (b'{"audio_filepath": "a.wav", "system_prompt": "x"}', "system_prompt: this is fixed per run, a row cannot choose it"),
+    (
+        b'{"audio_filepath": "a.wav", "system_prompt": "x"}',
+        "system_prompt: this is fixed per run, a row cannot choose it",
+    ),
     (b'{"audio_filepath": ["a.wav", "b.wav"]}', "audio_filepath: several clips in one row are not supported"),
     (b'{"audio_filepath": "data:audio/wav;base64,"}', "audio_filepath: the data: URI holds no audio"),
     (b'{"audio_filepath": "a.wav", "text": "caf\xe9"}', "not UTF-8"),
@@ -89,7 +92,9 @@ def test_every_kind_of_bad_row_is_told_with_file_and_line_and_the_others_are_kep
     found = validated(path, decode=NEVER, for_lines=True)
     told = {problem["examples"][0]["where"]: problem["kind"] for problem in figures(found)["problems"]}
     by_line = {f"{path}:{number}": kind for number, (_, kind) in enumerate(BAD_LINES, 2)}
-    kinds = {kind: where for where, kind in reversed(by_line.items())}  # of two rows of one kind the first is shown first
+    kinds = {
+        kind: where for where, kind in reversed(by_line.items())
+    }  # of two rows of one kind the first is shown first
     assert told == {where: kind for kind, where in kinds.items()}
     assert sum(problem["rows"] for problem in figures(found)["problems"]) == len(BAD_LINES) == found.num_bad
     assert all(problem["examples"][0]["text"].count(";") for problem in figures(found)["problems"])  # the fix
@@ -151,7 +156,11 @@ def test_damage_behind_the_header_is_found_by_decoding_alone(speech_wav, tmp_pat
 
 
 def test_lines_keep_their_meaning_in_another_folder(tone, tmp_path):
-    rows = [{"audio_filepath": "a.wav", "text": "x"}, {"audio_filepath": str(tone), "id": 5}, {"audio_filepath": "./a.wav"}]
+    rows = [
+        {"audio_filepath": "a.wav", "text": "x"},
+        {"audio_filepath": str(tone), "id": 5},
+        {"audio_filepath": "./a.wav"},
+    ]
     path = write_jsonl(tmp_path / "m.jsonl", rows)
     packed = tmp_path / "m.jsonl.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
@@ -183,14 +192,19 @@ def test_every_format_has_clean_rows_or_says_why_not(tone, tmp_path, kind):
     (tmp_path / "d").mkdir()
     source = MAKERS[kind](tmp_path / "d", rows)
     if kind in ("webdataset", "parquet", "saved", "arrow", "hub"):
-        with pytest.raises(UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"):
+        with pytest.raises(
+            UsageError, match=r"its audio is bytes inside the source, .*; give the source itself to transcribe"
+        ):
             validated(source, for_lines=True)
     else:
         found = validated(source, decode=NEVER, for_lines=True)
         assert found.exit_code == EXIT_COMPLETE
         found.write_clean(tmp_path / "clean.jsonl")
         tars = str(tmp_path / "d" / "audio_{0..1}.tar") if kind == "nemo-tar" else None
-        assert open_manifest(tmp_path / "clean.jsonl", options=SourceOptions(tars=tars)).scan.digest == found.manifest.scan.digest
+        assert (
+            open_manifest(tmp_path / "clean.jsonl", options=SourceOptions(tars=tars)).scan.digest
+            == found.manifest.scan.digest
+        )
 
 
 def test_bad_rows_of_a_table_are_left_out_of_clean_lines(tone, tmp_path):
@@ -231,7 +245,9 @@ def test_bytes_of_two_sources_that_have_one_name_are_two_files(tone, tmp_path):
 
 
 def test_nothing_is_half_written(tone, tmp_path):
-    path = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "text": "x" * 9000}, {"audio_filepath": "a.wav"}])
+    path = write_jsonl(
+        tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "text": "x" * 9000}, {"audio_filepath": "a.wav"}]
+    )
     found = validated(path, decode=NEVER)
     (tmp_path / "clean.jsonl").write_text("before")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -247,7 +263,9 @@ def test_nothing_is_half_written(tone, tmp_path):
     with pytest.raises(UsageError, match="no row passes"):
         validated(path, decode=NEVER).write_clean(tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
-    done = CliRunner().invoke(app, ["validate", str(path), "--workers", "1", "--write-clean", str(tmp_path / "x.jsonl")])
+    done = CliRunner().invoke(
+        app, ["validate", str(path), "--workers", "1", "--write-clean", str(tmp_path / "x.jsonl")]
+    )
     assert isinstance(done.exception, UsageError) and "no such file" in done.stdout  # the reasons all the same
 
 
@@ -273,12 +291,21 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["m.jsonl", "--write-clean", "m.jsonl", "--overwrite"], "--write-clean .*m.jsonl: is what is read; give another name"),
+        (
+            ["m.jsonl", "--write-clean", "m.jsonl", "--overwrite"],
+            "--write-clean .*m.jsonl: is what is read; give another name",
+        ),
         (["m.jsonl", "--write-clean", "there.jsonl"], "there.jsonl: exists already; give another name, or --overwrite"),
         (["m.jsonl", "--write-clean", "x.jsonl.zst"], "is written as plain text; leave out .zst"),
         (["m.jsonl", "--overwrite"], "--overwrite: replaces the files of --write-clean and --report"),
-        (["m.jsonl", "--report", "there.jsonl"], "--report .*there.jsonl: exists already; give another name, or --overwrite"),
-        (["m.jsonl", "--report", "x", "--write-clean", "x"], "--report .*x: is the file of --write-clean; give another name"),
+        (
+            ["m.jsonl", "--report", "there.jsonl"],
+            "--report .*there.jsonl: exists already; give another name, or --overwrite",
+        ),
+        (
+            ["m.jsonl", "--report", "x", "--write-clean", "x"],
+            "--report .*x: is the file of --write-clean; give another name",
+        ),
         (["m.jsonl", "--task", "translate"], "--task: is of a run with a model; give --model as well"),
         (["m.jsonl", "--decode-timeout", "nan"], "--decode-timeout nan: must be above 0"),
         (["-", "-"], "standard input can be read once"),

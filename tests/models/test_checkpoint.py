@@ -81,7 +81,9 @@ def test_folder_without_weights(tmp_path):
 
 def test_revision_of_a_folder(tmp_path):
     folder = make(tmp_path / "m")
-    assert refusal(folder, "main") == f"--revision main: {folder} is a local folder, which has no revisions; leave it out"
+    assert (
+        refusal(folder, "main") == f"--revision main: {folder} is a local folder, which has no revisions; leave it out"
+    )
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json"])
@@ -134,7 +136,9 @@ def test_older_and_newer_files(tmp_path):
     older = make(tmp_path / "older", tokenizer__json=None, added_tokens__json=MULTILINGUAL)
     assert open_checkpoint(str(older)).added_tokens == MULTILINGUAL
     processor = {"feature_extractor": {"chunk_length": 20, "sampling_rate": 8000, "hop_length": 80}}
-    newer = open_checkpoint(str(make(tmp_path / "newer", preprocessor_config__json=None, processor_config__json=processor)))
+    newer = open_checkpoint(
+        str(make(tmp_path / "newer", preprocessor_config__json=None, processor_config__json=processor))
+    )
     assert (newer.window_s, newer.sample_rate, newer.hop_length) == (20.0, 8000, 80)
     for processor in ({}, {"feature_extractor": None}):
         folder = make(tmp_path / str(processor), preprocessor_config__json=None, processor_config__json=processor)
@@ -193,7 +197,9 @@ def test_one_byte_of_large_weights(folder):
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json"]
+)
 def test_each_json_file_counts(folder, name):
     before = digest(folder)
     value = json.loads((folder / name).read_text())
@@ -219,7 +225,15 @@ def test_a_renamed_file_counts(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", ".gitattributes", "flax_model.msgpack", "tf_model.h5", "pytorch_model.bin", "model.fp32-1.safetensors"]
+    "name",
+    [
+        "README.md",
+        ".gitattributes",
+        "flax_model.msgpack",
+        "tf_model.h5",
+        "pytorch_model.bin",
+        "model.fp32-1.safetensors",
+    ],
 )
 def test_files_that_decide_nothing_do_not_count(folder, name):
     before = digest(folder)
@@ -238,7 +252,9 @@ def test_other_weights_count_where_they_are_all_there_is(folder, name):
 def test_missing_weights(folder):
     """A link into a cache that was cleaned."""
     (folder / "model-2.safetensors").symlink_to(folder / "blobs" / "gone")
-    with pytest.raises(UsageError, match=r"model-2\.safetensors: No such file or directory; the checkpoint's files must"):
+    with pytest.raises(
+        UsageError, match=r"model-2\.safetensors: No such file or directory; the checkpoint's files must"
+    ):
         digest(folder)
 
 
@@ -281,12 +297,16 @@ def hub(tmp_path, folder):
 
 def test_hub_name_from_the_cache(hub, folder):
     home, snapshot = hub
-    done = in_new_process(OPEN.format(revisions=[None, "main", snapshot.name, "v9"]), HF_HOME=str(home), HF_HUB_OFFLINE="1")
+    done = in_new_process(
+        OPEN.format(revisions=[None, "main", snapshot.name, "v9"]), HF_HOME=str(home), HF_HUB_OFFLINE="1"
+    )
     assert done.returncode == 0, done.stderr
     same = digest(folder)  # a copy on this node is the same model
     *found, refused = done.stdout.splitlines()
     assert found == [f"{snapshot} {revision} {snapshot.name} {same}" for revision in (None, "main", snapshot.name)]
-    assert refused.startswith("refused: --model acme/whisper-test: not a folder here, and the Hugging Face hub did not give it")
+    assert refused.startswith(
+        "refused: --model acme/whisper-test: not a folder here, and the Hugging Face hub did not give it"
+    )
     assert " at revision v9; check the name and the network, or give a folder (" in refused
 
 
@@ -295,7 +315,8 @@ def test_hub_name_that_the_cache_lacks(tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert line.startswith(
-        "refused: --model acme/whisper-test: not a folder here, and the Hugging Face hub did not give it; check the name "
+        "refused: --model acme/whisper-test: not a folder here, and the Hugging Face hub did not give it; check the "
+        "name "
         "and the network, or give a folder (LocalEntryNotFoundError: "
     )
 

@@ -16,8 +16,10 @@ from asrbatch.types import DecodingResult, Segment, Window
 
 GOOD = DecodingResult(" A sentence like any other, said once.", 9, "stop", -0.2, "en", None, 0.1, 0.2, 0.3)
 PSALM = (
-    "He maketh me lie down in green pastures: he leadeth me beside the still waters. He restoreth my soul. Yea, though I walk"
-    " through the vale of the shadow of death, I will fear no evil: for thou art with me: thy rod and thy staff they comfort me."
+    "He maketh me lie down in green pastures: he leadeth me beside the still waters. He restoreth my soul. Yea, "
+    "though I walk"
+    " through the vale of the shadow of death, I will fear no evil: for thou art with me: thy rod and thy staff they "
+    "comfort me."
 )
 RULES = WindowLimits(limit=480_000, search=16_000, frame=1_600, min_tail=16_000)
 
@@ -194,7 +196,12 @@ def test_what_is_heard_again_is_left_to_the_next_window():
     answer = replace(GOOD, segments=(piece(0.0, 4.0, " a"), piece(4.0, 7.0, " b"), piece(7.0, None, " c")))
     window, left_at = Window(0, 10 * 16_000), 7 * 16_000
     kept = result.kept_windows(replace(answer, resume_s=7.0, finish_reason="length"), window, left_at)
-    assert (kept.text, kept.num_tokens, kept.finish_reason, kept.avg_logprob) == (" a b", 2, "stop", pytest.approx(-0.1))
+    assert (kept.text, kept.num_tokens, kept.finish_reason, kept.avg_logprob) == (
+        " a b",
+        2,
+        "stop",
+        pytest.approx(-0.1),
+    )
     assert times(result.segment_rows(kept, window, left_at, 16_000)) == [(0.0, 4.0, "a"), (4.0, 7.0, "b")]
     assert result.kept_windows(answer, window, window.end) is answer
 

@@ -1,4 +1,6 @@
-"""How models are told apart and what is refused, without an engine: thoughts, languages, options, plugins, the list of models."""
+"""How models are told apart and what is refused, without an engine: thoughts, languages, options, plugins, the list of
+models.
+"""
 
 import json
 import os
@@ -70,7 +72,10 @@ def test_a_language_stated_before_an_answer_counts_where_the_class_takes_it_off(
 
 
 def test_the_variables_of_a_template_are_those_it_looks_up():
-    template = "{% set n = namespace(x=1) %}{% for m in messages %}{% if loop.first and mode %}{{ m.a }}{% endif %}{% endfor %}"
+    template = (
+        "{% set n = namespace(x=1) %}{% for m in messages %}{% if loop.first and mode %}{{ m.a }}{% endif %}{% "
+        "endfor %}"
+    )
     names = frontends.variables(template + "{% generation %}{{ bos_token }}{% endgeneration %}")
     assert names == {"messages", "mode", "bos_token"} and frontends.to_choose(names) == ["mode"]
     assert frontends.variables("{% if %}") is None
@@ -102,7 +107,12 @@ def test_the_language_whisper_translates_into_may_be_said_in_any_way(written, ba
 
 def test_a_row_may_name_its_own_language_as_that_of_its_text(base):
     rules = row_rules(engine_plan(RunConfig("-", EngineConfig(base), language="fr")))
-    for lang, target, is_right in ((None, "French", True), ("en-GB", "en", True), ("en", "fr", False), (None, "en", False)):
+    for lang, target, is_right in (
+        (None, "French", True),
+        ("en-GB", "en", True),
+        ("en", "fr", False),
+        (None, "en", False),
+    ):
         said = check_row(rules, Utterance(0, "a", AudioRef("a"), lang=lang, fields={"target_lang": target}))
         assert (said is None) is is_right, said
 
@@ -125,7 +135,9 @@ NAMES = {"fr": "French", "en": "English"}
 
 
 def qwen3_omni(task: str):
-    """What Qwen3OmniMoe's class says in vLLM 0.32: a language of its own to translate into, and words behind the instruction."""
+    """What Qwen3OmniMoe's class says in vLLM 0.32: a language of its own to translate into, and words behind the
+    instruction.
+    """
 
     def say(task_type=task, to_language=None, language=None, request_prompt="", hotwords=None) -> str:
         if task_type == "transcribe":
@@ -138,7 +150,12 @@ def qwen3_omni(task: str):
 
 @pytest.mark.parametrize("task", ["transcribe", "translate"])
 def test_an_option_counts_when_the_prompt_changes_with_it(task):
-    assert detect_supported_options(qwen3_omni(task), list(NAMES)) == ["language", "prompt", "translation", "target_language"]
+    assert detect_supported_options(qwen3_omni(task), list(NAMES)) == [
+        "language",
+        "prompt",
+        "translation",
+        "target_language",
+    ]
     assert default_target(qwen3_omni(task), list(NAMES)) == "en"
 
 
@@ -150,7 +167,10 @@ def test_a_model_that_must_be_told_a_language_has_none_of_its_own():
         detect_supported_options(say, list(NAMES)) == ["translation", "target_language"]
         and default_target(say, list(NAMES)) is None
     )
-    assert detect_supported_options(lambda **_: None, list(NAMES)) == [] and default_target(lambda **_: None, list(NAMES)) is None
+    assert (
+        detect_supported_options(lambda **_: None, list(NAMES)) == []
+        and default_target(lambda **_: None, list(NAMES)) is None
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +179,9 @@ def installed_models() -> dict:
 
 
 def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
-    """`MODELS_SUPPORTING` is written for people; here it is held against the classes themselves, where their packages are installed."""
+    """`MODELS_SUPPORTING` is written for people; here it is held against the classes themselves, where their packages
+    are installed.
+    """
     can = {what: [] for what in MODELS_SUPPORTING}
     for model in installed_models["models"]:
         if model["asked"] == "transcription":
@@ -205,7 +227,9 @@ def test_the_documented_models_are_those_of_the_installed_vllm(installed_models)
 def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_models):
     by_name = {model["architecture"]: model for model in installed_models["models"]}
     assert by_name["WhisperForConditionalGeneration"]["asked"] == "whisper"
-    assert by_name["Qwen2AudioForConditionalGeneration"]["placeholder"] == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
+    assert (
+        by_name["Qwen2AudioForConditionalGeneration"]["placeholder"] == "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>"
+    )
     granite = by_name["GraniteSpeechForConditionalGeneration"]
     assert (granite["asked"], granite["sample_rate"], granite["window_s"]) == ("transcription", 16000, 30)
     flamingo = by_name["AudioFlamingo3ForConditionalGeneration"]
@@ -236,7 +260,9 @@ def no_model(tmp_path):
     """A checkpoint of an architecture that nobody has; its weights are not looked at."""
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody"}))
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody"})
+    )
     (folder / "model.safetensors").write_bytes(b"")
     return folder
 
@@ -269,14 +295,17 @@ def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_m
         return done.stderr
 
     absent = said("--plugin", "nemo_speechlm")
-    assert "--plugin nemo_speechlm: no such vLLM plugin in this environment" in absent and "installed are angry, lost" in absent
     assert (
-        "--plugin lost: lost_plugin:register (from lost 1.5) cannot be imported: ModuleNotFoundError: No module named 'a_pack"
-        in said("--plugin", "lost")
+        "--plugin nemo_speechlm: no such vLLM plugin in this environment" in absent
+        and "installed are angry, lost" in absent
     )
     assert (
-        "--plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong v"
-        in said("--plugin", "angry")
+        "--plugin lost: lost_plugin:register (from lost 1.5) cannot be imported: ModuleNotFoundError: No module named "
+        "'a_pack" in said("--plugin", "lost")
+    )
+    assert (
+        "--plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: "
+        "wrong v" in said("--plugin", "angry")
     )
 
 
@@ -286,7 +315,10 @@ def test_a_plugin_that_raises_is_named_before_any_engine_starts(cli, tmp_path, t
     install_plugin(site, "angry", "angry_plugin", "def register():\n    raise RuntimeError('wrong vLLM')\n")
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
     done = cli("transcribe", manifest, "-m", tiny_en, "-o", "o.jsonl", env=seen(site))
-    said = "plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: wrong vLLM"
+    said = (
+        "plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: "
+        "wrong vLLM"
+    )
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "o.run.json").exists(), done.stderr
 
 
@@ -323,7 +355,11 @@ def test_an_architecture_that_nobody_has_is_named_with_broken_plugins(cli, tmp_p
 
 def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     """What it brings here is its configuration's class."""
-    auto = {"architectures": ["NobodyForConditionalGeneration"], "model_type": "nobody", "auto_map": {"AutoConfig": "ours.Ours"}}
+    auto = {
+        "architectures": ["NobodyForConditionalGeneration"],
+        "model_type": "nobody",
+        "auto_map": {"AutoConfig": "ours.Ours"},
+    }
     (no_model / "config.json").write_text(json.dumps(auto))
     source = "import pathlib\nfrom transformers import PretrainedConfig\npathlib.Path({!r}).touch()\n"
     source += "class Ours(PretrainedConfig):\n    model_type = 'nobody'\n"
@@ -373,7 +409,9 @@ def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_e
     style = type(values["prompt_style"])
     given = [value] if many else float(value) if number else style(value) if name == "prompt_style" else value
     with pytest.raises(UsageError) as refused:
-        engine_plan(RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={}))
+        engine_plan(
+            RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={})
+        )
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 

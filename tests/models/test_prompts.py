@@ -1,4 +1,6 @@
-"""Whisper's prompts and token rules as ids, and the reading of its answers, for a multilingual and an English-only vocabulary."""
+"""Whisper's prompts and token rules as ids, and the reading of its answers, for a multilingual and an English-only
+vocabulary.
+"""
 
 import math
 
@@ -10,7 +12,16 @@ from asrbatch.models.whisper import WhisperPrompts
 from asrbatch.types import Segment
 
 LANGUAGES = ["en", "zh", "de", "es", "fr", "haw", "yue"]
-SOT, EN, DE, TRANSLATE, TRANSCRIBE, PREV, NO_SPEECH, NO_TIMESTAMPS = 50258, 50259, 50261, 50358, 50359, 50361, 50362, 50363
+SOT, EN, DE, TRANSLATE, TRANSCRIBE, PREV, NO_SPEECH, NO_TIMESTAMPS = (
+    50258,
+    50259,
+    50261,
+    50358,
+    50359,
+    50361,
+    50362,
+    50363,
+)
 END, ZERO = 50257, 50364
 SUPPRESS, BEGIN = [1, 2, 7, SOT], [220, END]
 
@@ -34,7 +45,11 @@ def checkpoint(*, english: bool = False, without: str | None = None, added: dict
         name="acme/whisper",
         folder="/models/whisper",
         revision=None,
-        config={"architectures": ["WhisperForConditionalGeneration"], "vocab_size": 51864 if english else 51865, **config},
+        config={
+            "architectures": ["WhisperForConditionalGeneration"],
+            "vocab_size": 51864 if english else 51865,
+            **config,
+        },
         generation_config={"suppress_tokens": SUPPRESS, "begin_suppress_tokens": [220, END - english]},
         added_tokens={token: number - english for token, number in tokens.items() if token != without},
     )
@@ -98,7 +113,9 @@ def test_translate():
 
 
 def test_checkpoint_without_suppressed_tokens():
-    bare = Checkpoint("m", "/m", None, checkpoint().config, {"suppress_tokens": None}, added_tokens=checkpoint().added_tokens)
+    bare = Checkpoint(
+        "m", "/m", None, checkpoint().config, {"suppress_tokens": None}, added_tokens=checkpoint().added_tokens
+    )
     controls = WhisperPrompts(bare).controls("de", timestamps=False)
     assert (controls.suppress, controls.begin_suppress) == ((), ())
 
@@ -251,7 +268,9 @@ CERTAIN = [0.0, 0.0, 0.0]
 
 
 def test_answer_in_a_given_language(prompts):
-    answer = prompts.read("de", [*FORCED, 97, 98, 99, END], [*CERTAIN, -0.1, -0.2, -0.3, -0.4], decode, timestamps=False)
+    answer = prompts.read(
+        "de", [*FORCED, 97, 98, 99, END], [*CERTAIN, -0.1, -0.2, -0.3, -0.4], decode, timestamps=False
+    )
     assert (answer.text, answer.language, answer.language_prob, answer.num_tokens) == ("abc", "de", None, 3)
     assert answer.avg_logprob == pytest.approx(-0.25)
     assert (answer.segments, answer.resume_s) == ((), None)
@@ -315,7 +334,9 @@ def test_answer_of_an_english_only_checkpoint():
 
 
 def test_a_character_parted_by_a_timestamp_reads_as_its_segments_do(prompts):
-    """Two tokens that are half of a character each: the text is the segments' texts, whatever a decoder makes of the whole."""
+    """Two tokens that are half of a character each: the text is the segments' texts, whatever a decoder makes of the
+    whole.
+    """
     ids = [DE, TRANSCRIBE, ZERO, 97, ZERO + 5, ZERO + 5, 98, END]
     answer = prompts.read("de", ids, [], lambda text: "ä" if len(text) == 2 else "?", timestamps=True)
     assert answer.text == "".join(s.text for s in answer.segments) == "??"

@@ -87,7 +87,8 @@ def test_a_dtype_that_the_kernel_refuses_is_refused_with_the_fix():
         with pytest.raises(UsageError) as caught:
             resolve_dtype(asked, checkpoint(int8()), AMX)
         assert str(caught.value) == (
-            "--dtype float32: vLLM's kernel for 8-bit integers on a CPU with AMX cannot run in it, only in bfloat16 or float16; "
+            "--dtype float32: vLLM's kernel for 8-bit integers on a CPU with AMX cannot run in it, only in bfloat16 "
+            "or float16; "
             "use --dtype bfloat16, or leave it out"
         )
     for device in (OLD, ZEN, HOPPER):
@@ -96,7 +97,9 @@ def test_a_dtype_that_the_kernel_refuses_is_refused_with_the_fix():
         assert resolve_dtype(asked, checkpoint(int8()), AMX) == asked
     with pytest.raises(UsageError, match="weights quantised as fp8 cannot run in it, .*; use --dtype bfloat16"):
         resolve_dtype("float32", checkpoint(None), OLD, {"quantization": "fp8"})
-    with pytest.raises(UsageError, match="--dtype float16: weights quantised as mxfp4 .* only in bfloat16; use --dtype bfloat16"):
+    with pytest.raises(
+        UsageError, match="--dtype float16: weights quantised as mxfp4 .* only in bfloat16; use --dtype bfloat16"
+    ):
         resolve_dtype("float16", checkpoint({"quant_method": "mxfp4"}), HOPPER)
 
 

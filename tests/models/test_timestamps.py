@@ -15,7 +15,9 @@ def at(seconds: float) -> int:
 
 def cut(ids, logprobs=()):
     """`(start_s, end_s, text)` of each segment; text is characters, END is no text."""
-    return cut_segments(ids, logprobs, first_timestamp=ZERO, is_text=lambda t: t < END, decode=lambda t: "".join(map(chr, t)))
+    return cut_segments(
+        ids, logprobs, first_timestamp=ZERO, is_text=lambda t: t < END, decode=lambda t: "".join(map(chr, t))
+    )
 
 
 def times(ids):

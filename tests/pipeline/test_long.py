@@ -1,8 +1,8 @@
-"""Long recordings through the loop: nothing lost at the seams, each window asked as it should be, times that can be trusted.
+"""Long recordings through the loop: nothing lost at the seams, each window asked as it should be, times that can be
+trusted.
 
-The engine is the function of test_pipeline.py, which hears tone bursts and says when each begins and ends, in windows of
-3 s; decoding, cutting, waiting and writing are the real ones. With a real model: test_long_real.py.
-"""
+The engine is the function of test_pipeline.py, which hears tone bursts and says when each begins and ends, in windows
+of 3 s; decoding, cutting, waiting and writing are the real ones. With a real model: test_long_real.py."""
 
 import itertools
 import threading
@@ -89,7 +89,9 @@ def test_sequential_hears_every_burst_once_at_its_time(recordings):
     rows, _ = transcribed(recordings, rules=rules("sequential"))
     for index, recording in enumerate(recordings):
         heard = np.array([(s["start"], s["end"]) for s in rows[index]["segments"]])
-        assert heard == pytest.approx(np.array(recording.bursts, float), abs=0.021), "frames of 20 ms, from where windows begin"
+        assert heard == pytest.approx(np.array(recording.bursts, float), abs=0.021), (
+            "frames of 20 ms, from where windows begin"
+        )
         assert rows[index]["pred_text"] == " ".join(["beep"] * len(recording.bursts))
 
 
@@ -135,7 +137,10 @@ def test_the_text_before_is_handed_on_where_asked_for(recordings):
 def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
     """Also where later windows are prepared before earlier ones, and where the rest of one is asked again."""
     random = np.random.default_rng(3)
-    bursts = [amplitude * np.sin(np.arange(1600) * 0.3) for amplitude in np.linspace(0.1, 0.9, 400) * random.uniform(0.5, 1, 400)]
+    bursts = [
+        amplitude * np.sin(np.arange(1600) * 0.3)
+        for amplitude in np.linspace(0.1, 0.9, 400) * random.uniform(0.5, 1, 400)
+    ]
     samples = np.concatenate([np.concatenate([burst, np.zeros(2400)]) for burst in bursts]).astype(np.float32)
     path = tmp_path / "loud.wav"
     soundfile.write(path, samples, RATE, subtype="FLOAT")
@@ -152,7 +157,9 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
         def read(self, samples, question):
             answer = super().read(samples, question)
             is_whole = len(samples) < 2 * RATE or windows == "sequential"
-            return answer if is_whole else replace(answer, segments=answer.segments[:2], resume_s=answer.segments[1].end_s)
+            return (
+                answer if is_whole else replace(answer, segments=answer.segments[:2], resume_s=answer.segments[1].end_s)
+            )
 
     row = transcribed_row(path, engine=Told, rules=rules(windows), workers=4)
     expected = [float(np.abs(samples[: round(window["end"] * RATE)]).max()) for window in row["windows"]]
@@ -168,7 +175,9 @@ def test_a_language_is_detected_once_for_all_windows(recordings):
             # Whatever it would take later windows for, the first one decides.
             return replace(super().read(samples, question), language=question.language or "fr", language_prob=0.9)
 
-    rows, run = transcribed(recordings, engine=Detects, rules=rules("energy"), asks=Asks(language=None), seconds=lambda key: 0.05)
+    rows, run = transcribed(
+        recordings, engine=Detects, rules=rules("energy"), asks=Asks(language=None), seconds=lambda key: 0.05
+    )
     asked = {(index, number): question.language for (index, number), question in run.engine.asked}
     assert all(language == (None if number == 0 else "fr") for (_, number), language in asked.items())
     assert {row["language"] for row in rows.values()} == {"fr"}
@@ -180,7 +189,9 @@ def test_a_window_that_looks_wrong_is_asked_again_and_every_attempt_is_kept(reco
             answer = replace(super().read(samples, question), segments=(), text=f" at {question.temperature}")
             return answer if question.temperature >= 0.4 else replace(answer, avg_logprob=-1.5)
 
-    rows, run = transcribed(recordings, engine=Unsure, rules=rules("energy"), asks=Asks(temperatures=(0.0, 0.2, 0.4, 0.6)))
+    rows, run = transcribed(
+        recordings, engine=Unsure, rules=rules("energy"), asks=Asks(temperatures=(0.0, 0.2, 0.4, 0.6))
+    )
     for row in rows.values():
         for window in row["windows"]:
             assert [a["temperature"] for a in window["attempts"]] == [0.0, 0.2, 0.4]
@@ -244,7 +255,9 @@ def test_what_a_closed_answer_says_beyond_its_window_is_clipped(tmp_path):
     class Overshoots(BeepEngine):
         def read(self, samples, question):
             answer = beep_answer(samples, question)
-            return replace(answer, segments=tuple(replace(s, end_s=s.start_s + 9.0) for s in answer.segments), resume_s=None)
+            return replace(
+                answer, segments=tuple(replace(s, end_s=s.start_s + 9.0) for s in answer.segments), resume_s=None
+            )
 
     recording = Recording(tmp_path, 0, 8.0)
     with Run(engine=Overshoots, rules=rules("energy")) as run:
@@ -274,7 +287,9 @@ def test_what_an_answer_leaves_out_is_asked_again(recordings, windows, limit):
     rows, _ = transcribed(recordings, engine=EndsEarly, rules=rules(windows), limits=limits, workers=2)
     for index, recording in enumerate(recordings):
         heard = np.array([(s["start"], s["end"]) for s in rows[index]["segments"]])
-        assert heard == pytest.approx(np.array(recording.bursts, float), abs=0.021), "frames of 20 ms, from where windows begin"
+        assert heard == pytest.approx(np.array(recording.bursts, float), abs=0.021), (
+            "frames of 20 ms, from where windows begin"
+        )
         pieces = [(w["start"], w["kept_until"]) for w in rows[index]["windows"]]
         assert pieces[0][0] == 0 and pieces[-1][1] == rows[index]["audio_s"]
         assert all(before[1] == after[0] for before, after in itertools.pairwise(pieces))

@@ -96,7 +96,9 @@ def test_every_word_of_a_long_recording_is_there_once(runs, mode):
 @pytest.mark.parametrize("mode", MODES)
 def test_windows_cover_the_recording_and_none_is_too_long(runs, mode):
     for row in runs(mode).values():
-        pieces = sorted([(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]])
+        pieces = sorted(
+            [(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]]
+        )
         assert pieces[0][0] == 0 and pieces[-1][1] == row["audio_s"]
         assert all(before[1] == after[0] for before, after in itertools.pairwise(pieces))
         assert all(w["end"] - w["start"] <= 30.0 + 1e-6 for w in row["windows"])
@@ -151,7 +153,9 @@ def test_long_silences_are_skipped_and_nothing_is_said_about_them(hour):
     )
     for start, end, _ in told.spans:
         assert not any(s["start"] < end and start < s["end"] for s in row["skips"]), "no speech is skipped"
-    pieces = sorted([(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]])
+    pieces = sorted(
+        [(w["start"], w["kept_until"]) for w in row["windows"]] + [(s["start"], s["end"]) for s in row["skips"]]
+    )
     assert [pieces[0][0], *(end for _, end in pieces)] == [*(start for start, _ in pieces), row["audio_s"]]
     for segment in row["segments"]:
         assert any(segment["start"] < end + 1 and start - 1 < segment["end"] for start, end, _ in told.spans)
@@ -181,7 +185,9 @@ def test_fallback_asks_again_where_the_text_is_wrong_and_nowhere_else(transcribe
     assert len(attempts) > 1 and attempts[0]["text"] == plain["bad"]["pred_text"] and attempts[0]["faults"]
     assert [a["temperature"] for a in attempts] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0][: len(attempts)]
     (chosen,) = [a for a in attempts if a["chosen"]]
-    assert window["text"] == chosen["text"] and window["temperature"] == chosen["temperature"] and window["chosen_because"]
+    assert (
+        window["text"] == chosen["text"] and window["temperature"] == chosen["temperature"] and window["chosen_because"]
+    )
 
 
 def test_fallback_is_part_of_the_fingerprint(transcribe, tiny_en, book, tmp_path):
@@ -207,7 +213,17 @@ def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, tmp_
 def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, tiny_en, recordings, tmp_path):
     rows = [{**row, "id": f"{row['id']} {i}"} for i in range(3) for row in read_jsonl(recordings[0])]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    arguments = ["transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--windows", "sequential", "--fallback"]
+    arguments = [
+        "transcribe",
+        manifest,
+        "-m",
+        tiny_en,
+        "-o",
+        tmp_path / "out.jsonl",
+        "--windows",
+        "sequential",
+        "--fallback",
+    ]
     arguments += ["--dtype", "float32"]
     process = start_cli(*arguments)
     out = tmp_path / "out.jsonl"

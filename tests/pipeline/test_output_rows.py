@@ -36,7 +36,9 @@ def utterance(**fields) -> Utterance:
     )
 
 
-def generation(text=" one two", num_tokens=3, finish_reason="stop", avg_logprob: float | None = -0.5, **more) -> DecodingResult:
+def generation(
+    text=" one two", num_tokens=3, finish_reason="stop", avg_logprob: float | None = -0.5, **more
+) -> DecodingResult:
     facts = {"language": "en", "language_prob": None, "queue_s": 0.1, "first_token_s": 0.2, "generate_s": 0.3, **more}
     return DecodingResult(text, num_tokens, finish_reason, avg_logprob, **facts)
 
@@ -150,7 +152,14 @@ def test_non_finite_numbers_become_null():
     assert row["snr"] is None
     assert row["deep"] == {"a": [1.5, {"b": [None, None]}], "nan": "NaN"}
     assert (row["avg_logprob"], row["windows"][0]["avg_logprob"], row["language_prob"]) == (None, None, None)
-    assert row["timing"] == {"read": None, "prepare": None, "queue": 0.1, "first_token": None, "generate": 0.3, "total": 1}
+    assert row["timing"] == {
+        "read": None,
+        "prepare": None,
+        "queue": 0.1,
+        "first_token": None,
+        "generate": 0.3,
+        "total": 1,
+    }
 
 
 @pytest.mark.parametrize("head", ["data:audio/wav;base64", "DATA:audio/flac;Base64", "data:;base64"])
@@ -170,7 +179,9 @@ def test_texts_that_only_look_like_it_stay(text):
 
 
 def test_failed_row_has_the_same_fields():
-    row = failed_row(utterance(id="u7", speaker="s1"), RowError("too_long", "a.wav: 40 s"), {"read": 0.5, "total": 1.25})
+    row = failed_row(
+        utterance(id="u7", speaker="s1"), RowError("too_long", "a.wav: 40 s"), {"read": 0.5, "total": 1.25}
+    )
     assert list(row) == list(transcribed(generation(), id="u7", speaker="s1"))
     assert row == {
         "id": "u7",
@@ -289,7 +300,12 @@ def test_windows_are_joined_as_the_language_is_written(language, text):
 def test_every_attempt_counts_in_time_and_one_in_text():
     bad, good = generation(" la" * 50, temperature=0.0), generation(" two", temperature=1.0)
     row = ok_row(
-        utterance(), audio_s=1.0, heard=[answered(Window(0, 16000), bad, good)], sample_rate=16000, flags=(), timing=CLOCKS
+        utterance(),
+        audio_s=1.0,
+        heard=[answered(Window(0, 16000), bad, good)],
+        sample_rate=16000,
+        flags=(),
+        timing=CLOCKS,
     )
     (window,) = row["windows"]
     assert (row["pred_text"], row["timing"]["generate"], row["flags"]) == ("two", 0.6, [])

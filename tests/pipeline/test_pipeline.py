@@ -24,11 +24,15 @@ RATE = 16000
 
 
 def find_bursts(samples: np.ndarray) -> list[tuple[float, float | None]]:
-    """Start and end in seconds of stretches of sound, in frames of 20 ms; the end is None when it lies beyond the samples."""
+    """Start and end in seconds of stretches of sound, in frames of 20 ms; the end is None when it lies beyond the
+    samples.
+    """
     frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
     loud = np.concatenate([[False], np.abs(frames).max(axis=1) > 0.05, [False]])
     starts, ends = (np.flatnonzero(loud[1:-1] & ~loud[:-2]), np.flatnonzero(loud[1:-1] & ~loud[2:]) + 1)
-    return [(s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)]
+    return [
+        (s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
 
 
 def beep_answer(samples: np.ndarray, question: DecodingOptions) -> DecodingResult:

@@ -40,7 +40,9 @@ def never(*args, **options):
 def job(tiny_en, tmp_path):
     """Runs one chunk of a manifest with the beep engine; returns its summary."""
 
-    def call(manifest, num_chunks=None, chunk_id=None, *, output="out.jsonl", start=start_beeps, observer=None, **options):
+    def call(
+        manifest, num_chunks=None, chunk_id=None, *, output="out.jsonl", start=start_beeps, observer=None, **options
+    ):
         config = RunConfig(
             manifest=str(manifest),
             engine=EngineConfig(model=tiny_en),
@@ -157,7 +159,9 @@ def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
     rows = [row for row in demo_rows if row["duration"] < 8][:4]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     options = ("--num-chunks", 2, "--chunk-offset", 1, "--strategy", "strided", "--dtype", "float32")
-    done = cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", *options, env={"SLURM_ARRAY_TASK_ID": "0"})
+    done = cli(
+        "transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", *options, env={"SLURM_ARRAY_TASK_ID": "0"}
+    )
     assert done.returncode == EXIT_COMPLETE, done.stderr
     paths = RunPaths(chunk_path(tmp_path / "out.jsonl", 1, 2))
     assert done.stdout.strip() == str(paths.rows)
@@ -177,7 +181,11 @@ def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
             {"SLURM_ARRAY_TASK_ID": "2"},
             r"4: must be from 0 to 3, for 4 chunks",
         ),
-        (("--chunk-id", 0), {"SLURM_ARRAY_TASK_ID": "2"}, "--chunk-id 0: of how many chunks? give --num-chunks as well"),
+        (
+            ("--chunk-id", 0),
+            {"SLURM_ARRAY_TASK_ID": "2"},
+            "--chunk-id 0: of how many chunks? give --num-chunks as well",
+        ),
     ],
 )
 def test_a_wrong_chunk_is_a_usage_error(cli, manifest, tmp_path, options, slurm, complaint):
@@ -279,7 +287,9 @@ def test_balanced_where_nothing_can_be_balanced_is_strided(job, tmp_path):
     manifest = beep_manifest(tmp_path / "in", 10, durations="none")
     listener = Listener()
     first = job(manifest, 3, 1, observer=listener)
-    complaint = "chunks are not balanced by audio: 10 of 10 rows state no duration; those are dealt out in turn (strided)"
+    complaint = (
+        "chunks are not balanced by audio: 10 of 10 rows state no duration; those are dealt out in turn (strided)"
+    )
     assert complaint in listener.lines and "chunk 1 of 3: 3 of 10 rows" in listener.lines
     check_rows([first.paths.rows], [1, 4, 7])
     record = record_of(first.paths)
@@ -295,7 +305,9 @@ def test_partly_absent_durations_say_how_many(job, tmp_path):
     listeners = [Listener(), Listener()]
     summaries = [job(manifest, 2, chunk_id, observer=listener) for chunk_id, listener in enumerate(listeners)]
     for listener in listeners:
-        assert any("4 of 10 rows state no duration; those are dealt out in turn (strided)" in line for line in listener.lines)
+        assert any(
+            "4 of 10 rows state no duration; those are dealt out in turn (strided)" in line for line in listener.lines
+        )
     check_rows([summary.paths.rows for summary in summaries], range(10))
     assert record_of(summaries[0].paths)["fingerprint"]["strategy"] == "balanced"
     listener = Listener()
@@ -332,7 +344,9 @@ def test_a_row_of_another_chunk_in_a_complete_one_is_refused(job, manifest):
 @pytest.mark.parametrize("option", ["retry_failed", "overwrite"])
 def test_retrying_and_starting_anew_touch_only_the_chunk(job, tmp_path, option):
     manifest = beep_manifest(tmp_path / "in", 10)
-    broken = [row | ({"audio_filepath": "absent.wav"} if index < 3 else {}) for index, row in enumerate(read_jsonl(manifest))]
+    broken = [
+        row | ({"audio_filepath": "absent.wav"} if index < 3 else {}) for index, row in enumerate(read_jsonl(manifest))
+    ]
     write_jsonl(manifest, broken)
     summaries = [job(manifest, 3, chunk_id, strategy="strided") for chunk_id in range(3)]
     assert [summary.exit_code for summary in summaries] == [EXIT_ROWS_FAILED] * 3
@@ -349,12 +363,16 @@ def test_retrying_and_starting_anew_touch_only_the_chunk(job, tmp_path, option):
 
 
 def test_a_manifest_that_changed_between_two_chunks(job, manifest, tmp_path):
-    """A chunk that was begun refuses; one that begins carries another fingerprint, so that the run cannot pass for one."""
+    """A chunk that was begun refuses; one that begins carries another fingerprint, so that the run
+    cannot pass for one.
+    """
     first = job(manifest, 3, 0)
     begun = job(manifest, 3, 1)
     kill(begun.paths, 1)
     rows = read_jsonl(manifest)
-    write_jsonl(manifest, [*rows, {**rows[0], "id": "u10", "audio_filepath": rows[3]["audio_filepath"], "speaker": "s10"}])
+    write_jsonl(
+        manifest, [*rows, {**rows[0], "id": "u10", "audio_filepath": rows[3]["audio_filepath"], "speaker": "s10"}]
+    )
     for chunk_id in (0, 1):
         with pytest.raises(OutputError) as error:
             job(manifest, 3, chunk_id, start=never)

@@ -1,4 +1,6 @@
-"""`--devices`: worker processes that share a process's rows, die, and lose nothing; on cores where there are no GPUs."""
+"""`--devices`: worker processes that share a process's rows, die, and lose nothing; on cores where
+there are no GPUs.
+"""
 
 import base64
 import io
@@ -36,7 +38,9 @@ CPU = Device("cpu", "some chip, 2 cores", True, 8 * 2**30)
 GPU = Device("cuda", "some GPU", True)
 CORES = sorted(os.sched_getaffinity(0))
 BEGINS = CORES[0], CORES[len(CORES) // 2]  # the first core of each of two shares
-needs_two_cores = pytest.mark.skipif(len(CORES) < 2 and not os.environ.get("CI"), reason="needs a machine with two cores")
+needs_two_cores = pytest.mark.skipif(
+    len(CORES) < 2 and not os.environ.get("CI"), reason="needs a machine with two cores"
+)
 
 
 def beeps(bursts: int) -> np.ndarray:
@@ -51,7 +55,9 @@ def manifest(tmp_path) -> Path:
     for index in range(40):
         samples = beeps(1 + index % 7)
         soundfile.write(tmp_path / f"{index}.wav", samples, RATE)
-        rows.append({"audio_filepath": f"{index}.wav", "id": f"row-{index}", "duration": len(samples) / RATE, "note": index})
+        rows.append(
+            {"audio_filepath": f"{index}.wav", "id": f"row-{index}", "duration": len(samples) / RATE, "note": index}
+        )
     rows[3]["audio_filepath"] = "nowhere.wav"
     file = io.BytesIO()
     soundfile.write(file, beeps(1 + 5 % 7), RATE, format="FLAC")
@@ -89,7 +95,9 @@ def transcribe_on(tiny_en, manifest, tmp_path, monkeypatch):
         )
         return run(config, observer, stop, start=worker_engines.start)
 
-    call.submitted = lambda: [tuple(map(int, line.split())) for line in (tmp_path / "submitted").read_text().splitlines()]
+    call.submitted = lambda: [
+        tuple(map(int, line.split())) for line in (tmp_path / "submitted").read_text().splitlines()
+    ]
     call.out = tmp_path / "out.jsonl"
     call.session = lambda: json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]
     return call
@@ -113,7 +121,9 @@ def test_rows_are_shared_and_each_is_written_once(transcribe_on, tmp_path):
     assert summary.exit_code == EXIT_ROWS_FAILED and summary.outcome == "complete"
     check_rows(transcribe_on.out, {3: "missing"})
     by_core = Counter(core for core, _, _ in transcribe_on.submitted())
-    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 10, "each worker on its own core, each with its share"
+    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 10, (
+        "each worker on its own core, each with its share"
+    )
     assert said.capacity == 8 and said.most_in_engine > 4, "one progress over both"
     session = transcribe_on.session()
     assert session["num_devices"] == 2 and session["workers_died"] == 0 and session["engine"]["devices"] == ["0", "1"]
@@ -213,7 +223,9 @@ def test_a_defect_in_a_worker_is_raised_and_logged(transcribe_on, tmp_path):
 
 @needs_two_cores
 def test_an_idle_device_doubles_what_waits_behind_a_busy_one(transcribe_on):
-    """One worker takes its rows one by one, slowly; what waits there at the end is done by the other, and counts once."""
+    """One worker takes its rows one by one, slowly; what waits there at the end is done by the
+    other, and counts once.
+    """
     transcribe_on(fate="one slow", max_windows=12)
     check_rows(transcribe_on.out, {3: "missing"})
     twice = [index for index, times in Counter(index for _, _, index in transcribe_on.submitted()).items() if times > 1]
@@ -299,7 +311,11 @@ def test_no_gpu_at_all_is_an_error(visible, monkeypatch):
 def test_gpus_are_those_this_process_may_see(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-abc")
     slots = choose_slots("all", GPU, {})
-    assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in slots] == [("0", "4"), ("1", "5"), ("2", "GPU-abc")]
+    assert [(s.name, s.environment["CUDA_VISIBLE_DEVICES"]) for s in slots] == [
+        ("0", "4"),
+        ("1", "5"),
+        ("2", "GPU-abc"),
+    ]
     assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in choose_slots("GPU-abc,0", GPU, {})] == ["GPU-abc", "4"]
     with pytest.raises(UsageError, match="2 and GPU-abc are one GPU"):
         choose_slots("2,GPU-abc", GPU, {})
@@ -320,7 +336,9 @@ def test_an_engine_of_several_devices_is_refused():
 
 
 @needs_two_cores
-def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(start_cli, transcribe, tiny_en, demo_rows, tmp_path):
+def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(
+    start_cli, transcribe, tiny_en, demo_rows, tmp_path
+):
     short = [row for row in demo_rows if row["duration"] < 8]
     rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(24)]
     rows[5]["audio_filepath"] = "nowhere.wav"
@@ -330,7 +348,9 @@ def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(start_cli
     process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT, "--devices", "0,1")
     wait_for_rows(process, out, 3)
     workers = [
-        pid for pid in descendants(process.pid) if b"asrbatch.runs.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        pid
+        for pid in descendants(process.pid)
+        if b"asrbatch.runs.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     ]
     assert len(workers) == 2
     assert sorted(os.sched_getaffinity(pid) != set(CORES) for pid in workers) == [True, True]

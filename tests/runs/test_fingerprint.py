@@ -1,4 +1,6 @@
-"""The fingerprint: each choice that decides the rows is in it and is named when it differs; choices of speed are not."""
+"""The fingerprint: each choice that decides the rows is in it and is named when it differs; choices
+of speed are not.
+"""
 
 import json
 

@@ -20,7 +20,15 @@ from test_pipeline import BeepEngine
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.base import Failure
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_HELD, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, EngineDiedError
+from asrbatch.errors import (
+    EXIT_COMPLETE,
+    EXIT_ERROR,
+    EXIT_HELD,
+    EXIT_INTERRUPTED,
+    EXIT_ROWS_FAILED,
+    EXIT_USAGE,
+    EngineDiedError,
+)
 from asrbatch.runs.runner import run
 
 EXACT = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1")  # texts are then independent of what runs beside them
@@ -56,7 +64,9 @@ def wait_for_rows(process, path: Path, count: int, timeout_s: float = 600.0) -> 
     raise AssertionError(f"no {count} rows within {timeout_s} s")
 
 
-def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(start_cli, transcribe, tiny_en, manifest, tmp_path):
+def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(
+    start_cli, transcribe, tiny_en, manifest, tmp_path
+):
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     out = tmp_path / "out.jsonl"
     command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
@@ -86,7 +96,10 @@ def test_sigterm_finishes_what_is_in_the_engine_and_exits_4(start_cli, cli, tiny
     wait_for_rows(process, out, 2)
     second = cli(*command)
     assert second.returncode == EXIT_HELD, "a second writer is refused"
-    assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr) and "Traceback" not in second.stderr
+    assert (
+        re.search(rf"process {process.pid} on .* is writing this output", second.stderr)
+        and "Traceback" not in second.stderr
+    )
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
@@ -126,7 +139,17 @@ def test_a_mistyped_option_does_not_lock_the_output(cli, transcribe, tiny_en, de
 def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows, tmp_path):
     """On a real pseudo-terminal: the bar, the summary, and no line that vLLM or torch printed."""
     manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:5])
-    command = [sys.executable, "-m", "asrbatch", "transcribe", str(manifest), "-m", tiny_en, "-o", str(tmp_path / "out.jsonl")]
+    command = [
+        sys.executable,
+        "-m",
+        "asrbatch",
+        "transcribe",
+        str(manifest),
+        "-m",
+        tiny_en,
+        "-o",
+        str(tmp_path / "out.jsonl"),
+    ]
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
     env = {**os.environ, "TERM": "xterm-256color"}
@@ -140,7 +163,9 @@ def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows,
         pass
     assert process.wait() == EXIT_COMPLETE
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert "4/4 rows" in text and "complete: 4 rows" in text and "starved" in text and str(tmp_path / "out.jsonl") in text
+    assert (
+        "4/4 rows" in text and "complete: 4 rows" in text and "starved" in text and str(tmp_path / "out.jsonl") in text
+    )
     for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
         assert word not in text, text
     assert "INFO" in (tmp_path / "out.log").read_text()
@@ -148,7 +173,18 @@ def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows,
 
 def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli, cli, tiny_en, manifest, tmp_path):
     out = tmp_path / "out.jsonl"
-    command = ("transcribe", manifest, "-m", tiny_en, "-o", out, "--engine-mode", "process", "--engine-arg", "max_num_seqs=4")
+    command = (
+        "transcribe",
+        manifest,
+        "-m",
+        tiny_en,
+        "-o",
+        out,
+        "--engine-mode",
+        "process",
+        "--engine-arg",
+        "max_num_seqs=4",
+    )
     process = start_cli(*command)
     wait_for_rows(process, out, 2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the engine process gets it too

@@ -1,5 +1,5 @@
-"""Shared file systems at their worst, around real commands: doubled tasks, stopped ones, wrong clocks, full and read-only
-disks, folders and manifests that go away. An error that says what to do; never a doubled or lost row."""
+"""Shared file systems at their worst, around real commands: doubled tasks, stopped ones, wrong clocks, full and
+read-only disks, folders and manifests that go away. An error that says what to do; never a doubled or lost row."""
 
 import functools
 import json
@@ -31,7 +31,10 @@ NUM_ROWS = 20
 STALE_S = 1.5
 QUICK = {"refresh_s": 0.1, "stale_after_s": STALE_S, "record_every_s": 0.3}
 READ_ONLY = "the file system is read-only: make it writable and run the same command again, or choose another --output"
-FULL = "No space left on device; the disk is full: free some space and run the same command again; rows written so far are kept"
+FULL = (
+    "No space left on device; the disk is full: free some space and run the same command again; rows written so "
+    "far are kept"
+)
 
 
 class Job:
@@ -163,7 +166,9 @@ def test_tasks_started_at_the_same_moment_on_one_machine(tmp_path, job, tiny_en)
     codes = json.loads(stdout)
     assert len(codes) == rounds
     for turn, outcome in enumerate(codes):
-        assert outcome["wrote"][1] == EXIT_COMPLETE and [code for _, code in outcome["refused"]] == [EXIT_HELD] * 2, outcome
+        assert outcome["wrote"][1] == EXIT_COMPLETE and [code for _, code in outcome["refused"]] == [EXIT_HELD] * 2, (
+            outcome
+        )
         for number, _ in outcome["refused"]:
             said = complaint((tmp_path / f"said-{turn}-{number}").read_text())
             lease = rf"{tmp_path}/run-{turn}/out\.chunk-00001-of-00002\.lease"
@@ -176,7 +181,10 @@ def test_tasks_started_at_the_same_moment_on_one_machine(tmp_path, job, tiny_en)
 
 def test_tasks_started_at_the_same_moment_on_two_machines(tmp_path, job, machines, out):
     gate = tmp_path / "gate"
-    tasks = {host: job.start(out, on=functools.partial(machines.start, host), **gated(gate, 2)) for host in ("node7", "node8")}
+    tasks = {
+        host: job.start(out, on=functools.partial(machines.start, host), **gated(gate, 2))
+        for host in ("node7", "node8")
+    }
     deadline = time.monotonic() + 120
     while all(task.poll() is None for task in tasks.values()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -213,7 +221,9 @@ def test_a_stopped_task_of_another_node_wakes_up_after_it_was_succeeded(tmp_path
     os.kill(command_of(older), signal.SIGCONT)
     code, said = ended(older)
     assert code == (EXIT_HELD if "taken over" in complaint(said) else EXIT_ERROR)
-    expected = "our lease was (taken over by process 1 on node8|removed); this process stops before it writes another row"
+    expected = (
+        "our lease was (taken over by process 1 on node8|removed); this process stops before it writes another row"
+    )
     assert re.match(rf"{out.with_suffix('.lease')}: {expected}", complaint(said)), said
     assert out.read_bytes() == before, "it wrote a row after all"
     if wakes == "while the newer writes":
@@ -321,7 +331,9 @@ def test_a_newcomer_whose_clock_is_weeks_ahead_finds_the_holder_alive(tmp_path, 
 
 
 def test_another_time_namespace_of_this_machine_is_judged_by_time(tmp_path, job, namespaces, out):  # noqa: F811
-    """The kernel tells the start of a process in the asker's own time: a holder in a container must not pass for dead."""
+    """The kernel tells the start of a process in the asker's own time: a holder in a container must
+    not pass for dead.
+    """
     gate = tmp_path / "gate"
     holder = job.start(out, on=start_elsewhen, **gated(gate, 3))
     wait_for_rows(holder, out, 3)
@@ -334,16 +346,22 @@ def test_another_time_namespace_of_this_machine_is_judged_by_time(tmp_path, job,
 
 @pytest.mark.parametrize("hours", [-30, 30])
 def test_wall_clocks_decide_nothing(tmp_path, job, machines, out, hours):
-    """A node whose clock was far off leaves its times in the record and on the files; its successor looks at neither."""
+    """A node whose clock was far off leaves its times in the record and on the files; its successor
+    looks at neither.
+    """
     holder = job.start(out, on=functools.partial(machines.start, "node7"), **gated(tmp_path / "gate", 3))
     wait_for_rows(holder, out, 3)
-    wait_for(lambda: "wall_s" in json.loads(out.with_suffix(".run.json").read_text())["sessions"][0], holder, "sign of life")
+    wait_for(
+        lambda: "wall_s" in json.loads(out.with_suffix(".run.json").read_text())["sessions"][0], holder, "sign of life"
+    )
     os.kill(command_of(holder), signal.SIGKILL)
     holder.wait()
     paths = RunPaths(out)
     off = datetime.now(UTC) + timedelta(hours=hours)
     record = json.loads(paths.record.read_text())
-    record["created"] = record["sessions"][0]["started"] = record["sessions"][0]["heartbeat"] = off.isoformat(timespec="seconds")
+    record["created"] = record["sessions"][0]["started"] = record["sessions"][0]["heartbeat"] = off.isoformat(
+        timespec="seconds"
+    )
     paths.record.write_text(json.dumps(record))
     for path in (paths.rows, paths.record, paths.lease, paths.in_flight):
         os.utime(path, (off.timestamp(), off.timestamp()))
@@ -409,7 +427,10 @@ def fill(small: Disk) -> None:
 @pytest.mark.parametrize(
     ("amounts", "files"),
     [
-        ([f"size={4 * blocks}k" for blocks in range(1, 30)], {"out.lease", "out.run.json", "out.inflight", "out.jsonl"}),
+        (
+            [f"size={4 * blocks}k" for blocks in range(1, 30)],
+            {"out.lease", "out.run.json", "out.inflight", "out.jsonl"},
+        ),
         ([f"nr_inodes={inodes}" for inodes in range(1, 30)], {"out.lease", "out.inflight", "out.log"}),
     ],
     ids=["blocks", "inodes"],
@@ -475,7 +496,19 @@ def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
     """The room ends in the middle of a row; what the engine held then is run again, and counts as nobody's death."""
     manifest, num_rows = speech_rows
     small = disk("size=1m")
-    command = (PYTHON, "-m", "asrbatch", "transcribe", manifest, "-m", tiny_en, "-o", out, "--engine-arg", "max_num_seqs=1")
+    command = (
+        PYTHON,
+        "-m",
+        "asrbatch",
+        "transcribe",
+        manifest,
+        "-m",
+        tiny_en,
+        "-o",
+        out,
+        "--engine-arg",
+        "max_num_seqs=1",
+    )
     task = small.start(*command)
     seen = RunPaths(small.seen / out.name)
     wait_for_rows(task, seen.rows, 1)
@@ -483,7 +516,9 @@ def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
     code, said = ended(task)
     assert code == EXIT_ERROR and re.fullmatch(rf"{out.parent}/out\.(jsonl|inflight): {FULL}", complaint(said)), said
     written = whole_rows(seen.rows)
-    assert 1 <= written < num_rows and not seen.done.exists() and not seen.lease.exists() and not seen.in_flight.exists()
+    assert (
+        1 <= written < num_rows and not seen.done.exists() and not seen.lease.exists() and not seen.in_flight.exists()
+    )
     before = seen.rows.read_bytes()
     small.remount("size=2m")
     code, said = ended(small.start(*command))
@@ -551,7 +586,9 @@ def test_an_output_folder_removed_midway(tmp_path, job, out):
     shutil.rmtree(out.parent)
     code, said = ended(task)
     assert code == EXIT_ERROR
-    removed = "our lease was removed; this process stops before it writes another row. Put the folder back if it was moved"
+    removed = (
+        "our lease was removed; this process stops before it writes another row. Put the folder back if it was moved"
+    )
     gone = "No such file or directory; the folder does not exist, or was removed or renamed"
     assert re.match(rf"{out.parent}/out[.a-z]+: ({removed}|{gone})", complaint(said)), said
     assert not out.parent.exists()

@@ -1,4 +1,6 @@
-"""The main job end to end, on the real engine: real speech in every container, every kind of bad input, runs repeated."""
+"""The main job end to end, on the real engine: real speech in every container, every kind of bad
+input, runs repeated.
+"""
 
 import base64
 import contextlib
@@ -20,17 +22,30 @@ import soxr
 from conftest import read_jsonl, write_jsonl
 from test_decoding import hangs_in_pipe
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, ManifestError, OutputError, RowError, UsageError
+from asrbatch.errors import (
+    EXIT_COMPLETE,
+    EXIT_ERROR,
+    EXIT_ROWS_FAILED,
+    ManifestError,
+    OutputError,
+    RowError,
+    UsageError,
+)
 from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
 # What Whisper tiny.en makes of the LibriVox recordings in float32; Hugging Face's `generate` gives the same.
 EXPECTED = {
-    "sense_and_sensibility_01_austen_64kb-0870": "And Mr. John Dashwood had then leisure to consider how much there might be "
-    "prudently in his power to do for them.",
+    "sense_and_sensibility_01_austen_64kb-0870": (
+        "And Mr. John Dashwood had then leisure to consider how much there might be "
+        "prudently in his power to do for them."
+    ),
     "sense_and_sensibility_01_austen_64kb-0880": "He was not an old-sposed young man.",
-    "sense_and_sensibility_01_austen_64kb-0890": "Unless to be rather coldhearted and rather selfish is to be ill-disposed.",
-    "sense_and_sensibility_01_austen_64kb-0920": "Had he married a more amiable woman, he might have been made still more "
-    "respectable than he was.",
+    "sense_and_sensibility_01_austen_64kb-0890": (
+        "Unless to be rather coldhearted and rather selfish is to be ill-disposed."
+    ),
+    "sense_and_sensibility_01_austen_64kb-0920": (
+        "Had he married a more amiable woman, he might have been made still more respectable than he was."
+    ),
     "sense_and_sensibility_01_austen_64kb-0930": "He might even have been made amiable himself.",
 }
 WORDS = jiwer.Compose(
@@ -137,7 +152,11 @@ def encoded(speech_wav, tmp_path_factory) -> list[dict]:
         {"id": "44k", "audio_filepath": encode(soxr.resample(samples, rate, 44100), 44100, folder / "44k.flac")},
         {"id": "24bit", "audio_filepath": encode(samples, rate, folder / "24.wav", subtype="PCM_24")},
         {"id": "both", "audio_filepath": encode(np.stack([samples, samples], 1), rate, folder / "both.wav")},
-        {"id": "right", "audio_filepath": encode(np.stack([noise, samples], 1), rate, folder / "right.wav"), "channel": 1},
+        {
+            "id": "right",
+            "audio_filepath": encode(np.stack([noise, samples], 1), rate, folder / "right.wav"),
+            "channel": 1,
+        },
         {"id": "mp3", "audio_filepath": encode(samples, rate, folder / "a.mp3")},
         {"id": "ogg", "audio_filepath": encode(samples, rate, folder / "a.ogg")},
         {"id": "opus", "audio_filepath": encode(samples, rate, folder / "a.opus", format="OGG", subtype="OPUS")},
@@ -181,7 +200,9 @@ def test_data_sets_say_the_same(transcribe, tiny_en, demo_rows, tmp_path):
     pyarrow.parquet.write_table(pyarrow.table(content), tmp_path / "train.parquet", row_group_size=2)
     saved = datasets.Dataset.from_dict(content).cast_column("audio", datasets.Audio(decode=False))
     datasets.DatasetDict({"test": saved}).save_to_disk(str(tmp_path / "saved"))
-    jsonl = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": r["audio_filepath"], "text": r["text"]} for r in short])
+    jsonl = write_jsonl(
+        tmp_path / "m.jsonl", [{"audio_filepath": r["audio_filepath"], "text": r["text"]} for r in short]
+    )
     runs = {
         name: transcribe(source, tiny_en, tmp_path / f"{name}.jsonl")
         for name, source in {"jsonl": jsonl, "parquet": tmp_path / "train.parquet", "saved": tmp_path / "saved"}.items()
@@ -227,9 +248,9 @@ def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_pa
     assert len(rows) == len(bad_rows) and summary.exit_code == EXIT_ROWS_FAILED
     for name, row in rows.items():
         kind = name.split()[0]
-        assert (row["status"], row["error"] and row["error"]["kind"]) == (("ok", None) if kind == "good" else ("failed", kind)), (
-            row
-        )
+        assert (row["status"], row["error"] and row["error"]["kind"]) == (
+            ("ok", None) if kind == "good" else ("failed", kind)
+        ), row
         assert row["error"] is None or "\n" not in row["error"]["message"]
     assert rows["good 1"]["pred_text"] == rows["good 2"]["pred_text"] == rows["good 4"]["pred_text"]
     assert rows["good 2"]["flags"] == ["duration_mismatch"]
@@ -254,7 +275,9 @@ def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, sp
         out = tmp_path / "out.jsonl"
         while len(shot) < 2:
             time.sleep(0.05)
-            for path in Path("/proc").glob("[0-9]*/cmdline") if out.exists() and out.read_bytes().count(b"\n") == 1 else ():
+            for path in (
+                Path("/proc").glob("[0-9]*/cmdline") if out.exists() and out.read_bytes().count(b"\n") == 1 else ()
+            ):
                 with contextlib.suppress(OSError):
                     arguments = path.read_bytes().split(b"\0")
                     pid = int(path.parent.name)
@@ -292,7 +315,13 @@ def test_another_run_is_refused_and_every_difference_named(transcribe, tiny_en, 
     with pytest.raises(OutputError) as refused:
         transcribe(manifest, tiny_en, tmp_path / "out.jsonl", language="en", prompt="Sense and Sensibility")
     message = str(refused.value)
-    for part in ("manifest: was", "num_rows: was 1, now 2", 'language: was null, now "en"', "prompt: was null", "--overwrite"):
+    for part in (
+        "manifest: was",
+        "num_rows: was 1, now 2",
+        'language: was null, now "en"',
+        "prompt: was null",
+        "--overwrite",
+    ):
         assert part in message
     assert len(read_jsonl(tmp_path / "out.jsonl")) == 1
 
@@ -303,7 +332,9 @@ def test_failed_rows_are_run_again_when_asked(transcribe, tiny_en, speech_wav, t
     first = transcribe(manifest, tiny_en, tmp_path / "out.jsonl")
     assert by_id(first.paths.rows)["a"]["error"]["kind"] == "missing"
     (tmp_path / "later.wav").write_bytes(speech_wav.read_bytes())
-    assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").outcome == "already_complete", "failed rows count as finished"
+    assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").outcome == "already_complete", (
+        "failed rows count as finished"
+    )
     again = transcribe(manifest, tiny_en, tmp_path / "out.jsonl", retry_failed=True)
     assert again.exit_code == EXIT_COMPLETE and len(read_jsonl(again.paths.rows)) == 2
     assert by_id(again.paths.rows)["a"]["pred_text"] == by_id(again.paths.rows)["b"]["pred_text"]

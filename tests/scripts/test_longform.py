@@ -102,7 +102,12 @@ def test_errors_count_where_they_are_made(scripts, words):
 
 def test_seams_are_where_one_window_takes_over_from_another(scripts, words):
     score = scripts["longform_score"]
-    windows = [{"start": 0, "end": 5.1}, {"start": 5.1, "end": 30}, {"start": 19.0, "end": 21.5}, {"start": 23, "end": 30}]
+    windows = [
+        {"start": 0, "end": 5.1},
+        {"start": 5.1, "end": 30},
+        {"start": 19.0, "end": 21.5},
+        {"start": 23, "end": 30},
+    ]
     assert score.seams(windows) == [5.1, 19.0, 21.5, 23]
     assert [words[i].text for i in score.near(words, [8.5]).nonzero()[0]] == ["seven"]
     assert not score.near(words, []).any()

@@ -1,4 +1,6 @@
-"""The rows file against real deaths: cut at every byte, killed at every step, out of space; nothing lost, nothing twice."""
+"""The rows file against real deaths: cut at every byte, killed at every step, out of space; nothing lost, nothing
+twice.
+"""
 
 import hashlib
 import itertools
@@ -20,7 +22,16 @@ from hypothesis import strategies as st
 from asrbatch.errors import OutputError
 from asrbatch.storage.journal import Journal
 
-AWKWARD = ["plain", "zwei Wörter", "line\u2028separator\u2029", "null\x00 tab\t\r\n", "half \ud83d pair", "👍🏽", '"\\"', ""]
+AWKWARD = [
+    "plain",
+    "zwei Wörter",
+    "line\u2028separator\u2029",
+    "null\x00 tab\t\r\n",
+    "half \ud83d pair",
+    "👍🏽",
+    '"\\"',
+    "",
+]
 
 
 def row(index: int, text: str = "one two", **more) -> dict:
@@ -230,7 +241,9 @@ def test_failed_row_twice_is_found_even_while_it_is_taken_out(tmp_path):
 def test_index_outside_the_manifest(tmp_path, index):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps(row(0)) + "\n" + json.dumps(row(index, id="far")) + "\n")
-    with pytest.raises(OutputError, match=rf":2: index {index} \(id far\) is not in the manifest, which has 3 rows.*--overwrite"):
+    with pytest.raises(
+        OutputError, match=rf":2: index {index} \(id far\) is not in the manifest, which has 3 rows.*--overwrite"
+    ):
         Journal(path, 3)
 
 
@@ -266,7 +279,13 @@ def test_awkward_and_huge_rows_come_back_as_they_were(tmp_path):
 
 def test_tally(tmp_path):
     path = tmp_path / "rows.jsonl"
-    rows = [row(0, flags=["empty", "no_speech"]), row(1, audio_s=2), row(2, flags=["empty"]), failed(3), failed(4, "too_long")]
+    rows = [
+        row(0, flags=["empty", "no_speech"]),
+        row(1, audio_s=2),
+        row(2, flags=["empty"]),
+        failed(3),
+        failed(4, "too_long"),
+    ]
     journal = write_all(path, [*rows, failed(5)])
     expected = {
         "rows": 6,
@@ -409,7 +428,8 @@ else:
 
 def row(index):
     text = f"{index} " + "x" * (7001 + index)
-    return {"id": str(index), "index": index, "status": "ok", "error": None, "audio_s": 1.0, "flags": [], "pred_text": text}
+    own = {"id": str(index), "index": index, "status": "ok", "error": None}
+    return own | {"audio_s": 1.0, "flags": [], "pred_text": text}
 
 path = folder / "rows.jsonl"
 journal = Journal(path, 30)
@@ -439,7 +459,8 @@ while written < 30:
 journal.close()
 print(json.dumps({
     "errors": errors, "sizes": sizes, "at_failure": at_failure.decode(), "copied": copied, "names": names,
-    "unharmed": unharmed, "sha256": journal.sha256, "data": path.read_bytes().decode(), "rows": [row(i) for i in range(30)],
+    "unharmed": unharmed, "sha256": journal.sha256, "data": path.read_bytes().decode(),
+    "rows": [row(i) for i in range(30)],
 }))
 """
 
@@ -451,7 +472,9 @@ def may_mount() -> bool:
 
 @pytest.mark.parametrize("kind", ["tmpfs", "limit"])
 def test_full_disk(tmp_path, kind):
-    kind = kind if kind == "limit" or may_mount() else "limit"  # where mounting is not allowed, the limit stands in for it
+    kind = (
+        kind if kind == "limit" or may_mount() else "limit"
+    )  # where mounting is not allowed, the limit stands in for it
     prefix = ["unshare", "-m"] if kind == "tmpfs" else []
     command = [*prefix, sys.executable, "-c", FULL_DISK, kind, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -75,7 +75,9 @@ class Holders:
 
     def start(self, path: Path, *, elsewhere: bool = False) -> "Holder":
         # Another PID namespace is another machine to the lease: process ids mean nothing there.
-        unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if elsewhere and self._namespaces else []
+        unshare = (
+            ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] if elsewhere and self._namespaces else []
+        )
         pretend = "pretend" if elsewhere and not self._namespaces else "be yourself"
         holder = Holder([*unshare, sys.executable, "-c", HOLDER, str(path), pretend])
         self._started.append(holder)
@@ -138,7 +140,13 @@ def dead_lease(path: Path) -> None:
 
 def foreign_lease(path: Path, **more) -> None:
     """Leaves the lease of a process of another machine."""
-    holder = {"token": os.urandom(16).hex(), "host": "node7", "pid": os.getpid(), "pid_start": "1", "pid_space": "other/pid:[1]"}
+    holder = {
+        "token": os.urandom(16).hex(),
+        "host": "node7",
+        "pid": os.getpid(),
+        "pid_start": "1",
+        "pid_space": "other/pid:[1]",
+    }
     path.write_text(json.dumps({**holder, "slurm_job": "4711", **more}))
 
 
@@ -220,7 +228,11 @@ def test_holder_of_another_user_is_alive():
         os.chmod(folder, 0o777)
         path = Path(folder, "out.lease")
         mine = Lease(path)
-        facts = {**content(path), "pid": 1, "pid_start": Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]}
+        facts = {
+            **content(path),
+            "pid": 1,
+            "pid_start": Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19],
+        }
         mine.release()
         path.write_text(json.dumps(facts))
         path.chmod(0o644)
@@ -230,7 +242,9 @@ def test_holder_of_another_user_is_alive():
             try:
                 if os.getuid() == 0:
                     os.setuid(65534)
-                with contextlib.suppress(PermissionError):  # otherwise process 1 is our own, which tests nothing but passes
+                with contextlib.suppress(
+                    PermissionError
+                ):  # otherwise process 1 is our own, which tests nothing but passes
                     os.kill(1, 0)
                 Lease(path, say=never)
             except LeaseError as e:
@@ -252,7 +266,9 @@ def test_release_only_once_it_is_ours(path):
 def test_lost_to_somebody_who_removed_it(path):
     lease = Lease(path)
     path.unlink()
-    with pytest.raises(LeaseError, match=r"out\.lease: our lease was removed; this process stops before it writes another row"):
+    with pytest.raises(
+        LeaseError, match=r"out\.lease: our lease was removed; this process stops before it writes another row"
+    ):
         lease.refresh()
     assert lease.lost
     with pytest.raises(LeaseError):
@@ -344,7 +360,9 @@ def test_foreign_lease_that_is_released_while_watched(path):
     lease.release()
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"token": ', "null", "[]", "\0" * 512, '{"token": "../../x"}', '{"pid": "x"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", '{"token": ', "null", "[]", "\0" * 512, '{"token": "../../x"}', '{"pid": "x"}']
+)
 def test_torn_lease_is_judged_by_time(path, text):
     path.write_text(text)
     said = []

@@ -33,7 +33,9 @@ def names(paths: RunPaths) -> list[str]:
 def test_names_of_the_files():
     paths = RunPaths(Path("run/out.v2.jsonl"))
     found = (paths.record, paths.done, paths.lease, paths.in_flight, paths.log)
-    assert [str(path) for path in found] == [f"run/out.v2.{end}" for end in ("run.json", "done.json", "lease", "inflight", "log")]
+    assert [str(path) for path in found] == [
+        f"run/out.v2.{end}" for end in ("run.json", "done.json", "lease", "inflight", "log")
+    ]
 
 
 # The record
@@ -49,7 +51,11 @@ def test_new_record(paths, monkeypatch):
     value = read_record(paths)
     assert (value["fingerprint"], value["total_rows"]) == (FINGERPRINT, 12)
     (session,) = value["sessions"]
-    assert (session["pid"], session["host"], session["slurm"]["SLURM_JOB_ID"]) == (os.getpid(), os.uname().nodename, "4711")
+    assert (session["pid"], session["host"], session["slurm"]["SLURM_JOB_ID"]) == (
+        os.getpid(),
+        os.uname().nodename,
+        "4711",
+    )
     assert session["outcome"] is None and session["ended"] is None
     assert session["heartbeat"] >= session["started"] >= value["created"]
 

@@ -29,9 +29,8 @@ def compare(
 
     Without references it says how far they agree.
 
-    Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or are
-    missing count as empty.
-    """
+    Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or
+    are missing count as empty."""
     from asrbatch.cli.display.scores import compare_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.compare import compare as compare_files

@@ -23,18 +23,21 @@ def make_manifest(
         str | None, typer.Option("--output", "-o", help="The JSONL file to write; required.", show_default=False)
     ] = None,
     headers_only: Annotated[
-        bool, typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off.")
+        bool,
+        typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --output.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")
+    ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.
 
-    Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will fail.
-    """
+    Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will
+    fail."""
     from asrbatch.cli.display.checks import made_parts
     from asrbatch.cli.display.progress import ProbeBar, ReadingBar
     from asrbatch.cli.display.tables import show

@@ -14,12 +14,16 @@ from asrbatch.config import SourceOptions
 def merge_shards(
     reading: dict[str, Any],
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
-    manifest: Annotated[str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)] = None,
+    manifest: Annotated[
+        str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)
+    ] = None,
     num_chunks: Annotated[
-        int | None, typer.Option(help="Of how many chunks the run is, where files of several runs are there.", show_default=False)
+        int | None,
+        typer.Option(help="Of how many chunks the run is, where files of several runs are there.", show_default=False),
     ] = None,
     allow_incomplete: Annotated[
-        bool, typer.Option("--allow-incomplete", help="Write the rows there are when some are missing; marked incomplete.")
+        bool,
+        typer.Option("--allow-incomplete", help="Write the rows there are when some are missing; marked incomplete."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the merged rows of another run.")] = False,
     verbose: Verbose = False,
@@ -67,7 +71,8 @@ def _summary(record: dict[str, Any]) -> list[str]:
     tally, chunks = record["tally"], record["chunks"]
     failed = tally["statuses"].get("failed", 0)
     lines = [
-        f"merged: {tally['rows']} of {record['total_rows']} rows ({failed} failed), {tally['audio_s'] / 3600:.3f} h of audio, "
+        f"merged: {tally['rows']} of {record['total_rows']} rows ({failed} failed), {tally['audio_s'] / 3600:.3f} h "
+        f"of audio, "
         f"from {len(chunks)} of {record['num_chunks']} chunks"
     ]
     for what in ("errors", "flags"):
@@ -76,14 +81,17 @@ def _summary(record: dict[str, Any]) -> list[str]:
             lines.append(f"{what}: {', '.join(f'{count} {name}' for name, count in counts)}")
     if record.get("rtfx_engine"):
         lines.append(
-            f"RTFx of one device: {record['rtfx_engine']:g} while its engine worked, {record['rtfx_end_to_end']:g} end to end, "
+            f"RTFx of one device: {record['rtfx_engine']:g} while its engine worked, {record['rtfx_end_to_end']:g} "
+            f"end to end, "
             "start-up included"
         )
     if "slowest_chunk" in record:
         slowest, sessions = record["slowest_chunk"], sum(chunk["sessions"] for chunk in chunks)
         lines.append(
-            f"{record['device_hours']:.3f} device-hours: wall time of {sessions} sessions times their devices; slowest chunk "
-            f"{slowest['chunk_id']} with {_clock(slowest['wall_s'])}; {_clock(record['span_s'])} from first start to last end"
+            f"{record['device_hours']:.3f} device-hours: wall time of {sessions} sessions times their devices; "
+            f"slowest chunk "
+            f"{slowest['chunk_id']} with {_clock(slowest['wall_s'])}; {_clock(record['span_s'])} from first start to "
+            f"last end"
         )
     return lines
 

@@ -16,18 +16,23 @@ from asrbatch.models.capabilities import WHISPER_STYLE
 def models(
     options: RunOptions,
     checkpoint: Annotated[
-        str | None, typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed.")
+        str | None,
+        typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its weights."""
+    """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its
+    weights.
+    """
     if checkpoint is None:
         found = _all(options)
         typer.echo(json.dumps(found, ensure_ascii=False) if as_json else _table(found))
         return
     said = _one(options, checkpoint)
-    typer.echo(json.dumps(said, ensure_ascii=False) if as_json else "\n".join(f"{k}: {_shown(v)}" for k, v in said.items()))
+    typer.echo(
+        json.dumps(said, ensure_ascii=False) if as_json else "\n".join(f"{k}: {_shown(v)}" for k, v in said.items())
+    )
 
 
 def _all(options: RunOptions) -> dict[str, Any]:
@@ -36,7 +41,9 @@ def _all(options: RunOptions) -> dict[str, Any]:
 
     for name in options.given:
         if name != "plugin":
-            raise UsageError(f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out")
+            raise UsageError(
+                f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out"
+            )
     names = options.values["plugin"] or None
     plugins.check_names(names)
     return inspector.list_models(names, detect_device().kind)
@@ -97,7 +104,9 @@ def _table(found: dict[str, Any]) -> str:
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join([*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)])
+    return "\n".join(
+        [*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)]
+    )
 
 
 def _languages(codes: list[str]) -> str:

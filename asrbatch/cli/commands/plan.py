@@ -36,7 +36,8 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command lines.
+    """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command
+    lines.
 
     Exit codes: 0 nothing wrong; 2 the manifest or an option cannot be used; 3 --probe found rows that will fail.
     """
@@ -151,10 +152,18 @@ def _notes(
 ) -> list[str]:
     notes = []
     if verdict is None:
-        notes.append(f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above")
-    elif verdict.rules and verdict.rules.windows == "none" and (num_long := stats.num_longer_than(verdict.rules.window_s)):
+        notes.append(
+            f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above"
+        )
+    elif (
+        verdict.rules
+        and verdict.rules.windows == "none"
+        and (num_long := stats.num_longer_than(verdict.rules.window_s))
+    ):
         hears = f"the {verdict.rules.window_s:g} s that the model hears at once"
-        notes.append(f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration")
+        notes.append(
+            f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration"
+        )
     if not in_chunks:
         notes.append("--num-chunks N shows how even N chunks would be, and the lines that run them")
     elif balance.num_in_turn:

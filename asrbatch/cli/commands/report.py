@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 @takes_scoring_options()
 def report(
     options: "ScoreOptions",
-    predictions: Annotated[str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")],
+    predictions: Annotated[
+        str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")
+    ],
     to: Annotated[str | None, typer.Option(help="The HTML file. [default: X.report.html beside X.jsonl]")] = None,
     title: Annotated[str | None, typer.Option(help="Of the page. [default: the name of the rows file]")] = None,
-    max_rows: Annotated[int, typer.Option(min=1, help="Utterances on the page; of more, those with the most errors.")] = 100_000,
+    max_rows: Annotated[
+        int, typer.Option(min=1, help="Utterances on the page; of more, those with the most errors.")
+    ] = 100_000,
     verbose: Verbose = False,
 ) -> None:
     """Write one HTML page of a score: rates by group, time by stage, and every utterance with what is wrong in it.

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 @takes_scoring_options()
 def score(
     options: "ScoreOptions",
-    predictions: Annotated[str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")],
+    predictions: Annotated[
+        str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")
+    ],
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Score predictions: WER and CER with intervals, in all and by group, and how long rows took.
 
-    Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or are
-    missing count as empty.
-    """
+    Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or
+    are missing count as empty."""
     from asrbatch.cli.display.scores import score_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.score import score as score_file

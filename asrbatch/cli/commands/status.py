@@ -15,18 +15,22 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 def status(
     output: Annotated[Path, typer.Argument(help="The run's output, X.jsonl, also of a run in chunks.")],
     num_chunks: Annotated[
-        int | None, typer.Option(help="Which run, where chunks of several numbers lie side by side.", show_default=False)
+        int | None,
+        typer.Option(help="Which run, where chunks of several numbers lie side by side.", show_default=False),
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is complete, or Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10.0,
-    every_chunk: Annotated[bool, typer.Option("--all", help="Show complete chunks too, however many there are.")] = False,
+    every_chunk: Annotated[
+        bool, typer.Option("--all", help="Show complete chunks too, however many there are.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one a line.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees them.
+    """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees
+    them.
 
-    Exit codes: 0 complete; 1 something needs a person; 2 nothing is there; 3 complete, some rows failed; 4 not complete.
-    """
+    Exit codes: 0 complete; 1 something needs a person; 2 nothing is there; 3 complete, some rows failed; 4 not
+    complete."""
     from asrbatch.cli.display.plan_status import Refreshing, status_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.cluster.status import Watch, run_status

@@ -39,7 +39,8 @@ def submit(
     chdir: Annotated[str | None, typer.Option(help="Folder the jobs start in. [default: this one]")] = None,
     job_name: Annotated[str | None, typer.Option(help="Name of the array. [default: asrbatch-OUTPUT]")] = None,
     sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="OPTION", help="One more #SBATCH line, e.g. --constraint=a100; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="One more #SBATCH line, e.g. --constraint=a100; may be repeated."),
     ] = None,
     setup: Annotated[
         list[str] | None,
@@ -50,9 +51,13 @@ def submit(
     ] = None,
     python: Annotated[
         str | None,
-        typer.Option(help="The interpreter that has asrbatch. [default: this one; python3 in a container]", show_default=False),
+        typer.Option(
+            help="The interpreter that has asrbatch. [default: this one; python3 in a container]", show_default=False
+        ),
     ] = None,
-    log_dir: Annotated[Path | None, typer.Option(help="Folder of the jobs' logs. [default: logs beside the output]")] = None,
+    log_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the jobs' logs. [default: logs beside the output]")
+    ] = None,
     max_running: Annotated[int | None, typer.Option(help="Most tasks at a time; shared by several arrays.")] = None,
     max_array_size: Annotated[
         int, typer.Option(help="Most tasks in one array; more chunks are submitted as several.")
@@ -60,23 +65,29 @@ def submit(
     chunks: Annotated[
         str | None, typer.Option(metavar="IDS", help="Only these chunks, e.g. 3,7-9: as merge-shards names them.")
     ] = None,
-    requeue: Annotated[int, typer.Option(help="How often in a row a task that wrote no row requeues itself; 0 for never.")] = 3,
+    requeue: Annotated[
+        int, typer.Option(help="How often in a row a task that wrote no row requeues itself; 0 for never.")
+    ] = 3,
     signal_before: Annotated[
-        int, typer.Option(help="Seconds before the time limit at which a task stops and requeues itself; 0 for not at all.")
+        int,
+        typer.Option(help="Seconds before the time limit at which a task stops and requeues itself; 0 for not at all."),
     ] = 120,
     stagger: Annotated[int, typer.Option(help="Seconds over which the tasks' starts are spread.")] = 30,
     cache_dir: Annotated[
         Path | None, typer.Option(help="Folder of the tasks' compile caches. [default: the node's temporary folder]")
     ] = None,
     merge: Annotated[bool, typer.Option(help="Submit the job that verifies and joins the chunks.")] = True,
-    merge_partition: Annotated[str | None, typer.Option(help="Partition of the merge job. [default: --partition]")] = None,
+    merge_partition: Annotated[
+        str | None, typer.Option(help="Partition of the merge job. [default: --partition]")
+    ] = None,
     merge_time: Annotated[str | None, typer.Option(help="Time limit of the merge job. [default: --time]")] = None,
     merge_cpus: Annotated[
         int | None, typer.Option(help="CPU cores of the merge job. [default: SLURM's]", show_default=False)
     ] = None,
     merge_mem: Annotated[str | None, typer.Option(help="Memory of the merge job, e.g. 4G. [default: SLURM's]")] = None,
     merge_sbatch: Annotated[
-        list[str] | None, typer.Option(metavar="OPTION", help="One more #SBATCH line of the merge job; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="OPTION", help="One more #SBATCH line of the merge job; may be repeated."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
     verbose: Verbose = False,
@@ -87,7 +98,9 @@ def submit(
     options with --chunks to run some chunks again; rows that are written stay.
     """
     if options.values["num_chunks"] is None:
-        raise UsageError("--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold")
+        raise UsageError(
+            "--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold"
+        )
     if (tars := options.values["tars"]) is not None:
         options.values["tars"] = ",".join(map(absolute, tars.split(",")))
     if (folder := options.values["audio_folder"]) is not None:
@@ -148,7 +161,9 @@ def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
     given = config.manifest
     if given == STDIN:
         if chdir is not None:
-            raise UsageError("--chdir: paths that come on standard input are relative to this folder; write them to a file")
+            raise UsageError(
+                "--chdir: paths that come on standard input are relative to this folder; write them to a file"
+            )
         if not dry_run:
             from asrbatch.runs.stdin import keep_stdin
 
@@ -180,7 +195,14 @@ def _array(
 
 def _merge_arguments(options: RunOptions, config: RunConfig, manifest: str) -> list[str]:
     """What merges this run, for the merge job and for a person."""
-    arguments = ["merge-shards", str(config.output_path), "--manifest", manifest, "--num-chunks", str(config.num_chunks)]
+    arguments = [
+        "merge-shards",
+        str(config.output_path),
+        "--manifest",
+        manifest,
+        "--num-chunks",
+        str(config.num_chunks),
+    ]
     arguments += options.reading_arguments()
     if config.overwrite:
         arguments.append("--overwrite")
@@ -236,15 +258,20 @@ def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
         notes.append(f"--gpus {slurm.gpus} without --devices: one engine uses one GPU; give --devices all to use each")
     if 0 < slurm.signal_before_s <= config.grace_s:
         notes.append(
-            f"--grace {config.grace_s:g} may take a task past its time limit: --signal-before is {slurm.signal_before_s}"
+            f"--grace {config.grace_s:g} may take a task past its time limit: --signal-before is "
+            f"{slurm.signal_before_s}"
         )
     if config.output_path.parent.is_dir():
         others = [n for n in find_chunks(config.output_path) if n != config.num_chunks]
         if others:
             counts = ", ".join(map(str, others))
-            notes.append(f"there are files of this run dealt out into {counts} chunks; merge-shards wants only one kind")
+            notes.append(
+                f"there are files of this run dealt out into {counts} chunks; merge-shards wants only one kind"
+            )
     if not Path(config.engine.model).expanduser().exists():
-        notes.append(f"--model {config.engine.model} is no folder here: every task will look it up, so fetch it beforehand")
+        notes.append(
+            f"--model {config.engine.model} is no folder here: every task will look it up, so fetch it beforehand"
+        )
     return notes
 
 

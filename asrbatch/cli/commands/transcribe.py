@@ -25,7 +25,8 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     with Terminal() as terminal:
         if config.num_chunks is None and os.environ.get("SLURM_ARRAY_TASK_COUNT", "1") != "1":
             terminal.log(
-                "warning: without --num-chunks every task of this SLURM array transcribes the whole manifest; give it, unless "
+                "warning: without --num-chunks every task of this SLURM array transcribes the whole manifest; give "
+                "it, unless "
                 "each task has a manifest of its own"
             )
         stop_on_signals(stop, terminal)

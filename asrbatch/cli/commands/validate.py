@@ -35,20 +35,29 @@ def validate(
     ] = AudioCheck.header,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."),
+        typer.Option(
+            "--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."
+        ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence.")
+        bool,
+        typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence."),
     ] = False,
     write_clean: Annotated[
         str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
     ] = None,
     report: Annotated[
         str | None,
-        typer.Option(help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False),
+        typer.Option(
+            help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False
+        ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")
+    ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     verbose: Verbose = False,
@@ -101,7 +110,8 @@ def validate(
             with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
             with ProbeBar(len(found), *with_bar) as bar:
                 found.judge_audio(
-                    decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+                    decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(),
+                    timeout_s=decode_timeout,
                     rules=rules, observe=bar.update,
                 )  # fmt: skip
         if problems is not None:

@@ -24,7 +24,9 @@ def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of a plan, ready to be shown."""
     yield _facts(figures)
     if duplicates := figures["duplicates"]["examples"]:
-        yield Text("\n".join(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}" for d in duplicates))
+        yield Text(
+            "\n".join(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}" for d in duplicates)
+        )
     if figures["chunks"]:
         yield from _chunk_parts(figures["chunks"], figures["probe"] is not None)
     if figures["probe"]:
@@ -51,21 +53,28 @@ def _facts(figures: dict[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     table.add_row("manifest", figures["manifest"]["source"])
-    table.add_row("rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} state no duration")
+    table.add_row(
+        "rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} state no duration"
+    )
     table.add_row("audio", f"{audio['stated_h']:,.3f} h stated")
     if audio["max_s"] is not None:
         shown = "  ".join(f"{name} {audio[f'{name}_s']:.2f} s" for name in ("min", "median", "p95", "max"))
         table.add_row("durations", f"{shown}  longer than 30 s: {audio['rows_over_30_s']:,} rows")
     languages = [f"{language or 'not stated'} {rows:,}" for language, rows in figures["languages"].items()]
-    table.add_row("languages", ", ".join(languages[:10]) + (f", and {len(languages) - 10} more" if len(languages) > 10 else ""))
-    repeat = f"{duplicates['rows']:,} rows name a piece of audio that an earlier row names ({duplicates['pieces']:,} pieces)"
+    table.add_row(
+        "languages", ", ".join(languages[:10]) + (f", and {len(languages) - 10} more" if len(languages) > 10 else "")
+    )
+    repeat = (
+        f"{duplicates['rows']:,} rows name a piece of audio that an earlier row names ({duplicates['pieces']:,} pieces)"
+    )
     table.add_row("duplicates", repeat if duplicates["rows"] else "none")
     if estimate:
         devices = f" on {estimate['devices_per_process']} devices" if estimate["devices_per_process"] > 1 else ""
         speed = f"at RTFx {estimate['rtfx_per_device']:g} per device, {estimate['startup_s']:g} s start-up"
         table.add_row(
             "time",
-            f"{estimate['wall_h']:,.3f} h for the longest process{devices}, {estimate['gpu_h']:,.3f} GPU-hours in all, {speed}",
+            f"{estimate['wall_h']:,.3f} h for the longest process{devices}, {estimate['gpu_h']:,.3f} GPU-hours in "
+            f"all, {speed}",
         )
     if figures["model"]:
         table.add_row("model", f"{figures['model']['model']}: " + _verdict(figures["model"]))
@@ -79,7 +88,9 @@ def _verdict(model: dict[str, Any]) -> str:
 
 
 def _chunk_parts(chunks: dict[str, Any], probed: bool) -> Iterable[RenderableType]:
-    title = f"{chunks['num_chunks']} chunks, {chunks['strategy']}" + (", with the hours that headers foresee" if probed else "")
+    title = f"{chunks['num_chunks']} chunks, {chunks['strategy']}" + (
+        ", with the hours that headers foresee" if probed else ""
+    )
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for column in ("per chunk", "min", "mean", "max"):
         table.add_column(column, justify="left" if column == "per chunk" else "right")
@@ -105,7 +116,9 @@ def _probe_parts(probe: dict[str, Any]) -> Iterable[RenderableType]:
         if (more := probe["counts"][kind] - len(examples)) > 0:
             yield Text(f"  {kind}: … and {more:,} more")
     unsure = f"; {probe['rows_guessed']:,} rows guessed by bit rate, {probe['rows_unknown']:,} not known"
-    yield Text(f"  measured: {probe['measured_h']:,.3f} h{unsure if probe['rows_guessed'] or probe['rows_unknown'] else ''}")
+    yield Text(
+        f"  measured: {probe['measured_h']:,.3f} h{unsure if probe['rows_guessed'] or probe['rows_unknown'] else ''}"
+    )
     rates = {f"{rate} Hz": files for rate, files in probe["sample_rates_hz"].items()}
     for counted in (probe["containers"], rates):
         if counted:
@@ -139,10 +152,11 @@ def _summary(total: dict[str, Any]) -> list[RenderableType]:
     return [Text(line) for line in lines]
 
 
-# Columns of the status table with whether they are set to the right. Where a terminal is too narrow, those that stand first
-# in _LEFT_OUT_FIRST are left out; --json has them all.
+# Columns of the status table with whether they are set to the right. Where a terminal is too narrow, those that stand
+# first in _LEFT_OUT_FIRST are left out; --json has them all.
 _STATUS_COLUMNS = {
-    "chunk": True, "state": False, "rows": True, "failed": True, "audio h": True, "RTFx now": True, "RTFx": True, "ETA": True,
+    "chunk": True, "state": False, "rows": True, "failed": True, "audio h": True, "RTFx now": True, "RTFx": True,
+    "ETA": True,
     "last sign": True, "on": False, "sessions": True,
 }  # fmt: skip
 _LEFT_OUT_FIRST = ("sessions", "on", "RTFx", "audio h", "failed", "RTFx now")
@@ -158,7 +172,9 @@ def _status_table(chunks: list[dict[str, Any]], width: int) -> Table:
     for name in widths:
         table.add_column(name, justify="right" if _STATUS_COLUMNS[name] else "left", no_wrap=True)
     for cells in rows:
-        table.add_row(*(Text(cells[name], style=_STYLES.get(cells["state"], "") if name == "state" else "") for name in widths))
+        table.add_row(
+            *(Text(cells[name], style=_STYLES.get(cells["state"], "") if name == "state" else "") for name in widths)
+        )
     return table
 
 

@@ -120,7 +120,9 @@ def _headline(summary) -> list[str]:
     if summary.outcome == "already_complete":
         lines.append(f"already complete: {tally.rows} rows; nothing was run")
     elif summary.outcome == "interrupted":
-        lines.append(f"interrupted: {tally.rows} of {summary.progress.total_rows} rows; the same command goes on from there")
+        lines.append(
+            f"interrupted: {tally.rows} of {summary.progress.total_rows} rows; the same command goes on from there"
+        )
     else:
         lines.append(f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio")
     if figures.get("rtfx_engine"):

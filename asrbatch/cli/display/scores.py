@@ -4,10 +4,9 @@ Texts of models and manifests are shown without control characters. Knows nothin
 
 What `compare` shows of a row: both predictions beside each other, with what differs from the reference marked.
 
-Marks are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written, where words
-differ by more than case and punctuation; errors are counted in what normalisers make of both, which may find fewer. Of long
-texts some errors are shown, with words around them. Knows nothing of how changes were found.
-"""
+Marks are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written,
+where words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may
+find fewer. Of long texts some errors are shown, with words around them. Knows nothing of how changes were found."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -136,7 +135,9 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
-        yield _facts(*((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None))
+        yield _facts(
+            *((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None)
+        )
     yield from _groups_not_shown({name: part["groups"] for name, part in figures["by"].items()})
     yield from _notes(figures)
 
@@ -163,7 +164,11 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
             of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
             if of_unit:
                 yield _paired_table(name, of_unit, unit, has_references)
-    for name, title in (("got_worse", "worse in B"), ("got_better", "better in B"), ("most_different", "most different")):
+    for name, title in (
+        ("got_worse", "worse in B"),
+        ("got_better", "better in B"),
+        ("most_different", "most different"),
+    ):
         if figures.get(name):
             yield changes(figures[name], title)
     yield from _groups_not_shown(figures["by"])
@@ -181,7 +186,9 @@ def largest(groups: dict[str, Any]) -> dict[str, Any]:
 def _groups_not_shown(by: dict[str, dict[str, Any]]) -> Iterable[Text]:
     for name, groups in by.items():
         if len(groups) > MOST_SHOWN:
-            yield Text(f"note: --by {name}: the {MOST_SHOWN} groups with the most rows, of {len(groups):,}; --json has all")
+            yield Text(
+                f"note: --by {name}: the {MOST_SHOWN} groups with the most rows, of {len(groups):,}; --json has all"
+            )
 
 
 def _partial(figures: dict[str, Any]) -> Iterable[Text]:

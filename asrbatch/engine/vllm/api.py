@@ -159,8 +159,9 @@ class Frontend:
         if not supports_transcription(self._model):
             raise TypeError(f"{self._model.__name__} does not implement SupportsTranscription")
         self._speech = self._model.get_speech_to_text_config(engine.model_config, task)
-        # One of our own: vLLM's is also used by its renderer, in several threads, and the Python class around it may set
-        # truncation and padding, which is refused ("Already borrowed") while another thread reads. Nobody changes this one.
+        # One of our own: vLLM's is also used by its renderer, in several threads, and the Python class around it may
+        # set truncation and padding, which is refused ("Already borrowed") while another thread reads. Nobody changes
+        # this one.
         self._tokenizer = copy.deepcopy(engine.renderer.tokenizer.backend_tokenizer)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -197,8 +198,8 @@ def features(engine_input: Any) -> torch.Tensor:
 def with_decoder_ids(engine_input: Any, decoder_ids: Sequence[int]) -> Any:
     """The same features with another prompt; what was given stays as it is.
 
-    Token ids, not text: tokenised again, a prompt that does not begin with `<|startoftranscript|>` would get a second one.
-    """
+    Token ids, not text: tokenised again, a prompt that does not begin with `<|startoftranscript|>` would get a second
+    one."""
     return {**engine_input, "decoder_prompt": {**engine_input["decoder_prompt"], "prompt_token_ids": list(decoder_ids)}}
 
 

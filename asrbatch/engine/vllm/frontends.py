@@ -1,7 +1,7 @@
 """Asks a model as its class, or its chat template, wants to be asked: prompts with audio in, text out of tokens.
 
-Works in two places: in the process of an engine, with that engine's renderer, and without an engine, from the configuration
-alone (`engine/look_child.py`). Import it late, like `vllm_api.py`.
+Works in two places: in the process of an engine, with that engine's renderer, and without an engine, from the
+configuration alone (`engine/look_child.py`). Import it late, like `vllm_api.py`.
 
 The variables of a chat template, read from its source. Knows nothing of vLLM.
 """
@@ -24,7 +24,15 @@ from asrbatch.errors import RowError
 
 # What a template is given whatever anybody asks for, and Jinja's and transformers' own functions.
 _GIVEN = frozenset(
-    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception", "strftime_now")
+    (
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "raise_exception",
+        "strftime_now",
+    )
 )
 # A tag of transformers' that marks what the assistant says; Jinja itself does not know it.
 _MARK = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
@@ -55,9 +63,8 @@ _PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
 class _Frontend:
     """What asking by the interface and by a chat template have in common.
 
-    vLLM's renderers and the processors of models are not written for several threads (Whisper's, which is, has a frontend of its
-    own): one window at a time is rendered.
-    """
+    vLLM's renderers and the processors of models are not written for several threads (Whisper's, which is, has a
+    frontend of its own): one window at a time is rendered."""
 
     def __init__(self, model_config: Any, renderer: Any):
         self.model_config, self._renderer = model_config, renderer
@@ -154,7 +161,12 @@ class InterfaceFrontend(_Frontend):
         given = {name: value for name, value in words.items() if value is not None}
         if missing := given.keys() - _PARAMS:
             raise ValueError(f"this vLLM has no {', '.join(sorted(missing))} for any model")
-        params = {"audio": samples, "stt_config": self.capabilities, "model_config": self.model_config, "task_type": self._task}
+        params = {
+            "audio": samples,
+            "stt_config": self.capabilities,
+            "model_config": self.model_config,
+            "task_type": self._task,
+        }
         return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
 
     def render(self, samples: Any, **words: Any) -> Any:
@@ -216,8 +228,8 @@ class ChatFrontend(_Frontend):
     def prompt_ids(self, prompt: str) -> list[int]:
         """Token ids of the whole chat, the audio a placeholder.
 
-        The audio stands where the text says `{audio}`, otherwise at its end. A template that takes parts puts in its own text for
-        the audio; one that takes plain text is given the model class's placeholder.
+        The audio stands where the text says `{audio}`, otherwise at its end. A template that takes parts puts in its
+        own text for the audio; one that takes plain text is given the model class's placeholder.
 
         Raises:
             RowError: `bad_row`, the prompt would be read as something else than one text with one audio.
@@ -260,7 +272,8 @@ class ChatFrontend(_Frontend):
 
     @property
     def ignored_kwargs(self) -> list[str]:
-        """Variables that the template does not look up and that change the prompt neither by being there nor by another value.
+        """Variables that the template does not look up and that change the prompt neither by being there nor by another
+        value.
 
         One that says what the template does anyway changes nothing, and is no mistake.
         """
@@ -285,7 +298,9 @@ class ChatFrontend(_Frontend):
             raise RowError("bad_row", f"prompt {prompt[:60]!r}: says {{audio}} more than once; a row has one audio")
         text = prompt.replace("{audio}", " ")
         if self.placeholder in text:
-            raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds the audio placeholder {self.placeholder}; write {{audio}}")
+            raise RowError(
+                "bad_row", f"prompt {prompt[:60]!r}: holds the audio placeholder {self.placeholder}; write {{audio}}"
+            )
         self.check_words("prompt", text)
 
     def _chat(self, parts: list[dict[str, Any]], content_format: str) -> tuple[Any, Any]:

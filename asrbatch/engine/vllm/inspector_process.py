@@ -1,7 +1,8 @@
-"""The process that `look.py` asks: a request as JSON in each line of standard input, its answer in one of standard output.
+"""The process that `look.py` asks: a request as JSON in each line of standard input, its answer in one of standard
+output.
 
-Knows how facts are found without weights: from the model class where it states them, otherwise by trying: a prompt that does not
-change when a word is given ignores that word, and audio the model's own processor refuses is too short for it.
+Knows how facts are found without weights: from the model class where it states them, otherwise by trying: a prompt that
+does not change when a word is given ignores that word, and audio the model's own processor refuses is too short for it.
 
 """
 
@@ -22,8 +23,8 @@ from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
 from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, PROMPT_STYLES, ModelCapabilities
 
-# The shortest audio is the first of these that the model's processor takes. Below the first, encoders have died with the engine
-# around them, though their processors took it.
+# The shortest audio is the first of these that the model's processor takes. Below the first, encoders have died with
+# the engine around them, though their processors took it.
 _SHORTEST_S = (0.1, 0.2, 0.5, 1.0)
 # Of chat models whose processor states no length.
 _USUAL_WINDOW_S = 30.0
@@ -48,7 +49,9 @@ def _main() -> None:
 
 
 def _prepared(request: dict[str, Any]) -> tuple[Any, dict[str, str]]:
-    """vLLM with its plugins, which are the same for all requests to this process; and what is wrong with some of those."""
+    """vLLM with its plugins, which are the same for all requests to this process; and what is wrong
+    with some of those.
+    """
     environment.configure(mode="thread", device_kind=request["device_kind"], plugins=request["plugins"])
     from asrbatch.engine.vllm import registry
 
@@ -190,7 +193,12 @@ def _window(frontend: Any, style: str, asked: float | None, at: str) -> tuple[fl
 
 def _words(given: dict[str, str | None], can: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
     """What of the run's words goes into the prompt; the rest is refused elsewhere."""
-    honouring = {"language": "language", "request_prompt": "prompt", "hotwords": "hotwords", "to_language": "target_language"}
+    honouring = {
+        "language": "language",
+        "request_prompt": "prompt",
+        "hotwords": "hotwords",
+        "to_language": "target_language",
+    }
     words = {name: given[name] for name, what in honouring.items() if given[name] is not None and what in can}
     for name in ("language", "to_language"):
         if name in words and (code := find(words.pop(name), languages)) is not None:
@@ -218,7 +226,9 @@ def _why_not(architectures: list[str], error: Exception, vllm_models: Any, probl
             try:
                 known[name]()
             except ImportError as e:
-                missing = f"the package {e.name.split('.')[0]}" if isinstance(e, ModuleNotFoundError) and e.name else str(e)
+                missing = (
+                    f"the package {e.name.split('.')[0]}" if isinstance(e, ModuleNotFoundError) and e.name else str(e)
+                )
                 return f"its class {name} cannot be imported: {missing} is missing; install it into this environment"
             except Exception as e:
                 return f"its class {name} cannot be imported: {_reason(e)}"
@@ -226,7 +236,8 @@ def _why_not(architectures: list[str], error: Exception, vllm_models: Any, probl
     else:
         there = ", ".join(p.name for p in plugins.installed()) or "none"
         return (
-            f"vLLM {vllm_models.VERSION} has no architecture {', '.join(architectures) or 'for it (config.json names none)'}; "
+            f"vLLM {vllm_models.VERSION} has no architecture "
+            f"{', '.join(architectures) or 'for it (config.json names none)'}; "
             f"another vLLM, or a plugin, may (plugins installed: {there}; --plugin names those to load)"
             + "".join(f"; plugin {name}: {why}" for name, why in problems.items())
             + f"; {_reason(error)}"
@@ -238,12 +249,16 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    hint = "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+    hint = (
+        "; it brings Python code of its own: --trust-remote-code runs it" if "trust_remote_code" in str(error) else ""
+    )
     return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}{hint}"
 
 
 def _of_tokenizer(request: dict[str, Any]) -> str:
-    """What else may be the cause: a tokenizer that is not the model's lacks its tokens for audio, if it is one at all."""
+    """What else may be the cause: a tokenizer that is not the model's lacks its tokens for audio,
+    if it is one at all.
+    """
     named = request["settings"].get("tokenizer")
     return f"; with the tokenizer of {named}: --tokenizer left out takes the checkpoint's own" if named else ""
 

@@ -1,20 +1,21 @@
 """A vLLM logits processor that makes Whisper choose its tokens as its authors' decoder does.
 
-vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config, nor Whisper's rules
-for timestamps. All are enforced here (`token_rules.py`), and so are the control tokens that begin an answer
-(`prompts.Controls`, which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's worker runs,
+vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config, nor Whisper's
+rules for timestamps. All are enforced here (`token_rules.py`), and so are the control tokens that begin an answer
+(`prompts.Controls`, which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's worker
+runs,
 which may be another process: named to vLLM as `asrbatch.engine.vllm.logits:WhisperLogitsProcessor`.
 
-The rules need the values of the generated tokens. Under asynchronous scheduling the newest are placeholders at first; vLLM
-fills in the real ones before it samples, because a custom logits processor is there (`update_async_output_token_ids`,
-0.28 to 0.32). What is kept of a row is brought up to date by its newest token alone, for all rows at once: a step
-costs a batch of hundreds little more than a batch of one.
+The rules need the values of the generated tokens. Under asynchronous scheduling the newest are placeholders at first;
+vLLM fills in the real ones before it samples, because a custom logits processor is there
+(`update_async_output_token_ids`, 0.28 to 0.32). What is kept of a row is brought up to date by its newest token alone,
+for all rows at once: a step costs a batch of hundreds little more than a batch of one.
 
 A vLLM logits processor that leaves every token as it is, and ends its process when asrbatch is gone.
 
-For models without token rules of ours: a logits processor is the one place where code of ours runs in every worker, which would
-otherwise outlive a killed asrbatch and keep the GPU's memory. Named to vLLM as `asrbatch.engine.vllm.logits:WatchdogLogitsProcessor`.
-"""
+For models without token rules of ours: a logits processor is the one place where code of ours runs in every worker,
+which would otherwise outlive a killed asrbatch and keep the GPU's memory. Named to vLLM as
+`asrbatch.engine.vllm.logits:WatchdogLogitsProcessor`."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,8 +31,8 @@ from asrbatch.engine.vllm.token_rules import TokenRules
 from asrbatch.models.timestamps import NUM_TIMESTAMPS
 from asrbatch.models.whisper import CONTROLS_KEY, Controls
 
-# Columns of `WhisperLogitsProcessor._states`: how many tokens are forced, how many have been read, the newest timestamp (counted
-# from 0.00 s; -1 before there is one), and whether the newest token and the one before it are timestamps.
+# Columns of `WhisperLogitsProcessor._states`: how many tokens are forced, how many have been read, the newest timestamp
+# (counted from 0.00 s; -1 before there is one), and whether the newest token and the one before it are timestamps.
 _FORCED, _READ, _STAMP, _LAST, _BEFORE = range(5)
 
 
@@ -140,10 +141,13 @@ class WhisperLogitsProcessor(LogitsProcessor):
         lengths = np.fromiter((len(row.output_ids) for row in group.rows), np.int64, len(group.rows))
         grown = lengths - states[:, _READ]
         if grown.any():
-            newest = np.fromiter((row.output_ids[-1] if row.output_ids else 0 for row in group.rows), np.int64, len(group.rows))
+            newest = np.fromiter(
+                (row.output_ids[-1] if row.output_ids else 0 for row in group.rows), np.int64, len(group.rows)
+            )
             one_more = grown == 1
             _read(states, one_more, newest, group.rules)
-            # Rows that come back after a preemption bring tokens along, and vLLM may take some back: those are read anew.
+            # Rows that come back after a preemption bring tokens along, and vLLM may take some back: those are read
+            # anew.
             for i in np.flatnonzero(~one_more & (grown != 0)).tolist():
                 states[i] = _unread(group.rows[i])
                 for token in group.rows[i].output_ids:
@@ -181,7 +185,9 @@ class WhisperLogitsProcessor(LogitsProcessor):
 
 
 def _unread(row: _Row) -> list[int]:
-    """The state of a row none of whose tokens have been read. To Whisper's rules, what is not there yet is a timestamp."""
+    """The state of a row none of whose tokens have been read. To Whisper's rules, what is not there
+    yet is a timestamp.
+    """
     return [len(row.forced), 0, -1, 1, 1]
 
 

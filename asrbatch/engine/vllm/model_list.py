@@ -1,8 +1,8 @@
-"""Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of `look_child.py` alone.
+"""Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of
+`look_child.py` alone.
 
-A class that cannot be imported here, for want of a package, is listed with that package alone; one that hears and does not say
-where the audio goes, which nothing can ask, is listed as well.
-"""
+A class that cannot be imported here, for want of a package, is listed with that package alone; one that hears and does
+not say where the audio goes, which nothing can ask, is listed as well."""
 
 import importlib.util
 import inspect
@@ -24,7 +24,9 @@ _ALSO_NEEDS = {
 
 
 def list_models(problems: dict[str, str]) -> dict[str, Any]:
-    """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by name)."""
+    """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by
+    name).
+    """
     return {
         "vllm": registry.VERSION,
         "plugins": {point.name: problems.get(point.name) for point in plugins.installed()},

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
-# Keyword arguments of a request (`language`, `request_prompt`, `hotwords`, `task_type`, `to_language`) to its prompt; None
-# where the model refuses them.
+# Keyword arguments of a request (`language`, `request_prompt`, `hotwords`, `task_type`, `to_language`) to its prompt;
+# None where the model refuses them.
 Say = Callable[..., str | None]
 
 # A field of SpeechToTextParams that a class uses, to what that lets one ask for.
@@ -36,7 +36,9 @@ def detect_supported_options(say: Say, languages: Sequence[str]) -> list[str]:
 
 
 def default_target(say: Say, languages: Sequence[str]) -> str | None:
-    """The language a model translates into when none is named: that whose prompt is the same. None where there is none."""
+    """The language a model translates into when none is named: that whose prompt is the same. None
+    where there is none.
+    """
     unnamed = say(task_type="translate")
     if unnamed is None:
         return None

@@ -1,8 +1,8 @@
-"""What vLLM says of models: its classes and what is registered, a checkpoint's configuration without an engine, adapters.
+"""What vLLM says of models: its classes and what is registered, a checkpoint's configuration without an engine,
+adapters.
 
-With `vllm_frontends.py`, which asks a model, and `vllm_api.py` the only importers of vllm. Weights are never read here. Import it
-late, like those.
-"""
+With `vllm_frontends.py`, which asks a model, and `vllm_api.py` the only importers of vllm. Weights are never read here.
+Import it late, like those."""
 
 import dataclasses
 import importlib.util
@@ -26,7 +26,8 @@ VERSION = vllm.__version__
 
 
 def without_engine(settings: dict[str, Any]) -> tuple[Any, Any, int]:
-    """The model's configuration, its renderer, and the numbers (of any width) that a token takes in the key-value cache.
+    """The model's configuration, its renderer, and the numbers (of any width) that a token takes in the key-value
+    cache.
 
     Args:
         settings: keyword arguments of vLLM's engine.
@@ -65,8 +66,8 @@ def registered() -> dict[str, Callable[[], type]]:
 
 
 def may_hear(architecture: str) -> bool:
-    """Of a class that cannot be imported: whether its module names audio as what is given to it, and it is not one of those
-    that write nothing."""
+    """Of a class that cannot be imported: whether its module names audio as what is given to it, and it is not one of
+    those that write nothing."""
     if architecture in _VLLM_MODELS and architecture not in _MULTIMODAL_MODELS:
         return False
     module = getattr(ModelRegistry.models[architecture], "module_name", None)
@@ -92,7 +93,9 @@ def renamed(architectures: Sequence[str], modules: Sequence[str]) -> dict[str, s
 
 
 def check_adapter(folder: str, max_rank: int) -> None:
-    """Raises ValueError or TypeError for an adapter of a kind that vLLM cannot apply (DoRA, whole layers, biases, …)."""
+    """Raises ValueError or TypeError for an adapter of a kind that vLLM cannot apply (DoRA, whole
+    layers, biases, …).
+    """
     with open(f"{folder}/adapter_config.json", encoding="utf-8") as file:
         said = json.load(file)
     known = {field.name for field in dataclasses.fields(PEFTHelper)}

@@ -16,11 +16,9 @@ _UNIT_CHARS = 100
 class Excerpt(NamedTuple):
     """What is shown.
 
-    Attributes:
-        reference, hypothesis: units.
-        pieces: (kind, units of the reference, units of the hypothesis), as `alignment` has them, and `gap` for what is left out.
-        places: for each piece, where in all units of the hypothesis it begins.
-        is_whole: nothing was left out or cut short.
+    Attributes: reference, hypothesis: units. pieces: (kind, units of the reference, units of the hypothesis), as
+        `alignment` has them, and `gap` for what is left out. places: for each piece, where in all units of the
+        hypothesis it begins. is_whole: nothing was left out or cut short.
     """
 
     reference: list[str]
@@ -33,7 +31,8 @@ class Excerpt(NamedTuple):
 def excerpt(
     reference: Sequence[str], hypothesis: Sequence[str], pieces: Iterable[tuple[str, int, int]], most: int = MOST_UNITS
 ) -> Excerpt:
-    """Shortens an alignment of more than `most` units: long stretches without an error, long errors, and what comes after `most`.
+    """Shortens an alignment of more than `most` units: long stretches without an error, long errors, and what comes
+    after `most`.
 
     Args:
         reference, hypothesis: words or characters.
@@ -58,7 +57,9 @@ def excerpt(
 
 
 def _joined(pieces: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Equal pieces that follow each other as one: an aligner may give one a word. Joined words, equal too, stay alone."""
+    """Equal pieces that follow each other as one: an aligner may give one a word. Joined words,
+    equal too, stay alone.
+    """
     joined: list[tuple[str, int, int]] = []
     for kind, wanted, said in pieces:
         if joined and all(each[0] == "equal" and each[1] == each[2] for each in (joined[-1], (kind, wanted, said))):
@@ -75,8 +76,12 @@ def _without_middle(kind: str, units: int, before: int, after: int) -> list[tupl
     return [(kind, before, before), ("gap", gap, gap), (kind, after, after)]
 
 
-def _taken(reference: Sequence[str], hypothesis: Sequence[str], parts: list[tuple[str, int, int]], most: int) -> Excerpt:
-    shortened = any(kind == "gap" for kind, *_ in parts) or any(len(unit) > _UNIT_CHARS for unit in (*reference, *hypothesis))
+def _taken(
+    reference: Sequence[str], hypothesis: Sequence[str], parts: list[tuple[str, int, int]], most: int
+) -> Excerpt:
+    shortened = any(kind == "gap" for kind, *_ in parts) or any(
+        len(unit) > _UNIT_CHARS for unit in (*reference, *hypothesis)
+    )
     found = Excerpt([], [], [], [], not shortened)
     at, at_said = 0, 0
     for kind, wanted, said in parts:

@@ -27,7 +27,13 @@ _OVER = "over 100 %"
 
 
 def make_report(
-    path: Path, to: Path, options: ScoreOptions, *, title: str, most_rows: int, say: Callable[[str], None] = lambda line: None
+    path: Path,
+    to: Path,
+    options: ScoreOptions,
+    *,
+    title: str,
+    most_rows: int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Writes the page, whole or not at all; a report that stands there is replaced, another file is not.
 
@@ -40,8 +46,8 @@ def make_report(
     Returns:
         The figures of `score`; where no row can be scored, the same with nothing in them but times and the reason.
 
-    Raises:
-        UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no report stands
+    Raises: UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no
+        report stands
             at `to`, or the disk refused.
     """
     if not to.parent.is_dir():

@@ -1,7 +1,8 @@
 """The page itself: one HTML file that needs no network, with styles, script and data in it.
 
-Transcripts are untrusted. In markup they are escaped; the utterances are JSON in which no `<` stands, and the script makes text
-of them, never markup; the page's policy lets no script run but ours, by its digest, and nothing be fetched but local audio.
+Transcripts are untrusted. In markup they are escaped; the utterances are JSON in which no `<` stands, and the script
+makes text of them, never markup; the page's policy lets no script run but ours, by its digest, and nothing be fetched
+but local audio.
 
 Plots as SVG text: bars with names, numbers and intervals. Knows nothing of where figures come from.
 """
@@ -51,13 +52,20 @@ def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
         y = at * _ROW
         name = row.name if len(row.name) <= _NAME_CHARS else row.name[: _NAME_CHARS - 1] + "…"
         parts.append(
-            f'<text x="{_NAME - _GAP}" y="{y + 16}" text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>'
+            f'<text x="{_NAME - _GAP}" y="{y + 16}" '
+            f'text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>'
         )
-        parts.append(f'<rect class="bar" x="{_NAME}" y="{y + 5}" width="{row.value * scale:.1f}" height="{_ROW - 10}" rx="2"/>')
+        parts.append(
+            f'<rect class="bar" x="{_NAME}" y="{y + 5}" width="{row.value * scale:.1f}" height="{_ROW - 10}" rx="2"/>'
+        )
         if row.interval:
             low, high = (_NAME + bound * scale for bound in row.interval)
-            parts.append(f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y + _ROW / 2}" y2="{y + _ROW / 2}"/>')
-        parts.append(f'<text class="soft" x="{_NAME + row.end * scale + _GAP:.1f}" y="{y + 16}">{escape(row.label)}</text>')
+            parts.append(
+                f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{y + _ROW / 2}" y2="{y + _ROW / 2}"/>'
+            )
+        parts.append(
+            f'<text class="soft" x="{_NAME + row.end * scale + _GAP:.1f}" y="{y + 16}">{escape(row.label)}</text>'
+        )
     height = max(len(rows) * _ROW, _ROW)
     below = f'<p class="soft">{escape(note)}</p>' if note else ""
     return (
@@ -78,7 +86,9 @@ _MOST_BARS = 50
 _SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
 
-def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]) -> str:
+def page(
+    title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]
+) -> str:
     """The page as text.
 
     Args:
@@ -88,7 +98,10 @@ def page(title: str, figures: dict[str, Any], rates: dict[str, int], rows: list[
         by: names of the groups that the rows have.
     """
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    policy = f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; base-uri 'none'"
+    policy = (
+        f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; "
+        f"base-uri 'none'"
+    )
     data, options = _table_data(rows, by)
     units = frozenset(row["in_words"] for row in rows if row["errors"] is not None)
     plots = (*_rate_plots(figures), *_distributions(figures, rates))
@@ -114,7 +127,10 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
     rules = ", ".join(f"{n['name']} ({n['version']}, {n['sha256'][:12]})" for n in figures["normalizers"])
     words, bootstrap = figures["words"], figures["bootstrap"]
     compounds = ", compounds merged" if words["merge_compounds"] else ""
-    yield f'<p class="soft">{escape(figures["predictions"])}<br>normalised by {escape(rules)}; words counted by {words["name"]} '
+    yield (
+        f'<p class="soft">{escape(figures["predictions"])}<br>normalised by {escape(rules)}; words counted by '
+        f"{words['name']} "
+    )
     yield f"{words['version']}{compounds}; 95 % intervals: bootstrap by utterance, {bootstrap['resamples']:,} draws</p>"
     cards = [
         ("WER", _percent(total["wer_percent"]), _interval(total["wer_percent_interval"])),
@@ -126,7 +142,11 @@ def _summary(figures: dict[str, Any]) -> Iterable[str]:
             f"{total['failed'] + total['missing']:,}",
             f"{total['failed']:,} failed, {total['missing']:,} without a prediction",
         ),
-        ("not scored", f"{sum(figures['excluded'].values()):,}", ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items())),
+        (
+            "not scored",
+            f"{sum(figures['excluded'].values()):,}",
+            ", ".join(f"{n:,} {r}" for r, n in figures["excluded"].items()),
+        ),
     ]
     for name, value in figures["speed"].items():
         if name.startswith("rtfx") and value is not None:
@@ -179,7 +199,11 @@ def _num_rows(figures: dict[str, Any]) -> int:
 
 
 def _times(figures: dict[str, Any]) -> Iterable[str]:
-    speeds = {SPEEDS[name].partition(":"): value for name, value in figures["speed"].items() if name.startswith("rtfx") and value}
+    speeds = {
+        SPEEDS[name].partition(":"): value
+        for name, value in figures["speed"].items()
+        if name.startswith("rtfx") and value
+    }
     stages = figures["latency_s"]
     if not speeds and not stages:
         return
@@ -202,7 +226,10 @@ def _table(
     num_rows: int, total: int, options: dict[str, list[str]], by: tuple[str, ...], heads: tuple[str, str]
 ) -> Iterable[str]:
     some = "" if num_rows == total else f" (the {num_rows:,} with the most errors of {total:,})"
-    yield f'<h2>Utterances{some}</h2><p class="soft">A click on a row, or Enter on its name, shows what was said beside what was '
+    yield (
+        f'<h2>Utterances{some}</h2><p class="soft">A click on a row, or Enter on its name, shows what was said '
+        f"beside what was "
+    )
     yield 'wanted: <span class="aligned"><del>left out</del>, <ins>added</ins>, '
     yield '<span class="sub"><del>one</del> <ins>for another</ins></span></span>. '
     yield "Underlined errors play the audio from their segment, or one beside it. "
@@ -214,7 +241,10 @@ def _table(
     yield _select(f'id="scored"{hidden}', "scored or not", options["scored"])
     for at, name in enumerate(by):
         yield _select(f'data-group="{at}"', f"any {name}", options["groups"][at])
-    yield '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span id="page"></span>'
+    yield (
+        '<span id="count" role="status"></span><button id="before" aria-label="page before">←</button><span '
+        'id="page"></span>'
+    )
     yield '<button id="after" aria-label="page after">→</button></div>'
     rate, units = heads
     columns = {"id": "id", "rate": rate, "errors": "errors", "units": units, "seconds": "seconds", "status": "status"}

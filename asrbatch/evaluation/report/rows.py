@@ -1,4 +1,5 @@
-"""The utterances of a report: the worst of them, with what the page needs to show where they are wrong, and to play them.
+"""The utterances of a report: the worst of them, with what the page needs to show where they are wrong, and to play
+them.
 
 What the page gets of one row is bounded, however long it is, and so are all rows together. Knows nothing of HTML.
 """
@@ -29,7 +30,9 @@ Rate = tuple[int, int]  # errors, units of reference
 
 
 class WorstRows(NamedTuple):
-    """What a part of the rows gives the page: entries of its worst rows, the worst first; how many rows have which rate."""
+    """What a part of the rows gives the page: entries of its worst rows, the worst first; how many rows have which
+    rate.
+    """
 
     kept: list[Kept]
     rates: Counter[Rate]
@@ -55,7 +58,8 @@ class Unscored(NamedTuple):
 
 
 class Listing:
-    """Lists rows [start, stop), no more than `number` of them: those with the most errors, then those that are not scored.
+    """Lists rows [start, stop), no more than `number` of them: those with the most errors, then those that are not
+    scored.
 
     Args:
         folder: what relative paths of audio files are relative to.
@@ -92,7 +96,10 @@ class Listing:
                 worst = nsmallest(self._number, worst, key=_place)
         kept = []
         for *place, row in nsmallest(self._number, worst, key=_place):
-            entry = {**self._entry(row), **(self._aligned(row) if isinstance(row, ScoredRow) else self._as_written(row))}
+            entry = {
+                **self._entry(row),
+                **(self._aligned(row) if isinstance(row, ScoredRow) else self._as_written(row)),
+            }
             kept.append((*place, len(json.dumps(list(entry.values()))), entry))
         return WorstRows(kept, rates)
 
@@ -126,7 +133,10 @@ class Listing:
         edits, texts = row.words or row.characters, row.texts
         compounds = self._with_compounds and texts.in_words
         found = alignment(texts.reference, texts.hypotheses[0], in_words=texts.in_words, with_compounds=compounds)
-        units = [text.split(" ") if texts.in_words and text else list(text) for text in (texts.reference, texts.hypotheses[0])]
+        units = [
+            text.split(" ") if texts.in_words and text else list(text)
+            for text in (texts.reference, texts.hypotheses[0])
+        ]
         shown = excerpt(*units, found)
         space = " " if texts.in_words else ""
         normal = space.join(shown.reference), space.join(shown.hypothesis)
@@ -184,7 +194,8 @@ def worst_rows(
     say: Callable[[str], None],
     most_bytes: int = MOST_BYTES,
 ) -> tuple[list[dict], Counter[Rate]]:
-    """The rows with the most errors, the worst first, of equals by id: `number` of them, or those that fit in `most_bytes`.
+    """The rows with the most errors, the worst first, of equals by id: `number` of them, or those that fit in
+    `most_bytes`.
 
     Returns:
         Them, and how many of all rows have which rate, each in its own unit.
@@ -206,11 +217,11 @@ def _place(kept: tuple) -> tuple[int, str]:
 
 
 def _times(row: ScoredRow, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
-    """For each piece, when the segment it is in starts, in seconds of the row; None where the row has no segments to choose from.
+    """For each piece, when the segment it is in starts, in seconds of the row; None where the row has no segments to
+    choose from.
 
-    Segments are counted as they were written and texts once they are normalised, so that a time may be that of the segment
-    before or after.
-    """
+    Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
+    segment before or after."""
     segments = (row.row or {}).get("segments")
     if not isinstance(segments, list) or len(segments) < 2 or not num_units:
         return None

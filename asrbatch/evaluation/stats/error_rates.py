@@ -175,7 +175,9 @@ def rates(counts: Counts, resamples: int, seed: int) -> tuple[dict[str, Any], Dr
 
 
 def group_rates(groups: dict[str, Counts], resamples: int, seed: int) -> dict[str, Any]:
-    """The figures of each value of a field, and their unweighted means: each group counts the same, however large it is."""
+    """The figures of each value of a field, and their unweighted means: each group counts the same, however large it
+    is.
+    """
     found = {}
     words, characters = Mean(resamples), Mean(resamples)
     for value in sorted(groups, key=order):
@@ -207,7 +209,8 @@ class Mean:
         if np.isnan(drawn).all():
             self._too_few += 1
             return
-        # Groups with the same outcomes have the same draws; each is shifted against the others, as if they were drawn apart.
+        # Groups with the same outcomes have the same draws; each is shifted against the others, as if they were drawn
+        # apart.
         self._drawn += np.roll(drawn, self._groups)
 
     def figures(self, rate: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Which languages rows are in, as a result counts and says it: where a number does not mean what it seems to for one of them.
+"""Which languages rows are in, as a result counts and says it: where a number does not mean what it seems to for one of
+them.
 
 Knows nothing of files.
 """
@@ -63,21 +64,31 @@ class LanguageCounts(Sums):
         """
         notes = []
         if self.unstated and is_guess:
-            notes.append(f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another")
+            notes.append(
+                f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another"
+            )
         if self.heard_as_another:
             notes.append(
-                f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; where the "
+                f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; "
+                f"where the "
                 "model is right, give them their `lang`"
             )
         if self.unknown:
             notes.append(
-                f"{self.unknown.total()} rows say a `lang` that is no language ({listed(self.unknown)}): nothing is known of how "
-                "it is written, so words were counted, with rules for any language; write a code such as en, or leave it out"
+                f"{self.unknown.total()} rows say a `lang` that is no language ({listed(self.unknown)}): nothing is "
+                f"known of how "
+                "it is written, so words were counted, with rules for any language; write a code such as en, or leave "
+                "it out"
             )
         if self.english_rules:
-            whose = "; the leaderboard has others for them, so that this is not its number" if normalizer == "leaderboard" else ""
+            whose = (
+                "; the leaderboard has others for them, so that this is not its number"
+                if normalizer == "leaderboard"
+                else ""
+            )
             notes.append(
-                f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the rules of "
+                f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the "
+                f"rules of "
                 f"{normalizer} are made for English{whose}"
             )
         return notes
@@ -86,7 +97,9 @@ class LanguageCounts(Sums):
 def check_language(language: str | None) -> None:
     """Raises UsageError for a `--language` that is none."""
     if language is not None and not is_language(language):
-        raise UsageError(f"--language {language}: is no language; give a code such as en, zh or yue, or an English name")
+        raise UsageError(
+            f"--language {language}: is no language; give a code such as en, zh or yue, or an English name"
+        )
 
 
 def listed(rows: Mapping[str, int], most: int = 5) -> str:

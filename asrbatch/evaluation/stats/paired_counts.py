@@ -1,4 +1,5 @@
-"""What is counted over rows that two systems predicted, and the figures made of it. Counts of parts add up to those of all.
+"""What is counted over rows that two systems predicted, and the figures made of it. Counts of parts add up to those of
+all.
 
 Knows nothing of files and texts.
 """
@@ -109,7 +110,9 @@ class PairCounts(Sums):
     characters: Paired = field(default_factory=Paired)
 
     def add(self, a: tuple[Edits | None, Edits], b: tuple[Edits | None, Edits]) -> int:
-        """Adds one row: edits in words (None where they are not counted) and in characters. Returns B's errors minus A's."""
+        """Adds one row: edits in words (None where they are not counted) and in characters. Returns B's errors minus
+        A's.
+        """
         if a[0] is not None and b[0] is not None:
             self.words.add(a[0], b[0])
         self.characters.add(a[1], b[1])
@@ -133,13 +136,11 @@ class PairCounts(Sums):
 class PairTally:
     """What is counted over a part of the rows of two files.
 
-    Attributes:
-        total, groups: as in `error_rates.Tally`.
-        excluded, normalizers, fell_back, languages: the same.
-        failed, missing: of A and of B, rows whose hypotheses are empty for that reason.
-        left_out: rows that only one of the files has, where only common ones are compared.
-        same_text: rows whose predictions are the same, character by character; `same_normalized`: once they are normalised.
-        got_worse, got_better: the largest changes; no more than `most` of each once `update` or `keep_largest` was called.
+    Attributes: total, groups: as in `error_rates.Tally`. excluded, normalizers, fell_back, languages: the same. failed,
+        missing: of A and of B, rows whose hypotheses are empty for that reason. left_out: rows that only one of the
+        files has, where only common ones are compared. same_text: rows whose predictions are the same, character by
+        character; `same_normalized`: once they are normalised. got_worse, got_better: the largest changes; no more than
+        `most` of each once `update` or `keep_largest` was called.
     """
 
     most: int = 10

@@ -1,22 +1,21 @@
 """How far a rate would move had other utterances been drawn: bootstrap intervals, by utterance.
 
-Utterances are drawn with replacement, as many as there are (Bisani and Ney, ICASSP 2004). The rate of a draw is its errors
-divided by its units of reference. Utterances with the same numbers are one outcome, and a draw says how often each outcome
-came (a multinomial): the same distribution as drawing them one by one, but memory and time follow the number of different
-outcomes, not the number of utterances. Where nearly every utterance is an outcome of its own, drawing them one by one is faster,
-and is what is done. The same seed and outcomes give the same interval, in whatever
+Utterances are drawn with replacement, as many as there are (Bisani and Ney, ICASSP 2004). The rate of a draw is its
+errors divided by its units of reference. Utterances with the same numbers are one outcome, and a draw says how often
+each outcome came (a multinomial): the same distribution as drawing them one by one, but memory and time follow the
+number of different outcomes, not the number of utterances. Where nearly every utterance is an outcome of its own,
+drawing them one by one is faster, and is what is done. The same seed and outcomes give the same interval, in whatever
 order they came, and whatever the group of them is called.
 
-Random numbers that follow from a seed and from the numbers they are drawn for: the same rows in any order, under any name,
-draw the same; other rows draw others.
+Random numbers that follow from a seed and from the numbers they are drawn for: the same rows in any order, under any
+name, draw the same; other rows draw others.
 
 How often chance alone would make two systems differ by as much as they do: the p-value of swapping them, row by row.
 
-Without a difference between the systems, either could have made either text of a row. So each row's difference in errors is as
-likely with the other sign, and a difference over all rows is judged among those of signs drawn at random (Fisher's
-randomisation of pairs; in speech recognition, Gillick and Cox, ICASSP 1989, and Bisani and Ney, ICASSP 2004, ask the same). Rows
-without a difference say nothing. Knows nothing of texts and files.
-"""
+Without a difference between the systems, either could have made either text of a row. So each row's difference in
+errors is as likely with the other sign, and a difference over all rows is judged among those of signs drawn at random
+(Fisher's randomisation of pairs; in speech recognition, Gillick and Cox, ICASSP 1989, and Bisani and Ney, ICASSP 2004,
+ask the same). Rows without a difference say nothing. Knows nothing of texts and files."""
 
 import math
 import zlib
@@ -45,8 +44,8 @@ LEAST_UTTERANCES = 10
 def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, seed: int, kinds: int = 1) -> np.ndarray:
     """Error rates of drawn sets of utterances.
 
-    Args:
-        outcomes: how many utterances had these numbers: errors (one, or several that share a reference, such as those of two
+    Args: outcomes: how many utterances had these numbers: errors (one, or several that share a reference, such as those
+        of two
             systems), then units of reference.
         resamples: how many sets to draw.
         seed: of the random numbers.
@@ -74,7 +73,9 @@ def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, see
         else:
             drawn = np.empty((size, len(keys)), np.float64)
             for row in drawn:
-                row[:] = np.bincount(outcome_of[generator.integers(total, size=total, dtype=np.uint32)], minlength=len(keys))
+                row[:] = np.bincount(
+                    outcome_of[generator.integers(total, size=total, dtype=np.uint32)], minlength=len(keys)
+                )
         sums = (drawn @ numbers).T
         with np.errstate(divide="ignore", invalid="ignore"):
             rates[:, start : start + drawn.shape[0]] = np.where(sums[-1] > 0, sums[:-1] / sums[-1], math.nan)
@@ -84,8 +85,8 @@ def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, see
 def interval(values: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float] | None:
     """The percentile interval of drawn values, float64 [resamples].
 
-    None where there are none, and where all are the same: utterances that do not differ say nothing of how others would.
-    """
+    None where there are none, and where all are the same: utterances that do not differ say nothing of how others
+    would."""
     values = values[~np.isnan(values)]
     if not len(values) or values.min() == values.max():
         return None

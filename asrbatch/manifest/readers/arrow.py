@@ -127,7 +127,8 @@ class SavedTable:
         self._cells = self._rows.select_columns([audio])
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.Table, list[bool]]]:
-        # With the audio, also where rows are wanted without it: which cells hold any is seen there, and nothing is read of them.
+        # With the audio, also where rows are wanted without it: which cells hold any is seen there, and nothing is read
+        # of them.
         rows = self._rows.select_columns([*columns, *({self._audio} - set(columns))])
         for start in range(0, self.num_rows, SCAN_ROWS):
             batch = rows[start : min(start + SCAN_ROWS, self.num_rows)]

@@ -1,8 +1,7 @@
 """Manifests in tables of text: CSV and TSV with a header, found again by byte offset.
 
-A field that spans lines is read as spreadsheets write it. In TSV quotes are plain characters, as in Common Voice. What a row
-may say is the business of `rows.py`. Keeps 16 bytes a row.
-"""
+A field that spans lines is read as spreadsheets write it. In TSV quotes are plain characters, as in Common Voice. What
+a row may say is the business of `rows.py`. Keeps 16 bytes a row."""
 
 import codecs
 import csv
@@ -132,7 +131,11 @@ class CsvReader:
             found = [name for name in AUDIO_COLUMNS if name in self._header]
             if len(found) != 1 and "audio_filepath" not in found:
                 there = ", ".join(map(show_text, found or self._header))
-                problem = "several columns may hold the audio" if found else "no audio column; the first line must be a header"
+                problem = (
+                    "several columns may hold the audio"
+                    if found
+                    else "no audio column; the first line must be a header"
+                )
                 raise ManifestError(f"{self.source}: {problem} ({there}); name it with --audio-column")
             if "audio_filepath" not in found:
                 options = replace(options, audio_column=found[0])
@@ -161,7 +164,9 @@ class CsvReader:
             except InvalidRow as e:
                 bad = bad or e
         if bad is not None:
-            bad.fields = {name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))}
+            bad.fields = {
+                name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))
+            }
             raise bad
         return parse_row(fields, fields.get("audio_filepath") or None)
 
@@ -169,14 +174,18 @@ class CsvReader:
 def _value(name: str, text: str) -> Any:
     if not text.isascii() and _ESCAPED.search(text):
         shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        raise InvalidRow(f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)")
+        raise InvalidRow(
+            f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)"
+        )
     if name not in _NOTHING_WHEN_EMPTY:
         return text
     if not text.strip():
         return None
     if name in ("offset", "duration"):
         if not _NUMBER.fullmatch(text.strip()):
-            raise InvalidRow(f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty")
+            raise InvalidRow(
+                f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty"
+            )
         return float(text)
     if name == "channel":
         if not text.strip().isdecimal() or len(text) > 9:

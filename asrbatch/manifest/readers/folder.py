@@ -1,8 +1,8 @@
 """A folder or glob of audio as a manifest: every audio file is a row, with the text of a `.txt` beside it.
 
-Files are told by their endings and taken in the order of their names. A folder's `metadata.jsonl` or `metadata.csv` says what
-the rows are instead; it must then name every audio file there is, because a forgotten one would be lost without a word.
-"""
+Files are told by their endings and taken in the order of their names. A folder's `metadata.jsonl` or `metadata.csv`
+says what the rows are instead; it must then name every audio file there is, because a forgotten one would be lost
+without a word."""
 
 import os
 from array import array
@@ -140,7 +140,10 @@ def find_metadata(folder: str) -> str | None:
     if below and any_audio:
         below.sort()
         shown = ", ".join(below[:_SHOWN_FILES]) + (", …" if len(below) > _SHOWN_FILES else "")
-        fix = f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them unread"
+        fix = (
+            f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them "
+            f"unread"
+        )
         raise ManifestError(f"{folder}: metadata stands in folders below it ({shown}); {fix}")
     return None
 

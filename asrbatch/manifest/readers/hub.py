@@ -1,8 +1,7 @@
 """Data sets of the Hugging Face hub, and folders that are copies of one: which files hold the rows of a split.
 
-Configurations and splits are found by `datasets`, from the data set's card or the names of its files; its loading, which
-copies all audio into a cache of its own, is not used. Knows nothing about rows.
-"""
+Configurations and splits are found by `datasets`, from the data set's card or the names of its files; its loading,
+which copies all audio into a cache of its own, is not used. Knows nothing about rows."""
 
 import glob
 import os
@@ -75,7 +74,9 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
 def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
     """The files of a folder with a data set card. Raises ManifestError."""
     if options.streaming:
-        raise ManifestError(f"{folder}: --streaming is for data sets on the hub; this one is here already, leave it out")
+        raise ManifestError(
+            f"{folder}: --streaming is for data sets on the hub; this one is here already, leave it out"
+        )
     return _find(folder, folder, None, options, folder=folder)
 
 
@@ -97,7 +98,9 @@ def _find(
         builder = datasets.load_dataset_builder(path, config, revision=commit, data_files=patterns)
     except ManifestError:
         raise
-    except Exception as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
+    except (
+        Exception
+    ) as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
         raise ManifestError(f"{source}: its files cannot be found: {one_line(e)[:300]}") from e
     of_split = {str(split): tuple(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
     if not of_split:
@@ -212,7 +215,9 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
             if os.path.basename(folder) == commit:
                 break
     except Exception as e:
-        fix = "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
+        fix = (
+            "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
+        )
         raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:

@@ -95,7 +95,9 @@ class JsonlReader:
     def row(self, index: int) -> Row:
         self._file.check()
         start, end = self._starts[index], self._starts[index + 1]
-        return self._parse(self._file.read_at(start, end - start))  # with the blank lines that follow: JSON ignores them
+        return self._parse(
+            self._file.read_at(start, end - start)
+        )  # with the blank lines that follow: JSON ignores them
 
     def line(self, index: int) -> bytes | None:
         """The line of a row as it stands in the file; None where lines are something else than rows."""

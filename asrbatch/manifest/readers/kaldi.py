@@ -1,9 +1,8 @@
 """Kaldi data folders: `wav.scp`, `segments`, `text`, `utt2lang`, `utt2dur` joined to one row for each utterance.
 
-Nothing is sorted or kept: of each file 16 bytes a line are, a hash of its key and where it stands. The rules are those of
-Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording an utterance, and no key stands twice. An
-utterance that two lines of a file speak of is a bad row, which names both lines.
-"""
+Nothing is sorted or kept: of each file 16 bytes a line are, a hash of its key and where it stands. The rules are those
+of Kaldi's `validate_data_dir.sh`: every utterance has a recording, every recording an utterance, and no key stands
+twice. An utterance that two lines of a file speak of is a bad row, which names both lines."""
 
 import os
 from array import array
@@ -72,7 +71,9 @@ class KaldiReader:
                 recording, timing = _segment(rest)
                 place = self._wavs.get(recording)
                 if place is None:
-                    raise InvalidRow(f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance")
+                    raise InvalidRow(
+                        f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance"
+                    )
                 fields["recording"] = recording
                 fields |= timing
             fields["audio_filepath"] = self._path(place)
@@ -103,7 +104,9 @@ class KaldiReader:
         stem, colon, offset = place.rpartition(":")
         if colon and offset.isdecimal() and stem.endswith(".ark"):
             raise InvalidRow(
-                f"wav.scp = {show_text(place)}", "audio in an ark is not supported", "give wav files (wav-copy writes them)"
+                f"wav.scp = {show_text(place)}",
+                "audio in an ark is not supported",
+                "give wav files (wav-copy writes them)",
             )
         return place
 
@@ -118,7 +121,9 @@ class KaldiReader:
                 raise _stray(self._wavs.path, unused, "no segment uses")
 
     def _choose_base(self) -> str:
-        """What relative paths are relative to: this folder, or the current one where recipes run, by the first of them."""
+        """What relative paths are relative to: this folder, or the current one where recipes run,
+        by the first of them.
+        """
         for index in range(len(self._wavs)):
             try:
                 place = self._wavs.line(index)[1]
@@ -142,15 +147,21 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
     try:
         start_s, end_s = float(parts[1]), float(parts[2])
     except ValueError as e:
-        raise InvalidRow(f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line") from e
+        raise InvalidRow(
+            f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line"
+        ) from e
     timing: dict[str, Any] = {"offset": start_s}
     if end_s != -1:  # Kaldi: to the end
         if not start_s < end_s:
-            raise InvalidRow(f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it")
+            raise InvalidRow(
+                f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it"
+            )
         timing["duration"] = round(end_s - start_s, 6)
     if len(parts) == 4:
         if not parts[3].isdecimal():
-            raise InvalidRow(f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line")
+            raise InvalidRow(
+                f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line"
+            )
         timing["channel"] = int(parts[3])
     return parts[0], timing
 
@@ -160,7 +171,9 @@ def _duration(stated: str, of_segment_s: float | None) -> float:
     try:
         duration_s = float(stated)
     except ValueError as e:
-        raise InvalidRow(f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it") from e
+        raise InvalidRow(
+            f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it"
+        ) from e
     if of_segment_s is None:
         return duration_s
     if not abs(duration_s - of_segment_s) <= _DIFFERENT_S:
@@ -212,7 +225,9 @@ class KeyedLines:
         data = self._data(index)
         try:
             key, _, value = (
-                data.decode().partition(" ") if b"\t" not in data else data.decode().replace("\t", " ", 1).partition(" ")
+                data.decode().partition(" ")
+                if b"\t" not in data
+                else data.decode().replace("\t", " ", 1).partition(" ")
             )
         except UnicodeDecodeError as e:
             where, fix = f"{self.path}:{self._numbers[index]}", "write the whole file in UTF-8"

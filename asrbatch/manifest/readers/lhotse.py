@@ -1,8 +1,7 @@
 """lhotse cuts in JSON Lines: each cut is a row, a piece of one recording. Cuts are read by lhotse itself.
 
-Audio that a cut would make out of others when it is loaded (mixed, padded, at another speed) is not made here: such rows are
-bad. Only importer of lhotse; that takes 3 s, so it happens when there are cuts.
-"""
+Audio that a cut would make out of others when it is loaded (mixed, padded, at another speed) is not made here: such
+rows are bad. Only importer of lhotse; that takes 3 s, so it happens when there are cuts."""
 
 import os
 import re
@@ -36,9 +35,8 @@ def looks_like_cuts(head: bytes) -> bool:
 class LhotseCuts:
     """What a line of cuts means: `adapt` and `locate` of a `JsonlReader`.
 
-    Args:
-        source: for messages.
-        folder: of the file. Relative paths are relative to it, or to the current folder where lhotse was run and the first
+    Args: source: for messages. folder: of the file. Relative paths are relative to it, or to the current folder where
+        lhotse was run and the first
             of them lies.
         allow_pipes: run the commands that recordings hold, when a row's turn has come.
 
@@ -78,7 +76,9 @@ class LhotseCuts:
 
     def locate(self, row: Row) -> AudioRef:
         if row.path.startswith(PIPE):
-            return AudioRef(row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, self._base_of(row.path)))
+            return AudioRef(
+                row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, self._base_of(row.path))
+            )
         return audio_ref(row.path, self._base_of(row.path))
 
     def _cut(self, line: dict[str, Any]) -> Any:
@@ -95,9 +95,13 @@ class LhotseCuts:
             raise InvalidRow(f"id = {show(line.get('id'))}", problem, "write the cuts again") from e
         if cut.recording is None:
             raise InvalidRow(f"id = {show(cut.id)}", "a cut without a recording", "save the cuts with their recordings")
-        changed = [each["name"] if isinstance(each, dict) else type(each).__name__ for each in cut.recording.transforms or ()]
+        changed = [
+            each["name"] if isinstance(each, dict) else type(each).__name__ for each in cut.recording.transforms or ()
+        ]
         if made := [name for name in changed if name != "Resample"]:  # every row is resampled anyway
-            raise InvalidRow(f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX)
+            raise InvalidRow(
+                f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX
+            )
         return cut
 
     def _audio(self, cut: Any) -> dict[str, Any]:
@@ -125,7 +129,9 @@ class LhotseCuts:
         if self._base is None and path.startswith(PIPE):
             self._base = os.getcwd()  # where lhotse would run it
         elif self._base is None and not os.path.isabs(path) and "://" not in path:
-            here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(os.path.join(self._folder, path))
+            here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(
+                os.path.join(self._folder, path)
+            )
             self._base = os.getcwd() if here else self._folder
         return self._base or self._folder
 

@@ -8,7 +8,8 @@ fetched. The last few batches are kept: rows asked for in manifest order, or nea
 the row groups they are in, and rows in other row groups are never read. Memory is that of the kept batches and of one
 page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
 
-Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where some
+Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where
+some
 cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a row.
 """
 
@@ -85,7 +86,9 @@ class ParquetTable:
     def choose_audio(self, audio: str, in_cells: bool) -> None:
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if kind_of_cell(schema.field(audio).type) != kind_of_cell(self.schema.field(audio).type):
-                raise ManifestError(f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again")
+                raise ManifestError(
+                    f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again"
+                )
         is_bytes = kind_of_cell(self.schema.field(audio).type) == "bytes"
         path_of = {audio: f"{audio}.path"} if in_cells else {}
         self._light = {name: path_of.get(name, name) for name in self.schema.names if not (is_bytes and name == audio)}
@@ -164,7 +167,9 @@ class ParquetTable:
         return self._held[at][start:stop].tolist()
 
     def _look(self, group: _RowGroupSpan) -> np.ndarray:
-        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when their turn comes."""
+        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when
+        their turn comes.
+        """
         held, start = np.ones(group.num_rows, bool), 0
         try:
             for batch in self._read(group, [self._held_in], _AUDIO_BATCH_BYTES):
@@ -194,9 +199,13 @@ class ParquetTable:
                     num_rows += batch.num_rows
                     yield batch
         except (pa.ArrowException, OSError) as e:
-            raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
+            raise ManifestError(
+                f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?"
+            ) from e
         if num_rows != group.num_rows:
-            raise ManifestError(f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again")
+            raise ManifestError(
+                f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again"
+            )
 
 
 # A row group that is being read, and the next row that this will give.
@@ -249,7 +258,9 @@ def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
         with _open(path) as raw, pq.ParquetFile(raw) as file:
             return file.metadata, file.schema_arrow
     except (pa.ArrowException, OSError) as e:
-        raise ManifestError(f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?") from e
+        raise ManifestError(
+            f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?"
+        ) from e
 
 
 def feature_types(schema: pa.Schema) -> dict[str, str]:

@@ -77,7 +77,8 @@ def unpacked_head(path: str) -> bytes:
 
 
 ENDINGS = frozenset((
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov", ".wma",
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov",
+    ".wma",
     ".amr", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".g722", ".3gp", ".avi", ".ts",
     ".mp2", ".mpga", ".wv", ".spx", ".tta", ".ac3", ".eac3", ".voc", ".flv",
 ))  # fmt: skip
@@ -97,8 +98,8 @@ def walk_audio(folder: str) -> Iterator[str]:
 def walk_files(folder: str) -> Iterator[str]:
     """Files in a folder and all below it, without hidden ones; paths relative to the folder, in no order.
 
-    Links are followed, but not into a folder that the link is in. A folder with two names is two folders, as to `find -L`:
-    else the one that came first would decide what its files are called.
+    Links are followed, but not into a folder that the link is in. A folder with two names is two folders, as to `find
+    -L`: else the one that came first would decide what its files are called.
 
     Raises:
         ManifestError: a folder cannot be read.
@@ -114,7 +115,9 @@ def walk_files(folder: str) -> Iterator[str]:
             with os.scandir(path) as entries:
                 found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
         except OSError as e:
-            raise ManifestError(f"{path}: cannot be read: {e.strerror}; give permission, or a glob that leaves it out") from e
+            raise ManifestError(
+                f"{path}: cannot be read: {e.strerror}; give permission, or a glob that leaves it out"
+            ) from e
         above |= {(state.st_dev, state.st_ino)}
         for name, is_folder in found:
             if is_folder:
@@ -175,7 +178,9 @@ def check_shards(what: str, files: Iterable[str]) -> bool:
         found = " and ".join(f"of {total}" for total in totals)
         raise ManifestError(f"{what} is there in shards {found}; keep those of one, or give a glob of them")
     if missing := sorted(set(range(totals[0])) - {number for _, number, _ in shards}):
-        names = ", ".join(f"{number:05}" for number in missing[:_SHOWN_SHARDS]) + (", …" if len(missing) > _SHOWN_SHARDS else "")
+        names = ", ".join(f"{number:05}" for number in missing[:_SHOWN_SHARDS]) + (
+            ", …" if len(missing) > _SHOWN_SHARDS else ""
+        )
         fix = "fetch them, or give one file to run it alone"
         raise ManifestError(f"{what}: {len(missing)} of {totals[0]} shards are missing ({names}); {fix}")
     if len(shards) > totals[0]:
@@ -183,7 +188,8 @@ def check_shards(what: str, files: Iterable[str]) -> bool:
     return True
 
 
-# The ending of what is read, by format. A Kaldi folder, a copy of the hub's and save_to_disk say themselves what is theirs.
+# The ending of what is read, by format. A Kaldi folder, a copy of the hub's and save_to_disk say themselves what is
+# theirs.
 _ENDINGS = {"parquet": ".parquet", "arrow": ".arrow", "webdataset": ".tar", "nemo-tar": ".tar", "folder": "audio"}
 _LISTS = (".json", ".jsonl", ".ndjson", ".manifest")
 _NUMBERED = re.compile(r"(.*?)(\d+)\.[^.]*", re.DOTALL)
@@ -191,21 +197,26 @@ _SHOWN = 3
 
 
 def check_alone(folder: str, name: str) -> None:
-    """Makes sure that a folder holds nothing that would be left out when it is read as that format, unless it was asked for.
+    """Makes sure that a folder holds nothing that would be left out when it is read as that format, unless it was asked
+    for.
 
-    Raises:
-        ManifestError: it also holds files of another kind, or of the same kind in folders below, or tars a list of their members.
+    Raises: ManifestError: it also holds files of another kind, or of the same kind in folders below, or tars a list of
+        their members.
     """
     if name not in _ENDINGS:
         return
     if name == "webdataset" and (lists := [each for each in sorted(os.listdir(folder)) if _is_list(folder, each)]):
         fix = f"give that with --tars '{os.path.join(folder, '*.tar')}', or say --format webdataset"
-        raise ManifestError(f"{folder}: would be read as {name}, and also holds a list of audio ({_shown(lists)}); {fix}")
+        raise ManifestError(
+            f"{folder}: would be read as {name}, and also holds a list of audio ({_shown(lists)}); {fix}"
+        )
     left: defaultdict[str, list[str]] = defaultdict(list)
     for file in walk_files(folder):
         kind = "audio" if is_audio(file) else os.path.splitext(file)[1]
         is_ours = kind == _ENDINGS[name]
-        is_read = is_ours and (name in ("folder", "nemo-tar") or not os.path.dirname(file))  # a list says which tars it means
+        is_read = is_ours and (
+            name in ("folder", "nemo-tar") or not os.path.dirname(file)
+        )  # a list says which tars it means
         if kind in _ENDINGS.values() and not is_read and os.path.basename(file)[0] != "_":
             left[f"{kind}, in folders below" if is_ours else kind].append(file)
     for kind, files in sorted(left.items()):
@@ -217,7 +228,8 @@ def check_alone(folder: str, name: str) -> None:
 def check_numbers(folder: str, files: Iterable[str]) -> None:
     """Makes sure that no number is left out among files that count: a gap is a file that was not copied.
 
-    Files count when fewer numbers are missing between the first and the last of one beginning than are there; dates do not.
+    Files count when fewer numbers are missing between the first and the last of one beginning than are there; dates do
+    not.
 
     Raises:
         ManifestError: there is a gap.

@@ -53,14 +53,18 @@ _AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
 
 
 class Table(Protocol):
-    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`, or bytes; a light batch holds at most their `path`."""
+    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`, or bytes; a light batch holds at most their
+    `path`.
+    """
 
     schema: pa.Schema
     feature_types: dict[str, str]  # column: class of its `datasets` feature, as far as known
     num_rows: int
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
-        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`, or bytes."""
+        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`, or
+        bytes.
+        """
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch | pa.Table, list[bool]]]:
         """Light batches of these columns, in order, with, for each row, whether its audio may be in the cell."""
@@ -180,7 +184,9 @@ class TableReader:
             return cell["bytes"]
         name = f"{self._label}/{index}"
         if not cell["path"]:
-            raise RowError("missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row", has_fix=True)
+            raise RowError(
+                "missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row", has_fix=True
+            )
         if is_remote(self._folder) and not is_remote(cell["path"]):
             return read_remote(join_url(self._folder, cell["path"]), name)
         if is_remote(cell["path"]):
@@ -196,13 +202,14 @@ class TableReader:
 
 
 def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str], given: str | None = None) -> str:
-    """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else strings or bytes of a known name.
+    """The column with the audio: an Audio feature, else a struct of `bytes` and `path`, else strings or bytes of a
+    known name.
 
     Args:
         given: the name of the column, where it was said; it may hold any of these.
 
-    Raises:
-        ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns have one name.
+    Raises: ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns
+        have one name.
     """
     names = schema.names
     if len(set(names)) < len(names):
@@ -210,8 +217,12 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         raise ManifestError(f"{source}: two columns are named {show(twice)}; rename one of them")
     declared = [name for name in names if feature_types.get(name) == "Audio"]
     # A struct with a feature class of its own is something else: an Image, a Video.
-    structs = [field.name for field in schema if kind_of_cell(field.type) == "struct" and field.name not in feature_types]
-    others = [name for name in _AUDIO_COLUMNS if name in names and kind_of_cell(schema.field(name).type) in ("path", "bytes")]
+    structs = [
+        field.name for field in schema if kind_of_cell(field.type) == "struct" and field.name not in feature_types
+    ]
+    others = [
+        name for name in _AUDIO_COLUMNS if name in names and kind_of_cell(schema.field(name).type) in ("path", "bytes")
+    ]
     candidates = [given] if given else declared or structs or others
     if len(candidates) > 1:
         found = ", ".join(candidates)
@@ -225,7 +236,9 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     accepted = f"an Audio feature, a struct of bytes and path, or paths or bytes named {', '.join(_AUDIO_COLUMNS)}"
     if not candidates:
         found = ", ".join(names) or "no columns"
-        raise ManifestError(f"{source}: no audio column among {found}; expected {accepted}, or name it with --audio-column")
+        raise ManifestError(
+            f"{source}: no audio column among {found}; expected {accepted}, or name it with --audio-column"
+        )
     kind = schema.field(candidates[0]).type
     if kind_of_cell(kind) is None:
         raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")

@@ -1,6 +1,7 @@
 """Tars of audio: indexed once by their headers, members read by offset when their turn has come; nothing is unpacked.
 
-Two kinds of manifest: NeMo's, whose JSON Lines name members, and WebDataset's, where members that share a key are a row.
+Two kinds of manifest: NeMo's, whose JSON Lines name members, and WebDataset's, where members that share a key are a
+row.
 
 Opening tars: NeMo's, whose members a manifest names, and WebDataset's. Each returns None for what is not its own.
 """
@@ -60,7 +61,9 @@ class Tars:
         self._files = [RemoteFile(path) if is_remote(path) else LocalFile(path, keep_open) for path in paths]
 
     def members(self, number: int) -> Iterator[Member]:
-        """Files of one tar, in order. Raises ManifestError: it is packed, damaged or cut off, or goes on after its end."""
+        """Files of one tar, in order. Raises ManifestError: it is packed, damaged or cut off, or
+        goes on after its end.
+        """
         path, size = self.paths[number], self._files[number].size
         try:
             with _open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -135,8 +138,8 @@ class TarIndex:
 class NemoMembers:
     """Which member of which tar a row of a NeMo manifest means: `check` and `locate` of a `JsonlReader`.
 
-    `shard_id` is the number in a tar's name, as NeMo writes both; where names are not numbered alike it counts tars from 0.
-    """
+    `shard_id` is the number in a tar's name, as NeMo writes both; where names are not numbered alike it counts tars
+    from 0."""
 
     def __init__(self, paths: list[str]):
         self._index = TarIndex(paths)
@@ -161,7 +164,9 @@ class NemoMembers:
                     break
             if not found:
                 where = "no tar holds it" if shard is None else f"{os.path.basename(paths[shard])} does not hold it"
-                raise InvalidRow(f"audio_filepath = {show(name)}", where, "give the tars this manifest was written with (--tars)")
+                raise InvalidRow(
+                    f"audio_filepath = {show(name)}", where, "give the tars this manifest was written with (--tars)"
+                )
             if len(found) > 1:
                 fix = "give the rows shard_id, or one tar at a time"
                 raise InvalidRow(f"audio_filepath = {show(name)}", f"{len(found)} tars hold one of this name", fix)
@@ -178,14 +183,20 @@ class NemoMembers:
         if type(shard) is int and shard in numbers:
             return numbers[shard]
         if list(numbers.items()) == [(place, place) for place in range(len(paths))]:
-            raise InvalidRow(f"shard_id = {show(shard)}", f"there are {len(paths)} tars", "give the tars of all shards, in order")
+            raise InvalidRow(
+                f"shard_id = {show(shard)}", f"there are {len(paths)} tars", "give the tars of all shards, in order"
+            )
         fix = "give the tars of all shards, named by their shard_id"
         raise InvalidRow(f"shard_id = {show(shard)}", f"none of the {len(paths)} tars has that number in its name", fix)
 
 
 def _numbers_in(paths: list[str]) -> dict[int, int]:
-    """Place of each shard's tar: by the last number in their names where these are alike but for it, otherwise in order."""
-    found = [_LAST_NUMBER.fullmatch(os.path.basename(path.partition("?")[0] if is_remote(path) else path)) for path in paths]
+    """Place of each shard's tar: by the last number in their names where these are alike but for it, otherwise in
+    order.
+    """
+    found = [
+        _LAST_NUMBER.fullmatch(os.path.basename(path.partition("?")[0] if is_remote(path) else path)) for path in paths
+    ]
     if all(found) and len({(match[1], match[3]) for match in found}) == 1:
         places = {int(match[2]): place for place, match in enumerate(found)}
         if len(places) == len(paths):
@@ -194,9 +205,11 @@ def _numbers_in(paths: list[str]) -> dict[int, int]:
 
 
 class WebDatasetReader:
-    """The samples of tars; see `manifest_scan.Reader`. Keeps some 30 bytes a row beside its key, and 18 for each member.
+    """The samples of tars; see `manifest_scan.Reader`. Keeps some 30 bytes a row beside its key, and 18 for each
+    member.
 
-    A row's id is its key, or `tar/key` where two tars have a key in common. Members beside audio, JSON and text are passed over.
+    A row's id is its key, or `tar/key` where two tars have a key in common. Members beside audio, JSON and text are
+    passed over.
 
     Args:
         columns: fields of the JSON under other names; the audio is a member.
@@ -235,7 +248,9 @@ class WebDatasetReader:
             audio = [(ending, *place) for ending, *place in self._members(index) if is_audio(f"a.{ending}")]
             for ending, offset, size in self._members(index):
                 if ending == "json":
-                    fields |= parse_object(self._text(index, offset, size).encode(), "write its .json member as one object")
+                    fields |= parse_object(
+                        self._text(index, offset, size).encode(), "write its .json member as one object"
+                    )
             fields = self._rename(fields)
             for ending, offset, size in self._members(index):
                 if ending in _TEXTS and "text" not in fields:
@@ -319,9 +334,13 @@ def open_nemo_tars(source: ManifestSource) -> Reader | None:
     if tars is not None:
         paths = _in_order(tars)
         if not paths:
-            raise ManifestError(f"--tars {tars}: no file matches; give a path, a glob, a list or an _OP_0..7_CL_ pattern")
+            raise ManifestError(
+                f"--tars {tars}: no file matches; give a path, a glob, a list or an _OP_0..7_CL_ pattern"
+            )
     else:
-        paths = sorted((os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers)
+        paths = sorted(
+            (os.path.join(source.path, n) for n in os.listdir(source.path) if n.endswith(".tar")), key=_by_numbers
+        )
         if not paths:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
         check_numbers(source.path, paths)
@@ -344,7 +363,9 @@ def open_webdataset(source: ManifestSource) -> Reader | None:
     choose_split(source.path, [], source.options.split)
     if (name := source.options.audio_column) is not None:
         fix = "leave it out; --text-column and --id-column name fields of the JSON"
-        raise UsageError(f"--audio-column {name}: the audio of {source.path} is a member of its tars, known by its ending; {fix}")
+        raise UsageError(
+            f"--audio-column {name}: the audio of {source.path} is a member of its tars, known by its ending; {fix}"
+        )
     return WebDatasetReader(source.path, files, Columns(source.options))
 
 

@@ -1,9 +1,8 @@
 """Files of text that are read forwards once, and then at any byte: plain, gzip, zstandard; here or behind a URL.
 
-Nothing is unpacked to disk. A gzip file is entered again at the nearest of some dozen marks, for which the decoder's state
-(40 KB each) is kept from the first pass; a zstandard file, which unpacks at a gigabyte a second, at its start. The last few
-blocks are kept, so rows asked for in order cost one pass. Knows nothing about lines or rows.
-"""
+Nothing is unpacked to disk. A gzip file is entered again at the nearest of some dozen marks, for which the decoder's
+state (40 KB each) is kept from the first pass; a zstandard file, which unpacks at a gigabyte a second, at its start.
+The last few blocks are kept, so rows asked for in order cost one pass. Knows nothing about lines or rows."""
 
 import io
 import os

@@ -84,7 +84,9 @@ class WorkerPool:
             self._begin(slot)
 
     def request_stop(self) -> None:
-        """Hands out no more rows; what is in the engines is finished within the grace period. Safe in a signal handler."""
+        """Hands out no more rows; what is in the engines is finished within the grace period. Safe
+        in a signal handler.
+        """
         self._events.put((None, _STOP))
 
     def run(self) -> None:
@@ -110,7 +112,9 @@ class WorkerPool:
             start=self._start,
         )
         try:
-            worker = WorkerHandle(slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message)))
+            worker = WorkerHandle(
+                slot, setup, self._session.read, lambda worker, message: self._events.put((worker, message))
+            )
         except OSError as e:  # no process or memory to be had at the moment
             self._count_death(slot, EngineStartError(f"device {slot.name}: its process cannot be started: {e}"), 0)
         else:
@@ -234,7 +238,8 @@ class WorkerPool:
         return -(-self._session.journal.num_missing // len(self._workers))
 
     def _held_elsewhere(self) -> list[int]:
-        """Rows to double, those first that wait longest for their turn: given last to the worker with most on its hands.
+        """Rows to double, those first that wait longest for their turn: given last to the worker with most on its
+        hands.
 
         None that is done already (its copy was faster), is being done twice, or saw an engine die.
         """
@@ -249,7 +254,9 @@ class WorkerPool:
         most_s = self._session.config.hang_timeout_s
         for worker in list(self._workers):
             if worker.is_ready and time.monotonic() - worker.heard_at > most_s:
-                self._bury(worker, EngineDiedError(f"device {worker.slot.name}: its process said nothing for {most_s:g} s"))
+                self._bury(
+                    worker, EngineDiedError(f"device {worker.slot.name}: its process said nothing for {most_s:g} s")
+                )
 
     def _bury(self, worker: WorkerHandle, why: AsrbatchError) -> None:
         """A worker died: what it held is done again, and its device gets another unless that seems pointless."""
@@ -257,7 +264,9 @@ class WorkerPool:
         lost = [index for index in worker.held if not session.journal.finished[index]]
         for index in worker.submitted.intersection(lost):
             others = [slot.name for slot in session.plan.slots if slot.name not in self._blame.retired]
-            deaths = self._blame.row_died(index, worker.slot.name, session.deaths.get(index, 0), worker.runs_alone, others)
+            deaths = self._blame.row_died(
+                index, worker.slot.name, session.deaths.get(index, 0), worker.runs_alone, others
+            )
             session.deaths[index] = deaths
             if deaths >= GIVE_UP_AFTER:
                 session.give_up(index)
@@ -269,7 +278,9 @@ class WorkerPool:
                 self._todo.put_back(index)
         self._count_death(worker.slot, why, worker.num_answered, one_row_is_to_blame=worker.runs_alone)
 
-    def _count_death(self, slot: Slot, why: AsrbatchError, num_answered: int, *, one_row_is_to_blame: bool = False) -> None:
+    def _count_death(
+        self, slot: Slot, why: AsrbatchError, num_answered: int, *, one_row_is_to_blame: bool = False
+    ) -> None:
         self._session.progress.workers_died += 1
         self._why = why
         delay_s = None

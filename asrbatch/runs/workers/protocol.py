@@ -1,8 +1,7 @@
 """Audio that a worker process has its parent fetch: bytes inside a data set, which only the parent has open.
 
-The worker says how to ask; an `AudioRef.load` that was made with `remote_audio` asks when the row's turn has come, so that no
-more audio travels than is being prepared.
-"""
+The worker says how to ask; an `AudioRef.load` that was made with `remote_audio` asks when the row's turn has come, so
+that no more audio travels than is being prepared."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

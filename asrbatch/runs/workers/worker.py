@@ -4,10 +4,9 @@ Started by `handle.py` as `python -m asrbatch.runs.workers.worker`. Knows nothin
 writes.
 
 What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
-`("submitted", index)` before a row enters the engine, `("row", row)`, `("stage_times", Clocks, in_engine)` a few times a
-second, and last one of `("ended", Clocks, in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`, then
-utterances, `("audio", index, bytes or exception)`, `"end"` or `"stop"`.
-"""
+`("submitted", index)` before a row enters the engine, `("row", row)`, `("stage_times", Clocks, in_engine)` a few times
+a second, and last one of `("ended", Clocks, in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`,
+then utterances, `("audio", index, bytes or exception)`, `"end"` or `"stop"`."""
 
 import os
 import pickle
