@@ -127,7 +127,8 @@ export CUDA_CACHE_PATH="$$cache/cuda" FLASHINFER_WORKSPACE_BASE="$$cache"
 chunk=$$(printf '%s.chunk-%05d-of-%05d' $stem "$$((SLURM_ARRAY_TASK_ID + $offset))" $num_chunks)
 count_rows() { if [[ -f $$chunk.jsonl ]]; then wc -l <"$$chunk.jsonl"; else echo 0; fi; }
 
-# Requeues in a row before which no row was written: ours alone (SLURM counts preemptions too), so kept in a file, with the
+# Requeues in a row before which no row was written: ours alone (SLURM counts preemptions too), so kept in a
+# file, with the
 # rows there were. Of another array's task it says nothing.
 unproductive=0
 if read -r whose number rows 2>/dev/null <"$$chunk.requeues" && [[ $$whose == "$$element" ]]; then
@@ -160,7 +161,8 @@ transcribe() {
 
 # A little apart, for the file system's sake.
 run sleep $$((SLURM_ARRAY_TASK_ID % $stagger))
-# $held: another process writes this chunk, another task's or that of our own last start. It will end, and then the chunk is
+# $held: another process writes this chunk, another task's or that of our own last start. It will end, and
+# then the chunk is
 # complete or ours, so that waiting is no failure.
 code=$held pause_s=$${ASRBATCH_HELD_PAUSE_S:-60}
 while ((code == $held && !stopping)); do
@@ -174,7 +176,8 @@ while ((code == $held && !stopping)); do
 done
 
 case $$code in
-    # Complete; $rows_failed: some rows failed, $worker_died: a worker died and its rows were done again. The merge job may start.
+    # Complete; $rows_failed: some rows failed, $worker_died: a worker died and its rows were done again. The
+    # merge job may start.
     $complete)
         rm -f "$$chunk.requeues"
         exit 0
@@ -186,7 +189,8 @@ case $$code in
         ;;
 esac
 
-# Anything else may go further next time: 4 interrupted, above 128 killed, 1 an error. That may be the death of the engine,
+# Anything else may go further next time: 4 interrupted, above 128 killed, 1 an error. That may be the death
+# of the engine,
 # and a row that kills it three times becomes a failed row in the fourth run.
 most=$requeue
 if ((most == 0)); then
@@ -217,7 +221,8 @@ requeue() {
     scontrol requeue "$$element" && exit "$$code"
 }
 
-# Asks SLURM first: a requeue would bring a task back that is being cancelled. An outage of SLURM's controller is waited for.
+# Asks SLURM first: a requeue would bring a task back that is being cancelled. An outage of SLURM's controller
+# is waited for.
 # Where squeue stays silent, a task that got no TERM is not being cancelled, and the requeue is tried all the same.
 end=$$((SECONDS + $${ASRBATCH_SLURM_PATIENCE_S:-60})) last=0
 while ((!last)); do
@@ -240,7 +245,8 @@ give_up "not requeued: scontrol refused, or SLURM does not answer"
 """
 )
 
-_OVERWRITE = r"""# --overwrite, but a requeued task keeps its rows: they are its own once the chunk's record names this array.
+_OVERWRITE = r"""# --overwrite, but a requeued task keeps its rows: they are its own once the chunk's
+# record names this array.
 overwrite=(--overwrite)
 if ((restarts > 0)) && grep -qs "\"SLURM_ARRAY_JOB_ID\": \"$SLURM_ARRAY_JOB_ID\"" "$chunk.run.json"; then
     overwrite=()
