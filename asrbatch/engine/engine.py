@@ -42,7 +42,7 @@ _FIXES = {
     "no module named": "a Python package is missing: install it into this environment",
 }
 
-WATCHDOG_PROCESSOR = "asrbatch.engine.vllm.logits:OwnedLogits"
+WATCHDOG_PROCESSOR = "asrbatch.engine.vllm.logits:WatchdogLogitsProcessor"
 _WARM_UP = "warm-up"
 _PLAIN = DecodingOptions()
 

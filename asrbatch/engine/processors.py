@@ -21,7 +21,7 @@ from asrbatch.models.capabilities import INTERFACE_STYLE
 from asrbatch.models.whisper import CONTROLS_KEY, WhisperPrompts
 from asrbatch.types import DecodingResult
 
-LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogits"
+LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogitsProcessor"
 # Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
 _FEATURE_RANGE = 2.0
 
