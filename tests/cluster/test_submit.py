@@ -738,7 +738,7 @@ def test_without_slurm_its_tests_skip_and_say_how_to_get_it_but_fail_in_ci(tmp_p
         "-rs",
         "-p",
         "no:cacheprovider",
-        "tests/test_slurm.py",
+        "tests/cluster/test_slurm.py",
         "-k",
         "sbatch_refuses",
     ]
