@@ -17,10 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from beep_engine import RATE, BeepEngine
 from conftest import read_jsonl, write_jsonl
-
-sys.path.append(str(Path(__file__).with_name("pipeline")))
-from test_pipeline import RATE, BeepEngine
 
 from asrbatch.engine.base import Engine
 

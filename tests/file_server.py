@@ -49,7 +49,7 @@ def s3() -> Iterator[str]:
 
 @contextmanager
 def gs() -> Iterator[str]:
-    """Endpoint of a Google Cloud Storage with an empty bucket `capabilities`."""
+    """Endpoint of a Google Cloud Storage with an empty bucket `speech`."""
     with _running(_GS) as url:
         yield url
 

@@ -102,6 +102,13 @@ def test_each_library_has_its_home():
         assert users and not strangers, library
 
 
+def test_no_test_imports_a_test():
+    """What tests share stands in helper modules beside this file."""
+    pattern = re.compile(r"^\s*(?:from|import) test_\w+", re.MULTILINE)
+    for path in Path(__file__).parent.rglob("*.py"):
+        assert not pattern.search(path.read_text(encoding="utf-8")), path
+
+
 def test_vllm_is_known_to_the_engine_alone():
     """Its versions are compared, and its architectures are named, nowhere else; `models` may name architectures."""
     homes = {

@@ -1,4 +1,4 @@
-"""Engines for worker processes: the tone-burst counter of test_pipeline, and ways for it to die.
+"""Engines for worker processes: the tone-burst counter of `beep_engine`, and ways for it to die.
 
 A worker imports `start` by its name, so what a test wants of it travels in environment variables:
 BEEP_LOG names a file that gets a line `device pid index` for every row submitted; BEEP_FATE is one of the below, and
@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from test_pipeline import BeepEngine
+from beep_engine import BeepEngine
 
 from asrbatch.errors import EngineDiedError, EngineStartError
 

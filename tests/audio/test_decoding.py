@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
+from processes import hangs_in_pipe, is_running, wait_until
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
@@ -51,30 +50,6 @@ def request(source, **options) -> DecodeRequest:
 
 def child_of(decoder: Decoder) -> int:
     return decoder._process.pid
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_until(condition, most_s: float = 30.0):
-    deadline = time.monotonic() + most_s
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return value
-
-
-def hangs_in_pipe(pid: int) -> bool:
-    """Whether a process waits for the other end of a pipe (its name in the kernel has changed over time)."""
-    try:
-        waits_in = Path(f"/proc/{pid}/wchan").read_text()
-    except OSError:
-        return False
-    return "partner" in waits_in or "fifo" in waits_in
 
 
 def hung_child(decoder: Decoder, but: int = 0) -> int:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from audio_files import EXACT, LOSSY, encode, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_audio import EXACT, LOSSY, encode, write
-from test_decoding import is_running, wait_until
+from processes import is_running, wait_until
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest

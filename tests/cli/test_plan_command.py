@@ -18,7 +18,7 @@ import typer
 from conftest import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoding import hangs_in_pipe
+from processes import hangs_in_pipe
 
 from asrbatch.config import STRATEGIES, EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError

@@ -23,7 +23,7 @@ from chunk_damage import DAMAGE, NUM_CHUNKS, change_json, change_lines, chunk, c
 from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_journal import die_at
+from processes import die_at
 
 from asrbatch.cluster.merge import merge
 from asrbatch.cluster.merge_report import KINDS, SHOWN_LINES, MergeReport, ranges

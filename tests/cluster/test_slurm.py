@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, read_jsonl, write_jsonl
+from run_output import EXACT, stable
 from slurm_cluster import HOW_TO_GET_IT, Cluster, missing_programs, running_cluster, wait_until
-from test_resume import EXACT, stable
 
 MISSING = missing_programs()
 REQUIRED = os.environ.get("CI") == "true" or os.environ.get("ASRBATCH_REQUIRE_SLURM") == "1"

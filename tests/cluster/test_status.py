@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from beep_engine import DiesOn
 from beep_run import Settings, beep_manifest, start_beeps
 from conftest import REPO, read_jsonl, write_jsonl
 from rich.console import Console
-from test_resume import DiesOn
 
 from asrbatch.cli.display.plan_status import _status_table, status_parts
 from asrbatch.cli.display.tables import show

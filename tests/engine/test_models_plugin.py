@@ -9,7 +9,7 @@ import json
 import pytest
 import tiny_models
 from conftest import read_jsonl, write_jsonl
-from test_models_facts import install_plugin, seen
+from vllm_plugins import install_plugin, seen
 
 PLUGIN = "thinking_audio"
 ARCHITECTURE = "ThinkingAudioForConditionalGeneration"

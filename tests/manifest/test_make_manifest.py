@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 import soundfile as sf
+from audio_files import encode
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
-from test_audio import encode
 from typer.testing import CliRunner
 
 from asrbatch.audio.load import load_audio

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from audio_files import LOSSY, encode, write
 from conftest import write_jsonl
-from test_audio import LOSSY, encode, write
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder

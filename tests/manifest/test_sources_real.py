@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from conftest import read_jsonl
+from object_stores import amazon, google
 from source_makers import MAKERS, make_kaldi
-from test_sources_remote import amazon, google
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError
 from asrbatch.storage import remote

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+from object_stores import amazon, forget_s3, google
 
 from asrbatch.errors import ManifestError, RowError
 from asrbatch.manifest.manifest import open_manifest
@@ -110,14 +111,6 @@ def test_an_answer_that_will_not_change_is_not_asked_for_again(folder, url, no_p
     assert no_pauses == [0.5, 1.0, 2.0]
 
 
-def forget_s3():
-    """Endpoints are read once, by us and by fsspec."""
-    import s3fs
-
-    remote._system.cache_clear()
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
 def test_a_bucket_that_may_not_be_read_is_asked_once(folder, url, no_pauses, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"{url}/x/deny403")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
@@ -210,29 +203,6 @@ def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
     with pytest.raises(ManifestError, match=r"gs:// needs gcsfs, which is not installed; pip install 'asrbatch\[gs\]'"):
         open_manifest(write(tmp_path / "m.jsonl", "gs://bucket/a.wav"))
     remote.why_not.cache_clear()
-
-
-def amazon(monkeypatch, endpoint):
-    """s3fs, asking there, with an empty bucket `capabilities`."""
-    for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x")):
-        monkeypatch.setenv(f"AWS_{name}", value)
-    forget_s3()
-    import s3fs
-
-    files = s3fs.S3FileSystem()
-    files.mkdir("speech")
-    return files
-
-
-def google(monkeypatch, endpoint):
-    """gcsfs, asking there."""
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
-    remote._system.cache_clear()
-    remote._fsspec()  # says what gcsfs reads while it is imported
-    import gcsfs
-
-    gcsfs.GCSFileSystem.clear_instance_cache()
-    return gcsfs.GCSFileSystem(token="anon")
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

@@ -3,13 +3,13 @@ models.
 """
 
 import json
-import os
 import re
 from importlib.util import find_spec
 
 import pytest
 from conftest import REPO, write_jsonl
 from typer.testing import CliRunner
+from vllm_plugins import install_plugin, seen
 
 from asrbatch.cli.app import app
 from asrbatch.config import EngineConfig, RunConfig
@@ -265,21 +265,6 @@ def no_model(tmp_path):
     )
     (folder / "model.safetensors").write_bytes(b"")
     return folder
-
-
-def install_plugin(folder, name: str, module: str, source: str | None) -> None:
-    """Puts a distribution with a vLLM plugin where Python finds it, as an installer does."""
-    info = folder / f"{name}-1.5.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.5\n")
-    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{name} = {module}:register\n")
-    if source is not None:
-        (folder / f"{module}.py").write_text(source)
-
-
-def seen(site) -> dict[str, str]:
-    """An environment in which what is installed there is found."""
-    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
 
 
 def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_model):

@@ -1,7 +1,7 @@
 """Long recordings through the loop: nothing lost at the seams, each window asked as it should be, times that can be
 trusted.
 
-The engine is the function of test_pipeline.py, which hears tone bursts and says when each begins and ends, in windows
+The engine is `BeepEngine`, which hears tone bursts and says when each begins and ends, in windows
 of 3 s; decoding, cutting, waiting and writing are the real ones. With a real model: test_long_real.py."""
 
 import itertools
@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from test_pipeline import RATE, Asks, BeepEngine, Run, beep_answer
+from beep_engine import RATE, BeepEngine, beep_answer
+from beep_pipeline import Asks, Run
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine.base import Failure

@@ -3,85 +3,18 @@
 A lost, doubled or misordered window changes the text. Preparation is the real one, decoder processes included.
 """
 
-import threading
 import time
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import soundfile
+from beep_engine import RATE
+from beep_pipeline import Run
 
-from asrbatch.audio.windows import WindowConfig
-from asrbatch.engine.base import DecodingOptions, Failure, Request
+from asrbatch.engine.base import Failure
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.pipeline.budget import Limits
-from asrbatch.pipeline.loop import Pipeline
-from asrbatch.pipeline.preprocess import PreprocessPool
-from asrbatch.types import AudioRef, DecodingResult, Segment, Utterance
-
-RATE = 16000
-
-
-def find_bursts(samples: np.ndarray) -> list[tuple[float, float | None]]:
-    """Start and end in seconds of stretches of sound, in frames of 20 ms; the end is None when it lies beyond the
-    samples.
-    """
-    frames = samples[: len(samples) // 320 * 320].reshape(-1, 320)
-    loud = np.concatenate([[False], np.abs(frames).max(axis=1) > 0.05, [False]])
-    starts, ends = (np.flatnonzero(loud[1:-1] & ~loud[:-2]), np.flatnonzero(loud[1:-1] & ~loud[2:]) + 1)
-    return [
-        (s * 0.02, e * 0.02 if e < len(frames) else None) for s, e in zip(starts.tolist(), ends.tolist(), strict=True)
-    ]
-
-
-def beep_answer(samples: np.ndarray, question: DecodingOptions) -> DecodingResult:
-    """One "beep" for each burst, with its times; a burst that goes on beyond the samples is not closed."""
-    bursts = find_bursts(samples)
-    segments = tuple(Segment(start, end, " beep", (1,), 1, -0.1) for start, end in bursts)
-    closed = [end for _, end in bursts if end is not None]
-    resume = closed[-1] if closed and bursts[-1][1] is None else None
-    text = "".join(s.text for s in segments)
-    answer = DecodingResult(text, len(bursts), "stop", -0.1, question.language or "en", None, 0.0, 0.001, 0.002)
-    answer = replace(answer, temperature=question.temperature)
-    return replace(answer, segments=segments, resume_s=resume) if question.timestamps else answer
-
-
-class BeepEngine:
-    """Answers in threads, out of order; `fate` may replace an answer by a failure."""
-
-    max_num_seqs = 4
-
-    def __init__(self, deliver, fate=lambda key: None, seconds=lambda key: 0.002):
-        self.deliver, self._fate, self._seconds = deliver, fate, seconds
-        self.held = self.most_held = 0
-        self._lock = threading.Lock()
-
-    def prepare_thread(self):
-        pass
-
-    def prepare(self, samples, prompt, language=None):
-        if prompt == "refuse":
-            raise RowError("bad_row", "prompt 'refuse': refused")
-        return Request((), samples, float(np.abs(samples).max()))
-
-    def clamp_features(self, request, loudest):
-        pass
-
-    def submit(self, key, request, question):
-        with self._lock:
-            self.held += 1
-            self.most_held = max(self.most_held, self.held)
-        threading.Timer(self._seconds(key), self._answer, (key, request, question)).start()
-
-    def _answer(self, key, request, question):
-        with self._lock:
-            self.held -= 1
-        failure = self._fate(key)
-        self.deliver(key, failure or self.read(request.engine_input, question))
-
-    def read(self, samples, question):
-        return beep_answer(samples, question)
+from asrbatch.types import AudioRef, Utterance
 
 
 @pytest.fixture
@@ -100,74 +33,6 @@ def utterances(tmp_path):
 
 def beeps(index: int) -> str:
     return " ".join(["beep"] * (1 + index % 7))
-
-
-@dataclass(frozen=True)
-class Asks:
-    """What the loop wants to know of an `EnginePlan`."""
-
-    language: str | None = "en"
-    temperatures: tuple[float, ...] = (0.0,)
-    timestamps: bool = True
-    detects_language: bool = True
-    is_translated: bool = False
-    target_language: str | None = None
-
-    def language_of(self, utterance):
-        return self.language
-
-
-RULES = WindowConfig(RATE, 30.0, 160)
-ASKS = Asks()
-
-
-class Run:
-    """A pipeline with everything around it recorded."""
-
-    def __init__(
-        self,
-        *,
-        limits=None,
-        workers=3,
-        timeout_s=30.0,
-        on_write=lambda row: None,
-        rules=RULES,
-        asks=ASKS,
-        engine=BeepEngine,
-        **engine_options,
-    ):
-        events = SimpleQueue()
-        self.engine = engine(lambda key, outcome: events.put((key, outcome)), **engine_options)
-        self.rows, self.submitted = [], []
-        self.most_at_once = 0
-
-        def write(row):
-            self.rows.append(row)
-            on_write(row)
-
-        self.pool = PreprocessPool(
-            workers,
-            rules=rules,
-            decode_timeout_s=timeout_s,
-            prompt_of=lambda u: u.prompt,
-        )
-        self.pipeline = Pipeline(
-            engine=self.engine,
-            pool=self.pool,
-            events=events,
-            limits=limits or Limits(8, 1000.0, 10.0),
-            write=write,
-            submitted=self.submitted.append,
-            tick=lambda: None,
-            asks=asks,
-            rules=rules,
-        )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.pool.close()
 
 
 def test_every_utterance_ends_in_one_row_with_its_own_text(utterances):

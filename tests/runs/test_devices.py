@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import soundfile
 import worker_engines
+from beep_engine import RATE
 from conftest import REPO, read_jsonl, write_jsonl
-from test_pipeline import RATE
-from test_resume import EXACT, descendants, stable, wait_for_rows
+from processes import descendants
+from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.devices import Device, choose_slots
@@ -80,7 +81,7 @@ class Said(Observer):
 @pytest.fixture
 def transcribe_on(tiny_en, manifest, tmp_path, monkeypatch):
     """Runs the manifest on worker processes with the tone-burst engine."""
-    monkeypatch.setenv("PYTHONPATH", f"{REPO}/tests:{REPO}/tests/pipeline")
+    monkeypatch.setenv("PYTHONPATH", f"{REPO}/tests")
     monkeypatch.setenv("BEEP_LOG", str(tmp_path / "submitted"))
     monkeypatch.setenv("BEEP_FIRST_CORE", str(CORES[0]))
 

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 
 import pytest
+from beep_engine import DiesOn
 from conftest import read_jsonl, write_jsonl
-from test_pipeline import BeepEngine
+from processes import descendants
+from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.engine.base import Failure
 from asrbatch.errors import (
     EXIT_COMPLETE,
     EXIT_ERROR,
@@ -31,8 +32,6 @@ from asrbatch.errors import (
 )
 from asrbatch.runs.runner import run
 
-EXACT = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1")  # texts are then independent of what runs beside them
-
 
 @pytest.fixture(scope="module")
 def manifest(demo_rows, tmp_path_factory) -> Path:
@@ -41,27 +40,6 @@ def manifest(demo_rows, tmp_path_factory) -> Path:
     rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(30)]
     rows[5]["audio_filepath"] = "nowhere.wav"
     return write_jsonl(tmp_path_factory.mktemp("resume") / "m.jsonl", rows)
-
-
-def stable(path: Path) -> dict[int, dict]:
-    """Rows by index, without what may differ between two runs: clocks, and probabilities in the last digits."""
-    rows = {}
-    for row in read_jsonl(path):
-        assert row["index"] not in rows, "written twice"
-        rows[row["index"]] = {k: v for k, v in row.items() if k not in ("timing", "avg_logprob", "windows")}
-    return rows
-
-
-def wait_for_rows(process, path: Path, count: int, timeout_s: float = 600.0) -> int:
-    """Waits until the file holds `count` complete lines; returns how many there are."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        lines = path.read_bytes().count(b"\n") if path.exists() else 0
-        if lines >= count:
-            return lines
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError(f"no {count} rows within {timeout_s} s")
 
 
 def test_killed_at_several_points_the_rows_are_those_of_an_uninterrupted_run(
@@ -222,43 +200,11 @@ def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli,
     assert sorted(stable(out)) == list(range(30))
 
 
-def descendants(pid: int) -> list[int]:
-    children = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
-
-
 def is_engine(pid: int) -> bool:
     try:
         return b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
     except FileNotFoundError:
         return False
-
-
-class DiesOn:
-    """Starts engines that die whenever row `index` is among what they hold."""
-
-    def __init__(self, index: int):
-        self.index = index
-        self.held_at_death: list[set[int]] = []
-
-    def __call__(self, checkpoint, *, deliver, **options):
-        held: dict = {}
-        died = Failure(EngineDiedError("the engine process died: killed by row 7"))
-
-        def fate(key):
-            if self.index in {index for index, _ in held} | {key[0]}:
-                self.held_at_death.append({index for index, _ in held})
-                return died
-            held.pop(key, None)
-            return None
-
-        engine = BeepEngine(deliver, fate, seconds=lambda key: 0.05)
-        submit = engine.submit
-        engine.submit = lambda key, request, question: (held.update({key: 1}), submit(key, request, question))
-        engine.facts, engine.close = {"vllm": "-", "torch": "-", "device": "-"}, lambda: None
-        return engine
 
 
 def test_a_poisonous_row_stops_the_run_three_times_and_never_again(tiny_en, demo_rows, tmp_path):

@@ -17,7 +17,7 @@ import pytest
 from beep_run import Settings, beep_manifest, check_rows
 from conftest import PYTHON, REPO, read_jsonl, write_jsonl
 from namespaces import Disk, Machines, command_of, namespaces, start, start_elsewhen  # noqa: F401 (namespaces is a fixture)
-from test_journal import row as output_row
+from output_rows import row as output_row
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_HELD, EXIT_USAGE, OutputError
 from asrbatch.storage.files import replacing

@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import soxr
 from conftest import read_jsonl, write_jsonl
-from test_decoding import hangs_in_pipe
+from processes import hangs_in_pipe
 
 from asrbatch.errors import (
     EXIT_COMPLETE,

@@ -16,8 +16,11 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import REPO
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from output_rows import big_rows, failed, row
+from processes import die_at
 
 from asrbatch.errors import OutputError
 from asrbatch.storage.journal import Journal
@@ -32,17 +35,6 @@ AWKWARD = [
     '"\\"',
     "",
 ]
-
-
-def row(index: int, text: str = "one two", **more) -> dict:
-    """An output row, shortened to what counting needs and something to lose."""
-    result = {"status": "ok", "error": None, "pred_text": text, "audio_s": 1.5, "flags": []}
-    return {"id": f"u{index}", "index": index, "text": text, **result, **more}
-
-
-def failed(index: int, kind: str = "missing") -> dict:
-    error = {"kind": kind, "message": "gone"}
-    return row(index, status="failed", error=error, pred_text=None, audio_s=None)
 
 
 def write_all(path: Path, rows: list[dict], num_rows: int | None = None, **options) -> Journal:
@@ -64,35 +56,6 @@ def read(path: Path) -> list[dict]:
 
 def by_index(rows: list[dict]) -> list[dict]:
     return sorted(rows, key=lambda each: each["index"])
-
-
-def die_at(step: int, work) -> bool:
-    """Runs `work` in a child that kills itself just before its `step`-th open, link, rename or removal of a file.
-
-    Python announces those to audit hooks, so the death is a real one, between two steps of the code as it stands.
-    Returns whether the child died; False when it had no such step and went to its end.
-    """
-    child = os.fork()
-    if not child:
-        status = 1
-        try:
-            left = step
-
-            def hook(event: str, _arguments) -> None:
-                nonlocal left
-                if event in ("open", "os.link", "os.rename", "os.remove", "os.truncate"):
-                    left -= 1
-                    if left < 0:
-                        signal.raise_signal(signal.SIGKILL)
-
-            sys.addaudithook(hook)
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert status in (0, signal.SIGKILL), status
-    return status == signal.SIGKILL
 
 
 # A cut anywhere
@@ -509,7 +472,7 @@ import sys
 from pathlib import Path
 from asrbatch.storage.journal import Journal
 sys.path.insert(0, sys.argv[2])
-from test_journal import big_rows
+from output_rows import big_rows
 journal = Journal(Path(sys.argv[1]), 400)
 print("open", flush=True)
 for row in big_rows():
@@ -519,16 +482,10 @@ journal.close()
 """
 
 
-def big_rows() -> list[dict]:
-    """Up to 300 kB each, so that a kill may fall inside a write."""
-    sizes = random.Random(3)
-    return [row(i, chr(0x20AC) * sizes.choice([10, 10, 100_000])) for i in range(400)]
-
-
 def test_writer_killed_again_and_again(tmp_path):
     path = tmp_path / "rows.jsonl"
     moments = random.Random(7)
-    command = [sys.executable, "-c", WRITER, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", WRITER, str(path), str(REPO / "tests")]
     counts = []
     for _ in range(6):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_journal import die_at
+from processes import die_at
 
 from asrbatch.errors import LeaseError, OutputError
 from asrbatch.storage.lease import Lease

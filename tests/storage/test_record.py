@@ -9,7 +9,8 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from test_journal import die_at, failed, row
+from output_rows import failed, row
+from processes import die_at
 
 from asrbatch.errors import OutputError
 from asrbatch.storage.files import write_json_atomically

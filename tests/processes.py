@@ -1,0 +1,70 @@
+"""What processes do: whether they run, hang or have children, and a death at any step of their work."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and it is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(condition, most_s: float = 30.0):
+    """Calls `condition` until it answers with something true, and returns that."""
+    deadline = time.monotonic() + most_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+def hangs_in_pipe(pid: int) -> bool:
+    """Whether a process waits for the other end of a pipe (its name in the kernel has changed over time)."""
+    try:
+        waits_in = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
+    return "partner" in waits_in or "fifo" in waits_in
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, and theirs."""
+    children = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += [int(child) for child in (task / "children").read_text().split()]
+    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+
+
+def die_at(step: int, work) -> bool:
+    """Runs `work` in a child that kills itself just before its `step`-th open, link, rename or removal of a file.
+
+    Python announces those to audit hooks, so the death is a real one, between two steps of the code as it stands.
+    Returns whether the child died; False when it had no such step and went to its end.
+    """
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            left = step
+
+            def hook(event: str, _arguments) -> None:
+                nonlocal left
+                if event in ("open", "os.link", "os.rename", "os.remove", "os.truncate"):
+                    left -= 1
+                    if left < 0:
+                        signal.raise_signal(signal.SIGKILL)
+
+            sys.addaudithook(hook)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert status in (0, signal.SIGKILL), status
+    return status == signal.SIGKILL
