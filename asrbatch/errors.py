@@ -95,8 +95,3 @@ class EngineStartError(AsrbatchError):
 
 class EngineDiedError(AsrbatchError):
     """The engine died during the run. Written rows are kept; the same command resumes."""
-
-
-def one_line(error: BaseException, *, with_type: bool = True) -> str:
-    """A library's exception, for a message of ours."""
-    return " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())

@@ -1,9 +1,13 @@
-"""How a value is shown in a message: short, on one line, safe for a terminal."""
+"""How a value is shown in a message: short, on one line, safe for a terminal.
+
+Knows nothing of who shows it, and of colours and tables: those are in `cli/display`.
+"""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-_SHOWN_CHARS = 80
+MAX_CHARS = 81  # of a value in a message, "…" of what was cut included
 
 
 def show(value: Any) -> str:
@@ -19,10 +23,43 @@ def show(value: Any) -> str:
 
 def show_text(text: str) -> str:
     """Text as a message can hold it: on one line, without control characters, cut to 80 characters."""
-    shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
-    if not shown.isprintable():
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
-    return shown
+    # Cut before it is escaped: a text may be a megabyte, and an escape is not cut in two.
+    return printable(shorten(text, MAX_CHARS), keep="")
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most so many characters, the last of them "…" where some are left out."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def printable(text: str, keep: str = "\n") -> str:
+    """Without what a file's bytes could do to a terminal: control characters other than those kept are written out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
+
+
+def first_of(names: Sequence[str], most: int, total: int | None = None) -> str:
+    """`a, b, … and 3 more`.
+
+    Args:
+        most: so many are named.
+        total: how many there are, where `names` holds the first alone.
+    """
+    more = (len(names) if total is None else total) - most
+    return ", ".join(names[:most]) + (f", … and {more} more" if more > 0 else "")
+
+
+def one_line(error: BaseException, *, with_type: bool = True) -> str:
+    """A library's exception, for a message of ours."""
+    return " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, or `4 d 05:06` when it is long."""
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours // 24} d {hours % 24:02}:{minutes:02}" if hours >= 72 else f"{hours}:{minutes:02}:{seconds:02}"
 
 
 def is_data_uri(path: str) -> bool:

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from asrbatch.errors import RowError, one_line
+from asrbatch.errors import RowError
+from asrbatch.formatting import one_line
 
 # How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
 # forked meanwhile may hold a copy of the pipe.

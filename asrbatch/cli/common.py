@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from asrbatch.cli.display.progress import Terminal
+from asrbatch.formatting import printable
 
 
 class Interrupted(BaseException):
@@ -34,13 +35,6 @@ def complain(error: Exception, message: object) -> None:
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
     print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Without what a file's bytes could do to a terminal: control characters other than ends of
-    lines are written out.
-    """
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
 
 
 def fetch_no_model(model: str | None) -> None:

@@ -28,6 +28,7 @@ from asrbatch.cluster.shard_files import (
 from asrbatch.cluster.shard_rows import ChunkRows, Expected, name_row, read_chunks
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
+from asrbatch.formatting import first_of
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
@@ -191,8 +192,8 @@ def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
     """`: index 12 (id talk-12), … and 3 more`."""
     if not len(indexes):
         return ""
-    named = ", ".join(name_row(index, manifest.read(index).id) for index in indexes[:_NAMED_ROWS].tolist())
-    return f": {named}" + (f", … and {len(indexes) - _NAMED_ROWS} more" if len(indexes) > _NAMED_ROWS else "")
+    named = [name_row(index, manifest.read(index).id) for index in indexes[:_NAMED_ROWS].tolist()]
+    return f": {first_of(named, _NAMED_ROWS, len(indexes))}"
 
 
 def _find_rows_of_several_chunks(

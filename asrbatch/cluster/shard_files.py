@@ -11,6 +11,7 @@ from typing import Any
 
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.errors import OutputError, UsageError
+from asrbatch.formatting import first_of
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
@@ -110,8 +111,7 @@ def _names(found: dict[int, dict[int, RunPaths]], without: int | None = None) ->
         if num_chunks == without:
             continue
         names = [paths.rows.name for paths in chunks.values()]
-        more = f" … and {len(names) - SHOWN_LINES} more" if len(names) > SHOWN_LINES else ""
-        lines.append(f"chunks of {num_chunks}: {', '.join(names[:SHOWN_LINES])}{more}")
+        lines.append(f"chunks of {num_chunks}: {first_of(names, SHOWN_LINES)}")
     return lines
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import NamedTuple
 
-from asrbatch.errors import UsageError, one_line
+from asrbatch.errors import UsageError
+from asrbatch.formatting import one_line
 
 GROUP = "vllm.general_plugins"
 # Of vLLM itself, not of a model.

@@ -19,6 +19,7 @@ from asrbatch.errors import OutputError, UsageError
 from asrbatch.export.formats import Format, PerRun
 from asrbatch.export.subtitles import CueLimits
 from asrbatch.export.transcript import Transcript
+from asrbatch.formatting import first_of
 from asrbatch.storage.files import json_bytes, replacing
 
 _INDEX_FIELDS = ["id", "index", "file"]
@@ -106,12 +107,10 @@ class OneFileEach:
     def finish(self) -> None:
         """Raises OutputError when files were in the way; there is no new index then."""
         if self._num_in_the_way:
-            more = ", …" if self._num_in_the_way > _SHOWN else ""
             raise OutputError(
                 f"{self._folder}: {self._num_in_the_way} files are there already and say something else "
-                f"({', '.join(self._in_the_way)}{more}); they were left as they are, all others are written: "
-                f"--overwrite "
-                "replaces them, or choose another --to"
+                f"({first_of(self._in_the_way, _SHOWN, self._num_in_the_way)}); they were left as they are, "
+                "all others are written: --overwrite replaces them, or choose another --to"
             )
 
 

@@ -14,7 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from asrbatch.errors import UsageError, one_line
+from asrbatch.errors import UsageError
+from asrbatch.formatting import one_line
 
 WHISPER = "WhisperForConditionalGeneration"
 

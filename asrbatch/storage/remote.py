@@ -14,7 +14,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, TypeVar
 
-from asrbatch.errors import ManifestError, RowError, one_line
+from asrbatch.errors import ManifestError, RowError
+from asrbatch.formatting import one_line
 from asrbatch.storage import http
 from asrbatch.storage.http import TooLargeError
 

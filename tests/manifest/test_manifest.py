@@ -497,7 +497,7 @@ def test_other_things_that_are_no_manifest_are_named(tmp_path):
         / "none": "none: does not exist; accepted are a JSON Lines file (one object per line), a folder written",
         tmp_path / "no*.parquet": "no*.parquet: no file matches; accepted are",
         tmp_path / "empty": "empty: is an empty folder; accepted are",
-        tmp_path / "docs": "docs: is a folder with 0.md, 1.md, 2.md, 3.md, 4.md, …; accepted are",
+        tmp_path / "docs": "docs: is a folder with 0.md, 1.md, 2.md, 3.md, 4.md, … and 2 more; accepted are",
         tmp_path / "pipe": "pipe: is not a regular file; accepted are",
     }
     (tmp_path / "empty").mkdir()

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from source_makers import MAKERS
 
-from asrbatch.cli.common import printable
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, RowError, UsageError
+from asrbatch.formatting import printable
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.validate import Validation
 from asrbatch.manifest.writer import line_fields

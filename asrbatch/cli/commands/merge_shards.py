@@ -8,6 +8,7 @@ import typer
 from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import choose_manifest, reading_fields, takes_reading_options
 from asrbatch.config import SourceOptions
+from asrbatch.formatting import clock
 
 
 @takes_reading_options
@@ -90,12 +91,7 @@ def _summary(record: dict[str, Any]) -> list[str]:
         lines.append(
             f"{record['device_hours']:.3f} device-hours: wall time of {sessions} sessions times their devices; "
             f"slowest chunk "
-            f"{slowest['chunk_id']} with {_clock(slowest['wall_s'])}; {_clock(record['span_s'])} from first start to "
+            f"{slowest['chunk_id']} with {clock(slowest['wall_s'])}; {clock(record['span_s'])} from first start to "
             f"last end"
         )
     return lines
-
-
-def _clock(seconds: float) -> str:
-    seconds = round(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asrbatch.cli.display.tables import make_console, show
+from asrbatch.formatting import clock
 
 _FEW_CHUNKS = 40
 _SHOWN_NOTES = 10
@@ -187,8 +188,8 @@ def _status_cells(chunk: dict[str, Any]) -> dict[str, str]:
         "audio h": "" if chunk["audio_s"] is None else f"{chunk['audio_s'] / 3600:.3f}",
         "RTFx now": _one_decimal(chunk["rtfx_session"] if chunk["state"] == "running" else None),
         "RTFx": _one_decimal(chunk["rtfx"]),
-        "ETA": _clock(chunk["eta_s"]),
-        "last sign": "" if chunk["silent_s"] is None else f"{_clock(chunk['silent_s'])} ago",
+        "ETA": "" if chunk["eta_s"] is None else clock(chunk["eta_s"]),
+        "last sign": "" if chunk["silent_s"] is None else f"{clock(chunk['silent_s'])} ago",
         "on": " ".join(filter(None, [chunk["host"], chunk["slurm_job"] and f"job {chunk['slurm_job']}"])),
         "sessions": str(chunk["sessions"] or ""),
     }
@@ -208,7 +209,7 @@ def _total_line(total: dict[str, Any]) -> str:
     if total["gpu_h"]:
         line += f"  GPU-hours {total['gpu_h']:.2f}"
     if total["eta_s"] is not None:
-        line += f"  ETA {_clock(total['eta_s'])}"
+        line += f"  ETA {clock(total['eta_s'])}"
         if total["without_eta"]:
             line += f" for the slowest that runs; {total['without_eta']} unfinished without one"
     return f"{states}\n{line}" if states else line
@@ -241,12 +242,3 @@ class Refreshing:
 
 def _one_decimal(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _clock(seconds: float | None) -> str:
-    """`1:02:03`, or `4 d 05:06` when it is long."""
-    if seconds is None:
-        return ""
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours // 24} d {hours % 24:02}:{minutes:02}" if hours >= 72 else f"{hours}:{minutes:02}:{seconds:02}"

@@ -14,6 +14,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 from rich.table import Table
 from rich.text import Text
 
+from asrbatch.formatting import clock
+
 PLAIN_EVERY_S = 30.0
 
 
@@ -179,8 +181,7 @@ def _eta(progress) -> str:
         total, done, by_session = progress.total_audio_s, progress.stated_s, progress.session_stated_s
     if not by_session or progress.stage_times.wall < 1:
         return "-"
-    seconds = int(progress.stage_times.wall * max(0.0, total - done) / by_session)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+    return clock(progress.stage_times.wall * max(0.0, total - done) / by_session)
 
 
 def _number(value: float | None) -> str:

@@ -19,6 +19,7 @@ from rich.text import Text
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
@@ -332,4 +333,4 @@ def _interval(bounds: list[float] | None, signed: bool = False) -> str:
 
 def _group(value: str) -> Text:
     """The name of a group, which is as long as a row made it."""
-    return plain(value if len(value) <= _SHOWN_CHARS else value[: _SHOWN_CHARS - 1] + "…")
+    return plain(shorten(value, _SHOWN_CHARS))

@@ -6,6 +6,8 @@ Knows nothing of rows and HTML.
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from asrbatch.formatting import shorten
+
 KINDS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3, "gap": 4}
 MOST_UNITS = 800  # of both texts together; some minutes of speech
 _AROUND = 12  # units beside an error
@@ -92,11 +94,7 @@ def _taken(
             found.pieces.append(("gap" if is_full else kind, wanted, said))
             found.places.append(at_said)
         if not is_full and kind != "gap":
-            found.reference.extend(map(_short, reference[at : at + wanted]))
-            found.hypothesis.extend(map(_short, hypothesis[at_said : at_said + said]))
+            found.reference.extend(shorten(unit, _UNIT_CHARS) for unit in reference[at : at + wanted])
+            found.hypothesis.extend(shorten(unit, _UNIT_CHARS) for unit in hypothesis[at_said : at_said + said])
         at, at_said = at + wanted, at_said + said
     return found
-
-
-def _short(unit: str) -> str:
-    return unit if len(unit) <= _UNIT_CHARS else unit[: _UNIT_CHARS - 1] + "…"

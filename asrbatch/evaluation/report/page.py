@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asrbatch.evaluation.report.excerpt import KINDS
+from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 _WIDTH, _ROW, _NAME, _GAP = 520, 24, 140, 8
@@ -50,7 +51,7 @@ def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
     parts = []
     for at, row in enumerate(rows):
         y = at * _ROW
-        name = row.name if len(row.name) <= _NAME_CHARS else row.name[: _NAME_CHARS - 1] + "…"
+        name = shorten(row.name, _NAME_CHARS)
         parts.append(
             f'<text x="{_NAME - _GAP}" y="{y + 16}" '
             f'text-anchor="end">{escape(name)}<title>{escape(row.name)}</title></text>'
@@ -258,7 +259,9 @@ def _table(
 
 
 def _select(attributes: str, first: str, values: list[str]) -> str:
-    choices = "".join(f'<option value="{at}">{escape(_short(value))}</option>' for at, value in enumerate(values))
+    choices = "".join(
+        f'<option value="{at}">{escape(shorten(value, _SHOWN_CHARS))}</option>' for at, value in enumerate(values)
+    )
     label = escape(first, quote=True)
     return f'<select {attributes} aria-label="{label}"><option value="">{escape(first)}</option>{choices}</select>'
 
@@ -301,10 +304,6 @@ def script_json(value: Any) -> str:
     """JSON in ASCII without `<`, `>` and `&`: nothing in it can end a script element or begin a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
 def _digest(text: str) -> str:

@@ -13,6 +13,7 @@ from asrbatch.errors import UsageError
 from asrbatch.evaluation.rows import is_heard_as_another
 from asrbatch.evaluation.stats.sums import Sums
 from asrbatch.evaluation.texts import Texts
+from asrbatch.formatting import first_of
 from asrbatch.languages import is_language, primary
 
 _MOST_NAMES = 1000
@@ -104,5 +105,5 @@ def check_language(language: str | None) -> None:
 
 def listed(rows: Mapping[str, int], most: int = 5) -> str:
     """`de 5, fr 3`, the most frequent first."""
-    named = [f"{name} {number}" for name, number in sorted(rows.items(), key=lambda each: (-each[1], each[0]))]
-    return ", ".join(named[:most]) + (f", … and {len(named) - most} more" if len(named) > most else "")
+    by_frequency = sorted(rows.items(), key=lambda each: (-each[1], each[0]))
+    return first_of([f"{name} {number}" for name, number in by_frequency], most)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from asrbatch.errors import ManifestError, one_line
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import one_line
 from asrbatch.manifest.readers.parquet import feature_types
 from asrbatch.manifest.readers.table import SCAN_ROWS, hold_bytes
 from asrbatch.storage.files import FileState

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import show_text
+from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader
 from asrbatch.manifest.readers.csv import csv_reader
@@ -116,7 +116,7 @@ class DescribedFolder:
         known = np.unique(np.frombuffer(named, np.int64)) if named else np.empty(0, np.int64)
         unnamed = [path for path in walk_audio(self._folder) if not _contains(known, hash(os.path.normpath(path)))]
         if unnamed:
-            shown = ", ".join(sorted(unnamed)[:_SHOWN_FILES]) + (", …" if len(unnamed) > _SHOWN_FILES else "")
+            shown = first_of(sorted(unnamed), _SHOWN_FILES)
             fix = "add them, move them away, or give the metadata file itself as the manifest"
             raise ManifestError(f"{self.source}: does not name {len(unnamed)} audio files beside it ({shown}); {fix}")
 
@@ -139,7 +139,7 @@ def find_metadata(folder: str) -> str | None:
             below.append(file)
     if below and any_audio:
         below.sort()
-        shown = ", ".join(below[:_SHOWN_FILES]) + (", …" if len(below) > _SHOWN_FILES else "")
+        shown = first_of(below, _SHOWN_FILES)
         fix = (
             f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them "
             f"unread"

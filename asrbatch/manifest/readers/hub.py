@@ -7,11 +7,10 @@ import glob
 import os
 import re
 from dataclasses import dataclass, replace
-from typing import Any
 
 from asrbatch.config import SourceOptions
-from asrbatch.errors import ManifestError, one_line
-from asrbatch.formatting import show, show_text
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import first_of, one_line, show, show_text
 from asrbatch.manifest.readers.sniff import check_shards
 from asrbatch.manifest.source import PREFIX, parse_name
 
@@ -117,20 +116,24 @@ def _find(
 def _choose_config(source: str, configs: list[str], config: str | None) -> str:
     if config is None:
         if len(configs) > 1 and "default" not in configs:  # datasets would take the first
-            raise ManifestError(f"{source}: has several configurations ({_names(configs)}); choose one with --config")
+            raise ManifestError(
+                f"{source}: has several configurations ({first_of(configs, _MOST_SHOWN)}); choose one with --config"
+            )
         return "default" if "default" in configs else configs[0]
     if config not in configs:
-        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {_names(configs)}")
+        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {first_of(configs, _MOST_SHOWN)}")
     return config
 
 
 def _choose_split(source: str, of_split: dict[str, tuple[str, ...]], split: str | None) -> str:
     if split is None:
         if len(of_split) > 1:
-            raise ManifestError(f"{source}: holds several splits ({_names(of_split)}); choose one with --split")
+            raise ManifestError(
+                f"{source}: holds several splits ({first_of([*of_split], _MOST_SHOWN)}); choose one with --split"
+            )
         return next(iter(of_split))
     if split not in of_split:
-        raise ManifestError(f"{source}: has no split {show(split)}; there is {_names(of_split)}")
+        raise ManifestError(f"{source}: has no split {show(split)}; there is {first_of([*of_split], _MOST_SHOWN)}")
     return split
 
 
@@ -223,8 +226,3 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise ManifestError(f"{found.source}: {missing[0]} was not fetched; give the command again")
     return files
-
-
-def _names(names: Any) -> str:
-    names = list(names)
-    return ", ".join(names[:_MOST_SHOWN]) + (", …" if len(names) > _MOST_SHOWN else "")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import show_text
+from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, run_pipe
 from asrbatch.manifest.readers.text import LocalFile
 from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
@@ -271,7 +271,7 @@ class KeyedLines:
 
 
 def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
-    shown = ", ".join(map(show_text, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
+    shown = first_of([*map(show_text, keys)], _SHOWN)
     fix = "run Kaldi's utils/fix_data_dir.sh"
     return ManifestError(f"{path}: has {len(keys)} keys that {problem} ({shown}); {fix}")
 

@@ -8,8 +8,8 @@ import re
 from functools import partial
 from typing import Any
 
-from asrbatch.errors import ManifestError, one_line
-from asrbatch.formatting import show, show_text
+from asrbatch.errors import ManifestError
+from asrbatch.formatting import one_line, show, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, folder_of, open_lines, run_pipe

@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asrbatch.errors import ManifestError, RowError, one_line
+from asrbatch.errors import ManifestError, RowError
+from asrbatch.formatting import one_line
 from asrbatch.manifest.readers.table import hold_bytes, kind_of_cell
 from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import is_remote, open_remote

@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import show
+from asrbatch.formatting import first_of, show
 from asrbatch.manifest.readers.text import GZIP, ZSTD, open_text
 from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
@@ -38,12 +38,10 @@ def describe(source: ManifestSource) -> str:
     if not source.files:
         return "no file matches" if glob.has_magic(path) else "does not exist"
     if not source.is_one:
-        shown = ", ".join(source.files[:3]) + (", …" if len(source.files) > 3 else "")
-        return f"names {shown}, which are no manifests"
+        return f"names {first_of(source.files, _SHOWN)}, which are no manifests"
     if os.path.isdir(path):
         names = sorted(os.listdir(path))
-        shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-        return f"is a folder with {shown}" if names else "is an empty folder"
+        return f"is a folder with {first_of(names, _SHOWN_SHARDS)}" if names else "is an empty folder"
     if not is_file(path):
         return "is not a regular file"
     head = unpacked_head(path)
@@ -178,9 +176,7 @@ def check_shards(what: str, files: Iterable[str]) -> bool:
         found = " and ".join(f"of {total}" for total in totals)
         raise ManifestError(f"{what} is there in shards {found}; keep those of one, or give a glob of them")
     if missing := sorted(set(range(totals[0])) - {number for _, number, _ in shards}):
-        names = ", ".join(f"{number:05}" for number in missing[:_SHOWN_SHARDS]) + (
-            ", …" if len(missing) > _SHOWN_SHARDS else ""
-        )
+        names = first_of([f"{number:05}" for number in missing], _SHOWN_SHARDS)
         fix = "fetch them, or give one file to run it alone"
         raise ManifestError(f"{what}: {len(missing)} of {totals[0]} shards are missing ({names}); {fix}")
     if len(shards) > totals[0]:
@@ -208,7 +204,7 @@ def check_alone(folder: str, name: str) -> None:
     if name == "webdataset" and (lists := [each for each in sorted(os.listdir(folder)) if _is_list(folder, each)]):
         fix = f"give that with --tars '{os.path.join(folder, '*.tar')}', or say --format webdataset"
         raise ManifestError(
-            f"{folder}: would be read as {name}, and also holds a list of audio ({_shown(lists)}); {fix}"
+            f"{folder}: would be read as {name}, and also holds a list of audio ({first_of(lists, _SHOWN)}); {fix}"
         )
     left: defaultdict[str, list[str]] = defaultdict(list)
     for file in walk_files(folder):
@@ -221,7 +217,7 @@ def check_alone(folder: str, name: str) -> None:
             left[f"{kind}, in folders below" if is_ours else kind].append(file)
     for kind, files in sorted(left.items()):
         fix = "give a glob of what is meant, or say with --format which to read"
-        found = f"{kind} ({len(files)}: {_shown(sorted(files))})"
+        found = f"{kind} ({len(files)}: {first_of(sorted(files), _SHOWN)})"
         raise ManifestError(f"{folder}: would be read as {name}, and also holds {found}; {fix}")
 
 
@@ -248,11 +244,10 @@ def check_numbers(folder: str, files: Iterable[str]) -> None:
         num_missing = last - first + 1 - len(widths)
         if 0 < num_missing < len(widths):
             missing = [number for number in range(first, last + 1) if number not in widths]
-            shown = ", ".join(f"{beginning}{number:0{widths[first]}}" for number in missing[:_SHOWN])
+            shown = first_of([f"{beginning}{number:0{widths[first]}}" for number in missing], _SHOWN)
             fix = "fetch them, or give a glob to read what is there"
-            more = ", …" if num_missing > _SHOWN else ""
             raise ManifestError(
-                f"{folder}: {num_missing} of {last - first + 1} numbered files are missing ({shown}{more}); {fix}"
+                f"{folder}: {num_missing} of {last - first + 1} numbered files are missing ({shown}); {fix}"
             )
 
 
@@ -263,7 +258,3 @@ def _is_list(folder: str, name: str) -> bool:
         return False
     of_run = path.removesuffix(".jsonl").removesuffix(".manifest") + ".run.json"
     return not os.path.exists(of_run) and b'"audio_filepath"' in unpacked_head(path).partition(b"\n")[0]
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
