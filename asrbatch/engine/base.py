@@ -33,17 +33,24 @@ class DecodingOptions:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One window, ready to be asked, as often as one likes: features computed, its row's prompt as token ids.
+    """One window, ready for the engine, to be submitted as often as one likes: features computed, its row's prompt as
+    token ids.
 
-    Attributes: prompt_ids: token ids of the row's prompt, without control tokens; empty for none, and where it is in
-        the engine input. engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed
-        once it is submitted. loudest: the largest of the features, in their own unit; None where quiet features do not
-        depend on it.
+    Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone shows
+    the model sounds, above all under pauses, that it never hears in a recording with louder parts; `clamp` takes them
+    away again.
+
+    Attributes:
+        prompt_ids: of the row's prompt, without control tokens; empty for none, and where it is in the engine input.
+        engine_input: vLLM's rendered input; holds the features (mel), not the samples. Never changed once submitted.
+        peak: the largest of the features, in their own unit; None where quiet features do not depend on it.
+        clamp: gives the features the floor that they have in a recording with that higher peak; there where `peak` is.
     """
 
     prompt_ids: tuple[int, ...]
     engine_input: Any = field(repr=False)
-    loudest: float | None = None
+    peak: float | None = None
+    clamp: Callable[[float], None] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +97,6 @@ class Engine(Protocol):
             RowError: the window cannot be asked.
         """
 
-    def clamp_features(self, request: Request, loudest: float) -> None:
-        """Makes a window's features those it has as part of a recording whose loudest feature is that; before it is
-        submitted.
-
-        Whisper's features end 80 dB below the loudest of what they are computed from. A window that is computed alone
-        shows the model sounds, above all under pauses, that it never hears in a recording with louder parts.
-
-        Args:
-            loudest: one below the request's own changes nothing.
-        """
-
     def submit(self, key: Any, request: Request, question: DecodingOptions = DecodingOptions()) -> None:
         """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once.
 
@@ -128,9 +124,6 @@ class Processor(Protocol):
         Raises:
             ValueError, TypeError: this input cannot be asked; of the tokenizer, the processor or vLLM's renderer.
         """
-
-    def clamp_features(self, request: Request, loudest: float) -> None:
-        """See `base.Engine.clamp_features`; does nothing where `Request.loudest` is None."""
 
     def input_of(self, request: Request, question: DecodingOptions) -> Any:
         """vLLM's engine input; the request stays as it is, and may be asked again."""

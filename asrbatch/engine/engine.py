@@ -151,9 +151,6 @@ class SpeechEngine:
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
 
-    def clamp_features(self, request: Request, loudest: float) -> None:
-        self._processor.clamp_features(request, loudest)
-
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)

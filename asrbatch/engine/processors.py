@@ -49,10 +49,8 @@ class WhisperProcessor:
 
     def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         prompt_ids, engine_input = self.prompts.prompt_ids(prompt, self.frontend.encode), self.frontend.render(samples)
-        return Request(prompt_ids, engine_input, float(self._api.features(engine_input).max()))
-
-    def clamp_features(self, request: Request, loudest: float) -> None:
-        self._api.features(request.engine_input).clamp_(min=loudest - _FEATURE_RANGE)
+        features = self._api.features(engine_input)
+        return Request(prompt_ids, engine_input, float(features.max()), partial(_clamp, features))
 
     def input_of(self, request: Request, question: DecodingOptions) -> Any:
         decoder_ids = self.prompts.decoder_ids(request.prompt_ids, question.previous)
@@ -94,6 +92,10 @@ class WhisperProcessor:
             no_speech_prob=math.exp(done.watched[0]) if done.watched else None,
             temperature=question.temperature,
         )
+
+
+def _clamp(features: Any, peak: float) -> None:
+    features.clamp_(min=peak - _FEATURE_RANGE)  # in place: a copy of a mel spectrogram for each window costs more
 
 
 class GenerativeProcessor:
@@ -142,9 +144,6 @@ class GenerativeProcessor:
             AssertionError,
         ) as e:  # how processors refuse what they were not made for
             raise ValueError(f"{type(e).__name__}: {e}") from e
-
-    def clamp_features(self, request: Request, loudest: float) -> None:
-        """Nothing: these features do not depend on what is louder elsewhere, or nobody has said that they do."""
 
     def input_of(self, request: Request, question: DecodingOptions) -> Any:
         return request.engine_input

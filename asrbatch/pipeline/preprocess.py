@@ -39,14 +39,14 @@ class UtteranceTask:
         reserved_s: seconds of audio that are reserved for it; None once it holds room of its own.
         is_cancelled: nobody wants the rest of it.
         is_ending: the run is being stopped: it is wanted only if no further window is needed.
-        loudest_so_far: where its windows wait until it is known how loud the recording was before them.
+        peak_so_far: where its windows wait until it is known how loud the recording was before them.
     """
 
     def __init__(self, utterance: Utterance, reserved_s: float):
         self.utterance = utterance
         self.reserved_s: float | None = reserved_s
         self.is_cancelled = self.is_ending = False
-        self.loudest_so_far = ReorderBuffer()
+        self.peak_so_far = ReorderBuffer()
         self._answers: SimpleQueue[DecodingResult | None] = SimpleQueue()
 
     def cancel(self) -> None:
@@ -71,7 +71,7 @@ class WindowRequest:
         piece: the window with its audio, of which the rest may have to be asked again.
         audio_s: room it holds until it is answered.
         prepare_s: seconds spent on its features.
-        loudest: the loudest feature of the recording up to its end; None where that does not matter.
+        peak: the loudest feature of the recording up to its end; None where that does not matter.
     """
 
     job: UtteranceTask
@@ -80,7 +80,7 @@ class WindowRequest:
     request: Request
     audio_s: float
     prepare_s: float
-    loudest: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True)
@@ -303,19 +303,19 @@ class PreprocessPool:
                 raise
             self._deliver(PreprocessResult(job, error=e, read_s=features.read_s))
             if features.rest_of is None:
-                self._deliver_all(job.loudest_so_far.add(number, None, None))
+                self._deliver_all(job.peak_so_far.add(number, None, None))
             return
         ready = WindowRequest(job, number, features.piece, request, features.audio_s, preparing.s)
         if features.rest_of is None:
-            self._deliver_all(job.loudest_so_far.add(number, request.loudest, ready))
+            self._deliver_all(job.peak_so_far.add(number, request.peak, ready))
         else:
-            self._deliver_all([(features.rest_of.loudest, ready)])
+            self._deliver_all([(features.rest_of.peak, ready)])
 
     def _deliver_all(self, windows: list[tuple[float | None, WindowRequest]]) -> None:
-        for loudest, ready in windows:
-            if loudest is not None:
-                self._engine.clamp_features(ready.request, loudest)
-            self._deliver(replace(ready, loudest=loudest))
+        for peak, ready in windows:
+            if peak is not None and peak > ready.request.peak:
+                ready.request.clamp(peak)
+            self._deliver(replace(ready, peak=peak))
 
     def _decode_request(self, utterance: Utterance) -> DecodeRequest:
         if utterance.problem is not None:

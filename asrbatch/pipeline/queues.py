@@ -134,23 +134,23 @@ class ReorderBuffer:
         self._lock = threading.Lock()
         self._waiting: dict[int, tuple[float | None, Any]] = {}
         self._next = 0
-        self._loudest: float | None = None
+        self._peak: float | None = None
 
-    def add(self, number: int, loudest: float | None, window: Any) -> list[tuple[float | None, Any]]:
+    def add(self, number: int, peak: float | None, window: Any) -> list[tuple[float | None, Any]]:
         """Returns the windows that need wait no longer, in order, each with the loudest up to and with it.
 
         Args:
             number: 0-based place of the window in the recording; each once.
-            loudest: of this window; None where the engine does not say.
+            peak: of this window; None where the engine does not say.
             window: None for one that will not come: those after it do not wait for it.
         """
         with self._lock:
-            self._waiting[number] = (loudest, window)
+            self._waiting[number] = (peak, window)
             ready = []
             while self._next in self._waiting:
-                loudest, window = self._waiting.pop(self._next)
+                peak, window = self._waiting.pop(self._next)
                 self._next += 1
-                self._loudest = max((each for each in (self._loudest, loudest) if each is not None), default=None)
+                self._peak = max((each for each in (self._peak, peak) if each is not None), default=None)
                 if window is not None:
-                    ready.append((self._loudest, window))
+                    ready.append((self._peak, window))
             return ready
