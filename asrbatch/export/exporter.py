@@ -1,7 +1,7 @@
-"""Exports the rows of a run, or of one chunk of it: subtitles, texts, times of words, Whisper's JSON.
+"""Exports the rows of a run, or of one chunk of it, as files for other tools.
 
 Rows are read twice, first for their names, and never kept; of each, 16 bytes are remembered, which tell whether two
-have one name. Changes no file of the run. Knows nothing of formats but their table."""
+have one name. Changes no file of the run. Knows nothing of formats but their tables."""
 
 import json
 import time
@@ -13,56 +13,60 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
 from asrbatch.export.files import OneFile, OneFileEach, explained
-from asrbatch.export.formats import FORMATS, RESULT_FORMATS
+from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import file_name, name_key
-from asrbatch.export.results import RESULT_FILES, ResultNames
+from asrbatch.export.results import RESULT_FILES, ResultFile, ResultNames
 from asrbatch.export.subtitles import CueLimits
-from asrbatch.export.transcript import Transcript, transcript_of
+from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.journal import decode_row
-from asrbatch.storage.paths import RunPaths, find_chunks
-from asrbatch.storage.record import read_completion_mark, read_record
+from asrbatch.storage.paths import find_chunks
+from asrbatch.storage.run_files import RunFacts
 
 _READ_BYTES = 8 * 2**20
-_SAY_EVERY_S = 30.0
+_LOG_EVERY_S = 30.0
 
 
 @dataclass
-class Exported:
+class ExportResult:
     """What came of an export.
 
     Attributes:
         folder: where the files are.
-        results: by format, the file to begin with: with `per_run` that of the format, otherwise its index.
+        outputs: by format. `path` is the file to begin with: of one file for all utterances that, otherwise its index.
         num_rows: utterances exported.
         failed: rows left out because they failed, by error kind.
         torn: the rows file ends in a part of a line, which was left out.
-        written, unchanged: files by format; the latter were there already, word for word.
-        left_out: by format of results, rows that it has no place for, by reason.
-        without_time: by format of results, rows in it that have no `time`, by reason.
-        not_english: by format of results for English alone, rows in other languages, by language.
     """
 
     folder: Path
-    results: dict[str, Path] = field(default_factory=dict)
+    outputs: dict[str, OneFile | OneFileEach | ResultFile] = field(default_factory=dict)
     num_rows: int = 0
     failed: Counter = field(default_factory=Counter)
     torn: bool = False
-    written: dict[str, int] = field(default_factory=dict)
-    unchanged: dict[str, int] = field(default_factory=dict)
-    left_out: dict[str, Counter] = field(default_factory=dict)
-    without_time: dict[str, Counter] = field(default_factory=dict)
-    not_english: dict[str, Counter] = field(default_factory=dict)
-
-    @property
-    def num_failed(self) -> int:
-        return self.failed.total()
 
     @property
     def exit_code(self) -> int:
         return EXIT_ROWS_FAILED if self.failed else EXIT_COMPLETE
+
+
+def parse_formats(given: str) -> list[str]:
+    """`srt,vtt` as names in `FORMATS` or `RESULT_FILES`, each once.
+
+    Raises:
+        UsageError: one that is unknown, or that rows have nothing for.
+    """
+    names = list(dict.fromkeys(name.strip().lower() for name in given.split(",")))
+    for name in names:
+        if name == "rttm":
+            raise UsageError("--format rttm: it says who speaks when, and asrbatch does not tell speakers apart")
+        if name not in FORMATS | RESULT_FILES:
+            raise UsageError(f"--format {name or given}: unknown; known: {', '.join((*FORMATS, *RESULT_FILES))}")
+    return names
 
 
 def export(
@@ -73,118 +77,101 @@ def export(
     per_run: bool = False,
     from_file_start: bool = False,
     overwrite: bool = False,
-    rules: CueLimits | None = None,
+    limits: CueLimits | None = None,
     names: ResultNames | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Exported:
+    log: Callable[[str], None] = lambda line: None,
+) -> ExportResult:
     """Writes the rows in other formats.
 
     Args:
         rows_path: absolute; a rows file of a run in one piece, merged, or of one chunk. It need not be complete.
-        formats: names in `export_formats.FORMATS` or `RESULT_FORMATS`.
+        formats: names in `formats.FORMATS` or `results.RESULT_FILES`.
         folder: where to; None for `X.export` beside the rows file.
         per_run: one file for all utterances of each format, instead of one for each.
         from_file_start: times count from the start of the audio file, not of the row.
         overwrite: replace files that are there and say something else.
-        rules: of subtitles.
+        limits: of subtitles.
         names: what the leaderboard's file is called after.
-        say: told, in one line, how far it is.
+        log: gets a line now and then about how far it is.
 
     Raises:
         UsageError: this cannot be done as asked.
         OutputError: the rows file is not ours, files are in the way, or the disk refused.
     """
-    paths = RunPaths(rows_path)
-    _check_there(paths)
+    _check_exists(rows_path)
     stem = rows_path.name.removesuffix(".jsonl")
-    exported = Exported(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
-    with explained(exported.folder):
-        exported.folder.mkdir(parents=True, exist_ok=True)
-    size = _size(paths.rows)
-    doubled = _doubled_names(paths.rows, size) if any(name in FORMATS for name in formats) else frozenset()
+    result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
+    with explained(result.folder):
+        result.folder.mkdir(parents=True, exist_ok=True)
+    size = _size(rows_path)
+    shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
+    open_file = OneFile if per_run else OneFileEach
     with ExitStack() as files:
-        make = OneFile if per_run else OneFileEach
-        rules, names = rules or CueLimits(), names or ResultNames()
-        results = {
-            name: RESULT_FILES[name](paths.rows, exported.folder, names, overwrite, files)
-            for name in formats
-            if name in RESULT_FORMATS
-        }
-        utterances = {
-            name: make(exported.folder, stem, FORMATS[name], rules, overwrite, files)
-            for name in formats
-            if name in FORMATS
-        }
-        said = time.monotonic()
-        for where, row in _rows(paths.rows, size, exported):
-            for result in results.values():
-                result.add_row(row)
-            if (utterance := _utterance(where, row, from_file_start, exported)) and utterances:
-                named_by = utterance.id, utterance.audio_path
-                name = file_name(*named_by, collides=hash(name_key(*named_by)) in doubled)
-                for output in utterances.values():
-                    output.add(utterance, name)
-            if time.monotonic() - said >= _SAY_EVERY_S:
-                said = time.monotonic()
-                say(f"{exported.num_rows} utterances exported")
-        outputs = {name: (results | utterances)[name] for name in formats}
-        for output in outputs.values():
+        for name in formats:
+            if name in RESULT_FILES:
+                output = RESULT_FILES[name](rows_path, result.folder, names or ResultNames(), overwrite, files)
+            else:
+                output = open_file(result.folder, stem, FORMATS[name], limits or CueLimits(), overwrite, files)
+            result.outputs[name] = output
+        logged = time.monotonic()
+        for where, row in _rows(rows_path, size, result):
+            _write_row(where, row, from_file_start, shared_names, result)
+            if time.monotonic() - logged >= _LOG_EVERY_S:
+                logged = time.monotonic()
+                log(f"{result.num_rows} utterances exported")
+        for output in result.outputs.values():
             output.finish()
-    exported.left_out = {name: result.left_out for name, result in results.items() if result.left_out}
-    exported.without_time = {name: result.without_time for name, result in results.items() if result.without_time}
-    exported.not_english = {name: result.not_english for name, result in results.items() if result.not_english}
-    exported.results = {name: output.path for name, output in outputs.items()}
-    exported.written = {name: output.written for name, output in outputs.items()}
-    exported.unchanged = {name: output.unchanged for name, output in outputs.items()}
-    return exported
+    return result
 
 
-def how_complete(rows_path: Path, exported: Exported) -> list[str]:
+def completeness_notes(rows_path: Path, result: ExportResult) -> list[str]:
     """What a person should know about the rows that were not there."""
-    paths, num_rows, notes = RunPaths(rows_path), exported.num_rows + exported.num_failed, []
-    if exported.torn:
-        notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
-    try:
-        record, mark = read_record(paths), read_completion_mark(paths)
-    except OutputError as e:
-        return [*notes, f"whether these {num_rows} rows are all of a run cannot be told: {e}"]
-    if record is None:
+    facts, num_rows = RunFacts(rows_path), result.num_rows + result.failed.total()
+    notes = facts.notes(num_rows, result.torn, " so far")
+    if facts.record is None and not facts.problem:
         notes.append(f"no run record beside it: whether these {num_rows} rows are all of a run cannot be told")
-    elif mark is None or mark["rows"] != num_rows:
-        notes.append(
-            f"not complete: {num_rows} of {record.get('total_rows', 'an unknown number of')} rows are there so far"
-        )
-    if record is not None and record.get("num_chunks") and record.get("chunk_id") is not None:
-        notes.append(f"chunk {record['chunk_id']} of {record['num_chunks']} alone")
     return notes
 
 
-def _check_there(paths: RunPaths) -> None:
-    rows = paths.rows
+def _check_exists(rows: Path) -> None:
+    fix = "give the rows file that transcribe or merge-shards wrote"
     if rows.is_file():
         return
     if rows.exists():
-        raise UsageError(f"{rows}: is no file; give the rows file that transcribe or merge-shards wrote")
+        raise UsageError(f"{rows}: is no file; {fix}")
     if rows.parent.is_dir() and (chunks := find_chunks(rows)):
-        num_chunks = next(iter(chunks))
+        first = next(iter(next(iter(chunks.values())).values()))
         raise UsageError(
             f"{rows}: is not there, but chunks of it are; merge-shards joins them, or give one of them, such as "
-            f"{next(iter(chunks[num_chunks].values())).rows.name}"
+            f"{first.rows.name}"
         )
-    raise UsageError(f"{rows}: no such file; give the rows file that transcribe or merge-shards wrote")
+    raise UsageError(f"{rows}: no such file; {fix}")
 
 
-def _utterance(where: str, row: dict[str, Any], from_file_start: bool, exported: Exported) -> Transcript | None:
-    """What was spoken in a row; None for one that failed. Counts it in `exported`."""
+def _write_row(
+    where: str, row: dict[str, Any], from_file_start: bool, shared_names: frozenset[int], result: ExportResult
+) -> None:
+    """One row to all files. Only results hold rows that failed."""
+    transcript = _transcript(where, row, from_file_start, result)
+    for output in result.outputs.values():
+        if isinstance(output, ResultFile):
+            output.add_row(row)
+        elif transcript is not None:
+            named_by = transcript.id, transcript.audio_path
+            output.add(transcript, file_name(*named_by, collides=hash(name_key(*named_by)) in shared_names))
+
+
+def _transcript(where: str, row: dict[str, Any], from_file_start: bool, result: ExportResult) -> Transcript | None:
+    """The transcript of a row; None for one that failed. Counts it."""
     if row["status"] != "ok":
-        exported.failed[row["error"]["kind"]] += 1
+        result.failed[row["error"]["kind"]] += 1
         return None
     try:
-        utterance = transcript_of(row, from_file_start=from_file_start)
+        transcript = transcript_of(row, from_file_start=from_file_start)
     except ValueError as e:
         raise _not_ours(where, e) from e
-    exported.num_rows += 1
-    return utterance
+    result.num_rows += 1
+    return transcript
 
 
 def _size(path: Path) -> int:
@@ -192,14 +179,14 @@ def _size(path: Path) -> int:
         return path.stat().st_size
 
 
-def _rows(path: Path, size: int, exported: Exported) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(path: Path, size: int, result: ExportResult) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the first `size` bytes: a run may write more meanwhile."""
     end = 0
     with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
         for number, line in enumerate(file, 1):
             start, end = end, end + len(line)
             if end > size or not line.endswith(b"\n"):
-                exported.torn = start < size
+                result.torn = start < size
                 return
             where = f"{path}:{number}"
             try:
@@ -216,41 +203,34 @@ def _not_ours(where: str, reason: BaseException | None) -> OutputError:
     )
 
 
-def _doubled_names(path: Path, size: int) -> frozenset[int]:
-    """Hashes of the name keys that several rows have, failed ones too: they may be transcribed later.
+def _shared_names(path: Path, size: int) -> frozenset[int]:
+    """Hashes of the name keys that several rows have.
 
     Raises OutputError: two rows have one id, and so one file.
     """
     keys, ids = array("q"), array("q")
-    for _, row in _rows(path, size, Exported(path.parent)):
-        keys.append(hash(name_key(row["id"], _audio_path(row))))
+    for _, row in _rows(path, size, ExportResult(path.parent)):
+        # Of failed rows too: they may be transcribed later, and then no name of another row may change.
+        keys.append(hash(name_key(row["id"], audio_path_of(row))))
         if row["status"] == "ok":
             ids.append(hash(row["id"]))
-    _refuse_doubled_ids(path, size, _doubled(ids))
-    return _doubled(keys)
+    _refuse_doubled_ids(path, size, _repeated(ids))
+    return _repeated(keys)
 
 
-def _doubled(values: array) -> frozenset[int]:
-    import numpy as np
-
-    values = np.sort(np.frombuffer(values, np.int64))
-    return frozenset(values[1:][values[1:] == values[:-1]].tolist())
+def _repeated(values: array) -> frozenset[int]:
+    found, times = np.unique(np.frombuffer(values, np.int64), return_counts=True)
+    return frozenset(found[times > 1].tolist())
 
 
 def _refuse_doubled_ids(path: Path, size: int, hashes: frozenset[int]) -> None:
     first: dict[str, str] = {}
-    for where, row in _rows(path, size, Exported(path.parent)) if hashes else ():
+    for where, row in _rows(path, size, ExportResult(path.parent)) if hashes else ():
         if row["status"] != "ok" or hash(row["id"]) not in hashes:
             continue
         if row["id"] in first:
             raise OutputError(
                 f"{where}: id {show_text(row['id'])} is that of {first[row['id']]} as well; rows of one run have "
-                f"different ids, "
-                "so the file was put together by hand: export its parts to different folders"
+                "different ids, so the file was put together by hand: export its parts to different folders"
             )
         first[row["id"]] = where
-
-
-def _audio_path(row: dict[str, Any]) -> str | None:
-    path = row.get("audio_filepath")
-    return path if type(path) is str else None

@@ -1,5 +1,4 @@
-"""Rows as other tools of the field take results: a NeMo manifest with predictions, a result file of the Open ASR
-Leaderboard.
+"""Results as other tools take them: a NeMo manifest with predictions, a result file of the Open ASR Leaderboard.
 
 One file of all rows, in their order. Rows that failed are in it with an empty prediction: leaving them out would make a
 model look better than it is. Knows nothing of subtitles and of folders."""
@@ -25,7 +24,7 @@ from asrbatch.storage.record import read_completion_mark
 from asrbatch.storage.remote import is_remote, join_url, scheme_of
 from asrbatch.storage.run_files import RunFacts
 
-# Why a row is in no NeMo manifest, beside `scored_texts.EXCLUDED` of the leaderboard.
+# Why a row is in no NeMo manifest, beside the reasons of `texts.EXCLUDED`.
 LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
 WITHOUT_TIME = {
     "failed": "they failed",
@@ -65,87 +64,93 @@ class ResultNames:
         return f"MODEL_{self.model_id.replace('/', '-')}_DATASET_{'_'.join(parts)}.jsonl"
 
 
-class NemoFile(WholeFile):
+class ResultFile(WholeFile):
+    """One file of all rows, each an object on a line of its own.
+
+    Attributes:
+        left_out: rows left out, by reason: a key of `EXCLUDED` or `LEFT_OUT`.
+        without_time: rows whose `time` is null, by reason (`WITHOUT_TIME`). They are in the file, so that they count.
+        not_english: rows in other languages, by language, in a file for English alone.
+    """
+
+    def __init__(self, path: Path, overwrite: bool, files: ExitStack):
+        super().__init__(path, overwrite, files)
+        self.left_out: Counter = Counter()
+        self.without_time: Counter = Counter()
+        self.not_english: Counter = Counter()
+
+    def add_row(self, row: dict[str, Any]) -> None:
+        if (fields := self.result_of(row)) is not None:
+            with explained(self.path):
+                self.file.write(json_bytes(fields) + b"\n")
+
+    def result_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """What the file says of a row; None where it has no place for it."""
+        raise NotImplementedError
+
+
+class NemoFile(ResultFile):
     """A NeMo manifest: every field of the input as it was, and `pred_text`.
 
     NeMo's tools read `duration`, `text` and `audio_filepath` of every row, and divide by the first: `duration` is
     filled in where it was not stated, `text` is empty where there is no reference, and relative paths are made
     absolute, because NeMo takes them as relative to this file.
-
-    Attributes:
-        left_out: rows left out, by reason (`LEFT_OUT`): those whose length nobody knows.
-        without_time, not_english: always empty; see `LeaderboardFile`.
     """
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
         super().__init__(folder / f"{rows.name.removesuffix('.jsonl')}.nemo.json", overwrite, files)
         facts = RunFacts(rows)
         self._audio_base, self._holds_audio = facts.audio_base, facts.holds_audio
-        self.left_out: Counter = Counter()
-        self.without_time: Counter = Counter()
-        self.not_english: Counter = Counter()
 
-    def add_row(self, row: dict[str, Any]) -> None:
+    def result_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
         fields = nemo_row(row, self._audio_base, self._holds_audio)
-        if not fields["duration"]:
-            self.left_out["no_length"] += 1
-            return
-        with explained(self.path):
-            self.file.write(json_bytes(fields) + b"\n")
+        if fields["duration"]:
+            return fields
+        self.left_out["no_length"] += 1
+        return None
 
 
-class LeaderboardFile(WholeFile):
-    """A result file of the Open ASR Leaderboard. Texts are as they were written: the leaderboard normalises when it
-    scores.
+class LeaderboardFile(ResultFile):
+    """A result file of the Open ASR Leaderboard.
 
-    Rows that it drops before a model hears them are left out. `time` makes its RTFx that of the run's engine, and says
-    so.
-
-    Attributes:
-        left_out: rows left out, by reason (`scored_texts.EXCLUDED`).
-        without_time: rows whose `time` is null, by reason (`WITHOUT_TIME`). They are in the file, so that they count.
-        not_english: rows in other languages, by language: the leaderboard normalises their texts by other rules.
+    Texts are as they were written: the leaderboard normalises when it scores. Rows that it drops before a model hears
+    them are left out. `time` makes its RTFx that of the run's engine, and says so.
 
     Raises:
         UsageError: the file cannot be named, or the run says no time.
     """
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
-        name = names.file_name()
-        self._rtfx = _rtfx_of_engine(rows)
+        name, self._rtfx = names.file_name(), _rtfx_of_engine(rows)
+        super().__init__(folder / name, overwrite, files)
         self._rules = TextRules("leaderboard")
         self._language = RunFacts(rows).language or "en"
-        self.left_out: Counter = Counter()
-        self.without_time: Counter = Counter()
-        self.not_english: Counter = Counter()
-        super().__init__(folder / name, overwrite, files)
 
-    def add_row(self, row: dict[str, Any]) -> None:
+    def result_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
         reference = text_of(row, "text", lambda: f"id {show_text(row['id'])}")
         if excluded := self._rules.prepare(reference, [], "en").excluded:
             self.left_out[excluded] += 1
-            return
+            return None
         lang = primary(language_of(row, self._language)[0])
+        # The leaderboard normalises texts in other languages by other rules.
         if lang != "en":
             self.not_english[lang] += 1
         audio_s = audio_seconds(row) or None
         # The engine's speed is that of rows it transcribed: a share for others would make more time than there was.
-        why_none = "failed" if row["status"] != "ok" else "no_length" if audio_s is None else None
-        if why_none:
-            self.without_time[why_none] += 1
-        result = {
+        why_no_time = "failed" if row["status"] != "ok" else "no_length" if audio_s is None else None
+        if why_no_time:
+            self.without_time[why_no_time] += 1
+        return {
             "audio_filepath": row.get("audio_filepath") or row["id"],
             "duration": audio_s,
-            "time": None if why_none else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
+            "time": None if why_no_time else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
             "text": reference,
             "pred_text": row.get("pred_text") or "",
             "time_is": _TIME_IS,
         }
-        with explained(self.path):
-            self.file.write(json_bytes(result) + b"\n")
 
 
-RESULT_FILES = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
+RESULT_FILES: dict[str, type[ResultFile]] = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
 
 
 def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) -> dict[str, Any]:
@@ -186,7 +191,6 @@ def _rtfx_of_engine(rows: Path) -> float:
     if not (mark or {}).get("rtfx_engine"):
         raise UsageError(
             f"--format leaderboard: {RunPaths(rows).done.name} does not say how fast the engine was, and `time` is "
-            f"made of that; "
-            "finish the run, or merge its chunks"
+            "made of that; finish the run, or merge its chunks"
         )
     return mark["rtfx_engine"]

@@ -5,6 +5,7 @@ Knows nothing of times.
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 # Where a cue or a line ends best, from 0 (as good as the end of the text) to 1 (as bad as between any two words).
@@ -37,6 +38,10 @@ class TextPiece(NamedTuple):
     spaced: bool
     ending: float
 
+    def width_after(self, used: int) -> int:
+        """What it adds to a line that is `used` columns wide: at the start of one a space is not shown."""
+        return self.width + (self.spaced and used > 0)
+
 
 def width(text: str) -> int:
     """Columns on the screen: wide East Asian characters (Unicode Standard Annex 11: W, F) two, combining marks none."""
@@ -51,12 +56,11 @@ def pieces(text: str) -> list[TextPiece]:
     A line may end at spaces; between Chinese and Japanese characters, but not before closing punctuation or after an
     opening one; and, for want of a dictionary of words, between the letters of scripts that set no spaces (Thai, Lao,
     Khmer, Burmese), but not inside what is written as one."""
-    found = []
-    for word in text.split(" "):
-        parts = [word] if word.isascii() else _parts(word)
-        for number, part in enumerate(parts):
-            found.append(TextPiece(part, max(width(part), 1), number == 0, _ending(part)))
-    return found
+    return [
+        TextPiece(part, max(width(part), 1), number == 0, _ending(part))
+        for word in text.split(" ")
+        for number, part in enumerate([word] if word.isascii() else _parts(word))
+    ]
 
 
 def joined(some: Sequence[TextPiece]) -> str:
@@ -81,11 +85,9 @@ def count_lines(some: Sequence[TextPiece], max_width: int) -> int:
     """The fewest lines that hold the pieces."""
     lines, used = 1, 0
     for piece in some:
-        added = piece.width + (piece.spaced and used > 0)
-        if used and used + added > max_width:
+        used += piece.width_after(used)
+        if used > max_width and used > piece.width:
             lines, used = lines + 1, piece.width
-        else:
-            used += added
     return lines
 
 
@@ -95,7 +97,7 @@ def _best_cut(some: list[TextPiece], num_lines: int, max_width: int) -> int:
     best, best_cost, used = 1, float("inf"), 0
     for cut in range(1, len(some)):
         piece = some[cut - 1]
-        used += piece.width + (piece.spaced and used > 0)
+        used += piece.width_after(used)
         if cut > 1 and used > max_width:
             break
         if count_lines(some[cut:], max_width) >= num_lines:
@@ -109,18 +111,12 @@ def _best_cut(some: list[TextPiece], num_lines: int, max_width: int) -> int:
 
 def _ending(part: str) -> float:
     last = part.rstrip(_CLOSERS)[-1:]
-    if last in _SENTENCE_ENDS and last:
-        return AFTER_SENTENCE
-    return AFTER_CLAUSE if last in _CLAUSE_ENDS and last else ELSEWHERE
+    return AFTER_SENTENCE if last in _SENTENCE_ENDS else AFTER_CLAUSE if last in _CLAUSE_ENDS else ELSEWHERE
 
 
 def _parts(word: str) -> list[str]:
-    parts, start = [], 0
-    for at in range(1, len(word)):
-        if _may_break(word[at - 1], word[at]):
-            parts.append(word[start:at])
-            start = at
-    return [*parts, word[start:]]
+    breaks = (at for at in range(1, len(word)) if _may_break(word[at - 1], word[at]))
+    return [word[start:end] for start, end in pairwise([0, *breaks, len(word)])]
 
 
 def _may_break(before: str, after: str) -> bool:

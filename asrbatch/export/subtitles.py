@@ -3,17 +3,18 @@
 Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text.
 The words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
 
-The defaults of `CueLimits` and the way of timing are those of two published guides: Netflix, Timed Text Style Guide:
-    General Requirements (duration, frame gap, line treatment), English Timed Text Style Guide (characters per line,
-    reading speed) and Subtitle Timing Guidelines (closing gaps). partnerhelp.netflixstudios.com BBC, Subtitle
-    Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
+The defaults of `CueLimits` and the way of timing are those of two published guides:
+    Netflix, Timed Text Style Guide: General Requirements (duration, frame gap, line treatment), English Timed Text
+        Style Guide (characters per line, reading speed) and Subtitle Timing Guidelines (closing gaps).
+        partnerhelp.netflixstudios.com
+    BBC, Subtitle Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from asrbatch.errors import UsageError
@@ -100,7 +101,7 @@ class Cue(NamedTuple):
     lines: tuple[str, ...]
 
 
-def cues(segments: Sequence[TranscriptSegment], audio_ms: int, rules: CueLimits) -> list[Cue]:
+def cues(segments: Sequence[TranscriptSegment], audio_ms: int, limits: CueLimits) -> list[Cue]:
     """The cues of one utterance.
 
     Always: cues are in order, none overlaps another, every one lasts at least 1 ms and at most the longest duration,
@@ -115,11 +116,10 @@ def cues(segments: Sequence[TranscriptSegment], audio_ms: int, rules: CueLimits)
     words = [word for segment, span in zip(segments, spans, strict=True) for word in _words(segment, *span)]
     if not words:
         return []
-    groups = _divide(words, audio_ms, rules)
-    times = _times([_CueSpeech(g[0].start_ms, g[-1].end_ms, _width(g)) for g in groups], audio_ms, rules)
+    groups = _divide(words, audio_ms, limits)
     return [
-        Cue(start_ms, end_ms, lay_out([word.piece for word in group], rules.max_line_chars))
-        for group, (start_ms, end_ms) in zip(groups, times, strict=True)
+        Cue(start_ms, end_ms, lay_out([word.piece for word in group], limits.max_line_chars))
+        for group, (start_ms, end_ms) in zip(groups, _times(groups, audio_ms, limits), strict=True)
     ]
 
 
@@ -148,20 +148,20 @@ def _width(words: Sequence[_Word]) -> int:
     return sum(word.piece.width + word.piece.spaced for word in words) - words[0].piece.spaced
 
 
-def _divide(words: list[_Word], audio_ms: int, rules: CueLimits) -> list[list[_Word]]:
+def _divide(words: list[_Word], audio_ms: int, limits: CueLimits) -> list[list[_Word]]:
     """The words of each cue, from first to last: of the places where a cue may end, the best, and of equal ones the
     latest.
     """
     groups, start = [], 0
     while start < len(words):
-        ends = [(_cost(words, start, end, chars, audio_ms, rules), -end) for end, chars in _ends(words, start, rules)]
+        ends = [(_cost(words, start, end, chars, audio_ms, limits), -end) for end, chars in _ends(words, start, limits)]
         end = -min(ends)[1]
         groups.append(words[start:end])
         start = end
     return groups
 
 
-def _ends(words: list[_Word], start: int, rules: CueLimits) -> Iterator[tuple[int, int]]:
+def _ends(words: list[_Word], start: int, limits: CueLimits) -> Iterator[tuple[int, int]]:
     """Where a cue that begins at `start` may end, and its characters: before it has too many lines, and before a
     silence.
 
@@ -170,23 +170,21 @@ def _ends(words: list[_Word], start: int, rules: CueLimits) -> Iterator[tuple[in
     num_lines, used, chars = 1, 0, 0
     for end in range(start + 1, len(words) + 1):
         word = words[end - 1]
-        added = word.piece.width + (word.piece.spaced and used > 0)
-        if used and used + added > rules.max_line_chars:
+        used += word.piece.width_after(used)
+        if used > limits.max_line_chars and used > word.piece.width:
             num_lines, used = num_lines + 1, word.piece.width
-        else:
-            used += added
         is_apart = end > start + 1 and word.start_ms - words[end - 2].end_ms >= _PAUSE_MS
-        is_long = num_lines > 1 and end > start + 1 and word.end_ms - words[start].start_ms > rules.max_ms
-        if num_lines > rules.max_lines or is_apart or is_long:
+        is_long = num_lines > 1 and end > start + 1 and word.end_ms - words[start].start_ms > limits.max_ms
+        if num_lines > limits.max_lines or is_apart or is_long:
             return
-        chars += word.piece.width + (word.piece.spaced and chars > 0)
+        chars += word.piece.width_after(chars)
         yield end, chars
 
 
-def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, rules: CueLimits) -> float:
+def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, limits: CueLimits) -> float:
     """What speaks against a cue of the words [start, end)."""
-    cost = _COST_OF_EMPTY * (1 - min(1, chars / (rules.max_line_chars * rules.max_lines)))
-    until_ms, needed_ms = audio_ms, rules.min_ms + rules.gap_ms
+    cost = _COST_OF_EMPTY * (1 - min(1, chars / (limits.max_line_chars * limits.max_lines)))
+    until_ms, needed_ms = audio_ms, limits.min_ms + limits.gap_ms
     if end < len(words):
         until_ms = words[end].start_ms
         ending = words[end - 1].piece.ending
@@ -194,46 +192,36 @@ def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, r
     slot_ms = until_ms - words[start].start_ms
     if slot_ms < needed_ms:
         cost += _COST_OF_SHORT * (1 - slot_ms / needed_ms)
-    if (reading_ms := rules.reading_ms(chars)) > slot_ms:
+    if (reading_ms := limits.reading_ms(chars)) > slot_ms:
         cost += _COST_OF_HASTE * min(reading_ms / max(slot_ms, 1) - 1, 2.0)
     return cost
 
 
-class _CueSpeech(NamedTuple):
-    """When the speech of a cue begins and ends, and how many characters it has."""
-
-    start_ms: int
-    end_ms: int
-    chars: int
-
-
-def _times(groups: list[_CueSpeech], audio_ms: int, rules: CueLimits) -> list[tuple[int, int]]:
-    """When each cue appears and disappears.
-
-    Cues appear with their speech. Where one would have too little time the next one waits for it, and the last ones
-    appear earlier when the audio ends too soon.
-    """
-    total_ms, gap_ms, needed_ms = (
-        audio_ms + rules.gap_ms,
-        rules.gap_ms,
-        rules.min_ms + rules.gap_ms,
-    )  # no gap after the last
+def _times(groups: list[list[_Word]], audio_ms: int, limits: CueLimits) -> list[tuple[int, int]]:
+    """When each cue appears and disappears."""
+    gap_ms, needed_ms = limits.gap_ms, limits.min_ms + limits.gap_ms
+    total_ms = audio_ms + gap_ms  # no gap after the last
     if needed_ms * len(groups) > total_ms:  # no time for so many: equal shares
-        total_ms = max(audio_ms, len(groups))
+        audio_ms = total_ms = max(audio_ms, len(groups))
         needed_ms = total_ms // len(groups)
         gap_ms = min(gap_ms, needed_ms // 2)
-        audio_ms = total_ms
-    starts: list[int] = []
-    for group in groups:
-        starts.append(max(group.start_ms, starts[-1] + needed_ms) if starts else group.start_ms)
-    for at in range(len(starts) - 1, -1, -1):
-        starts[at] = min(starts[at], (starts[at + 1] if at + 1 < len(starts) else total_ms) - needed_ms)
+    starts = _starts([group[0].start_ms for group in groups], needed_ms, total_ms)
+    latest = [*(start_ms - gap_ms for start_ms in starts[1:]), audio_ms]
     times = []
-    for at, (group, start_ms) in enumerate(zip(groups, starts, strict=True)):
-        latest_ms = starts[at + 1] - gap_ms if at + 1 < len(starts) else audio_ms
-        readable_ms = min(start_ms + rules.reading_ms(group.chars), max(group.end_ms, start_ms) + _LINGER_MS)
-        end_ms = max(group.end_ms, readable_ms, start_ms + rules.min_ms)
-        if at + 1 < len(starts) and latest_ms - end_ms <= _CLOSED_GAP_MS:
+    for group, start_ms, latest_ms in zip(groups, starts, latest, strict=True):
+        speech_ends_ms, reading_ms = group[-1].end_ms, limits.reading_ms(_width(group))
+        readable_ms = min(start_ms + reading_ms, max(speech_ends_ms, start_ms) + _LINGER_MS)
+        end_ms = max(speech_ends_ms, readable_ms, start_ms + limits.min_ms)
+        if group is not groups[-1] and latest_ms - end_ms <= _CLOSED_GAP_MS:
             end_ms = latest_ms
-        times.append((start_ms, max(min(end_ms, latest_ms, start_ms + rules.max_ms), start_ms + 1)))
+        times.append((start_ms, max(min(end_ms, latest_ms, start_ms + limits.max_ms), start_ms + 1)))
     return times
+
+
+def _starts(speech_ms: list[int], needed_ms: int, total_ms: int) -> list[int]:
+    """When cues appear whose speech begins at these times, each of which needs so much time."""
+    # Front to back, then back to front: it proves shortest duration and gap wherever the audio has time for them. Cues
+    # appear with their speech; where one has too little time the next one waits, and at the end the last come earlier.
+    waiting = list(accumulate(speech_ms, lambda before, start: max(start, before + needed_ms)))
+    backwards = accumulate(reversed(waiting), lambda after, start: min(start, after - needed_ms), initial=total_ms)
+    return list(backwards)[:0:-1]

@@ -1,6 +1,6 @@
-"""What an output row says that was spoken: text, and pieces of it with times. Standard library only.
+"""A row of output as a transcript: its text, and segments of it with times.
 
-Knows a row as a dict and what its fields mean; knows nothing of files and of formats.
+Knows a row as a dict and what its fields mean. Knows nothing of files and of formats.
 """
 
 import re
@@ -8,6 +8,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 _WHITE_SPACE = re.compile(r"\s+")
@@ -22,14 +23,14 @@ class TranscriptSegment:
     Attributes:
         start_s, end_s: seconds from the row's own start.
         text: as the row has it.
-        facts: all fields of the segment, over those of the window it starts in: what Whisper calls `avg_logprob`,
-            `temperature`, … where the row says so, and the window's own `start`.
+        fields: of the segment, over those of the window it starts in: what Whisper calls `avg_logprob`, `temperature`,
+            … where the row has it, and the window's own start as `window_start`.
     """
 
     start_s: float
     end_s: float
     text: str
-    facts: dict[str, Any]
+    fields: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Transcript:
 
 
 def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Transcript:
-    """An output row with status `ok` as what was spoken.
+    """The transcript of an output row with status `ok`.
 
     Args:
         from_file_start: times count from the start of the audio file, not of the row: the row's `offset` is added.
@@ -83,11 +84,10 @@ def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Tran
     segments = tuple(_segment(fields, windows, starts_s) for fields in _objects(row, "segments"))
     if not segments and text.strip():
         segments = (_segment({"start": 0.0, "end": audio_s, "text": text}, windows, starts_s),)
-    path = row.get("audio_filepath")
     return Transcript(
         id=row["id"],
         index=row["index"],
-        audio_path=path if type(path) is str else None,
+        audio_path=audio_path_of(row),
         text=text,
         segments=segments,
         audio_s=audio_s,
@@ -98,10 +98,17 @@ def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Tran
     )
 
 
+def audio_path_of(row: dict[str, Any]) -> str | None:
+    """`audio_filepath` of a row; None where the audio has no path."""
+    path = row.get("audio_filepath")
+    return path if type(path) is str else None
+
+
 def one_line(text: str) -> str:
     """Text on one line: white space is single spaces, control characters are dropped, half surrogate pairs replaced."""
     if not text.isprintable():
-        text = "".join(_UNKNOWN if unicodedata.category(c) == "Cs" else c for c in text if c.isspace() or _is_shown(c))
+        kept = (c for c in text if c.isspace() or unicodedata.category(c) != "Cc")
+        text = "".join(_UNKNOWN if unicodedata.category(c) == "Cs" else c for c in kept)
     return _WHITE_SPACE.sub(lambda found: found[0] if _GLUE.issuperset(found[0]) else " ", text).strip()
 
 
@@ -123,10 +130,8 @@ def spread_ms(start_ms: int, end_ms: int, weights: Sequence[int]) -> list[int]:
     Returns:
         `len(weights) + 1` ascending integers, the first `start_ms`, the last `end_ms`.
     """
-    total, passed, bounds = max(sum(weights), 1), 0, [start_ms]
-    for weight in weights:
-        passed += weight
-        bounds.append(start_ms + (end_ms - start_ms) * passed // total)
+    total = max(sum(weights), 1)
+    bounds = [start_ms + (end_ms - start_ms) * passed // total for passed in accumulate(weights, initial=0)]
     return [*bounds[:-1], end_ms]
 
 
@@ -134,12 +139,8 @@ def _segment(fields: dict[str, Any], windows: list[dict[str, Any]], starts_s: li
     start_s = _seconds(fields, "start")
     place = bisect_right(starts_s, start_s) - 1
     window = windows[place] if place >= 0 else {}
-    facts = {**window, **fields, "window_start": window.get("start")}
-    return TranscriptSegment(start_s, _seconds(fields, "end"), _typed(fields, "text", str), facts)
-
-
-def _is_shown(character: str) -> bool:
-    return unicodedata.category(character) != "Cc"
+    of_both = {**window, **fields, "window_start": window.get("start")}
+    return TranscriptSegment(start_s, _seconds(fields, "end"), _typed(fields, "text", str), of_both)
 
 
 _REQUIRED = object()

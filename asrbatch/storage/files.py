@@ -37,12 +37,16 @@ _FIXES = {
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns an OSError into an `OutputError` that names the file and the fix."""
+def explained(path: Path, fix: str | None = None) -> Iterator[None]:
+    """Turns an OSError into an `OutputError` that names the file and the fix.
+
+    Args:
+        fix: None for what helps with the files of a run, which `--output` names.
+    """
     try:
         yield
     except OSError as e:
-        fix = _FIXES.get(e.errno, "run the same command again when that is mended; rows written so far are kept")
+        fix = fix or _FIXES.get(e.errno, "run the same command again when that is mended; rows written so far are kept")
         raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e
 
 

@@ -267,7 +267,7 @@ class RunFacts:
         """
         notes = []
         if torn:
-            notes.append("the last line is torn: the run is writing it, or was killed; that prediction was left out")
+            notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
         if self.problem:
             notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
         elif self.is_incomplete(num_rows):

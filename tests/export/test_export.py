@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.export import exporter
-from asrbatch.export.exporter import export, how_complete
-from asrbatch.export.formats import FORMATS, parse_formats
+from asrbatch.export.exporter import completeness_notes, export, parse_formats
+from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import column, file_name, name_key
 from asrbatch.export.subtitles import CueLimits
 from asrbatch.export.transcript import transcript_of
@@ -161,11 +161,11 @@ def check_file(path: Path, name: str, row: dict) -> None:
 def test_a_real_run_in_one_file(real_rows, name, tmp_path):
     exported = export(real_rows, [name], folder=tmp_path, per_run=True)
     ok = [row for row in read_jsonl(real_rows) if row["status"] == "ok"]
-    path = exported.results[name]
+    path = exported.outputs[name].path
     assert (
         exported.exit_code == EXIT_ROWS_FAILED
         and exported.num_rows == len(ok)
-        and how_complete(real_rows, exported) == []
+        and completeness_notes(real_rows, exported) == []
     )
     assert [line["file"] for line in read_jsonl(tmp_path / f"out.{name}.index.jsonl")] == [path.name] * len(ok)
     if name == "txt":
@@ -194,7 +194,7 @@ def sclite(tmp_path_factory) -> str:
 
 
 def test_sclite_reads_a_ctm_and_finds_every_word_in_its_time(real_rows, sclite, tmp_path):
-    ctm = export(real_rows, ["ctm"], folder=tmp_path, per_run=True).results["ctm"]
+    ctm = export(real_rows, ["ctm"], folder=tmp_path, per_run=True).outputs["ctm"].path
     ok = sorted((row for row in read_jsonl(real_rows) if row["status"] == "ok"), key=lambda row: row["id"].encode())
     reference = tmp_path / "reference.stm"
     reference.write_text("".join(f"{r['id']} 1 speaker 0 {r['audio_s']} {r['pred_text']}\n" for r in ok))
@@ -260,7 +260,7 @@ def test_rows_cut_from_one_recording_are_one_file_of_a_ctm(tmp_path):
     places = [("c", 20.0, 0), ("a", 10.0, 0), ("d", 0.0, 1), ("b", 0, None)]
     rows = [ok_row(i, f"{i} {i}", audio_filepath="talk.wav", offset=at, channel=channel) for i, at, channel in places]
     write_rows(tmp_path / "out.jsonl", rows)
-    path = export(tmp_path / "out.jsonl", ["ctm"], per_run=True, from_file_start=True).results["ctm"]
+    path = export(tmp_path / "out.jsonl", ["ctm"], per_run=True, from_file_start=True).outputs["ctm"].path
     lines = [line.split() for line in path.read_text().splitlines() if not line.startswith(";;")]
     assert [line[4] for line in lines] == ["b", "b", "a", "a", "c", "c", "d", "d"]
     assert {line[0] for line in lines} == {"talk.wav"} and [line[1] for line in lines] == ["1"] * 6 + ["2"] * 2
@@ -524,7 +524,7 @@ def test_a_second_export_writes_only_what_is_new(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out.export/*.srt")}
     write_rows(tmp_path / "out.jsonl", rows)
     exported = export(tmp_path / "out.jsonl", ["srt"])
-    assert exported.written == {"srt": 2} and exported.unchanged == {"srt": 2}
+    assert (exported.outputs["srt"].written, exported.outputs["srt"].unchanged) == (2, 2)
     assert len(read_jsonl(tmp_path / "out.export/out.srt.index.jsonl")) == 4
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
@@ -552,9 +552,9 @@ def test_a_file_that_says_something_else_is_left_alone_until_asked(cli, tmp_path
 @pytest.mark.parametrize("name", PER_RUN)
 def test_a_file_for_all_is_replaced_only_when_asked(name, tmp_path):
     rows = write_rows(tmp_path / "out.jsonl", [ok_row("a"), ok_row("b")])
-    path = export(rows, [name], per_run=True).results[name]
+    path = export(rows, [name], per_run=True).outputs[name].path
     content = path.read_bytes()
-    assert export(rows, [name], per_run=True).unchanged == {name: 1}
+    assert export(rows, [name], per_run=True).outputs[name].unchanged == 1
     path.write_text("by hand")
     with pytest.raises(
         OutputError, match="is there already and says something else; it was left as it is: --overwrite replaces"
@@ -638,13 +638,13 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     rows.write_bytes(rows.read_bytes() + b'{"id": "c", "ind')
     (tmp_path / "out.run.json").write_text('{"fingerprint": {}, "sessions": [], "total_rows": 20, "num_chunks": null}')
     exported = export(rows, ["txt"])
-    assert how_complete(rows, exported) == [
+    assert completeness_notes(rows, exported) == [
         "the last line is torn: the run is writing it, or was killed; that row was left out",
         "not complete: 2 of 20 rows are there so far",
     ]
     assert exported.exit_code == EXIT_COMPLETE and len(files(exported.folder)) == 2
     (tmp_path / "out.run.json").write_text("{")
-    assert "cannot be told: " in how_complete(rows, exported)[1]
+    assert "cannot be told: " in completeness_notes(rows, exported)[1]
 
 
 def test_one_chunk_alone_can_be_exported_and_is_named(cli, tmp_path):

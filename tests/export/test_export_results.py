@@ -32,7 +32,7 @@ def run_of(folder: Path, rows: list[dict]) -> Path:
 
 def test_the_leaderboard_finds_every_row_and_the_speed_of_the_engine(tmp_path):
     exported = export(run_of(tmp_path, PAIRS), ["leaderboard"], names=NAMES)
-    path = exported.results["leaderboard"]
+    path = exported.outputs["leaderboard"].path
     assert path.name == "MODEL_openai-whisper-tiny.en_DATASET_asterisk-prompts_en_test.jsonl"
     rows = read_jsonl(path)
     assert [row["text"] for row in rows] == [row["text"] for row in PAIRS]  # raw
@@ -42,13 +42,13 @@ def test_the_leaderboard_finds_every_row_and_the_speed_of_the_engine(tmp_path):
     assert all(row["time_is"].startswith("engine wall time") for row in rows)
     figures = score(path, ScoreOptions(normalizer="leaderboard", resamples=10))
     assert round(figures["total"]["wer_percent"], 2) == RECORDED["all_rows"]["wer_percent"]
-    assert exported.exit_code == EXIT_ROWS_FAILED and exported.num_failed == 3
+    assert exported.exit_code == EXIT_ROWS_FAILED and exported.failed.total() == 3
     # The engine worked so long on what it transcribed, and this is not more: failed rows have no share of it.
     done = [row["status"] == "ok" for row in PAIRS]
     assert [row["time"] is not None for row in rows] == done and all(row["duration"] for row in rows)
     audio_s = sum(audio_seconds(row) for row in PAIRS if row["status"] == "ok")
     assert sum(row["time"] or 0 for row in rows) == pytest.approx(audio_s / 7.9, abs=1e-6)
-    assert exported.without_time == {"leaderboard": {"failed": 3}} and figures["speed"] == {}
+    assert exported.outputs["leaderboard"].without_time == {"failed": 3} and figures["speed"] == {}
     ok = write_jsonl(tmp_path / "ok.jsonl", [row for row in rows if row["time"] is not None])
     assert score(ok, ScoreOptions(resamples=10))["speed"] == {"rtfx_stated": pytest.approx(7.9, abs=1e-3)}
 
@@ -57,8 +57,8 @@ def test_rows_that_the_leaderboard_drops_are_left_out_and_counted(tmp_path):
     texts = ["hello", None, "", "(laughs)", "Ignore time segment in scoring"]
     rows = [{**PAIRS[0], "id": f"r{at}", "index": at, "text": text} for at, text in enumerate(texts)]
     exported = export(run_of(tmp_path, rows), ["leaderboard"], names=NAMES)
-    assert [row["text"] for row in read_jsonl(exported.results["leaderboard"])] == ["hello"]
-    assert exported.left_out["leaderboard"] == dict.fromkeys(
+    assert [row["text"] for row in read_jsonl(exported.outputs["leaderboard"].path)] == ["hello"]
+    assert exported.outputs["leaderboard"].left_out == dict.fromkeys(
         ("no_reference", "empty_reference", "nothing_left", "marked_to_ignore"), 1
     )
 
@@ -76,7 +76,7 @@ def test_rows_that_are_not_english_are_said(cli, tmp_path):
 
 def test_a_nemo_manifest_has_the_fields_of_the_input_and_can_be_scored(tmp_path):
     path = run_of(tmp_path, PAIRS)
-    found = export(path, ["nemo"]).results["nemo"]
+    found = export(path, ["nemo"]).outputs["nemo"].path
     rows = read_jsonl(found)
     assert [list(row) for row in rows] == [["audio_filepath", "id", "duration", "lang", "text", "pred_text"]] * len(
         PAIRS
@@ -101,7 +101,7 @@ def test_paths_are_relative_to_where_the_run_looked(tmp_path, source, found, fol
     fingerprint = {"audio_folder": found} if found else {}
     record = {"manifest": {"source": source, "rows": 1}, "total_rows": 1, "fingerprint": fingerprint, "sessions": []}
     (tmp_path / "out.run.json").write_text(json.dumps(record))
-    (row,) = read_jsonl(export(path, ["nemo"]).results["nemo"])
+    (row,) = read_jsonl(export(path, ["nemo"]).outputs["nemo"].path)
     assert row["audio_filepath"] == f"{folder}/a/b.wav"
 
 
@@ -129,7 +129,7 @@ def test_a_path_is_that_of_a_file_or_else_the_id(tmp_path, manifest, written, ex
         "sessions": [],
     }
     (tmp_path / "out.run.json").write_text(json.dumps(record))
-    (row,) = read_jsonl(export(path, ["nemo"]).results["nemo"])
+    (row,) = read_jsonl(export(path, ["nemo"]).outputs["nemo"].path)
     assert row["audio_filepath"] == expected.replace("HERE", str(tmp_path))
 
 
@@ -219,7 +219,7 @@ def test_what_is_missing_is_named(tmp_path):
     (tmp_path / "out.done.json").unlink()
     with pytest.raises(UsageError, match=r"out\.done\.json does not say how fast the engine was"):
         export(path, ["leaderboard"], names=NAMES)
-    assert export(path, ["nemo"]).written == {"nemo": 1}
+    assert export(path, ["nemo"]).outputs["nemo"].written == 1
 
 
 def test_the_command_beside_other_formats(cli, tmp_path):

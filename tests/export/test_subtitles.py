@@ -59,7 +59,7 @@ texts = st.lists(words, max_size=40).map(" ".join)
 times = st.one_of(st.floats(0, 40), st.sampled_from([0.0, 5.0, 30.0, 1e6]))
 segments = st.lists(st.builds(segment, times, times, texts), max_size=8)
 audio_ms = st.one_of(st.integers(0, 200_000), st.sampled_from([0, 1, 40, 500, 900, 30_000]))
-rules = st.one_of(
+limits = st.one_of(
     st.just(CueLimits()),
     st.builds(
         CueLimits,
@@ -74,12 +74,12 @@ rules = st.one_of(
 
 
 @held
-@given(segments, audio_ms, rules)
+@given(segments, audio_ms, limits)
 @example([segment(0, 0, ENGLISH)], 10, CueLimits())
 @example([segment(1e6, 0, "late"), segment(0, 5, "early")], 100, CueLimits())
-def test_cues_are_in_order_apart_and_inside_the_audio(segments, audio_ms, rules):
-    found = cues(segments, audio_ms, rules)
-    assert all(cue.start_ms < cue.end_ms <= cue.start_ms + max(rules.max_ms, 1) for cue in found)
+def test_cues_are_in_order_apart_and_inside_the_audio(segments, audio_ms, limits):
+    found = cues(segments, audio_ms, limits)
+    assert all(cue.start_ms < cue.end_ms <= cue.start_ms + max(limits.max_ms, 1) for cue in found)
     assert all(a.end_ms <= b.start_ms for a, b in pairwise(found))
     if found:
         assert found[0].start_ms >= 0
@@ -87,9 +87,9 @@ def test_cues_are_in_order_apart_and_inside_the_audio(segments, audio_ms, rules)
 
 
 @held
-@given(segments, audio_ms, rules)
-def test_no_word_is_lost_added_or_moved(segments, audio_ms, rules):
-    shown = "".join(line for cue in cues(segments, audio_ms, rules) for line in cue.lines)
+@given(segments, audio_ms, limits)
+def test_no_word_is_lost_added_or_moved(segments, audio_ms, limits):
+    shown = "".join(line for cue in cues(segments, audio_ms, limits) for line in cue.lines)
     assert without_spaces(shown) == "".join(without_spaces(s.text) for s in segments)
 
 
@@ -106,34 +106,34 @@ def test_words_between_spaces_stay_whole(segments):
 
 
 @held
-@given(segments, audio_ms, rules)
-def test_lines_keep_to_their_width_and_number_unless_one_piece_is_wider(segments, audio_ms, rules):
-    for cue in cues(segments, audio_ms, rules):
-        assert 1 <= len(cue.lines) <= rules.max_lines
+@given(segments, audio_ms, limits)
+def test_lines_keep_to_their_width_and_number_unless_one_piece_is_wider(segments, audio_ms, limits):
+    for cue in cues(segments, audio_ms, limits):
+        assert 1 <= len(cue.lines) <= limits.max_lines
         for line in cue.lines:
             assert line and line == line.strip(" ") and line == one_line(line)
-            assert width(line) <= rules.max_line_chars or len(pieces(line)) == 1
+            assert width(line) <= limits.max_line_chars or len(pieces(line)) == 1
 
 
 @held
-@given(segments, audio_ms, rules)
-def test_shortest_duration_and_gap_are_kept_where_the_audio_has_time_for_them(segments, audio_ms, rules):
-    found = cues(segments, audio_ms, rules)
-    assume(len(found) * (rules.min_ms + rules.gap_ms) - rules.gap_ms <= audio_ms)
-    assert all(cue.end_ms - cue.start_ms >= rules.min_ms for cue in found)
-    assert all(b.start_ms - a.end_ms >= rules.gap_ms for a, b in pairwise(found))
+@given(segments, audio_ms, limits)
+def test_shortest_duration_and_gap_are_kept_where_the_audio_has_time_for_them(segments, audio_ms, limits):
+    found = cues(segments, audio_ms, limits)
+    assume(len(found) * (limits.min_ms + limits.gap_ms) - limits.gap_ms <= audio_ms)
+    assert all(cue.end_ms - cue.start_ms >= limits.min_ms for cue in found)
+    assert all(b.start_ms - a.end_ms >= limits.gap_ms for a, b in pairwise(found))
 
 
 @held
-@given(segments, audio_ms, rules)
-def test_a_cue_that_is_too_fast_to_read_stays_as_long_as_it_may(segments, audio_ms, rules):
-    found = cues(segments, audio_ms, rules)
-    assume(len(found) * (rules.min_ms + rules.gap_ms) - rules.gap_ms <= audio_ms)
-    until_ms = [*(cue.start_ms - rules.gap_ms for cue in found[1:]), audio_ms]
+@given(segments, audio_ms, limits)
+def test_a_cue_that_is_too_fast_to_read_stays_as_long_as_it_may(segments, audio_ms, limits):
+    found = cues(segments, audio_ms, limits)
+    assume(len(found) * (limits.min_ms + limits.gap_ms) - limits.gap_ms <= audio_ms)
+    until_ms = [*(cue.start_ms - limits.gap_ms for cue in found[1:]), audio_ms]
     for cue, latest_ms in zip(found, until_ms, strict=False):
-        readable = (cue.end_ms - cue.start_ms) * rules.max_chars_per_s >= 1000 * sum(width(line) for line in cue.lines)
+        readable = (cue.end_ms - cue.start_ms) * limits.max_chars_per_s >= 1000 * sum(width(line) for line in cue.lines)
         # 1.5 s after its speech it goes, however much there was to read.
-        assert readable or cue.end_ms >= min(latest_ms, cue.start_ms + rules.max_ms, cue.start_ms + 1500)
+        assert readable or cue.end_ms >= min(latest_ms, cue.start_ms + limits.max_ms, cue.start_ms + 1500)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

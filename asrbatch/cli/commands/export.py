@@ -1,13 +1,16 @@
 """`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON, results for other tools."""
 
-from collections import Counter
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asrbatch.cli.common import Verbose
+
+if TYPE_CHECKING:
+    from asrbatch.export.exporter import ExportResult
+    from asrbatch.export.results import ResultFile
 
 
 class Times(str, Enum):
@@ -58,62 +61,80 @@ def export(
     Prints, for each format, its index (which file holds which utterance), or with --per-run the file.
 
     Exit codes: 0 every row there is was exported; 1 stopped by an error, or files were in the way; 2 usage; 3 the same
-    as 0,
-    but some rows failed: results have them with an empty prediction, the other formats not at all.
+    as 0, but some rows failed: results have them with an empty prediction, the other formats not at all.
     """
-    from asrbatch.evaluation.stats.languages import listed
-    from asrbatch.evaluation.texts import EXCLUDED
-    from asrbatch.export import exporter as exporting
-    from asrbatch.export.formats import RESULT_FORMATS, parse_formats
-    from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME, ResultNames
+    from asrbatch.export import exporter
+    from asrbatch.export.results import ResultNames
     from asrbatch.export.subtitles import CueLimits
 
     rows = Path(output).expanduser().absolute()
-    exported = exporting.export(
+    result = exporter.export(
         rows,
-        parse_formats(formats),
+        exporter.parse_formats(formats),
         folder=None if to is None else Path(to).expanduser().absolute(),
         per_run=per_run,
         from_file_start=times is Times.file,
         overwrite=overwrite,
-        rules=CueLimits(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
+        limits=CueLimits(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
         names=ResultNames(model_id, dataset, dataset_name, split),
-        say=_say,
+        log=_log,
     )
-    for note in exporting.how_complete(rows, exported):
-        _say(f"{rows.name}: {note}")
-    for name in exported.results:
-        unchanged = f", {exported.unchanged[name]} there already" if exported.unchanged[name] else ""
-        num_rows = exported.num_rows
-        if name in RESULT_FORMATS:
-            num_rows += exported.num_failed - exported.left_out.get(name, Counter()).total()
-        _say(f"{name}: {num_rows} utterances, {exported.written[name]} files written{unchanged}")
-        for reason, count in exported.left_out.get(name, Counter()).items():
-            _say(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
-        for reason, count in exported.without_time.get(name, Counter()).items():
-            _say(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
-        if name in exported.without_time:
-            _say(
-                f"{name}: the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in "
-                f"X.done.json"
-            )
-        if languages := exported.not_english.get(name):
-            _say(
-                f"{name}: {languages.total()} rows are not in English ({listed(languages)}): the leaderboard has "
-                f"other rules for "
-                "them than asrbatch score"
-            )
-    if exported.failed:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in exported.failed.most_common())
-        results = [name for name in exported.results if name in RESULT_FORMATS]
-        if len(results) < len(exported.results):
-            _say(f"left out: {exported.num_failed} failed rows ({kinds})")
-        if results:
-            _say(f"{', '.join(results)}: with an empty prediction {exported.num_failed} failed rows ({kinds})")
-    for path in exported.results.values():
-        typer.echo(path)
-    raise typer.Exit(exported.exit_code)
+    for note in exporter.completeness_notes(rows, result):
+        _log(f"{rows.name}: {note}")
+    _log_outputs(result)
+    if result.failed:
+        _log_failed(result)
+    for written in result.outputs.values():
+        typer.echo(written.path)
+    raise typer.Exit(result.exit_code)
 
 
-def _say(line: str) -> None:
+def _log_outputs(result: "ExportResult") -> None:
+    """What each format holds, and what it left out."""
+    from asrbatch.export.results import ResultFile
+
+    for name, output in result.outputs.items():
+        is_result = isinstance(output, ResultFile)
+        num_rows = result.num_rows + (result.failed.total() - output.left_out.total() if is_result else 0)
+        unchanged = f", {output.unchanged} there already" if output.unchanged else ""
+        _log(f"{name}: {num_rows} utterances, {output.written} files written{unchanged}")
+        if is_result:
+            _log_result_file(name, output)
+
+
+def _log_result_file(name: str, output: "ResultFile") -> None:
+    from asrbatch.evaluation.stats.languages import listed
+    from asrbatch.evaluation.texts import EXCLUDED
+    from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME
+
+    for reason, count in output.left_out.items():
+        _log(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
+    for reason, count in output.without_time.items():
+        _log(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
+    if output.without_time:
+        _log(
+            f"{name}: the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in "
+            "X.done.json"
+        )
+    if languages := output.not_english:
+        _log(
+            f"{name}: {languages.total()} rows are not in English ({listed(languages)}): the leaderboard has other "
+            "rules for them than asrbatch score"
+        )
+
+
+def _log_failed(result: "ExportResult") -> None:
+    from asrbatch.export.results import RESULT_FILES
+
+    failed = (
+        f"{result.failed.total()} failed rows ({', '.join(f'{n} {kind}' for kind, n in result.failed.most_common())})"
+    )
+    results = [name for name in result.outputs if name in RESULT_FILES]
+    if len(results) < len(result.outputs):
+        _log(f"left out: {failed}")
+    if results:
+        _log(f"{', '.join(results)}: with an empty prediction {failed}")
+
+
+def _log(line: str) -> None:
     typer.echo(line, err=True)
