@@ -34,7 +34,7 @@ UPWARD = {("__init__", "runs"), ("__main__", "cli"), ("config", "storage")}  # t
 HOMES = {
     "vllm": {"engine.vllm"},
     "torch": {"engine.vllm"},
-    "datasets": {"manifest.readers.arrow", "manifest.readers.hub"},
+    "datasets": {"manifest.readers.hub"},
     "soundfile": {"audio.sndfile"},
     "soxr": {"audio.load"},
     "av": {"audio.ffmpeg"},

@@ -38,7 +38,7 @@ class Header:
     slack: int = 0
 
 
-def foresee(
+def predict_decoding(
     header: Header, part: Clip, *, sample_rate: int | None = None, min_samples: int = 1
 ) -> tuple[float | None, str | None]:
     """What `load_audio` will make of a part of a file.

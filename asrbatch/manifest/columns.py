@@ -10,7 +10,7 @@ from typing import Any
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show_text
-from asrbatch.manifest.row import InvalidRow
+from asrbatch.manifest.row import InvalidRow, annotate
 
 
 class Columns:
@@ -47,13 +47,17 @@ class Columns:
                 raise ManifestError(f"{source}: {option} {theirs}: no such column; there are {there}")
 
     def rename(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The row under our names, in the same order; the very same object when no name was given. Raises BadRow."""
+        """The row under our names, in the same order; the very same object when no name was given.
+
+        Raises:
+            InvalidRow: it lacks a field of a name that was given.
+        """
         if not self.given:
             return fields
         for theirs, option in self.given.values():
             if theirs not in fields:
                 found = ", ".join(fields) or "no fields"
-                raise InvalidRow(
-                    f"has {show_text(found)}", f"no {theirs}, which {option} names", "correct the name, or the row"
-                )
+                problem = f"no {theirs}, which {option} names"
+                with annotate(fields):
+                    raise InvalidRow(f"has {show_text(found)}", problem, "correct the name, or the row")
         return {self.ours(name): value for name, value in fields.items()}

@@ -14,7 +14,7 @@ from asrbatch.audio.clip import LENGTH_SLACK_S
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ROW_ERROR_KINDS, UsageError
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe import FIXES, MISMATCH, NEVER, UNSURE, AudioProbe, ProbeResults
+from asrbatch.manifest.probe import MISMATCH, NEVER, UNSURE, AudioProbe, ProbeResults
 from asrbatch.manifest.scan import Observe
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.validate import without_place
@@ -33,18 +33,36 @@ class ManifestSummary:
 
     Attributes:
         manifest: the source.
-        findings: what was found about its audio.
+        path: absolute, of the new manifest.
+        results: what was found about its audio.
         num_measured: rows whose duration was measured.
         num_corrected: of those, rows that had stated another one by more than 0.1 s.
     """
 
     manifest: Manifest
-    findings: ProbeResults
+    path: Path
+    results: ProbeResults
     num_measured: int
     num_corrected: int
 
+    def as_dict(self) -> dict[str, Any]:
+        """What `make-manifest --json` prints; docs/commands.md lists the fields."""
+        return {
+            "source": self.manifest.source,
+            "path": str(self.path),
+            "rows": len(self.manifest),
+            "rows_measured": self.num_measured,
+            "rows_corrected": self.num_corrected,
+            "rows_failing": self.results.num_failing,
+            "problems": [
+                issue | ({"fix": _MISMATCH_FIX} if issue["kind"] == MISMATCH else {})
+                for issue in self.results.issues(self.manifest)
+            ],
+            "audio": self.results.audio_dict(),
+        }
 
-def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Observe | None = None) -> ManifestStats:
+
+def check_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Observe | None = None) -> ManifestStats:
     """The rows of all sources, checked; they, their order and their ids are those that `transcribe` would have.
 
     Raises:
@@ -53,18 +71,18 @@ def survey_sources(sources: Sequence[str], reading: SourceOptions, *, observe: O
     """
     without: list[int] = []
 
-    def ask(row: Utterance) -> None:
+    def check(row: Utterance) -> None:
         if not without and not has_place(row):
             without.append(row.index)
 
-    survey = ManifestStats(sources, with_files=True, reading=reading, check=ask, observe=observe)
+    stats = ManifestStats(sources, with_files=True, reading=reading, check=check, observe=observe)
     if without:
-        raise UsageError(without_place(survey.manifest.where(without[0])))
-    return survey
+        raise UsageError(without_place(stats.manifest.where(without[0])))
+    return stats
 
 
 def write_manifest(
-    survey: ManifestStats,
+    stats: ManifestStats,
     path: Path,
     *,
     headers_only: bool = False,
@@ -74,18 +92,19 @@ def write_manifest(
 ) -> ManifestSummary:
     """Measures all rows and writes them.
 
-    Args: path: absolute; replaced when the manifest is whole. headers_only: believe headers, and decode nothing: lossy
-        formats may then be off by 0.1 s, and rows whose length no
-            header tells keep the duration they state, or none.
+    Args:
+        path: absolute; replaced when the manifest is whole.
+        headers_only: believe headers, and decode nothing: lossy formats may then be off by 0.1 s, and rows whose length
+            no header tells keep the duration they state, or none.
         num_workers, timeout_s, observe: as `AudioProbe`.
 
     Raises:
         ManifestError: the sources changed meanwhile.
         OutputError: the disk refused.
     """
-    manifest = survey.manifest
+    manifest = stats.manifest
     probe = AudioProbe(
-        manifest, survey.files, num_workers=num_workers, timeout_s=timeout_s, decode=NEVER if headers_only else UNSURE,
+        manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, decode=NEVER if headers_only else UNSURE,
         observe=observe,
     )  # fmt: skip
     is_measured = ~(np.isnan(probe.audio_s) | probe.is_guess)
@@ -97,37 +116,4 @@ def write_manifest(
                 measured_s, num_measured = float(probe.audio_s[index]), num_measured + 1
                 num_corrected += row.duration_s is not None and abs(row.duration_s - measured_s) > LENGTH_SLACK_S
             file.write(json_bytes(line_fields(row, str(path.parent), measured_s)) + b"\n")
-    return ManifestSummary(manifest, probe.findings, num_measured, num_corrected)
-
-
-def figures(made: ManifestSummary, path: Path) -> dict[str, Any]:
-    """What was done, in plain JSON values."""
-    found = made.findings
-    kinds = [kind for kind in FIXES if found.counts[kind]]
-    return {
-        "source": made.manifest.source,
-        "path": str(path),
-        "rows": len(made.manifest),
-        "rows_measured": made.num_measured,
-        "rows_corrected": made.num_corrected,
-        "rows_failing": found.num_failing,
-        "problems": [
-            {
-                "kind": kind,
-                "rows": found.counts[kind],
-                "fix": _MISMATCH_FIX if kind == MISMATCH else FIXES[kind],
-                "examples": [
-                    {"row": row, "where": made.manifest.where(row), "text": text} for row, text in found.examples[kind]
-                ],
-            }
-            for kind in kinds
-        ],
-        "audio": {
-            "files": found.num_files,
-            "measured_h": round(found.audio_s / 3600, 6),
-            "rows_guessed": found.num_guessed,
-            "rows_unknown": found.num_unknown,
-            "containers": dict(found.containers.most_common()),
-            "sample_rates_hz": dict(found.sample_rates.most_common()),
-        },
-    }
+    return ManifestSummary(manifest, path, probe.results, num_measured, num_corrected)

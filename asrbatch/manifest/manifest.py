@@ -1,8 +1,8 @@
 """Rows in: `open_manifest` recognises what it is given, checks all of it once, and then reads any row at any time.
 
-Which formats there are is told in `manifest_formats.py`; how each is read is the business of `manifest_*.py`, and what
-a row may say that of `rows.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no
-pyarrow and no datasets."""
+Which formats there are is in `formats.py`; how each is read is the business of `readers/`, and what a row may say that
+of `row.py`. Opening reads nothing about audio and keeps no rows. Importing this module imports no pyarrow and no
+datasets."""
 
 import os
 from array import array
@@ -15,7 +15,7 @@ from asrbatch.errors import ManifestError
 from asrbatch.manifest.formats import open_reader
 from asrbatch.manifest.readers.base import JoinedReader, Reader
 from asrbatch.manifest.row import InvalidRow
-from asrbatch.manifest.scan import Check, Observe, OnIssue, make_utterance, repeated_id, scan_rows
+from asrbatch.manifest.scan import Check, Ids, Observe, OnIssue, Scan, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
 from asrbatch.types import AudioRef, Utterance
 
@@ -29,19 +29,9 @@ class Manifest:
         num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
     """
 
-    def __init__(
-        self,
-        reader: Reader,
-        check: Check | None = None,
-        *,
-        keep_bad: bool = False,
-        note: OnIssue | None = None,
-        observe: Observe | None = None,
-    ):
-        self._reader, self._check = reader, check
-        self.source = reader.source
-        self.scan, self._ids = scan_rows(reader, check, keep_bad=keep_bad, note=note, observe=observe)
-        self.num_bad = len(self._ids.bad)
+    def __init__(self, reader: Reader, check: Check | None, scan: Scan, ids: Ids):
+        self._reader, self._check, self.scan, self._ids = reader, check, scan, ids
+        self.source, self.num_bad = reader.source, len(ids.bad)
 
     def __len__(self) -> int:
         return self.scan.num_rows
@@ -53,10 +43,8 @@ class Manifest:
 
     @property
     def audio_folder(self) -> str | None:
-        """What relative paths are relative to, where that was found by where the command was run; None where it was
-        not.
-        """
-        return getattr(self._reader, "audio_folder", None)
+        """See `Reader.audio_folder`."""
+        return self._reader.audio_folder
 
     def record(self) -> dict[str, Any]:
         """What a run record says of it, for whoever looks for the audio later.
@@ -64,12 +52,20 @@ class Manifest:
         `audio_folder` is the folder, or URL, that relative paths are relative to, null where there is no single one;
         `holds_audio` whether audio may lie inside the source, under names that are no files.
         """
-        folder, holds_audio = getattr(self._reader, "base_folder", None), getattr(self._reader, "holds_audio", False)
-        return {"source": self.source, "rows": len(self), "audio_folder": folder, "holds_audio": holds_audio}
+        return {
+            "source": self.source,
+            "rows": len(self),
+            "audio_folder": self._reader.base_folder,
+            "holds_audio": self._reader.holds_audio,
+        }
 
     def where(self, index: int) -> str:
         """File and line, or row, of a row; for messages."""
         return self._reader.where(index)
+
+    def examples(self, found: list[tuple[int, str]]) -> list[dict[str, Any]]:
+        """Rows and what is wrong with them, in plain JSON values."""
+        return [{"row": index, "where": self.where(index), "text": text} for index, text in found]
 
     def is_bad(self, index: int) -> bool:
         """Whether a row will fail because of what it says."""
@@ -85,7 +81,7 @@ class Manifest:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.source}: no row {index}; there are {len(self)}, from 0")
         index = int(index)  # a numpy integer would end up in the output
-        is_bad, problem = self._ids.is_bad(index), None
+        is_bad, problem = self.is_bad(index), None
         try:
             row = self._reader.row(index)
         except InvalidRow as e:
@@ -112,22 +108,18 @@ class Manifest:
         return utterance
 
     def line(self, index: int) -> bytes | None:
-        """A row as it stands in a file of JSON Lines, the end of line included; None where it has
-        no line of its own.
-        """
-        return self._reader.line(index) if hasattr(self._reader, "line") else None
+        """A row as it stands in a file of JSON Lines; None where it has no line of its own."""
+        return self._reader.line(index)
 
     @property
     def in_groups(self) -> bool:
-        """Whether audio is read in groups of neighbouring rows: a single row costs what stands
-        before it in its group.
-        """
-        return getattr(self._reader, "in_groups", False)
+        """Audio is read in groups of neighbouring rows: a single row costs what stands before it in its group."""
+        return self._reader.in_groups
 
     @property
     def has_plain_lines(self) -> bool:
-        """Whether each line of its files is a row under our names."""
-        return getattr(self._reader, "is_plain", False)
+        """Each line of its files is a row under our names."""
+        return self._reader.is_plain
 
     def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
         where = self._reader.where(index)
@@ -140,19 +132,19 @@ def open_manifest(
     split: str | None = None,
     check: Check | None = None,
     options: SourceOptions | None = None,
-    note: OnIssue | None = None,
+    on_issue: OnIssue | None = None,
     observe: Observe | None = None,
 ) -> Manifest:
     """Open a manifest and check every row of it.
 
     Args:
-        source: what holds the rows; see `manifest_formats.py` for all that is recognised. Several are one manifest.
+        source: what holds the rows; see `formats.py` for all that is recognised. Several are one manifest.
         split: which split of a data set; the same as that of the options.
         check: called once with every good row; returns None, or `value: problem; fix` for a row this run cannot do.
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
             left out.
         options: how to read it.
-        note, observe: told of every problem, and of how far the reading is; see `scan_rows`.
+        on_issue, observe: called with every problem, and with how far the reading is; see `scan_rows`.
 
     Raises:
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
@@ -164,6 +156,7 @@ def open_manifest(
     try:
         readers = [open_reader(each, options) for each in sources]
         reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
-        return Manifest(reader, check, keep_bad=options.on_bad_row == "fail", note=note, observe=observe)
+        keep_bad = options.on_bad_row == "fail"
+        return Manifest(reader, check, *scan_rows(reader, check, keep_bad=keep_bad, on_issue=on_issue, observe=observe))
     except OSError as e:  # a folder without permission, a disk that fails during the scan
         raise ManifestError(f"{', '.join(sources)}: cannot be read: {e}") from e

@@ -1,15 +1,15 @@
-"""Reads the header of every file a manifest names, in parallel, or decodes it, and tells which rows will fail.
+"""Reads the header of every file a manifest names, in parallel, or decodes it, and finds which rows will fail.
 
 A hostile file can neither crash nor hang it: files are read in decoder processes, killed at a timeout. Every header is
 read once however many rows name its file, and rows are taken file by file for that; what is kept is some 35 bytes a
-row. Knows what `audio_header.foresee` says of a row, not how headers are read, and shows nothing."""
+row. Knows what `header.predict_decoding` says of a row, not how headers are read, and shows nothing."""
 
 import threading
 from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +17,13 @@ import numpy as np
 from asrbatch.audio.clip import LENGTH_SLACK_S, Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest, HeaderRequest
-from asrbatch.audio.header import Header, foresee
+from asrbatch.audio.header import Header, predict_decoding
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.errors import ROW_ERROR_KINDS, RowError
 from asrbatch.manifest.manifest import Manifest
+from asrbatch.manifest.scan import OnIssue
 from asrbatch.manifest.survey import file_of
-from asrbatch.types import Utterance
+from asrbatch.types import Issue, Utterance
 
 SHOWN_ROWS = 20
 # A header is a few kilobytes: what takes longer hangs. Less than a whole file may take.
@@ -30,7 +31,7 @@ MOST_TIMEOUT_S = 60.0
 MISMATCH, SILENT = "duration_mismatch", "no_speech"
 # Which rows are decoded: none; those of whose length the header is not sure to a frame; all.
 NEVER, UNSURE, ALWAYS = "never", "unsure", "always"
-# Kinds of findings and what to do; the kinds are those of failed output rows, and two flags, with which a row does not
+# Kinds of issues and what to do; the kinds are those of failed output rows, and two flags, with which a row does not
 # fail.
 FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
@@ -50,10 +51,10 @@ _KINDS = tuple(FIXES)
 
 @dataclass
 class ProbeResults:
-    """What headers told. Threads add to parts of their own, which are joined at the end.
+    """What was found about the audio of a manifest. Threads add to results of their own, joined at the end.
 
     Attributes:
-        num_rows, num_files: looked at; a file is counted when it is opened.
+        num_rows, num_files: seen so far; a file is counted when it is opened.
         num_failing: rows that will fail.
         counts: rows by kind, a key of `FIXES`.
         examples: (row, text) of the first rows of each kind, ascending.
@@ -73,10 +74,10 @@ class ProbeResults:
     containers: Counter[str] = field(default_factory=Counter)
     sample_rates: Counter[int] = field(default_factory=Counter)
 
-    def note(self, index: int, kind: str, text: str) -> None:
+    def add(self, index: int, kind: str, text: str) -> None:
         self.counts[kind] += 1
         self.num_failing += kind in ROW_ERROR_KINDS
-        self._keep(kind, (index, text))
+        self._keep_example(kind, (index, text))
 
     def join(self, other: "ProbeResults") -> None:
         for name in ("num_rows", "num_files", "num_failing", "audio_s", "num_guessed", "num_unknown"):
@@ -85,32 +86,72 @@ class ProbeResults:
             getattr(self, name).update(getattr(other, name))
         for kind, examples in other.examples.items():
             for example in examples:
-                self._keep(kind, example)
+                self._keep_example(kind, example)
 
-    def _keep(self, kind: str, example: tuple[int, str]) -> None:
+    def _keep_example(self, kind: str, example: tuple[int, str]) -> None:
         kept = self.examples.setdefault(kind, [])
         if len(kept) < SHOWN_ROWS or example < kept[-1]:
             insort(kept, example)
             del kept[SHOWN_ROWS:]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What was found, in the order of `FIXES`."""
+        return [kind for kind in FIXES if self.counts[kind]]
+
+    def issues(self, manifest: Manifest) -> list[dict[str, Any]]:
+        """In plain JSON values, by kind."""
+        return [
+            {
+                "kind": kind,
+                "rows": self.counts[kind],
+                "fix": FIXES[kind],
+                "examples": manifest.examples(self.examples[kind]),
+            }
+            for kind in self.kinds
+        ]
+
+    def audio_dict(self) -> dict[str, Any]:
+        """What the audio is, in plain JSON values."""
+        return {
+            "files": self.num_files,
+            "measured_h": round(self.audio_s / 3600, 6),
+            "rows_guessed": self.num_guessed,
+            "rows_unknown": self.num_unknown,
+            "containers": dict(self.containers.most_common()),
+            "sample_rates_hz": dict(self.sample_rates.most_common()),
+        }
+
+    def as_dict(self, manifest: Manifest) -> dict[str, Any]:
+        """What `plan --json` prints."""
+        return {
+            "rows": self.num_rows,
+            "files": self.num_files,
+            "rows_failing": self.num_failing,
+            "counts": {kind: self.counts[kind] for kind in self.kinds},
+            "fixes": {kind: FIXES[kind] for kind in self.kinds},
+            "examples": {kind: manifest.examples(self.examples[kind]) for kind in self.kinds},
+            **self.audio_dict(),
+        }
 
 
 class AudioProbe:
     """Every row of a manifest held against its file.
 
     Attributes:
-        findings: what was found.
+        results: what was found.
         audio_s: float64 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
         is_guess: bool [rows], whether that is a guess by the bit rate.
 
     Args:
-        files: int64 [rows], equal for rows of one file, as `Survey.files`.
+        files: int64 [rows], equal for rows of one file, as `ManifestStats.files`.
         num_workers: threads, each with a decoder process.
         timeout_s: seconds a header, or 30 s to decode, may take in each of two tries; for a header at most a minute.
-        rules: what the model hears; None leaves out whether rows are too long or too short for it.
-        decode: `NEVER`, `UNSURE` or `ALWAYS`. Without rules the length is then exact to a frame of the file.
+        config: what the model hears; None leaves out whether rows are too long or too short for it.
+        decode: `NEVER`, `UNSURE` or `ALWAYS`. Without a config the length is then exact to a frame of the file.
         judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).
-        note: called by any thread with everything that is found: the row, its kind, a text that ends with what to do.
+        on_issue: called by any thread with everything that is found; the text ends with what to do.
 
     Raises:
         ManifestError: the manifest changed meanwhile.
@@ -124,37 +165,40 @@ class AudioProbe:
         *,
         num_workers: int,
         timeout_s: float,
-        rules: WindowConfig | None = None,
+        config: WindowConfig | None = None,
         decode: str = NEVER,
         judge_bad: bool = True,
         observe: Callable[[int, int], None] = lambda done, failing: None,
-        note: Callable[[Utterance, str, str], None] = lambda row, kind, text: None,
+        on_issue: OnIssue | None = None,
     ):
-        self._tell = note
-        self._manifest, self._rules, self._decode, self._judge_bad = manifest, rules, decode, judge_bad
+        self._manifest, self._config, self._decode, self._judge_bad = manifest, config, decode, judge_bad
+        self._on_issue = on_issue
         self.audio_s = np.full(len(manifest), np.nan)
         self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
-        self.findings = ProbeResults()
         self._groups = _by_file(files)
-        self._taking, self._stopping = threading.Lock(), False
-        self._parts = [ProbeResults() for _ in range(num_workers)]
+        self._lock, self._stopping = threading.Lock(), False
         timeout_s = min(timeout_s, MOST_TIMEOUT_S) if decode == NEVER else timeout_s
-        self._decoders = [Decoder(timeout_s=timeout_s) for _ in range(num_workers)]
-        with ThreadPoolExecutor(num_workers, "asrbatch-probe") as pool:
+        self.results = self._run([Decoder(timeout_s=timeout_s) for _ in range(num_workers)], observe)
+
+    def _run(self, decoders: list[Decoder], observe: Callable[[int, int], None]) -> ProbeResults:
+        parts = [ProbeResults() for _ in decoders]  # one for each thread, which then needs no lock
+        with ThreadPoolExecutor(len(decoders), "asrbatch-probe") as pool:
             try:
-                working = {pool.submit(self._work, *own) for own in zip(self._decoders, self._parts, strict=True)}
+                working = {pool.submit(self._work, *own) for own in zip(decoders, parts, strict=True)}
                 while working:
                     done, working = wait(working, 0.2, FIRST_EXCEPTION)
                     for future in done:
                         future.result()
-                    observe(sum(part.num_rows for part in self._parts), sum(part.num_failing for part in self._parts))
+                    observe(sum(part.num_rows for part in parts), sum(part.num_failing for part in parts))
             finally:  # after an error or Ctrl-C the other threads must not go on
                 self._stopping = True
-                for decoder in self._decoders:
+                for decoder in decoders:
                     decoder.close()
-        for part in self._parts:
-            self.findings.join(part)
+        results = ProbeResults()
+        for part in parts:
+            results.join(part)
+        return results
 
     def kind_of(self, index: int) -> str | None:
         """What was found about a row, a key of `FIXES`; the first thing, where there are two. None: nothing."""
@@ -185,18 +229,20 @@ class AudioProbe:
                     try:
                         self._measure(row, opened, decoder, found)
                     except RowError as e:
-                        self._note(found, row, e.kind, e.message, e.has_fix)
+                        self._add(found, row, e.kind, e.message, e.has_fix)
                 elif self._judge_bad:
-                    self._note(found, row, "bad_row", row.problem, has_fix=True)
+                    self._add(found, row, "bad_row", row.problem, has_fix=True)
                 found.num_rows += 1
 
     def _take(self) -> np.ndarray | None:
-        with self._taking:
+        with self._lock:
             return next(self._groups, None)
 
-    def _note(self, found: ProbeResults, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
-        found.note(row.index, kind, text)
-        self._tell(row, kind, text if has_fix else f"{text}; {FIXES[kind]}")
+    def _add(self, found: ProbeResults, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
+        found.add(row.index, kind, text)
+        if self._on_issue is not None:
+            text = text if has_fix else f"{text}; {FIXES[kind]}"
+            self._on_issue(Issue(row.index, self._manifest.where(row.index), row.id, "audio", kind, text))
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
     def _open(self, row: Utterance, decoder: Decoder, found: ProbeResults) -> "_Opened":
@@ -207,7 +253,7 @@ class AudioProbe:
             header = decoder.read_header(HeaderRequest(source, name))
         except RowError as e:
             return _Opened(source, e)
-        except (OSError, ValueError) as e:  # as the run would call it; see `preparation.py`
+        except (OSError, ValueError) as e:  # as the run would call it; see `preprocess.py`
             return _Opened(source, RowError("unreadable", f"{name}: {e}"))
         found.containers[header.container] += 1
         found.sample_rates[header.sample_rate] += 1
@@ -215,27 +261,25 @@ class AudioProbe:
 
     def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder, found: ProbeResults) -> None:
         """Adds what a row will yield. Raises RowError when it will fail."""
-        header, rules = opened.header, self._rules
+        header, config = opened.header, self._config
         if isinstance(header, RowError):
             raise header
-        part = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, rules.max_s if rules else None)
-        needs = {"sample_rate": rules.sample_rate, "min_samples": rules.min_samples} if rules else {}
+        clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, config.max_s if config else None)
+        needs = {"sample_rate": config.sample_rate, "min_samples": config.min_samples} if config else {}
         audio_s, mismatch, is_exact = None, None, header.is_exact
         if self._decode != ALWAYS:
-            audio_s, mismatch = foresee(header, part, **needs)
-        if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, part)):
+            audio_s, mismatch = predict_decoding(header, clip, **needs)
+        if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, clip)):
             needs = needs or {"sample_rate": header.sample_rate}
-            stream = decoder.stream(
-                DecodeRequest(opened.source, part.name, **needs, **{name: getattr(part, name) for name in _OF_PART})
-            )
+            stream = decoder.stream(DecodeRequest(opened.source, **asdict(clip), **needs))
             for _ in stream:
                 pass
             audio_s, is_exact = stream.num_samples / stream.sample_rate, True
-            mismatch = f"{part.name}: {_unlike(part, audio_s)}" if MISMATCH in stream.flags else None
+            mismatch = f"{clip.name}: {_describe_mismatch(clip, audio_s)}" if MISMATCH in stream.flags else None
             if SILENT in stream.flags:
-                self._note(found, row, SILENT, f"{part.name}: {audio_s:.2f} s without a sound")
+                self._add(found, row, SILENT, f"{clip.name}: {audio_s:.2f} s without a sound")
         if mismatch:
-            self._note(found, row, MISMATCH, mismatch)
+            self._add(found, row, MISMATCH, mismatch)
         if audio_s is None:
             self.audio_s[row.index] = np.nan
             found.num_unknown += 1
@@ -246,9 +290,6 @@ class AudioProbe:
             self.is_guess[row.index] = not is_exact
 
 
-_OF_PART = ("offset_s", "duration_s", "channel", "max_s")
-
-
 class _Opened(NamedTuple):
     """A file: its path or bytes (None where there are none), and what its header says or why it has none."""
 
@@ -256,17 +297,17 @@ class _Opened(NamedTuple):
     header: Header | RowError
 
 
-def _is_sure(header: Header, part: Clip) -> bool:
-    """Whether a header tells to a frame what a part of its file holds."""
+def _is_sure(header: Header, clip: Clip) -> bool:
+    """Whether a header tells to a frame what a clip of its file holds."""
     if not header.is_exact or header.num_frames is None:
         return False
-    return header.slack == 0 or part.stop(header.sample_rate) < header.num_readable - header.slack
+    return header.slack == 0 or clip.stop(header.sample_rate) < header.num_readable - header.slack
 
 
-def _unlike(part: Clip, audio_s: float) -> str:
-    if part.duration_s - audio_s > LENGTH_SLACK_S:
-        return f"the row states {part.duration_s:.2f} s, {audio_s:.2f} s are there"
-    return f"the row states {part.duration_s:.2f} s, the file goes on after that"
+def _describe_mismatch(clip: Clip, audio_s: float) -> str:
+    if clip.duration_s - audio_s > LENGTH_SLACK_S:
+        return f"the row states {clip.duration_s:.2f} s, {audio_s:.2f} s are there"
+    return f"the row states {clip.duration_s:.2f} s, the file goes on after that"
 
 
 def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:
@@ -280,23 +321,3 @@ def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:
     ends = np.append(starts[1:], small(len(files)))
     for which in by_first_row:
         yield order[starts[which] : ends[which]]
-
-
-def headers(findings: ProbeResults, manifest: Manifest) -> dict[str, Any]:
-    kinds = [kind for kind in FIXES if findings.counts[kind]]
-    return {
-        "rows": findings.num_rows,
-        "files": findings.num_files,
-        "rows_failing": findings.num_failing,
-        "counts": {kind: findings.counts[kind] for kind in kinds},
-        "fixes": {kind: FIXES[kind] for kind in kinds},
-        "examples": {
-            kind: [{"row": row, "where": manifest.where(row), "text": text} for row, text in findings.examples[kind]]
-            for kind in kinds
-        },
-        "measured_h": round(findings.audio_s / 3600, 6),
-        "rows_guessed": findings.num_guessed,
-        "rows_unknown": findings.num_unknown,
-        "containers": dict(findings.containers.most_common()),
-        "sample_rates_hz": dict(findings.sample_rates.most_common()),
-    }

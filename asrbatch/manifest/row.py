@@ -9,6 +9,8 @@ import binascii
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from json.encoder import encode_basestring_ascii
 from math import isnan
@@ -75,6 +77,16 @@ class InvalidRow(Exception):
         return Row(made, True, None, None, None, None, None, None, self.fields)
 
 
+@contextmanager
+def annotate(fields: dict[str, Any]) -> Iterator[None]:
+    """Tells an InvalidRow the fields of its row, as far as they were read, for the output row of a failed one."""
+    try:
+        yield
+    except InvalidRow as invalid:
+        invalid.fields = fields
+        raise
+
+
 class Row(NamedTuple):
     """A row that passed.
 
@@ -107,12 +119,12 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
         row_id: the id of a row that has none. None: a hash of (path as written, offset, duration, channel).
 
     Raises:
-        BadRow: the first thing found wrong.
+        InvalidRow: the first thing found wrong.
     """
     try:
         return _parse_row(fields, audio, row_id)
-    except InvalidRow as bad:
-        bad.fields, bad.row_id = fields, row_id
+    except InvalidRow as invalid:
+        invalid.fields, invalid.row_id = fields, row_id
         raise
 
 
@@ -136,16 +148,20 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
             raise InvalidRow("duration = 0", "must be above 0", "leave it out to read to the end, or drop the row")
     channel = get("channel")
     if channel is not None and (type(channel) is not int or channel < 0):
-        raise _bad("channel", channel, "must be a whole number from 0", "leave it out for the mean of all channels")
+        raise invalid_field(
+            "channel", channel, "must be a whole number from 0", "leave it out for the mean of all channels"
+        )
     lang = get("lang")
     if lang is not None and (type(lang) is not str or not lang):
-        raise _bad("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
+        raise invalid_field("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
     prompt = get("prompt")
     if prompt is not None and type(prompt) is not str:
-        raise _bad("prompt", prompt, "must be a string", "leave it out for the prompt of the run")
+        raise invalid_field("prompt", prompt, "must be a string", "leave it out for the prompt of the run")
     text = get("text")
     if text is not None and type(text) is not str:
-        raise _bad("text", text, "must be a string", "write the reference in quotes, or null when there is none")
+        raise invalid_field(
+            "text", text, "must be a string", "write the reference in quotes, or null when there is none"
+        )
 
     given = get("id")
     hashed = False
@@ -158,7 +174,7 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         fix = "leave it out to have one made"
         if type(given) is float and given.is_integer():  # 1 or 1.0? The same data set elsewhere says one of them
             fix = f'write {show(int(given))} or "{show(given)}", whichever it is, or {fix}'
-        raise _bad("id", given, "must be a non-empty string or a whole number", fix)
+        raise invalid_field("id", given, "must be a non-empty string or a whole number", fix)
     return Row(given, hashed, path, offset_s, duration_s, channel, lang, prompt, fields)
 
 
@@ -195,7 +211,8 @@ def audio_ref(path: str, folder: str) -> AudioRef:
     return AudioRef(path, place)
 
 
-def _bad(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
+def invalid_field(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
+    """A row of which one field cannot be what it is."""
     if type(value) is float and (isnan(value) or (field in ("id", "channel") and value.is_integer())):
         fix += f" ({_OF_PANDAS})"
     return InvalidRow(f"{field} = {show(value)}", problem, fix)
@@ -204,9 +221,9 @@ def _bad(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
 def _seconds(field: str, value: Any, otherwise: str) -> float:
     if type(value) is not float and type(value) is not int:  # not isinstance: true is an int to Python
         problem = "must be a number of seconds" + (", not a string" if type(value) is str else "")
-        raise _bad(field, value, problem, "remove the quotes" if type(value) is str else otherwise)
+        raise invalid_field(field, value, problem, "remove the quotes" if type(value) is str else otherwise)
     if not 0 <= value <= MAX_SECONDS:  # NaN fails as well
-        raise _bad(field, value, f"must be a number of seconds from 0 to {MAX_SECONDS:.0e}", otherwise)
+        raise invalid_field(field, value, f"must be a number of seconds from 0 to {MAX_SECONDS:.0e}", otherwise)
     return value + 0.0  # a float, and 0.0 for -0.0
 
 
@@ -215,9 +232,13 @@ def _check_refused(fields: dict[str, Any]) -> None:
         if fields[field] is None or field not in _SUSPECT_FIELDS:
             continue
         if field in SEVERAL_CLIPS_FIELDS:
-            raise _bad(field, fields[field], "several clips in one row are not supported", "write one row per clip")
+            raise invalid_field(
+                field, fields[field], "several clips in one row are not supported", "write one row per clip"
+            )
         problem = "this is fixed per run, a row cannot choose it"
-        raise _bad(field, fields[field], problem, "remove the field or set it to null, and give the option to the run")
+        raise invalid_field(
+            field, fields[field], problem, "remove the field or set it to null, and give the option to the run"
+        )
 
 
 def _check_path(fields: dict[str, Any], path: Any) -> None:
@@ -228,28 +249,29 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         raise InvalidRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
     if type(path) is list:
         problem = "several clips in one row are not supported"
-        raise _bad("audio_filepath", path, problem, "write one row per clip, with one path as a string")
+        raise invalid_field("audio_filepath", path, problem, "write one row per clip, with one path as a string")
     if type(path) is not str:
-        raise _bad("audio_filepath", path, "must be a string", "give the path of one audio file")
+        raise invalid_field("audio_filepath", path, "must be a string", "give the path of one audio file")
     if not path.strip():
-        raise _bad("audio_filepath", path, "is empty", "give the path of one audio file")
+        raise invalid_field("audio_filepath", path, "is empty", "give the path of one audio file")
     if _HALF_OF_PAIR.search(path):
-        raise _bad(
-            "audio_filepath", path, "half of a surrogate pair, which is no character", "rename the file in UTF-8"
-        )
+        problem = "half of a surrogate pair, which is no character"
+        raise invalid_field("audio_filepath", path, problem, "rename the file in UTF-8")
     if is_data_uri(path):
         header, comma, payload = path.partition(",")
         if not comma or not header.lower().endswith(";base64"):
             fix = "write data:audio/wav;base64,… or give a path"
-            raise _bad("audio_filepath", path, "a data: URI must be base64 encoded", fix)
+            raise invalid_field("audio_filepath", path, "a data: URI must be base64 encoded", fix)
         if not payload.strip():
-            raise _bad("audio_filepath", path, "the data: URI holds no audio", "drop the row or give a path")
+            raise invalid_field("audio_filepath", path, "the data: URI holds no audio", "drop the row or give a path")
         return
     scheme = scheme_of(path)
     if scheme is not None and scheme != "file" and (reason := why_not(scheme)):
-        raise _bad("audio_filepath", path, *reason)
+        raise invalid_field("audio_filepath", path, *reason)
     if "\0" in path:
-        raise _bad("audio_filepath", path, "a path cannot hold a zero character", "give the path of one audio file")
+        raise invalid_field(
+            "audio_filepath", path, "a path cannot hold a zero character", "give the path of one audio file"
+        )
 
 
 def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int | None) -> str:

@@ -37,7 +37,7 @@ _SHOWN_KINDS, _MOST_KINDS = 10, 1000
 
 
 class IssueCounts:
-    """What the pass finds wrong: all is counted and told to `note`; the first of each kind are kept.
+    """What the pass finds wrong: all is counted and passed to `on_issue`; the first of each kind are kept.
 
     Attributes:
         number: of all problems.
@@ -47,11 +47,11 @@ class IssueCounts:
     Args:
         source: what the manifest is called.
         where: file and line, or row, of a row.
-        note: called with every problem.
+        on_issue: called with every problem.
     """
 
-    def __init__(self, source: str, where: Callable[[int], str], note: OnIssue | None):
-        self._source, self._where, self._tell = source, where, note
+    def __init__(self, source: str, where: Callable[[int], str], on_issue: OnIssue | None):
+        self._source, self._where, self._on_issue = source, where, on_issue
         self.kinds: Counter[str] = Counter()
         self.examples: dict[str, list[tuple[int, str]]] = {}
         self.number = 0
@@ -63,15 +63,15 @@ class IssueCounts:
         self.kinds[kind] += 1
         if len(kept := self.examples.setdefault(kind, [])) < SHOWN_PROBLEMS:
             kept.append((index, problem))
-        if self._tell is not None:
-            self._tell(Issue(index, self._where(index), row_id, "rows", kind, problem))
+        if self._on_issue is not None:
+            self._on_issue(Issue(index, self._where(index), row_id, "rows", kind, problem))
 
     def report(self, num_rows: int) -> str:
         """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
         first = sorted(problem for kept in self.examples.values() for problem in kept)[:SHOWN_PROBLEMS]
         lines = [f"{self._where(index)}: {problem}" for index, problem in first]
         if more := self.number - len(lines):
-            hint = "" if self._tell is not None else "; `asrbatch validate --report FILE` writes all of them"
+            hint = "" if self._on_issue is not None else "; `asrbatch validate --report FILE` writes all of them"
             lines.append(f"… and {more} more{hint}")
             counts = [f"{number} × {kind}" for kind, number in self.kinds.most_common(_SHOWN_KINDS)]
             others = len(self.kinds) - len(counts)
@@ -166,7 +166,7 @@ def scan_rows(
     check: Check | None = None,
     *,
     keep_bad: bool = False,
-    note: OnIssue | None = None,
+    on_issue: OnIssue | None = None,
     observe: Observe | None = None,
 ) -> tuple[Scan, Ids]:
     """Read every row once.
@@ -176,7 +176,7 @@ def scan_rows(
         check: called with every good row; returns None, or `value: problem; fix` for a row that this run cannot do.
             Ids of rows that repeat are not numbered yet when it is called.
         keep_bad: give bad rows a place and an id, in place of refusing the manifest.
-        note: called with every problem; rows ascend, but for ids that are given twice, which come last.
+        on_issue: called with every problem; rows ascend, but for ids that are given twice, which come last.
         observe: called now and then with (rows read, problems so far, share of the manifest that was read; None where
             nobody knows).
 
@@ -184,10 +184,10 @@ def scan_rows(
         ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
     """
     digest, ids, durations_s = _Digest(), Ids(), array("f")
-    found = IssueCounts(reader.source, reader.where, note)
+    found = IssueCounts(reader.source, reader.where, on_issue)
     for index, row in enumerate(reader.rows()):
         if observe is not None and index % _OBSERVED_ROWS == 0:
-            observe(index, found.number, _share_read(reader, index))
+            observe(index, found.number, reader.share_read(index))
         problem = None
         if type(row) is InvalidRow:
             problem, kind = str(row), row.kind
@@ -228,15 +228,6 @@ def scan_rows(
 def repeated_id(reader: Reader, row_id: str, first: int) -> str:
     fix = "ids must be unique (a row without one gets one made)"
     return f"id = {show(row_id)}: {reader.where(first)} has it already; {fix}"
-
-
-def _share_read(reader: Reader, num_rows: int) -> float | None:
-    """What part of a manifest its first rows are: by their number where the reader knows that of all, or as it says
-    itself.
-    """
-    if total := getattr(reader, "num_rows", None):
-        return num_rows / total
-    return getattr(reader, "share_read", None)
 
 
 class _Digest:

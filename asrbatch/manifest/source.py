@@ -1,16 +1,12 @@
-"""What one argument names: a file, a folder, a URL, a pattern of many files, a list of them.
+"""What one argument names: a file, a folder, a URL, a data set of the Hugging Face hub, a pattern or list of files.
 
-Knows names only; nothing is read here.
-
-How a data set of the Hugging Face hub is written in place of a manifest.
-
-A source written down: a small TOML file that says in place of a manifest what to read, and how.
+A source may be written down: a small TOML file says in place of a manifest what to read, and how.
 
     source = "hf://hf-audio/esb-datasets-test-only-sorted"
     config = "librispeech"
     split = "test.clean"
 
-Knows the options' names, and nothing about any format.
+Knows names, and options by their names; nothing about any format, and reads nothing but such a TOML file.
 """
 
 import glob
@@ -23,21 +19,24 @@ from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, UsageError
-from asrbatch.formatting import show
+from asrbatch.formatting import first_of, show
 from asrbatch.storage.remote import absolute, is_remote, list_remote, scheme_of
 
 # NeMo's `audio__OP_0..127_CL_.tar`, also written `audio_{0..127}.tar`.
 _RANGE = re.compile(r"(?:_OP_|\{)(\d+)\.\.(\d+)(?:_CL_|\})")
-_MOST_FILES = 1_000_000
+_MOST_FILES, _MOST_SHOWN = 1_000_000, 10
 
 
 @dataclass(frozen=True)
 class ManifestSource:
     """One argument.
 
-    Attributes: path: absolute path, glob, pattern or URL; for messages. files: what it names, in order: absolute paths
-        or URLs. A folder is one of them, itself. Empty when nothing matches. options: how to read it. format: the
-        format that was asked for; None to find out.
+    Attributes:
+        path: absolute path, glob, pattern or URL; for messages.
+        files: what it names, in order: absolute paths or URLs. A folder is one of them, itself. Empty when nothing
+            matches.
+        options: how to read it.
+        format: the format that was asked for; None to find out.
     """
 
     path: str
@@ -111,7 +110,7 @@ def common_folder(files: list[str]) -> str:
 def choose_split(path: str, splits: Iterable[str], split: str | None) -> str | None:
     """The split to read; None if the source knows of none. Raises ManifestError."""
     splits = list(splits)
-    found = ", ".join(splits)
+    found = first_of(splits, _MOST_SHOWN)
     if split is None:
         if len(splits) > 1:
             raise ManifestError(f"{path}: holds several splits ({found}); choose one with --split")

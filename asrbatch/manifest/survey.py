@@ -1,12 +1,10 @@
 """What a manifest amounts to: rows, hours, duplicates, how even its chunks are, and what that costs at a given speed.
 
-Figures only, all from one pass over the manifest and none from its audio (that is `probe.py`). Knows nothing of models
-and devices, and does not show anything. Keeps 8 bytes a row beside what the manifest itself keeps, and 8 more when the
-files are to be probed.
+All from one pass over the manifest and none from its audio (that is `probe.py`). Knows nothing of models and devices,
+and shows nothing. Keeps 8 bytes a row beside what the manifest keeps, and 8 more when files are to be probed.
 
-What `asrbatch plan --json` prints, part by part: plain JSON values with their units in the names.
-
-The tables are made of the same values. README lists the fields; renaming one breaks scripts.
+Fields of `Durations`, `Duplicates` and `Estimate` are those of `plan --json`, which prints them by
+`dataclasses.asdict`: README lists them, and renaming one breaks scripts.
 """
 
 from array import array
@@ -33,16 +31,15 @@ _MOST_LANGUAGES = 1000
 
 @dataclass(frozen=True)
 class Durations:
-    """How long the rows are, by what they state; seconds. None where no row states its duration."""
+    """How long the rows are, by what they state. None where no row states its duration."""
 
-    num_stated: int
-    num_absent: int
-    num_long: int  # longer than LONG_S
-    total_s: float
+    stated_h: float
+    rows_without_duration: int
     min_s: float | None
     median_s: float | None
     p95_s: float | None
     max_s: float | None
+    rows_over_30_s: int
 
 
 @dataclass(frozen=True)
@@ -50,14 +47,14 @@ class Duplicates:
     """Rows that name the same piece of audio (file, offset, duration, channel) as an earlier row.
 
     Attributes:
-        num_rows: such rows.
-        num_pieces: pieces that are named more than once.
+        rows: how many.
+        pieces: that are named more than once.
         examples: the first of these rows: its index, that of the first row with this piece, and the file's name.
     """
 
-    num_rows: int
-    num_pieces: int
-    examples: tuple[tuple[int, int, str], ...]
+    rows: int
+    pieces: int
+    examples: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,13 @@ class Balance:
     """How even the chunks are. Arrays are indexed by chunk id.
 
     Attributes:
-        asked, strategy: what was asked for, and what is in effect.
+        requested, strategy: what was asked for, and what is in effect.
         num_in_turn: rows dealt out in turn although `balanced` was asked for, because they state no duration.
         num_rows, audio_s: int64 and float64 [chunks].
         num_unknown: int64 [chunks], rows whose seconds nobody knows; they count as 0 in `audio_s`.
     """
 
-    asked: str
+    requested: str
     strategy: str
     num_in_turn: int
     num_rows: np.ndarray
@@ -96,26 +93,46 @@ class Balance:
         """Audio of the slowest chunk over that of the mean one: 1 is even."""
         return float(self.audio_s.max() / self.audio_s.mean()) if self.audio_s.any() else None
 
+    def as_dict(self) -> dict[str, Any]:
+        hours = self.audio_s / 3600
+        return {
+            "num_chunks": self.num_chunks,
+            "strategy_asked": self.requested,
+            "strategy": self.strategy,
+            "rows_dealt_in_turn": self.num_in_turn,
+            "rows_min": int(self.num_rows.min()),
+            "rows_mean": round(float(self.num_rows.mean()), 3),
+            "rows_max": int(self.num_rows.max()),
+            "audio_min_h": round(float(hours.min()), 6),
+            "audio_mean_h": round(float(hours.mean()), 6),
+            "audio_max_h": round(float(hours.max()), 6),
+            "longest_to_mean": self.longest_to_mean and round(self.longest_to_mean, 6),
+            "slowest_chunk": self.slowest,
+            "empty_chunks": self.num_empty,
+            "rows": self.num_rows.tolist(),
+            "audio_h": [round(value, 6) for value in hours.tolist()],
+        }
+
 
 @dataclass(frozen=True)
 class Estimate:
     """Wall and GPU time at a given speed.
 
     Attributes:
-        rtfx: seconds of audio per second, of one device.
-        num_devices: that share one process's rows.
+        rtfx_per_device: seconds of audio per second.
+        devices_per_process: that share its rows.
         startup_s: until an engine is ready.
-        wall_s: of the process with the most audio, when all run at once.
-        gpu_s: of all devices together.
-        num_not_counted: rows whose seconds nobody knows.
+        wall_h: of the process with the most audio, when all run at once.
+        gpu_h: of all devices together.
+        rows_not_counted: rows whose seconds nobody knows.
     """
 
-    rtfx: float
-    num_devices: int
+    rtfx_per_device: float
+    devices_per_process: int
     startup_s: float
-    wall_s: float
-    gpu_s: float
-    num_not_counted: int
+    wall_h: float
+    gpu_h: float
+    rows_not_counted: int
 
 
 class ManifestStats:
@@ -127,7 +144,7 @@ class ManifestStats:
         files: int64 [rows], equal for rows of one file; None unless asked for.
 
     Args:
-        source, split, reading, check, note, observe: as `open_manifest`.
+        source, split, reading, check, on_issue, observe: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
@@ -142,7 +159,7 @@ class ManifestStats:
         with_files: bool = False,
         reading: SourceOptions | None = None,
         check: Check | None = None,
-        note: OnIssue | None = None,
+        on_issue: OnIssue | None = None,
         observe: Observe | None = None,
     ):
         self._check = check
@@ -150,7 +167,7 @@ class ManifestStats:
         self._pieces = array("q")
         self._files = array("q") if with_files else None
         self.manifest: Manifest = open_manifest(
-            source, split=split, check=self._add, options=reading, note=note, observe=observe
+            source, split=split, check=self._add, options=reading, on_issue=on_issue, observe=observe
         )
         self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
@@ -183,14 +200,11 @@ class ManifestStats:
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s
         stated = durations_s[~np.isnan(durations_s)]
-        num_absent, num_long = len(self) - len(stated), self.num_longer_than(LONG_S)
-        if not len(stated):
-            return Durations(0, num_absent, 0, 0.0, None, None, None, None)
-        median_s, p95_s = (float(value) for value in np.percentile(stated, (50, 95)))
-        total_s = float(stated.sum(dtype=np.float64))
-        return Durations(
-            len(stated), num_absent, num_long, total_s, float(stated.min()), median_s, p95_s, float(stated.max())
-        )
+        # Summed in float64: in float32 a million rows of 10 s are off by seconds.
+        stated_h = round(float(stated.sum(dtype=np.float64)) / 3600, 6)
+        quantiles = np.percentile(stated, (0, 50, 95, 100)).tolist() if len(stated) else [None] * 4
+        quantiles = [value and round(value, 3) for value in quantiles]
+        return Durations(stated_h, len(self) - len(stated), *quantiles, self.num_longer_than(LONG_S))
 
     def num_longer_than(self, seconds: float) -> int:
         """Rows that state a longer duration."""
@@ -210,15 +224,16 @@ class ManifestStats:
             first = order[np.searchsorted(in_order, in_order[place])]
             row, earlier = self.manifest.read(order[place]), self.manifest.read(first)
             if _piece_of(row) == _piece_of(earlier):
-                examples.append((row.index, earlier.index, row.audio.name))
-        return Duplicates(len(places), num_pieces, tuple(examples))
+                names = {"row": row.index, "first_row": earlier.index, "audio_filepath": row.audio.name}
+                examples.append(names)
+        return Duplicates(len(places), num_pieces, examples)
 
     def balance(self, num_chunks: int, strategy: str, measured_s: np.ndarray | None = None) -> Balance:
         """How the rows fall to chunks.
 
-        Args: measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count
-            instead of
-                the stated ones. Rows are dealt out by what the manifest states all the same.
+        Args:
+            measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count instead
+                of the stated ones. Rows are dealt out by what the manifest states all the same.
         """
         stated_s = self.manifest.scan.durations_s
         sharding = Sharding(stated_s, num_chunks, strategy, in_groups=self.manifest.in_groups)
@@ -235,7 +250,8 @@ def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: 
     used = balance.num_rows > 0
     wall_s = float(balance.audio_s.max() / (rtfx * num_devices)) + startup_s
     gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(used))
-    return Estimate(rtfx, num_devices, startup_s, wall_s, gpu_s, int(balance.num_unknown.sum()))
+    wall_h, gpu_h = round(wall_s / 3600, 6), round(gpu_s / 3600, 6)
+    return Estimate(rtfx, num_devices, startup_s, wall_h, gpu_h, int(balance.num_unknown.sum()))
 
 
 def file_of(row: Utterance) -> Any:
@@ -251,56 +267,3 @@ def file_of(row: Utterance) -> Any:
 
 def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None]:
     return file_of(row), row.offset_s or 0.0, row.duration_s, row.channel
-
-
-def audio(durations: Durations) -> dict[str, Any]:
-    return {
-        "stated_h": round(durations.total_s / 3600, 6),
-        "rows_without_duration": durations.num_absent,
-        "min_s": _rounded(durations.min_s),
-        "median_s": _rounded(durations.median_s),
-        "p95_s": _rounded(durations.p95_s),
-        "max_s": _rounded(durations.max_s),
-        "rows_over_30_s": durations.num_long,
-    }
-
-
-def duplicates(found: Duplicates) -> dict[str, Any]:
-    examples = [{"row": row, "first_row": first, "audio_filepath": name} for row, first, name in found.examples]
-    return {"rows": found.num_rows, "pieces": found.num_pieces, "examples": examples}
-
-
-def chunks(balance: Balance) -> dict[str, Any]:
-    rows, hours = balance.num_rows, balance.audio_s / 3600
-    return {
-        "num_chunks": balance.num_chunks,
-        "strategy_asked": balance.asked,
-        "strategy": balance.strategy,
-        "rows_dealt_in_turn": balance.num_in_turn,
-        "rows_min": int(rows.min()),
-        "rows_mean": _rounded(float(rows.mean())),
-        "rows_max": int(rows.max()),
-        "audio_min_h": _rounded(float(hours.min()), 6),
-        "audio_mean_h": _rounded(float(hours.mean()), 6),
-        "audio_max_h": _rounded(float(hours.max()), 6),
-        "longest_to_mean": _rounded(balance.longest_to_mean, 6),
-        "slowest_chunk": balance.slowest,
-        "empty_chunks": balance.num_empty,
-        "rows": rows.tolist(),
-        "audio_h": [round(value, 6) for value in hours.tolist()],
-    }
-
-
-def time(estimate: Estimate) -> dict[str, Any]:
-    return {
-        "rtfx_per_device": estimate.rtfx,
-        "devices_per_process": estimate.num_devices,
-        "startup_s": estimate.startup_s,
-        "wall_h": _rounded(estimate.wall_s / 3600, 6),
-        "gpu_h": _rounded(estimate.gpu_s / 3600, 6),
-        "rows_not_counted": estimate.num_not_counted,
-    }
-
-
-def _rounded(value: float | None, digits: int = 3) -> float | None:
-    return None if value is None else round(value, digits)

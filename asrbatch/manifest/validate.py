@@ -1,6 +1,6 @@
 """Everything that a run would find wrong with a manifest, found without one: its rows, and the audio they name.
 
-Judges rows as `manifest_scan.py` does and audio as `probe.py` does, and adds them up; knows nothing of how either is
+Judges rows as `scan.py` does and audio as `probe.py` does, and adds them up; knows nothing of how either is
 done, and shows nothing. Imports neither torch nor vllm."""
 
 from array import array
@@ -13,12 +13,12 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe import FIXES, AudioProbe
+from asrbatch.manifest.probe import AudioProbe
 from asrbatch.manifest.scan import Check, Observe, OnIssue
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.writer import has_place, line_fields, new_manifest, place_from
 from asrbatch.storage.files import json_bytes
-from asrbatch.types import Issue, Utterance
+from asrbatch.types import Utterance
 
 
 class Validation:
@@ -37,8 +37,8 @@ class Validation:
         check: what a model's run asks of a row; None asks nothing.
         for_lines: rows that pass are to be written; refuse at once a source whose rows have no line.
         strict: rows that would be flagged for what the audio is do not pass.
-        note: told of every problem of the rows, then of their audio, from any thread.
-        observe: told of how far the reading is; see `scan_rows`.
+        on_issue: called with every problem of the rows, then of their audio, from any thread.
+        observe: called with how far the reading is; see `scan_rows`.
 
     Raises:
         ManifestError: it cannot be read at all.
@@ -53,17 +53,17 @@ class Validation:
         check: Check | None = None,
         for_lines: bool = False,
         strict: bool = False,
-        note: OnIssue | None = None,
+        on_issue: OnIssue | None = None,
         observe: Observe | None = None,
     ):
         self._refuses = reading.on_bad_row == "refuse"
-        self._check, self._strict, self._tell = check, strict, note
+        self._check, self._strict, self._on_issue = check, strict, on_issue
         self._without_place = array("Q")
         keeping = replace(reading, on_bad_row="fail")
-        self._survey = ManifestStats(
-            sources, with_files=True, reading=keeping, check=self._ask, note=note, observe=observe
+        self._stats = ManifestStats(
+            sources, with_files=True, reading=keeping, check=self._check_row, on_issue=on_issue, observe=observe
         )
-        self.manifest: Manifest = self._survey.manifest
+        self.manifest: Manifest = self._stats.manifest
         self.num_bad = self.manifest.num_bad
         self.probe: AudioProbe | None = None
         self.clean: tuple[Path, int] | None = None
@@ -81,13 +81,13 @@ class Validation:
         decode: str,
         num_workers: int,
         timeout_s: float,
-        rules: WindowConfig | None,
+        config: WindowConfig | None,
         observe: Callable[[int, int], None],
     ) -> None:
-        """Looks at the audio of every good row; arguments and errors are those of `AudioProbe`."""
+        """Probes the audio of every good row; arguments and errors are those of `AudioProbe`."""
         self.probe = AudioProbe(
-            self.manifest, self._survey.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, decode=decode,
-            judge_bad=False, observe=observe, note=self._note_audio,
+            self.manifest, self._stats.files, num_workers=num_workers, timeout_s=timeout_s, config=config,
+            decode=decode, judge_bad=False, observe=observe, on_issue=self._on_issue,
         )  # fmt: skip
 
     def passes(self, index: int) -> bool:
@@ -101,7 +101,7 @@ class Validation:
         """Good rows whose audio would make them failed rows, or flagged ones when that counts."""
         if self.probe is None:
             return 0
-        return self.probe.num_found if self._strict else self.probe.findings.num_failing
+        return self.probe.num_found if self._strict else self.probe.results.num_failing
 
     @property
     def exit_code(self) -> int:
@@ -148,11 +148,32 @@ class Validation:
             raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
         return json_bytes(line_fields(row, folder)) + b"\n"
 
-    def _note_audio(self, row: Utterance, kind: str, text: str) -> None:
-        if self._tell is not None:
-            self._tell(Issue(row.index, self.manifest.where(row.index), row.id, "audio", kind, text))
+    def as_dict(self) -> dict[str, Any]:
+        """What `validate --json` prints; docs/commands.md lists the fields, and renaming one breaks scripts."""
+        probe = self.probe
+        return {
+            "manifest": {"source": self.manifest.source, "rows": len(self), "digest": self.manifest.scan.digest},
+            "rows_refused": self.num_bad,
+            "rows_failing": self.num_failing,
+            "rows_passing": len(self) - self.num_bad - self.num_failing,
+            "problems": self._issues(),
+            "audio": probe and {"decoded": probe.decodes_all, **probe.results.audio_dict()},
+            "clean": self.clean and {"path": str(self.clean[0]), "rows": self.clean[1]},
+            "report": self.report and {"path": str(self.report[0]), "problems": self.report[1]},
+            "exit_code": self.exit_code,
+        }
 
-    def _ask(self, row: Utterance) -> str | None:
+    def _issues(self) -> list[dict[str, Any]]:
+        manifest, scan = self.manifest, self.manifest.scan
+        # Issues of rows carry their fix at the end of each example.
+        of_rows = [
+            {"kind": kind, "rows": rows, "fix": None, "examples": manifest.examples(scan.examples[kind])}
+            for kind, rows in scan.problems.most_common()
+        ]
+        of_audio = self.probe.results.issues(manifest) if self.probe else []
+        return [{"of": "rows", **issue} for issue in of_rows] + [{"of": "audio", **issue} for issue in of_audio]
+
+    def _check_row(self, row: Utterance) -> str | None:
         if not has_place(row):
             self._without_place.append(row.index)
         return None if self._check is None else self._check(row)
@@ -162,45 +183,3 @@ def without_place(where: str) -> str:
     """Why a row cannot be a line."""
     fix = "give the source itself to transcribe, which reads it where it is"
     return f"{where}: its audio is bytes inside the source, which no line of JSON can name; {fix}"
-
-
-def figures(found: Validation) -> dict[str, Any]:
-    """What `asrbatch validate --json` prints; docs/commands.md lists the fields, and renaming one breaks scripts."""
-    scan, probe = found.manifest.scan, found.probe
-    problems = [
-        _problem(found.manifest, "rows", kind, rows, scan.examples[kind]) for kind, rows in scan.problems.most_common()
-    ]
-    if probe is not None:
-        kinds = [kind for kind in FIXES if probe.findings.counts[kind]]
-        counts, examples = probe.findings.counts, probe.findings.examples
-        problems += [_problem(found.manifest, "audio", kind, counts[kind], examples[kind]) for kind in kinds]
-    return {
-        "manifest": {"source": found.manifest.source, "rows": len(found), "digest": scan.digest},
-        "rows_refused": found.num_bad,
-        "rows_failing": found.num_failing,
-        "rows_passing": len(found) - found.num_bad - found.num_failing,
-        "problems": problems,
-        "audio": probe and {
-            "decoded": probe.decodes_all,
-            "files": probe.findings.num_files,
-            "measured_h": round(probe.findings.audio_s / 3600, 6),
-            "rows_guessed": probe.findings.num_guessed,
-            "rows_unknown": probe.findings.num_unknown,
-            "containers": dict(probe.findings.containers.most_common()),
-            "sample_rates_hz": dict(probe.findings.sample_rates.most_common()),
-        },
-        "clean": found.clean and {"path": str(found.clean[0]), "rows": found.clean[1]},
-        "report": found.report and {"path": str(found.report[0]), "problems": found.report[1]},
-        "exit_code": found.exit_code,
-    }  # fmt: skip
-
-
-def _problem(manifest: Manifest, of: str, kind: str, rows: int, examples: list[tuple[int, str]]) -> dict[str, Any]:
-    """Problems of rows carry their fix at the end of each example."""
-    return {
-        "of": of,
-        "kind": kind,
-        "rows": rows,
-        "fix": FIXES[kind] if of == "audio" else None,
-        "examples": [{"row": row, "where": manifest.where(row), "text": text} for row, text in examples],
-    }

@@ -20,10 +20,10 @@ from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.scan import OnIssue
 from asrbatch.manifest.sharding import Sharding
+from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.runs.fingerprint import chunk_fields, fingerprint
 from asrbatch.runs.model_selection import asked_fields, audio_rules, engine_plan
 from asrbatch.runs.row_check import check_row, row_rules
-from asrbatch.runs.stdin import KeptManifest
 
 
 class RunPlan:
@@ -56,7 +56,7 @@ class RunPlan:
         if kept is not None:
             source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
         check = partial(check_row, row_rules(self.engine))
-        self.manifest: Manifest = open_manifest(source, check=check, options=reading, note=note)
+        self.manifest: Manifest = open_manifest(source, check=check, options=reading, on_issue=note)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s

@@ -24,12 +24,12 @@ from asrbatch.errors import (
     OutputError,
     UsageError,
 )
+from asrbatch.manifest.stdin import KeptManifest, keep_stdin
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.runs.local import transcribe_here
 from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.progress import Observer, Progress, Stop, Summary
 from asrbatch.runs.session import Session
-from asrbatch.runs.stdin import KeptManifest, keep_stdin
 from asrbatch.runs.workers.pool import transcribe_on_devices
 from asrbatch.storage.files import explained, remove
 from asrbatch.storage.journal import Journal

@@ -17,7 +17,7 @@ from asrbatch.audio.load import load_audio
 from asrbatch.cli.app import app
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
-from asrbatch.manifest.make import survey_sources, write_manifest
+from asrbatch.manifest.make import check_sources, write_manifest
 from asrbatch.manifest.manifest import open_manifest
 
 RATE = 16000
@@ -36,7 +36,7 @@ def rows(tmp_path_factory) -> list[dict]:
 
 
 def make(path, *sources, workers=2, headers_only=False, **reading):
-    survey = survey_sources([str(s) for s in sources], SourceOptions(**reading))
+    survey = check_sources([str(s) for s in sources], SourceOptions(**reading))
     return write_manifest(survey, path, num_workers=workers, timeout_s=20.0, headers_only=headers_only)
 
 
@@ -92,7 +92,7 @@ def test_lossy_files_are_measured_to_the_frame(tmp_path, speech_wav):
     lines = [{"audio_filepath": file, "offset": offset} for file in files for offset in (0, 1.5)]
     write_jsonl(tmp_path / "m.jsonl", [*lines, {"audio_filepath": files[0], "offset": 0.5, "duration": 1.25}])
     done = make(tmp_path / "made.jsonl", tmp_path / "m.jsonl")
-    assert done.num_measured == 11 and done.findings.counts == {}
+    assert done.num_measured == 11 and done.results.counts == {}
     made = open_manifest(tmp_path / "made.jsonl")
     for index in range(10):
         row, rate = made.read(index), av.open(lines[index]["audio_filepath"]).streams.audio[0].rate
@@ -122,7 +122,7 @@ def test_no_row_is_left_out_and_none_is_in_another_place(tmp_path, rows):
     write_jsonl(tmp_path / "m.jsonl", lines)
     for workers in (1, 6):
         done = make(tmp_path / f"{workers}.jsonl", tmp_path / "m.jsonl", workers=workers)
-        assert (done.findings.num_failing, done.num_measured, done.num_corrected) == (2, 48, 1)
+        assert (done.results.num_failing, done.num_measured, done.num_corrected) == (2, 48, 1)
     assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "6.jsonl").read_bytes()
     made = read_jsonl(tmp_path / "1.jsonl")
     assert [row["id"] for row in made] == [str(n) for n in range(50)]

@@ -18,7 +18,7 @@ from conftest import write_jsonl
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import HeaderRequest
-from asrbatch.audio.header import Header, foresee
+from asrbatch.audio.header import Header, predict_decoding
 from asrbatch.audio.load import load_audio, read_header
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.cli.display import progress
@@ -93,7 +93,7 @@ def decoded(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None
 def foretold(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None, float | None]:
     try:
         part = Clip("x", offset_s, duration_s, channel, max_s)
-        return None, foresee(read_header(path, name="x"), part, sample_rate=RATE, min_samples=160)[0]
+        return None, predict_decoding(read_header(path, name="x"), part, sample_rate=RATE, min_samples=160)[0]
     except RowError as e:
         return e.kind, None
 
@@ -163,7 +163,7 @@ def test_a_decoder_process_reads_the_same_headers(files):
 def probe(folder: Path, rows: list[dict], **options) -> AudioProbe:
     survey = ManifestStats(str(write_jsonl(folder / "m.jsonl", rows)), with_files=True)
     return AudioProbe(
-        survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "rules": WHISPER, **options}
+        survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "config": WHISPER, **options}
     )
 
 
@@ -202,7 +202,7 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
     started = time.monotonic()
     said = {}
     done = probe(
-        tmp_path, [row for row, _ in rows], timeout_s=1.0, note=lambda row, kind, text: said.setdefault(row.index, text)
+        tmp_path, [row for row, _ in rows], timeout_s=1.0, on_issue=lambda issue: said.setdefault(issue.row, issue.text)
     )
     assert time.monotonic() - started < 60
     assert said[1] == (
@@ -213,14 +213,14 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
         said[3] == "empty.wav: the file is empty (0 bytes); write it again, or drop the row"
     )  # a fix of its own, and no other
     assert said[19].endswith("; encode the audio file again")
-    told = {index: kind for kind, examples in done.findings.examples.items() for index, _ in examples}
+    told = {index: kind for kind, examples in done.results.examples.items() for index, _ in examples}
     assert [told.get(index) for index in range(len(rows))] == [kind for _, kind in rows]
-    assert done.findings.num_failing == sum(kind not in (None, MISMATCH) for _, kind in rows)
+    assert done.results.num_failing == sum(kind not in (None, MISMATCH) for _, kind in rows)
     for index, (_, kind) in enumerate(rows):
         assert (done.audio_s[index] > 0) == (kind in (None, MISMATCH)), index
-    assert done.findings.audio_s == pytest.approx(float(done.audio_s.sum()), abs=0.01)
-    assert done.findings.num_guessed == 1 and done.findings.num_unknown == 0
-    texts = {index: text for examples in done.findings.examples.values() for index, text in examples}
+    assert done.results.audio_s == pytest.approx(float(done.audio_s.sum()), abs=0.01)
+    assert done.results.num_guessed == 1 and done.results.num_unknown == 0
+    texts = {index: text for examples in done.results.examples.values() for index, text in examples}
     assert texts[1] == "nowhere.wav: no such file"
     assert texts[8] == "hangs.wav: decoding took longer than 1 s, twice"
     assert texts[12].endswith("channel 1 does not exist; it has 1, counted from 0")
@@ -238,9 +238,9 @@ def test_what_a_model_cannot_hear_is_only_foretold_for_a_model(files, tmp_path):
         {"audio_filepath": "long.wav", "duration": 30.0},
         {"audio_filepath": "short.wav"},
     ]
-    found = probe(tmp_path, rows).findings
+    found = probe(tmp_path, rows).results
     assert found.counts == {"too_long": 1, MISMATCH: 1, "too_short": 1} and found.num_failing == 2
-    assert probe(tmp_path, rows, rules=None).findings.counts == {MISMATCH: 1}
+    assert probe(tmp_path, rows, config=None).results.counts == {MISMATCH: 1}
 
 
 def interleaved(folder: Path, num_files: int, num_rows: int) -> list[dict]:
@@ -254,8 +254,8 @@ def interleaved(folder: Path, num_files: int, num_rows: int) -> list[dict]:
 def test_a_file_of_many_rows_is_opened_once(tmp_path):
     seen = []
     done = probe(tmp_path, interleaved(tmp_path, 3, 600), observe=lambda rows, failing: seen.append((rows, failing)))
-    assert (done.findings.num_files, done.findings.num_rows, done.findings.counts) == (3, 600, {})
-    assert done.findings.containers == {"wav pcm_u8": 3} and done.findings.sample_rates == {RATE: 3}
+    assert (done.results.num_files, done.results.num_rows, done.results.counts) == (3, 600, {})
+    assert done.results.containers == {"wav pcm_u8": 3} and done.results.sample_rates == {RATE: 3}
     assert seen[-1] == (600, 0) and seen == sorted(seen)
     assert np.all(done.audio_s == 0.5)
 
@@ -266,14 +266,14 @@ def test_equal_hashes_of_different_files_cost_time_alone(tmp_path):
     options = {"num_workers": 2, "timeout_s": 20.0}
     apart = AudioProbe(survey.manifest, survey.files, **options)
     together = AudioProbe(survey.manifest, np.zeros(len(rows), np.int64), **options)
-    assert together.findings.counts == apart.findings.counts == {"missing": 1}
+    assert together.results.counts == apart.results.counts == {"missing": 1}
     assert np.array_equal(together.audio_s, apart.audio_s)
-    assert (apart.findings.num_files, together.findings.num_files) == (4, 31)
+    assert (apart.results.num_files, together.results.num_files) == (4, 31)
 
 
 def test_the_first_rows_of_each_kind_are_shown(tmp_path):
     rows = [{"audio_filepath": f"{i}.wav"} for i in range(200)]
-    found = probe(tmp_path, rows, num_workers=4).findings
+    found = probe(tmp_path, rows, num_workers=4).results
     assert found.counts == {"missing": 200}
     assert [index for index, _ in found.examples["missing"]] == list(range(SHOWN_ROWS))
 
@@ -288,7 +288,7 @@ def test_audio_inside_parquet_is_probed_from_its_bytes(files, tmp_path):
     audio = pa.array([{"bytes": cell, "path": None if cell else "gone.flac"} for cell in cells])
     pq.write_table(pa.table({"audio": audio, "duration": [12.0, 1.0, 1.0, 9.0]}), tmp_path / "train.parquet")
     survey = ManifestStats(str(tmp_path / "train.parquet"), with_files=True)
-    found = AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=20.0).findings
+    found = AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=20.0).results
     kinds = {index: kind for kind, examples in found.examples.items() for index, _ in examples}
     assert kinds == {1: "missing", 2: "unreadable", 3: MISMATCH}
     assert found.containers == {"mp3": 1, "wav pcm_16": 1}

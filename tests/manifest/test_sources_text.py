@@ -16,12 +16,12 @@ from conftest import write_jsonl
 
 from asrbatch.config import EngineConfig, RunConfig, SourceOptions
 from asrbatch.errors import ManifestError, UsageError
-from asrbatch.manifest import formats
+from asrbatch.manifest import stdin
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers import text
 from asrbatch.manifest.row import InvalidRow, parse_row
-from asrbatch.runs.stdin import keep_stdin, spool_stdin
+from asrbatch.manifest.stdin import keep_stdin, spool_stdin
 from asrbatch.storage.paths import RunPaths, chunk_path
 
 ROWS = [{"audio_filepath": f"a{n}.wav", "id": f"r{n}", "duration": 1.5 + n, "text": "é" * (n % 40)} for n in range(500)]
@@ -217,7 +217,7 @@ CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": []
 def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, rows, says):
     """By what it holds, at once and as a copy beside the output."""
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(data)}))
-    formats._stdin.cache_clear()
+    stdin._unnamed_copy.cache_clear()
     kept = tmp_path / "out.manifest.jsonl"
     kept.write_bytes(data)
 
@@ -231,7 +231,7 @@ def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, 
         else:
             with pytest.raises(ManifestError, match=says.replace("standard input", name)):
                 opened()
-    formats._stdin.cache_clear()
+    stdin._unnamed_copy.cache_clear()
 
 
 def test_standard_input_with_columns_of_other_names(tmp_path):

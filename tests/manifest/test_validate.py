@@ -23,7 +23,7 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputE
 from asrbatch.manifest import scan
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.probe import ALWAYS, NEVER
-from asrbatch.manifest.validate import Validation, figures
+from asrbatch.manifest.validate import Validation
 
 RATE = 16000
 FIELDS = {
@@ -54,7 +54,7 @@ def validated(*sources, decode=None, rules=None, strict=False, for_lines=False, 
     options = SourceOptions(**reading)
     found = Validation([str(s) for s in sources], options, for_lines=for_lines, strict=strict)
     if decode is not None:
-        found.judge_audio(decode=decode, num_workers=2, timeout_s=20.0, rules=rules, observe=lambda *_: None)
+        found.judge_audio(decode=decode, num_workers=2, timeout_s=20.0, config=rules, observe=lambda *_: None)
     return found
 
 
@@ -90,14 +90,14 @@ def test_every_kind_of_bad_row_is_told_with_file_and_line_and_the_others_are_kep
     lines = [GOOD_LINES[0], *(line for line, _ in BAD_LINES), b"", GOOD_LINES[1], b"   ", GOOD_LINES[2]]
     path.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
     found = validated(path, decode=NEVER, for_lines=True)
-    told = {problem["examples"][0]["where"]: problem["kind"] for problem in figures(found)["problems"]}
+    told = {problem["examples"][0]["where"]: problem["kind"] for problem in found.as_dict()["problems"]}
     by_line = {f"{path}:{number}": kind for number, (_, kind) in enumerate(BAD_LINES, 2)}
     kinds = {
         kind: where for where, kind in reversed(by_line.items())
     }  # of two rows of one kind the first is shown first
     assert told == {where: kind for kind, where in kinds.items()}
-    assert sum(problem["rows"] for problem in figures(found)["problems"]) == len(BAD_LINES) == found.num_bad
-    assert all(problem["examples"][0]["text"].count(";") for problem in figures(found)["problems"])  # the fix
+    assert sum(problem["rows"] for problem in found.as_dict()["problems"]) == len(BAD_LINES) == found.num_bad
+    assert all(problem["examples"][0]["text"].count(";") for problem in found.as_dict()["problems"])  # the fix
     assert found.exit_code == EXIT_USAGE
     found.write_clean(tmp_path / "clean.jsonl")
     assert (tmp_path / "clean.jsonl").read_bytes() == b"".join(
@@ -110,7 +110,7 @@ def test_every_kind_of_bad_row_is_told_with_file_and_line_and_the_others_are_kep
 
 def test_a_column_that_is_not_there_is_told(tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
-    (problem,) = figures(validated(path, text_column="nope"))["problems"]
+    (problem,) = validated(path, text_column="nope").as_dict()["problems"]
     assert problem["kind"] == "no nope, which --text-column names"
 
 
@@ -129,7 +129,7 @@ def test_audio_that_will_fail_is_left_out_and_what_is_only_flagged_is_not(tone, 
     path = write_jsonl(tmp_path / "m.jsonl", rows)
     for decode in (NEVER, ALWAYS):
         found = validated(path, decode=decode)
-        counts = {problem["kind"]: problem["rows"] for problem in figures(found)["problems"]}
+        counts = {problem["kind"]: problem["rows"] for problem in found.as_dict()["problems"]}
         assert counts.pop("no_speech", 0) == (decode == ALWAYS)
         assert counts == {"missing": 1, "unreadable": 1, "empty_audio": 1, "bad_row": 1, "duration_mismatch": 1}
         assert [found.passes(index) for index in range(7)] == [True, False, False, False, False, True, True]
@@ -152,7 +152,7 @@ def test_damage_behind_the_header_is_found_by_decoding_alone(speech_wav, tmp_pat
     assert validated(path, decode=NEVER).exit_code == EXIT_COMPLETE
     found = validated(path, decode=ALWAYS)
     assert [found.passes(index) for index in (0, 1)] == [False, True]
-    assert figures(found)["problems"][0]["kind"] == "unreadable"
+    assert found.as_dict()["problems"][0]["kind"] == "unreadable"
 
 
 def test_lines_keep_their_meaning_in_another_folder(tone, tmp_path):
@@ -229,7 +229,7 @@ def test_rows_that_have_a_line_beside_rows_that_have_none_are_not_written_withou
 def test_several_manifests_are_one(tone, tmp_path):
     one, two = (write_jsonl(tmp_path / f"{n}.jsonl", [{"audio_filepath": "a.wav", "id": "same"}]) for n in "12")
     found = validated(one, two, decode=NEVER)
-    (problem,) = figures(found)["problems"]
+    (problem,) = found.as_dict()["problems"]
     assert problem["kind"] == "id: given twice" and problem["examples"][0]["where"] == f"{two}:1"
     assert [found.passes(index) for index in (0, 1)] == [True, False]
 
@@ -241,7 +241,7 @@ def test_bytes_of_two_sources_that_have_one_name_are_two_files(tone, tmp_path):
         sources.append(tmp_path / str(number) / "test.parquet")
         pq.write_table(pa.table({"audio": [{"bytes": data, "path": "a.wav"}], "id": [f"u{number}"]}), sources[-1])
     found = validated(*sources, decode=NEVER)
-    assert [found.passes(index) for index in (0, 1)] == [True, False] and found.probe.findings.num_files == 2
+    assert [found.passes(index) for index in (0, 1)] == [True, False] and found.probe.results.num_files == 2
 
 
 def test_nothing_is_half_written(tone, tmp_path):

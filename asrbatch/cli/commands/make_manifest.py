@@ -41,7 +41,7 @@ def make_manifest(
     from asrbatch.cli.display.checks import made_parts
     from asrbatch.cli.display.progress import ProbeBar, ReadingBar
     from asrbatch.cli.display.tables import show
-    from asrbatch.manifest.make import figures, survey_sources, write_manifest
+    from asrbatch.manifest.make import check_sources, write_manifest
     from asrbatch.manifest.writer import check_new_manifest
 
     if output is None:
@@ -54,13 +54,13 @@ def make_manifest(
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
     with ReadingBar() as bar:
-        survey = survey_sources(sources, options, observe=bar.update)
-    with ProbeBar(len(survey), "measuring", "measured") as bar:
+        stats = check_sources(sources, options, observe=bar.update)
+    with ProbeBar(len(stats), "measuring", "measured") as bar:
         made = write_manifest(
-            survey, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,
+            stats, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,
             observe=bar.update,
         )  # fmt: skip
-    told = figures(made, path)
+    told = made.as_dict()
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
     else:

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,7 +61,6 @@ def plan(
 
 def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None, startup_s: float) -> dict[str, Any]:
     """All that is shown, as one JSON object; see README for its fields."""
-    from asrbatch.manifest import probe, survey
     from asrbatch.manifest.survey import ManifestStats, estimate
 
     values = options.values
@@ -84,16 +84,16 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
     num_devices = _num_devices(config.devices) or 1
     time = None if rtfx is None else estimate(balance, rtfx=rtfx, num_devices=num_devices, startup_s=startup_s)
-    exit_code = EXIT_ROWS_FAILED if found and found.findings.num_failing else EXIT_COMPLETE
+    exit_code = EXIT_ROWS_FAILED if found and found.results.num_failing else EXIT_COMPLETE
     return {
         "manifest": {"source": stats.manifest.source, "rows": len(stats), "digest": stats.manifest.scan.digest},
-        "audio": survey.audio(stats.durations()),
+        "audio": asdict(stats.durations()),
         "languages": {language or "": rows for language, rows in stats.languages.most_common()},
-        "duplicates": survey.duplicates(stats.duplicates()),
-        "chunks": None if num_chunks is None else survey.chunks(balance),
-        "estimate": time and survey.time(time),
+        "duplicates": asdict(stats.duplicates()),
+        "chunks": None if num_chunks is None else balance.as_dict(),
+        "estimate": time and asdict(time),
         "model": verdict and {"model": values["model"], "refused": verdict.refused, "not_checked": verdict.not_checked},
-        "probe": found and probe.headers(found.findings, stats.manifest),
+        "probe": found and found.results.as_dict(stats.manifest),
         "commands": _commands(options, config.output_path),
         "notes": _notes(
             stats,
@@ -114,7 +114,7 @@ def _probe(stats: "ManifestStats", num_workers: int, timeout_s: float, rules: "W
 
     with ProbeBar(len(stats)) as bar:
         return AudioProbe(
-            stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, rules=rules, observe=bar.update
+            stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, config=rules, observe=bar.update
         )
 
 
@@ -171,9 +171,9 @@ def _notes(
         notes.append(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
     if time is None:
         notes.append("no time is estimated without --rtfx: transcribe some hundred rows, its last lines state the RTFx")
-    elif time.num_not_counted:
+    elif time.rows_not_counted:
         fix = "their headers do not tell" if probed else "--probe measures them"
-        notes.append(f"the time leaves out {time.num_not_counted} rows of unknown length; {fix}")
+        notes.append(f"the time leaves out {time.rows_not_counted} rows of unknown length; {fix}")
     if time is not None and _num_devices(devices) is None:
         notes.append("--devices all: the time is that of one device a process; divide it by their number")
     return notes

@@ -165,7 +165,7 @@ def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
                 "--chdir: paths that come on standard input are relative to this folder; write them to a file"
             )
         if not dry_run:
-            from asrbatch.runs.stdin import keep_stdin
+            from asrbatch.manifest.stdin import keep_stdin
 
             # Tasks have no standard input, and read what is kept here.
             keep_stdin(config)

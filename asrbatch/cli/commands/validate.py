@@ -70,7 +70,7 @@ def validate(
     from asrbatch.cli.display.progress import ProbeBar, ReadingBar
     from asrbatch.cli.display.tables import show
     from asrbatch.manifest.probe import ALWAYS, NEVER
-    from asrbatch.manifest.validate import Validation, figures
+    from asrbatch.manifest.validate import Validation
     from asrbatch.manifest.writer import check_new_manifest
     from asrbatch.runs.preflight import rules_of_model
     from asrbatch.storage.problems import ProblemFile
@@ -103,7 +103,7 @@ def validate(
         with ReadingBar() as bar:
             found = Validation(
                 sources, reading, check=check, for_lines=clean is not None, strict=strict,
-                note=problems and problems.add, observe=bar.update,
+                on_issue=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio is not AudioCheck.none:
             decodes = audio is AudioCheck.decode
@@ -112,7 +112,7 @@ def validate(
                 found.judge_audio(
                     decode=ALWAYS if decodes else NEVER, num_workers=workers or default_workers(),
                     timeout_s=decode_timeout,
-                    rules=rules, observe=bar.update,
+                    config=rules, observe=bar.update,
                 )  # fmt: skip
         if problems is not None:
             problems.write()
@@ -123,7 +123,7 @@ def validate(
             found.write_clean(clean)
         except UsageError as e:  # said behind the reasons
             nothing_clean = e
-    told = figures(found)
+    told = found.as_dict()
     if as_json:
         typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
     else:

@@ -1,6 +1,10 @@
-"""Several sources as one manifest: the rows of the first, then those of the second, and so on.
+"""What a reader of manifests is, and what readers share: rows on lines, several sources as one, hashes of keys, and
+commands in place of files.
 
-Commands in place of files, as Kaldi's `wav.scp` and lhotse's recordings have them: run when a row's turn has come.
+A reader tells where rows stand and what they say. It knows nothing of ids, digests, duplicates and chunks, which are
+the same for all formats (`scan.py`). To add a format, copy `lhotse.py`: a class that turns what stands there into the
+fields of a row, a function `open_…` that returns a reader or, for what is not its own, None; then a line in
+`formats.FORMATS`.
 """
 
 import os
@@ -8,38 +12,104 @@ import signal
 import subprocess
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+
+import numpy as np
 
 from asrbatch.errors import RowError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.readers.sniff import is_file
 from asrbatch.manifest.readers.text import TextFile, open_text
-from asrbatch.manifest.row import InvalidRow, Row
+from asrbatch.manifest.row import InvalidRow, Row, audio_ref
 from asrbatch.manifest.source import ManifestSource, choose_split
 from asrbatch.types import AudioRef
 
+_MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
 
-class Reader(Protocol):
-    """What a manifest format provides."""
 
-    source: str  # absolute path, for messages
+class Reader:
+    """The rows of a manifest: all once in order, then any of them by its number, from any thread.
+
+    A reader keeps places, not rows: some 8 to 30 bytes for each, so that ten million rows fit into memory.
+
+    Attributes:
+        source: absolute path, for messages.
+        num_rows: where it is known before the rows were read.
+        in_groups: audio is read in groups of neighbouring rows.
+        base_folder: folder, or URL, that relative audio paths are relative to; None where there is no single one.
+        audio_folder: the same, only where it was found by where the command was run; known when all rows were read.
+        holds_audio: audio may lie inside the source, under names that are no files.
+        is_plain: each line of its files is a row under our names.
+    """
+
+    source: str
+    num_rows: int | None = None
+    in_groups = False
+    base_folder: str | None = None
+    audio_folder: str | None = None
+    holds_audio = False
+    is_plain = False
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         """Every row once, in order. `audio` may be called at once for a row that came, the rest after the last one."""
+        for index in range(self.num_rows):
+            yield row_or_error(self.row, index)
 
     def row(self, index: int) -> Row:
-        """One row again, from any thread. Raises BadRow or ManifestError when it is no longer what it was."""
+        """One row again. Raises InvalidRow or ManifestError when it is no longer what it was."""
+        raise NotImplementedError
 
     def audio(self, index: int, row: Row) -> AudioRef:
         """Where the audio of that row lives; reads none of it."""
+        return audio_ref(row.path, self.base_folder)
 
     def where(self, index: int) -> str:
         """File and line (or row), for messages."""
+        raise NotImplementedError
+
+    def line(self, index: int) -> bytes | None:
+        """The line of a row in its file of JSON Lines, the end of line included; None where it has none."""
+        return None
+
+    def share_read(self, num_rows: int) -> float | None:
+        """What part of the source its first rows are; None where that is not known."""
+        return num_rows / self.num_rows if self.num_rows else None
 
 
-class JoinedReader:
-    """See `manifest_scan.Reader`.
+def row_or_error(parse: Callable[..., Row], *arguments: object) -> Row | InvalidRow:
+    """What `Reader.rows` yields: an error takes the place of its row, so that all are found in one pass."""
+    try:
+        return parse(*arguments)
+    except InvalidRow as invalid:
+        return invalid
+
+
+class LineReader(Reader):
+    """Rows of one file of text, found again by the byte at which they start.
+
+    Args:
+        file: the text.
+        folder: what relative audio paths are relative to.
+    """
+
+    def __init__(self, file: TextFile, folder: str):
+        self.source, self._file, self.base_folder = file.path, file, folder
+        self._starts = array("Q")  # of every row passed, and at last the end of the file
+
+    def share_read(self, num_rows: int) -> float | None:
+        size = getattr(self._file, "size", None)  # packed text has none: its length is known at its end
+        return self._starts[-1] / size if size and self._starts else None
+
+    def _bytes_of(self, index: int) -> bytes:
+        """A row's lines, with the blank ones that follow."""
+        self._file.check()
+        start, end = self._starts[index], self._starts[index + 1]
+        return self._file.read_at(start, end - start)
+
+
+class JoinedReader(Reader):
+    """Several sources as one: the rows of the first, then those of the second, and so on.
 
     Args:
         source: what to call all of it.
@@ -49,6 +119,15 @@ class JoinedReader:
     def __init__(self, source: str, readers: list[Reader]):
         self.source, self._readers = source, readers
         self._firsts = array("Q")  # row with which each reader passed so far begins
+        self.in_groups = any(reader.in_groups for reader in readers)
+        self.holds_audio = any(reader.holds_audio for reader in readers)
+        self.is_plain = all(reader.is_plain for reader in readers)
+        folders = {reader.base_folder for reader in readers}
+        self.base_folder = folders.pop() if len(folders) == 1 else None
+
+    @property
+    def audio_folder(self) -> str | None:
+        return ", ".join(dict.fromkeys(filter(None, (reader.audio_folder for reader in self._readers)))) or None
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         num_rows = 0
@@ -58,13 +137,12 @@ class JoinedReader:
                 num_rows += 1
                 yield row
 
-    @property
-    def share_read(self) -> float | None:
-        """What part of all the sources' rows has passed, every source counted alike; None before the first."""
+    def share_read(self, num_rows: int) -> float | None:
+        """Every source counts alike, however long it is."""
         if not self._firsts:
             return None
         at = len(self._firsts) - 1
-        return (at + (getattr(self._readers[at], "share_read", None) or 0.0)) / len(self._readers)
+        return (at + (self._readers[at].share_read(num_rows - self._firsts[at]) or 0.0)) / len(self._readers)
 
     def row(self, index: int) -> Row:
         reader, own = self._find(index)
@@ -78,42 +156,13 @@ class JoinedReader:
         reader, own = self._find(index)
         return reader.where(own)
 
-    @property
-    def in_groups(self) -> bool:
-        return any(getattr(reader, "in_groups", False) for reader in self._readers)
-
-    @property
-    def base_folder(self) -> str | None:
-        """See `Manifest.record`."""
-        folders = {getattr(reader, "base_folder", None) for reader in self._readers}
-        return folders.pop() if len(folders) == 1 else None
-
-    @property
-    def holds_audio(self) -> bool:
-        """See `Manifest.record`."""
-        return any(getattr(reader, "holds_audio", False) for reader in self._readers)
-
-    @property
-    def is_plain(self) -> bool:
-        return all(getattr(reader, "is_plain", False) for reader in self._readers)
-
-    @property
-    def audio_folder(self) -> str | None:
-        """See `Manifest.audio_folder`; of all the sources."""
-        found = (getattr(reader, "audio_folder", None) for reader in self._readers)
-        return ", ".join(dict.fromkeys(filter(None, found))) or None
-
     def line(self, index: int) -> bytes | None:
-        """The line of a row in its file of JSON Lines; None where it has none."""
         reader, own = self._find(index)
-        return reader.line(own) if hasattr(reader, "line") else None
+        return reader.line(own)
 
     def _find(self, index: int) -> tuple[Reader, int]:
         at = bisect_right(self._firsts, index) - 1
         return self._readers[at], index - self._firsts[at]
-
-
-_MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
 
 
 def open_texts(source: ManifestSource) -> list[TextFile]:
@@ -131,6 +180,7 @@ def open_lines(
     """When the files are of the format that was asked for, or look like it."""
     if not source.files or not all(map(is_file, source.files)):
         return None
+    # The first one only: a file of another kind among them is then reported for its first line.
     if source.format is None and not is_ours(source.files[0]):
         return None
     choose_split(source.path, [], source.options.split)
@@ -141,16 +191,64 @@ def folder_of(source: ManifestSource, file: TextFile) -> str:
     return source.options.folder or os.path.dirname(file.path)
 
 
+def folder_of_first(path: str, folder: str) -> str:
+    """What relative paths of Kaldi and lhotse are relative to, by the first of them: the manifest's folder, or the
+    current one, where their recipes run."""
+    here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(os.path.join(folder, path))
+    return os.getcwd() if here else folder
+
+
+def is_relative(path: str) -> bool:
+    return not os.path.isabs(path) and "://" not in path
+
+
+class HashIndex:
+    """Where keys stand among others, by their 64-bit hashes: 16 bytes a key, and no key itself.
+
+    Args:
+        hashes: int64, in the order of what has these keys.
+
+    Attributes:
+        hashes: sorted.
+    """
+
+    def __init__(self, hashes: Iterable[int]):
+        self._order = np.argsort(np.asarray(hashes, np.int64), kind="stable")
+        self.hashes = np.asarray(hashes, np.int64)[self._order]
+
+    @property
+    def has_repeats(self) -> bool:
+        return bool((self.hashes[1:] == self.hashes[:-1]).any())
+
+    def find(self, key_hash: int) -> list[int]:
+        """Positions of that hash, ascending. The caller compares keys where two may share it."""
+        first, end = (int(np.searchsorted(self.hashes, key_hash, side)) for side in ("left", "right"))
+        return self._order[first:end].tolist()
+
+    def positions_not_in(self, hashes: Iterable[int]) -> list[int]:
+        """Positions of keys that are not among those, ascending."""
+        return np.sort(self._order[~np.isin(self.hashes, np.asarray(hashes, np.int64))]).tolist()
+
+
+# Commands in place of files, as Kaldi's `wav.scp` and lhotse's recordings have them. A row carries its command as
+# `pipe:COMMAND`; it runs when the row's turn has come, and only with --allow-pipes: a manifest from elsewhere is data.
 PIPE = "pipe:"
 TIMEOUT_S = 300.0
 
 
 def check_pipe(where: str, command: str, allowed: bool) -> str:
-    """The `audio_filepath` that stands for a command. Raises BadRow: commands are not allowed."""
+    """The `audio_filepath` that stands for a command. Raises InvalidRow: commands are not allowed."""
     if not allowed:
         fix = "give --allow-pipes to run it, or write files"
         raise InvalidRow(f"{where} = {show_text(command)}", "is a command, which is not run unasked", fix)
     return PIPE + command.strip().removesuffix("|").strip()
+
+
+def pipe_or_file(path: str, folder: str) -> AudioRef:
+    """Where the audio of a row lives whose path may stand for a command; that is run in `folder`."""
+    if not path.startswith(PIPE):
+        return audio_ref(path, folder)
+    return AudioRef(path, load=partial(run_pipe, path.removeprefix(PIPE), path, folder))
 
 
 def run_pipe(command: str, name: str, folder: str) -> bytes:
@@ -161,10 +259,10 @@ def run_pipe(command: str, name: str, folder: str) -> bytes:
     """
     process = subprocess.Popen(
         command, shell=True, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
+        start_new_session=True,  # a group of its own, so that all of a pipeline can be killed
     )  # fmt: skip
     try:
-        data, said = process.communicate(timeout=TIMEOUT_S)
+        data, stderr = process.communicate(timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired as e:
         raise RowError("unreadable", f"{name}: took longer than {TIMEOUT_S:g} s") from e
     finally:
@@ -172,7 +270,7 @@ def run_pipe(command: str, name: str, folder: str) -> bytes:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode != 0:
-        words = " ".join(said.decode("utf-8", "replace").split())[-200:]
+        words = " ".join(stderr.decode("utf-8", "replace").split())[-200:]
         raise RowError("unreadable", f"{name}: ended with exit status {process.returncode}: {words}")
     if not data:
         raise RowError("empty_audio", f"{name}: wrote nothing; correct the command, or drop the row", has_fix=True)

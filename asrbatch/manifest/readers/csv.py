@@ -1,7 +1,7 @@
 """Manifests in tables of text: CSV and TSV with a header, found again by byte offset.
 
 A field that spans lines is read as spreadsheets write it. In TSV quotes are plain characters, as in Common Voice. What
-a row may say is the business of `rows.py`. Keeps 16 bytes a row."""
+a row may say is the business of `row.py`. Keeps 16 bytes a row."""
 
 import codecs
 import csv
@@ -15,13 +15,12 @@ from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
+from asrbatch.manifest.readers.base import LineReader, Reader, folder_of, open_lines, row_or_error
 from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import REFUSED_FIELDS, InvalidRow, Row, audio_ref, parse_row
+from asrbatch.manifest.row import REFUSED_FIELDS, InvalidRow, Row, invalid_field, parse_row
 from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
-from asrbatch.types import AudioRef
 
 AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file", "file_name", "filename", "wav")
 _DELIMITERS = (",", "\t", ";", "|")
@@ -35,8 +34,8 @@ _FIX = "quote its fields, and end lines with LF or CRLF, not with CR alone"
 csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
 
 
-class CsvReader:
-    """The rows of one file; see `manifest_scan.Reader`.
+class CsvReader(LineReader):
+    """The rows of one file.
 
     Args:
         file: the text.
@@ -48,10 +47,8 @@ class CsvReader:
     """
 
     def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
-        self.source = file.path
-        self._file, self._folder = file, folder
-        self.base_folder = folder
-        self._starts, self._lines = array("Q"), array("Q")
+        super().__init__(file, folder)
+        self._lines = array("Q")
         with file.open() as raw:
             first = _strip_bom(raw.readline())
         if delimiter is None:
@@ -74,7 +71,7 @@ class CsvReader:
                     values = next(reader, None)
                 except csv.Error:
                     # One quote that is not closed may have taken in any number of lines: only the first of them is bad.
-                    values = self._values(lines.give_back_all_but_first())
+                    values = self._values(lines.unread_all_but_first())
                 if values is None:
                     break
                 if values == []:
@@ -84,27 +81,12 @@ class CsvReader:
                     continue
                 self._starts.append(lines.start)
                 self._lines.append(lines.first_line)
-                try:
-                    yield self._parse(values)
-                except InvalidRow as bad:
-                    yield bad
+                yield row_or_error(self._parse, values)
             self._starts.append(lines.end)
         self._file.check()
 
-    @property
-    def share_read(self) -> float | None:
-        """What part of the file the rows passed so far are; None where its length as text is not known."""
-        size = getattr(self._file, "size", None)
-        return self._starts[-1] / size if size and self._starts else None
-
     def row(self, index: int) -> Row:
-        self._file.check()
-        start = self._starts[index]
-        data = self._file.read_at(start, self._starts[index + 1] - start)
-        return self._parse(self._values(data))
-
-    def audio(self, index: int, row: Row) -> AudioRef:
-        return audio_ref(row.path, self._folder)
+        return self._parse(self._values(self._bytes_of(index)))
 
     def where(self, index: int) -> str:
         return f"{self.source}:{self._lines[index]}"
@@ -131,11 +113,8 @@ class CsvReader:
             found = [name for name in AUDIO_COLUMNS if name in self._header]
             if len(found) != 1 and "audio_filepath" not in found:
                 there = ", ".join(map(show_text, found or self._header))
-                problem = (
-                    "several columns may hold the audio"
-                    if found
-                    else "no audio column; the first line must be a header"
-                )
+                none = "no audio column; the first line must be a header"
+                problem = "several columns may hold the audio" if found else none
                 raise ManifestError(f"{self.source}: {problem} ({there}); name it with --audio-column")
             if "audio_filepath" not in found:
                 options = replace(options, audio_column=found[0])
@@ -150,48 +129,41 @@ class CsvReader:
 
     def _parse(self, values: list[str] | csv.Error) -> Row:
         if isinstance(values, csv.Error):
-            text = str(values)
             fix = "a quote is not closed, or stands inside a field; double it and quote the field"
-            raise InvalidRow("this line", f"not CSV: {text}", fix) from values
+            raise InvalidRow("this line", f"not CSV: {values}", fix) from values
         if len(values) != len(self._header):
             fix = "quote fields that hold the delimiter, or add the missing ones"
             raise InvalidRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
         fields: dict[str, Any] = self._columns.rename(dict(zip(self._header, values, strict=True)))
-        bad: InvalidRow | None = None
+        invalid: InvalidRow | None = None
         for name, value in fields.items():
             try:
                 fields[name] = _value(name, value)
-            except InvalidRow as e:
-                bad = bad or e
-        if bad is not None:
-            bad.fields = {
-                name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))
-            }
-            raise bad
+            except InvalidRow as e:  # the first is reported; the fields after it are read for the output row
+                invalid = invalid or e
+        if invalid is not None:
+            is_text = {name: not (type(value) is str and _ESCAPED.search(value)) for name, value in fields.items()}
+            invalid.fields = {name: value for name, value in fields.items() if is_text[name]}
+            raise invalid
         return parse_row(fields, fields.get("audio_filepath") or None)
 
 
 def _value(name: str, text: str) -> Any:
     if not text.isascii() and _ESCAPED.search(text):
         shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-        raise InvalidRow(
-            f"{name} = {show(shown)}", "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)"
-        )
+        raise invalid_field(name, shown, "not UTF-8", "write the whole file in UTF-8 (two encodings in one file?)")
     if name not in _NOTHING_WHEN_EMPTY:
         return text
     if not text.strip():
         return None
     if name in ("offset", "duration"):
         if not _NUMBER.fullmatch(text.strip()):
-            raise InvalidRow(
-                f"{name} = {show(text)}", "must be a number of seconds", "write it like 12.5, or leave it empty"
-            )
+            raise invalid_field(name, text, "must be a number of seconds", "write it like 12.5, or leave it empty")
         return float(text)
     if name == "channel":
         if not text.strip().isdecimal() or len(text) > 9:
-            raise InvalidRow(
-                f"{name} = {show(text)}", "must be a whole number from 0", "leave it empty for the mean of all channels"
-            )
+            fix = "leave it empty for the mean of all channels"
+            raise invalid_field(name, text, "must be a whole number from 0", fix)
         return int(text)
     return text
 
@@ -204,17 +176,17 @@ class _RecordLines:
         self.start = self.end = 0
         self.line = self.first_line = 0
         self._record: list[bytes] = []  # lines of the record under way
-        self._given_back: list[bytes] = []  # the next one last
+        self._unread: list[bytes] = []  # the next one last
 
     def begin_record(self) -> None:
         self._record.clear()
 
-    def give_back_all_but_first(self) -> bytes:
+    def unread_all_but_first(self) -> bytes:
         """The first line of the record under way; those after it come once more."""
         first, *others = self._record
         self.end -= sum(map(len, others))
         self.line -= len(others)
-        self._given_back += reversed(others)
+        self._unread += reversed(others)
         return _strip_bom(first) if self.start == 0 else first
 
     def __iter__(self) -> "_RecordLines":
@@ -223,7 +195,7 @@ class _RecordLines:
     def __next__(self) -> str:
         if self._record and self.end - self.start > _MOST_RECORD_BYTES:
             raise csv.Error("unexpected end of data")
-        line = self._given_back.pop() if self._given_back else self._raw.readline()
+        line = self._unread.pop() if self._unread else self._raw.readline()
         if not line:
             raise StopIteration
         begin = self.end

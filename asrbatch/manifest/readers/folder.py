@@ -6,15 +6,13 @@ without a word."""
 
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import Reader
+from asrbatch.manifest.readers.base import HashIndex, Reader
 from asrbatch.manifest.readers.csv import csv_reader
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_audio, walk_files
@@ -29,8 +27,8 @@ _SHOWN_FILES = 5
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
-class FolderReader:
-    """See `manifest_scan.Reader`.
+class FolderReader(Reader):
+    """Audio files, a row each.
 
     Args:
         source: absolute path or glob, for messages.
@@ -39,16 +37,9 @@ class FolderReader:
     """
 
     def __init__(self, source: str, folder: str, files: list[str]):
-        self.source, self._folder, self.base_folder = source, folder, folder
+        self.source, self.base_folder = source, folder
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
-
-    def rows(self) -> Iterator[Row | InvalidRow]:
-        for index in range(len(self._files)):
-            try:
-                yield self.row(index)
-            except InvalidRow as bad:
-                yield bad
 
     def row(self, index: int) -> Row:
         path = self._files[index]
@@ -62,15 +53,15 @@ class FolderReader:
         return parse_row(fields, path)
 
     def audio(self, index: int, row: Row) -> AudioRef:
-        return AudioRef(row.path, os.path.join(self._folder, row.path))
+        return AudioRef(row.path, os.path.join(self.base_folder, row.path))
 
     def where(self, index: int) -> str:
-        return os.path.join(self._folder, self._files[index])
+        return os.path.join(self.base_folder, self._files[index])
 
     def _text_beside(self, path: str) -> str | None:
         name = os.path.splitext(path)[0] + ".txt"
         try:
-            with open(os.path.join(self._folder, name), "rb") as file:
+            with open(os.path.join(self.base_folder, name), "rb") as file:
                 data = file.read(_MOST_TEXT_BYTES + 1)
         except FileNotFoundError:
             return None
@@ -84,8 +75,8 @@ class FolderReader:
             raise InvalidRow(name, "not UTF-8", "save it as UTF-8") from e
 
 
-class DescribedFolder:
-    """A folder whose rows a metadata file says; see `manifest_scan.Reader`.
+class DescribedFolder(Reader):
+    """A folder whose rows a metadata file says.
 
     Args:
         reader: of the metadata.
@@ -93,15 +84,8 @@ class DescribedFolder:
 
     def __init__(self, folder: str, reader: Reader):
         self._folder, self._reader, self.source = folder, reader, reader.source
-        self.base_folder = getattr(reader, "base_folder", None)
-        self.row: Callable[[int], Row] = reader.row
-        self.audio: Callable[[int, Row], AudioRef] = reader.audio
-        self.where: Callable[[int], str] = reader.where
-
-    @property
-    def share_read(self) -> float | None:
-        """That of the metadata."""
-        return getattr(self._reader, "share_read", None)
+        self.base_folder, self.share_read = reader.base_folder, reader.share_read
+        self.row, self.audio, self.where = reader.row, reader.audio, reader.where
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         named, num_bad = array("q"), 0
@@ -113,8 +97,8 @@ class DescribedFolder:
             yield row
         if num_bad:  # they may be what names the others
             return
-        known = np.unique(np.frombuffer(named, np.int64)) if named else np.empty(0, np.int64)
-        unnamed = [path for path in walk_audio(self._folder) if not _contains(known, hash(os.path.normpath(path)))]
+        known = HashIndex(named)
+        unnamed = [path for path in walk_audio(self._folder) if not known.find(hash(os.path.normpath(path)))]
         if unnamed:
             shown = first_of(sorted(unnamed), _SHOWN_FILES)
             fix = "add them, move them away, or give the metadata file itself as the manifest"
@@ -138,13 +122,10 @@ def find_metadata(folder: str) -> str | None:
         if os.path.basename(file) in _METADATA:
             below.append(file)
     if below and any_audio:
-        below.sort()
-        shown = first_of(below, _SHOWN_FILES)
-        fix = (
-            f"give one of those folders, or a glob of audio ('{os.path.join(folder, '**', '*.wav')}') to leave them "
-            f"unread"
-        )
-        raise ManifestError(f"{folder}: metadata stands in folders below it ({shown}); {fix}")
+        audio = os.path.join(folder, "**", "*.wav")
+        fix = f"give one of those folders, or a glob of audio ('{audio}') to leave them unread"
+        found = first_of(sorted(below), _SHOWN_FILES)
+        raise ManifestError(f"{folder}: metadata stands in folders below it ({found}); {fix}")
     return None
 
 
@@ -153,11 +134,6 @@ def name_files(fields: dict[str, Any]) -> dict[str, Any]:
     if "file_name" not in fields or "audio_filepath" in fields:
         return fields
     return {"audio_filepath" if name == "file_name" else name: value for name, value in fields.items()}
-
-
-def _contains(known: np.ndarray, key: int) -> bool:
-    at = int(np.searchsorted(known, key))
-    return at < len(known) and int(known[at]) == key
 
 
 def open_audio(source: ManifestSource) -> Reader | None:

@@ -1,22 +1,64 @@
 """Data sets of the Hugging Face hub, and folders that are copies of one: which files hold the rows of a split.
 
 Configurations and splits are found by `datasets`, from the data set's card or the names of its files; its loading,
-which copies all audio into a cache of its own, is not used. Knows nothing about rows."""
+which copies all audio into a cache of its own, is not used. The files found are read as those of any other source."""
 
 import glob
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, one_line, show, show_text
+from asrbatch.manifest.readers.base import Reader
+from asrbatch.manifest.readers.columnar import table_reader
+from asrbatch.manifest.readers.csv import open_csv
+from asrbatch.manifest.readers.jsonl import open_jsonl
 from asrbatch.manifest.readers.sniff import check_shards
-from asrbatch.manifest.source import PREFIX, parse_name
+from asrbatch.manifest.readers.webdataset import open_webdataset
+from asrbatch.manifest.source import PREFIX, ManifestSource, choose_split, is_data_set, parse_name
 
 _TIMEOUT_S = 20.0
-_CONVERTED = "refs/convert/parquet"  # where the hub keeps public data sets as Parquet
 _MOST_SHOWN = 10
+# What else data files may be, by the name of the module in datasets.
+_OTHER_KINDS: dict[str, tuple[str, Callable[[ManifestSource], Reader | None]]] = {
+    "json": ("jsonl", open_jsonl),
+    "csv": ("csv", open_csv),
+    "webdataset": ("webdataset", open_webdataset),
+}
+
+
+def open_hub(source: ManifestSource) -> Reader | None:
+    """A data set on the hub, or a folder that is a copy of one."""
+    if is_data_set(source.path):
+        found = find_on_hub(source.path, source.options)
+    elif source.is_folder and is_copy(source.path):
+        found = find_in_folder(source.path, source.options)
+    else:
+        return None
+    reader = _read(found, source.options)
+    if reader is None and found.folder == found.source and source.format is None:
+        return None  # a folder here: perhaps one of audio
+    if reader is None:
+        problem = f"holds files that datasets reads as {found.kind}, which is not supported"
+        fix = "the hub keeps most data sets as Parquet as well: add @refs/convert/parquet to the name"
+        raise ManifestError(f"{found.source}: {problem}; {fix}")
+    if None not in (found.num_rows, reader.num_rows) and reader.num_rows != found.num_rows:
+        problem = f"its card says that {found.split} has {found.num_rows} rows, its files hold {reader.num_rows}"
+        raise ManifestError(f"{found.source}: {problem}; fetch it again, or give the files themselves to run those")
+    return reader
+
+
+def _read(found: "HubFiles", options: SourceOptions) -> Reader | None:
+    """None where no reader of ours is for files of that kind."""
+    format, open_files = _OTHER_KINDS.get(found.kind, (None, None))
+    options = replace(options, format=format, split=None, folder=found.folder)
+    source = ManifestSource(found.source, found.files, options)
+    if found.kind in ("parquet", "arrow"):
+        return table_reader(source, found.kind, list(found.files), found.split, found.folder)
+    return open_files and open_files(source)
 
 
 @dataclass(frozen=True)
@@ -73,9 +115,8 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
 def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
     """The files of a folder with a data set card. Raises ManifestError."""
     if options.streaming:
-        raise ManifestError(
-            f"{folder}: --streaming is for data sets on the hub; this one is here already, leave it out"
-        )
+        problem = "--streaming is for data sets on the hub; this one is here already"
+        raise ManifestError(f"{folder}: {problem}, leave it out")
     return _find(folder, folder, None, options, folder=folder)
 
 
@@ -97,14 +138,12 @@ def _find(
         builder = datasets.load_dataset_builder(path, config, revision=commit, data_files=patterns)
     except ManifestError:
         raise
-    except (
-        Exception
-    ) as e:  # datasets, its hub library and fsspec have errors of their own for a card or files that do not fit
+    except Exception as e:  # datasets, its hub library and fsspec each have errors of their own for what does not fit
         raise ManifestError(f"{source}: its files cannot be found: {one_line(e)[:300]}") from e
     of_split = {str(split): tuple(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
     if not of_split:
         raise ManifestError(f"{source}: {config}: names no data files; give the files themselves")
-    split = _choose_split(source, of_split, options.split)
+    split = choose_split(source, of_split, options.split)
     stated = (builder.info.splits or {}).get(split)
     kind = builder.__module__.rpartition(".")[2]
     files = of_split[split]
@@ -116,25 +155,13 @@ def _find(
 def _choose_config(source: str, configs: list[str], config: str | None) -> str:
     if config is None:
         if len(configs) > 1 and "default" not in configs:  # datasets would take the first
-            raise ManifestError(
-                f"{source}: has several configurations ({first_of(configs, _MOST_SHOWN)}); choose one with --config"
-            )
+            names = first_of(configs, _MOST_SHOWN)
+            raise ManifestError(f"{source}: has several configurations ({names}); choose one with --config")
         return "default" if "default" in configs else configs[0]
     if config not in configs:
-        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {first_of(configs, _MOST_SHOWN)}")
+        names = first_of(configs, _MOST_SHOWN)
+        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {names}")
     return config
-
-
-def _choose_split(source: str, of_split: dict[str, tuple[str, ...]], split: str | None) -> str:
-    if split is None:
-        if len(of_split) > 1:
-            raise ManifestError(
-                f"{source}: holds several splits ({first_of([*of_split], _MOST_SHOWN)}); choose one with --split"
-            )
-        return next(iter(of_split))
-    if split not in of_split:
-        raise ManifestError(f"{source}: has no split {show(split)}; there is {first_of([*of_split], _MOST_SHOWN)}")
-    return split
 
 
 def _check_whole(source: str, files: tuple[str, ...]) -> None:
@@ -218,9 +245,7 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
             if os.path.basename(folder) == commit:
                 break
     except Exception as e:
-        fix = (
-            "the same command goes on where it stopped; a gated data set needs its terms accepted, and `hf auth login`"
-        )
+        fix = "the same command goes on where it stopped; a gated one needs its terms accepted, and `hf auth login`"
         raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:

@@ -1,11 +1,8 @@
 """Manifests in JSON Lines: one JSON object per line, UTF-8, found again by its byte offset.
 
 Blank lines are no rows; a byte-order mark at the start and CRLF line ends are accepted. What a row may say is the
-business of `rows.py`. Keeps 8 bytes a row.
-
-Opening manifests of text, and folders of audio: JSON Lines, lhotse cuts, CSV and TSV, folders, Kaldi folders.
-
-Each `open_*` takes a source and returns None for what is not its own.
+business of `row.py`. Keeps 8 bytes a row. Lines that mean rows of another kind (lhotse's cuts, NeMo's tars) are read
+here too, by way of `adapt` and `locate`.
 """
 
 import codecs
@@ -17,7 +14,7 @@ from typing import Any
 
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import Reader, folder_of, open_lines
+from asrbatch.manifest.readers.base import LineReader, Reader, folder_of, open_lines, row_or_error
 from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
@@ -31,17 +28,17 @@ _ONE_OBJECT = "write one JSON object per line"
 Locate = Callable[[Row], AudioRef]
 
 
-class JsonlReader:
-    """The rows of one file; see `manifest_scan.Reader`.
+class JsonlReader(LineReader):
+    """The rows of one file.
 
     Args:
         file: the text.
         folder: what relative audio paths are relative to; empty where paths are names of members of tars.
         columns: fields under other names.
-        adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises BadRow.
-        check: asked about a row's fields when they have our names. Raises BadRow.
+        adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises InvalidRow.
+        check: called with a row's fields when they have our names. Raises InvalidRow.
         locate: where a row's audio lives; None looks for a file.
-        found_folder: asked when all rows have passed, see `Manifest.audio_folder`.
+        find_folder: called when all rows have passed, see `Reader.audio_folder`.
     """
 
     def __init__(
@@ -53,15 +50,14 @@ class JsonlReader:
         adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         check: Callable[[dict[str, Any]], None] | None = None,
         locate: Locate | None = None,
-        found_folder: Callable[[], str | None] = lambda: None,
+        find_folder: Callable[[], str | None] = lambda: None,
     ):
-        self.source = file.path
-        self._file, self._folder, self._adapt, self._check, self._locate = file, folder, adapt, check, locate
-        self._found_folder = found_folder
+        super().__init__(file, folder)
+        self._folder, self._adapt, self._check, self._locate = folder, adapt, check, locate
+        self._find_folder = find_folder
         self.base_folder, self.holds_audio = folder or None, not folder
-        self._rename = columns.rename if columns.given else None
-        self.is_plain = adapt is None and locate is None and self._rename is None
-        self._starts = array("Q")  # byte offset of every row passed, and at last the end of the file
+        self._rename = columns.rename
+        self.is_plain = adapt is None and locate is None and not columns.given
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
     def rows(self) -> Iterator[Row | InvalidRow]:
@@ -75,37 +71,22 @@ class JsonlReader:
                     self._blank_before.append(len(self._starts))
                     continue
                 self._starts.append(start)
-                try:
-                    yield self._parse(line)
-                except InvalidRow as bad:
-                    yield bad
+                yield row_or_error(self._parse, line)
             self._starts.append(end)
         self._file.check()
 
     @property
     def audio_folder(self) -> str | None:
-        return self._found_folder()
-
-    @property
-    def share_read(self) -> float | None:
-        """What part of the file the rows passed so far are; None where its length as text is not known."""
-        size = getattr(self._file, "size", None)
-        return self._starts[-1] / size if size and self._starts else None
+        return self._find_folder()
 
     def row(self, index: int) -> Row:
-        self._file.check()
-        start, end = self._starts[index], self._starts[index + 1]
-        return self._parse(
-            self._file.read_at(start, end - start)
-        )  # with the blank lines that follow: JSON ignores them
+        return self._parse(self._bytes_of(index))
 
     def line(self, index: int) -> bytes | None:
-        """The line of a row as it stands in the file; None where lines are something else than rows."""
+        # A folder's metadata is adapted to rows without a place of their own; cuts and tars keep lines that say theirs.
         if self._adapt is not None and self._locate is None:
             return None
-        self._file.check()
-        start, end = self._starts[index], self._starts[index + 1]
-        return self._file.read_at(start, end - start).partition(b"\n")[0] + b"\n"
+        return self._bytes_of(index).partition(b"\n")[0] + b"\n"
 
     def audio(self, index: int, row: Row) -> AudioRef:
         return audio_ref(row.path, self._folder) if self._locate is None else self._locate(row)
@@ -117,12 +98,7 @@ class JsonlReader:
         fields = parse_object(line)
         if self._adapt is not None:
             fields = self._adapt(fields)
-        if self._rename is not None:
-            try:
-                fields = self._rename(fields)
-            except InvalidRow as bad:
-                bad.fields = fields
-                raise
+        fields = self._rename(fields)
         if self._check is not None:
             self._check(fields)
         return parse_row(fields, fields.get("audio_filepath"))
@@ -135,7 +111,7 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
         one_object: what to do about text that is none.
 
     Raises:
-        BadRow: it is none.
+        InvalidRow: it is none.
     """
     try:
         text = line.decode()
@@ -150,9 +126,8 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
             fix = "remove it (files joined with cat keep theirs)"
             raise InvalidRow(show_text(text.strip()), "a byte-order mark inside the file", fix) from e
         if "\0" in text[:4]:  # every other byte of what is in ASCII
-            raise InvalidRow(
-                show_text(text.strip()), "looks like UTF-16 without a byte-order mark", "save the file as UTF-8"
-            ) from e
+            problem = "looks like UTF-16 without a byte-order mark"
+            raise InvalidRow(show_text(text.strip()), problem, "save the file as UTF-8") from e
         column = min(e.pos, len(text.rstrip())) + 1
         raise InvalidRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
     except RecursionError as e:

@@ -6,26 +6,25 @@ twice. An utterance that two lines of a file speak of is a bad row, which names 
 
 import os
 from array import array
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
-
-import numpy as np
 
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, show_text
-from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, run_pipe
+from asrbatch.manifest.readers.base import HashIndex, Reader, check_pipe, folder_of_first, is_relative, pipe_or_file
 from asrbatch.manifest.readers.text import LocalFile
-from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
+from asrbatch.manifest.row import InvalidRow, Row, annotate, parse_row
 from asrbatch.manifest.source import ManifestSource, choose_split
 from asrbatch.types import AudioRef
 
 _SHOWN = 5
 _DIFFERENT_S = 0.1  # Kaldi rounds, and counts frames of 10 ms
+_OTHERS = {"text": "text", "lang": "utt2lang", "speaker": "utt2spk"}
 
 
-class KaldiReader:
-    """See `manifest_scan.Reader`.
+class KaldiReader(Reader):
+    """The utterances of one folder.
 
     Args:
         folder: absolute path.
@@ -37,43 +36,33 @@ class KaldiReader:
 
     def __init__(self, folder: str, *, allow_pipes: bool = False):
         self.source, self._allow_pipes = folder, allow_pipes
-        self._wavs = KeyedLines(os.path.join(folder, "wav.scp"))
-        segments = os.path.join(folder, "segments")
-        self._segments = KeyedLines(segments) if os.path.isfile(segments) else None
+        names = ("wav.scp", "segments", "utt2dur", *_OTHERS.values())
+        paths = {name: os.path.join(folder, name) for name in names}
+        self._files = {name: KeyedLines(path) for name, path in paths.items() if os.path.isfile(path)}
+        self._wavs, self._segments, self._durations = map(self._files.get, names[:3])
         self._utterances = self._segments or self._wavs
-        others = {"text": "text", "lang": "utt2lang", "speaker": "utt2spk"}
-        paths = {field: os.path.join(folder, name) for field, name in others.items()}
-        self._others = {field: KeyedLines(path) for field, path in paths.items() if os.path.isfile(path)}
-        durations = os.path.join(folder, "utt2dur")
-        self._durations = KeyedLines(durations) if os.path.isfile(durations) else None
+        self._others = {field: self._files[name] for field, name in _OTHERS.items() if name in self._files}
         self.num_rows = len(self._utterances)
         self._check_keys()
-        self._base = self._choose_base()
-        self.audio_folder = None if self._base == folder else self._base
-        self.base_folder = self._base
+        self.base_folder = self._choose_base()
+        self.audio_folder = None if self.base_folder == folder else self.base_folder
 
     def rows(self) -> Iterator[Row | InvalidRow]:
-        for index in range(len(self._utterances)):
-            try:
-                yield self.row(index)
-            except InvalidRow as bad:
-                yield bad
-        for file in (self._utterances, self._wavs, self._durations, *self._others.values()):
-            if file is not None:
-                file.check()
+        yield from super().rows()
+        for file in self._files.values():
+            file.check()
 
     def row(self, index: int) -> Row:
         utterance, rest = self._utterances.line(index)
         fields: dict[str, Any] = {"id": utterance, "audio_filepath": None}
-        try:
+        with annotate(fields):
             place = rest
             if self._segments is not None:
                 recording, timing = _segment(rest)
                 place = self._wavs.get(recording)
                 if place is None:
-                    raise InvalidRow(
-                        f"recording {show_text(recording)}", "wav.scp lacks it", "add it, or drop the utterance"
-                    )
+                    fix = "add it, or drop the utterance"
+                    raise InvalidRow(f"recording {show_text(recording)}", "wav.scp lacks it", fix)
                 fields["recording"] = recording
                 fields |= timing
             fields["audio_filepath"] = self._path(place)
@@ -82,16 +71,10 @@ class KaldiReader:
             for field, file in self._others.items():
                 if (value := file.get(utterance)) is not None:
                     fields[field] = value
-        except InvalidRow as bad:
-            bad.fields = fields
-            raise
         return parse_row(fields, fields["audio_filepath"])
 
     def audio(self, index: int, row: Row) -> AudioRef:
-        if row.path.startswith(PIPE):
-            command = row.path.removeprefix(PIPE)
-            return AudioRef(row.path, load=partial(run_pipe, command, row.path, self._base))
-        return audio_ref(row.path, self._base)
+        return pipe_or_file(row.path, self.base_folder)
 
     def where(self, index: int) -> str:
         return f"{self._utterances.path}:{self._utterances.line_number(index)}"
@@ -103,11 +86,8 @@ class KaldiReader:
             return check_pipe("wav.scp", place, self._allow_pipes)
         stem, colon, offset = place.rpartition(":")
         if colon and offset.isdecimal() and stem.endswith(".ark"):
-            raise InvalidRow(
-                f"wav.scp = {show_text(place)}",
-                "audio in an ark is not supported",
-                "give wav files (wav-copy writes them)",
-            )
+            fix = "give wav files (wav-copy writes them)"
+            raise _invalid_line("wav.scp", place, "audio in an ark is not supported", fix)
         return place
 
     def _check_keys(self) -> None:
@@ -115,25 +95,16 @@ class KaldiReader:
             unknown = file.keys_not_in(self._utterances)
             if unknown and name in ("text", "lang"):
                 raise _stray(file.path, unknown, f"{os.path.basename(self._utterances.path)} lacks")
-        if self._segments is not None:
-            unused = self._wavs.keys_not_in_values(self._segments)
-            if unused:
-                raise _stray(self._wavs.path, unused, "no segment uses")
+        if self._segments is not None and (unused := self._wavs.keys_not_in_values(self._segments)):
+            raise _stray(self._wavs.path, unused, "no segment uses")
 
     def _choose_base(self) -> str:
-        """What relative paths are relative to: this folder, or the current one where recipes run,
-        by the first of them.
-        """
+        """What relative paths are relative to; see `folder_of_first`."""
         for index in range(len(self._wavs)):
-            try:
+            with suppress(InvalidRow):  # reported with the others
                 place = self._wavs.line(index)[1]
-            except InvalidRow:  # reported with the others
-                continue
-            if place and not place.endswith("|") and not os.path.isabs(place) and "://" not in place:
-                here = os.path.join(os.getcwd(), place)
-                if not os.path.exists(os.path.join(self.source, place)) and os.path.exists(here):
-                    return os.getcwd()
-                break
+                if place and not place.endswith("|") and is_relative(place):
+                    return folder_of_first(place, self.source)
         return self.source
 
 
@@ -141,27 +112,20 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
     """`recording start end [channel]`."""
     parts = rest.split()
     if len(parts) not in (3, 4):
-        raise InvalidRow(
-            f"segments = {show_text(rest)}", "not `recording start end`", "write recording, start and end in seconds"
-        )
+        fix = "write recording, start and end in seconds"
+        raise _invalid_line("segments", rest, "not `recording start end`", fix)
     try:
         start_s, end_s = float(parts[1]), float(parts[2])
     except ValueError as e:
-        raise InvalidRow(
-            f"segments = {show_text(rest)}", "start and end must be numbers of seconds", "correct the line"
-        ) from e
+        raise _invalid_line("segments", rest, "start and end must be numbers of seconds", "correct the line") from e
     timing: dict[str, Any] = {"offset": start_s}
     if end_s != -1:  # Kaldi: to the end
         if not start_s < end_s:
-            raise InvalidRow(
-                f"segments = {show_text(rest)}", "must end after it starts", "correct the line, or drop it"
-            )
+            raise _invalid_line("segments", rest, "must end after it starts", "correct the line, or drop it")
         timing["duration"] = round(end_s - start_s, 6)
     if len(parts) == 4:
         if not parts[3].isdecimal():
-            raise InvalidRow(
-                f"segments = {show_text(rest)}", "the channel must be a whole number from 0", "correct the line"
-            )
+            raise _invalid_line("segments", rest, "the channel must be a whole number from 0", "correct the line")
         timing["channel"] = int(parts[3])
     return parts[0], timing
 
@@ -171,17 +135,17 @@ def _duration(stated: str, of_segment_s: float | None) -> float:
     try:
         duration_s = float(stated)
     except ValueError as e:
-        raise InvalidRow(
-            f"utt2dur = {show_text(stated)}", "must be a number of seconds", "correct the line, or drop it"
-        ) from e
+        raise _invalid_line("utt2dur", stated, "must be a number of seconds", "correct the line, or drop it") from e
     if of_segment_s is None:
         return duration_s
     if not abs(duration_s - of_segment_s) <= _DIFFERENT_S:
-        problem = f"segments says another duration: {of_segment_s:g}"
-        raise InvalidRow(
-            f"utt2dur = {show_text(stated)}", problem, "make utt2dur again (utils/data/get_utt2dur.sh), or remove it"
-        )
+        fix = "make utt2dur again (utils/data/get_utt2dur.sh), or remove it"
+        raise _invalid_line("utt2dur", stated, f"segments says another duration: {of_segment_s:g}", fix)
     return of_segment_s
+
+
+def _invalid_line(file: str, line: str, problem: str, fix: str) -> InvalidRow:
+    return InvalidRow(f"{file} = {show_text(line)}", problem, fix)
 
 
 class KeyedLines:
@@ -194,7 +158,8 @@ class KeyedLines:
     def __init__(self, path: str):
         self.path = path
         self._file = LocalFile(path)
-        self._starts, self._numbers, hashes, values = array("Q"), array("Q"), array("q"), array("q")
+        self._starts, self._numbers = array("Q"), array("Q")
+        hashes, self._first_words = array("q"), array("q")
         end = number = 0
         with self._file.open() as lines:
             for line in lines:
@@ -204,12 +169,9 @@ class KeyedLines:
                     self._starts.append(start)
                     self._numbers.append(number)
                     hashes.append(hash(words[0]))
-                    values.append(hash(words[1]) if len(words) > 1 else 0)
+                    self._first_words.append(hash(words[1]) if len(words) > 1 else 0)
         self._starts.append(end)
-        self._hashes = np.frombuffer(hashes, np.int64) if hashes else np.empty(0, np.int64)
-        self._first_words = np.frombuffer(values, np.int64) if values else np.empty(0, np.int64)
-        self._order = np.argsort(self._hashes, kind="stable")
-        self._sorted = self._hashes[self._order]
+        self._index = HashIndex(hashes)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -221,57 +183,43 @@ class KeyedLines:
         return self._numbers[index]
 
     def line(self, index: int) -> tuple[str, str]:
-        """Key and value of a line. Raises BadRow: not UTF-8."""
+        """Key and value of a line. Raises InvalidRow: not UTF-8."""
         data = self._data(index)
         try:
-            key, _, value = (
-                data.decode().partition(" ")
-                if b"\t" not in data
-                else data.decode().replace("\t", " ", 1).partition(" ")
-            )
+            key, _, value = data.decode().replace("\t", " ", 1).partition(" ")
         except UnicodeDecodeError as e:
             where, fix = f"{self.path}:{self._numbers[index]}", "write the whole file in UTF-8"
             raise InvalidRow(show_text(data.decode("utf-8", "backslashreplace")), f"not UTF-8: {where}", fix) from e
         return key, value.strip()
 
     def get(self, key: str) -> str | None:
-        """The value of a key; None where there is no such line. Raises BadRow: not UTF-8, or two lines have it."""
-        wanted = hash(key.encode())
-        at = int(np.searchsorted(self._sorted, wanted))
-        first: tuple[int, str] | None = None  # number of the line, and its value
-        while at < len(self._sorted) and self._sorted[at] == wanted:
-            index = int(self._order[at])  # lines of one hash are in the order of the file
-            found, value = self.line(index)
-            if found == key:
-                if first is not None:
-                    name, fix = os.path.basename(self.path), "keep one of the lines"
-                    both = f"{self.path}:{first[0]} and {self.path}:{self._numbers[index]}"
-                    raise InvalidRow(show_text(key), f"key given twice in {name}: {both}", fix)
-                first = self._numbers[index], value
-            at += 1
-        return None if first is None else first[1]
+        """The value of a key; None where there is no such line. Raises InvalidRow: not UTF-8, or two lines have it."""
+        found = {index: self.line(index) for index in self._index.find(hash(key.encode()))}
+        values = {index: value for index, (its_key, value) in found.items() if its_key == key}
+        if len(values) > 1:
+            name, fix = os.path.basename(self.path), "keep one of the lines"
+            both = " and ".join(f"{self.path}:{self._numbers[index]}" for index in list(values)[:2])
+            raise InvalidRow(show_text(key), f"key given twice in {name}: {both}", fix)
+        return next(iter(values.values()), None)
 
     def keys_not_in(self, other: "KeyedLines") -> list[str]:
-        return self._strays(other._hashes)
+        return self._keys_not_in(other._index.hashes)
 
     def keys_not_in_values(self, other: "KeyedLines") -> list[str]:
         """Keys that are the first word of no line's value."""
-        return self._strays(other._first_words)
+        return self._keys_not_in(other._first_words)
 
-    def _strays(self, known: np.ndarray) -> list[str]:
-        strays = np.flatnonzero(~np.isin(self._hashes, known))
-        return [self._key(int(index)).decode("utf-8", "backslashreplace") for index in strays]
+    def _keys_not_in(self, hashes: Iterable[int]) -> list[str]:
+        keys = (self._data(index).split(None, 1)[0] for index in self._index.positions_not_in(hashes))
+        return [key.decode("utf-8", "backslashreplace") for key in keys]
 
     def _data(self, index: int) -> bytes:
         start, end = self._starts[index], self._starts[index + 1]
         return self._file.read_at(start, end - start).strip()
 
-    def _key(self, index: int) -> bytes:
-        return self._data(index).split(None, 1)[0]
-
 
 def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
-    shown = first_of([*map(show_text, keys)], _SHOWN)
+    shown = first_of(list(map(show_text, keys)), _SHOWN)
     fix = "run Kaldi's utils/fix_data_dir.sh"
     return ManifestError(f"{path}: has {len(keys)} keys that {problem} ({shown}); {fix}")
 

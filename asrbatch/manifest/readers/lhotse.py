@@ -5,18 +5,26 @@ rows are bad. Only importer of lhotse; that takes 3 s, so it happens when there 
 
 import os
 import re
-from functools import partial
 from typing import Any
 
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import one_line, show, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import PIPE, Reader, check_pipe, folder_of, open_lines, run_pipe
+from asrbatch.manifest.readers.base import (
+    PIPE,
+    Reader,
+    check_pipe,
+    folder_of,
+    folder_of_first,
+    is_relative,
+    open_lines,
+    pipe_or_file,
+)
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import unpacked_head
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import InvalidRow, Row, audio_ref
+from asrbatch.manifest.row import InvalidRow, Row, annotate
 from asrbatch.manifest.source import ManifestSource
 from asrbatch.types import AudioRef
 
@@ -35,9 +43,9 @@ def looks_like_cuts(head: bytes) -> bool:
 class LhotseCuts:
     """What a line of cuts means: `adapt` and `locate` of a `JsonlReader`.
 
-    Args: source: for messages. folder: of the file. Relative paths are relative to it, or to the current folder where
-        lhotse was run and the first
-            of them lies.
+    Args:
+        source: for messages.
+        folder: of the file. Relative paths are relative to it, or to the current folder, see `folder_of_first`.
         allow_pipes: run the commands that recordings hold, when a row's turn has come.
 
     Raises:
@@ -48,9 +56,8 @@ class LhotseCuts:
         try:
             from lhotse.serialization import deserialize_item
         except ImportError as e:
-            raise ManifestError(
-                f"{source}: holds lhotse cuts, and lhotse is not installed: pip install 'asrbatch[lhotse]'"
-            ) from e
+            fix = "pip install 'asrbatch[lhotse]'"
+            raise ManifestError(f"{source}: holds lhotse cuts, and lhotse is not installed: {fix}") from e
         self._deserialize, self._folder, self._allow_pipes = deserialize_item, folder, allow_pipes
         self._base: str | None = None
 
@@ -59,27 +66,20 @@ class LhotseCuts:
         return None if self._base == self._folder else self._base
 
     def adapt(self, line: dict[str, Any]) -> dict[str, Any]:
-        """A cut as a row of ours. Raises BadRow."""
+        """A cut as a row of ours. Raises InvalidRow."""
         fields: dict[str, Any] = {"id": line.get("id")}
-        try:
-            custom = line.get("custom")
+        with annotate(fields):
+            custom = line.get("custom")  # before lhotse, which takes it out of the line
             cut = self._cut(line)
             fields |= self._audio(cut)
             self._base_of(fields["audio_filepath"])
-            fields |= _said(cut.supervisions)
-        except InvalidRow as bad:
-            bad.fields = fields
-            raise
+            fields |= _transcript(cut.supervisions)
         if custom is not None:
             fields["custom"] = custom
         return fields
 
     def locate(self, row: Row) -> AudioRef:
-        if row.path.startswith(PIPE):
-            return AudioRef(
-                row.path, load=partial(run_pipe, row.path.removeprefix(PIPE), row.path, self._base_of(row.path))
-            )
-        return audio_ref(row.path, self._base_of(row.path))
+        return pipe_or_file(row.path, self._base_of(row.path))
 
     def _cut(self, line: dict[str, Any]) -> Any:
         kind = line.get("type")
@@ -98,10 +98,9 @@ class LhotseCuts:
         changed = [
             each["name"] if isinstance(each, dict) else type(each).__name__ for each in cut.recording.transforms or ()
         ]
-        if made := [name for name in changed if name != "Resample"]:  # every row is resampled anyway
-            raise InvalidRow(
-                f"id = {show(cut.id)}", f"its audio is changed when it is loaded ({', '.join(made)})", _FIX
-            )
+        if others := [name for name in changed if name != "Resample"]:  # every row is resampled anyway
+            problem = f"its audio is changed when it is loaded ({', '.join(others)})"
+            raise InvalidRow(f"id = {show(cut.id)}", problem, _FIX)
         return cut
 
     def _audio(self, cut: Any) -> dict[str, Any]:
@@ -128,15 +127,12 @@ class LhotseCuts:
     def _base_of(self, path: str) -> str:
         if self._base is None and path.startswith(PIPE):
             self._base = os.getcwd()  # where lhotse would run it
-        elif self._base is None and not os.path.isabs(path) and "://" not in path:
-            here = os.path.exists(os.path.join(os.getcwd(), path)) and not os.path.exists(
-                os.path.join(self._folder, path)
-            )
-            self._base = os.getcwd() if here else self._folder
+        elif self._base is None and is_relative(path):
+            self._base = folder_of_first(path, self._folder)
         return self._base or self._folder
 
 
-def _said(supervisions: list[Any]) -> dict[str, Any]:
+def _transcript(supervisions: list[Any]) -> dict[str, Any]:
     """Text, language and speaker of a cut; where it has several, the texts joined in order."""
     fields: dict[str, Any] = {}
     texts = [s.text for s in sorted(supervisions, key=lambda s: s.start) if s.text]
@@ -161,4 +157,4 @@ def cuts_reader(source: ManifestSource, file: TextFile) -> Reader:
     folder = folder_of(source, file)
     cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
     columns = Columns(source.options)
-    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, found_folder=cuts.audio_folder)
+    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, find_folder=cuts.audio_folder)

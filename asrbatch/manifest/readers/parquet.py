@@ -1,7 +1,7 @@
 """Parquet files as one table: a pass over its light columns, and any row again without reading the whole.
 
 Reads through pyarrow, straight from the files; nothing is converted or copied into a cache. Knows columns and bytes;
-what a row means is the business of `manifest_dataset.py`. Only importer of `pyarrow.parquet`.
+what a row means is the business of `table.py`. Only importer of `pyarrow.parquet`.
 
 Parquet stores a column in row groups and is read forwards, so a batch of neighbouring rows is the least that can be
 fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
@@ -9,15 +9,15 @@ the row groups they are in, and rows in other row groups are never read. Memory 
 page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
 
 Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where
-some
-cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a row.
+some cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a
+row.
 """
 
-import json
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,8 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.formatting import one_line
-from asrbatch.manifest.readers.table import hold_bytes, kind_of_cell
+from asrbatch.manifest.readers.table import Table, explain_arrow, feature_types, hold_bytes, kind_of_cell
 from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import is_remote, open_remote
 
@@ -50,8 +49,8 @@ class _RowGroupSpan:
     number: int  # of the row group in that file
 
 
-class ParquetTable:
-    """See `manifest_dataset.Table`.
+class ParquetTable(Table):
+    """Row groups of one or several files.
 
     Args:
         paths: the files, in the order of their rows.
@@ -87,26 +86,27 @@ class ParquetTable:
     def choose_audio(self, audio: str, in_cells: bool) -> None:
         for path, schema in zip(self._paths, self._schemas, strict=True):
             if kind_of_cell(schema.field(audio).type) != kind_of_cell(self.schema.field(audio).type):
-                raise ManifestError(
-                    f"{path}: column {audio} is of another type than in {self._paths[0]}; write it again"
-                )
-        is_bytes = kind_of_cell(self.schema.field(audio).type) == "bytes"
-        path_of = {audio: f"{audio}.path"} if in_cells else {}
-        self._light = {name: path_of.get(name, name) for name in self.schema.names if not (is_bytes and name == audio)}
-        held_in = audio if is_bytes else f"{audio}.bytes"
-        self._may_hold_bytes = [in_cells and self._may_hold(group, held_in) for group in self._groups]
-        self._held_in, light_path = held_in, None if is_bytes else f"{audio}.path"
-        self._is_mixed = [in_cells and self._has_empty(group, held_in, light_path) for group in self._groups]
+                problem = f"column {audio} is of another type than in {self._paths[0]}"
+                raise ManifestError(f"{path}: {problem}; write it again")
+        # Of a struct the two parts are columns of their own in the file, so that paths are read without the audio.
+        self._bytes, self._path = f"{audio}.bytes", f"{audio}.path"
+        self._light = {name: name for name in self.schema.names}
+        if kind_of_cell(self.schema.field(audio).type) == "bytes":
+            self._bytes, self._path = audio, None
+            del self._light[audio]
+        elif in_cells:
+            self._light[audio] = self._path
+        self._may_hold_bytes = [in_cells and self._may_hold(group) for group in self._groups]
+        self._is_mixed = [in_cells and self._has_empty(group) for group in self._groups]
         self._held: dict[int, np.ndarray] = {}  # of a mixed row group, bool [num_rows]
-        self._looking = threading.Lock()
+        self._lock = threading.Lock()
         names = list(self._light.values())
         self._light_batches = _Batches(partial(self._read, names=names, batch_bytes=_LIGHT_BATCH_BYTES))
         self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
-
-    @property
-    def in_groups(self) -> bool:
-        """Whether audio lies in row groups of several rows, where one cannot be read without those before it."""
-        return any(held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True))
+        # Audio in row groups of several rows: one cannot be read without those before it.
+        self.in_groups = any(
+            held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True)
+        )
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
         wanted = [light for name, light in self._light.items() if name in columns]
@@ -139,19 +139,19 @@ class ParquetTable:
             state.check()
         return at, self._groups[at]
 
-    def _may_hold(self, group: _RowGroupSpan, column_name: str) -> bool:
+    def _may_hold(self, group: _RowGroupSpan) -> bool:
         """False only where the statistics prove that every cell of the row group is a mere path."""
-        return self._num_nulls(group, column_name) != group.num_rows
+        return self._num_nulls(group, self._bytes) != group.num_rows
 
-    def _has_empty(self, group: _RowGroupSpan, held_in: str, light_path: str | None) -> bool:
+    def _has_empty(self, group: _RowGroupSpan) -> bool:
         """Whether the statistics say that some cells hold audio and some do not, of which some may have no path either.
 
         False for URLs, where it would take fetching all of the audio to know which.
         """
-        num_nulls = self._num_nulls(group, held_in)
+        num_nulls = self._num_nulls(group, self._bytes)
         if not num_nulls or num_nulls == group.num_rows or is_remote(self._paths[group.file]):
             return False
-        return light_path is None or bool(self._num_nulls(group, light_path))
+        return self._path is None or bool(self._num_nulls(group, self._path))
 
     def _num_nulls(self, group: _RowGroupSpan, column_name: str) -> int | None:
         """None where the writer did not say."""
@@ -162,22 +162,18 @@ class ParquetTable:
         """Whether the audio of rows [start, stop) of a row group may be in their cells; the same at every call."""
         if not self._is_mixed[at]:
             return [self._may_hold_bytes[at]] * (stop - start)
-        with self._looking:
+        with self._lock:
             if at not in self._held:
-                self._held[at] = self._look(self._groups[at])
+                self._held[at] = self._find_held(self._groups[at])
         return self._held[at][start:stop].tolist()
 
-    def _look(self, group: _RowGroupSpan) -> np.ndarray:
-        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail when
-        their turn comes.
-        """
+    def _find_held(self, group: _RowGroupSpan) -> np.ndarray:
+        """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail in their turn."""
         held, start = np.ones(group.num_rows, bool), 0
-        try:
-            for batch in self._read(group, [self._held_in], _AUDIO_BATCH_BYTES):
+        with suppress(ManifestError):
+            for batch in self._read(group, [self._bytes], _AUDIO_BATCH_BYTES):
                 held[start : start + batch.num_rows] = hold_bytes(batch.column(0))
                 start += batch.num_rows
-        except ManifestError:
-            pass
         return held
 
     def _columns(self, group: _RowGroupSpan, names: list[str]) -> Iterator[pq.ColumnChunkMetaData]:
@@ -192,21 +188,19 @@ class ParquetTable:
         num_bytes = sum(column.total_uncompressed_size for column in self._columns(group, names))
         batch_rows = min(_BATCH_ROWS, max(1, group.num_rows * batch_bytes // max(num_bytes, 1)))
         path, num_rows = self._paths[group.file], 0
-        try:
-            # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
-            streamed = {"pre_buffer": False, "buffer_size": _REMOTE_BYTES if is_remote(path) else _STREAM_BYTES}
-            with _open(path) as raw, pq.ParquetFile(raw, metadata=self._metadata[group.file], **streamed) as file:
-                for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
-                    num_rows += batch.num_rows
-                    yield batch
-        except (pa.ArrowException, OSError) as e:
-            raise ManifestError(
-                f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?"
-            ) from e
+        # Not pre-buffered, and through a small buffer: memory is that of a batch, not of the row group.
+        streamed = {"pre_buffer": False, "buffer_size": _REMOTE_BYTES if is_remote(path) else _STREAM_BYTES}
+        with (
+            explain_arrow(path, "Parquet"),
+            _open(path) as raw,
+            pq.ParquetFile(raw, metadata=self._metadata[group.file], **streamed) as file,
+        ):
+            for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
+                num_rows += batch.num_rows
+                yield batch
         if num_rows != group.num_rows:
-            raise ManifestError(
-                f"{path}: row group {group.number} holds {num_rows} rows, not {group.num_rows}; write it again"
-            )
+            problem = f"row group {group.number} holds {num_rows} rows, not {group.num_rows}"
+            raise ManifestError(f"{path}: {problem}; write it again")
 
 
 # A row group that is being read, and the next row that this will give.
@@ -255,19 +249,5 @@ def _open(path: str) -> Any:
 
 
 def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    try:
-        with _open(path) as raw, pq.ParquetFile(raw) as file:
-            return file.metadata, file.schema_arrow
-    except (pa.ArrowException, OSError) as e:
-        raise ManifestError(
-            f"{path}: cannot be read as Parquet: {one_line(e, with_type=False)}; is it complete?"
-        ) from e
-
-
-def feature_types(schema: pa.Schema) -> dict[str, str]:
-    """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
-    except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
-        return {}
+    with explain_arrow(path, "Parquet"), _open(path) as raw, pq.ParquetFile(raw) as file:
+        return file.metadata, file.schema_arrow

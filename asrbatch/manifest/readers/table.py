@@ -1,31 +1,40 @@
-"""Manifests in tables: Parquet files, and data sets that `save_to_disk` of Hugging Face `datasets` wrote.
+"""Manifests in tables of Arrow types: finds the audio column, and turns a table's row into a manifest's.
 
-Finds the audio column and turns a table row into a manifest row. Audio stays where it is until an utterance's turn has
-come (`AudioRef.load`), and is never decoded through `datasets`, which would need torchcodec. Only importer of
-`datasets`; that takes 2 s, so it happens when such a folder is opened, and reading Parquet does without.
-
-Cells of an Arrow column that may hold audio: structs of `bytes` and `path`, as `datasets` writes them, bytes, or paths.
-
-Knows nothing of files and rows.
+Cells that may hold audio are structs of `bytes` and `path`, as Hugging Face `datasets` writes them, bytes, or paths.
+Audio stays where it is until an utterance's turn has come (`AudioRef.load`), and is never decoded through `datasets`,
+which would copy it and needs torchcodec. Knows nothing of files: `parquet.py` and `arrow.py` are the tables.
 """
 
 import datetime
 import decimal
 import hashlib
+import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.formatting import show
+from asrbatch.formatting import one_line, show
 from asrbatch.manifest.columns import Columns
+from asrbatch.manifest.readers.base import Reader, row_or_error
 from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, InvalidRow, Row, audio_ref, parse_row
 from asrbatch.storage.remote import is_remote, join_url, read_remote
 from asrbatch.types import AudioRef
+
+
+@contextmanager
+def explain_arrow(path: str, format: str) -> Iterator[None]:
+    """What Arrow's libraries raise about a file, as a ManifestError that names it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as e:
+        problem = one_line(e, with_type=False)
+        raise ManifestError(f"{path}: cannot be read as {format}: {problem}; is it complete?") from e
 
 
 def kind_of_cell(kind: pa.DataType) -> str | None:
@@ -48,23 +57,32 @@ def hold_bytes(cells: pa.Array | pa.ChunkedArray) -> list[bool]:
     return (pc.struct_field(cells, "bytes") if pa.types.is_struct(cells.type) else cells).is_valid().to_pylist()
 
 
-SCAN_ROWS = 4096
 _AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file")
 
 
-class Table(Protocol):
-    """Rows in Arrow form. Audio cells are structs of `bytes` and `path`, or bytes; a light batch holds at most their
-    `path`.
+class Table:
+    """Rows in Arrow form.
+
+    Audio cells are structs of `bytes` and `path`, or bytes; a light batch holds at most their `path`.
+
+    Attributes:
+        schema, num_rows: of all its files.
+        feature_types: column to class of its `datasets` feature, as far as known.
+        in_groups: see `Reader`.
     """
 
     schema: pa.Schema
-    feature_types: dict[str, str]  # column: class of its `datasets` feature, as far as known
     num_rows: int
+    feature_types: dict[str, str]
+    in_groups = False
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
-        """Name the audio column, before the first row is read. `in_cells`: it is a struct of `bytes` and `path`, or
-        bytes.
+        """Name the audio column, before the first row is read.
+
+        Args:
+            in_cells: it is a struct of `bytes` and `path`, or bytes.
         """
+        self._audio, self._in_cells = audio, in_cells
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch | pa.Table, list[bool]]]:
         """Light batches of these columns, in order, with, for each row, whether its audio may be in the cell."""
@@ -83,8 +101,8 @@ class Table(Protocol):
         """The file with that row, for messages."""
 
 
-class TableReader:
-    """The rows of a table; see `manifest_scan.Reader`.
+class TableReader(Reader):
+    """The rows of a table.
 
     Rows without an id are called `label/row`. The scan passes over columns of lists, structs and bytes that no rule
     looks at, so a `check` does not see them; `row` reads them all.
@@ -111,7 +129,8 @@ class TableReader:
         kind = table.schema.field(self._audio).type
         self._is_bytes = kind_of_cell(kind) == "bytes"
         self.base_folder, self.holds_audio = folder, kind_of_cell(kind) != "path"
-        table.choose_audio(self._audio, kind_of_cell(kind) != "path")
+        table.choose_audio(self._audio, self.holds_audio)
+        self.in_groups = table.in_groups
         self._scanned = [
             field.name
             for field in table.schema
@@ -120,21 +139,14 @@ class TableReader:
         if self._is_bytes:  # whole cells of audio
             self._scanned.remove(self._audio)
 
-    @property
-    def in_groups(self) -> bool:
-        """See `manifest.Manifest`."""
-        return getattr(self._table, "in_groups", False)
-
     def rows(self) -> Iterator[Row | InvalidRow]:
         index = 0
         for batch, in_cell in self._table.scan(self._scanned):
             names = batch.schema.names
             columns = [self._values(batch, name) for name in names]
-            for number, values in enumerate(zip(*columns, strict=True) if columns else [()] * batch.num_rows):
-                try:
-                    yield self._parse(index, dict(zip(names, values, strict=True)), in_cell[number])
-                except InvalidRow as bad:
-                    yield bad
+            rows = zip(*columns, strict=True) if columns else [()] * batch.num_rows
+            for values, may_hold in zip(rows, in_cell, strict=True):
+                yield row_or_error(self._parse, index, dict(zip(names, values, strict=True)), may_hold)
                 index += 1
 
     def row(self, index: int) -> Row:
@@ -184,14 +196,14 @@ class TableReader:
             return cell["bytes"]
         name = f"{self._label}/{index}"
         if not cell["path"]:
-            raise RowError(
-                "missing", f"{name}: the audio cell holds neither bytes nor a path; drop the row", has_fix=True
-            )
-        if is_remote(self._folder) and not is_remote(cell["path"]):
-            return read_remote(join_url(self._folder, cell["path"]), name)
-        if is_remote(cell["path"]):
-            return read_remote(cell["path"], name)
-        path = os.path.join(self._folder, cell["path"])
+            problem = "the audio cell holds neither bytes nor a path; drop the row"
+            raise RowError("missing", f"{name}: {problem}", has_fix=True)
+        path = cell["path"]
+        if is_remote(self._folder) and not is_remote(path):
+            path = join_url(self._folder, path)
+        if is_remote(path):
+            return read_remote(path, name)
+        path = os.path.join(self._folder, path)
         try:
             with open(path, "rb") as file:
                 return file.read()
@@ -280,3 +292,12 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return value.item() if hasattr(value, "item") else str(value)  # a numpy scalar; anything else, e.g. a UUID
+
+
+def feature_types(schema: pa.Schema) -> dict[str, str]:
+    """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
+    except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
+        return {}

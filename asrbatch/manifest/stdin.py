@@ -1,13 +1,10 @@
-"""A manifest on standard input, kept for its run: the rows beside the output, the folder of its paths in the
-fingerprint.
+"""Standard input as a manifest: read once, from a pipe, and kept because rows are read again.
 
-Rows that came through a pipe have no folder of their own: relative paths are those of where the run began, also when it
-is resumed from elsewhere.
-
-A manifest that comes on standard input, kept beside the output: rows are read again during a run, and by its resume.
-
-Several processes of one run may be given the same input; the first to finish its copy makes the file, the others
-compare."""
+A command keeps it in a file without a name, which ends with its process (`open_stdin`). A run, which may be resumed,
+keeps it beside its output (`keep_stdin`). Several processes of a run may be given the same input: the first to finish
+its copy makes the file, the others compare. Relative paths are those of where the run began, also when it is resumed
+from elsewhere.
+"""
 
 import filecmp
 import os
@@ -15,18 +12,34 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from asrbatch.config import RunConfig
 from asrbatch.errors import OutputError, UsageError
+from asrbatch.manifest.readers.text import LocalFile, TextFile, unpacked
 from asrbatch.storage.files import explained, sync_folder
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.record import read_record
 
-_COPY_BYTES = 1 << 20
+_NAME = "standard input"
+
+
+def open_stdin() -> TextFile:
+    """What comes on standard input; the same for whoever opens it again in this process."""
+    return unpacked(LocalFile(_NAME, fd=os.dup(_unnamed_copy())))
+
+
+@lru_cache(maxsize=1)
+def _unnamed_copy() -> int:
+    spool = tempfile.TemporaryFile()
+    shutil.copyfileobj(sys.stdin.buffer, spool)
+    spool.flush()
+    return os.dup(spool.fileno())
 
 
 def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = None) -> Path:
@@ -46,17 +59,14 @@ def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = Non
         OutputError: it cannot be written.
     """
     stream = stream or sys.stdin.buffer
-    exists = path.exists()
-    if stream.isatty() or _has_none(stream):
-        if not exists:
-            raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
-        return path
+    if stream.isatty() or _is_null_device(stream):
+        return _kept_before(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
         try:
             with open(temporary, "xb") as file:
-                shutil.copyfileobj(stream, file, _COPY_BYTES)
+                shutil.copyfileobj(stream, file)
                 file.flush()
                 os.fsync(file.fileno())
             _put(temporary, path, replace)
@@ -66,8 +76,15 @@ def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = Non
     return path
 
 
-def _has_none(stream: BinaryIO) -> bool:
-    """Whether it is the null device, which batch systems give."""
+def _kept_before(path: Path) -> Path:
+    """What an earlier session kept."""
+    if not path.exists():
+        raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
+    return path
+
+
+def _is_null_device(stream: BinaryIO) -> bool:
+    """Batch systems give it."""
     try:
         state = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -78,9 +95,8 @@ def _has_none(stream: BinaryIO) -> bool:
 def _put(temporary: Path, path: Path, replace: bool) -> None:
     """Gives the copy its name; a file with that name must say the same, or be replaced."""
     if temporary.stat().st_size == 0:
-        if path.exists():
-            return
-        raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
+        _kept_before(path)
+        return
     try:
         os.link(temporary, path)  # fails when it exists, also where two do it at once
         return
@@ -145,6 +161,6 @@ def _all_paths(output: Path) -> Iterator[RunPaths]:
 def _fingerprint(paths: RunPaths) -> dict[str, Any]:
     try:
         record = read_record(paths)
-    except OutputError:  # told where that file is used
+    except OutputError:  # reported where that file is used
         return {}
     return record["fingerprint"] if record else {}
