@@ -1,8 +1,7 @@
 """Decodes audio in a separate process, because a decoder may crash (a fault in a C library) or hang (NFS, a pipe).
 
 A `Decoder` owns one child, started when first needed. A child that dies or takes too long is killed and the file tried
-once more in a fresh one; then it is the row's fault, and the next row starts with a fresh child. The child is a plain
-`python -m asrbatch.audio.decoder`, not a multiprocessing one, which would import the user's `__main__` again.
+once more in a fresh one; then it is the row's fault, and the next row starts with a fresh child.
 
 Audio comes in blocks, and the time limit is for each. At the second try the blocks that were handed out already are
 decoded again, compared and passed over: decoding is deterministic.
@@ -17,30 +16,24 @@ the row; a child taken by the OOM killer is an ordinary crash.
 import contextlib
 import itertools
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Generator, Iterator
 from dataclasses import asdict
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asrbatch.audio.clip import join_blocks
-from asrbatch.audio.decoder_process import READY, BlockFollows, DecodeRequest, HeaderRequest, main
+from asrbatch.audio.decoder_process import READY, BlockFollows, DecodeRequest, HeaderRequest
 from asrbatch.audio.header import Header
+from asrbatch.child_process import ChildProcess
 from asrbatch.errors import AsrbatchError, RowError
 from asrbatch.types import Audio
 
 # How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
 START_TIMEOUT_S = 120.0
-# A killed process that sleeps in the kernel (a dead NFS server) ends when the server answers; we do not wait for it.
-REAP_TIMEOUT_S = 1.0
 # The child's C library keeps so much freed memory. It would give every block's back, and 1000 pages a block have to be
 # faulted in again: 2.9 ms in place of 1.6 ms for 26 s of WAV.
 KEPT_BYTES = str(32 << 20)
@@ -60,9 +53,7 @@ class Decoder:
     def __init__(self, *, timeout_s: float, log_fd: int | None = None):
         self.timeout_s = min(timeout_s, 86_400.0)  # poll() and faulthandler overflow at some weeks
         self.log_fd = 2 if log_fd is None else log_fd
-        self._process: subprocess.Popen | None = None
-        self._connection: Connection | None = None
-        self._lifeline: int | None = None  # closes when we die; the child's watchdog waits for that
+        self._process: ChildProcess | None = None
         self._closed = False
         self._ending = threading.Lock()
         self._stream: DecodedStream | None = None  # the last one that was handed out
@@ -140,7 +131,7 @@ class Decoder:
         raise RowError(kind, f"{request.name}: decoding {how}")
 
     def _ask(self, request: DecodeRequest | HeaderRequest) -> Connection:
-        connection = self._connection if self._process else self._start()
+        connection = self._process.connection if self._process else self._start()
         with self._noticing_its_end():
             connection.send((type(request).__name__, asdict(request)))
         return connection
@@ -182,32 +173,20 @@ class Decoder:
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
 
     def _start(self) -> Connection:
-        ours, theirs = socket.socketpair()
-        watched, lifeline = os.pipe()
-        # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
-        package_root = str(Path(__file__).resolve().parents[2])
-        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         memory = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), KEPT_BYTES)
-        arguments = [theirs.fileno(), watched, os.getpid(), self.timeout_s]
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "asrbatch.audio.decoder", *map(str, arguments)],
-                    pass_fds=(theirs.fileno(), watched),
-                    stdin=subprocess.DEVNULL,
-                    stdout=self.log_fd,  # stdout carries results only
-                    stderr=self.log_fd,
-                    env={**memory, **os.environ, **one_thread, "PYTHONPATH": os.pathsep.join(paths)},
-                    start_new_session=True,  # Ctrl-C in the terminal is for the parent
-                )
-            finally:
-                os.close(watched)
-        self._lifeline, self._connection = lifeline, Connection(ours.detach())
+        self._process = ChildProcess(
+            "asrbatch.audio.decoder_process",
+            self.timeout_s,
+            environment={**memory, **os.environ, **one_thread},
+            output=self.log_fd,  # stdout carries results only
+            reap_timeout_s=1.0,
+        )
+        connection = self._process.connection
         problem = f"did not start within {START_TIMEOUT_S:g} s"
         try:
-            if self._connection.poll(START_TIMEOUT_S) and self._connection.recv() == READY and not self._closed:
-                return self._connection
+            if connection.poll(START_TIMEOUT_S) and connection.recv() == READY and not self._closed:
+                return connection
         except (EOFError, OSError):
             problem = f"ended while it started ({self._how_it_ended()}); the reason is in the log"
         self._kill()
@@ -216,28 +195,14 @@ class Decoder:
     def _how_it_ended(self) -> str:
         if self._closed:
             raise AsrbatchError("the decoder was closed")
-        return how_it_ended(self._process, REAP_TIMEOUT_S)
+        return self._process.how_it_ended()
 
     def _kill(self) -> None:
         with self._ending:  # `close` may come from another thread
-            process, connection, lifeline = self._process, self._connection, self._lifeline
-            self._process = self._connection = self._lifeline = None
-        if process is None:
-            return
-        process.kill()
-        connection.close()
-        os.close(lifeline)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(REAP_TIMEOUT_S)
-
-
-def how_it_ended(process: subprocess.Popen, timeout_s: float) -> str:
-    """Of a child process whose pipe is closed."""
-    try:
-        status = process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return "it closed its pipe"
-    return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.connection.close()
 
 
 class DecodedStream:
@@ -281,7 +246,3 @@ class DecodedStream:
         """Forgets what was not read; may be called more than once. Ends the child if there is something to forget."""
         self._is_closed = self._is_closed or self._answers.gi_frame is not None
         self._answers.close()
-
-
-if __name__ == "__main__":
-    main()

@@ -10,20 +10,15 @@ Imports the decoders when it serves, not before: the parent, which imports this 
 import contextlib
 import faulthandler
 import os
-import select
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from asrbatch.child_process import connect
 from asrbatch.errors import RowError
 from asrbatch.formatting import one_line
 
-# How often the child looks whether its parent lives, beside waiting for the end of the pipe: a process that the parent
-# forked meanwhile may hold a copy of the pipe.
-WATCH_S = 1.0
 READY = "ready"
 
 
@@ -66,22 +61,14 @@ class DecodeSummary:
 
 
 def main() -> None:
-    """Runs the child; its arguments are file descriptor of the pipe, that of the lifeline, parent's id, time limit."""
+    """Runs the child; its argument is the time limit of a block."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides when we end
         signal.signal(number, signal.SIG_IGN)
     faulthandler.enable()
-    descriptor, watched, parent_pid, timeout_s = sys.argv[1:]
-    threading.Thread(target=_exit_with_parent, args=(int(watched), int(parent_pid)), daemon=True).start()
+    connection, (timeout_s,) = connect()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        _serve(Connection(int(descriptor)), float(timeout_s))
+        _serve(connection, float(timeout_s))
     os._exit(0)  # no library may hang in its clean-up
-
-
-def _exit_with_parent(watched: int, parent_pid: int) -> None:
-    """Runs in a thread: ends the child when the parent is gone, even while a decoder hangs."""
-    while not select.select([watched], [], [], WATCH_S)[0] and os.getppid() == parent_pid:
-        pass
-    os._exit(1)
 
 
 def _serve(connection: Connection, timeout_s: float) -> None:
@@ -132,3 +119,7 @@ def _time_limit(timeout_s: float) -> Iterator[None]:
         yield
     finally:
         faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
 
+from asrbatch.child_process import WATCH_S, end_when
 from asrbatch.engine.base import Engine
 
 _OWNER = "ASRBATCH_PID"
@@ -76,16 +77,17 @@ def die_with_owner() -> None:
     """
     owner = int(os.environ.get(_OWNER, 0))
     if owner not in (0, os.getpid()):
-        threading.Thread(target=_watch, args=(owner,), name="asrbatch-owner", daemon=True).start()
+        end_when(lambda: _is_gone(owner))
 
 
-def _watch(owner: int) -> None:
-    while True:
-        try:
-            os.kill(owner, 0)
-        except ProcessLookupError:
-            os._exit(1)
-        time.sleep(1.0)
+def _is_gone(owner: int) -> bool:
+    """Not asked of `os.getppid`: between us and the owner may stand other processes of vLLM's."""
+    time.sleep(WATCH_S)
+    try:
+        os.kill(owner, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def start_aside(start: Callable[[], Engine]) -> Engine:

@@ -6,13 +6,12 @@ plugins must be named before they can take the engine down. Imports neither torc
 
 import functools
 import json
-import subprocess
-import sys
+import os
 import tempfile
-import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from asrbatch.child_process import ChildProcess
 from asrbatch.errors import EngineStartError, UsageError
 from asrbatch.models.capabilities import ModelCapabilities
 
@@ -142,37 +141,33 @@ class _Child:
     """A process that answers one request after another; it ends with this one."""
 
     def __init__(self) -> None:
-        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        command = [sys.executable, "-P", "-m", "asrbatch.engine.vllm.inspector_process"]
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=self._said, text=True, encoding="utf-8"
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        self._process = ChildProcess(
+            "asrbatch.engine.vllm.inspector_process",
+            environment=os.environ,
+            output=self._log,
+            reap_timeout_s=5.0,
         )
 
     def ask(self, request: str) -> str:
-        watchdog = threading.Timer(TIMEOUT_S, self._process.kill)
-        watchdog.start()
         try:
-            self._process.stdin.write(f"{request}\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except OSError:  # it is gone
-            answer = ""
-        finally:
-            watchdog.cancel()
-        if answer:
-            return answer
-        self._said.seek(0)
-        said = [line for line in self._said.read().splitlines() if line.strip()]
-        ended = f"its process ended with {self._process.wait()}: {said[-1] if said else 'it said nothing'}"
+            self._process.connection.send(request)
+            if self._process.connection.poll(TIMEOUT_S):
+                return self._process.connection.recv()
+            self._process.kill()
+        except (EOFError, OSError):  # it is gone
+            pass
+        self._log.seek(0)
+        lines = [line for line in self._log.read().splitlines() if line.strip()]
+        ended = f"its process ended with {self._process.how_it_ended()}: {lines[-1] if lines else 'it printed nothing'}"
         error = EngineStartError(f"vLLM could not be asked what the model is: {ended}")
-        error.add_note("\n".join(said[-15:]))
+        error.add_note("\n".join(lines[-15:]))
         raise error
 
     def close(self) -> None:
         self._process.kill()
-        self._process.communicate()
-        self._said.close()
+        self._process.connection.close()
+        self._log.close()
 
 
 _children: dict[str, _Child] = {}

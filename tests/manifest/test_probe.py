@@ -319,7 +319,7 @@ def decoders_of(children: Path) -> list[str]:
     found = []
     for pid in children.read_text().split():
         command = Path(f"/proc/{pid}/cmdline")
-        if command.exists() and b"asrbatch.audio.decoder" in command.read_bytes():
+        if command.exists() and b"asrbatch.audio.decoder_process" in command.read_bytes():
             found.append(pid)
     return found
 

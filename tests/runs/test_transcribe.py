@@ -281,7 +281,7 @@ def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, sp
                 with contextlib.suppress(OSError):
                     arguments = path.read_bytes().split(b"\0")
                     pid = int(path.parent.name)
-                    is_ours = b"asrbatch.audio.decoder" in arguments and str(os.getpid()).encode() in arguments
+                    is_ours = b"asrbatch.audio.decoder_process" in arguments and str(os.getpid()).encode() in arguments
                     if is_ours and pid not in shot and hangs_in_pipe(pid):  # it is up, and at the file
                         os.kill(pid, signal.SIGSEGV)
                         shot.append(pid)

@@ -1,21 +1,21 @@
-"""The process that `look.py` asks: a request as JSON in each line of standard input, its answer in one of standard
-output.
+"""The process that `inspector.py` asks: answers requests, both as JSON, until the parent hangs up.
 
 Knows how facts are found without weights: from the model class where it states them, otherwise by trying: a prompt that
 does not change when a word is given ignores that word, and audio the model's own processor refuses is too short for it.
-
 """
 
+import contextlib
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from asrbatch.child_process import connect
 from asrbatch.engine import environment, plugins
 from asrbatch.engine.vllm.frontends import to_choose
 from asrbatch.engine.vllm.option_support import default_target, detect_supported_options
@@ -33,19 +33,22 @@ _LONGEST_WINDOW_S = 600.0
 
 
 def _main() -> None:
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print
+    connection, _ = connect()
+    with contextlib.suppress(EOFError, ConnectionError):
+        _serve(connection)
+    os._exit(0)  # no library may hang in its clean-up
+
+
+def _serve(connection: Connection) -> None:
     prepared = None
-    for line in sys.stdin:
-        request = json.loads(line)
+    while True:
+        request = json.loads(connection.recv())
         try:
             prepared = prepared or _prepared(request)
             answer = {"found": _found(request, *prepared)}
         except UsageError as e:
             answer = {"refused": str(e)}
-        answers.write(f"{json.dumps(answer)}\n")
-        answers.flush()
-    os._exit(0)  # no library may hang in its clean-up
+        connection.send(json.dumps(answer))
 
 
 def _prepared(request: dict[str, Any]) -> tuple[Any, dict[str, str]]:

@@ -4,21 +4,14 @@ Rows are read and sent by a thread of its own, so that neither a slow manifest n
 """
 
 import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from asrbatch.audio.decoder import how_it_ended
+from asrbatch.child_process import ChildProcess
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
 from asrbatch.pipeline.state import StageTimes
@@ -27,7 +20,6 @@ from asrbatch.runs.workers.protocol import WorkerSetup
 from asrbatch.types import AudioRef, Utterance
 
 _END = object()
-_REAP_TIMEOUT_S = 5.0
 
 
 class WorkerHandle:
@@ -70,7 +62,12 @@ class WorkerHandle:
         self._read, self._deliver = read, deliver
         self._stopping = False
         self._outbox: SimpleQueue = SimpleQueue()
-        self._process, self._connection = _start(slot)
+        self._process = ChildProcess(
+            "asrbatch.runs.workers.worker",
+            ",".join(map(str, slot.cores)),
+            environment={**os.environ, **slot.environment},
+            reap_timeout_s=5.0,
+        )
         for name, target in (("hear", self._hear), ("tell", self._tell)):
             threading.Thread(target=target, name=f"asrbatch-{name}-{slot.name}", daemon=True).start()
         self._outbox.put(setup)
@@ -93,10 +90,7 @@ class WorkerHandle:
         """Ends the process at once, and all it started."""
         self.has_ended = True
         self._outbox.put(_END)
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # one that sleeps in the kernel ends when it can
-            self._process.wait(_REAP_TIMEOUT_S)
+        self._process.kill()
 
     def _tell(self) -> None:
         try:
@@ -108,7 +102,7 @@ class WorkerHandle:
                         item = _to_send(self._read(index))
                     case "audio", index:
                         item = ("audio", index, _audio(self._read(index)))
-                self._connection.send(item)
+                self._process.connection.send(item)
         except OSError:  # the process is gone; `_hear` says so
             pass
         except Exception as e:  # of reading the manifest: the run stops
@@ -118,7 +112,7 @@ class WorkerHandle:
         how = None
         try:
             while True:
-                match self._connection.recv():
+                match self._process.connection.recv():
                     case "audio", index:
                         self._outbox.put(("audio", index))
                     case message:
@@ -128,24 +122,7 @@ class WorkerHandle:
         except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
             how = f"it said what nobody understands ({type(e).__name__}: {e})"
         finally:
-            self._deliver(self, ("lost", how or how_it_ended(self._process, _REAP_TIMEOUT_S)))
-
-
-def _start(slot: Slot) -> tuple[subprocess.Popen, Connection]:
-    ours, theirs = socket.socketpair()
-    # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
-    package_root = str(Path(__file__).resolve().parents[3])
-    paths = os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    arguments = [theirs.fileno(), os.getpid(), ",".join(map(str, slot.cores))]
-    with theirs:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "asrbatch.runs.workers.worker", *map(str, arguments)],
-            pass_fds=(theirs.fileno(),),
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **slot.environment, "PYTHONPATH": paths},
-            start_new_session=True,  # Ctrl-C in the terminal is for the parent; and a group to be killed as one
-        )
-    return process, Connection(ours.detach())
+            self._deliver(self, ("lost", how or self._process.how_it_ended()))
 
 
 def _to_send(utterance: Utterance) -> Utterance:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from asrbatch.child_process import connect
 from asrbatch.errors import AsrbatchError
 from asrbatch.runs.workers.protocol import WorkerSetup
 
@@ -31,13 +32,12 @@ CLOCKS_EVERY_S = 0.2
 
 
 def _main() -> None:
-    descriptor, parent_pid, cores = sys.argv[1:]
+    # Its watchdog sees to it that a parent that was killed leaves no engine behind that holds the device's memory.
+    connection, (cores,) = connect()
     os.sched_setaffinity(0, map(int, cores.split(",")))
     for number in (signal.SIGINT, signal.SIGTERM):
         # The parent decides when we end. A handler, because "ignore" would pass to the processes vLLM starts.
         signal.signal(number, lambda *_: None)
-    threading.Thread(target=_end_with_parent, args=(int(parent_pid),), daemon=True).start()
-    connection = Connection(int(descriptor))
     try:
         _work(connection, connection.recv())
     except Exception as e:
@@ -137,13 +137,6 @@ def _listen(connection: Connection, feed: "QueueSource", pipeline: "Pipeline", a
         traceback.print_exc()
     finally:
         os._exit(1)
-
-
-def _end_with_parent(parent_pid: int) -> None:
-    """Runs in a thread: a parent that was killed must not leave an engine behind that holds the device's memory."""
-    while os.getppid() == parent_pid:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 _saying = threading.Lock()  # preparation threads ask for audio while the loop reports

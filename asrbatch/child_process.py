@@ -1,0 +1,100 @@
+"""A module of ours in a process of its own: how it is started, how it ends with its parent, how its end is explained.
+
+The child is a plain `python -P -m MODULE`, not one of multiprocessing's, which would import the user's `__main__`
+again. The two talk over a socket. Knows nothing of what they say.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO
+
+# How often a child looks whether its parent lives, beside waiting for the end of the socket: a process that the parent
+# forked meanwhile may hold a copy of that.
+WATCH_S = 1.0
+
+
+class ChildProcess:
+    """A running child.
+
+    Args:
+        module: what it runs; its first step is `connect()`.
+        arguments: what `connect()` returns in the child, as text.
+        environment: all its variables but PYTHONPATH.
+        output: where the child and its C libraries print; None for where this process does.
+        reap_timeout_s: how long to wait for the end of a process that was killed. One that sleeps in the kernel (a
+            dead NFS server) ends when the server answers.
+
+    Attributes:
+        connection: to talk to it.
+        pid: its process id, and that of its group.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: object,
+        environment: Mapping[str, str],
+        reap_timeout_s: float,
+        output: int | IO | None = None,
+    ):
+        self._reap_timeout_s = reap_timeout_s
+        ours, theirs = socket.socketpair()
+        # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
+        package_root = str(Path(__file__).resolve().parents[1])
+        paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *map(str, (theirs.fileno(), os.getpid(), *arguments))],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+                # Ctrl-C in the terminal is for the parent; and the child is a group, to be killed with all it started.
+                start_new_session=True,
+            )
+        self.connection, self.pid = Connection(ours.detach()), self._process.pid
+
+    def how_it_ended(self) -> str:
+        """Of a child whose socket is closed."""
+        try:
+            status = self._process.wait(self._reap_timeout_s)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
+
+    def kill(self) -> None:
+        """Ends it at once, and all it started; may be called more than once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(self._reap_timeout_s)
+
+
+def connect() -> tuple[Connection, list[str]]:
+    """Called in the child: the socket to its parent, and its arguments. From now on the child ends with its parent."""
+    descriptor, parent_pid, *arguments = sys.argv[1:]
+    hangup = select.poll()
+    hangup.register(int(descriptor), 0)  # no event asked for: reports only that the other end is gone
+    end_when(lambda: bool(hangup.poll(WATCH_S * 1000)) or os.getppid() != int(parent_pid))
+    return Connection(int(descriptor)), arguments
+
+
+def end_when(is_orphan: Callable[[], bool]) -> None:
+    """Ends this process as soon as `is_orphan`, which may wait, returns True; also while its other threads hang."""
+    threading.Thread(target=_watch, args=(is_orphan,), name="asrbatch-watchdog", daemon=True).start()
+
+
+def _watch(is_orphan: Callable[[], bool]) -> None:
+    while not is_orphan():
+        pass
+    os._exit(1)  # no library may hang in its clean-up
