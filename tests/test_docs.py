@@ -12,7 +12,7 @@ from conftest import REPO
 
 from asrbatch import errors
 from asrbatch.cli.run_options import READING
-from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")

@@ -261,7 +261,7 @@ def takes_scoring_options(*, resamples: int = 1000) -> Callable[[Callable], Call
 
         @functools.wraps(command)
         def called(**values: Any) -> Any:
-            from asrbatch.evaluation.scoring import ScoreOptions
+            from asrbatch.evaluation.options import ScoreOptions
 
             given = {name: values.pop(name) for name in shared}
             return command(ScoreOptions(**{**given, "by": _fields(given["by"])}), **values)

@@ -1,4 +1,4 @@
-"""What a model said, row by row: our own rows files, and any JSON Lines file with predictions in it.
+"""Predictions, row by row: our own rows files, and any JSON Lines file with predictions in it.
 
 One pass finds where each row stands, what it is called and that no two are called the same; after that any row can be
 read at any time. Of a row 16 bytes are kept. Knows nothing of error rates."""
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.errors import OutputError, UsageError
-from asrbatch.evaluation.rows import finite_seconds
+from asrbatch.evaluation.row_fields import finite_seconds
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.row import audio_ref, hash_row
 from asrbatch.manifest.scan import numbered_id
@@ -58,9 +58,8 @@ class Predictions:
         self._text_field, self._audio_folder = text_field, audio_folder
         self._lines = JsonLines(rows_files(path))
         self.num_references = self.num_by_line = 0
-        self._ordinals: dict[int, int] = {}  # of rows whose made id was there before
         self._names: set[str] = set()
-        ids, made_rows, made_hashes = array("q"), array("Q"), array("Q")
+        ids, made_rows, made_hashes = array("q"), array("q"), array("Q")
         for index, row in enumerate(self._lines.scan()):
             if len(self._names) < _MOST_NAMES:
                 self._names.update(row)
@@ -76,12 +75,15 @@ class Predictions:
                 made_hashes.append(int(row_id, 16))
         self.num_made = len(made_rows)
         self.keys = np.array(ids, np.int64)
-        self._number_repeats(np.array(made_rows, np.int64), np.array(made_hashes, np.uint64))
+        self._ordinals = repeats_of(made_rows, made_hashes)
+        for index, made in zip(made_rows, made_hashes, strict=True):
+            if index in self._ordinals:
+                self.keys[index] = hash(numbered(f"{made:016x}", index, self._ordinals))
         if not len(self):
             raise UsageError(f"{path}: holds no rows")
         self.pred_field = self._choose_field(pred_field)
-        is_named = pred_field is not None
-        self.other_fields = [] if is_named else sorted(name for name in self._candidates() if name != self.pred_field)
+        others = self._candidates() if pred_field is None else []
+        self.other_fields = [name for name in others if name != self.pred_field]
         self._refuse_doubled()
 
     def __len__(self) -> int:
@@ -104,20 +106,18 @@ class Predictions:
 
     def find(self, row_id: str) -> dict[str, Any] | None:
         """The row called `row_id`; None where there is none."""
-        order, ordered = self._order
-        at = np.searchsorted(ordered, hash(row_id))
-        while at < len(ordered) and ordered[at] == hash(row_id):
-            row = self.read(int(order[at]))
-            if row["id"] == row_id:
-                return row
-            at += 1
-        return None
+        # Two ids may have one hash.
+        return next((row for at in self._places(row_id) if (row := self.read(at))["id"] == row_id), None)
 
     def where(self, row_id: str) -> str:
         """File, line and id of the row called `row_id`, for messages."""
+        return f"{self._lines.where(self._places(row_id)[0])}: id {show_text(row_id)}"
+
+    def _places(self, row_id: str) -> list[int]:
+        """Rows whose id has the hash of `row_id`."""
         order, ordered = self._order
-        at = int(np.searchsorted(ordered, hash(row_id)))
-        return f"{self._lines.where(int(order[at]))}: id {show_text(row_id)}"
+        start, end = (np.searchsorted(ordered, hash(row_id), side) for side in ("left", "right"))
+        return order[start:end].tolist()
 
     def without(self, keys: np.ndarray) -> np.ndarray:
         """int64, ascending: rows whose id is not among those with these hashes."""
@@ -145,24 +145,14 @@ class Predictions:
         order = np.argsort(self.keys, kind="stable")
         return order, self.keys[order]
 
-    def _number_repeats(self, rows: np.ndarray, hashes: np.ndarray) -> None:
-        """Tells rows with the same made id apart as a manifest does: by a number, in the order of the file."""
-        ordinals = ordinals_of(hashes)
-        for at in np.flatnonzero(ordinals > 1).tolist():
-            index, ordinal = int(rows[at]), int(ordinals[at])
-            self._ordinals[index] = ordinal
-            self.keys[index] = hash(numbered_id(f"{int(hashes[at]):016x}", ordinal))
-
     def _candidates(self) -> list[str]:
         return sorted(name for name in self._names if name.startswith("pred_text"))
 
     def _choose_field(self, given: str | None) -> str:
-        found = self._candidates()
+        names, found = ", ".join(sorted(self._names)), self._candidates()
+        if given is not None and given not in self._names:
+            raise UsageError(f"--pred-field {given}: no row of {self.path} has it; there are {names}")
         if given is not None:
-            if given not in self._names:
-                raise UsageError(
-                    f"--pred-field {given}: no row of {self.path} has it; there are {', '.join(sorted(self._names))}"
-                )
             return given
         if "pred_text" in found or len(found) == 1:
             return "pred_text" if "pred_text" in found else found[0]
@@ -170,32 +160,32 @@ class Predictions:
             raise UsageError(
                 f"{self.path}: predictions of several models ({', '.join(found)}); choose one with --pred-field"
             )
-        names = show_text(", ".join(sorted(self._names)))
         raise UsageError(
-            f"{self.path}: no pred_text in any row, only {names}; say which holds predictions with --pred-field"
+            f"{self.path}: no pred_text in any row, only {show_text(names)}; say which holds predictions with "
+            "--pred-field"
         )
 
     def _refuse_doubled(self) -> None:
         _, ordered = self._order
         shared = ordered[1:][ordered[1:] == ordered[:-1]]
         first: dict[str, int] = {}
-        shown: list[str] = []
-        number = 0
+        doubled: list[tuple[str, int]] = []
         for index in np.flatnonzero(np.isin(self.keys, shared)).tolist() if len(shared) else ():
-            row_id = self.read(index)["id"]
-            if first.setdefault(row_id, index) == index:
-                continue
-            number += 1
-            if len(shown) < _SHOWN:  # `where` reads the file up to there
-                places = self._lines.where(index), self._lines.where(first[row_id])
-                shown.append(f"{places[0]}: id {show_text(row_id)} stands at {places[1]} already")
-        if number:
-            more = [f"… and {number - _SHOWN} more"] if number > _SHOWN else []
-            raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
+            row_id = self.read(index)["id"]  # two ids may have one hash
+            if first.setdefault(row_id, index) != index:
+                doubled.append((row_id, index))
+        if not doubled:
+            return
+        shown = [  # a few: `where` reads the file up to there
+            f"{self._lines.where(index)}: id {show_text(row_id)} stands at {self._lines.where(first[row_id])} already"
+            for row_id, index in doubled[:_SHOWN]
+        ]
+        more = [f"… and {len(doubled) - _SHOWN} more"] if len(doubled) > _SHOWN else []
+        raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
 
     def _final_id(self, row: dict[str, Any], index: int) -> str:
         row_id, is_made = self._id(row, index)
-        return numbered_id(row_id, self._ordinals[index]) if is_made and index in self._ordinals else row_id
+        return numbered(row_id, index, self._ordinals) if is_made else row_id
 
     def _id(self, row: dict[str, Any], index: int) -> tuple[str, bool]:
         """The row's id, and whether it was made here and may therefore repeat.
@@ -204,9 +194,7 @@ class Predictions:
             ValueError: what stands there is none.
         """
         given = row.get("id")
-        if type(given) is str and given:
-            return given, False
-        if type(given) is int:
+        if type(given) in (str, int) and given != "":
             return str(given), False
         if given is not None:
             raise ValueError(
@@ -217,11 +205,8 @@ class Predictions:
             return f"row-{index}", False
         seconds = [finite_seconds(row.get(name)) for name in ("offset", "duration")]
         channel = row.get("channel") if type(row.get("channel")) is int else None
-        if self._audio_folder is not None and (
-            found := audio_id(audio_ref(path, str(self._audio_folder)), *seconds, channel)
-        ):
-            return found, True
-        return hash_row(path, *seconds, channel), True
+        of_audio = self._audio_folder and audio_id(audio_ref(path, str(self._audio_folder)), *seconds, channel)
+        return of_audio or hash_row(path, *seconds, channel), True
 
     def _changed(self) -> OutputError:
         return OutputError(
@@ -229,13 +214,23 @@ class Predictions:
         )
 
 
-def ordinals_of(hashes: np.ndarray) -> np.ndarray:
-    """int64 [rows], from 1: the how many-th of its kind each hash is, in the order of the file."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    found = np.empty(len(hashes), np.int64)
-    found[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
-    return found
+def repeats_of(rows: array, hashes: array) -> dict[int, int]:
+    """Of rows whose id was made before: the how many-th of its kind each is, in the order of the file, from 2.
+
+    Args:
+        rows, hashes: of all rows with made ids.
+    """
+    found = np.frombuffer(hashes, np.uint64)
+    order = np.argsort(found, kind="stable")
+    ordered = found[order]
+    ordinals = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
+    again = np.flatnonzero(ordinals > 1)
+    return {rows[at]: ordinal for at, ordinal in zip(order[again].tolist(), ordinals[again].tolist(), strict=True)}
+
+
+def numbered(row_id: str, index: int, repeats: dict[int, int]) -> str:
+    """A made id as a manifest numbers it where it repeats."""
+    return numbered_id(row_id, repeats[index]) if index in repeats else row_id
 
 
 def audio_id(audio: AudioRef, offset_s: float | None, duration_s: float | None, channel: int | None) -> str | None:

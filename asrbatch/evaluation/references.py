@@ -1,13 +1,10 @@
-"""Which rows are to be scored: those of a manifest that was given or, of a run that is not complete, those of its own
-manifest.
+"""The references that predictions are scored against: which there should be, and how predictions find theirs.
 
 A run that lacks rows would score better than it is if they were not counted. Its record names the manifest; where that
 can be read and is still the one that was transcribed (by its digest), rows without a prediction count as empty.
 
-Finds the rows of a manifest in files of predictions: by id or, where predictions have none, by the audio they name.
-
-Predictions that belong to other rows would all be left out, and every reference would count as missed: a rate that
-looks like one and is none. So a manifest that hardly any prediction belongs to is refused."""
+Predictions find their references by id or, where they have none, by the audio they name. Knows nothing of texts.
+"""
 
 from array import array
 from collections.abc import Sequence
@@ -18,13 +15,14 @@ from typing import NamedTuple
 import numpy as np
 
 from asrbatch.errors import AsrbatchError, UsageError
-from asrbatch.evaluation.predictions import Predictions, audio_id, ordinals_of
+from asrbatch.evaluation.predictions import Predictions, audio_id, numbered, repeats_of
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.manifest import Manifest, open_manifest
-from asrbatch.manifest.scan import numbered_id
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.storage.run_files import RunFacts
 from asrbatch.types import Utterance
+
+_LEAST_SHARE = 0.01  # of the predictions, or of the references where they are fewer
 
 
 class References:
@@ -40,8 +38,7 @@ class References:
         self._indexes = np.arange(len(manifest)) if indexes is None else indexes
         self.source = manifest.source
         self.keys = np.frombuffer(manifest.keys, np.int64)[self._indexes]
-
-        self._ordinals: dict[int, int] | None = None
+        self._ordinals: dict[int, int] | None = None  # None where rows go by the ids of the manifest
 
     def __len__(self) -> int:
         return len(self._indexes)
@@ -50,7 +47,7 @@ class References:
         utterance = self._manifest.read(int(self._indexes[index]))
         if self._ordinals is None or (row_id := _audio_id(utterance)) is None:
             return utterance
-        return replace(utterance, id=numbered_id(row_id, self._ordinals[index]) if index in self._ordinals else row_id)
+        return replace(utterance, id=numbered(row_id, index, self._ordinals))
 
     def by_audio(self) -> "References":
         """The same rows, called after their audio as `Predictions.by_audio` calls them, whatever their ids are."""
@@ -61,13 +58,9 @@ class References:
             if (row_id := _audio_id(self.read(index))) is not None:
                 rows.append(index)
                 hashes.append(int(row_id, 16))
-        ordinals = ordinals_of(np.array(hashes, np.uint64)).tolist()
-        found._ordinals = {index: ordinal for index, ordinal in zip(rows, ordinals, strict=True) if ordinal > 1}
+        found._ordinals = repeats_of(rows, hashes)
         for index, made in zip(rows, hashes, strict=True):
-            row_id = f"{made:016x}"
-            found.keys[index] = hash(
-                numbered_id(row_id, found._ordinals[index]) if index in found._ordinals else row_id
-            )
+            found.keys[index] = hash(numbered(f"{made:016x}", index, found._ordinals))
         return found
 
     def where(self, index: int) -> str:
@@ -79,8 +72,8 @@ def _audio_id(utterance: Utterance) -> str | None:
     return audio_id(utterance.audio, utterance.offset_s, utterance.duration_s, utterance.channel)
 
 
-class Resolved(NamedTuple):
-    """What was found.
+class FoundReferences(NamedTuple):
+    """What predictions are to be scored against.
 
     Attributes:
         references: None where predictions carry their own and all rows are there, or nothing is known of the others.
@@ -93,7 +86,7 @@ class Resolved(NamedTuple):
     is_partial: bool
 
 
-def resolve(source: str | None, split: str | None, facts: RunFacts, num_rows: int) -> Resolved:
+def find_references(source: str | None, split: str | None, run: RunFacts, num_rows: int) -> FoundReferences:
     """Finds the references of a file of predictions.
 
     Args:
@@ -104,48 +97,45 @@ def resolve(source: str | None, split: str | None, facts: RunFacts, num_rows: in
         ManifestError: the given manifest cannot be read.
     """
     if source is not None:
-        return Resolved(References(open_manifest(source, split=split)), "; the others count as empty", False)
-    if not facts.is_incomplete(num_rows):
-        return Resolved(None, "", False)
+        return FoundReferences(References(open_manifest(source, split=split)), "; the others count as empty", False)
+    if not run.is_incomplete(num_rows):
+        return FoundReferences(None, "", False)
     try:
-        references = _of_run(facts, split)
+        references = _of_run(run, split)
     except AsrbatchError as e:
         why = str(e).partition("\n")[0]
-        return Resolved(None, f"; the others are not counted ({why}): --references MANIFEST counts them as empty", True)
-    return Resolved(references, f"; the others count as empty, by {references.source}", False)
+        return FoundReferences(
+            None, f"; the others are not counted ({why}): --references MANIFEST counts them as empty", True
+        )
+    return FoundReferences(references, f"; the others count as empty, by {references.source}", False)
 
 
-def _of_run(facts: RunFacts, split: str | None) -> References:
+def _of_run(run: RunFacts, split: str | None) -> References:
     """The rows that a run was to write. Raises AsrbatchError where that cannot be told."""
-    if facts.manifest_source is None:
+    if run.manifest_source is None:
         raise UsageError("the run record names no manifest")
-    manifest = open_manifest(facts.manifest_source, split=split)
-    if manifest.scan.digest != facts.manifest_digest:
+    manifest = open_manifest(run.manifest_source, split=split)
+    if manifest.scan.digest != run.manifest_digest:
         raise UsageError(f"{manifest.source} is not what was transcribed any more")
-    if facts.chunk is None:
+    if run.chunk is None:
         return References(manifest)
-    chunk_id, num_chunks, strategy, digest = facts.chunk
+    chunk_id, num_chunks, strategy, digest = run.chunk
     sharding = Sharding(manifest.scan.durations_s, num_chunks, strategy)
     if sharding.digest != digest:
         raise UsageError(f"which rows of {manifest.source} are chunk {chunk_id} cannot be told")
     return References(manifest, sharding.rows(chunk_id))
 
 
-_LEAST_SHARE = 0.01  # of the predictions, or of the references where they are fewer
-
-
-class Joined(NamedTuple):
-    """Files of predictions and the references that they are scored against, called by the same ids; what to know of
-    that.
-    """
+class JoinResult(NamedTuple):
+    """Files of predictions and their references, called by the same ids; what to know of that."""
 
     files: list[Predictions]
-    references: References
+    references: References | None
     notes: list[str]
 
 
-def join(files: Sequence[Predictions], references: References, audio_folders: Sequence[Path]) -> Joined:
-    """Makes sure that predictions find their references.
+def join(files: list[Predictions], references: References | None, audio_folders: Sequence[Path]) -> JoinResult:
+    """Makes sure that predictions find their references; None where predictions carry their own.
 
     Args:
         audio_folders: of each file, what relative audio paths are relative to.
@@ -153,21 +143,20 @@ def join(files: Sequence[Predictions], references: References, audio_folders: Se
     Raises:
         UsageError: a file has (nearly) no row of the references.
     """
-    strangers = [file for file in files if not _belong(file, references)]
-    if not strangers:
-        return Joined(list(files), references, [])
+    if references is None or all(_belong(file, references) for file in files):
+        return JoinResult(files, references, [])
     if all(file.num_made == len(file) for file in files):
         by_audio = references.by_audio()
         found = [file.by_audio(folder) for file, folder in zip(files, audio_folders, strict=True)]
         if all(_belong(file, by_audio) for file in found):
-            note = (
-                "predictions without ids were found in the manifest by their audio: file, offset, duration and channel"
-            )
-            return Joined(found, by_audio, [note])
-    raise UsageError(_why(strangers[0], references))
+            note = "predictions without ids were found in the manifest by their audio: file, offset, duration, channel"
+            return JoinResult(found, by_audio, [note])
+    raise UsageError(_why(next(file for file in files if not _belong(file, references)), references))
 
 
 def _belong(file: Predictions, references: References) -> bool:
+    # Predictions of other rows would all be left out, and every reference count as missed: a rate that looks like one
+    # and is none. So a manifest that hardly any prediction belongs to is refused.
     return _num_found(file, references) >= max(1.0, _LEAST_SHARE * min(len(file), len(references)))
 
 
@@ -181,8 +170,7 @@ def _why(file: Predictions, references: References) -> str:
     of_each = (stranger["id"], stranger.get("audio_filepath")), (wanted.id, wanted.audio.name)
     here, there = (f"id {show_text(row_id)}" + (f", audio {show(path)}" if path else "") for row_id, path in of_each)
     return (
-        f"{file.path}: {f'only {found}' if found else 'none'} of its {len(file)} rows "
-        f"{'are' if found > 1 else 'is'} in "
-        f"{references.source}; here one is {here}, there {there}; give the manifest that was transcribed, or the same "
-        f"ids to both"
+        f"{file.path}: {f'only {found}' if found else 'none'} of its {len(file)} rows {'are' if found > 1 else 'is'} "
+        f"in {references.source}; here one is {here}, there {there}; give the manifest that was transcribed, or the "
+        "same ids to both"
     )

@@ -1,7 +1,7 @@
-"""Scores predictions: word and character error rates over all rows and over groups, with intervals, and how long rows
-took.
+"""Scores predictions: word and character error rates over all rows and over groups, with intervals, and row times.
 
-Knows nothing of how rows are counted (`scoring`) nor of how results are shown.
+Reads predictions, joins them with references, counts edits of normalised texts in several processes, and makes rates
+of the counts. Knows nothing of how results are shown.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,25 +9,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
-from asrbatch.evaluation.alignment import aligner
+from asrbatch.evaluation.common import (
+    check_groups,
+    check_split,
+    count_all,
+    reasons,
+    rules_as_dict,
+    text_notes,
+    unmatched_notes,
+)
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.predictions import Predictions
-from asrbatch.evaluation.references import References, join, resolve
-from asrbatch.evaluation.rows import DURATION, NO_VALUE
-from asrbatch.evaluation.scoring import ScoreOptions, Scoring, count_all
-from asrbatch.evaluation.stats.error_rates import Tally, group_rates, percentiles_s, rates
+from asrbatch.evaluation.references import find_references, join
+from asrbatch.evaluation.row_counter import RowCounter
+from asrbatch.evaluation.stats.error_rates import Tally
 from asrbatch.evaluation.stats.languages import check_language
-from asrbatch.evaluation.stats.significance import COVERAGE, LEAST_UTTERANCES
-from asrbatch.evaluation.texts import EXCLUDED, TextRules
+from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
+from asrbatch.evaluation.text_rules import TextRules
 from asrbatch.storage.run_files import RunFacts
 from asrbatch.version import __version__
 
 
-def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+def score(path: Path, options: ScoreOptions, log: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Scores the predictions in a file.
 
     Args:
         path: absolute; JSON Lines.
-        say: told, in one line, how far it is.
+        log: gets a line now and then about how far it is.
 
     Returns:
         What `--json` prints; see docs/scoring.md.
@@ -36,129 +44,86 @@ def score(path: Path, options: ScoreOptions, say: Callable[[str], None] = lambda
         UsageError, ManifestError: this cannot be done as asked, or no row has a reference.
         OutputError: the file is damaged.
     """
-    return score_rows(path, options, say).figures
+    return score_rows(path, options, log).metrics
 
 
-class Scored(NamedTuple):
-    """Predictions scored: the figures, the counts that they are made of, and what can go over the rows again."""
+class ScoreResult(NamedTuple):
+    """What `--json` prints of a score, and what can go over the rows again."""
 
-    figures: dict[str, Any]
-    tally: Tally
-    work: "Scoring"
+    metrics: dict[str, Any]
+    counter: RowCounter
 
 
-def score_rows(path: Path, options: ScoreOptions, say: Callable[[str], None], *, needs_rates: bool = True) -> Scored:
-    """The same as `score`, with what the figures are made of.
+def score_rows(
+    path: Path, options: ScoreOptions, log: Callable[[str], None], *, needs_rates: bool = True
+) -> ScoreResult:
+    """The same as `score`, with what the metrics are made of.
 
     Args:
         needs_rates: where no row has a reference, refuse; else rates are null then, and there are no groups.
     """
-    rules = TextRules(options.normalizer)
+    rules, run = TextRules(options.normalizer), RunFacts(path)
     check_language(options.language)
     predictions = Predictions(path, options.pred_field, options.text_field)
-    facts = RunFacts(path)
-    references, fate, is_partial = resolve(options.references, options.split, facts, len(predictions))
-    check_split(options, references)
-    is_partial = is_partial or (predictions.torn and references is None)
-    joined_by: list[str] = []
-    if references is not None:
-        (predictions,), references, joined_by = join([predictions], references, [facts.audio_folder])
-    language = options.language or facts.language or "en"
+    found = find_references(options.references, options.split, run, len(predictions))
+    check_split(options, found.references)
+    (predictions,), references, join_notes = join([predictions], found.references, [run.audio_folder])
+    language = options.language or run.language or "en"
     # A row's `lang` is the one spoken; what a translation is held against is written in another.
-    written = facts.written_language and (options.language or facts.written_language)
-    work = Scoring(predictions, references, rules, language, options, written)
-    tally = count_all(work, Tally(), options, say)
+    written_language = run.written_language and (options.language or run.written_language)
+    counter = RowCounter(predictions, references, rules, language, options, written_language)
+    tally = count_all(counter, Tally(), options, log)
     if needs_rates and not tally.total.rows:
         raise UsageError(_why_nothing(path, tally, options.text_field))
-    check_groups(tally.groups)
+    check_groups(tally)
+    is_partial = found.is_partial or (predictions.torn and references is None)
+    is_whole = not (is_partial or tally.total.failed or tally.total.missing)
     unmatched = 0 if references is None else len(predictions.without(references.keys))
-    by = {name: group_rates(groups, options.resamples, options.seed) for name, groups in tally.groups.items()}
-    figures = {
+    by_group = tally.by_group(options.resamples, options.seed)
+    metrics = {
         "asrbatch": __version__,
         "predictions": str(path),
         "pred_field": predictions.pred_field,
         "references": None if references is None else references.source,
         "partial": is_partial,
-        **described(rules, tally.normalizers, tally.fell_back, options),
-        "total": rates(tally.total, options.resamples, options.seed)[0],
+        **rules_as_dict(rules, tally, options),
+        **_tally_as_dict(tally, options),
+        "unmatched_predictions": unmatched,
+        "languages": tally.languages.as_dict(),
+        "by": by_group,
+        "speed": {**run.speed(len(predictions)), **_stated_speed(tally)},
+        "latency_s": tally.stage_seconds.as_dict(),
+        "notes": [
+            *run.notes(len(predictions), predictions.torn, found.fate),
+            *predictions.notes(),
+            *text_notes(tally, language, options),
+            *join_notes,
+            *unmatched_notes(unmatched),
+            *_mean_notes(by_group),
+        ],
+        "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
+    }
+    return ScoreResult(metrics, counter)
+
+
+def _tally_as_dict(tally: Tally, options: ScoreOptions) -> dict[str, Any]:
+    return {
+        "total": tally.total.as_dict(tally.total.resampled(options.resamples, options.seed)),
         "excluded": dict(tally.excluded),
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
-        "unmatched_predictions": unmatched,
-        "languages": tally.languages.as_dict(),
-        "by": by,
-        "speed": {**facts.speed(len(predictions)), **_stated_speed(tally)},
-        "latency_s": percentiles_s(tally.stages_s),
-        "notes": [
-            *facts.notes(len(predictions), predictions.torn, fate),
-            *predictions.notes(),
-            *text_notes(tally, language, options),
-            *joined_by,
-            *unmatched_notes(unmatched),
-            *_mean_notes(by),
-        ],
-        "exit_code": EXIT_ROWS_FAILED if is_partial or tally.total.failed or tally.total.missing else EXIT_COMPLETE,
-    }
-    return Scored(figures, tally, work)
-
-
-def check_split(options: ScoreOptions, references: References | None) -> None:
-    """Raises UsageError for a `--split` of no manifest."""
-    if options.split is not None and references is None:
-        raise UsageError(f"--split {options.split}: is of a manifest, and none is read here; name it with --references")
-
-
-def check_groups(groups: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raises UsageError for a field that no row has."""
-    for name, values in groups.items():
-        if name != DURATION and list(values) == [NO_VALUE]:
-            raise UsageError(f"--by {name}: no row has it")
-
-
-def described(
-    rules: TextRules, normalizers: Mapping[str, int], fell_back: int, options: ScoreOptions
-) -> dict[str, Any]:
-    """With what it was counted: whoever has the same of all of these gets the same numbers.
-
-    Args:
-        normalizers: rows by the names of their normalisers.
-        fell_back: rows that their normaliser could not do.
-    """
-    return {
-        "normalizers": [
-            {**rules.normalizer(name).as_dict(), "rows": rows} for name, rows in sorted(normalizers.items())
-        ],
-        "normalizer_fell_back": fell_back,
-        "words": aligner(rules.with_compounds),
-        "characters": aligner(False),
-        "bootstrap": {"resamples": options.resamples, "seed": options.seed, "coverage": COVERAGE, "unit": "utterance"},
     }
 
 
-def text_notes(tally: Any, language: str, options: ScoreOptions) -> list[str]:
-    """What a person should know about the languages of rows, and about texts that their normaliser could not do.
-
-    Args:
-        tally: of `score` or `compare`.
-        language: what rows that do not say theirs were taken for.
-    """
-    notes = tally.languages.notes(language, options.language is None, options.normalizer)
-    if tally.fell_back:
-        notes.append(
-            f"{tally.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts of "
-            f"those rows"
-        )
-    return notes
+def _stated_speed(tally: Tally) -> dict[str, float]:
+    """What another tool states, where every row with a prediction has it."""
+    return tally.stated.as_dict(tally.total.rows + tally.excluded.total() - tally.total.missing)
 
 
-def unmatched_notes(number: int) -> list[str]:
-    return [f"{number} predictions have no reference row and were left out"] if number else []
-
-
-def _mean_notes(by: Mapping[str, Any]) -> list[str]:
+def _mean_notes(by_group: Mapping[str, Any]) -> list[str]:
     """Why an unweighted mean has no interval."""
     notes = []
-    for name, part in by.items():
+    for name, part in by_group.items():
         mean = part["unweighted_mean"]
         small, groups = max((mean[f"groups_too_small_in_{rate}"], mean[f"groups_in_{rate}"]) for rate in ("wer", "cer"))
         if small:
@@ -169,18 +134,9 @@ def _mean_notes(by: Mapping[str, Any]) -> list[str]:
     return notes
 
 
-def _stated_speed(tally: Tally) -> dict[str, Any]:
-    """The leaderboard's RTFx, of a file whose rows all say `time` and `duration`; nothing otherwise."""
-    rows = tally.total.rows + tally.excluded.total() - tally.total.missing
-    if not tally.stated_time_us or not tally.stated_duration_us or tally.stated_rows < rows:
-        return {}
-    return {"rtfx_stated": round(tally.stated_duration_us / tally.stated_time_us, 4)}
-
-
 def _why_nothing(path: Path, tally: Tally, text_field: str) -> str:
-    reasons = ", ".join(f"{rows} rows: {EXCLUDED[reason]}" for reason, rows in tally.excluded.items())
     return (
-        f"{path}: no row can be scored ({reasons}); give their manifest with --references, or name the field with "
-        f"--text-field "
-        f"(now {text_field}); two runs without references can be compared with asrbatch compare"
+        f"{path}: no row can be scored ({', '.join(reasons(tally))}); give their manifest with --references, or name "
+        f"the field with --text-field (now {text_field}); two runs without references can be compared with asrbatch "
+        "compare"
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import UsageError
-from asrbatch.evaluation.rows import audio_seconds, finite_seconds, language_of, text_of
-from asrbatch.evaluation.texts import TextRules
+from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, language_of, text_of
+from asrbatch.evaluation.text_rules import TextRules
 from asrbatch.export.files import WholeFile, explained
 from asrbatch.formatting import show_text
 from asrbatch.languages import primary

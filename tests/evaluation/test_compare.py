@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.compare import compare
 from asrbatch.evaluation.normalizers import load_normalizer
-from asrbatch.evaluation.paired import CompareOptions
+from asrbatch.evaluation.options import CompareOptions, ScoreOptions
 from asrbatch.evaluation.score import score
-from asrbatch.evaluation.scoring import ScoreOptions
 from asrbatch.evaluation.stats.significance import permutation_test
 from asrbatch.manifest.manifest import open_manifest
 

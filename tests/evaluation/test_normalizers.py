@@ -13,7 +13,7 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer, 
 from asrbatch.errors import UsageError
 from asrbatch.evaluation.leaderboard import join_letters
 from asrbatch.evaluation.normalizers import NORMALIZERS, choose, counts_characters, load_normalizer
-from asrbatch.evaluation.texts import TextRules
+from asrbatch.evaluation.text_rules import TextRules
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # other work may slow the machine
 PAIRS = read_jsonl(REPO / "tests/data/prompts.tiny-en.jsonl")

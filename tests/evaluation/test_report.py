@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError
 from asrbatch.evaluation.alignment import alignment
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.report.make import make_report
 from asrbatch.evaluation.report.page import Bar, bars, script_json
 from asrbatch.evaluation.report.page import page as make_page
-from asrbatch.evaluation.report.rows import Listing, worst_rows
+from asrbatch.evaluation.report.rows import WorstRows, worst_rows
 from asrbatch.evaluation.score import score_rows
-from asrbatch.evaluation.scoring import ScoreOptions
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
@@ -198,7 +198,7 @@ def test_audio_is_found_beside_the_predictions_and_plays_the_row_and_its_errors(
 @in_chromium
 def test_labels_of_plots_have_room(opened, tmp_path):
     rows = [Bar(f"group {at}", f"12.34 ({10**at:,} rows)", 12.34 + at, (12.0, 14.5 + at)) for at in range(9)]
-    style = (REPO / "asrbatch/report/page.css").read_text(encoding="utf-8")
+    style = (REPO / "asrbatch/evaluation/report/page.css").read_text(encoding="utf-8")
     (tmp_path / "plot.html").write_text(
         f"<!doctype html><style>{style}</style><body>{bars('t', rows)}{bars('t', [Bar('n', '1,000,000', 1e6)])}"
     )
@@ -298,10 +298,10 @@ class Steps:
 @pytest.fixture(scope="module")
 def hundred_thousand(tmp_path_factory) -> Path:
     scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
-    listed, _ = worst_rows(Listing(scored.work, (), None, 1000, False), len(PAIRS), 1000, 1, lambda line: None)
+    listed, _ = worst_rows(WorstRows(scored.counter, (), None, 1000, False), 1000, 1, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
     path = tmp_path_factory.mktemp("many") / "report.html"
-    path.write_text(make_page("A title", scored.figures, {}, rows, ()), encoding="utf-8")
+    path.write_text(make_page("A title", scored.metrics, {}, rows, ()), encoding="utf-8")
     return path
 
 
@@ -352,12 +352,12 @@ def test_of_a_long_utterance_the_errors_are_shown(opened, tmp_path):
 def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(40)])
     scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
-    listing = Listing(scored.work, (), tmp_path, 100, False)
-    everything, _ = worst_rows(listing, 40, 100, 1, lambda line: None)
+    listing = WorstRows(scored.counter, (), tmp_path, 100, False)
+    everything, _ = worst_rows(listing, 100, 1, lambda line: None)
     assert len(everything) == 40 and all(len(json.dumps(row)) < 30_000 for row in everything)
-    some, _ = worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=100_000)
+    some, _ = worst_rows(listing, 100, 1, lambda line: None, most_bytes=100_000)
     assert 2 < len(some) < 40 and some == everything[: len(some)]
-    assert worst_rows(listing, 40, 100, 1, lambda line: None, most_bytes=1)[0] == everything[:1]
+    assert worst_rows(listing, 100, 1, lambda line: None, most_bytes=1)[0] == everything[:1]
 
 
 UNITS = st.lists(st.sampled_from("abc"), max_size=60)

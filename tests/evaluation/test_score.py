@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.compare import compare
 from asrbatch.evaluation.normalizers import load_normalizer
-from asrbatch.evaluation.paired import CompareOptions
+from asrbatch.evaluation.options import CompareOptions, ScoreOptions
 from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.report.make import make_report
-from asrbatch.evaluation.rows import duration_bin, finite_seconds
+from asrbatch.evaluation.row_fields import duration_bin, finite_seconds
 from asrbatch.evaluation.score import score
-from asrbatch.evaluation.scoring import ScoreOptions
 from asrbatch.evaluation.stats.significance import interval, resampled_rates
-from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.languages import is_language, primary
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.sharding import Sharding
@@ -402,8 +401,7 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
     whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
-    for module in ("scoring", "paired"):
-        monkeypatch.setattr(f"asrbatch.evaluation.{module}.BATCH_CHARS", 100)
+    monkeypatch.setattr("asrbatch.evaluation.text_rules._BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
     assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import REPO, read_jsonl, write_jsonl
 
 from asrbatch.errors import EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
-from asrbatch.evaluation.rows import audio_seconds
+from asrbatch.evaluation.options import ScoreOptions
+from asrbatch.evaluation.row_fields import audio_seconds
 from asrbatch.evaluation.score import score
-from asrbatch.evaluation.scoring import ScoreOptions
 from asrbatch.export.exporter import export
 from asrbatch.export.results import ResultNames, nemo_row
 

@@ -10,7 +10,7 @@ from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import AsJson, say, takes_scoring_options
 
 if TYPE_CHECKING:
-    from asrbatch.evaluation.scoring import ScoreOptions
+    from asrbatch.evaluation.options import ScoreOptions
 
 
 @takes_scoring_options(resamples=2000)
@@ -34,7 +34,7 @@ def compare(
     from asrbatch.cli.display.scores import compare_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.compare import compare as compare_files
-    from asrbatch.evaluation.paired import CompareOptions
+    from asrbatch.evaluation.options import CompareOptions
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
     figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)

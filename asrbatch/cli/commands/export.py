@@ -104,7 +104,7 @@ def _log_outputs(result: "ExportResult") -> None:
 
 def _log_result_file(name: str, output: "ResultFile") -> None:
     from asrbatch.evaluation.stats.languages import listed
-    from asrbatch.evaluation.texts import EXCLUDED
+    from asrbatch.evaluation.text_rules import EXCLUDED
     from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME
 
     for reason, count in output.left_out.items():

@@ -9,7 +9,7 @@ from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import say, takes_scoring_options
 
 if TYPE_CHECKING:
-    from asrbatch.evaluation.scoring import ScoreOptions
+    from asrbatch.evaluation.options import ScoreOptions
 
 
 @takes_scoring_options()
@@ -34,6 +34,6 @@ def report(
     path = Path(predictions).expanduser().absolute()
     stem = path.name.removesuffix(".jsonl")
     target = path.with_name(f"{stem}.report.html") if to is None else Path(to).expanduser().absolute()
-    figures = make_report(path, target, options, title=title or stem, most_rows=max_rows, say=say)
+    figures = make_report(path, target, options, title=title or stem, most_rows=max_rows, log=say)
     typer.echo(target)
     raise typer.Exit(figures["exit_code"])

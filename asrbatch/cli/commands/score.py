@@ -10,7 +10,7 @@ from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import AsJson, say, takes_scoring_options
 
 if TYPE_CHECKING:
-    from asrbatch.evaluation.scoring import ScoreOptions
+    from asrbatch.evaluation.options import ScoreOptions
 
 
 @takes_scoring_options()

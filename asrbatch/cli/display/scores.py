@@ -18,7 +18,7 @@ from rich.text import Text
 
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
-from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 

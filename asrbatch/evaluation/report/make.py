@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import OutputError, UsageError
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.page import page
-from asrbatch.evaluation.report.rows import Listing, worst_rows
-from asrbatch.evaluation.rows import DURATION
+from asrbatch.evaluation.report.rows import WorstRows, worst_rows
+from asrbatch.evaluation.row_fields import DURATION
 from asrbatch.evaluation.score import score_rows
-from asrbatch.evaluation.scoring import ScoreOptions
 from asrbatch.storage.files import explained, replacing
 from asrbatch.storage.run_files import RunFacts
 
@@ -33,7 +33,7 @@ def make_report(
     *,
     title: str,
     most_rows: int,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Writes the page, whole or not at all; a report that stands there is replaced, another file is not.
 
@@ -44,11 +44,11 @@ def make_report(
         most_rows: utterances on the page; where there are more, those with the most errors.
 
     Returns:
-        The figures of `score`; where no row can be scored, the same with nothing in them but times and the reason.
+        The metrics of `score`; where no row can be scored, the same with nothing in them but times and the reason.
 
-    Raises: UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no
-        report stands
-            at `to`, or the disk refused.
+    Raises:
+        UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no
+            report stands at `to`, or the disk refused.
     """
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
@@ -56,16 +56,18 @@ def make_report(
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
     # What was transcribed can be looked at without a reference.
-    scored = score_rows(path, options, say, needs_rates=False)
-    figures = scored.figures
-    with_compounds, folder = figures["words"]["merge_compounds"], _audio_folder(path, figures["references"])
-    fields = options.text_field, figures["pred_field"]
-    listing = Listing(scored.work, options.by, folder, most_rows, with_compounds, *fields)
-    rows, rates = worst_rows(listing, len(scored.work), most_rows, options.num_processes, say)
-    text = page(title, figures, _by_rate(rates) if rates else {}, rows, options.by)
-    with explained(to), replacing(to) as file:
-        file.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
-    return figures
+    scored = score_rows(path, options, log, needs_rates=False)
+    metrics = scored.metrics
+    folder, with_compounds = _audio_folder(path, metrics["references"]), metrics["words"]["merge_compounds"]
+    listing = WorstRows(scored.counter, options.by, folder, most_rows, with_compounds)
+    rows, rates = worst_rows(listing, most_rows, options.num_processes, log)
+    text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)
+    with (
+        explained(to, fix="choose another --to, or run the same command again when that is mended"),
+        replacing(to) as f,
+    ):
+        f.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
+    return metrics
 
 
 def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:

@@ -1,5 +1,4 @@
-"""The utterances of a report: the worst of them, with what the page needs to show where they are wrong, and to play
-them.
+"""The utterances of a report: the worst of them, where they are wrong, and where their audio is.
 
 What the page gets of one row is bounded, however long it is, and so are all rows together. Knows nothing of HTML.
 """
@@ -7,7 +6,7 @@ What the page gets of one row is bounded, however long it is, and so are all row
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from heapq import nsmallest
 from itertools import accumulate
 from pathlib import Path
@@ -15,110 +14,62 @@ from typing import Any, NamedTuple
 
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import KINDS, excerpt
-from asrbatch.evaluation.rows import audio_seconds, finite_seconds, status_of, values_of
-from asrbatch.evaluation.scoring import ScoredRow, Scoring
+from asrbatch.evaluation.row_counter import RowCounter, ScoredRow
+from asrbatch.evaluation.row_fields import finite_seconds
 from asrbatch.evaluation.stats.error_rates import Tally
-from asrbatch.evaluation.texts import EXCLUDED
+from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.parallel import over_rows
 
 NO_PREDICTION = "no prediction"  # `missing` is the error kind of a row whose audio file does not exist
 MOST_BYTES = 100_000_000  # of the page's rows; a browser has them all in memory
 _MOST_CHARS = 2000  # of a text as it was written
 SCORED = "scored"
-Kept = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows without any), id, bytes, entry
+RankedEntry = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows without any), id, bytes, entry
 Rate = tuple[int, int]  # errors, units of reference
 
 
-class WorstRows(NamedTuple):
+class PartOfReport(NamedTuple):
     """What a part of the rows gives the page: entries of its worst rows, the worst first; how many rows have which
     rate.
     """
 
-    kept: list[Kept]
+    entries: list[RankedEntry]
     rates: Counter[Rate]
 
 
-class Unscored(NamedTuple):
-    """One row that is not scored.
-
-    Attributes:
-        fields, row, failed, missing, audio_s: as in `score.ScoredRow`.
-        reason: a key of `scored_texts.EXCLUDED`.
-    """
-
-    fields: Mapping[str, Any]
-    row: Mapping[str, Any] | None
-    failed: str | None
-    missing: bool
-    audio_s: float | None
-    reason: str
-
-    def values_of(self, name: str) -> list[str]:
-        return values_of(name, self.fields, self.row, self.audio_s)
-
-
-class Listing:
+class WorstRows:
     """Lists rows [start, stop), no more than `number` of them: those with the most errors, then those that are not
     scored.
 
     Args:
         folder: what relative paths of audio files are relative to.
         by: fields whose values the page filters by.
-        text_field, pred_field: where rows that are not scored have their texts.
     """
 
-    def __init__(
-        self,
-        work: Scoring,
-        by: tuple[str, ...],
-        folder: Path,
-        number: int,
-        with_compounds: bool,
-        text_field: str = "text",
-        pred_field: str = "pred_text",
-    ):
-        self._work, self._by, self._folder = work, by, folder
+    def __init__(self, counter: RowCounter, by: tuple[str, ...], folder: Path, number: int, with_compounds: bool):
+        self._counter, self._by, self._folder = counter, by, folder
         self._number, self._with_compounds = number, with_compounds
-        self._text_field, self._pred_field = text_field, pred_field
 
-    def __call__(self, start: int, stop: int) -> WorstRows:
+    def __len__(self) -> int:
+        return len(self._counter)
+
+    def __call__(self, start: int, stop: int) -> PartOfReport:
         # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
-        worst: list[tuple[int, str, ScoredRow | Unscored]] = []
+        worst: list[tuple[int, str, ScoredRow]] = []
         rates: Counter[Rate] = Counter()
-        for row in self._everything(start, stop):
-            errors = 1
-            if isinstance(row, ScoredRow):
-                edits = row.words or row.characters
-                rates[edits.errors, edits.reference] += 1
-                errors = -edits.errors
-            worst.append((errors, str(row.fields["id"]), row))
+        for row in self._counter.rows(start, stop, Tally()):
+            if row.edits is not None:
+                rates[row.edits.errors, row.edits.reference] += 1
+            worst.append((1 if row.edits is None else -row.edits.errors, str(row.fields["id"]), row))
             if len(worst) >= 2 * self._number:
-                worst = nsmallest(self._number, worst, key=_place)
-        kept = []
-        for *place, row in nsmallest(self._number, worst, key=_place):
-            entry = {
-                **self._entry(row),
-                **(self._aligned(row) if isinstance(row, ScoredRow) else self._as_written(row)),
-            }
-            kept.append((*place, len(json.dumps(list(entry.values()))), entry))
-        return WorstRows(kept, rates)
+                worst = nsmallest(self._number, worst, key=_rank)
+        entries = []
+        for *rank, row in nsmallest(self._number, worst, key=_rank):
+            entry = {**self._entry(row), **(_as_written(row) if row.edits is None else self._aligned(row))}
+            entries.append((*rank, len(json.dumps(list(entry.values()))), entry))
+        return PartOfReport(entries, rates)
 
-    def _everything(self, start: int, stop: int) -> Iterator[ScoredRow | Unscored]:
-        tally, scored = Tally(), set()
-        for row in self._work.rows(start, stop, tally):
-            scored.add(row.fields["id"])
-            yield row
-        for index in range(start, stop) if tally.excluded else ():
-            fields, row = self._work.row(index)
-            if fields["id"] in scored:
-                continue
-            alone = Tally()
-            for _ in self._work.rows(index, index + 1, alone):
-                pass
-            failed, missing = status_of(row, self._pred_field)
-            yield Unscored(fields, row, failed, missing, audio_seconds(row, fields), next(iter(alone.excluded)))
-
-    def _entry(self, row: ScoredRow | Unscored) -> dict[str, Any]:
+    def _entry(self, row: ScoredRow) -> dict[str, Any]:
         flags = (row.row or {}).get("flags")
         return {
             "id": row.fields["id"],
@@ -130,48 +81,25 @@ class Listing:
         }
 
     def _aligned(self, row: ScoredRow) -> dict[str, Any]:
-        edits, texts = row.words or row.characters, row.texts
-        compounds = self._with_compounds and texts.in_words
-        found = alignment(texts.reference, texts.hypotheses[0], in_words=texts.in_words, with_compounds=compounds)
-        units = [
-            text.split(" ") if texts.in_words and text else list(text)
-            for text in (texts.reference, texts.hypotheses[0])
-        ]
+        in_words, both = row.texts.in_words, (row.texts.reference, row.texts.hypotheses[0])
+        found = alignment(*both, in_words=in_words, with_compounds=self._with_compounds and in_words)
+        units = [text.split(" ") if in_words and text else list(text) for text in both]
         shown = excerpt(*units, found)
-        space = " " if texts.in_words else ""
-        normal = space.join(shown.reference), space.join(shown.hypothesis)
-        written = [None if text is None else _short(text) for text in (row.reference, row.hypothesis)]
+        entry = _as_written(row)
+        for name, normal in (("reference", shown.reference), ("hypothesis", shown.hypothesis)):
+            text = (" " if in_words else "").join(normal)
+            entry[f"normal_{name}"] = text if text != entry[name] else None
         return {
+            **entry,
             "scored": SCORED,
-            "errors": edits.errors,
-            "units": edits.reference,
-            "in_words": texts.in_words,
-            "reference": written[0],
-            "hypothesis": written[1],
-            "normal_reference": normal[0] if normal[0] != written[0] else None,
-            "normal_hypothesis": normal[1] if normal[1] != written[1] else None,
+            "errors": row.edits.errors,
+            "units": row.edits.reference,
+            "in_words": in_words,
             "pieces": [number for kind, *numbers in shown.pieces for number in (KINDS[kind], *numbers)],
-            "times": _times(row, shown.places, len(units[1]), texts.in_words),
+            "times": _times(row, shown.places, len(units[1]), in_words),
         }
 
-    def _as_written(self, row: Unscored) -> dict[str, Any]:
-        """What there is to show of a row that has nothing to be held against."""
-        said = None if row.failed or row.missing else (row.row or {}).get(self._pred_field)
-        written = [None if text is None else _short(text) for text in (row.fields.get(self._text_field), said)]
-        return {
-            "scored": EXCLUDED[row.reason],
-            "errors": None,
-            "units": None,
-            "in_words": True,
-            "reference": written[0],
-            "hypothesis": written[1],
-            "normal_reference": None,
-            "normal_hypothesis": None,
-            "pieces": [],
-            "times": None,
-        }
-
-    def _audio(self, row: ScoredRow | Unscored) -> list[Any] | None:
+    def _audio(self, row: ScoredRow) -> list[Any] | None:
         """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
         path = row.fields.get("audio_filepath")
         if type(path) is not str or "\0" in path or not path.strip():
@@ -187,11 +115,10 @@ class Listing:
 
 
 def worst_rows(
-    work: Listing,
-    num_rows: int,
+    listing: WorstRows,
     number: int,
     num_processes: int | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     most_bytes: int = MOST_BYTES,
 ) -> tuple[list[dict], Counter[Rate]]:
     """The rows with the most errors, the worst first, of equals by id: `number` of them, or those that fit in
@@ -200,20 +127,37 @@ def worst_rows(
     Returns:
         Them, and how many of all rows have which rate, each in its own unit.
     """
-    kept: list[Kept] = []
+    entries: list[RankedEntry] = []
     rates: Counter[Rate] = Counter()
-    for _, part in over_rows(work, num_rows, num_processes):
+    for _, part in over_rows(listing, len(listing), num_processes):
         rates.update(part.rates)
-        kept = nsmallest(number, kept + part.kept, key=_place)
+        entries = nsmallest(number, entries + part.entries, key=_rank)
         # What does not fit now never will: later rows only come before it.
-        kept = kept[: bisect_right(list(accumulate(size for _, _, size, _ in kept)), most_bytes)] or kept[:1]
-    say(f"{len(kept)} utterances listed")
-    return [entry for *_, entry in kept], rates
+        sizes = accumulate(size for _, _, size, _ in entries)
+        entries = entries[: bisect_right(list(sizes), most_bytes)] or entries[:1]
+    log(f"{len(entries)} utterances listed")
+    return [entry for *_, entry in entries], rates
 
 
-def _place(kept: tuple) -> tuple[int, str]:
+def _rank(ranked: tuple) -> tuple[int, str]:
     """The order of rows: by errors, then by id."""
-    return kept[:2]
+    return ranked[:2]
+
+
+def _as_written(row: ScoredRow) -> dict[str, Any]:
+    """What there is to show of a row that has nothing to be compared with."""
+    return {
+        "scored": EXCLUDED.get(row.texts.excluded),
+        "errors": None,
+        "units": None,
+        "in_words": True,
+        "reference": _cut(row.reference),
+        "hypothesis": _cut(row.hypothesis),
+        "normal_reference": None,
+        "normal_hypothesis": None,
+        "pieces": [],
+        "times": None,
+    }
 
 
 def _times(row: ScoredRow, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
@@ -239,7 +183,7 @@ def _times(row: ScoredRow, places: list[int], num_units: int, in_words: bool) ->
     return [starts[min(at, len(starts) - 1)] for at in found]
 
 
-def _short(text: str) -> str:
-    if len(text) <= _MOST_CHARS:
+def _cut(text: str | None) -> str | None:
+    if text is None or len(text) <= _MOST_CHARS:
         return text
     return f"{text[:_MOST_CHARS]} … [{len(text) - _MOST_CHARS:,} more characters]"

@@ -1,18 +1,17 @@
-"""Which languages rows are in, as a result counts and says it: where a number does not mean what it seems to for one of
-them.
+"""Which languages rows are in, where an error rate does not mean what it seems to because of them.
 
 Knows nothing of files.
 """
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from asrbatch.errors import UsageError
-from asrbatch.evaluation.rows import is_heard_as_another
+from asrbatch.evaluation.row_fields import is_heard_as_another
 from asrbatch.evaluation.stats.sums import Sums
-from asrbatch.evaluation.texts import Texts
+from asrbatch.evaluation.text_rules import Texts
 from asrbatch.formatting import first_of
 from asrbatch.languages import is_language, primary
 
@@ -22,7 +21,7 @@ _OTHERS = "(others)"
 
 @dataclass
 class LanguageCounts(Sums):
-    """Rows that are to be known of.
+    """Rows whose language matters to the result.
 
     Attributes:
         unstated: do not say their language.
@@ -44,6 +43,7 @@ class LanguageCounts(Sums):
         """
         self.unstated += not is_stated
         self.heard_as_another += any(is_heard_as_another(row, lang) for row in rows)
+        # Whatever stands in `lang` is counted: a field of free text must not fill the memory.
         if not is_language(lang):
             self.unknown[lang if lang in self.unknown or len(self.unknown) < _MOST_NAMES else _OTHERS] += 1
 
@@ -53,46 +53,30 @@ class LanguageCounts(Sums):
             self.english_rules[primary(lang)] += 1
 
     def as_dict(self) -> dict[str, Any]:
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: dict(sorted(of.items())) if isinstance(of, Counter) else of for name, of in found.items()}
+        # Not `dataclasses.asdict`, which makes a Counter of pairs of a Counter.
+        return {name: dict(sorted(of.items())) if isinstance(of, Counter) else of for name, of in vars(self).items()}
 
     def notes(self, language: str, is_guess: bool, normalizer: str) -> list[str]:
         """What a person should know.
 
         Args:
             language: what rows that do not say theirs were taken for; is_guess: because nobody gave `--language`.
-            normalizer: as it was asked for.
+            normalizer: as `--normalizer` names it.
         """
-        notes = []
-        if self.unstated and is_guess:
-            notes.append(
-                f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another"
-            )
-        if self.heard_as_another:
-            notes.append(
-                f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; "
-                f"where the "
-                "model is right, give them their `lang`"
-            )
-        if self.unknown:
-            notes.append(
-                f"{self.unknown.total()} rows say a `lang` that is no language ({listed(self.unknown)}): nothing is "
-                f"known of how "
-                "it is written, so words were counted, with rules for any language; write a code such as en, or leave "
-                "it out"
-            )
-        if self.english_rules:
-            whose = (
-                "; the leaderboard has others for them, so that this is not its number"
-                if normalizer == "leaderboard"
-                else ""
-            )
-            notes.append(
-                f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the "
-                f"rules of "
-                f"{normalizer} are made for English{whose}"
-            )
-        return notes
+        whose = "; the leaderboard has others for them, so that this is not its number"
+        notes = {
+            f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another": (
+                self.unstated and is_guess
+            ),
+            f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; where "
+            "the model is right, give them their `lang`": self.heard_as_another,
+            f"{self.unknown.total()} rows say a `lang` that is no language ({listed(self.unknown)}): nothing is known "
+            "of how it is written, so words were counted, with rules for any language; write a code such as en, or "
+            "leave it out": self.unknown,
+            f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the rules of "
+            f"{normalizer} are made for English{whose if normalizer == 'leaderboard' else ''}": self.english_rules,
+        }
+        return [note for note, is_true in notes.items() if is_true]
 
 
 def check_language(language: str | None) -> None:

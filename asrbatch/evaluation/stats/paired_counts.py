@@ -1,7 +1,6 @@
-"""What is counted over rows that two systems predicted, and the figures made of it. Counts of parts add up to those of
-all.
+"""What is counted over rows that two systems predicted, and what follows from it: rates, their difference, its p-value.
 
-Knows nothing of files and texts.
+Counts of parts of the files add up to those of the files. Knows nothing of files and texts.
 """
 
 from collections import Counter
@@ -10,8 +9,7 @@ from heapq import nsmallest
 from typing import Any, NamedTuple
 
 from asrbatch.evaluation.alignment import Edits
-from asrbatch.evaluation.stats.error_rates import order, percent, percent_interval
-from asrbatch.evaluation.stats.languages import LanguageCounts
+from asrbatch.evaluation.stats.error_rates import TextTally, percent, percent_interval
 from asrbatch.evaluation.stats.significance import permutation_test, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, Sums
 
@@ -35,11 +33,13 @@ class Change(NamedTuple):
     b: str | None
 
     def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in self._asdict().items() if name != "size"}
+        fields = self._asdict()
+        del fields["size"]
+        return fields
 
 
 @dataclass
-class Paired(Sums):
+class PairedUnitCounts(Sums):
     """Errors of two systems against the same references, in one unit.
 
     Attributes:
@@ -64,28 +64,27 @@ class Paired(Sums):
         self.reference += a.reference
         self.outcomes[a.errors, b.errors, a.reference] += 1
 
-    def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
+    def as_dict(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         """Rates of both in percent, what B's is above A's in points, its interval, and how likely chance is.
 
         Args:
             with_p: without references the rate of A is 0 by definition, and there is nothing to test.
         """
-        # The same draws for A and B as for B and A, so that swapping them mirrors every figure.
+        # The same draws for A and B as for B and A, so that swapping them mirrors every number.
         mirrored = {(b, a, units): rows for (a, b, units), rows in self.outcomes.items()}
         is_mirrored = sorted(mirrored.items()) < sorted(self.outcomes.items())
-        drawn = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, kinds=2)
-        drawn = drawn[::-1] if is_mirrored else drawn
-        delta = (self.errors_b - self.errors_a) / self.reference if self.reference else None
+        resampled = resampled_rates(mirrored if is_mirrored else self.outcomes, resamples, seed, kinds=2)
+        resampled = resampled[::-1] if is_mirrored else resampled
         return {
             "rows": self.rows,
             "better": self.better,
             "worse": self.worse,
             "a_percent": percent(self.errors_a, self.reference),
-            "a_percent_interval": percent_interval(drawn[0]),
+            "a_percent_interval": percent_interval(resampled[0]),
             "b_percent": percent(self.errors_b, self.reference),
-            "b_percent_interval": percent_interval(drawn[1]),
-            "delta_points": None if delta is None else round(100 * delta, 6),
-            "delta_points_interval": percent_interval(drawn[1] - drawn[0]),
+            "b_percent_interval": percent_interval(resampled[1]),
+            "delta_points": percent(self.errors_b - self.errors_a, self.reference),
+            "delta_points_interval": percent_interval(resampled[1] - resampled[0]),
             "p_value": self._p_value(resamples, seed) if with_p and self.reference else None,
             "errors_a": self.errors_a,
             "errors_b": self.errors_b,
@@ -106,8 +105,8 @@ class PairCounts(Sums):
     rows: int = 0
     better: int = 0
     worse: int = 0
-    words: Paired = field(default_factory=Paired)
-    characters: Paired = field(default_factory=Paired)
+    words: PairedUnitCounts = field(default_factory=PairedUnitCounts)
+    characters: PairedUnitCounts = field(default_factory=PairedUnitCounts)
 
     def add(self, a: tuple[Edits | None, Edits], b: tuple[Edits | None, Edits]) -> int:
         """Adds one row: edits in words (None where they are not counted) and in characters. Returns B's errors minus
@@ -122,66 +121,71 @@ class PairCounts(Sums):
         self.worse += difference > 0
         return difference
 
-    def figures(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
+    def as_dict(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
         return {
             "rows": self.rows,
             "better": self.better,
             "worse": self.worse,
-            "wer": self.words.figures(resamples, seed, with_p),
-            "cer": self.characters.figures(resamples, seed, with_p),
+            "wer": self.words.as_dict(resamples, seed, with_p),
+            "cer": self.characters.as_dict(resamples, seed, with_p),
         }
 
 
-@dataclass
-class PairTally:
-    """What is counted over a part of the rows of two files.
+class LargestChanges:
+    """The rows with the largest changes in one direction.
 
-    Attributes: total, groups: as in `error_rates.Tally`. excluded, normalizers, fell_back, languages: the same. failed,
-        missing: of A and of B, rows whose hypotheses are empty for that reason. left_out: rows that only one of the
-        files has, where only common ones are compared. same_text: rows whose predictions are the same, character by
-        character; `same_normalized`: once they are normalised. got_worse, got_better: the largest changes; no more than
-        `most` of each once `update` or `keep_largest` was called.
+    Args:
+        most: so many are kept.
     """
 
-    most: int = 10
+    def __init__(self, most: int):
+        self._most = most
+        self._changes: list[Change] = []
+
+    def add(self, change: Change) -> None:
+        self._changes.append(change)
+        # A change holds texts, of long recordings perhaps: not many more than are wanted are ever in memory.
+        if len(self._changes) > 2 * self._most + 100:
+            self._changes = nsmallest(self._most, self._changes)
+
+    def update(self, other: "LargestChanges") -> None:
+        """Adds what was found in another part."""
+        self._changes = nsmallest(self._most, self._changes + other._changes)
+
+    def as_list(self) -> list[dict[str, Any]]:
+        return [change.as_dict() for change in nsmallest(self._most, self._changes)]
+
+
+@dataclass
+class PairTally(TextTally):
+    """What is counted over a part of the rows of two files.
+
+    Attributes:
+        total: over all rows compared; `groups`: by field, then by its value.
+        failed, missing: of A and of B, rows whose hypotheses are empty for that reason.
+        left_out: rows that only one of the files has, where only common ones are compared.
+        same_text: rows whose predictions are the same, character by character; `same_normalized`: once normalised.
+        got_worse, got_better: from A to B.
+    """
+
     total: PairCounts = field(default_factory=PairCounts)
     groups: Groups[PairCounts] = field(default_factory=lambda: Groups(PairCounts))
-    excluded: Counter = field(default_factory=Counter)
-    normalizers: Counter = field(default_factory=Counter)
-    fell_back: int = 0
-    languages: LanguageCounts = field(default_factory=LanguageCounts)
     failed: Counter = field(default_factory=Counter)
     missing: Counter = field(default_factory=Counter)
     left_out: int = 0
     same_text: int = 0
     same_normalized: int = 0
-    got_worse: list[Change] = field(default_factory=list)
-    got_better: list[Change] = field(default_factory=list)
+    got_worse: LargestChanges = field(default_factory=lambda: LargestChanges(10))
+    got_better: LargestChanges = field(default_factory=lambda: LargestChanges(10))
 
-    def keep_largest(self) -> None:
-        self.got_worse = nsmallest(self.most, self.got_worse)
-        self.got_better = nsmallest(self.most, self.got_better)
+    @classmethod
+    def keeping(cls, most: int) -> "PairTally":
+        """Nothing counted yet, of which so many changes will be kept in each direction."""
+        return cls(got_worse=LargestChanges(most), got_better=LargestChanges(most))
 
-    def update(self, other: "PairTally") -> None:
-        """Adds what was counted over another part.
-
-        Raises:
-            UsageError: a field has more values than can be kept.
-        """
-        self.total.update(other.total)
-        self.groups.merge(other.groups)
-        for name in ("excluded", "normalizers", "failed", "missing"):
-            getattr(self, name).update(getattr(other, name))
-        for name in ("fell_back", "left_out", "same_text", "same_normalized"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.languages.update(other.languages)
-        self.got_worse += other.got_worse
-        self.got_better += other.got_better
-        self.keep_largest()
-
-    def by(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
-        """The figures of every group, by field and value."""
+    def by_group(self, resamples: int, seed: int, with_p: bool) -> dict[str, Any]:
+        """The metrics of every group, by field and value."""
         return {
-            name: {value: groups[value].figures(resamples, seed, with_p) for value in sorted(groups, key=order)}
-            for name, groups in self.groups.items()
+            name: {value: counts.as_dict(resamples, seed, with_p) for value, counts in self.groups.in_order(name)}
+            for name in self.groups
         }

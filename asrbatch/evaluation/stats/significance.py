@@ -1,21 +1,14 @@
-"""How far a rate would move had other utterances been drawn: bootstrap intervals, by utterance.
+"""Is a difference chance? Bootstrap intervals by utterance, and the p-value of swapping two systems row by row.
 
-Utterances are drawn with replacement, as many as there are (Bisani and Ney, ICASSP 2004). The rate of a draw is its
-errors divided by its units of reference. Utterances with the same numbers are one outcome, and a draw says how often
-each outcome came (a multinomial): the same distribution as drawing them one by one, but memory and time follow the
-number of different outcomes, not the number of utterances. Where nearly every utterance is an outcome of its own,
-drawing them one by one is faster, and is what is done. The same seed and outcomes give the same interval, in whatever
-order they came, and whatever the group of them is called.
+Bootstrap: utterances are drawn with replacement, as many as there are (Bisani and Ney, ICASSP 2004). The rate of a draw
+is its errors divided by its units of reference. The same seed and outcomes give the same interval, in whatever order
+they came, and whatever the group of them is called; other rows draw other numbers.
 
-Random numbers that follow from a seed and from the numbers they are drawn for: the same rows in any order, under any
-name, draw the same; other rows draw others.
-
-How often chance alone would make two systems differ by as much as they do: the p-value of swapping them, row by row.
-
-Without a difference between the systems, either could have made either text of a row. So each row's difference in
-errors is as likely with the other sign, and a difference over all rows is judged among those of signs drawn at random
-(Fisher's randomisation of pairs; in speech recognition, Gillick and Cox, ICASSP 1989, and Bisani and Ney, ICASSP 2004,
-ask the same). Rows without a difference say nothing. Knows nothing of texts and files."""
+p-value: without a difference between the systems, either could have made either text of a row. So each row's
+difference in errors is as likely with the other sign, and a difference over all rows is judged among those of signs
+drawn at random (Fisher's randomisation of pairs; in speech recognition, Gillick and Cox, ICASSP 1989, and Bisani and
+Ney, ICASSP 2004, ask the same). Rows without a difference say nothing. Knows nothing of texts and files.
+"""
 
 import math
 import zlib
@@ -23,6 +16,13 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+
+_BLOCK_CELLS = 4_000_000  # of 8 bytes each
+# One number of a multinomial takes about as long as drawing this many utterances (measured, numpy 2, 100,000 outcomes).
+_DRAWS_PER_OUTCOME = 16
+COVERAGE = 0.95
+# Of fewer, what was drawn is too like what there is: such intervals hold the true rate far less often than they say.
+LEAST_UTTERANCES = 10
 
 
 def generator_of(seed: int, *numbers: np.ndarray) -> np.random.Generator:
@@ -33,20 +33,12 @@ def generator_of(seed: int, *numbers: np.ndarray) -> np.random.Generator:
     return np.random.default_rng([seed, key])
 
 
-_BLOCK_CELLS = 4_000_000  # of 8 bytes each
-# One number of a multinomial takes about as long as drawing this many utterances (measured, numpy 2, 100,000 outcomes).
-_DRAWS_PER_OUTCOME = 16
-COVERAGE = 0.95
-# Of fewer, what was drawn is too like what there is: such intervals hold the true rate far less often than they say.
-LEAST_UTTERANCES = 10
-
-
 def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, seed: int, kinds: int = 1) -> np.ndarray:
     """Error rates of drawn sets of utterances.
 
-    Args: outcomes: how many utterances had these numbers: errors (one, or several that share a reference, such as those
-        of two
-            systems), then units of reference.
+    Args:
+        outcomes: how many utterances had these numbers: errors (one, or several that share a reference, such as those
+            of two systems), then units of reference.
         resamples: how many sets to draw.
         seed: of the random numbers.
         kinds: of errors in each outcome.
@@ -57,29 +49,34 @@ def resampled_rates(outcomes: Mapping[tuple[int, ...], int], resamples: int, see
     """
     keys = sorted(outcomes)
     counts = np.array([outcomes[key] for key in keys], np.int64)
-    total = int(counts.sum())
-    if total < LEAST_UTTERANCES:
+    if counts.sum() < LEAST_UTTERANCES:
         return np.full((kinds, resamples), math.nan)
     numbers = np.array(keys, np.float64)
     generator = generator_of(seed, np.array(keys, np.int64), counts)
     rates = np.empty((kinds, resamples))
     block = max(1, _BLOCK_CELLS // len(keys))
-    one_by_one = total < _DRAWS_PER_OUTCOME * len(keys)
-    outcome_of = np.repeat(np.arange(len(keys), dtype=np.int32), counts) if one_by_one else None
     for start in range(0, resamples, block):
-        size = min(block, resamples - start)
-        if outcome_of is None:
-            drawn = generator.multinomial(total, counts / total, size=size)
-        else:
-            drawn = np.empty((size, len(keys)), np.float64)
-            for row in drawn:
-                row[:] = np.bincount(
-                    outcome_of[generator.integers(total, size=total, dtype=np.uint32)], minlength=len(keys)
-                )
+        drawn = _draw(generator, counts, min(block, resamples - start))
         sums = (drawn @ numbers).T
         with np.errstate(divide="ignore", invalid="ignore"):
-            rates[:, start : start + drawn.shape[0]] = np.where(sums[-1] > 0, sums[:-1] / sums[-1], math.nan)
+            rates[:, start : start + len(drawn)] = np.where(sums[-1] > 0, sums[:-1] / sums[-1], math.nan)
     return rates
+
+
+def _draw(generator: np.random.Generator, counts: np.ndarray, size: int) -> np.ndarray:
+    """Numbers [size, outcomes]: how often each outcome came when as many utterances were drawn as there are."""
+    total = int(counts.sum())
+    # Utterances with the same numbers are one outcome, and a draw is a multinomial: the same distribution as drawing
+    # utterances one by one, but memory and time follow the outcomes. Where nearly every utterance is an outcome of its
+    # own, one by one is faster.
+    if total >= _DRAWS_PER_OUTCOME * len(counts):
+        return generator.multinomial(total, counts / total, size=size)
+    outcome_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    drawn = np.empty((size, len(counts)), np.float64)
+    for row in drawn:
+        utterances = generator.integers(total, size=total, dtype=np.uint32)
+        row[:] = np.bincount(outcome_of[utterances], minlength=len(counts))
+    return drawn
 
 
 def interval(values: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float] | None:

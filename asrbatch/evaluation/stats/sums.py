@@ -1,13 +1,13 @@
-"""Counts of parts of a file that add up to those of the file.
-
-Counts of the rows of each group, which add up over the parts of a file.
-"""
+"""Counts that add up: those of the parts of a file are those of the file, in whatever order."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Self, TypeVar
 
 from asrbatch.errors import UsageError
+
+# Some 2 kB each; a field with more values than this names rows, not groups.
+MOST_GROUPS = 100_000
 
 
 @dataclass
@@ -24,14 +24,11 @@ class Sums:
                 mine.update(theirs)
 
 
-# Some 2 kB each; a field with more values than this names rows, not groups.
-MOST_GROUPS = 100_000
-
 AnySums = TypeVar("AnySums", bound=Sums)
 
 
 class Groups(dict[str, dict[str, AnySums]]):
-    """By field, then by its value.
+    """Counts of the rows of each group: by field, then by its value.
 
     Args:
         new: counts of nothing.
@@ -51,11 +48,15 @@ class Groups(dict[str, dict[str, AnySums]]):
             for value in of_row:
                 yield self._counts(name, value)
 
-    def merge(self, other: "Groups[AnySums]") -> None:
+    def update(self, other: "Groups[AnySums]") -> None:
         """Adds what was counted over another part. Raises UsageError as `counts_of` does."""
         for name, groups in other.items():
             for value, counts in groups.items():
                 self._counts(name, value).update(counts)
+
+    def in_order(self, name: str) -> Iterator[tuple[str, AnySums]]:
+        """The groups of a field: values that begin with a number by it, then the others, those without one last."""
+        return iter(sorted(self[name].items(), key=lambda group: _order(group[0])))
 
     def _counts(self, name: str, value: str) -> AnySums:
         of_field = self.setdefault(name, {})
@@ -64,3 +65,13 @@ class Groups(dict[str, dict[str, AnySums]]):
                 raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
             of_field[value] = self._new()
         return of_field[value]
+
+
+def _order(value: str) -> tuple[int, float, str]:
+    number = value.removeprefix("< ").split(" ")[0]
+    if value.startswith("("):
+        return 2, 0.0, value
+    try:
+        return 0, float(number) - (0.5 if value.startswith("< ") else 0), value
+    except ValueError:
+        return 1, 0.0, value

@@ -1,15 +1,15 @@
-"""From what was said and what was written to counts of edits: which rules a text is normalised by, and what is counted
-in it.
+"""Which rules a text is normalised by, and how its edits are counted.
 
 The rules follow from the reference's language alone, never from what the model took it for: a score must not depend on
-how a model errs. Knows nothing of files."""
+how a model errs. Knows nothing of rows and files.
+"""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from asrbatch.evaluation.alignment import Edits, character_edits, compound_edits, word_edits
-from asrbatch.evaluation.normalizers import ENGLISH_ONLY, Normalizer, choose, counts_characters, load_normalizer
+from asrbatch.evaluation.normalizers import ENGLISH_ONLY, choose, counts_characters, load_normalizer
 from asrbatch.languages import primary
 
 # Why a row is not scored, with what each reason means. docs/scoring.md lists them from here (a test compares).
@@ -21,6 +21,10 @@ EXCLUDED = {
 }
 _MARK_TO_IGNORE = "ignore time segment in scoring"
 _FALL_BACK = "whisper-basic"
+_BATCH_CHARS = 1_000_000  # of texts counted in one call; their rows are in memory meanwhile
+
+T = TypeVar("T")
+Counted = tuple[Edits | None, Edits]  # in words, None where they are not counted; in characters
 
 
 class Texts(NamedTuple):
@@ -60,13 +64,10 @@ class TextRules:
     """
 
     def __init__(self, normalizer: str):
-        self.asked = normalizer
+        self.name = normalizer
         self.with_compounds = normalizer == "leaderboard"
-        self._load = cache(load_normalizer)
-        self._load(choose(normalizer, "en"))
-
-    def normalizer(self, name: str) -> Normalizer:
-        return self._load(name)
+        self.normalizer = cache(load_normalizer)
+        self.normalizer(choose(normalizer, "en"))
 
     def prepare(self, reference: str | None, hypotheses: Sequence[str | None], lang: str) -> Texts:
         """Normalises the texts of one utterance.
@@ -76,12 +77,12 @@ class TextRules:
             hypotheses: None for a prediction that is missing.
             lang: of the reference.
         """
-        name = choose(self.asked, lang)
+        name = choose(self.name, lang)
         texts = [reference or "", *(hypothesis or "" for hypothesis in hypotheses)]
         fell_back = False
         try:
             normalized = self._normalize(name, texts)
-        except (ValueError, AssertionError, RecursionError):  # numbers of thousands of digits, such as models loop into
+        except (ValueError, AssertionError, RecursionError):  # numbers of thousands of digits, which models loop into
             normalized, fell_back = self._normalize(_FALL_BACK, texts), True
         in_words = not counts_characters(lang)
         if not in_words:
@@ -90,25 +91,37 @@ class TextRules:
         excluded = self._excluded(reference, normalized[0])
         return Texts(normalized[0], tuple(normalized[1:]), in_words, name, fell_back, english_rules, excluded)
 
-    def count(self, texts: Sequence[Texts]) -> list[list[tuple[Edits | None, Edits]]]:
-        """For each utterance, for each of its hypotheses: edits in words (None where words are not counted), in
-        characters.
-        """
-        counted: list[list[tuple[Edits | None, Edits]]] = [[] for _ in texts]
-        edits_of = compound_edits if self.with_compounds else word_edits
-        in_words = [at for at, each in enumerate(texts) if each.in_words]
-        for which in range(len(texts[0].hypotheses) if texts else 0):
-            words: list[Edits | None] = [None] * len(texts)
-            found = edits_of([texts[at].reference for at in in_words], [texts[at].hypotheses[which] for at in in_words])
-            for at, edits in zip(in_words, found, strict=True):
-                words[at] = edits
-            characters = character_edits([each.reference for each in texts], [each.hypotheses[which] for each in texts])
-            for row, *both in zip(counted, words, characters, strict=True):
-                row.append(tuple(both))
-        return counted
+    def count(self, rows: Iterable[tuple[T, Texts]]) -> Iterator[tuple[T, Texts, list[Counted]]]:
+        """Counts the edits of rows with these texts: `Counted` for each hypothesis, nothing for an excluded row."""
+        # The libraries are called for many texts at once: a call for each takes several times as long.
+        batch, chars = [], 0
+        for row, texts in rows:
+            if texts.excluded:
+                yield row, texts, []
+                continue
+            batch.append((row, texts))
+            chars += texts.num_chars
+            if chars > _BATCH_CHARS:
+                yield from self._count(batch)
+                batch, chars = [], 0
+        yield from self._count(batch)
+
+    def _count(self, batch: list[tuple[T, Texts]]) -> Iterator[tuple[T, Texts, list[Counted]]]:
+        texts = [each for _, each in batch]
+        by_hypothesis = [self._count_one(texts, at) for at in range(len(texts[0].hypotheses) if texts else 0)]
+        for (row, each), *counted in zip(batch, *by_hypothesis, strict=True):
+            yield row, each, counted
+
+    def _count_one(self, texts: list[Texts], at: int) -> Iterator[Counted]:
+        """The edits of hypothesis `at` of each text."""
+        word_edits_of = compound_edits if self.with_compounds else word_edits
+        in_words = [(each.reference, each.hypotheses[at]) for each in texts if each.in_words]
+        words = iter(word_edits_of(*zip(*in_words, strict=True)) if in_words else ())
+        characters = character_edits([each.reference for each in texts], [each.hypotheses[at] for each in texts])
+        return ((next(words) if each.in_words else None, edits) for each, edits in zip(texts, characters, strict=True))
 
     def _normalize(self, name: str, texts: list[str]) -> list[str]:
-        normalize = self._load(name).normalize
+        normalize = self.normalizer(name).normalize
         return [" ".join(normalize(text).split()) for text in texts]
 
     def _excluded(self, reference: str | None, normalized: str) -> str | None:

@@ -1,5 +1,4 @@
-"""What a row says that matters to a score: its texts, its language, whether it failed, how long it is, which groups it
-is in.
+"""The fields of a row that matter to a score: texts, language, status, duration, and the groups that it is in.
 
 Knows a row as a dict; knows nothing of files.
 """
@@ -76,21 +75,16 @@ def status_of(row: Mapping[str, Any] | None, pred_field: str) -> tuple[str | Non
     return None, row.get(pred_field) is None
 
 
-def audio_seconds(*rows: Mapping[str, Any] | None) -> float | None:
-    """How long the audio is: what was decoded, or else what the rows say; None where neither is known."""
-    for name in ("audio_s", "duration"):
-        for row in rows:
-            if row is not None and (seconds := finite_seconds(row.get(name))) is not None:
-                return seconds
-    return None
+def audio_seconds(*rows: Mapping[str, Any] | None, longest: bool = False) -> float | None:
+    """How long the audio is: what was decoded, or else what the rows state; None where neither is known.
 
-
-def audio_seconds_of_any(*rows: Mapping[str, Any] | None) -> float | None:
-    """The same for rows of several runs, in whatever order: the longest, where they decoded different lengths."""
+    Args:
+        longest: of rows of several runs that decoded different lengths; otherwise the first row counts.
+    """
     for name in ("audio_s", "duration"):
         found = [seconds for row in rows if row is not None and (seconds := finite_seconds(row.get(name))) is not None]
         if found:
-            return max(found)
+            return max(found) if longest else found[0]
     return None
 
 
@@ -104,12 +98,10 @@ def values_of(name: str, fields: Mapping[str, Any], row: Mapping[str, Any] | Non
     """The groups of a row: the value of a field, each value of a list, or the bin of its duration."""
     if name == DURATION:
         return [duration_bin(audio_s)]
-    value = None
-    for source in (fields, row or {}, fields.get("input"), (row or {}).get("input")):
-        if isinstance(source, dict) and source.get(name) is not None:
-            value = source[name]
-            break
-    if value is None:
+    # `input` holds what stood in the manifest under a name of ours.
+    sources = (fields, row or {}, fields.get("input"), (row or {}).get("input"))
+    stated = (source[name] for source in sources if isinstance(source, dict) and source.get(name) is not None)
+    if (value := next(stated, None)) is None:
         return [NO_VALUE]
     values = value if isinstance(value, list) else [value]
     return sorted(set(map(_as_text, values))) or [NO_ENTRY]
