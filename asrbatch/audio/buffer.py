@@ -97,19 +97,19 @@ class Split:
 Splitter = Callable[[np.ndarray], Split]
 
 
-def quietest(region: np.ndarray, rules: WindowLimits) -> int:
+def quietest(region: np.ndarray, limits: WindowLimits) -> int:
     """The middle of the quietest frame of a stretch of audio, in samples from its start; its end where it is shorter
     than two.
 
     Of equally quiet ones the last.
     """
-    if len(loudness := _loudness(region, rules)) == 0:
+    if len(loudness := _loudness(region, limits)) == 0:
         return len(region)
     last = len(loudness) - 1 - int(np.argmin(loudness[::-1]))
-    return _middle(last, rules)
+    return _middle(last, limits)
 
 
-def pause_near(samples: np.ndarray, at: int, around: int, rules: WindowLimits) -> int:
+def pause_near(samples: np.ndarray, at: int, around: int, limits: WindowLimits) -> int:
     """The middle of the frame next to a sample that is about as quiet (6 dB) as the quietest of those around it.
 
     The nearest, not the quietest of all: behind that, a short word may stand between two pauses.
@@ -119,26 +119,26 @@ def pause_near(samples: np.ndarray, at: int, around: int, rules: WindowLimits) -
         around: how far to look, in samples to either side.
     """
     first = max(1, at - around)
-    loudness = _loudness(samples[first : at + around], rules)
+    loudness = _loudness(samples[first : at + around], limits)
     if len(loudness) == 0:
         return at
-    middles = first + _middle(np.flatnonzero(loudness <= 4 * loudness.min()), rules)
+    middles = first + _middle(np.flatnonzero(loudness <= 4 * loudness.min()), limits)
     return int(middles[np.argmin(np.abs(middles - at))])
 
 
-def _loudness(region: np.ndarray, rules: WindowLimits) -> np.ndarray:
+def _loudness(region: np.ndarray, limits: WindowLimits) -> np.ndarray:
     """The energy of frames that overlap by nine tenths; of none where there are not two."""
-    hop = _hop(rules)
-    if len(region) < rules.frame + hop:
+    hop = _hop(limits)
+    if len(region) < limits.frame + hop:
         return np.empty(0)
     energy = np.concatenate([[0.0], np.cumsum(region.astype(np.float64) ** 2)])
-    starts = np.arange(0, len(region) - rules.frame + 1, hop)
-    return energy[starts + rules.frame] - energy[starts]
+    starts = np.arange(0, len(region) - limits.frame + 1, hop)
+    return energy[starts + limits.frame] - energy[starts]
 
 
-def _middle(frame: Any, rules: WindowLimits) -> Any:
-    return frame * _hop(rules) + rules.frame // 2
+def _middle(frame: Any, limits: WindowLimits) -> Any:
+    return frame * _hop(limits) + limits.frame // 2
 
 
-def _hop(rules: WindowLimits) -> int:
-    return max(1, rules.frame // 10)
+def _hop(limits: WindowLimits) -> int:
+    return max(1, limits.frame // 10)

@@ -1,4 +1,4 @@
-"""What a row asks of an audio file, in terms both decoders share. Knows neither of them."""
+"""The part of an audio file that a row names, in terms both decoders share. Knows neither of them."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ LENGTH_SLACK_S = 0.1
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 # Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
 BLOCK_VALUES = 1 << 18
-# What to do about a row whose part of its file holds nothing.
+# What to do about a row whose clip of its file holds nothing.
 CORRECT_OFFSET, CORRECT_DURATION = "correct the offset, or drop the row", "correct the duration, or drop the row"
 
 
@@ -34,7 +34,7 @@ def join_blocks(blocks: Iterator[np.ndarray]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Clip:
-    """What the row asks for; see `audio.stream_audio`."""
+    """What a row names of its file; for the fields see `load.stream_audio`."""
 
     name: str
     offset_s: float | None
@@ -54,6 +54,19 @@ class Clip:
     def limit(self, rate: int) -> float:
         """The most frames it may have."""
         return math.inf if self.max_s is None else round(self.max_s * rate)
+
+    def frames_of(self, length: int, rate: int) -> int:
+        """How many of a file's frames it has."""
+        left = max(0, length - self.start(rate))
+        return left if self.duration_s is None else min(left, self.count(rate))
+
+    def check_length(self, rate: int, length: int | None, slack: int = 0) -> None:
+        """Raises RowError empty_audio or too_long, where a file's length tells; `slack` is what that may be off by."""
+        if self.count(rate) == 0:
+            problem = f"{self.duration_s:g} s is no sample at {rate} Hz"
+            raise RowError("empty_audio", f"{self.name}: {problem}; {CORRECT_DURATION}", has_fix=True)
+        if length is not None and (num_frames := self.frames_of(length, rate)) > self.limit(rate) + slack:
+            raise RowError("too_long", f"{self.name}: {num_frames / rate:.2f} s; the limit is {self.max_s:g} s")
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """(frames, channels) float32 to (frames,): one channel, or the mean of all."""

@@ -34,13 +34,13 @@ av.logging.set_level(av.logging.PANIC)  # prints nothing, but errors then carry 
 
 
 class FFmpegFile:
-    """A file that FFmpeg reads, the first audio stream of it; attributes as in `audio_sndfile.SndFile`.
+    """A file that FFmpeg reads, the first audio stream of it; attributes as in `sndfile.SndFile`.
 
     Time 0 is the first sample that is heard: priming samples that the file marks as such are cut by FFmpeg.
     """
 
-    def __init__(self, file: BinaryIO, part: Clip, stack: ExitStack, format: str | None = None):
-        self.part, self.rate, self.length, self.slack, self.end = part, MIN_RATE, None, 0, 0
+    def __init__(self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None):
+        self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
         counted, self.cut_off = _mp3_counts_frames(file), _ends_inside_ogg_page(file)
         file.seek(0)
         allowed = {"protocol_whitelist": "none", "format_whitelist": format or FFMPEG_FORMATS}
@@ -83,10 +83,10 @@ class FFmpegFile:
         return Header(what, self.rate, channels, length, length, is_exact, self.cut_off, self.slack)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """1-D float32 mono at `rate`, from the start of the part to the end of the file."""
+        """1-D float32 mono at `rate`, from the start of the clip to the end of the file."""
         if self.first is None:
             return
-        start, stop = self.part.start(self.rate), self.part.stop(self.rate)
+        start, stop = self.clip.start(self.rate), self.clip.stop(self.rate)
         position, frames = 0, itertools.chain([self.first], self.frames)
         if start > SKIP_AFTER_S * self.rate:
             position, frames = self._skip_to(start)
@@ -94,7 +94,7 @@ class FFmpegFile:
         for frame in frames:
             if frame.sample_rate != self.rate:
                 raise DecodeError(f"its sample rate changes from {self.rate} to {frame.sample_rate} Hz")
-            pieces = [self.part.mix(_to_float(frame))]
+            pieces = [self.clip.mix(_to_float(frame))]
             gap = 0 if frame.pts is None else self._place(frame.pts) - position
             if MIN_GAP_S * self.rate < gap <= MAX_GAP_S * self.rate:
                 pieces.insert(0, np.zeros(gap, np.float32))

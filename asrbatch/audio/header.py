@@ -1,12 +1,12 @@
 """What an audio file says about itself, and what a row that names it has to expect from that.
 
-Says the same as `audio.load_audio` does, as far as a header can tell without decoding: a file that is damaged further
+Says the same as `load.load_audio` does, as far as a header can tell without decoding: a file that is damaged further
 in, or whose length nobody wrote down, is only found when it is read. Knows neither of the decoders.
 """
 
 from dataclasses import dataclass
 
-from asrbatch.audio.clip import CORRECT_DURATION, CORRECT_OFFSET, LENGTH_SLACK_S, Clip
+from asrbatch.audio.clip import CORRECT_OFFSET, LENGTH_SLACK_S, Clip
 from asrbatch.errors import RowError
 
 # A file may go on by so much after the end that its row states; below that it is padding.
@@ -39,65 +39,56 @@ class Header:
 
 
 def predict_decoding(
-    header: Header, part: Clip, *, sample_rate: int | None = None, min_samples: int = 1
+    header: Header, clip: Clip, *, sample_rate: int | None = None, min_samples: int = 1
 ) -> tuple[float | None, str | None]:
-    """What `load_audio` will make of a part of a file.
+    """What `load_audio` will make of a clip of a file.
 
     Args:
         sample_rate, min_samples: what the model needs; the rate is None when no model is known.
 
     Returns:
-        Seconds of audio that the part will yield, None where the header does not tell; and in which way the row's
+        Seconds of audio that the clip will yield, None where the header does not tell; and in which way the row's
         duration contradicts the file, None where it does not.
 
     Raises:
         RowError: empty_audio, too_long, bad_row, unreadable or too_short, when `load_audio` is sure to raise it.
     """
-    rate, name = header.sample_rate, part.name
-    start, count, stop = part.start(rate), part.count(rate), part.stop(rate)
-    if count == 0:
-        raise RowError(
-            "empty_audio", f"{name}: {part.duration_s:g} s is no sample at {rate} Hz; {CORRECT_DURATION}", has_fix=True
-        )
+    rate, name = header.sample_rate, clip.name
+    start, stop = clip.start(rate), clip.stop(rate)
+    clip.check_length(rate, header.num_frames if header.is_exact else None, header.slack)
     if header.num_frames is None or not header.is_exact:
-        part.check_channel(header.channels)
-        left = None if header.num_frames is None else max(0, header.num_frames - start)
-        return None if left is None else min(left, count or left) / rate, None
+        clip.check_channel(header.channels)
+        return None if header.num_frames is None else clip.frames_of(header.num_frames, rate) / rate, None
 
-    wanted = min(max(0, header.num_frames - start), header.num_frames if count is None else count)
-    if part.max_s is not None and wanted > round(part.max_s * rate) + header.slack:
-        raise RowError("too_long", f"{name}: {wanted / rate:.2f} s; the limit is {part.max_s:g} s")
+    # In the order in which decoding meets them, so that the same error is reported.
     end_s = header.num_readable / rate
-    if header.is_cut_off and start >= header.num_readable + header.slack:
-        raise _cut_off(header, name)
     if start >= header.num_readable + header.slack:
-        text = f"offset {part.offset_s or 0:g} s is at or past its end at {end_s:.3f} s"
+        if header.is_cut_off:
+            raise _cut_off(header, name)
+        text = f"offset {clip.offset_s or 0:g} s is at or past its end at {end_s:.3f} s"
         raise RowError("empty_audio", f"{name}: {text}; {CORRECT_OFFSET}", has_fix=True)
-    part.check_channel(header.channels)
+    clip.check_channel(header.channels)
     if header.is_cut_off and stop > header.num_readable + header.slack:
         raise _cut_off(header, name)
-    num_frames = min(max(0, header.num_readable - start), header.num_readable if count is None else count)
+    num_frames = clip.frames_of(header.num_readable, rate)
     if sample_rate is not None and round((num_frames + header.slack) * sample_rate / rate) < max(min_samples, 1):
-        raise RowError(
-            "too_short", f"{name}: {num_frames / rate:.4f} s; the model needs at least {min_samples / sample_rate:g} s"
-        )
-    return num_frames / rate, None if count is None else _mismatch(header, part, end_s)
+        least = f"the model needs at least {min_samples / sample_rate:g} s"
+        raise RowError("too_short", f"{name}: {num_frames / rate:.4f} s; {least}")
+    return num_frames / rate, None if clip.duration_s is None else _mismatch(header, clip, end_s)
 
 
-def _mismatch(header: Header, part: Clip, end_s: float) -> str | None:
-    stop_s = (part.offset_s or 0.0) + part.duration_s
+def _mismatch(header: Header, clip: Clip, end_s: float) -> str | None:
+    stop_s = (clip.offset_s or 0.0) + clip.duration_s
     if stop_s - end_s > LENGTH_SLACK_S:
-        return f"{part.name}: the row goes to {stop_s:.2f} s, the file ends at {end_s:.2f} s"
-    if part.offset_s is None and end_s - stop_s > GOES_ON_S:
-        return f"{part.name}: the row states {part.duration_s:.2f} s, the file holds {end_s:.2f} s"
+        return f"{clip.name}: the row goes to {stop_s:.2f} s, the file ends at {end_s:.2f} s"
+    if clip.offset_s is None and end_s - stop_s > GOES_ON_S:
+        return f"{clip.name}: the row states {clip.duration_s:.2f} s, the file holds {end_s:.2f} s"
     return None
 
 
 def _cut_off(header: Header, name: str) -> RowError:
     held_s = header.num_readable / header.sample_rate
     if header.num_frames > header.num_readable:
-        promised_s = header.num_frames / header.sample_rate
-        return RowError(
-            "unreadable", f"{name}: cut off: its header promises {promised_s:.2f} s but only {held_s:.2f} s are there"
-        )
+        promised = f"its header promises {header.num_frames / header.sample_rate:.2f} s"
+        return RowError("unreadable", f"{name}: cut off: {promised} but only {held_s:.2f} s are there")
     return RowError("unreadable", f"{name}: cut off after {held_s:.2f} s")

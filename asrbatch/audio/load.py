@@ -1,13 +1,12 @@
-"""Reads the part of an audio file that a row asks for: cut, mixed down to mono, resampled to the model's rate, in
-blocks.
+"""Reads the clip of an audio file that a row names: mixed down to mono, resampled to the model's rate, in blocks.
 
 Two decoders, chosen by content. libsndfile reads PCM-like files (WAV, FLAC, AIFF, AU, CAF, W64, RF64, NIST): there it
 seeks to the exact sample and knows the exact length. FFmpeg (PyAV) reads everything else, MP3 and Ogg too although
 libsndfile opens them: libsndfile 1.2.2 ends a variable-bit-rate MP3 without a Xing header at its guess of the length
 (at a third of the sound in our test), and its seeks in MP3 and near the end of Ogg Vorbis land in the wrong place.
 
-Knows nothing about manifests, models, windows or processes. A decoder may crash or hang in here: see `decoding.py`.
-The only importer of soxr; `audio_sndfile.py` is that of soundfile, `audio_ffmpeg.py` that of av.
+Knows nothing about manifests, models, windows or processes. A decoder may crash or hang in here: see `decoder.py`.
+The only importer of soxr; `sndfile.py` is that of soundfile, `ffmpeg.py` that of av.
 """
 
 import io
@@ -23,7 +22,6 @@ import numpy as np
 import soxr
 
 from asrbatch.audio.clip import (
-    CORRECT_DURATION,
     CORRECT_OFFSET,
     LENGTH_SLACK_S,
     MAX_RATE,
@@ -46,6 +44,7 @@ SILENCE_PEAK = 1e-4
 # A larger sample is infinite for the engine, which squares sums of 400 samples in float32 (largest value 3e38).
 MAX_AMPLITUDE = 1e15
 _WRITE_AGAIN = "write it again, or drop the row"
+AudioFile = SndFile | FFmpegFile
 
 
 def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
@@ -69,9 +68,9 @@ def stream_audio(
     max_s: float | None = None,
     min_samples: int = 1,
 ) -> "AudioStream":
-    """Opens one file to decode it, or the part of it that is asked for, block by block; never holds all of it.
+    """Opens one file to decode it, or a clip of it, block by block; never holds all of it.
 
-    At the file's own rate the part is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
+    At the file's own rate the clip is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
     the file goes; its n frames become `round(n * sample_rate / rate)` samples.
 
     Args:
@@ -81,7 +80,7 @@ def stream_audio(
         offset_s: start in seconds, >= 0; None means that the row does not say (0).
         duration_s: seconds to read, > 0; None means to the end.
         channel: 0-based channel to pick; None means the mean of all.
-        max_s: refuse a longer part, without decoding all of it; None means any length.
+        max_s: refuse a longer clip, without decoding all of it; None means any length.
         min_samples: refuse a shorter result.
 
     Raises:
@@ -93,24 +92,17 @@ def stream_audio(
     for what, value in (("offset", offset_s), ("duration", duration_s)):
         if value is not None and not 0 <= value < math.inf:
             raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
-    part = Clip(name, offset_s, duration_s, channel, max_s)
+    clip = Clip(name, offset_s, duration_s, channel, max_s)
     with ExitStack() as stack, _as_row_errors(name):
         file = stack.enter_context(_open_file(source, name))
-        opened = _choose_decoder(file, _suffix(source, name), part, stack)
-        if not MIN_RATE <= opened.rate <= MAX_RATE:
-            raise DecodeError(f"its header gives a sample rate of {opened.rate} Hz")
-        if part.count(opened.rate) == 0:
-            raise RowError(
-                "empty_audio",
-                f"{name}: {duration_s:g} s is no sample at {opened.rate} Hz; {CORRECT_DURATION}",
-                has_fix=True,
-            )
-        _refuse_too_long(opened, part)
-        return AudioStream(opened, part, sample_rate, min_samples, stack.pop_all(), started)
+        opened = _choose_decoder(file, _suffix(source, name), clip, stack)
+        _check_rate(opened.rate)
+        clip.check_length(opened.rate, opened.length)
+        return AudioStream(opened, sample_rate, min_samples, stack.pop_all(), started)
 
 
 class AudioStream:
-    """Iterates once over blocks of one part of a file: 1-D float32, writable, `sample_rate` Hz, finite.
+    """Iterates once over blocks of one clip of a file: 1-D float32, writable, `sample_rate` Hz, finite.
 
     Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. A context manager that closes the file;
     the end of the file and errors close it too.
@@ -123,18 +115,10 @@ class AudioStream:
         read_s: seconds it has taken so far to open, read, decode and resample.
     """
 
-    def __init__(
-        self,
-        opened: SndFile | FFmpegFile,
-        part: Clip,
-        sample_rate: int,
-        min_samples: int,
-        files: ExitStack,
-        started: float,
-    ):
+    def __init__(self, opened: AudioFile, sample_rate: int, min_samples: int, files: ExitStack, started: float):
         self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
-        self._opened, self._part, self._min_samples, self._files = opened, part, max(min_samples, 1), files
-        self._num_frames, self._peak = 0, 0.0  # of the part, at the file's rate
+        self._opened, self._clip, self._min_samples, self._files = opened, opened.clip, max(min_samples, 1), files
+        self._num_frames, self._peak = 0, 0.0  # of the clip, at the file's rate
         self._blocks, self._is_closed = self._cut_blocks(), False
         self.read_s = time.perf_counter() - started
 
@@ -149,10 +133,10 @@ class AudioStream:
             ValueError: the stream was closed before its end.
         """
         if self._is_closed:
-            raise ValueError(f"{self._part.name}: this stream was closed before its end")
+            raise ValueError(f"{self._clip.name}: this stream was closed before its end")
         started = time.perf_counter()
         try:
-            with _as_row_errors(self._part.name):
+            with _as_row_errors(self._clip.name):
                 return next(self._blocks)
         except (StopIteration, RowError):
             self._files.close()
@@ -173,8 +157,8 @@ class AudioStream:
         self._files.close()
 
     def _cut_blocks(self) -> Iterator[np.ndarray]:
-        """Samples in blocks of equal length. Something is always held back: what ends the part is known only then."""
-        part, rate, size = self._part, self._opened.rate, BLOCK_S * self.sample_rate
+        """Samples in blocks of equal length. Something is always held back: what ends the clip is known only then."""
+        clip, rate, size = self._clip, self._opened.rate, BLOCK_S * self.sample_rate
         waiting, num_waiting = [], 0
         for samples in self._resample():
             waiting.append(samples)
@@ -186,17 +170,15 @@ class AudioStream:
                 yield block
         if self._num_frames == 0:
             text = f"its header gives 0 samples; {_WRITE_AGAIN}"
-            if part.offset_s and self._opened.end:
-                text = (
-                    f"offset {part.offset_s:g} s is at or past its end at {self._opened.end / rate:.3f} s; "
-                    f"{CORRECT_OFFSET}"
-                )
-            raise RowError("empty_audio", f"{part.name}: {text}", has_fix=True)
+            if clip.offset_s and self._opened.end:
+                end_s = self._opened.end / rate
+                text = f"offset {clip.offset_s:g} s is at or past its end at {end_s:.3f} s; {CORRECT_OFFSET}"
+            raise RowError("empty_audio", f"{clip.name}: {text}", has_fix=True)
         # soxr rounds half a sample up; round() takes the even one, here as everywhere.
         rest = np.concatenate(waiting)[: round(self._num_frames * self.sample_rate / rate) - self.num_samples]
         if self.num_samples + len(rest) < self._min_samples:
             text = f"{len(rest)} samples at {self.sample_rate} Hz ({self._num_frames / rate:.4f} s)"
-            raise RowError("too_short", f"{part.name}: {text}; the model needs at least {self._min_samples}")
+            raise RowError("too_short", f"{clip.name}: {text}; the model needs at least {self._min_samples}")
         self.flags = self._find_flags()
         for start in range(0, len(rest), size):
             block = rest[start : start + size]
@@ -213,8 +195,8 @@ class AudioStream:
         yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
     def _read_frames(self) -> Iterator[np.ndarray]:
-        """The part at the file's own rate: 1-D float32, finite."""
-        opened, part, rate, count = self._opened, self._part, self._opened.rate, self._part.count(self._opened.rate)
+        """The clip at the file's own rate: 1-D float32, finite."""
+        opened, clip, rate, count = self._opened, self._clip, self._opened.rate, self._clip.count(self._opened.rate)
         for block in opened.blocks():
             block = block[: None if count is None else count - self._num_frames]
             magnitude = np.abs(block)
@@ -222,12 +204,12 @@ class AudioStream:
             if not peak <= MAX_AMPLITUDE:  # true for NaN as well
                 bad = np.flatnonzero(~(magnitude <= MAX_AMPLITUDE))
                 text = f"{len(bad)} or more samples are NaN, infinite or beyond {MAX_AMPLITUDE:g}; the first at"
-                first_s = (part.start(rate) + self._num_frames + bad[0]) / rate
-                raise RowError("non_finite", f"{part.name}: {text} {first_s:.4f} s")
+                first_s = (clip.start(rate) + self._num_frames + bad[0]) / rate
+                raise RowError("non_finite", f"{clip.name}: {text} {first_s:.4f} s")
             self._peak = max(self._peak, peak)
             self._num_frames += len(block)
-            if self._num_frames > part.limit(rate):
-                raise RowError("too_long", f"{part.name}: more than {part.max_s:g} s, which is the limit")
+            if self._num_frames > clip.limit(rate):
+                raise RowError("too_long", f"{clip.name}: more than {clip.max_s:g} s, which is the limit")
             yield block
             if self._num_frames == count:
                 return
@@ -236,9 +218,9 @@ class AudioStream:
             raise DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
 
     def _find_flags(self) -> tuple[str, ...]:
-        flags, rate, length, count = [], self._opened.rate, self._opened.length, self._part.count(self._opened.rate)
+        flags, rate, length, count = [], self._opened.rate, self._opened.length, self._clip.count(self._opened.rate)
         if count is not None:
-            goes_on = self._part.offset_s is None and length is not None and length > count
+            goes_on = self._clip.offset_s is None and length is not None and length > count
             difference = length - count if goes_on else count - self._num_frames
             flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * rate else []
         return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
@@ -253,15 +235,19 @@ def read_header(source: str | bytes, *, name: str) -> Header:
     Raises:
         RowError: missing, unreadable, empty_audio.
     """
-    part = Clip(name, None, None, None, None)
+    clip = Clip(name, None, None, None, None)
     with ExitStack() as stack, _as_row_errors(name):
         file = stack.enter_context(_open_file(source, name))
-        header = _choose_decoder(file, _suffix(source, name), part, stack).header()
-        if not MIN_RATE <= header.sample_rate <= MAX_RATE:
-            raise DecodeError(f"its header gives a sample rate of {header.sample_rate} Hz")
+        header = _choose_decoder(file, _suffix(source, name), clip, stack).header()
+        _check_rate(header.sample_rate)
     if header.num_frames == 0:
         raise RowError("empty_audio", f"{name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
     return header
+
+
+def _check_rate(sample_rate: int) -> None:
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise DecodeError(f"its header gives a sample rate of {sample_rate} Hz")
 
 
 def _suffix(source: str | bytes, name: str) -> str:
@@ -286,27 +272,17 @@ def _open_file(source: str | bytes, name: str) -> BinaryIO:
     return file
 
 
-def _choose_decoder(file: BinaryIO, suffix: str, part: Clip, stack: ExitStack) -> SndFile | FFmpegFile:
+def _choose_decoder(file: BinaryIO, suffix: str, clip: Clip, stack: ExitStack) -> AudioFile:
     if suffix == ".g722":
-        return FFmpegFile(file, part, stack, format="g722")
+        return FFmpegFile(file, clip, stack, format="g722")
     try:
-        opened = SndFile(file, part, stack)
+        opened = SndFile(file, clip, stack)
     except LibsndfileError as e:
         try:
-            return FFmpegFile(file, part, stack)
+            return FFmpegFile(file, clip, stack)
         except (FFmpegError, DecodeError) as e2:
             raise DecodeError(f"no decoder reads it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
-    return FFmpegFile(file, part, stack) if opened.is_for_ffmpeg() else opened
-
-
-def _refuse_too_long(opened: SndFile | FFmpegFile, part: Clip) -> None:
-    """Raises RowError too_long where the header tells."""
-    if opened.length is not None:
-        count = part.count(opened.rate)
-        expected = min(max(0, opened.length - part.start(opened.rate)), opened.length if count is None else count)
-        if expected > part.limit(opened.rate):
-            text = f"{expected / opened.rate:.2f} s; the limit is {part.max_s:g} s"
-            raise RowError("too_long", f"{part.name}: {text}")
+    return FFmpegFile(file, clip, stack) if opened.is_for_ffmpeg() else opened
 
 
 @contextmanager

@@ -38,11 +38,11 @@ _LOUD_ENOUGH, _QUIETEST = 1e-2, 1e-5
 
 MIN_SKIP, PAD = (round(s * SAMPLE_RATE) for s in (_MIN_SKIP_S, _PAD_S))
 _MIN_SPEECH = round(_MIN_SPEECH_S * SAMPLE_RATE / FRAME) * FRAME
-_LONG = MIN_SKIP + 2 * PAD  # silence between two stretches of speech
+_LONG = MIN_SKIP + 2 * PAD  # silence between two spans of speech
 
 # Takes the samples that follow those it was given last, and whether the recording ends with them; returns the
-# probability of speech for every `FRAME` samples, counted from the recording's start. See `voice.SileroVad`.
-Listen = Callable[[np.ndarray, bool], np.ndarray]
+# probability of speech for every `FRAME` samples, counted from the recording's start. See `vad.SileroVad`.
+DetectSpeech = Callable[[np.ndarray, bool], np.ndarray]
 
 
 def choices_of_skips() -> dict[str, Any]:
@@ -63,7 +63,7 @@ def choices_of_skips() -> dict[str, Any]:
 
 
 @dataclass(slots=True)
-class Stretch:
+class SpeechSpan:
     """Speech without a long silence in it. Positions are samples from the recording's start.
 
     Attributes:
@@ -81,23 +81,23 @@ class SilenceTracker:
     """Of one recording.
 
     Args:
-        listen: finds speech; belongs to this recording.
+        detect: finds speech; belongs to this recording.
 
     Attributes:
         position: samples passed so far.
     """
 
-    def __init__(self, listen: Listen):
-        self._listen = listen
+    def __init__(self, detect: DetectSpeech):
+        self._detector = detect
         self.position = 0
         # Samples from the recording's start: how far it was shown, how far it was heard.
         self._shown = self._heard = 0
         self._loudest = _QUIETEST
         self._is_speech = False
-        self._stretches: list[Stretch] = []
+        self._spans: list[SpeechSpan] = []
         self._is_skipping = False
 
-    def show(self, buffer: np.ndarray, is_end: bool) -> int:
+    def silence_ahead(self, buffer: np.ndarray, is_end: bool) -> int:
         """How much of what comes next to skip; 0 where it is to be heard. A silence longer than what is shown comes in
         parts.
 
@@ -105,7 +105,7 @@ class SilenceTracker:
             buffer: float32 [n], n >= 1, from `position` on.
             is_end: the recording ends with it.
         """
-        self._hear(buffer[self._shown - self.position :], is_end)
+        self._detect(buffer[self._shown - self.position :], is_end)
         num_silent = self._num_silent(is_end)
         self._is_skipping = (
             num_silent >= MIN_SKIP
@@ -115,79 +115,79 @@ class SilenceTracker:
         return num_silent if self._is_skipping else 0
 
     def next(self, buffer: np.ndarray, is_end: bool) -> Split:
-        """The silence to skip, or all up to the next one. See `show` for what it takes."""
-        if num_silent := self.show(buffer, is_end):
+        """The silence to skip, or all up to the next one. See `silence_ahead` for what it takes."""
+        if num_silent := self.silence_ahead(buffer, is_end):
             return Split(num_silent, is_skipped=True)
-        stretch = self.stretch
-        end = len(buffer) if stretch is None else min(stretch.end + PAD - self.position, len(buffer))
+        span = self.span
+        end = len(buffer) if span is None else min(span.end + PAD - self.position, len(buffer))
         # What follows speech may be no more than a pause, as far as can be seen.
-        is_long = not self.is_last(stretch) or len(buffer) - end >= MIN_SKIP + (0 if is_end else PAD)
+        is_long = not self.is_last(span) or len(buffer) - end >= MIN_SKIP + (0 if is_end else PAD)
         return Split(end if is_long else len(buffer))
 
-    def pass_by(self, num_samples: int) -> None:
+    def advance(self, num_samples: int) -> None:
         """Forgets what was shown."""
         self.position += num_samples
-        for stretch in self._stretches:
-            stretch.parts = [part for part in stretch.parts if part[1] > self.position]
+        for span in self._spans:
+            span.parts = [part for part in span.parts if part[1] > self.position]
         # The last one stays: speech after a short pause belongs to it.
-        self._stretches = [s for s in self._stretches if s.parts or s is self._stretches[-1]]
+        self._spans = [s for s in self._spans if s.parts or s is self._spans[-1]]
 
     @property
-    def stretch(self) -> Stretch | None:
+    def span(self) -> SpeechSpan | None:
         """The next speech; None as far as was shown."""
-        return next((stretch for stretch in self._stretches if stretch.parts), None)
+        return next((span for span in self._spans if span.parts), None)
 
-    def is_last(self, stretch: Stretch | None) -> bool:
+    def is_last(self, span: SpeechSpan | None) -> bool:
         """Whether no other is behind it, as far as was shown."""
-        return stretch is None or stretch is self._stretches[-1]
+        return span is None or span is self._spans[-1]
 
     # --- what is heard ------------------------------------------------------------------------------------------------
 
-    def _hear(self, samples: np.ndarray, is_end: bool) -> None:
+    def _detect(self, samples: np.ndarray, is_end: bool) -> None:
         """Listens to what was not shown before."""
         self._shown += len(samples)
         self._loudest = max(self._loudest, _loudness(samples))
         gain = np.float32(max(1.0, _LOUD_ENOUGH / self._loudest))
-        for probability in self._listen(samples * gain, is_end):
+        for probability in self._detector(samples * gain, is_end):
             start, self._heard = self._heard, min(self._heard + FRAME, self._shown)
             was_speech, self._is_speech = self._is_speech, probability >= (_ENDS if self._is_speech else _BEGINS)
             if self._is_speech:
                 self._add(start, self._heard, is_new=not was_speech)
-        if self._stretches and (is_end or self._heard - self._stretches[-1].end >= _LONG):
+        if self._spans and (is_end or self._heard - self._spans[-1].end >= _LONG):
             self._drop_click()
 
     def _add(self, start: int, end: int, is_new: bool) -> None:
         """A frame of speech."""
-        if not self._stretches or start - self._stretches[-1].end >= _LONG:
+        if not self._spans or start - self._spans[-1].end >= _LONG:
             self._drop_click()
-            self._stretches.append(Stretch())
-        stretch = self._stretches[-1]
-        if is_new or not stretch.parts:
-            stretch.parts.append([start, end])
-        stretch.parts[-1][1] = stretch.end = end
-        stretch.num_samples += FRAME
+            self._spans.append(SpeechSpan())
+        span = self._spans[-1]
+        if is_new or not span.parts:
+            span.parts.append([start, end])
+        span.parts[-1][1] = span.end = end
+        span.num_samples += FRAME
 
     def _drop_click(self) -> None:
-        """Forgets the last stretch, which a long silence follows, where it is too short to be speech."""
-        if self._stretches and self._stretches[-1].num_samples < _MIN_SPEECH:
-            self._stretches.pop()
+        """Forgets the last span, which a long silence follows, where it is too short to be speech."""
+        if self._spans and self._spans[-1].num_samples < _MIN_SPEECH:
+            self._spans.pop()
 
     def _num_silent(self, is_end: bool) -> int:
         """How many samples come before speech, less what is kept before it."""
-        if (stretch := self.stretch) is not None:
-            silent_until = stretch.parts[0][0] - PAD
+        if (span := self.span) is not None:
+            silent_until = span.parts[0][0] - PAD
         else:
             silent_until = self._shown if is_end else self._heard - PAD  # it may begin right after what was heard
         return max(0, silent_until - self.position)
 
 
-def silence_tracker(rules: WindowLimits) -> SilenceTracker:
+def silence_tracker(limits: WindowLimits) -> SilenceTracker:
     """For one recording.
 
     Raises:
         UsageError: the extra `vad` is not installed, or the rate is not 16 kHz.
     """
-    check_available(rules.sample_rate)
+    check_available(limits.sample_rate)
     return SilenceTracker(SileroVad())
 
 
@@ -198,19 +198,19 @@ class SpeechOnlyBuffer:
         skips: receives what is skipped; what touches is one skip.
     """
 
-    def __init__(self, buffer: AudioBuffer, silence_tracker: SilenceTracker, skips: list[Window]):
-        self._ahead, self._silences, self._skips = buffer, silence_tracker, skips
+    def __init__(self, buffer: AudioBuffer, tracker: SilenceTracker, skips: list[Window]):
+        self._buffer, self._tracker, self._skips = buffer, tracker, skips
 
     @property
     def position(self) -> int:
-        return self._ahead.position
+        return self._buffer.position
 
     def peek(self, num_samples: int) -> np.ndarray:
         """What comes next, behind a silence and up to the next; the same number in every call,
         longer than a silence.
         """
-        while len(shown := self._ahead.peek(num_samples)):
-            found = self._silences.next(shown, is_end=len(shown) < num_samples)
+        while len(shown := self._buffer.peek(num_samples)):
+            found = self._tracker.next(shown, is_end=len(shown) < num_samples)
             if not found.is_skipped:
                 return shown[: found.end]
             add_skip(self._skips, Window(self.position, self.position + found.end))
@@ -218,8 +218,8 @@ class SpeechOnlyBuffer:
         return shown
 
     def advance(self, num_samples: int) -> None:
-        self._silences.pass_by(num_samples)
-        self._ahead.advance(num_samples)
+        self._tracker.advance(num_samples)
+        self._buffer.advance(num_samples)
 
 
 def add_skip(skips: list[Window], skip: Window) -> None:
@@ -240,9 +240,9 @@ _MIN_PAUSE_S = 0.1
 _MIN_PAUSE = round(_MIN_PAUSE_S * SAMPLE_RATE)
 
 
-def silence(rules: WindowLimits) -> "SilenceSplitter":
+def silence(limits: WindowLimits) -> "SilenceSplitter":
     """A splitter for one recording. Raises what `silence_tracker` does."""
-    return SilenceSplitter(rules, silence_tracker(rules))
+    return SilenceSplitter(limits, silence_tracker(limits))
 
 
 def choices() -> dict[str, Any]:
@@ -260,54 +260,54 @@ class SilenceSplitter:
     is heard in it. A silence longer than the lookahead comes as several skips that touch.
 
     Args:
-        rules: `search` and `frame` matter where somebody speaks on without a pause.
-        silences: of this recording.
+        limits: `search` and `frame` matter where somebody speaks on without a pause.
+        tracker: of this recording.
     """
 
-    def __init__(self, rules: WindowLimits, silence_tracker: SilenceTracker):
-        self._rules, self._silences = rules, silence_tracker
+    def __init__(self, limits: WindowLimits, tracker: SilenceTracker):
+        self._limits, self._tracker = limits, tracker
 
     def __call__(self, buffer: np.ndarray) -> Split:
         """The next window, or the next skip.
 
         Args:
-            buffer: float32 [n], n >= 1, from the end of the last cut on: `rules.lookahead` samples, or all there are.
+            buffer: float32 [n], n >= 1, from the end of the last cut on: `limits.lookahead` samples, or all there are.
         """
-        is_end = len(buffer) < self._rules.lookahead
-        num_silent = self._silences.show(buffer, is_end)
+        is_end = len(buffer) < self._limits.lookahead
+        num_silent = self._tracker.silence_ahead(buffer, is_end)
         end = num_silent or self._end_of_window(buffer, is_end)
-        self._silences.pass_by(end)
+        self._tracker.advance(end)
         return Split(end, is_skipped=num_silent > 0)
 
     def _end_of_window(self, buffer: np.ndarray, is_end: bool) -> int:
         """Samples from the start of what is shown, 1 to the limit."""
-        rules, stretch = self._rules, self._silences.stretch
-        if stretch is None:
-            return min(len(buffer), rules.limit)
-        end = min(stretch.end + PAD - self._silences.position, len(buffer))
-        is_last = is_end and self._silences.is_last(stretch)
-        if is_last and len(buffer) <= rules.limit and len(buffer) - end < MIN_SKIP:
+        limits, span = self._limits, self._tracker.span
+        if span is None:
+            return min(len(buffer), limits.limit)
+        end = min(span.end + PAD - self._tracker.position, len(buffer))
+        is_last = is_end and self._tracker.is_last(span)
+        if is_last and len(buffer) <= limits.limit and len(buffer) - end < MIN_SKIP:
             return len(buffer)
         if (
-            end <= rules.limit
+            end <= limits.limit
         ):  # whether the silence after it is a long one may not be known yet, but that it is a pause
             return end
-        most = max(1, min(rules.limit, end - rules.min_tail))
-        if (pause := self._longest_pause(stretch, most)) is not None:
+        most = max(1, min(limits.limit, end - limits.min_tail))
+        if (pause := self._longest_pause(span, most)) is not None:
             return pause
-        least = max(1, min(rules.limit - rules.search, most))
-        return least + quietest(buffer[least:most], rules)
+        least = max(1, min(limits.limit - limits.search, most))
+        return least + quietest(buffer[least:most], limits)
 
-    def _longest_pause(self, stretch: Stretch, most: int) -> int | None:
+    def _longest_pause(self, span: SpeechSpan, most: int) -> int | None:
         """Its middle, in samples from the start of what is shown, between half the limit and `most`; None without a
         pause.
 
         Windows that end in any pause near the limit would be fewer by a sixth, and cost a quarter more word errors
         (Whisper tiny.en, 86 minutes of prompts): a window that ends between two sentences holds no half of one.
         """
-        found, position = [], self._silences.position
-        for before, after in pairwise(stretch.parts):
-            start = max(before[1] - position, self._rules.limit // 2)
+        found, position = [], self._tracker.position
+        for before, after in pairwise(span.parts):
+            start = max(before[1] - position, self._limits.limit // 2)
             end = min(after[0] - position, most)
             if end - start >= _MIN_PAUSE:
                 found.append((end - start, (start + end) // 2))

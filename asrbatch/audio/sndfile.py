@@ -31,10 +31,10 @@ class SndFile:
         end: frames of the whole file that can be read; known once `blocks()` is exhausted.
     """
 
-    def __init__(self, file: BinaryIO, part: Clip, stack: ExitStack):
+    def __init__(self, file: BinaryIO, clip: Clip, stack: ExitStack):
         handle = file if isinstance(file, BytesIO) else file.fileno()
         sound = stack.enter_context(sf.SoundFile(handle, closefd=False))
-        self.sound, self.part, self.rate, self.slack, self.end = sound, part, sound.samplerate, 0, 0
+        self.sound, self.clip, self.rate, self.slack, self.end = sound, clip, sound.samplerate, 0, 0
         self.length = sound.frames
         # libsndfile shortens `frames` to what the file holds, and tells only its log: "data : 32000 (should be 19956)".
         clipped = re.search(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", sound.extra_info)
@@ -49,7 +49,7 @@ class SndFile:
             self.length = max(self.length, int(stated[1]) if stated else 0)
 
     def is_for_ffmpeg(self) -> bool:
-        """Whether this is one of the files that libsndfile opens but reads wrong (see `audio.py`)."""
+        """Whether this is one of the files that libsndfile opens but reads wrong (see `load.py`)."""
         # A FLAC written to a pipe has no length: libsndfile says 2**63 - 1 frames and then fails at the last block.
         return self.sound.format == "OGG" or self.sound.subtype.startswith("MPEG") or self.sound.frames >= 1 << 62
 
@@ -58,12 +58,12 @@ class SndFile:
         return Header(container, self.rate, self.sound.channels, self.length, held, is_cut_off=self.length > held)
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """1-D float32 mono at `rate`, from the start of the part to the end of the file."""
-        sound, start, stop = self.sound, self.part.start(self.rate), self.part.stop(self.rate)
+        """1-D float32 mono at `rate`, from the start of the clip to the end of the file."""
+        sound, start, stop = self.sound, self.clip.start(self.rate), self.clip.stop(self.rate)
         size = max(1, BLOCK_VALUES // sound.channels)
         position = sound.seek(min(start, sound.frames)) if sound.seekable() else 0
         while len(block := sound.read(min(size, max(1, stop - position)), dtype="float32", always_2d=True)):
             position += len(block)
             if position > start:
-                yield self.part.mix(block[max(0, len(block) - (position - start)) :])
+                yield self.clip.mix(block[max(0, len(block) - (position - start)) :])
         self.end = position

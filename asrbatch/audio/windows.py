@@ -22,14 +22,14 @@ from asrbatch.audio.silence import add_skip, silence
 from asrbatch.types import Window
 
 
-def cut(buffer: AudioBuffer, rules: WindowLimits, splitter: Splitter, skips: list[Window]) -> Iterator[AudioWindow]:
+def cut(buffer: AudioBuffer, limits: WindowLimits, splitter: Splitter, skips: list[Window]) -> Iterator[AudioWindow]:
     """The windows of a recording; with its skips they are all of it, without gap or overlap.
 
     Args:
         splitter: made for this recording.
         skips: receives what nobody is asked about; what touches is one skip.
     """
-    while len(shown := buffer.peek(rules.lookahead)):
+    while len(shown := buffer.peek(limits.lookahead)):
         found = splitter(shown)
         window = Window(buffer.position, buffer.position + found.end)
         if found.is_skipped:
@@ -39,43 +39,43 @@ def cut(buffer: AudioBuffer, rules: WindowLimits, splitter: Splitter, skips: lis
         buffer.advance(found.end)
 
 
-def whole(buffer: np.ndarray, rules: WindowLimits) -> Split:
+def whole(buffer: np.ndarray, limits: WindowLimits) -> Split:
     """One window with everything. Longer audio was refused while decoding (`too_long`), never cut."""
-    if len(buffer) > rules.limit:
-        raise ValueError(f"more samples than the {rules.limit} of one window")
+    if len(buffer) > limits.limit:
+        raise ValueError(f"more samples than the {limits.limit} of one window")
     return Split(len(buffer))
 
 
-def fixed(buffer: np.ndarray, rules: WindowLimits) -> Split:
+def fixed(buffer: np.ndarray, limits: WindowLimits) -> Split:
     """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
 
     The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both
     together may exceed the limit."""
-    if len(buffer) <= rules.limit:
+    if len(buffer) <= limits.limit:
         return Split(len(buffer))
-    if len(buffer) < rules.lookahead:
+    if len(buffer) < limits.lookahead:
         return Split(-(-len(buffer) // 2))
-    return Split(rules.limit)
+    return Split(limits.limit)
 
 
-def energy(buffer: np.ndarray, rules: WindowLimits) -> Split:
-    """At the quietest point of the last `rules.search` samples before the limit, in the middle of the quietest frame.
+def energy(buffer: np.ndarray, limits: WindowLimits) -> Split:
+    """At the quietest point of the last `limits.search` samples before the limit, in the middle of the quietest frame.
 
     Frames overlap by nine tenths; of equally quiet ones the last counts, which makes the fewest windows.
     """
-    if len(buffer) <= rules.limit:
+    if len(buffer) <= limits.limit:
         return Split(len(buffer))
-    most = rules.limit
-    if len(buffer) < rules.lookahead:  # leave the tail something
-        most = len(buffer) - rules.min_tail
-    least = max(1, min(rules.limit - rules.search, most))
-    return Split(least + quietest(buffer[least:most], rules))
+    most = limits.limit
+    if len(buffer) < limits.lookahead:  # leave the tail something
+        most = len(buffer) - limits.min_tail
+    least = max(1, min(limits.limit - limits.search, most))
+    return Split(least + quietest(buffer[least:most], limits))
 
 
 SPLITTERS: dict[str, Callable[[WindowLimits], Splitter]] = {
-    "none": lambda rules: partial(whole, rules=rules),
-    "fixed": lambda rules: partial(fixed, rules=rules),
-    "energy": lambda rules: partial(energy, rules=rules),
+    "none": lambda limits: partial(whole, limits=limits),
+    "fixed": lambda limits: partial(fixed, limits=limits),
+    "energy": lambda limits: partial(energy, limits=limits),
     "silence": silence,
 }
 
