@@ -16,7 +16,7 @@ class AudioRef:
     Attributes:
         name: what to call it in messages, e.g. the path as written or `train/17`.
         path: absolute path of an audio file; None when the audio is bytes.
-        load: returns the encoded bytes of one audio file (a Parquet cell, a `data:` URI). Called in a preparation
+        load: returns the encoded bytes of one audio file (a Parquet cell, a `data:` URI). Called in a preprocessing
             thread, when the row's turn has come, so that a manifest never holds audio in memory.
         url: what says the same as `load` in a manifest of its own; None where nothing does.
     """
@@ -61,7 +61,7 @@ class Utterance:
 
 
 class Issue(NamedTuple):
-    """One thing that is wrong with one manifest row, as a list of all of them says it.
+    """One thing that is wrong with one manifest row.
 
     Attributes:
         row: 0-based.
@@ -113,11 +113,13 @@ class Window:
 class Segment:
     """A piece of an answer's text between two timestamps.
 
-    Attributes: start_s: from the window's start, as the model said: a multiple of 0.02. May lie beyond the audio; the
-        caller clips. end_s: likewise; None where the answer ended, or went on, without closing it. text: decoded from
-        its text tokens; not stripped. token_ids: its text tokens with the timestamp tokens around them, as generated:
-        what conditioning on previous text
-            needs (`engine.base.DecodingOptions.previous`).
+    Attributes:
+        start_s: from the window's start, by the model's token: a multiple of 0.02. May lie beyond the audio; the caller
+            clips.
+        end_s: likewise; None where the answer ended, or went on, without closing it.
+        text: decoded from its text tokens; not stripped.
+        token_ids: its text tokens with the timestamp tokens around them, as generated: what conditioning on previous
+            text needs (`engine.base.DecodingOptions.previous`).
         num_tokens: text tokens.
         avg_logprob: mean log-probability of its text tokens; None when it has none.
     """

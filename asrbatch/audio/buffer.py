@@ -1,6 +1,5 @@
-"""A recording's audio from a position on, decoded as far as it was looked at.
-
-What a cut is, what bounds it, and the quietest point of a stretch of audio: what splitters have in common.
+"""A recording's audio from a position on, decoded no further than it was peeked at; and what splitters share: what a
+split is, what bounds a window, and the quietest point of a region.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ class AudioWindow:
 
     Attributes:
         samples: float32 [window.end - window.start], a copy: whoever holds it must not hold what follows it.
-        previous: token ids of the text before it that it is asked with.
+        previous: token ids of the text before it that its prompt holds.
     """
 
     window: Window
@@ -52,7 +51,7 @@ class AudioBuffer:
         return self._held[:num_samples]
 
     def advance(self, num_samples: int) -> None:
-        """Passes samples that were looked at."""
+        """Passes samples that were peeked at."""
         self._held = self._held[num_samples:]
         self.position += num_samples
 
@@ -62,7 +61,7 @@ class WindowLimits:
     """What bounds a window; all in samples but the rate.
 
     Attributes:
-        limit: the longest window the model hears whole.
+        limit: the longest window the model takes whole.
         search: how far before the limit `energy` looks for a quiet point.
         frame: the stretch over which it measures loudness.
         min_tail: a last window shorter than this is not left to stand alone.
@@ -83,7 +82,7 @@ class WindowLimits:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What comes next in a recording: a window, or audio that nobody is asked about.
+    """What comes next in a recording: a window, or audio that the model does not get.
 
     Attributes:
         end: samples from the start of what the splitter was shown, at least 1.
@@ -116,7 +115,7 @@ def pause_near(samples: np.ndarray, at: int, around: int, limits: WindowLimits) 
 
     Args:
         at: 1 to the number of samples.
-        around: how far to look, in samples to either side.
+        around: how far to search, in samples to either side.
     """
     first = max(1, at - around)
     loudness = _loudness(samples[first : at + around], limits)

@@ -77,7 +77,7 @@ class Clip:
         return block[:, self.channel or 0]
 
     def check_channel(self, channels: int) -> None:
-        """Raises RowError `bad_row` where the file lacks the channel that is asked for."""
+        """Raises RowError `bad_row` where the file lacks the channel that is wanted."""
         if not 0 <= (self.channel or 0) < channels:
             message = f"{self.name}: channel {self.channel} does not exist; it has {channels}, counted from 0"
             raise RowError("bad_row", message)

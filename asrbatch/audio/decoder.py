@@ -6,9 +6,9 @@ once more in a fresh one; then it is the row's fault, and the next row starts wi
 Audio comes in blocks, and the time limit is for each. At the second try the blocks that were handed out already are
 decoded again, compared and passed over: decoding is deterministic.
 
-Knows how to talk to the child (see `decoding_child.py`), not how audio is decoded: the child alone imports `audio.py`.
+Knows how to talk to the child (see `decoder_process.py`), not how audio is decoded: the child alone imports `load.py`.
 
-The child has no memory limit: `audio.py` bounds what a row can allocate, and RLIMIT_AS counts address space that
+The child has no memory limit: `load.py` bounds what a row can allocate, and RLIMIT_AS counts address space that
 libraries reserve and never use, so a limit that stops a runaway would also stop a long recording. A `MemoryError` fails
 the row; a child taken by the OOM killer is an ordinary crash.
 """
@@ -46,8 +46,9 @@ class _ChildLostError(Exception):
 class Decoder:
     """One child process, for use by one thread at a time.
 
-    Args: timeout_s: seconds a block may take to read and decode once it is asked for, in each of two tries; at most a
-        day. log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
+    Args:
+        timeout_s: seconds a block may take to read and decode, in each of two tries; at most a day.
+        log_fd: open file descriptor for what the child and its C libraries print; None means the parent's stderr.
     """
 
     def __init__(self, *, timeout_s: float, log_fd: int | None = None):
@@ -68,7 +69,7 @@ class Decoder:
             self._start()
 
     def stream(self, request: DecodeRequest) -> "DecodedStream":
-        """Decodes in the child, block by block; see `audio.stream_audio`. Begins with the first block asked for.
+        """Decodes in the child, block by block; see `load.stream_audio`. Begins with the first block asked for.
 
         The next request closes a stream that was not read to its end.
         """
@@ -77,7 +78,7 @@ class Decoder:
         return self._stream
 
     def decode(self, request: DecodeRequest) -> Audio:
-        """Decodes in the child; see `audio.load_audio`.
+        """Decodes in the child; see `load.load_audio`.
 
         Raises:
             RowError, AsrbatchError: as a `DecodedStream`.
@@ -87,7 +88,7 @@ class Decoder:
         return Audio(samples, request.sample_rate, stream.flags, stream.read_s)
 
     def read_header(self, request: HeaderRequest) -> Header:
-        """Reads a header in the child; see `audio.read_header`.
+        """Reads a header in the child; see `load.read_header`.
 
         Raises:
             RowError, AsrbatchError: as a `DecodedStream`.
@@ -115,7 +116,7 @@ class Decoder:
         checksums: list[int] = []
         while len(lost) < 2:
             try:
-                answer = yield from self._new_blocks(self._ask(request), request.name, checksums)
+                answer = yield from self._new_blocks(self._send(request), request.name, checksums)
             except _ChildLostError as e:
                 self._kill()
                 lost.append(e)
@@ -130,9 +131,9 @@ class Decoder:
         how = f"{first}, twice" if first == second else f"{first}, then {second}"
         raise RowError(kind, f"{request.name}: decoding {how}")
 
-    def _ask(self, request: DecodeRequest | HeaderRequest) -> Connection:
+    def _send(self, request: DecodeRequest | HeaderRequest) -> Connection:
         connection = self._process.connection if self._process else self._start()
-        with self._noticing_its_end():
+        with self._watching():
             connection.send((type(request).__name__, asdict(request)))
         return connection
 
@@ -155,7 +156,7 @@ class Decoder:
 
     def _receive(self, connection: Connection) -> Any:
         """A block (1-D float32), or the last word on a request."""
-        with self._noticing_its_end():
+        with self._watching():
             if not connection.poll(self.timeout_s):
                 raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
             answer = connection.recv()
@@ -166,7 +167,7 @@ class Decoder:
             return block
 
     @contextlib.contextmanager
-    def _noticing_its_end(self) -> Iterator[None]:
+    def _watching(self) -> Iterator[None]:
         try:
             yield
         except (EOFError, OSError) as e:  # the other end is gone
@@ -206,12 +207,12 @@ class Decoder:
 
 
 class DecodedStream:
-    """Iterates once over blocks of audio, as `audio.AudioStream` does.
+    """Iterates once over blocks of audio, as `load.AudioStream` does.
 
     Attributes:
         sample_rate: Hz.
         num_samples: how many the blocks so far have.
-        flags, read_s: those of `audio.AudioStream`; known after the last block.
+        flags, read_s: those of `load.AudioStream`; known after the last block.
     """
 
     def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
@@ -225,7 +226,7 @@ class DecodedStream:
         """The next block.
 
         Raises:
-            RowError: those of `audio.stream_audio` and its stream; decode_timeout or decode_crash after two tries;
+            RowError: those of `load.stream_audio` and its stream; decode_timeout or decode_crash after two tries;
                 unreadable for an exception in the child that nobody foresaw, and for a file that gave other samples at
                 the second try.
             AsrbatchError: the child cannot be started at all, or the decoder was closed.

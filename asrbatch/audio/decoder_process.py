@@ -24,7 +24,7 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What `audio.stream_audio` is asked for; its arguments, one for one."""
+    """What `load.stream_audio` takes; its arguments, one for one."""
 
     source: str | bytes
     name: str
@@ -38,7 +38,7 @@ class DecodeRequest:
 
 @dataclass(frozen=True)
 class HeaderRequest:
-    """What `audio.read_header` is asked for; its arguments, one for one."""
+    """What `load.read_header` takes; its arguments, one for one."""
 
     source: str | bytes
     name: str
@@ -53,7 +53,7 @@ class BlockFollows:
 
 @dataclass(frozen=True)
 class DecodeSummary:
-    """What `audio.AudioStream` knows at its end."""
+    """What `load.AudioStream` knows at its end."""
 
     flags: tuple[str, ...]
     num_samples: int

@@ -36,7 +36,7 @@ from asrbatch.audio.sndfile import LibsndfileError, SndFile
 from asrbatch.errors import RowError
 from asrbatch.types import Audio
 
-# Seconds in a block: what the models hear at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
+# Seconds in a block: what most models take at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
 BLOCK_S = 30
 # Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
 # failed: what a model makes of silence is for the reader of the output to judge.

@@ -1,10 +1,9 @@
-"""Where a recording holds no speech for long, heard as it is shown. Knows nothing of how speech is found.
+"""Where a recording holds no speech for long, found as it is decoded, and splits by voice activity: long silences are
+skipped, windows end in pauses. Knows nothing of how speech is found (`vad.py`).
 
-Whisper invents text where nobody speaks ("you", "Thanks for watching"), so that what nobody is asked about cannot be
-wrong. Words that are skipped are lost, so that doubts are decided for speech: hysteresis, little that is too short to
-be speech, and a skip that keeps well away from it.
-
-Cuts by voice activity: long silences are skipped, windows end in pauses.
+Whisper invents text where nobody speaks ("you", "Thanks for watching"): what it does not get cannot be wrong. Words
+that are skipped are lost, so that doubts are decided for speech: hysteresis, little that is too short to be speech, and
+a skip that keeps well away from it.
 """
 
 from collections.abc import Callable
@@ -90,15 +89,15 @@ class SilenceTracker:
     def __init__(self, detect: DetectSpeech):
         self._detector = detect
         self.position = 0
-        # Samples from the recording's start: how far it was shown, how far it was heard.
-        self._shown = self._heard = 0
+        # Samples from the recording's start: how far it was shown, how far the detector got.
+        self._shown = self._detected = 0
         self._loudest = _QUIETEST
         self._is_speech = False
         self._spans: list[SpeechSpan] = []
         self._is_skipping = False
 
     def silence_ahead(self, buffer: np.ndarray, is_end: bool) -> int:
-        """How much of what comes next to skip; 0 where it is to be heard. A silence longer than what is shown comes in
+        """How much of what comes next to skip; 0 where speech begins. A silence longer than what is shown comes in
         parts.
 
         Args:
@@ -141,19 +140,17 @@ class SilenceTracker:
         """Whether no other is behind it, as far as was shown."""
         return span is None or span is self._spans[-1]
 
-    # --- what is heard ------------------------------------------------------------------------------------------------
-
     def _detect(self, samples: np.ndarray, is_end: bool) -> None:
-        """Listens to what was not shown before."""
+        """Finds speech in what was not shown before."""
         self._shown += len(samples)
         self._loudest = max(self._loudest, _loudness(samples))
         gain = np.float32(max(1.0, _LOUD_ENOUGH / self._loudest))
         for probability in self._detector(samples * gain, is_end):
-            start, self._heard = self._heard, min(self._heard + FRAME, self._shown)
+            start, self._detected = self._detected, min(self._detected + FRAME, self._shown)
             was_speech, self._is_speech = self._is_speech, probability >= (_ENDS if self._is_speech else _BEGINS)
             if self._is_speech:
-                self._add(start, self._heard, is_new=not was_speech)
-        if self._spans and (is_end or self._heard - self._spans[-1].end >= _LONG):
+                self._add(start, self._detected, is_new=not was_speech)
+        if self._spans and (is_end or self._detected - self._spans[-1].end >= _LONG):
             self._drop_click()
 
     def _add(self, start: int, end: int, is_new: bool) -> None:
@@ -177,7 +174,9 @@ class SilenceTracker:
         if (span := self.span) is not None:
             silent_until = span.parts[0][0] - PAD
         else:
-            silent_until = self._shown if is_end else self._heard - PAD  # it may begin right after what was heard
+            silent_until = (
+                self._shown if is_end else self._detected - PAD
+            )  # it may begin right after what the detector has seen
         return max(0, silent_until - self.position)
 
 
@@ -246,8 +245,10 @@ def silence(limits: WindowLimits) -> "SilenceSplitter":
 
 
 def choices() -> dict[str, Any]:
-    """What decides the cuts beside the bounds of a window; part of a run's fingerprint. Raises what `choices_of_skips`
-    does.
+    """What decides the splits beside the bounds of a window; part of a run's fingerprint.
+
+    Raises:
+        UsageError: the extra `vad` is not installed.
     """
     return choices_of_skips() | {"min_pause_s": _MIN_PAUSE_S}
 
@@ -257,7 +258,7 @@ class SilenceSplitter:
 
     A window begins a little before somebody speaks, goes on over short pauses, and ends a little after the last word
     or, at the limit, in a pause. A recording that fits into one window and holds no long silence is not cut, whatever
-    is heard in it. A silence longer than the lookahead comes as several skips that touch.
+    is found in it. A silence longer than the lookahead comes as several skips that touch.
 
     Args:
         limits: `search` and `frame` matter where somebody speaks on without a pause.

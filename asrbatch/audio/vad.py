@@ -22,11 +22,11 @@ _CONTEXT = 64  # samples before a frame that the model sees with it
 _STATE = (1, 1, 128)
 # The model gets used to what goes on for long: after 30 s of music as loud as speech it misses 28 of 80 short
 # utterances, and finds the others up to 1.5 s late. So it listens a second time, and then begins anew with every 4 s of
-# audio, having heard the 2 s before: with both, 2 of 80, and 95 % within 0.42 s. (Alone, the second loses words in
+# audio, having seen the 2 s before: with both, 2 of 80, and 95 % within 0.42 s. (Alone, the second loses words in
 # steady noise. With a shorter memory it takes more music for speech: of 18 minutes, this one takes 0.4 s.)
 _FRAMES_OF_MEMORY, _FRAMES_BEFORE = 4 * SAMPLE_RATE // FRAME, 2 * SAMPLE_RATE // FRAME
 
-_ASKED_BY = "--windows silence or --vad-filter"
+_NEEDED_BY = "--windows silence or --vad-filter"
 _INSTALL = "pip install 'asrbatch[vad]'"
 _lock = threading.Lock()
 
@@ -39,10 +39,10 @@ def check_available(sample_rate: int = SAMPLE_RATE) -> None:
     """
     if sample_rate != SAMPLE_RATE:
         raise UsageError(
-            f"{_ASKED_BY}: voice activity is found at {SAMPLE_RATE} Hz, and this model hears {sample_rate} Hz"
+            f"{_NEEDED_BY}: voice activity is found at {SAMPLE_RATE} Hz, and this model takes {sample_rate} Hz"
         )
     if importlib.util.find_spec("onnxruntime") is None:
-        raise UsageError(f"{_ASKED_BY} needs onnxruntime, which is not installed: {_INSTALL}")
+        raise UsageError(f"{_NEEDED_BY} needs onnxruntime, which is not installed: {_INSTALL}")
     _model_path()
 
 
@@ -63,10 +63,10 @@ def _digest(path: Path) -> str:
 def _model_path() -> Path:
     package = importlib.util.find_spec("silero_vad")
     if package is None or not package.submodule_search_locations:
-        raise UsageError(f"{_ASKED_BY} needs silero-vad, which is not installed: {_INSTALL}")
+        raise UsageError(f"{_NEEDED_BY} needs silero-vad, which is not installed: {_INSTALL}")
     path = Path(package.submodule_search_locations[0], "data", "silero_vad_16k_sequence.onnx")
     if not path.is_file():
-        raise UsageError(f"{_ASKED_BY} needs silero-vad 6.2.3 or newer ({path.name} is missing): {_INSTALL}")
+        raise UsageError(f"{_NEEDED_BY} needs silero-vad 6.2.3 or newer ({path.name} is missing): {_INSTALL}")
     return path
 
 
@@ -88,13 +88,13 @@ def _session() -> Any:
 
 
 class SileroVad:
-    """Listens to one recording, from its start on; two times at once, of which the one that hears more counts."""
+    """Finds speech in one recording, from its start on: two passes at once, of which the more probable counts."""
 
     def __init__(self) -> None:
         self._session = _session()
         self._whole, self._recent = _Memory(self._session), _Memory(self._session)
         self._num_frames = 0
-        # What is heard again, the context of that, and what there is of the next frame.
+        # What the second pass sees again, the context of that, and what there is of the next frame.
         self._held = np.zeros(_CONTEXT + _FRAMES_BEFORE * FRAME, np.float32)
 
     def __call__(self, samples: np.ndarray, is_end: bool) -> np.ndarray:
@@ -119,9 +119,9 @@ class SileroVad:
             age = self._num_frames % _FRAMES_OF_MEMORY
             if age == 0 and self._num_frames:
                 self._recent = _Memory(self._session)
-                self._recent.hear(frames[start - _FRAMES_BEFORE : start])
+                self._recent.run(frames[start - _FRAMES_BEFORE : start])
             end = min(start + _FRAMES_OF_MEMORY - age, len(frames))
-            found.append(np.maximum(self._whole.hear(frames[start:end]), self._recent.hear(frames[start:end])))
+            found.append(np.maximum(self._whole.run(frames[start:end]), self._recent.run(frames[start:end])))
             self._num_frames += end - start
             start = end
         self._held = held[(len(frames) - _FRAMES_BEFORE) * FRAME :].copy()
@@ -129,13 +129,13 @@ class SileroVad:
 
 
 class _Memory:
-    """The model's state after the frames it has heard."""
+    """The model's state after the frames it has seen."""
 
     def __init__(self, session: Any):
         self._session = session
         self._hidden = self._cell = np.zeros(_STATE, np.float32)
 
-    def hear(self, frames: np.ndarray) -> np.ndarray:
+    def run(self, frames: np.ndarray) -> np.ndarray:
         """Probabilities [n] of frames [n, context + frame]."""
         inputs = {"input": np.ascontiguousarray(frames), "h": self._hidden, "c": self._cell}
         found, self._hidden, self._cell = self._session.run(["speech_probs", "hn", "cn"], inputs)

@@ -1,13 +1,13 @@
-"""Where an utterance's audio is cut into windows. Integer samples; knows nothing of files, of text or of vLLM.
+"""Where an utterance's audio is split into windows. Integer samples; knows nothing of files, of text or of vLLM.
 
-A splitter is made for one recording and asked again and again: it is given the audio from the end of the last cut on,
-`WindowLimits.lookahead` samples of it or all there is, and says where the next cut is; so a recording of hours can be
-cut while it is being decoded. Cuts follow each other without gap or overlap. A new splitter is one function and a line
-in `SPLITTERS`.
+A splitter is made for one recording and called again and again: it gets the audio from the end of the last split on,
+`WindowLimits.lookahead` samples of it or all there is, and returns the next split; so a recording of hours can be
+split while it is being decoded. Splits follow each other without gap or overlap. A new splitter is one function and a
+line in `SPLITTERS`.
 
-`sequential`, where the model itself says how far it has heard, is no splitter; see `sequential.py`.
-
-What a model can hear, and how longer audio is cut for it: plain data that is settled before a run.
+`sequential`, where the model's own timestamps say where the next window begins, is no splitter; see
+`pipeline/longform.py`. `WindowConfig` is what a model can take and how longer audio is split: plain data, settled
+before a run.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def cut(buffer: AudioBuffer, limits: WindowLimits, splitter: Splitter, skips: li
 
     Args:
         splitter: made for this recording.
-        skips: receives what nobody is asked about; what touches is one skip.
+        skips: receives what the model does not get; what touches is one skip.
     """
     while len(shown := buffer.peek(limits.lookahead)):
         found = splitter(shown)
@@ -90,12 +90,12 @@ class WindowConfig:
 
     Attributes:
         sample_rate: Hz.
-        window_s: the longest audio the model hears at once.
-        min_samples: the fewest samples that hold anything to hear.
+        window_s: the longest audio the model takes at once.
+        min_samples: the fewest samples the model can be given.
         windows: one of `config.WINDOWS`.
         search_s, frame_s, min_tail_s: see `windows.WindowLimits`.
         vad_filter: `sequential` passes over long silences.
-        condition_on_previous: `sequential` asks each window with the text before it.
+        condition_on_previous: `sequential` prompts each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
     """
 
@@ -121,13 +121,13 @@ class WindowConfig:
 
     @property
     def choices(self) -> dict[str, Any]:
-        """What of this decides where windows begin and end, and how they are asked; part of a run's fingerprint."""
+        """What of this decides windows and their prompts; part of a run's fingerprint."""
         choices: dict[str, Any] = {
             "splitter": self.windows,
             "limit_s": self.window_s,
             "drop_no_speech": self.drop_no_speech,
+            "version": _VERSION,
         }
-        choices["version"] = _VERSION
         if self.windows != "none":
             choices["min_tail_s"] = self.min_tail_s
         if self.windows in ("energy", "silence"):

@@ -45,7 +45,7 @@ class _Format(NamedTuple):
 
 
 _COLUMNS = ("audio_column", "text_column", "id_column")
-# Tried in this order: what says itself what it is, then what is told by first bytes, then by names and first lines.
+# Tried in this order: what says itself what it is, then what first bytes tell, then names and first lines.
 FORMATS = {
     "saved": _Format(open_saved, _COLUMNS),
     "hub": _Format(open_hub, ("dataset_config", "streaming", *_COLUMNS)),
@@ -74,7 +74,7 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
 
     Raises:
         UsageError: an option that what it is does not take.
-        ManifestError: it is none of the formats, not the one that was asked for, or cannot be opened.
+        ManifestError: it is none of the formats, not the one of `--format`, or cannot be opened.
     """
     if given == "-":
         return _read_stdin(options)
@@ -122,7 +122,7 @@ def _read_stdin(options: SourceOptions) -> Reader:
 
 
 def _format_of(name: str, text: TextFile, options: SourceOptions) -> str:
-    """Which of `_TEXTS` a text is that has no name to tell."""
+    """Which of `_TEXTS` a text is that has no file name."""
     head = text.read_at(0, HEAD_BYTES)
     if looks_like_cuts(head):
         return "lhotse"

@@ -147,7 +147,7 @@ class AudioProbe:
         files: int64 [rows], equal for rows of one file, as `ManifestStats.files`.
         num_workers: threads, each with a decoder process.
         timeout_s: seconds a header, or 30 s to decode, may take in each of two tries; for a header at most a minute.
-        config: what the model hears; None leaves out whether rows are too long or too short for it.
+        config: what the model can take; None leaves out whether rows are too long or too short for it.
         decode: `NEVER`, `UNSURE` or `ALWAYS`. Without a config the length is then exact to a frame of the file.
         judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).

@@ -92,7 +92,7 @@ class Row(NamedTuple):
 
     Attributes:
         id: as given, or made by the reader, or (when `hashed`) the hash of the row, not numbered yet.
-        hashed: two rows may share this id, and are then told apart by a number.
+        hashed: two rows may share this id, and then get a number each.
         path: `audio_filepath` as written; None when the row holds the audio itself.
         offset_s, duration_s: seconds; None where the row does not say.
         channel, lang, prompt: None where the row does not say.

@@ -9,9 +9,8 @@ same pass. Of every final id 8 bytes are kept (Python's `hash`, so they mean not
 share those are read again and their ids compared, so that two ids are called equal only if they are: this finds ids
 given twice, and a given id that happens to equal a made one.
 
-What is wrong with the rows of a manifest, added up: all counted, the first of each kind kept, and told in a few lines.
-
-Knows nothing of how problems are found.
+What is wrong with rows is added up: all issues are counted, the first of each kind are kept, and reported in a few
+lines.
 """
 
 import hashlib

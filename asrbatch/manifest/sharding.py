@@ -1,7 +1,7 @@
 """Which rows of a manifest belong to which chunk: a pure function of the manifest, the number of chunks and the
 strategy.
 
-Every process of a run computes the same answer from the same manifest, so that no process has to tell another. Knows
+Every process of a run computes the same answer from the same manifest, so that nothing has to be exchanged. Knows
 nothing of files, models or devices.
 """
 
@@ -25,13 +25,13 @@ class Sharding:
     Args:
         durations_s: float [rows], seconds; NaN where the manifest does not say.
         num_chunks: at least 1; more chunks than rows leave some empty.
-        strategy: one of `choices.STRATEGIES`.
+        strategy: one of `config.STRATEGIES`.
         in_groups: audio is read in groups of neighbouring rows (Parquet).
 
-    Attributes: strategy: the one in effect: `balanced` is `consecutive` where audio is read in groups, so that a chunk
-        reads as little as
-            it can of what others transcribe, otherwise `strided` where no row states its duration. Dealt out again
-            under that name, the result is the same.
+    Attributes:
+        strategy: the one in effect: `balanced` is `consecutive` where audio is read in groups, so that a chunk reads as
+            little as it can of what others transcribe, otherwise `strided` where no row states its duration. Dealt out
+            again under that name, the result is the same.
         num_without_duration: rows that `balanced` had to deal out in turn; 0 for the others.
         chunk_of: int32 [rows], the chunk of every row. Read-only.
 

@@ -36,7 +36,7 @@ class ManifestSource:
         files: what it names, in order: absolute paths or URLs. A folder is one of them, itself. Empty when nothing
             matches.
         options: how to read it.
-        format: the format that was asked for; None to find out.
+        format: that of `--format`; None to find out.
     """
 
     path: str
@@ -171,16 +171,16 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
     """
     try:
         with open(path, "rb") as file:
-            said = tomllib.load(file)
+            values = tomllib.load(file)
     except (OSError, ValueError) as e:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
         raise ManifestError(f"{path}: cannot be read as TOML: {e}") from e
-    source = said.pop("source", None)
+    source = values.pop("source", None)
     if type(source) is not str or not source or source == "-" or source.endswith(ENDING):
         raise ManifestError(
             f'{path}: source = {show(source)}: must name what to read, such as "hf://owner/name" or a path'
         )
     changes: dict[str, Any] = {}
-    for key, value in said.items():
+    for key, value in values.items():
         if key not in _KEYS:
             raise ManifestError(f"{path}: {key}: is none of source, {', '.join(_KEYS)}; remove it")
         if type(value) is not (bool if key == "streaming" else str):

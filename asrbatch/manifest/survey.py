@@ -23,7 +23,7 @@ from asrbatch.manifest.scan import Check, Observe, OnIssue
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.types import Utterance
 
-# What most models hear at once; longer rows are worth knowing about.
+# What most models take at once; longer rows are worth knowing about.
 LONG_S = 30.0
 SHOWN_DUPLICATES = 5
 _MOST_LANGUAGES = 1000
@@ -62,8 +62,8 @@ class Balance:
     """How even the chunks are. Arrays are indexed by chunk id.
 
     Attributes:
-        requested, strategy: what was asked for, and what is in effect.
-        num_in_turn: rows dealt out in turn although `balanced` was asked for, because they state no duration.
+        requested, strategy: the one given, and the one in effect.
+        num_in_turn: rows dealt out in turn although `balanced` was given, because they state no duration.
         num_rows, audio_s: int64 and float64 [chunks].
         num_unknown: int64 [chunks], rows whose seconds nobody knows; they count as 0 in `audio_s`.
     """
@@ -141,7 +141,7 @@ class ManifestStats:
     Attributes:
         manifest: opened and checked.
         languages: rows by `lang`; those without under None, and those beyond the first 1,000 languages under "…".
-        files: int64 [rows], equal for rows of one file; None unless asked for.
+        files: int64 [rows], equal for rows of one file; None without `with_files`.
 
     Args:
         source, split, reading, check, on_issue, observe: as `open_manifest`.
@@ -176,9 +176,7 @@ class ManifestStats:
         return len(self.manifest)
 
     def _pass_over_bad(self, index: int) -> None:
-        """Gives the rows up to `index` that nobody was asked about, because they are bad, a piece and a file of their
-        own.
-        """
+        """Gives the bad rows up to `index`, which no check saw, a piece and a file of their own."""
         while (place := len(self._pieces)) < index:
             self._pieces.append(hash(("bad", place)))
             if self._files is not None:
@@ -186,7 +184,7 @@ class ManifestStats:
 
     def _add(self, row: Utterance) -> str | None:
         problem = None if self._check is None else self._check(row)
-        if row.index < len(self._pieces):  # the manifest asks about a bad row again when it reads it
+        if row.index < len(self._pieces):  # the manifest checks a bad row again when it reads it
             return problem
         self._pass_over_bad(row.index)
         file = file_of(row)
@@ -261,7 +259,7 @@ def file_of(row: Utterance) -> Any:
         return normpath(audio.path)
     if audio.url is not None:
         return audio.url
-    # What is asked of which reader: two sources may call different bytes by one name.
+    # The call that fetches it: two sources may call different bytes by one name.
     return (audio.load.func, audio.load.args) if isinstance(audio.load, partial) else row.index
 
 

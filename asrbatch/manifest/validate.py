@@ -34,7 +34,7 @@ class Validation:
     Args:
         sources: several are one manifest.
         reading: how to read them.
-        check: what a model's run asks of a row; None asks nothing.
+        check: what a run with a model requires of a row; None requires nothing.
         for_lines: rows that pass are to be written; refuse at once a source whose rows have no line.
         strict: rows that would be flagged for what the audio is do not pass.
         on_issue: called with every problem of the rows, then of their audio, from any thread.

@@ -172,7 +172,7 @@ def test_a_missing_library_is_named_with_what_to_install(monkeypatch, library):
 
 
 def test_another_rate_is_refused():
-    with pytest.raises(UsageError, match="16000 Hz, and this model hears 8000 Hz"):
+    with pytest.raises(UsageError, match="16000 Hz, and this model takes 8000 Hz"):
         split(np.zeros(100, np.float32), WindowLimits(1000, 100, 10, 10, sample_rate=8000), "silence")
 
 

@@ -22,7 +22,7 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
 class ArrowTable(Table):
-    """Nothing is copied: what is not asked for stays on disk.
+    """Nothing is copied: what is not read stays on disk.
 
     Args:
         paths: the files, in the order of their rows.

@@ -177,7 +177,7 @@ def join(source: ManifestSource, readers: list[Reader]) -> Reader:
 def open_lines(
     source: ManifestSource, is_ours: Callable[[str], bool], read: Callable[[ManifestSource, TextFile], Reader]
 ) -> Reader | None:
-    """When the files are of the format that was asked for, or look like it."""
+    """When the files are of the format that `--format` names, or look like it."""
     if not source.files or not all(map(is_file, source.files)):
         return None
     # The first one only: a file of another kind among them is then reported for its first line.

@@ -1,6 +1,6 @@
 """A folder or glob of audio as a manifest: every audio file is a row, with the text of a `.txt` beside it.
 
-Files are told by their endings and taken in the order of their names. A folder's `metadata.jsonl` or `metadata.csv`
+Files are known by their endings and taken in the order of their names. A folder's `metadata.jsonl` or `metadata.csv`
 says what the rows are instead; it must then name every audio file there is, because a forgotten one would be lost
 without a word."""
 

@@ -214,8 +214,8 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
 
 
 def _patterns_of_split(folder: str, options: SourceOptions) -> dict[str, list[str]] | None:
-    """What the card says of the split that was asked for: `datasets` would look for the files of all, and of the first
-    configuration. None where it says nothing, or no split was asked for."""
+    """What the card says of the split to read: `datasets` would want the files of all, and of the first
+    configuration. None where it says nothing, or no split was given."""
     import huggingface_hub
     from datasets.data_files import sanitize_patterns
     from datasets.utils.metadata import MetadataConfigs
@@ -226,10 +226,10 @@ def _patterns_of_split(folder: str, options: SourceOptions) -> dict[str, list[st
         config = options.dataset_config or ("default" if "default" in configs else next(iter(configs)))
         if options.dataset_config is None and len(configs) > 1 and config != "default":
             return None  # to be chosen first
-        said = sanitize_patterns(configs[config]["data_files"])
+        patterns = sanitize_patterns(configs[config]["data_files"])
     except Exception:  # a card that does not fit: `_find` says what is wrong with it
         return None
-    return {options.split: said[options.split]} if options.split in said else None
+    return {options.split: patterns[options.split]} if options.split in patterns else None
 
 
 def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tuple[str, ...]:

@@ -4,13 +4,12 @@ Reads through pyarrow, straight from the files; nothing is converted or copied i
 what a row means is the business of `table.py`. Only importer of `pyarrow.parquet`.
 
 Parquet stores a column in row groups and is read forwards, so a batch of neighbouring rows is the least that can be
-fetched. The last few batches are kept: rows asked for in manifest order, or nearly so, cost one pass over the audio of
+fetched. The last few batches are kept: rows read in manifest order, or nearly so, cost one pass over the audio of
 the row groups they are in, and rows in other row groups are never read. Memory is that of the kept batches and of one
 page of the file, which most writers end after 1 MB or 1,024 rows, whichever comes later.
 
-Whether a cell holds audio is told by the statistics of its row group: all do, or none. Only of local row groups where
-some cells lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a
-row.
+Statistics of a row group tell whether its cells hold audio: all do, or none. Only of local row groups where some cells
+lack both audio and a path is the audio read once, when their turn comes in the scan, to know which: a byte a row.
 """
 
 import threading

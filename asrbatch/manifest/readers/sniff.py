@@ -1,12 +1,8 @@
-"""What the first bytes of a file say it is, packed or not, here or behind a URL.
+"""What files and folders are, by their first bytes and their names, before any of their rows is read.
 
-Which file names are those of audio, and finding such files. Knows nothing about what is in them.
-
-What a folder holds beside the files it is read as: rows of another kind would be lost without a word.
-
-Goes by names, and by the first line of what may be a manifest. Knows nothing of readers.
-
-Names of shards, `train-00003-of-00008.parquet`: what they belong to, and whether all of them are there.
+First bytes, packed or not, here or behind a URL; which names are those of audio; and three things by which rows would
+be lost without a word: a shard that is missing, a gap in numbered files, files of another kind in the same folder.
+Knows nothing of readers.
 """
 
 import glob
@@ -193,11 +189,11 @@ _SHOWN = 3
 
 
 def check_alone(folder: str, name: str) -> None:
-    """Makes sure that a folder holds nothing that would be left out when it is read as that format, unless it was asked
-    for.
+    """Makes sure that a folder holds nothing that would be left out when it is read as that format.
 
-    Raises: ManifestError: it also holds files of another kind, or of the same kind in folders below, or tars a list of
-        their members.
+    Raises:
+        ManifestError: it also holds files of another kind, or of the same kind in folders below, or tars a list of
+            their members.
     """
     if name not in _ENDINGS:
         return

@@ -218,10 +218,11 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     known name.
 
     Args:
-        given: the name of the column, where it was said; it may hold any of these.
+        given: the name of the column, where an option names it; it may hold any of these.
 
-    Raises: ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns
-        have one name.
+    Raises:
+        ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns have
+            one name.
     """
     names = schema.names
     if len(set(names)) < len(names):

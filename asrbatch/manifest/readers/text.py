@@ -2,7 +2,7 @@
 
 Nothing is unpacked to disk. A gzip file is entered again at the nearest of some dozen marks, for which the decoder's
 state (40 KB each) is kept from the first pass; a zstandard file, which unpacks at a gigabyte a second, at its start.
-The last few blocks are kept, so rows asked for in order cost one pass. Knows nothing about lines or rows."""
+The last few blocks are kept, so rows read in order cost one pass. Knows nothing about lines or rows."""
 
 import io
 import os
@@ -31,7 +31,7 @@ class TextFile(Protocol):
     path: str
 
     def open(self) -> BinaryIO:
-        """The text from its start, once; to be closed by whoever asked."""
+        """The text from its start, once; to be closed by the caller."""
 
     def read_at(self, start: int, count: int) -> bytes:
         """That many bytes from there, fewer at the end. From any thread. Raises ManifestError."""
