@@ -55,9 +55,11 @@ class Columns:
         if not self.given:
             return fields
         for theirs, option in self.given.values():
+            # A table is checked once by its header; rows of JSON Lines differ, so each is looked at.
             if theirs not in fields:
                 found = ", ".join(fields) or "no fields"
                 problem = f"no {theirs}, which {option} names"
                 with annotate(fields):
                     raise InvalidRow(f"has {show_text(found)}", problem, "correct the name, or the row")
+        # A row that has both names, ours and theirs, keeps both values: nothing it says is lost.
         return {self.ours(name): value for name, value in fields.items()}

@@ -81,15 +81,20 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
     if is_source_file(given):
         given, options = read_source_file(given, options)
     source = resolve(given, options)
+    # With --format nothing is guessed, and nothing else is tried: a wrong guess would hide what is wrong with the
+    # file.
     if source.format is not None:
         reader = FORMATS[source.format].open(source) if source.files else None
         if reader is None:
             raise ManifestError(f"{source.path}: {describe(source)}; that is not --format {source.format}")
         _check_options(source, source.format)
         return reader
+    # An opener returns None for what is not its own, and raises for its own that is damaged: the next one would only
+    # say that it does not know it.
     for name, format in FORMATS.items():
         if (reader := format.open(source)) is not None:
             if source.is_folder:
+                # Not with --format: then it was said which files to read.
                 check_alone(source.path, name)
             _check_options(source, name)
             return reader
@@ -103,6 +108,7 @@ def options_for_kept(path: str, options: SourceOptions) -> SourceOptions:
 
 def _check_options(source: ManifestSource, name: str) -> None:
     for field, option in _OPTIONS.items():
+        # An option that would be ignored is refused: what it was meant to change would go on unchanged.
         if getattr(source.options, field) not in (None, False) and field not in FORMATS[name].takes:
             able = [f"--format {each}" for each, format in FORMATS.items() if field in format.takes]
             fix = f"leave it out; it is for {', '.join(able[:-1])}{' and ' if able[1:] else ''}{able[-1]}"

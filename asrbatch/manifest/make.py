@@ -76,6 +76,7 @@ def check_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Ob
             without.append(row.index)
 
     stats = ManifestStats(sources, with_files=True, reading=reading, check=check, observe=observe)
+    # Only the first is reported: where one row of a source has its audio inside, mostly all have.
     if without:
         raise UsageError(without_place(stats.manifest.where(without[0])))
     return stats
@@ -107,13 +108,18 @@ def write_manifest(
         manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, decode=NEVER if headers_only else UNSURE,
         observe=observe,
     )  # fmt: skip
+    # A guess by the bit rate is off by seconds; a run cuts where the manifest says, so that such a row keeps what it
+    # stated.
     is_measured = ~(np.isnan(probe.audio_s) | probe.is_guess)
     num_measured = num_corrected = 0
     with new_manifest(path) as file:
         for index in range(len(manifest)):
+            # A row whose audio fails keeps its duration too: it will fail in the run in the same way, and be seen
+            # there.
             row, measured_s = manifest.read(index), None
             if is_measured[index] and probe.kind_of(index) not in ROW_ERROR_KINDS:
                 measured_s, num_measured = float(probe.audio_s[index]), num_measured + 1
+                # Manifests round to 0.1 s; that is no correction.
                 num_corrected += row.duration_s is not None and abs(row.duration_s - measured_s) > LENGTH_SLACK_S
             file.write(json_bytes(line_fields(row, str(path.parent), measured_s)) + b"\n")
     return ManifestSummary(manifest, path, probe.results, num_measured, num_corrected)

@@ -90,12 +90,14 @@ class Manifest:
             row, problem = e.row(), str(e)
         except OSError as e:
             raise ManifestError(f"{self.source}: row {index} cannot be read: {e}") from e
+        # Digest and chunks were made of the ids at opening: another id now means that the file changed.
         row_id = self._ids.final(index, row)
         if hash(row_id) != self._ids.keys[index]:
             raise manifest_changed(self._reader.where(index))
         if problem is not None:
             return self._failing(index, row_id, row.fields, problem)
         utterance = make_utterance(self._reader, index, row_id, row)
+        # Why it is bad was not kept, there may be millions: it is found again.
         if is_bad:
             first = self._ids.first_with_id_of(index)
             if first is not None:
@@ -154,6 +156,7 @@ def open_manifest(
         options = replace(options, split=split)
     sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
     try:
+        # All are opened before the first is read: a typo in the last is reported at once.
         readers = [open_reader(each, options) for each in sources]
         reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
         keep_bad = options.on_bad_row == "fail"

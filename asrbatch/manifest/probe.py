@@ -178,11 +178,14 @@ class AudioProbe:
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
         self._groups = _by_file(files)
         self._lock, self._stopping = threading.Lock(), False
+        # A header that takes longer hangs, and thousands on a dead file system would each cost the time of a whole
+        # file.
         timeout_s = min(timeout_s, MOST_TIMEOUT_S) if decode == NEVER else timeout_s
         self.results = self._run([Decoder(timeout_s=timeout_s) for _ in range(num_workers)], observe)
 
     def _run(self, decoders: list[Decoder], observe: Callable[[int, int], None]) -> ProbeResults:
         parts = [ProbeResults() for _ in decoders]  # one for each thread, which then needs no lock
+        # Threads, not processes: they wait for decoder processes, and what is found needs no copying.
         with ThreadPoolExecutor(len(decoders), "asrbatch-probe") as pool:
             try:
                 working = {pool.submit(self._work, *own) for own in zip(decoders, parts, strict=True)}
@@ -222,6 +225,7 @@ class AudioProbe:
                 if self._stopping:
                     return
                 row = self._manifest.read(index)
+                # Until it is known to yield anything: a row that fails yields nothing.
                 self.audio_s[row.index] = 0.0
                 if row.problem is None:
                     if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
@@ -270,6 +274,7 @@ class AudioProbe:
         if self._decode != ALWAYS:
             audio_s, mismatch = predict_decoding(header, clip, **needs)
         if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, clip)):
+            # Without a model nothing is resampled: the length is then that of the file, to the frame.
             needs = needs or {"sample_rate": header.sample_rate}
             stream = decoder.stream(DecodeRequest(opened.source, **asdict(clip), **needs))
             for _ in stream:
@@ -312,11 +317,13 @@ def _describe_mismatch(clip: Clip, audio_s: float) -> str:
 
 def _by_file(files: np.ndarray) -> Iterator[np.ndarray]:
     """Arrays of rows, one for each file: rows ascending, files by their first row."""
+    # Half the memory of int64 while both sorts hold their results.
     small = np.uint32 if len(files) < 2**32 else np.int64
     order = np.argsort(files, kind="stable").astype(small)
     in_order = files[order]
     starts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1]))).astype(small)
     del in_order
+    # Files in the order of their first rows: a hub or tar is then read forwards.
     by_first_row = np.argsort(order[starts], kind="stable").astype(small)
     ends = np.append(starts[1:], small(len(files)))
     for which in by_first_row:

@@ -68,6 +68,7 @@ class InvalidRow(Exception):
 
     def row(self) -> "Row":
         """What stands in its place where bad rows are to be failed rows: its id, or a hash of what is wrong with it."""
+        # A given id is kept: the failed row is then found again in the output by who wrote it.
         given = self.fields.get("id")
         if given is None:
             given = self.row_id
@@ -129,12 +130,14 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
 
 
 def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
+    # One set operation for the many rows that have none of them.
     if not _SUSPECT_FIELDS.isdisjoint(fields):
         _check_refused(fields)
     if audio is IN_CELL:
         path = None
     else:
         path = audio
+        # The common path has none of these and needs no further check: this runs for every row.
         if type(path) is not str or ":" in path or "\0" in path or not path.strip() or not path.isascii():
             _check_path(fields, path)
     get = fields.get
@@ -144,9 +147,11 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     duration_s = get("duration")
     if duration_s is not None:
         duration_s = _seconds("duration", duration_s, "leave it out to read to the end")
+        # It may mean nothing, or that nobody knows: which of the two is not ours to guess.
         if duration_s == 0:
             raise InvalidRow("duration = 0", "must be above 0", "leave it out to read to the end, or drop the row")
     channel = get("channel")
+    # `true` is an int to Python; a channel it is not.
     if channel is not None and (type(channel) is not int or channel < 0):
         raise invalid_field(
             "channel", channel, "must be a whole number from 0", "leave it out for the mean of all channels"
@@ -184,6 +189,7 @@ def canonical_row(row_id: str, tail: str) -> str:
     `[id, offset, duration, channel, lang, prompt]` exactly as `json.dumps(..., separators=(",", ":"))` writes it, with
     seconds as floats and an absent offset as 0.0.
     """
+    # Put together by hand: `json.dumps` is slower, and this runs for every row.
     return f"[{encode_basestring_ascii(row_id)},{tail}"
 
 
@@ -202,6 +208,7 @@ def audio_ref(path: str, folder: str) -> AudioRef:
     if is_data_uri(path):
         name = shorten_data_uri(path)
         return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
+    # A folder may be a URL: that of a manifest behind one, or of a data set on the hub.
     place = path if "://" in path else join_url(folder, path) if is_remote(folder) else os.path.join(folder, path)
     if "://" in place:
         if is_remote(place):
@@ -229,6 +236,7 @@ def _seconds(field: str, value: Any, otherwise: str) -> float:
 
 def _check_refused(fields: dict[str, Any]) -> None:
     for field in fields:
+        # Null is fine: a table has its columns in every row, also where most are empty.
         if fields[field] is None or field not in _SUSPECT_FIELDS:
             continue
         if field in SEVERAL_CLIPS_FIELDS:
@@ -281,6 +289,7 @@ def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int
 
 def hash_row(path: str, offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
     """The id of a row that has none: 16 hexadecimal digits of what it says about its audio."""
+    # By what the row says, not by where its manifest lies: a copied data set keeps its ids.
     key = f"[{encode_basestring_ascii(path)},{_json_numbers(offset_s, duration_s, channel)}]"
     return hashlib.blake2b(key.encode("ascii"), digest_size=8).hexdigest()
 

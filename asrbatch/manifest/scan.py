@@ -57,6 +57,7 @@ class IssueCounts:
 
     def add(self, index: int, row_id: str | None, kind: str, problem: str) -> None:
         self.number += 1
+        # A kind holds a field name, which a row may choose: a million different ones must not fill the memory.
         if kind not in self.kinds and len(self.kinds) == _MOST_KINDS:
             kind = "of yet another kind"
         self.kinds[kind] += 1
@@ -67,6 +68,7 @@ class IssueCounts:
 
     def report(self, num_rows: int) -> str:
         """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
+        # Some of each kind were kept; of all these the first rows are shown, whatever their kind.
         first = sorted(problem for kept in self.examples.values() for problem in kept)[:SHOWN_PROBLEMS]
         lines = [f"{self._where(index)}: {problem}" for index, problem in first]
         if more := self.number - len(lines):
@@ -130,6 +132,7 @@ class Ids:
 
     def add_given_twice(self, index: int, first: int, row_id: str) -> None:
         """Row `index` gets an id of its own in place of that of row `first`."""
+        # Its number makes it unique, and the same in every process that reads this manifest.
         own = f"{row_id}~row-{index}"
         self._given_twice[index] = (first, own)
         self.keys[index] = hash(own)
@@ -185,12 +188,14 @@ def scan_rows(
     digest, ids, durations_s = _Digest(), Ids(), array("f")
     found = IssueCounts(reader.source, reader.where, on_issue)
     for index, row in enumerate(reader.rows()):
+        # Not for every row: who observes may draw on a terminal.
         if observe is not None and index % _OBSERVED_ROWS == 0:
             observe(index, found.number, reader.share_read(index))
         problem = None
         if type(row) is InvalidRow:
             problem, kind = str(row), row.kind
             durations_s.append(nan)
+            # A bad row keeps its place, id and digest, so that rows after it have the same numbers in every run.
             row = row.row()  # keeps the place
             digest.add(row.id, row.hashed, canonical_tail(row))
         else:
@@ -203,6 +208,7 @@ def scan_rows(
             found.add(index, None if row.hashed else row.id, kind, problem)
             if keep_bad:
                 ids.bad.append(index)
+        # By the block: a call of numpy costs about as much for one hash as for hundreds.
         if digest.num_waiting == _BLOCK_ROWS:
             digest.flush(ids)
     digest.flush(ids)
@@ -210,6 +216,7 @@ def scan_rows(
     num_rows = len(ids.keys)
     if num_rows == 0:
         raise ManifestError(f"{reader.source}: holds no rows; expected at least one utterance")
+    # Last, because a given id may equal one that is made for a later row.
     for index, first, row_id in _find_repeated_ids(reader, ids):
         found.add(index, row_id, _GIVEN_TWICE, repeated_id(reader, row_id, first))
         if keep_bad:
@@ -275,11 +282,13 @@ class _Seen:
 
     def add(self, numbers: np.ndarray) -> np.ndarray:
         """Add uint64 [n]. Returns int64 [n]: how often that number came before, in this call or an earlier one."""
+        # Stable: of equal hashes in one block the first row is the one without a number.
         order = np.argsort(numbers, kind="stable")
         run = numbers[order]
         before = np.arange(len(run)) - np.searchsorted(run, run)  # in this call
         for older in self._runs:
             before += np.searchsorted(older, run, side="right") - np.searchsorted(older, run)
+        # Merged as in a log-structured tree: each number is copied a few times, not once for every block.
         while self._runs and len(self._runs[-1]) <= 2 * len(run):
             run = np.concatenate((self._runs.pop(), run))
             run.sort(kind="stable")
@@ -294,6 +303,7 @@ def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str
     """(row, the first row with the same id, that id) for every row whose id came before."""
     keys = np.frombuffer(ids.keys, np.int64)
     ordered = np.sort(keys)
+    # Equal hashes of ids: real repeats, or one pair in 2**64 by chance. Both are read again below.
     shared = ordered[1:][ordered[1:] == ordered[:-1]]
     firsts: dict[str, int] = {}
     for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):

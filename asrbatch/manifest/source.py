@@ -76,6 +76,7 @@ def expand(given: str) -> list[str]:
         if match := _RANGE.search(given):
             return _numbered(given, match)
         return list_remote(given) if glob.has_magic(given.partition("?")[0]) and "?" not in given else [given]
+    # A file may be called like a pattern: what is there counts before what the name could mean.
     if os.path.lexists(path):
         return [path]
     if match := _RANGE.search(path):
@@ -89,6 +90,7 @@ def _numbered(path: str, match: re.Match[str]) -> list[str]:
     first, last = int(match[1]), int(match[2])
     if last < first or last - first >= _MOST_FILES:
         raise ManifestError(f"{path}: {match[0]} must count upwards, at most {_MOST_FILES} files")
+    # Padded with zeros where the first number is: `{000..127}`.
     width = len(match[1]) if match[1].startswith("0") and len(match[1]) > 1 else 0
     return [f"{path[: match.start()]}{number:0{width}}{path[match.end() :]}" for number in range(first, last + 1)]
 
@@ -183,14 +185,17 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
     for key, value in values.items():
         if key not in _KEYS:
             raise ManifestError(f"{path}: {key}: is none of source, {', '.join(_KEYS)}; remove it")
+        # TOML tells a string from a number: `split = 1` would otherwise become a split that is called 1.
         if type(value) is not (bool if key == "streaming" else str):
             kind = "true or false" if key == "streaming" else "a string"
             raise ManifestError(f"{path}: {key} = {show(value)}: must be {kind}")
+        # An option may repeat what the file says, or add to it. Which of two would win, nobody should have to know.
         given = getattr(options, _KEYS[key])
         if given not in (None, False, value):
             option = f"--{key.replace('_', '-')}"
             raise UsageError(f"{option} {given}: {path} says {key} = {show(value)}; leave it out, or change the file")
         changes[_KEYS[key]] = value
+    # So that the file and what it names can be moved together.
     if scheme_of(source) is None:
         source = os.path.join(os.path.dirname(absolute(path)), source)
     return source, replace(options, **changes)

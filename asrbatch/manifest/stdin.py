@@ -36,6 +36,7 @@ def open_stdin() -> TextFile:
 
 @lru_cache(maxsize=1)
 def _unnamed_copy() -> int:
+    # On disk, not in memory: a manifest through a pipe may be larger than that.
     spool = tempfile.TemporaryFile()
     shutil.copyfileobj(sys.stdin.buffer, spool)
     spool.flush()
@@ -59,10 +60,12 @@ def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = Non
         OutputError: it cannot be written.
     """
     stream = stream or sys.stdin.buffer
+    # A resumed run is started by hand, or again by SLURM, without its rows.
     if stream.isatty() or _is_null_device(stream):
         return _kept_before(path)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Another name for each process: several of one run may copy at the same time.
         temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
         try:
             with open(temporary, "xb") as file:
@@ -137,6 +140,7 @@ def keep_stdin(config: RunConfig) -> KeptManifest:
     Raises:
         UsageError, OutputError: see `spool_stdin`.
     """
+    # A mistyped manifest that was refused must not stand in the way of the right one.
     may_replace = config.overwrite or not any(paths.record.exists() for paths in _all_paths(config.output_path))
     path = spool_stdin(RunPaths(config.output_path).spool, may_replace)
     begun_in = None if config.overwrite else next(_folders(config.output_path), None)

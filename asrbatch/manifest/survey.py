@@ -191,6 +191,7 @@ class ManifestStats:
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
         if self._files is not None:
             self._files.append(hash(file))
+        # A column of free text given as `lang` must not fill the memory.
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1
         return problem
@@ -210,6 +211,7 @@ class ManifestStats:
 
     def duplicates(self) -> Duplicates:
         """Found by 64-bit hashes, so a pair in ten million may be counted by chance; examples are compared in full."""
+        # Stable: in each group of equal pieces the first row comes first.
         order = np.argsort(np.frombuffer(self._pieces, np.int64), kind="stable")
         in_order = np.frombuffer(self._pieces, np.int64)[order]
         is_repeat = np.zeros(len(order), bool)
@@ -233,6 +235,7 @@ class ManifestStats:
             measured_s: float [rows], seconds that each row will yield, NaN where that is not known; they count instead
                 of the stated ones. Rows are dealt out by what the manifest states all the same.
         """
+        # Dealt out as a run would, by what is stated; only the sums are by what was measured.
         stated_s = self.manifest.scan.durations_s
         sharding = Sharding(stated_s, num_chunks, strategy, in_groups=self.manifest.in_groups)
         known_s = stated_s if measured_s is None else np.where(np.isnan(measured_s), stated_s, measured_s)
@@ -245,6 +248,7 @@ class ManifestStats:
 
 def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: float = 0.0) -> Estimate:
     """The time a run takes, from audio and speed alone; a chunk without rows starts no engine."""
+    # A chunk without rows ends before it starts an engine.
     used = balance.num_rows > 0
     wall_s = float(balance.audio_s.max() / (rtfx * num_devices)) + startup_s
     gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(used))

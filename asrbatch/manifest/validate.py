@@ -59,6 +59,7 @@ class Validation:
         self._refuses = reading.on_bad_row == "refuse"
         self._check, self._strict, self._on_issue = check, strict, on_issue
         self._without_place = array("Q")
+        # Bad rows are kept, to be listed and to have their audio left out, whatever a run would do with them.
         keeping = replace(reading, on_bad_row="fail")
         self._stats = ManifestStats(
             sources, with_files=True, reading=keeping, check=self._check_row, on_issue=on_issue, observe=observe
@@ -68,6 +69,7 @@ class Validation:
         self.probe: AudioProbe | None = None
         self.clean: tuple[Path, int] | None = None
         self.report: tuple[Path, int] | None = None
+        # At once, before hours of decoding: a row whose audio is inside its source cannot be written.
         for index in self._without_place if for_lines else ():
             if self.manifest.line(index) is None:
                 raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
@@ -106,6 +108,7 @@ class Validation:
     @property
     def exit_code(self) -> int:
         """What a run would end with: 2 where it would refuse the manifest, 3 where rows would fail."""
+        # A run refuses a manifest with bad rows before it does anything; rows with bad audio fail one by one.
         if self.num_bad and self._refuses:
             return EXIT_USAGE
         return EXIT_ROWS_FAILED if self.num_bad or self.num_failing else EXIT_COMPLETE
@@ -125,6 +128,7 @@ class Validation:
             raise UsageError(
                 f"--write-clean {path}: no row passes, and a manifest without rows is none; nothing was written"
             )
+        # Relative paths mean another file from another folder.
         folder = str(path.parent)
         # A file of cuts, or of fields under other names, holds them in all lines or in none.
         keeps_lines = self.manifest.has_plain_lines or all(self._line(index, folder) is not None for index in passing)

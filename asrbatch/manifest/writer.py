@@ -35,6 +35,7 @@ def place_from(row: Utterance, folder: str) -> str:
         folder: absolute.
     """
     written, path = row.fields.get("audio_filepath"), row.audio.path
+    # A `data:` URI or URL means the same everywhere.
     if path is None:
         return row.audio.url
     path = os.path.normpath(path)
@@ -52,6 +53,7 @@ def line_fields(row: Utterance, folder: str, duration_s: float | None = None) ->
     Args:
         duration_s: takes the place of the stated duration; None leaves what the row states.
     """
+    # The id is written, as it may have been made of the place that the row had.
     others = {name: value for name, value in row.fields.items() if name not in ("audio_filepath", "id")}
     if duration_s is not None:
         others["duration"] = round(duration_s, DURATION_DIGITS)
@@ -80,12 +82,14 @@ def check_new_manifest(path: Path, option: str, sources: Sequence[str], overwrit
     Raises:
         UsageError: something stands there, it is a source itself, or it would be called packed.
     """
+    # Readers go by first bytes, but people and other tools by the name.
     if path.name.endswith((".gz", ".zst")):
         raise UsageError(f"{option} {path}: is written as plain text; leave out {path.suffix}")
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; give a file name ending in .jsonl")
     if not path.exists():
         return
+    # A source that is replaced while it is read would be lost.
     if any(os.path.exists(source) and os.path.samefile(source, path) for source in sources):
         raise UsageError(f"{option} {path}: is what is read; give another name")
     if not overwrite:

@@ -42,9 +42,11 @@ class ArrowTable(Table):
             schema, batches = _map(path)
             if number == 0:
                 self.schema = schema
+            # Types too: batches of one table are read by one schema.
             elif not schema.equals(self.schema):
                 raise ManifestError(f"{path}: other columns, or types, than {paths[0]}; give files of one data set")
             for batch in batches:
+                # An empty batch would have the start of the next one.
                 if batch.num_rows:
                     self._batches.append(batch)
                     self._starts.append(self.num_rows)
@@ -105,6 +107,7 @@ class SavedTable(ArrowTable):
 
     def __init__(self, folder: str):
         try:
+            # It lists the files in the order of their rows; names need not sort so.
             with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
                 state = json.load(file)
             names, self.split = [each["filename"] for each in state["_data_files"]], state.get("_split")

@@ -80,12 +80,14 @@ def _files_of_split(source: ManifestSource, kind: str) -> tuple[list[str], str] 
         files = sorted(os.path.join(path, name) for name in names)
     else:
         files = list(source.files)
+        # First and last are enough to decide: a glob of something else may match thousands of files.
         if not any(map(is_ours, files[:1] + files[-1:])):
             return None
     if not files:
         return None
     if others := [file for file in files if not is_ours(file)]:
         raise ManifestError(f"{path}: matches {others[0]}, which is not {kind.title()}; give files of one format")
+    # Files of several splits in one folder, as the hub has them: only one of these is read.
     shards = [shard_of(file) for file in files]
     splits = sorted({shard[0] for shard in shards}) if all(shards) else []
     split = choose_split(path, splits, split)

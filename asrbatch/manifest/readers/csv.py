@@ -53,15 +53,19 @@ class CsvReader(LineReader):
             first = _strip_bom(raw.readline())
         if delimiter is None:
             text = first.decode("utf-8", "replace")
+            # By the header alone: texts in the rows hold commas of their own.
             delimiter = max(_DELIMITERS, key=text.count)
         self._dialect: dict[str, Any] = {"delimiter": delimiter, "strict": True}
         if delimiter == "\t":
+            # Common Voice writes a lone quote as a character; read as an opening one it would take in the rest of the
+            # file.
             self._dialect["quoting"] = csv.QUOTE_NONE
         self._header = self._read_header()
         self._columns = self._choose_columns(options)
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         with self._file.open() as raw:
+            # The csv module does not say where a record begins in bytes, so the lines it takes are counted.
             lines = _RecordLines(raw)
             reader = csv.reader(lines, **self._dialect)
             is_header = True
@@ -99,6 +103,7 @@ class CsvReader(LineReader):
                 raise ManifestError(f"{self.source}: its header cannot be read: {e}; {_FIX}") from e
         if header is None:
             raise ManifestError(f"{self.source}: holds no rows; expected a header and at least one utterance")
+        # pandas writes its index as a column without a name.
         names = [name.strip() or f"column_{number}" for number, name in enumerate(header, 1)]
         for name in names:
             if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
@@ -193,6 +198,7 @@ class _RecordLines:
         return self
 
     def __next__(self) -> str:
+        # A quote that is never closed would take the whole file into one record.
         if self._record and self.end - self.start > _MOST_RECORD_BYTES:
             raise csv.Error("unexpected end of data")
         line = self._unread.pop() if self._unread else self._raw.readline()

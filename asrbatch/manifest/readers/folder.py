@@ -38,6 +38,7 @@ class FolderReader(Reader):
 
     def __init__(self, source: str, folder: str, files: list[str]):
         self.source, self.base_folder = source, folder
+        # Sorted: the order in which a file system lists them differs between machines, and ids follow it.
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
 
@@ -62,6 +63,7 @@ class FolderReader(Reader):
         name = os.path.splitext(path)[0] + ".txt"
         try:
             with open(os.path.join(self.base_folder, name), "rb") as file:
+                # One byte more than allowed, to see that there is more.
                 data = file.read(_MOST_TEXT_BYTES + 1)
         except FileNotFoundError:
             return None
@@ -88,6 +90,7 @@ class DescribedFolder(Reader):
         self.row, self.audio, self.where = reader.row, reader.audio, reader.where
 
     def rows(self) -> Iterator[Row | InvalidRow]:
+        # Hashes of normal paths: `./a.wav` names the same file as `a.wav`.
         named, num_bad = array("q"), 0
         for row in self._reader.rows():
             if type(row) is InvalidRow:
@@ -117,6 +120,7 @@ def find_metadata(folder: str) -> str | None:
     if here:
         return os.path.join(folder, here[0])
     below, any_audio = [], False
+    # Metadata in folders below would say what their files are, and go unread.
     for file in walk_files(folder):
         any_audio = any_audio or is_audio(file)
         if os.path.basename(file) in _METADATA:
@@ -140,6 +144,7 @@ def open_audio(source: ManifestSource) -> Reader | None:
     if source.is_folder:
         folder = source.path
         if (path := find_metadata(folder)) is not None:
+            # A folder has no splits: --split is refused.
             choose_split(folder, [], source.options.split)
             file = open_text(path)
             if path.endswith(".jsonl"):

@@ -102,6 +102,8 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
         ManifestError: there is no such data set, configuration or split, the hub does not answer, or a file is missing.
     """
     name, revision = parse_name(given)
+    # Everything after this is of one commit: files of two revisions cannot be mixed when the data set is pushed
+    # meanwhile.
     commit = _commit(name, revision)
     if commit is None:
         return _find_in_cache(given, name, revision, options)
@@ -144,6 +146,7 @@ def _find(
     if not of_split:
         raise ManifestError(f"{source}: {config}: names no data files; give the files themselves")
     split = choose_split(source, of_split, options.split)
+    # A card may state how many rows there are; then a missing file is noticed by the count as well.
     stated = (builder.info.splits or {}).get(split)
     kind = builder.__module__.rpartition(".")[2]
     files = of_split[split]
@@ -207,6 +210,8 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
     except ManifestError as e:
         e.add_note(f"{given}: the Hugging Face hub cannot be reached ({why}); its cache was looked at; else {fetch}")
         raise
+    # A cache holds what was fetched so far: without a count or numbered shards, half a data set looks like a small
+    # one.
     if found.num_rows is None and not check_shards(given, found.files):
         problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"
         raise ManifestError(f"{given}: {problem}; {fetch}")
@@ -247,6 +252,7 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
     except Exception as e:
         fix = "the same command goes on where it stopped; a gated one needs its terms accepted, and `hf auth login`"
         raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
+    # `snapshot_download` says nothing about a pattern that matched nothing.
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:
         raise ManifestError(f"{found.source}: {missing[0]} was not fetched; give the command again")

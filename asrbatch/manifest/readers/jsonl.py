@@ -65,6 +65,7 @@ class JsonlReader(LineReader):
         with self._file.open() as lines:
             for line in lines:
                 start, end = end, end + len(line)
+                # Windows editors write one; a row would otherwise begin with an invisible character.
                 if start == 0 and line.startswith(codecs.BOM_UTF8):
                     line, start = line[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
                 if not line or line.isspace():
@@ -114,6 +115,7 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
         InvalidRow: it is none.
     """
     try:
+        # Strict: a byte that is replaced would change a path, or a reference text.
         text = line.decode()
     except UnicodeDecodeError as e:
         problem = f"not UTF-8: byte 0x{line[e.start]:02x} at position {e.start + 1} of the line"
@@ -128,6 +130,7 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
         if "\0" in text[:4]:  # every other byte of what is in ASCII
             problem = "looks like UTF-16 without a byte-order mark"
             raise InvalidRow(show_text(text.strip()), problem, "save the file as UTF-8") from e
+        # Not behind the end of the line: that is where an object that is not closed is noticed.
         column = min(e.pos, len(text.rstrip())) + 1
         raise InvalidRow(show_text(text.strip()), f"not JSON: {e.msg} at column {column}", one_object) from e
     except RecursionError as e:

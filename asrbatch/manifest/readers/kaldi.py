@@ -49,6 +49,7 @@ class KaldiReader(Reader):
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         yield from super().rows()
+        # A file that grew during the pass would have rows that were not counted.
         for file in self._files.values():
             file.check()
 
@@ -84,6 +85,7 @@ class KaldiReader(Reader):
             raise InvalidRow("wav.scp", "no path behind the recording's name", "write `name path`")
         if place.endswith("|"):
             return check_pipe("wav.scp", place, self._allow_pipes)
+        # `archive.ark:1234` is a place inside an archive.
         stem, colon, offset = place.rpartition(":")
         if colon and offset.isdecimal() and stem.endswith(".ark"):
             fix = "give wav files (wav-copy writes them)"
@@ -91,6 +93,7 @@ class KaldiReader(Reader):
         return place
 
     def _check_keys(self) -> None:
+        # As in `validate_data_dir.sh`. `utt2spk` may have more: it decides nothing here.
         for name, file in self._others.items():
             unknown = file.keys_not_in(self._utterances)
             if unknown and name in ("text", "lang"):
@@ -122,6 +125,7 @@ def _segment(rest: str) -> tuple[str, dict[str, Any]]:
     if end_s != -1:  # Kaldi: to the end
         if not start_s < end_s:
             raise _invalid_line("segments", rest, "must end after it starts", "correct the line, or drop it")
+        # Differences of decimals in binary: 2.3 - 1.1 is 1.1999999999999997.
         timing["duration"] = round(end_s - start_s, 6)
     if len(parts) == 4:
         if not parts[3].isdecimal():
@@ -141,6 +145,7 @@ def _duration(stated: str, of_segment_s: float | None) -> float:
     if not abs(duration_s - of_segment_s) <= _DIFFERENT_S:
         fix = "make utt2dur again (utils/data/get_utt2dur.sh), or remove it"
         raise _invalid_line("utt2dur", stated, f"segments says another duration: {of_segment_s:g}", fix)
+    # `segments` is what a decoder cuts by; `utt2dur` is a rounded copy of it.
     return of_segment_s
 
 
@@ -194,6 +199,7 @@ class KeyedLines:
 
     def get(self, key: str) -> str | None:
         """The value of a key; None where there is no such line. Raises InvalidRow: not UTF-8, or two lines have it."""
+        # Equal hashes need not be equal keys: each of these lines is read.
         found = {index: self.line(index) for index in self._index.find(hash(key.encode()))}
         values = {index: value for index, (its_key, value) in found.items() if its_key == key}
         if len(values) > 1:

@@ -104,6 +104,7 @@ class LhotseCuts:
         return cut
 
     def _audio(self, cut: Any) -> dict[str, Any]:
+        # `MultiCut` has a list of channels, `MonoCut` one number.
         channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
         found = [source for source in cut.recording.sources if set(channels) & set(source.channels)]
         if len(found) != 1 or not set(channels) <= set(found[0].channels):
@@ -117,6 +118,7 @@ class LhotseCuts:
             path = check_pipe("recording", path, self._allow_pipes)
         fields = {"audio_filepath": path, "offset": cut.start, "duration": cut.duration}
         if len(channels) == 1 and len(source.channels) > 1:
+            # lhotse numbers channels by recording, a decoder by file.
             fields["channel"] = source.channels.index(channels[0])
         elif len(channels) < len(source.channels):
             fix = "give one channel, or all of them to have their mean"
@@ -135,6 +137,7 @@ class LhotseCuts:
 def _transcript(supervisions: list[Any]) -> dict[str, Any]:
     """Text, language and speaker of a cut; where it has several, the texts joined in order."""
     fields: dict[str, Any] = {}
+    # A cut may hold several utterances; supervisions stand in any order.
     texts = [s.text for s in sorted(supervisions, key=lambda s: s.start) if s.text]
     if texts:
         fields["text"] = " ".join(texts)

@@ -69,6 +69,7 @@ class ParquetTable(Table):
             metadata, schema = _read_footer(path)
             if number == 0:
                 self.schema = schema
+            # By name, not by type or order: writers differ between shards in both, and columns are read by name.
             elif set(schema.names) != set(self.schema.names):
                 others = ", ".join(sorted(set(schema.names) ^ set(self.schema.names)))
                 raise ManifestError(f"{path}: other columns than {paths[0]} ({others}); give files of one data set")
@@ -154,6 +155,7 @@ class ParquetTable(Table):
 
     def _num_nulls(self, group: _RowGroupSpan, column_name: str) -> int | None:
         """None where the writer did not say."""
+        # Not every writer states them; then any cell may hold audio.
         statistics = next(self._columns(group, [column_name])).statistics
         return None if statistics is None or not statistics.has_null_count else statistics.null_count
 
@@ -184,6 +186,7 @@ class ParquetTable(Table):
 
     def _read(self, group: _RowGroupSpan, names: list[str], batch_bytes: int) -> Iterator[pa.RecordBatch]:
         """A row group, in batches of at most about that size."""
+        # Arrow counts a batch in rows, memory is bytes: by the mean size of the rows.
         num_bytes = sum(column.total_uncompressed_size for column in self._columns(group, names))
         batch_rows = min(_BATCH_ROWS, max(1, group.num_rows * batch_bytes // max(num_bytes, 1)))
         path, num_rows = self._paths[group.file], 0
@@ -231,6 +234,7 @@ class _Batches:
     def _advance(self, group: _RowGroupSpan, index: int) -> int:
         opened, batches, next_row = self._open
         self._open = _NOTHING_OPEN  # until this has worked
+        # Rows mostly come in order: then the open group goes on where it is.
         if opened != group or next_row > index:  # another row group, or a row that has passed
             batches, next_row = self._read(group), group.start
         while next_row <= index:

@@ -66,6 +66,7 @@ def head_of(path: str) -> bytes:
 
 def unpacked_head(path: str) -> bytes:
     """The first bytes of a file's text, also where it is packed."""
+    # Only a packed file needs a decoder to show how its text begins.
     head = head_of(path)
     return open_text(path).read_at(0, HEAD_BYTES) if head.startswith((GZIP, ZSTD)) else head
 
@@ -168,6 +169,7 @@ def check_shards(what: str, files: Iterable[str]) -> bool:
     if not shards or None in shards:
         return False
     totals = sorted({total for _, _, total in shards})
+    # Shards of two downloads in one folder: read together, rows would come twice.
     if len(totals) > 1:
         found = " and ".join(f"of {total}" for total in totals)
         raise ManifestError(f"{what} is there in shards {found}; keep those of one, or give a glob of them")
@@ -238,6 +240,7 @@ def check_numbers(folder: str, files: Iterable[str]) -> None:
     for beginning, widths in sorted(series.items()):
         first, last = min(widths), max(widths)
         num_missing = last - first + 1 - len(widths)
+        # Dates and ids leave more numbers out than they use; they do not count.
         if 0 < num_missing < len(widths):
             missing = [number for number in range(first, last + 1) if number not in widths]
             shown = first_of([f"{beginning}{number:0{widths[first]}}" for number in missing], _SHOWN)
@@ -252,5 +255,6 @@ def _is_list(folder: str, name: str) -> bool:
     path = os.path.join(folder, name)
     if name.startswith(".") or not bare_name(name).endswith(_LISTS) or not os.path.isfile(path):
         return False
+    # The rows file of a run lists audio too; it is no manifest of these tars.
     of_run = path.removesuffix(".jsonl").removesuffix(".manifest") + ".run.json"
     return not os.path.exists(of_run) and b'"audio_filepath"' in unpacked_head(path).partition(b"\n")[0]

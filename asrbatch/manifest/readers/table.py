@@ -121,6 +121,7 @@ class TableReader(Reader):
     def __init__(self, table: Table, source: str, folder: str, label: str, columns: Columns):
         self.source, self.num_rows = source, table.num_rows
         self._table, self._folder, self._label = table, folder, label
+        # Before the audio column is chosen, so that a misspelt option is reported as such.
         columns.check(source, table.schema.names)
         given, _ = columns.given.get("audio_filepath", (None, None))
         self._audio = find_audio_column(source, table.schema, table.feature_types, given)
@@ -131,6 +132,8 @@ class TableReader(Reader):
         self.base_folder, self.holds_audio = folder, kind_of_cell(kind) != "path"
         table.choose_audio(self._audio, self.holds_audio)
         self.in_groups = table.in_groups
+        # Lists, structs and bytes are left out of the pass: a column of embeddings is larger than the text of all
+        # rows.
         self._scanned = [
             field.name
             for field in table.schema
@@ -182,6 +185,7 @@ class TableReader(Reader):
             fields = {"audio_filepath" if name == self._audio else name: value for name, value in values.items()}
         fields = self._rename.rename(fields)
         row = parse_row(fields, IN_CELL if in_cell else path, f"{self._label}/{index}")
+        # An output row names its audio, here by the place in the table.
         if not fields["audio_filepath"]:
             fields["audio_filepath"] = row.id
         return row
@@ -236,6 +240,7 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     others = [
         name for name in _AUDIO_COLUMNS if name in names and kind_of_cell(schema.field(name).type) in ("path", "bytes")
     ]
+    # The surest sign first; two of one kind are a question for the user.
     candidates = [given] if given else declared or structs or others
     if len(candidates) > 1:
         found = ", ".join(candidates)

@@ -59,11 +59,13 @@ class Tars:
                 while (found := tar.next()) is not None:
                     tar.members.clear()  # or it keeps them all
                     if found.isfile() and not found.issparse():
+                        # `tarfile` does not notice: it seeks over the data of a member.
                         if found.offset_data + found.size > size:
                             raise tarfile.ReadError(f"{found.name} is cut off")
                         yield Member(found.name.removeprefix("./"), found.offset_data, found.size)
                     elif not found.isdir():
                         raise tarfile.ReadError(f"{found.name} is a link or a device; only plain files can be read")
+                # `tarfile` stops at the first end mark; what follows would be lost without a word.
                 file.seek(tar.offset)
                 while rest := file.read(1 << 20):
                     if rest.strip(b"\0"):
@@ -139,6 +141,7 @@ class NemoMembers:
         paths = self._index.tars.paths
         with annotate(fields):
             shard = self._tar_of(fields.get("shard_id"))
+            # As NeMo looks them up: as written, without `./`, and as the file that several rows share.
             names = (name, name.removeprefix("./"), _SUB.sub("", name))
             found = next(filter(None, (self._index.find(each, shard) for each in names)), [])
             if not found:
@@ -168,6 +171,7 @@ def _numbers_in(paths: list[str]) -> dict[int, int]:
     """Place of each shard's tar: by the last number in names that are alike but for it, otherwise in order."""
     names = [os.path.basename(path.partition("?")[0] if is_remote(path) else path) for path in paths]
     found = [_LAST_NUMBER.fullmatch(name) for name in names]
+    # A number in the folder or a date is no number of shards: the rest of the names must be alike.
     if all(found) and len({(match[1], match[3]) for match in found}) == 1:
         places = {int(match[2]): place for place, match in enumerate(found)}
         if len(places) == len(paths):

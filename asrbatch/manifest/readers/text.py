@@ -76,6 +76,7 @@ class LocalFile:
         self.path, self._fd = path, fd
         if fd is not None:
             weakref.finalize(self, os.close, fd)
+        # An editor that saves puts another file in its place: the open one still has the rows that were checked.
         elif keep_open:
             try:
                 self._fd = os.open(path, os.O_RDONLY)
@@ -163,11 +164,13 @@ class _PackedFile:
                 return at, block
         if self._end is not None and start >= self._end:
             return None
+        # Backwards, or so far ahead that a mark is nearer than the walk is.
         if not 0 <= self._next <= start or self._blocks.nearest(start) > self._next:
             self._walk, self._next = self._blocks.walk(start), 0
         for at, block in self._walk:
             self._next = at + len(block)
             if start < self._next:
+                # Several threads read rows that are near each other, not at the same place.
                 while len(self._kept) >= _KEPT_BLOCKS:
                     self._kept.popitem(last=False)
                 self._kept[at] = block
@@ -215,6 +218,7 @@ class _GzipBlocks:
                 if not is_new and not rest.strip(b"\0"):  # padding, as tapes and block devices leave it
                     rest = b""
                     continue
+                # Members may follow each other, as `cat a.gz b.gz` makes them.
                 decoder = zlib.decompressobj(wbits=31)
             try:
                 block = decoder.decompress(rest, _BLOCK_BYTES)
@@ -234,6 +238,7 @@ class _GzipBlocks:
             return
         self._marks.append(_Mark(at, place, decoder and decoder.copy()))
         if len(self._marks) > _MOST_MARKS:
+            # Half of them go when there are too many, so that memory stays bounded for any size of file.
             self._marks, self._stride = self._marks[::2], 2 * self._stride
 
 

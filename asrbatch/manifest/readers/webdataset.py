@@ -55,6 +55,7 @@ class WebDatasetReader(Reader):
         fields: dict[str, Any] = {}
         row_id = f"{os.path.basename(tar).removesuffix('.tar')}/{key}" if self._names_tar else key
         try:
+            # JSON first: a `.txt` is the text only where the JSON has none.
             for ending, offset, size in self._members(index):
                 if ending == "json":
                     text = self._text(index, offset, size)
@@ -63,6 +64,7 @@ class WebDatasetReader(Reader):
             for ending, offset, size in self._members(index):
                 if ending in _TEXTS and "text" not in fields:
                     fields["text"] = self._text(index, offset, size).strip()
+            # The JSON may name the file that the sample was made of; the audio is the member.
             if "audio_filepath" in fields:
                 fields["original_audio_filepath"] = fields.pop("audio_filepath")
             endings = [ending for ending, *_ in self._members(index)]
@@ -88,6 +90,7 @@ class WebDatasetReader(Reader):
     def _index(self, number: int, path: str) -> None:
         last, seen = None, set()
         for member in self._tars.members(number):
+            # `._a.wav`, which a Mac puts into tars, is no audio.
             if os.path.basename(member.name).startswith("."):
                 continue
             match = _KEY.fullmatch(member.name)
@@ -96,6 +99,7 @@ class WebDatasetReader(Reader):
                 raise ManifestError(f"{path}: {show(member.name)} has no ending to tell what it is; {fix}")
             key, ending = match[1], match[2].lower()
             if key != last:
+                # A key that comes back later would become two half rows.
                 if hash(key) in seen:
                     fix = "members of one key must stand side by side, and keys be unique"
                     raise ManifestError(f"{path}: the key {show(key)} comes twice; {fix}")
