@@ -1,5 +1,6 @@
-# The two commands of the README are `make demo` and `make test`; both set up what is missing first.
-.PHONY: demo test lint setup bench parity test-vllm028 test-nemo
+# The two commands of the README are `make demo` and `make test`; before a commit, `make check`. All set up what is
+# missing first.
+.PHONY: demo check test lint setup bench parity test-vllm028 test-nemo
 
 PYTHON := .venv/bin/python
 
@@ -9,11 +10,17 @@ demo: setup
 # Two processes share the tests, file by file; they would wait for disks, clocks and imports one after the other.
 PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: setup lint
+# Under 90 seconds: no engine, no cluster (tests/conftest.py says which tests are quick).
+check: lint
+	$(PYTHON) $(PYTEST) --quick
+
+test: lint
 	$(PYTHON) $(PYTEST)
 
 lint: setup
+	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	.venv/bin/mypy
 
 setup:
 	@scripts/setup.sh

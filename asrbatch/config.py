@@ -237,7 +237,7 @@ class RunConfig:
             check_output(Path(self.output))
         if (self.num_chunks is None) != (self.chunk_id is None):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
-        if self.num_chunks is not None:
+        if self.num_chunks is not None and self.chunk_id is not None:
             if self.num_chunks < 1:
                 raise UsageError(f"--num-chunks {self.num_chunks}: must be at least 1")
             if not 0 <= self.chunk_id < self.num_chunks:
@@ -257,7 +257,7 @@ class RunConfig:
     @property
     def paths(self) -> RunPaths:
         """The files that this process writes: the run's own, or those of its chunk."""
-        if self.num_chunks is None:
+        if self.num_chunks is None or self.chunk_id is None:
             return RunPaths(self.output_path)
         return RunPaths(chunk_path(self.output_path, self.chunk_id, self.num_chunks))
 

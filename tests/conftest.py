@@ -27,16 +27,29 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     )
 
-# Those that take longest come first, so that no process is left with one of them at the end.
-LONGEST = (
+# Files that take more than some seconds, longest first: so that no process of `make test` is left with one at the end.
+# `make check` (--quick) leaves them out, and tests that start an engine or a command by one of the fixtures.
+SLOW_FILES = (
     "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
-    "test_lease",
-    "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe", "test_sources_real",
+    "test_lease", "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe",
+    "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status", "test_submit",
+    "test_before_moves", "test_sources_hub", "test_source_file",
 )  # fmt: skip
+SLOW_FIXTURES = {"engines", "cli", "start_cli"}
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="leave out SLOW_FILES and what uses SLOW_FIXTURES")
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("quick") and collection_path.stem in SLOW_FILES else None
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("quick"):
+        items[:] = [item for item in items if not SLOW_FIXTURES & set(item.fixturenames)]
+    items.sort(key=lambda item: SLOW_FILES.index(item.path.stem) if item.path.stem in SLOW_FILES else len(SLOW_FILES))
 
 
 # NeMo's plugin has an environment of its own: `make test-nemo`.
