@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from asrbatch.config import PROMPT_STYLES
 from asrbatch.errors import UsageError
 from asrbatch.languages import find
 from asrbatch.models.checkpoint import Checkpoint
 
 # By our own token ids; by vLLM's SupportsTranscription interface; by the checkpoint's chat template with one audio
 # part.
-WHISPER_STYLE, INTERFACE_STYLE, CHAT_STYLE = "whisper", "transcription", "chat"
-PROMPT_STYLES = ("auto", INTERFACE_STYLE, CHAT_STYLE)
+WHISPER_STYLE = "whisper"
+_, INTERFACE_STYLE, CHAT_STYLE = PROMPT_STYLES
 CHAT_PROMPT = "Transcribe the following:"
 
 # What can be asked of some models, to the architectures that honour it: read from the classes of vLLM 0.32, and

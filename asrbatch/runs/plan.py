@@ -54,7 +54,8 @@ class RunPlan:
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
         if kept is not None:
-            source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
+            source = str(kept.path)
+            reading = options_for_kept(source, replace(reading, audio_folder=kept.folder))
         check = partial(check_row, row_rules(self.engine))
         self.manifest: Manifest = open_manifest(source, check=check, options=reading, on_issue=note)
         self.sharding = _sharding(config, self.manifest)
@@ -76,7 +77,7 @@ class RunPlan:
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
             asked=asked_fields(self.engine.model_options),
-            audio_folder=kept.folder if kept is not None else config.reading.folder or self.manifest.audio_folder,
+            audio_folder=kept.folder if kept is not None else config.reading.audio_folder or self.manifest.audio_folder,
             **chunk_fields(self.sharding),
         )
 

@@ -384,19 +384,15 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     ],
 )
 def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
-    from asrbatch.cli.options import RunOptions
-    from asrbatch.cli.run_options import PARAMETERS
+    from asrbatch.cli.options import FIELDS, PARAMETERS, RunOptions, flag_of
 
     values = {name: parameter.default for name, parameter in PARAMETERS.items()}
     option, value = arguments
-    name = option[2:].replace("-", "_")
-    many, number = name in ("plugin", "engine_arg"), name == "window_seconds"
-    style = type(values["prompt_style"])
-    given = [value] if many else float(value) if number else style(value) if name == "prompt_style" else value
+    name = next(name for name in FIELDS if flag_of(name) == option)
+    given = (value,) if name in ("plugins", "args") else float(value) if name == "window_s" else value
+    values |= {"plugins": (), "args": (), "manifest": "m", "model": tiny_en, name: given}
     with pytest.raises(UsageError) as refused:
-        engine_plan(
-            RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={})
-        )
+        engine_plan(RunOptions(values, [name]).config(environment={}))
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 

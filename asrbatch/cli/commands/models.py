@@ -6,13 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import RunOptions, takes_run_options
-from asrbatch.cli.run_options import ASKING
+from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
 
 
-@takes_run_options(only=ASKING)
+@takes(options=run_options(only=MODEL_OPTIONS))
 def models(
     options: RunOptions,
     checkpoint: Annotated[
@@ -40,11 +39,9 @@ def _all(options: RunOptions) -> dict[str, Any]:
     from asrbatch.engine.devices import detect_device
 
     for name in options.given:
-        if name != "plugin":
-            raise UsageError(
-                f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out"
-            )
-    names = options.values["plugin"] or None
+        if name != "plugins":
+            raise UsageError(f"{flag_of(name)}: says how one checkpoint is asked; name it, or leave the option out")
+    names = options.values["plugins"] or None
     plugins.check_names(names)
     return inspector.list_models(names, detect_device().kind)
 
