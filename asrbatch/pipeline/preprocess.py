@@ -296,7 +296,7 @@ class PreprocessPool:
         try:
             with self._cores, preparing:
                 prompt, language = self._prompt_of(job.utterance), self._language_of(job.utterance)
-                request = self._engine.prepare(features.piece.samples, prompt, language)
+                request = self._engine.preprocess(features.piece.samples, prompt, language)
         except BaseException as e:
             self._budget.release(features.audio_s)
             if not isinstance(e, RowError):

@@ -38,7 +38,7 @@ def transcribe_here(session: Session, start: Callable[..., Engine]) -> None:
         events: SimpleQueue = SimpleQueue()
         session.observer.log(f"starting vLLM: {plan.engine}; its log is {session.paths.log}")
         try:
-            engine = start_aside(lambda: plan.engine.start(start, lambda key, outcome: events.put((key, outcome))))
+            engine = start_aside(lambda: start(plan.engine, lambda key, outcome: events.put((key, outcome))))
         except EngineStartError as e:
             explain_start(e, session, log_start)
             raise

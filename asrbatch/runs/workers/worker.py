@@ -76,7 +76,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
         prompt_of=setup.engine.prompt_of,
         language_of=setup.engine.language_of,
     )
-    with closing(pool), closing(setup.engine.start(setup.start, lambda *answer: events.put(answer))) as engine:
+    with closing(pool), closing(setup.start(setup.engine, lambda *answer: events.put(answer))) as engine:
         limits = Limits.of(config, engine, rules.window_s)
         pipeline = Pipeline(
             engine=engine,
