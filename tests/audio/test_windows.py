@@ -92,33 +92,33 @@ def test_none_refuses_what_does_not_fit():
         whole(np.zeros(3001, np.float32), RULES)
 
 
-def test_room_is_bounded_by_windows_and_by_seconds():
-    room = Budget(2, 10.0)
-    assert room.has_room() and room.take(4.0) and room.has_room()
-    room.reserve(4.0)
-    assert not room.has_room(), "two windows"
-    room.unreserve(4.0)
-    room.take(40.0)
-    room.give_back(4.0)
-    assert not room.has_room(), "40 seconds"
-    room.give_back(40.0)
-    assert room.has_room()
+def test_the_budget_is_bounded_by_windows_and_by_seconds():
+    budget = Budget(2, 10.0)
+    assert budget.has_capacity() and budget.take(4.0) and budget.has_capacity()
+    budget.reserve(4.0)
+    assert not budget.has_capacity(), "two windows"
+    budget.unreserve(4.0)
+    budget.take(40.0)
+    budget.release(4.0)
+    assert not budget.has_capacity(), "40 seconds"
+    budget.release(40.0)
+    assert budget.has_capacity()
 
 
 def test_a_thread_waits_for_windows_but_never_for_reservations():
-    room = Budget(1, 10.0)
-    room.reserve(5.0)
-    assert room.take(5.0), "a row that waits for its turn holds up nobody"
+    budget = Budget(1, 10.0)
+    budget.reserve(5.0)
+    assert budget.take(5.0), "a row that waits for its turn holds up nobody"
     waited = []
-    thread = threading.Thread(target=lambda: waited.append(room.take(5.0)))
+    thread = threading.Thread(target=lambda: waited.append(budget.take(5.0)))
     thread.start()
     time.sleep(0.05)
     assert waited == []
-    room.give_back(5.0)
+    budget.release(5.0)
     thread.join(5)
     assert waited == [True]
-    thread = threading.Thread(target=lambda: waited.append(room.take(5.0)))
+    thread = threading.Thread(target=lambda: waited.append(budget.take(5.0)))
     thread.start()
-    room.close()
+    budget.close()
     thread.join(5)
     assert waited == [True, False]
