@@ -48,10 +48,7 @@ AudioFile = SndFile | FFmpegFile
 
 
 def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
-    """All blocks of `stream_audio` in one array; its arguments, flags and errors.
-
-    Samples are in [-1, 1) for integer PCM, as they are for float.
-    """
+    """All blocks of `stream_audio` in one array, in [-1, 1) for integer PCM; its arguments, flags and errors."""
     with stream_audio(source, name=name, sample_rate=sample_rate, **options) as stream:
         samples = join_blocks(stream)
     return Audio(samples, sample_rate, stream.flags, stream.read_s)

@@ -1,5 +1,5 @@
-"""Where a recording holds no speech for long, found as it is decoded, and splits by voice activity: long silences are
-skipped, windows end in pauses. Knows nothing of how speech is found (`vad.py`).
+"""Where a recording holds no speech for long, found as it is decoded. Knows nothing of how speech is found (`vad.py`),
+and of where windows end (`windows.py`).
 
 Whisper invents text where nobody speaks ("you", "Thanks for watching"): what it does not get cannot be wrong. Words
 that are skipped are lost, so that doubts are decided for speech: hysteresis, little that is too short to be speech, and
@@ -8,12 +8,11 @@ a skip that keeps well away from it.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from asrbatch.audio.buffer import AudioBuffer, Split, WindowLimits, quietest
+from asrbatch.audio.buffer import AudioBuffer, Split, WindowLimits
 from asrbatch.audio.vad import FRAME, SAMPLE_RATE, SileroVad, check_available, model_digest
 from asrbatch.types import Window
 
@@ -236,12 +235,7 @@ def _loudness(samples: np.ndarray) -> float:
 
 # A shorter pause is none: a stop consonant is as silent.
 _MIN_PAUSE_S = 0.1
-_MIN_PAUSE = round(_MIN_PAUSE_S * SAMPLE_RATE)
-
-
-def silence(limits: WindowLimits) -> "SilenceSplitter":
-    """A splitter for one recording. Raises what `silence_tracker` does."""
-    return SilenceSplitter(limits, silence_tracker(limits))
+MIN_PAUSE = round(_MIN_PAUSE_S * SAMPLE_RATE)
 
 
 def choices() -> dict[str, Any]:
@@ -251,65 +245,3 @@ def choices() -> dict[str, Any]:
         UsageError: the extra `vad` is not installed.
     """
     return choices_of_skips() | {"min_pause_s": _MIN_PAUSE_S}
-
-
-class SilenceSplitter:
-    """Cuts one recording.
-
-    A window begins a little before somebody speaks, goes on over short pauses, and ends a little after the last word
-    or, at the limit, in a pause. A recording that fits into one window and holds no long silence is not cut, whatever
-    is found in it. A silence longer than the lookahead comes as several skips that touch.
-
-    Args:
-        limits: `search` and `frame` matter where somebody speaks on without a pause.
-        tracker: of this recording.
-    """
-
-    def __init__(self, limits: WindowLimits, tracker: SilenceTracker):
-        self._limits, self._tracker = limits, tracker
-
-    def __call__(self, buffer: np.ndarray) -> Split:
-        """The next window, or the next skip.
-
-        Args:
-            buffer: float32 [n], n >= 1, from the end of the last cut on: `limits.lookahead` samples, or all there are.
-        """
-        is_end = len(buffer) < self._limits.lookahead
-        num_silent = self._tracker.silence_ahead(buffer, is_end)
-        end = num_silent or self._end_of_window(buffer, is_end)
-        self._tracker.advance(end)
-        return Split(end, is_skipped=num_silent > 0)
-
-    def _end_of_window(self, buffer: np.ndarray, is_end: bool) -> int:
-        """Samples from the start of what is shown, 1 to the limit."""
-        limits, span = self._limits, self._tracker.span
-        if span is None:
-            return min(len(buffer), limits.limit)
-        end = min(span.end + PAD - self._tracker.position, len(buffer))
-        is_last = is_end and self._tracker.is_last(span)
-        if is_last and len(buffer) <= limits.limit and len(buffer) - end < MIN_SKIP:
-            return len(buffer)
-        if (
-            end <= limits.limit
-        ):  # whether the silence after it is a long one may not be known yet, but that it is a pause
-            return end
-        most = max(1, min(limits.limit, end - limits.min_tail))
-        if (pause := self._longest_pause(span, most)) is not None:
-            return pause
-        least = max(1, min(limits.limit - limits.search, most))
-        return least + quietest(buffer[least:most], limits)
-
-    def _longest_pause(self, span: SpeechSpan, most: int) -> int | None:
-        """Its middle, in samples from the start of what is shown, between half the limit and `most`; None without a
-        pause.
-
-        Windows that end in any pause near the limit would be fewer by a sixth, and cost a quarter more word errors
-        (Whisper tiny.en, 86 minutes of prompts): a window that ends between two sentences holds no half of one.
-        """
-        found, position = [], self._tracker.position
-        for before, after in pairwise(span.parts):
-            start = max(before[1] - position, self._limits.limit // 2)
-            end = min(after[0] - position, most)
-            if end - start >= _MIN_PAUSE:
-                found.append((end - start, (start + end) // 2))
-        return max(found)[1] if found else None

@@ -14,7 +14,8 @@ from asrbatch.audio.clip import LENGTH_SLACK_S
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ROW_ERROR_KINDS, UsageError
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe import MISMATCH, NEVER, UNSURE, AudioProbe, ProbeResults
+from asrbatch.manifest.probe import NEVER, UNSURE, AudioProbe
+from asrbatch.manifest.probe_results import MISMATCH, ProbeResults
 from asrbatch.manifest.scan import Observe
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.validate import without_place

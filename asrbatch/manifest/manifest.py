@@ -13,9 +13,10 @@ from typing import Any
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.manifest.formats import open_reader
+from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.readers.base import JoinedReader, Reader
 from asrbatch.manifest.row import InvalidRow
-from asrbatch.manifest.scan import Check, Ids, Observe, OnIssue, Scan, make_utterance, repeated_id, scan_rows
+from asrbatch.manifest.scan import Check, Ids, Observe, Scan, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
 from asrbatch.types import AudioRef, Utterance
 

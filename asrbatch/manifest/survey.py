@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from asrbatch.config import SourceOptions
+from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
-from asrbatch.manifest.scan import Check, Observe, OnIssue
+from asrbatch.manifest.scan import Check, Observe
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.types import Utterance
 

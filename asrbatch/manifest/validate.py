@@ -12,9 +12,10 @@ from typing import Any
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, ROW_ERROR_KINDS, UsageError
+from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.probe import AudioProbe
-from asrbatch.manifest.scan import Check, Observe, OnIssue
+from asrbatch.manifest.scan import Check, Observe
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.writer import has_place, line_fields, new_manifest, place_from
 from asrbatch.storage.files import json_bytes

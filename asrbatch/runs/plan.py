@@ -17,8 +17,8 @@ from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
 from asrbatch.errors import UsageError
 from asrbatch.manifest.formats import options_for_kept
+from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
-from asrbatch.manifest.scan import OnIssue
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.runs.fingerprint import chunk_fields, fingerprint

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asrbatch.audio.buffer import AudioBuffer, WindowLimits
-from asrbatch.audio.silence import SilenceSplitter, SilenceTracker, SpeechOnlyBuffer
+from asrbatch.audio.silence import SilenceTracker, SpeechOnlyBuffer
 from asrbatch.audio.vad import FRAME
+from asrbatch.audio.windows import SilenceSplitter
 from asrbatch.pipeline.longform import decode_sequentially
 from asrbatch.types import DecodingResult, Window
 

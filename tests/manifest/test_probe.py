@@ -23,7 +23,8 @@ from asrbatch.audio.load import load_audio, read_header
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.cli.display import progress
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.manifest.probe import MISMATCH, SHOWN_ROWS, AudioProbe, _by_file
+from asrbatch.manifest.probe import AudioProbe, _by_file
+from asrbatch.manifest.probe_results import MISMATCH, SHOWN_ROWS
 from asrbatch.manifest.survey import ManifestStats
 
 RATE = 16000

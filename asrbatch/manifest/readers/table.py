@@ -77,11 +77,7 @@ class Table:
     in_groups = False
 
     def choose_audio(self, audio: str, in_cells: bool) -> None:
-        """Name the audio column, before the first row is read.
-
-        Args:
-            in_cells: it is a struct of `bytes` and `path`, or bytes.
-        """
+        """Name the audio column, before the first row is read; `in_cells` where it may hold bytes."""
         self._audio, self._in_cells = audio, in_cells
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch | pa.Table, list[bool]]]:
@@ -225,8 +221,7 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         given: the name of the column, where an option names it; it may hold any of these.
 
     Raises:
-        ManifestError: none, one of several clips a row, or several that are equally likely; also when two columns have
-            one name.
+        ManifestError: none, one of several clips a row, or several that are equally likely.
     """
     names = schema.names
     declared = [name for name in names if feature_types.get(name) == "Audio"]

@@ -19,8 +19,7 @@ from asrbatch.storage.remote import RemoteFile, is_remote
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _BLOCK_BYTES = 1 << 20
-_KEPT_BLOCKS = 4
-_MOST_MARKS = 64
+_KEPT_BLOCKS, _MOST_MARKS = 4, 64
 # 4 bytes of zstandard can stand for 128 KB; there is no other limit to what a piece becomes.
 _ZSTD_PIECE_BYTES = 4096
 
@@ -63,10 +62,7 @@ def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
 
 
 class LocalFile:
-    """A `TextFile` that is not packed.
-
-    Args:
-        fd: an open descriptor, to be closed here.
+    """A `TextFile` that is not packed; `fd` is an open descriptor of it, to be closed here.
 
     Raises:
         ManifestError: it cannot be opened.
@@ -120,14 +116,19 @@ class _Mark(NamedTuple):
     decoder: Any
 
 
-class _Blocks(Protocol):
+class _Blocks:
     """The text in blocks of about a megabyte."""
+
+    def __init__(self, raw: Any):
+        self._raw = raw
 
     def walk(self, start: int) -> Iterator[tuple[int, bytes]]:
         """(position, block), in order, from some block at or before `start` on. Raises ManifestError."""
+        raise NotImplementedError
 
     def nearest(self, start: int) -> int:
         """Where `walk(start)` would begin."""
+        return 0
 
 
 class _PackedFile:
@@ -179,10 +180,7 @@ class _PackedFile:
         return None
 
 
-class _PlainBlocks:
-    def __init__(self, raw: Any):
-        self._raw = raw
-
+class _PlainBlocks(_Blocks):
     def walk(self, start: int) -> Iterator[tuple[int, bytes]]:
         at = self.nearest(start)
         while block := self._raw.pread(_BLOCK_BYTES, at):
@@ -193,9 +191,10 @@ class _PlainBlocks:
         return start - start % _BLOCK_BYTES
 
 
-class _GzipBlocks:
+class _GzipBlocks(_Blocks):
     def __init__(self, raw: Any):
-        self._raw, self._marks, self._stride = raw, [_Mark(0, 0, None)], 4 * _BLOCK_BYTES
+        super().__init__(raw)
+        self._marks, self._stride = [_Mark(0, 0, None)], 4 * _BLOCK_BYTES
 
     def nearest(self, start: int) -> int:
         return self._mark(start).at
@@ -242,14 +241,15 @@ class _GzipBlocks:
             self._marks, self._stride = self._marks[::2], 2 * self._stride
 
 
-class _ZstdBlocks:
+class _ZstdBlocks(_Blocks):
     def __init__(self, raw: Any):
         try:
             import zstandard
         except ImportError as e:
             fix = "pip install 'asrbatch[zstd]', or unpack it first"
             raise ManifestError(f"{raw.path}: is zstandard data, and zstandard is not installed: {fix}") from e
-        self._zstandard, self._raw = zstandard, raw
+        super().__init__(raw)
+        self._zstandard = zstandard
 
     def walk(self, start: int) -> Iterator[tuple[int, bytes]]:
         at, place, decoder, rest = 0, 0, None, b""
@@ -266,8 +266,7 @@ class _ZstdBlocks:
                 num_waiting += len(waiting[-1])
             except self._zstandard.ZstdError as e:
                 raise _damaged(self._raw.path, "zstandard", str(e)) from e
-            rest = decoder.unused_data if decoder.eof else b""
-            decoder = None if decoder.eof else decoder
+            rest, decoder = (decoder.unused_data, None) if decoder.eof else (b"", decoder)
             if num_waiting >= _BLOCK_BYTES:
                 block, waiting, num_waiting = b"".join(waiting), [], 0
                 yield at, block
@@ -276,9 +275,6 @@ class _ZstdBlocks:
             raise _damaged(self._raw.path, "zstandard", "it ends in the middle")
         if block := b"".join(waiting):
             yield at, block
-
-    def nearest(self, start: int) -> int:
-        return 0
 
 
 class _Joined(io.RawIOBase):
