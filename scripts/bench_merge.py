@@ -17,14 +17,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
+from asrbatch.audio.buffer import AudioWindow
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.cluster.merge import merge
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.result import WindowResult, ok_row
+from asrbatch.pipeline.result import ok_row
+from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.runs.fingerprint import chunk_fields, digest, fingerprint
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.metrics import metrics_of_chunks
@@ -67,14 +71,14 @@ def make_row(utterance: Utterance) -> dict:
     generation = DecodingResult(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
     attempts = Attempts()
     attempts.add(generation)
-    return ok_row(
-        utterance,
-        audio_s=utterance.duration_s,
-        sample_rate=SAMPLE_RATE,
-        heard=[WindowResult(Window(0, int(utterance.duration_s * SAMPLE_RATE)), attempts)],
-        flags=(),
-        timing={"read": 0.004231, "prepare": 0.006128, "total": 0.350982},
-    )
+    window = Window(0, int(utterance.duration_s * SAMPLE_RATE))
+    state = Timed(utterance, audio_s=utterance.duration_s)
+    state.answered.append(InFlightWindow(state, 0, AudioWindow(window, np.zeros(0)), attempts=attempts))
+    return ok_row(state, WindowConfig(SAMPLE_RATE, 30.0, 160), SimpleNamespace(is_translated=False))
+
+
+class Timed(UtteranceState):
+    timing = property(lambda self: {"read": 0.004231, "prepare": 0.006128, "total": 0.350982})
 
 
 def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:

@@ -52,10 +52,13 @@ class BeepEngine:
     def prepare_thread(self):
         pass
 
-    def preprocess(self, samples, prompt, language=None):
+    def prepare(self, samples, prompt, language=None):
         if prompt == "refuse":
             raise RowError("bad_row", "prompt 'refuse': refused")
         return Request((), samples, float(np.abs(samples).max()), lambda peak: None)
+
+    def close(self, timeout_s=10.0):
+        pass
 
     def submit(self, key, request, question):
         with self._lock:
@@ -80,7 +83,7 @@ class DiesOn:
         self.index = index
         self.held_at_death: list[set[int]] = []
 
-    def __call__(self, spec, deliver):
+    def __call__(self, checkpoint, *, deliver, **options):
         held: dict = {}
         died = Failure(EngineDiedError("the engine process died: killed by row 7"))
 

@@ -1,19 +1,19 @@
 """A pipeline on the engine that counts tone bursts, with everything around it recorded."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
-from queue import SimpleQueue
+from types import SimpleNamespace
 
 from beep_engine import RATE, BeepEngine
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.pipeline.budget import Limits
-from asrbatch.pipeline.loop import Pipeline
-from asrbatch.pipeline.preprocess import PreprocessPool
+from asrbatch.pipeline.make import make_pipeline
 
 
 @dataclass(frozen=True)
 class Asks:
-    """What the loop wants to know of an `EnginePlan`."""
+    """What the loop wants to know of an `EngineSpec`."""
 
     language: str | None = "en"
     temperatures: tuple[float, ...] = (0.0,)
@@ -24,6 +24,9 @@ class Asks:
 
     def language_of(self, utterance):
         return self.language
+
+    def prompt_of(self, utterance):
+        return utterance.prompt
 
 
 RULES = WindowConfig(RATE, 30.0, 160)
@@ -45,8 +48,6 @@ class Run:
         engine=BeepEngine,
         **engine_options,
     ):
-        events = SimpleQueue()
-        self.engine = engine(lambda key, outcome: events.put((key, outcome)), **engine_options)
         self.rows, self.submitted = [], []
         self.most_at_once = 0
 
@@ -54,26 +55,31 @@ class Run:
             self.rows.append(row)
             on_write(row)
 
-        self.pool = PreprocessPool(
-            workers,
-            rules=rules,
+        limits = limits or Limits(8, 1000.0, 10.0)
+        config = SimpleNamespace(
+            num_workers=workers,
             decode_timeout_s=timeout_s,
-            prompt_of=lambda u: u.prompt,
+            max_windows=limits.windows,
+            max_audio_s=limits.audio_s,
+            grace_s=limits.grace_s,
+            hang_timeout_s=limits.hang_timeout_s,
         )
-        self.pipeline = Pipeline(
-            engine=self.engine,
-            pool=self.pool,
-            events=events,
-            limits=limits or Limits(8, 1000.0, 10.0),
-            write=write,
-            submitted=self.submitted.append,
-            tick=lambda: None,
-            asks=asks,
-            rules=rules,
+        self._stack = ExitStack()
+        self.pipeline = self._stack.enter_context(
+            make_pipeline(
+                config,
+                asks,
+                rules,
+                lambda deliver: engine(deliver, **engine_options),
+                write=write,
+                on_submit=self.submitted.append,
+                on_tick=lambda stage_times, in_engine: None,
+            )
         )
+        self.engine = self.pipeline.engine
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.pool.close()
+        self._stack.close()

@@ -33,7 +33,7 @@ SLOW_FILES = (
     "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
     "test_lease", "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe",
     "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status", "test_submit",
-    "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_voice", "test_logits",
+    "test_before_moves", "test_sources_hub", "test_source_file",
 )  # fmt: skip
 SLOW_FIXTURES = {"engines", "cli", "start_cli"}
 
@@ -122,16 +122,19 @@ class Engines:
     def __init__(self):
         self._running = {}
 
-    def start(self, spec, deliver):
+    def start(self, checkpoint, *, deliver, **options):
         from asrbatch.engine.engine import start_engine
 
-        options = spec.model_options
-        if spec.capabilities.is_whisper:  # its words and windows travel with each request
-            options = options.engine_settings, options.plugins
-        same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
-        key = (spec.checkpoint.folder, repr(same))
+        # The device tells the memory free at the moment; temperatures are only recorded.
+        same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
+        model_options = same.pop("asking", None)
+        if (
+            model_options is not None and model_options.capabilities.is_whisper
+        ):  # its words and windows travel with each request
+            model_options = model_options.engine_settings or model_options.plugins
+        key = (checkpoint.folder, repr(sorted(same.items())), repr(model_options or None))
         if key not in self._running:
-            self._running[key] = start_engine(spec, deliver)
+            self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
         self._running[key].deliver = deliver
         return _Kept(self._running[key])
 

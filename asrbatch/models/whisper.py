@@ -1,18 +1,17 @@
-"""Whisper's prompts as token ids, and its results read from token ids.
+"""How Whisper is asked, and how its answer is read: token ids in, token ids out.
 
 Knows Whisper's control tokens and nothing of the engine. The layout is that of the original Whisper (`<|startofprev|>
 previous text <|startoftranscript|> language task <|notimestamps|>`); all ids come from the checkpoint's own files. Two
 repairs that vLLM's prompt needs are made here: English-only checkpoints get neither a language nor a task (with them
 two of three clips come back empty), and previous text is introduced by the real `<|startofprev|>` token.
 
-The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined
-(`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and a
-language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it."""
+The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined to what is
+asked (`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and
+a language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
-from asrbatch.types import DecodingResult, Segment
+from asrbatch.types import Segment
 
 CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
 
@@ -45,17 +44,33 @@ class Controls:
     end: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))  # lists, as what has travelled is
+        return {
+            "suppress": list(self.suppress),
+            "begin_suppress": list(self.begin_suppress),
+            "forced": [list(ids) for ids in self.forced],
+            "first_timestamp": self.first_timestamp,
+            "end": self.end,
+        }
+
+
+@dataclass(frozen=True)
+class WhisperReading:
+    """What the generated tokens say; see `types.DecodingResult` for the fields."""
+
+    text: str
+    language: str | None
+    language_prob: float | None
+    num_tokens: int
+    avg_logprob: float | None
+    segments: tuple[Segment, ...]
+    resume_s: float | None
 
 
 class WhisperPrompts:
-    """Token ids for one checkpoint, and text of them.
+    """Asks one checkpoint.
 
-    Args:
-        checkpoint: a Whisper checkpoint.
-        task: `transcribe` or `translate` (into English).
-        timestamps: whether results are to carry timestamps; decides nothing but whether a checkpoint without is
-            refused.
+    Args: checkpoint: a Whisper checkpoint. task: `transcribe` or `translate` (into English). timestamps: whether
+        answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
 
     Raises:
         UsageError: a task the checkpoint lacks, timestamps it lacks, or a checkpoint without Whisper's control tokens.
@@ -103,8 +118,7 @@ class WhisperPrompts:
     def no_speech(self) -> int | None:
         """The token whose probability after `<|startoftranscript|>` is that of no speech; None where there is none."""
         tokens = self.checkpoint.added_tokens
-        # Some tokenizers do not list it under any name; this is its place in every vocabulary of Whisper's.
-        before = self.no_timestamps - 1
+        before = self.no_timestamps - 1  # its place in every vocabulary of Whisper's
         unnamed = None if before in tokens.values() else before
         return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
 
@@ -112,7 +126,7 @@ class WhisperPrompts:
         """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
         Args:
-            option: where it stands, for the message.
+            option: where it was said, for the message.
 
         Raises:
             UsageError: the checkpoint lacks it.
@@ -126,7 +140,7 @@ class WhisperPrompts:
         raise UsageError(f"{option} {language!r}: {name} has no such language; it has {known}")
 
     def controls(self, language: str | None, *, timestamps: bool) -> Controls:
-        """What the engine must enforce for one kind of request.
+        """What the engine must enforce for one kind of question.
 
         Args:
             language: a code `check_language` returned, or None to have the model detect it.
@@ -163,9 +177,9 @@ class WhisperPrompts:
         Args:
             option: `--prompt` or `--hotwords`, for the message.
 
-        Raises:
-            UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
-                checkpoint with a tokenizer.json.
+        Raises: UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
+            checkpoint
+                with a tokenizer.json.
         """
         for token, i in self.checkpoint.added_tokens.items():
             if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
@@ -173,12 +187,12 @@ class WhisperPrompts:
         file = Path(self.checkpoint.folder, "tokenizer.json")
         if option != "--hotwords" or not file.is_file():
             return
-        from tokenizers import Tokenizer  # slow to import, and few runs have hotwords
+        from tokenizers import Tokenizer
 
         num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
         if num_tokens > self.max_prompt_tokens:
-            too_many = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
-            raise UsageError(f"{option} {text[:60]!r}: are {too_many}; give fewer")
+            room = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
+            raise UsageError(f"{option} {text[:60]!r}: are {room}; give fewer")
 
     def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
         """The token ids the decoder starts from.
@@ -190,7 +204,7 @@ class WhisperPrompts:
         before = (*prompt_ids, *previous)[-self.max_prompt_tokens :]
         return [self.start_of_prev, *before, self.sot] if before else [self.sot]
 
-    def postprocess(
+    def read(
         self,
         language: str | None,
         token_ids: Sequence[int],
@@ -198,17 +212,15 @@ class WhisperPrompts:
         decode: Decode,
         *,
         timestamps: bool,
-        **of_engine: Any,
-    ) -> DecodingResult:
-        """What the generated tokens mean.
+    ) -> WhisperReading:
+        """Reads an answer.
 
         Args:
-            language: of the request; None when it was to be detected.
+            language: it was asked in; None when it was to be detected.
             token_ids: as generated.
             logprobs: a natural logarithm for each, or nothing at all.
             decode: text tokens to text, nothing tidied up.
-            timestamps: whether the request was for them.
-            of_engine: the fields of the result that do not follow from the tokens.
+            timestamps: whether it was asked for them.
         """
         language_prob = None
         if not self.checkpoint.is_multilingual:
@@ -216,7 +228,7 @@ class WhisperPrompts:
         elif language is None and token_ids:
             language = self.language_of.get(token_ids[0])
             language_prob = math.exp(logprobs[0]) if logprobs else None
-        num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)  # as many as `controls` confined
+        num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)
         ids, of_ids = token_ids[num_forced:], logprobs[num_forced:]
         counted = [p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i) or i == self.end]
         text_ids = [i for i in ids if self._is_text(i)]
@@ -224,7 +236,7 @@ class WhisperPrompts:
         if timestamps:
             first = self.first_timestamp
             segments = cut_segments(ids, of_ids, first_timestamp=first, is_text=self._is_text, decode=decode)
-        return DecodingResult(
+        return WhisperReading(
             # A character whose bytes a timestamp parts is read in two halves: the text is what its segments say.
             text="".join(s.text for s in segments) if segments else decode(text_ids),
             language=language,
@@ -233,7 +245,6 @@ class WhisperPrompts:
             avg_logprob=sum(counted) / len(counted) if counted else None,
             segments=segments,
             resume_s=resume_s([i for i in ids if i != self.end], self.first_timestamp) if timestamps else None,
-            **of_engine,
         )
 
     def _is_text(self, token: int) -> bool:

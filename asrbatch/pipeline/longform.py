@@ -1,19 +1,29 @@
-"""Long audio as Whisper's authors read it: the next window starts where the last segment that was heard whole ended.
+"""Long-form decoding, `--windows sequential`: the next window starts where the last segment that was heard whole ended.
 
 The algorithm of openai/whisper, `transcribe.py`, with these differences, so that nothing is lost or asked for ever: the
 next window starts in the pause around that end; at the end of a recording what is left is asked again only when it is a
 second or longer (the model heard it already, and invents text for crumbs); text that no timestamp closes is kept there;
 and after some windows in a row of which less than a second was heard whole, the next counts as heard to its end.
 
-Pure: knows nothing of threads, of vLLM or of files.
+How windows wait for each other: a preprocess thread runs the generator `sequential_windows` of its recording. It yields
+a window, and then blocks in `AnswerQueue.get` until the loop, which knows nothing of the order, has put the answer
+there. While it waits it uses no core, so there are as many threads as recordings the engine can hold, and recordings
+run side by side though the windows of each run one after the other. Three other places know of it: the pool starts
+those threads (`preprocess.PreprocessPool.begin`), the session begins the longest recordings first (`longest_first`),
+and the loop asks again about the unheard tail of a window only of all other ways to cut (`unheard_tail`), because here
+the next window starts there anyway.
+
+Knows nothing of the engine or of files.
 """
 
 from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 import numpy as np
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow, WindowLimits, pause_near
-from asrbatch.audio.silence import SpeechOnlyBuffer
+from asrbatch.audio.silence import SpeechOnlyBuffer, silence_tracker
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.models import quality
 from asrbatch.types import DecodingResult, Window
 
@@ -41,6 +51,39 @@ def longest_first(durations_s: np.ndarray, window_s: float) -> np.ndarray:
     """
     bounds_s = window_s * _LENGTHS
     return np.argsort(-np.searchsorted(bounds_s, np.nan_to_num(durations_s, nan=np.inf)), kind="stable")
+
+
+class AnswerQueue:
+    """The answers to one recording's windows, in order; from the loop to the thread that cuts the next window."""
+
+    def __init__(self) -> None:
+        self._answers: SimpleQueue[DecodingResult | None] = SimpleQueue()
+        self._closed = False
+
+    def put(self, answer: DecodingResult) -> None:
+        self._answers.put(answer)
+
+    def get(self) -> DecodingResult | None:
+        """Waits for the next answer. None when nobody wants the rest of the recording."""
+        return None if self._closed else self._answers.get()
+
+    def close(self) -> None:
+        self._closed = True
+        self._answers.put(None)  # wakes a thread that waits already
+
+
+def sequential_windows(
+    buffer: AudioBuffer, config: WindowConfig, answers: AnswerQueue, skips: list[Window]
+) -> Iterator[AudioWindow]:
+    """The windows of a recording, each after the answer to the one before.
+
+    Args:
+        skips: receives long silences, where the options say that they are passed over.
+    """
+    if config.vad_filter:
+        buffer = SpeechOnlyBuffer(buffer, silence_tracker(config.in_samples), skips)
+    condition, drop = config.condition_on_previous, config.drop_no_speech
+    return decode_sequentially(buffer, config.in_samples, answers.get, condition=condition, drop_no_speech=drop)
 
 
 def decode_sequentially(

@@ -1,70 +1,86 @@
-"""What waits for the preparation threads: features first, then utterances.
-
-Where the loop's utterances come from: an iterable that is all there, or rows that arrive while the loop runs.
-
-How loud a recording has been when each of its windows begins to be asked, in whatever order their features come.
-"""
+"""Queues between threads: what waits for the preprocess threads, windows in order again, and events for a loop."""
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from asrbatch.types import Utterance
+if TYPE_CHECKING:
+    from asrbatch.pipeline.state import InFlightWindow, UtteranceState
+
+_TICK_S = 0.1
+# A loop looks again though nothing came: for time that has run out.
+_MAX_WAIT_S = 0.2
+
+
+class EventQueue:
+    """What threads report to a loop; `put` is safe in any of them, and in a signal handler."""
+
+    def __init__(self) -> None:
+        self._events: SimpleQueue = SimpleQueue()
+        self._ticked_at = 0.0
+        self.put = self._events.put
+
+    def next(self, tick: Callable[[], None]) -> Any:
+        """The next event; None when there was none for a while. Calls `tick` when it is due, ten times a second."""
+        if time.monotonic() - self._ticked_at >= _TICK_S:
+            self._ticked_at = time.monotonic()
+            tick()
+        try:
+            return self._events.get(timeout=_MAX_WAIT_S)
+        except Empty:
+            return None
 
 
 class TaskQueue:
-    """Two queues in one, for many threads.
+    """Two queues in one, for many threads: windows without features, and utterances.
 
-    Features belong to windows that hold room already, and others wait for that room: so they never wait behind an
-    utterance, and a thread that waits for room takes them as well (`next_features`).
+    Windows hold a part of the budget already, and others wait for that part: so they never wait behind an utterance,
+    and a thread that waits for the budget takes them as well (`next_window`).
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._features: deque[Any] = deque()
-        self._jobs: deque[Any] = deque()
-        self._num_waiting = 0
+        self._windows: deque[InFlightWindow] = deque()
+        self._utterances: deque[UtteranceState] = deque()
+        self._num_idle = 0
         self._closed = False
 
-    def put(self, job: Any) -> None:
+    def put_utterance(self, state: "UtteranceState") -> None:
         with self._changed:
-            self._jobs.append(job)
+            self._utterances.append(state)
             self._changed.notify()
 
-    def put_features(self, features: Any) -> None:
+    def put_window(self, window: "InFlightWindow", *, only_if_idle: bool = False) -> bool:
+        """Queues a window; on demand only if a thread waits that has nothing else to take. Returns whether it did."""
         with self._changed:
-            self._features.append(features)
-            self._changed.notify()
-
-    def hand_over(self, features: Any) -> bool:
-        """Puts features only if a thread waits that has nothing else to take."""
-        with self._changed:
-            if self._num_waiting <= len(self._features) + len(self._jobs):
+            if only_if_idle and self._num_idle <= len(self._windows) + len(self._utterances):
                 return False
-            self._features.append(features)
+            self._windows.append(window)
             self._changed.notify()
             return True
 
-    def next(self) -> Any:
-        """Waits for something to do; features first. None after `close`."""
+    def next(self) -> "InFlightWindow | UtteranceState | None":
+        """Waits for something to do; windows first. None after `close`."""
         with self._changed:
-            self._num_waiting += 1
-            self._changed.wait_for(lambda: self._closed or self._features or self._jobs)
-            self._num_waiting -= 1
+            self._num_idle += 1
+            self._changed.wait_for(lambda: self._closed or self._windows or self._utterances)
+            self._num_idle -= 1
             if self._closed:
                 return None
-            return self._features.popleft() if self._features else self._jobs.popleft()
+            return self._windows.popleft() if self._windows else self._utterances.popleft()
 
-    def next_features(self) -> Any:
-        """Features to compute, if any wait."""
+    def next_window(self) -> "InFlightWindow | None":
+        """A window without features, if any waits."""
         with self._changed:
-            return self._features.popleft() if self._features else None
+            return self._windows.popleft() if self._windows else None
 
-    def drop_jobs(self) -> None:
+    def drop_utterances(self) -> None:
         """Forgets the utterances that no thread has taken yet."""
         with self._changed:
-            self._jobs.clear()
+            self._utterances.clear()
 
     def close(self) -> None:
         with self._changed:
@@ -72,85 +88,28 @@ class TaskQueue:
             self._changed.notify_all()
 
 
-class UtteranceSource(Protocol):
-    """Utterances, one at a time.
-
-    Attributes:
-        ended: no more will come.
-    """
-
-    ended: bool
-
-    def take(self) -> Utterance | None:
-        """The next one; None when there is none at the moment."""
-
-
-class IterableSource:
-    """A `UtteranceSource` of what is there already."""
-
-    def __init__(self, utterances: Iterable[Utterance]):
-        self._utterances = iter(utterances)
-        self.ended = False
-
-    def take(self) -> Utterance | None:
-        utterance = next(self._utterances, None)
-        self.ended = utterance is None
-        return utterance
-
-
-class QueueSource:
-    """A `UtteranceSource` that another thread fills.
-
-    Args:
-        wake: called when something changed, so that a loop that waits for events looks again.
-    """
-
-    def __init__(self, wake: Callable[[], None]):
-        self._wake = wake
-        self._utterances: deque[Utterance] = deque()
-        self._closed = False
-
-    @property
-    def ended(self) -> bool:
-        return self._closed and not self._utterances
-
-    def put(self, utterance: Utterance) -> None:
-        self._utterances.append(utterance)
-        self._wake()
-
-    def close(self) -> None:
-        """No more will come."""
-        self._closed = True
-        self._wake()
-
-    def take(self) -> Utterance | None:
-        return self._utterances.popleft() if self._utterances else None
-
-
 class ReorderBuffer:
-    """Of one recording. Windows wait in it until all before them are there. For many threads."""
+    """Holds the windows of one recording back until all before them are there. For many threads.
+
+    Several threads compute the features of one recording, so they come in any order; but how loud the recording was up
+    to a window is known only when all before it are there.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: dict[int, tuple[float | None, Any]] = {}
+        self._waiting: dict[int, InFlightWindow] = {}
         self._next = 0
         self._peak: float | None = None
 
-    def add(self, number: int, peak: float | None, window: Any) -> list[tuple[float | None, Any]]:
-        """Returns the windows that need wait no longer, in order, each with the loudest up to and with it.
-
-        Args:
-            number: 0-based place of the window in the recording; each once.
-            peak: of this window; None where the engine does not say.
-            window: None for one that will not come: those after it do not wait for it.
-        """
+    def add(self, window: "InFlightWindow") -> list["InFlightWindow"]:
+        """Returns the windows that need wait no longer, in order, each with the peak of all up to and with it."""
         with self._lock:
-            self._waiting[number] = (peak, window)
+            self._waiting[window.number] = window
             ready = []
-            while self._next in self._waiting:
-                peak, window = self._waiting.pop(self._next)
+            while ready_one := self._waiting.pop(self._next, None):
                 self._next += 1
-                self._peak = max((each for each in (self._peak, peak) if each is not None), default=None)
-                if window is not None:
-                    ready.append((self._peak, window))
+                # A window that failed has no peak, nor has any of a model whose features do not depend on it.
+                self._peak = max((peak for peak in (self._peak, ready_one.peak) if peak is not None), default=None)
+                ready_one.peak = self._peak
+                ready.append(ready_one)
             return ready

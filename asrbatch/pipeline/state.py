@@ -1,73 +1,140 @@
-"""What the loop knows of an utterance between taking and writing it.
+"""What travels through the pipeline: an utterance and its windows.
 
-Where a run's wall time went. Standard library only.
+Both are handed from thread to thread by queues, and a queue is the only lock they need: what one thread wrote before
+it handed an object on, the next one may read. The comments below say who writes which fields.
 """
 
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from asrbatch.audio.buffer import AudioWindow
+from asrbatch.engine.base import Request
+from asrbatch.errors import RowError
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.preprocess import PreprocessResult, UtteranceTask, WindowRequest
-from asrbatch.pipeline.result import WindowResult
+from asrbatch.pipeline.longform import AnswerQueue
+from asrbatch.pipeline.queues import ReorderBuffer
+from asrbatch.types import Utterance, Window
+
+_NO_SAMPLES = np.zeros(0, np.float32)
 
 
-@dataclass
+@dataclass(eq=False)
 class InFlightWindow:
-    """A window in the engine, and what it said to it so far."""
+    """A window from being cut until its row is written.
 
-    ready: WindowRequest
-    attempts: Attempts
+    Attributes:
+        number: 0-based place among the windows of its utterance.
+        audio: its span, samples and previous text; without samples once it is answered.
+        budget_s: seconds of the budget that it holds until it is answered.
+        is_tail: it is the part of a window that the window's own answer left out.
+        request: for the engine; None before its features are computed, and once it is answered.
+        error: why there are no features.
+        peak: largest feature of the recording up to its end; None where that does not matter.
+        preprocess_s: seconds spent on its features.
+        attempts: the answers to it.
+    """
+
+    # By the thread that makes it: one that cuts the recording, or for a tail the loop.
+    utterance: "UtteranceState"
+    number: int
+    audio: AudioWindow
+    budget_s: float = 0.0
+    is_tail: bool = False
+    # By the preprocess thread that computes its features, until it is delivered to the loop. The peak also by the one
+    # that lets it out of the `ReorderBuffer`, under its lock.
+    request: Request | None = None
+    error: RowError | None = None
+    peak: float | None = None
+    preprocess_s: float = 0.0
+    # By the loop.
+    attempts: Attempts = field(default_factory=Attempts)
+
+    @property
+    def span(self) -> Window:
+        return self.audio.window
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Names it to the engine; its tail has the same, because it enters when the window has left."""
+        return self.utterance.utterance.index, self.number
+
+    def clamp(self) -> None:
+        """Gives its features the floor that they have in its recording."""
+        if self.request is not None and self.request.clamp is not None and self.peak > self.request.peak:
+            self.request.clamp(self.peak)
+
+    def tail(self, start: int) -> "InFlightWindow":
+        """The rest of it from a sample of the recording on; takes over what it holds of the budget."""
+        audio = AudioWindow(Window(start, self.span.end), self.audio.samples[start - self.span.start :])
+        return InFlightWindow(self.utterance, self.number, audio, self.budget_s, is_tail=True, peak=self.peak)
+
+    def drop_audio(self) -> None:
+        """Of a recording of hours only the answers stay in memory."""
+        self.audio, self.request = AudioWindow(self.span, _NO_SAMPLES), None
 
 
-@dataclass
+@dataclass(eq=False)
 class UtteranceState:
-    """An utterance between being taken and being written."""
+    """An utterance between being taken from the manifest and its row being written.
 
-    job: UtteranceTask
-    taken_at: float
-    language: str | None
-    prepared: PreprocessResult | None = None
-    prepare_s: float | None = None
-    held_back: list[WindowRequest] = field(default_factory=list)  # until its language is known
-    heard: dict[int, list[WindowResult]] = field(
-        default_factory=dict
-    )  # of each window, and of its rest if that was asked again
-    whole: set[int] = field(default_factory=set)  # windows that were heard to their end
+    Attributes:
+        language: it is decoded in, as the row or the run states it; None has it detected, or leaves it to the model.
+        prompt: its previous text or instruction; None for none.
+        is_cancelled: nobody needs the rest of it.
+        is_ending: the run is being stopped; it is wanted only if no further window is needed.
+        reserved_s: seconds of the budget reserved for it; None once it holds some for a window.
+        read_s: seconds spent on decoding its audio.
+        is_cut_short: preprocessing ended before its end, because of a cancellation or a stop.
+        is_preprocessed: all its windows were cut; they may still wait for features or answers.
+        preprocess_s: seconds spent on features; None before its first window enters the engine.
+        held_back: windows that wait until the first one's answer says which language is spoken.
+        answered: windows with their answers, in the order these came.
+        num_whole: windows that were heard to their end, some by way of a tail.
+    """
+
+    # By the loop before it hands it to the pool.
+    utterance: Utterance
+    language: str | None = None
+    prompt: str | None = None
+    taken_at: float = field(default_factory=time.monotonic)
+    # By the loop at any time; threads look at them between two windows.
+    is_cancelled: bool = False
+    is_ending: bool = False
+    # By the one preprocess thread that cuts it. The loop reads them once that thread has delivered the state, `read_s`
+    # at any time.
+    reserved_s: float | None = None
+    read_s: float = 0.0
+    audio_s: float = 0.0
+    flags: tuple[str, ...] = ()
+    num_windows: int = 0
+    skips: list[Window] = field(default_factory=list)
+    error: RowError | None = None
+    is_cut_short: bool = False
+    # Locked in themselves.
+    peaks: ReorderBuffer = field(default_factory=ReorderBuffer)
+    answers: AnswerQueue = field(default_factory=AnswerQueue)
+    # By the loop, and read by it alone.
+    is_preprocessed: bool = False
+    detected_language: str | None = None
+    preprocess_s: float | None = None
+    held_back: list[InFlightWindow] = field(default_factory=list)
+    answered: list[InFlightWindow] = field(default_factory=list)
+    num_whole: int = 0
 
     @property
     def is_begun(self) -> bool:
-        return self.prepare_s is not None
+        return self.preprocess_s is not None
 
     @property
     def is_done(self) -> bool:
-        return self.prepared is not None and len(self.whole) == self.prepared.num_windows
+        return self.is_preprocessed and self.num_whole == self.num_windows
 
     @property
     def timing(self) -> dict[str, float | None]:
-        read_s = self.prepared.read_s if self.prepared else None
-        return {"read": read_s, "prepare": self.prepare_s, "total": time.monotonic() - self.taken_at}
+        return {"read": self.read_s, "prepare": self.preprocess_s, "total": time.monotonic() - self.taken_at}
 
-
-@dataclass
-class StageTimes:
-    """Where a run's wall time went; seconds.
-
-    Attributes:
-        wall: from the loop's start to its end.
-        engine: of those, how long the engine held at least one window.
-        full: of those, how long it held as many windows as it works on at once.
-        read, prepare: summed over the preparation threads, beside the engine.
-        write: spent writing rows.
-    """
-
-    wall: float = 0.0
-    engine: float = 0.0
-    full: float = 0.0
-    read: float = 0.0
-    prepare: float = 0.0
-    write: float = 0.0
-
-    @property
-    def engine_idle(self) -> float:
-        """How long the engine had nothing to do."""
-        return max(0.0, self.wall - self.engine)
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        self.answers.close()

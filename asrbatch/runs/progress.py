@@ -1,22 +1,15 @@
 """What an observer of a run sees while it goes and when it ends, and how it may end it.
 
-Keeps what libraries print out of the terminal: file descriptors 1 and 2 point at a log file for a while.
-
-Descriptors, not `sys.stdout`: C++ libraries and child processes write to them directly.
+Plain data: `session.Session` alone writes a `Progress`.
 """
 
 import json
-import os
-import sys
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
-from asrbatch.pipeline.state import StageTimes
-from asrbatch.storage.files import explained
+from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.paths import RunPaths
 
@@ -104,46 +97,13 @@ class Stop:
         self._loop.request_stop()
         return True
 
-    def attach(self, loop: Stoppable | None) -> None:
+    @contextmanager
+    def attached(self, loop: Stoppable) -> Iterator[None]:
+        """A loop that runs inside the block is the one to be stopped."""
         self._loop = loop
-        if loop is not None and self.requested:
+        if self.requested:  # before there was a loop
             loop.request_stop()
-
-
-@contextmanager
-def captured(path: Path):
-    """Standard output and error go to the end of `path` inside the block; yields where the file ended before."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with explained(path):
-        log = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-    saved = os.dup(1), os.dup(2)
-    try:
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        yield os.lseek(log, 0, os.SEEK_END)
-    finally:
-        for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
-            _flush(stream, fd)
-        for fd, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, fd)
-            os.close(copy)
-        os.close(log)
-
-
-def _flush(stream: TextIO, fd: int) -> None:
-    """A log that the disk refuses ends no run; what is lost of it must not come out at the terminal instead."""
-    try:
-        stream.flush()
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, fd)
-        os.close(null)
-        stream.flush()
-
-
-def tail(path: Path, start: int, lines: int = 15) -> list[str]:
-    """The last lines written to `path` after byte `start`, without blank ones."""
-    with open(path, encoding="utf-8", errors="replace") as file:
-        file.seek(start)
-        return list(deque((line.rstrip() for line in file if line.strip()), maxlen=lines))
+        try:
+            yield
+        finally:
+            self._loop = None

@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from asrbatch.errors import (
     UsageError,
 )
 from asrbatch.manifest.stdin import KeptManifest, keep_stdin
+from asrbatch.runs.engine_log import engine_log
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.runs.local import transcribe_here
 from asrbatch.runs.plan import RunPlan
@@ -62,7 +62,7 @@ def run(
     if kept is not None and kept.folder != os.getcwd():
         observer.log(f"relative paths are those of {kept.folder}, where this run began")
     plan = _plan(config, kept)
-    _say_strategy(config, plan, observer)
+    _log_sharding(config, plan, observer)
     paths = config.paths
     if Path(plan.manifest.source) in (paths.rows, config.output_path):
         raise UsageError(f"--output {config.output_path}: is the manifest itself; choose another")
@@ -79,16 +79,20 @@ def run(
         record = read_record(paths)
         mark = read_completion_mark(paths)
         _check_same_run(paths, record, plan.fingerprint, mark is not None)
-        _compare_with_siblings(config, plan, observer)
+        _warn_of_other_chunks(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
         remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
         journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
         stack.callback(journal.close)
-        session = Session(config, plan, paths, lease, heartbeat, record, journal, observer, stop, started)
-        outcome = session.run(partial(transcribe_on_devices if plan.slots else transcribe_here, start=start))
-        return _summary(session, lease, outcome)
+        session = Session(config, plan, lease, heartbeat, record, journal, observer, started)
+        with session.running():
+            if journal.num_missing:
+                transcribe = transcribe_on_devices if plan.slots else transcribe_here
+                with engine_log(paths.log):
+                    transcribe(session, stop, start)
+        return _summary(session, lease)
 
 
 def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
@@ -108,22 +112,22 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
                 raise
             try:
                 problems.write()
-                told = f"all of them, a JSON line each: {path}"
+                where = f"all of them, a JSON line each: {path}"
             except OutputError as refused:
-                told = f"the list of all of them was not written: {refused}"
-            raise ManifestError(f"{e}\n{told}") from e
+                where = f"the list of all of them was not written: {refused}"
+            raise ManifestError(f"{e}\n{where}") from e
     if path.exists():  # or a read-only folder would be complained of by its name
         remove(path)
     return plan
 
 
-def _summary(session: Session, lease: Lease, outcome: str) -> Summary:
-    paths, progress = session.paths, session.progress
+def _summary(session: Session, lease: Lease) -> Summary:
+    paths, progress, outcome = session.paths, session.progress, session.outcome
     if outcome == "interrupted":
         return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
     lease.ensure()
-    figures_now = metrics(session.record.value["sessions"])
-    mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), figures_now)
+    run_metrics = metrics(session.record.value["sessions"])
+    mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), run_metrics)
     return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
 
 
@@ -146,7 +150,7 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
         )
 
 
-def _compare_with_siblings(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
+def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     """Says so when another chunk was made otherwise: merge-shards would find out only when all the work is done."""
     if config.num_chunks is None or config.overwrite:
         return
@@ -178,7 +182,7 @@ def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> S
     return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
 
 
-def _say_strategy(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
+def _log_sharding(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     sharding = plan.sharding
     if sharding and sharding.num_without_duration:
         rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows state no duration"

@@ -1,12 +1,12 @@
-"""One process's part of a run: which rows are left, writing them, and the books.
+"""One process's part of a run: which rows are left, writing them, and keeping record and progress.
 
 Knows the files of a run and nothing of how rows are transcribed: `local.py` does that with an engine in this process,
-`fleet.py` with worker processes.
+`workers/pool.py` with worker processes.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -14,84 +14,87 @@ import numpy as np
 from asrbatch.config import RunConfig
 from asrbatch.errors import EngineDiedError, LeaseError, OutputError, RowError
 from asrbatch.pipeline.longform import longest_first
+from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.pipeline.result import failed_row
 from asrbatch.runs.plan import RunPlan
-from asrbatch.runs.progress import Observer, Progress, Stop
+from asrbatch.runs.progress import Observer, Progress
 from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat, Lease
-from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 from asrbatch.types import Utterance
 
 
 class Session:
-    """What everything in a session shares.
+    """One process's part of a run, from its start to its outcome.
 
     Attributes:
         deaths: by row, how often the engine died with it inside; rows without a death are absent.
+        progress: written here alone.
+        outcome: of `running`: `complete`, `interrupted`, `engine_died` or `error`.
     """
 
     def __init__(
         self,
         config: RunConfig,
         plan: RunPlan,
-        paths: RunPaths,
         lease: Lease,
         heartbeat: Heartbeat,
         previous: dict[str, Any] | None,
         journal: Journal,
         observer: Observer,
-        stop: Stop,
         started: float,
     ):
-        self.config, self.plan, self.paths = config, plan, paths
-        self.observer, self.stop, self.journal = observer, stop, journal
-        self.started = started
+        self.config, self.plan, self.paths, self.journal = config, plan, config.paths, journal
+        self.log, self._observer, self._started = observer.log, observer, started
         self._lease, self._heartbeat = lease, heartbeat
-        self.deaths = update_deaths(previous, paths.in_flight, journal.finished)
-        self.in_flight = InFlightLog(paths.in_flight)
-        self.record = RunRecord(paths, previous, plan.fingerprint, plan.num_rows, started, **_facts(config, plan))
+        self.outcome = "error"
+        self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
+        self.in_flight = InFlightLog(self.paths.in_flight)
+        self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, started, **_facts(config, plan))
         self._durations_s = plan.manifest.scan.durations_s
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
         self.record.book({"num_devices": _num_devices(plan)})
-        self.book_deaths()
-        self._book()
+        self.record_deaths()
+        self._update_record()
 
-    def run(self, transcribe: Callable[["Session"], None]) -> str:
-        """Transcribes what is left; returns the outcome, `complete` or `interrupted`."""
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Rows may be transcribed inside the block; how it ends is the outcome, in the record too."""
         self.record.write()
         self._heartbeat.record = self.record
-        outcome = "error"
         try:
-            self.give_up_on_poison()
-            if self.journal.num_missing:
-                transcribe(self)
-            outcome = "interrupted" if self.journal.num_missing else "complete"
+            for index in [index for index, deaths in self.deaths.items() if deaths >= GIVE_UP_AFTER]:
+                self.give_up(index)
+            self.record_deaths()
+            yield
+            self.outcome = "interrupted" if self.journal.num_missing else "complete"
         except EngineDiedError:
-            outcome = "engine_died"
+            self.outcome = "engine_died"
             raise
         except BaseException as e:
-            outcome = "error" if isinstance(e, Exception) else "interrupted"
+            self.outcome = "error" if isinstance(e, Exception) else "interrupted"
             raise
         finally:
-            self._close(outcome)
-        return outcome
+            self._close(self.outcome)
 
-    def unfinished(self, wanted: Callable[[int], bool]) -> Iterator[int]:
-        """Rows of this process without an output row whose number of deaths is wanted, in the order they are to be
-        taken.
+    def utterances(self, deaths: range) -> Iterator[Utterance]:
+        """Those of `unfinished`, each read when its turn has come."""
+        return map(self.read, self.unfinished(deaths))
+
+    def unfinished(self, deaths: range) -> Iterator[int]:
+        """Rows of this process without an output row that saw so many engines die, in the order they are to be taken.
 
         That is manifest order, but for windows that wait for each other: a long recording begun last would have the
-        engine for itself at the end, one window at a time, so the longest are begun first (`sequential.longest_first`).
+        engine for itself at the end, one window at a time, so the longest are begun first (`longform.longest_first`).
         """
         chunk = self.plan.chunk
         rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
         if self.plan.rules.is_sequential:
             rows = rows[longest_first(self._durations_s[rows], self.plan.rules.window_s)]
         for index in map(int, rows):
-            if not self.journal.finished[index] and wanted(self.deaths.get(index, 0)):
+            if not self.journal.finished[index] and self.deaths.get(index, 0) in deaths:
                 yield index
 
     def read(self, index: int) -> Utterance:
@@ -102,15 +105,8 @@ class Session:
         stated = float(self._durations_s[index])
         return None if np.isnan(stated) else stated
 
-    def give_up_on_poison(self) -> None:
-        """Rows that were in too many dying engines become `engine_crash`."""
-        for index, deaths in list(self.deaths.items()):
-            if deaths >= GIVE_UP_AFTER:
-                self.give_up(index)
-        self.book_deaths()
-
     def give_up(self, index: int) -> None:
-        """A row is to blame for dying engines."""
+        """A row killed too many engines: it becomes `engine_crash`."""
         deaths = self.deaths.pop(index)  # so that --retry-failed really tries again
         often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
         error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
@@ -118,7 +114,6 @@ class Session:
 
     def write(self, row: dict[str, Any]) -> None:
         self._heartbeat.check()
-        self._lease.ensure()
         self.journal.write(row)
         stated_s = self._durations_s[row["index"]]
         self.progress.session_rows += 1
@@ -126,25 +121,36 @@ class Session:
         self.progress.stated_s += stated_s
         self.progress.session_audio_s += (row["audio_s"] or 0.0) if row["status"] == "ok" else 0.0
 
-    def tick(self) -> None:
-        """Call a few times a second: shows progress, and now and then makes it durable."""
-        self._heartbeat.check()
-        self.observer.update(self.progress)
-        if time.monotonic() - self._booked_at >= RECORD_REFRESH_S / 2:
-            self.journal.sync()
-            self._book()
+    def update(self, stage_times: StageTimes, in_engine: int, capacity: int | None = None) -> None:
+        """Call a few times a second: shows progress, and now and then makes it durable.
 
-    def engine_is_up(self, facts: dict[str, Any]) -> None:
+        Args:
+            stage_times: of this session so far; still changes.
+            in_engine, capacity: windows in the engines, and how many they work on at once (None: as before).
+        """
+        self._heartbeat.check()
+        self.progress.stage_times, self.progress.in_engine = stage_times, in_engine
+        if capacity is not None:
+            self.progress.capacity = capacity
+        self._observer.update(self.progress)
+        if time.monotonic() - self._recorded_at >= RECORD_REFRESH_S / 2:
+            self.journal.sync()
+            self._update_record()
+
+    def engine_is_up(self, facts: dict[str, Any], capacity: int) -> None:
         """Call when the first row can be transcribed."""
-        self.progress.startup_s = time.monotonic() - self.started
+        self.progress.startup_s, self.progress.capacity = time.monotonic() - self._started, capacity
         self._warn_of_other_versions(facts)
         self.record.book({"engine": facts, "startup_s": round(self.progress.startup_s, 3)})
 
-    def book_deaths(self) -> None:
+    def count_worker_death(self) -> None:
+        self.progress.workers_died += 1
+
+    def record_deaths(self) -> None:
         self.record.book({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
 
-    def _book(self) -> None:
-        self._booked_at = time.monotonic()
+    def _update_record(self) -> None:
+        self._recorded_at = time.monotonic()
         stage_times, progress = self.progress.stage_times, self.progress
         session = {
             "rows": progress.session_rows,
@@ -162,7 +168,7 @@ class Session:
         self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
 
     def _close(self, outcome: str) -> None:
-        self._book()
+        self._update_record()
         try:
             self._lease.ensure()
         except LeaseError:  # another process owns these files now
@@ -183,9 +189,7 @@ class Session:
                     if before.get(k) != facts[k]
                 ]
                 if changed:
-                    self.observer.log(
-                        f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}"
-                    )
+                    self.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
                 return
 
 

@@ -195,7 +195,7 @@ def test_a_segment_that_nothing_closes_ends_where_the_next_begins():
 def test_what_is_heard_again_is_left_to_the_next_window():
     answer = replace(GOOD, segments=(piece(0.0, 4.0, " a"), piece(4.0, 7.0, " b"), piece(7.0, None, " c")))
     window, left_at = Window(0, 10 * 16_000), 7 * 16_000
-    kept = result.kept_windows(replace(answer, resume_s=7.0, finish_reason="length"), window, left_at)
+    kept = result.kept_part(replace(answer, resume_s=7.0, finish_reason="length"), window, left_at)
     assert (kept.text, kept.num_tokens, kept.finish_reason, kept.avg_logprob) == (
         " a b",
         2,
@@ -203,7 +203,7 @@ def test_what_is_heard_again_is_left_to_the_next_window():
         pytest.approx(-0.1),
     )
     assert times(result.segment_rows(kept, window, left_at, 16_000)) == [(0.0, 4.0, "a"), (4.0, 7.0, "b")]
-    assert result.kept_windows(answer, window, window.end) is answer
+    assert result.kept_part(answer, window, window.end) is answer
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,9 @@ class Listener(BeepEngine):
         self.asked = []
         self.threads = set()
 
-    def preprocess(self, samples, prompt, language=None):
+    def prepare(self, samples, prompt, language=None):
         self.threads.add(threading.current_thread().name)
-        return super().preprocess(samples, prompt, language)
+        return super().prepare(samples, prompt, language)
 
     def submit(self, key, request, question):
         self.asked.append((key, question))
@@ -74,7 +74,7 @@ def transcribed(recordings, *, engine=Listener, **options):
     rows = {row["index"]: row for row in run.rows}
     assert len(run.rows) == len(rows) == len(recordings)
     assert all(row["status"] == "ok" for row in run.rows)
-    assert not run.pipeline._asked and run.pipeline._budget.has_capacity(), "all room is given back"
+    assert not run.pipeline._in_flight and run.pipeline.budget.has_capacity(), "all room is given back"
     return rows, run
 
 
@@ -82,7 +82,7 @@ def transcribed_row(path, **options):
     with Run(**options) as run:
         run.pipeline.run([Utterance(0, "u0", AudioRef(path.name, str(path)))])
     (row,) = run.rows
-    assert row["status"] == "ok" and run.pipeline._budget.has_capacity()
+    assert row["status"] == "ok" and run.pipeline.budget.has_capacity()
     return row
 
 
@@ -148,9 +148,9 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
     peaks, floors = [], {}
 
     class Clamped(Listener):
-        def preprocess(self, samples, prompt, language=None):
+        def prepare(self, samples, prompt, language=None):
             time.sleep(0.02 * (len(self.asked) % 3))  # out of order
-            request = replace(super().preprocess(samples, prompt, language), clamp=lambda peak: clamps.append(peak))
+            request = replace(super().prepare(samples, prompt, language), clamp=lambda peak: clamps.append(peak))
             clamps = [request.peak]
             floors[id(samples)] = clamps
             return request
@@ -226,9 +226,9 @@ def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_ans
 
 def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
     class Thorough(Listener):
-        def preprocess(self, samples, prompt, language=None):
+        def prepare(self, samples, prompt, language=None):
             time.sleep(0.03)
-            return super().preprocess(samples, prompt, language)
+            return super().prepare(samples, prompt, language)
 
     _, run = transcribed(recordings[:1], engine=Thorough, rules=rules("energy"), workers=3)
     assert len(run.engine.threads) > 1
@@ -242,7 +242,7 @@ def test_a_refused_window_fails_its_row_and_no_other(recordings, windows):
     with Run(rules=rules(windows), fate=fate) as run:
         run.pipeline.run([r.utterance for r in recordings])
     assert {row["index"]: row["status"] for row in run.rows} == {0: "failed", **dict.fromkeys(range(1, 8), "ok")}
-    assert run.pipeline._budget.has_capacity() and not run.pipeline._asked
+    assert run.pipeline.budget.has_capacity() and not run.pipeline._in_flight
 
 
 @pytest.mark.parametrize("windows", ["energy", "sequential"])

@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from asrbatch.audio.buffer import AudioWindow
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.errors import RowError
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS, WindowResult, failed_row, ok_row
+from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS, failed_row, ok_row
+from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.types import AudioRef, DecodingResult, Segment, Utterance, Window
 
 ORDER = [
@@ -43,18 +47,40 @@ def generation(
     return DecodingResult(text, num_tokens, finish_reason, avg_logprob, **facts)
 
 
-def answered(window: Window, *generations: DecodingResult) -> WindowResult:
+class Timed(UtteranceState):
+    """With stage times of our own."""
+
+    timing = CLOCKS
+
+
+def answered(window: Window, *generations: DecodingResult) -> InFlightWindow:
     attempts = Attempts(temperatures=range(len(generations)))
     for answer in generations:
         attempts.add(answer)
-    return WindowResult(window, attempts)
+    return InFlightWindow(None, 0, AudioWindow(window, None), attempts=attempts)
 
 
-def transcribed(*generations: DecodingResult, audio_flags=(), stage_times=CLOCKS, options=(), **fields) -> dict:
-    heard = [answered(Window(i * 16000, (i + 1) * 16000), answer) for i, answer in enumerate(generations)]
-    audio_s = float(len(generations))
-    more = {"sample_rate": 16000, "heard": heard, "flags": audio_flags, "timing": stage_times, **dict(options)}
-    row = ok_row(utterance(**fields), audio_s=audio_s, **more)
+def row_of(
+    utterance: Utterance,
+    windows: list[InFlightWindow],
+    audio_s: float,
+    *,
+    sample_rate=16000,
+    state=Timed,
+    skips=(),
+    flags=(),
+    drop_no_speech=False,
+    is_translated=False,
+    target_language=None,
+) -> dict:
+    state = state(utterance, audio_s=audio_s, flags=flags, skips=list(skips), answered=windows)
+    spec = SimpleNamespace(is_translated=is_translated, target_language=target_language)
+    return ok_row(state, WindowConfig(sample_rate, 30.0, 160, drop_no_speech=drop_no_speech), spec)
+
+
+def transcribed(*generations: DecodingResult, audio_flags=(), options=(), **fields) -> dict:
+    windows = [answered(Window(i * 16000, (i + 1) * 16000), answer) for i, answer in enumerate(generations)]
+    row = row_of(utterance(**fields), windows, float(len(generations)), flags=audio_flags, **dict(options))
     json.dumps(row, allow_nan=False)
     return row
 
@@ -145,7 +171,7 @@ def test_non_finite_numbers_become_null():
     nan, inf = float("nan"), float("inf")
     row = transcribed(
         generation(avg_logprob=-inf, language_prob=nan, first_token_s=nan),
-        stage_times={"read": inf, "total": 1},
+        options={"state": type("Endless", (Timed,), {"timing": {"read": inf, "total": 1}})},
         snr=nan,
         deep={"a": [1.5, {"b": [inf, -inf]}], "nan": "NaN"},
     )
@@ -254,7 +280,7 @@ def test_language_is_the_first_windows():
 
 def test_window_times_count_from_the_rows_own_start():
     heard = [answered(Window(0, 4001), generation()), answered(Window(4001, 10000), generation())]
-    row = ok_row(utterance(offset=100.0), audio_s=1.25, heard=heard, sample_rate=8000, flags=(), timing=CLOCKS)
+    row = row_of(utterance(offset=100.0), heard, 1.25, sample_rate=8000)
     assert [(w["start"], w["end"]) for w in row["windows"]] == [(0.0, 0.500125), (0.500125, 1.25)]
 
 
@@ -262,7 +288,7 @@ def test_the_part_of_a_window_that_the_next_one_hears_again_is_left_to_it():
     segments = (Segment(0.0, 0.4, " one", (), 1, -0.1), Segment(0.5, None, " tw", (), 1, -0.1))
     first = generation(" one tw", segments=segments, resume_s=0.4)
     heard = [answered(Window(0, 16000), first), answered(Window(6400, 20000), generation(" two"))]
-    row = ok_row(utterance(), audio_s=1.25, heard=heard, sample_rate=16000, flags=(), timing=CLOCKS)
+    row = row_of(utterance(), heard[::-1], 1.25)
     assert row["pred_text"] == "one two"
     assert [(w["start"], w["kept_until"], w["end"], w["text"]) for w in row["windows"]] == [
         (0.0, 0.4, 1.0, "one"), (0.4, 1.25, 1.25, "two"),
@@ -299,14 +325,7 @@ def test_windows_are_joined_as_the_language_is_written(language, text):
 
 def test_every_attempt_counts_in_time_and_one_in_text():
     bad, good = generation(" la" * 50, temperature=0.0), generation(" two", temperature=1.0)
-    row = ok_row(
-        utterance(),
-        audio_s=1.0,
-        heard=[answered(Window(0, 16000), bad, good)],
-        sample_rate=16000,
-        flags=(),
-        timing=CLOCKS,
-    )
+    row = row_of(utterance(), [answered(Window(0, 16000), bad, good)], 1.0)
     (window,) = row["windows"]
     assert (row["pred_text"], row["timing"]["generate"], row["flags"]) == ("two", 0.6, [])
     assert [(a["temperature"], a["chosen"]) for a in window["attempts"]] == [(0.0, False), (1.0, True)]

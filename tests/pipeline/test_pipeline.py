@@ -132,7 +132,7 @@ def test_a_stop_does_not_outlast_its_grace(utterances):
 
 def test_a_defect_in_a_preparation_thread_is_raised_not_swallowed(utterances):
     with Run() as run:
-        run.engine.preprocess = lambda *a: 1 / 0
+        run.engine.prepare = lambda *a: 1 / 0
         with pytest.raises(ZeroDivisionError):
             run.pipeline.run(iter(utterances))
 
@@ -149,7 +149,7 @@ def test_a_defect_in_writing_is_raised(utterances):
 def test_clocks_add_up(utterances):
     with Run(seconds=lambda key: 0.02) as run:
         run.pipeline.run(iter(utterances))
-    stage_times = run.pipeline.stage_times
+    stage_times = run.pipeline.monitor.times
     assert 0 < stage_times.full <= stage_times.engine <= stage_times.wall
     assert stage_times.engine_idle == pytest.approx(stage_times.wall - stage_times.engine)
     assert stage_times.read > 0 and stage_times.prepare >= 0

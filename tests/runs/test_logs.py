@@ -6,10 +6,10 @@ import sys
 PROGRAM = """
 import os, resource, sys
 from pathlib import Path
-from asrbatch.runs import progress
+from asrbatch.runs import engine_log
 import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-with progress.captured(Path(sys.argv[1])) as start:
+with engine_log.captured(Path(sys.argv[1])) as start:
     print("a library's line")
     os.system("echo a child")
     os.write(2, b"from C\\n")

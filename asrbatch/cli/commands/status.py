@@ -1,5 +1,6 @@
 """`asrbatch status`: how far a run is, from its files alone."""
 
+import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, print_json
+from asrbatch.cli.common import Verbose
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 
 
@@ -38,7 +39,7 @@ def status(
     figures = run_status(path, num_chunks, watch=eyes)
     if not watch:
         if as_json:
-            print_json(figures)
+            typer.echo(_one_line(figures))
         else:
             show(*status_parts(figures, every_chunk))
         raise typer.Exit(figures["total"]["exit_code"])
@@ -46,7 +47,7 @@ def status(
         try:
             while True:
                 if terminal is None:
-                    print_json(figures)
+                    typer.echo(_one_line(figures))
                 else:
                     terminal.show(figures, every_chunk)
                 if figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
@@ -56,3 +57,7 @@ def status(
         except KeyboardInterrupt:  # how a watch ends that does not wait for the end of the run
             pass
     raise typer.Exit(figures["total"]["exit_code"])
+
+
+def _one_line(figures: dict) -> str:
+    return json.dumps(figures, ensure_ascii=False, allow_nan=False)

@@ -14,7 +14,7 @@ from typing import Any
 from asrbatch.child_process import ChildProcess
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
-from asrbatch.pipeline.state import StageTimes
+from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.runs.workers import protocol
 from asrbatch.runs.workers.protocol import WorkerSetup
 from asrbatch.types import AudioRef, Utterance
@@ -35,14 +35,14 @@ class WorkerHandle:
     Attributes:
         held: rows given and not yet answered, in the order they were given, with their seconds of audio.
         submitted: those of them that have entered the engine.
-        is_ready: it said so.
-        has_ended: it will say no more.
+        is_ready: its engine is up.
+        has_ended: it will send no more.
         runs_alone: what it holds is one row that killed engines before.
         num_answered: rows that its engine has answered since it started.
-        heard_at: when it said something last.
+        last_message_at: when it sent something last.
         capacity: windows its engine works on at once.
         windows: most rows to give it.
-        stage_times, in_engine: as it said last.
+        stage_times, in_engine: as it sent last.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class WorkerHandle:
         self.is_ready = self.has_ended = self.runs_alone = False
         self.num_answered = self.capacity = self.windows = self.in_engine = 0
         self.stage_times = StageTimes()
-        self.heard_at = time.monotonic()
+        self.last_message_at = time.monotonic()
         self._read, self._deliver = read, deliver
         self._stopping = False
         self._outbox: SimpleQueue = SimpleQueue()
@@ -68,11 +68,11 @@ class WorkerHandle:
             environment={**os.environ, **slot.environment},
             reap_timeout_s=5.0,
         )
-        for name, target in (("hear", self._hear), ("tell", self._tell)):
+        for name, target in (("receive", self._receive), ("send", self._send)):
             threading.Thread(target=target, name=f"asrbatch-{name}-{slot.name}", daemon=True).start()
         self._outbox.put(setup)
 
-    def give(self, index: int, audio_s: float) -> None:
+    def submit(self, index: int, audio_s: float) -> None:
         """Hands it a row."""
         self.held[index] = audio_s
         self._outbox.put(index)
@@ -92,7 +92,7 @@ class WorkerHandle:
         self._outbox.put(_END)
         self._process.kill()
 
-    def _tell(self) -> None:
+    def _send(self) -> None:
         try:
             while (item := self._outbox.get()) is not _END:
                 match item:
@@ -103,12 +103,12 @@ class WorkerHandle:
                     case "audio", index:
                         item = ("audio", index, _audio(self._read(index)))
                 self._process.connection.send(item)
-        except OSError:  # the process is gone; `_hear` says so
+        except OSError:  # the process is gone; `_receive` says so
             pass
         except Exception as e:  # of reading the manifest: the run stops
             self._deliver(self, e)
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         how = None
         try:
             while True:
@@ -120,7 +120,7 @@ class WorkerHandle:
         except (EOFError, OSError):
             pass
         except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
-            how = f"it said what nobody understands ({type(e).__name__}: {e})"
+            how = f"it sent what cannot be read ({type(e).__name__}: {e})"
         finally:
             self._deliver(self, ("lost", how or self._process.how_it_ended()))
 

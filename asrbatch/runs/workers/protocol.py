@@ -1,7 +1,11 @@
-"""Audio that a worker process has its parent fetch: bytes inside a data set, which only the parent has open.
+"""What parent and worker process agree on: what a worker is to do, and how it gets audio that only the parent has open.
 
-The worker says how to ask; an `AudioRef.load` that was made with `remote_audio` asks when the row's turn has come, so
-that no more audio travels than is being prepared."""
+Bytes inside a data set are such audio. An `AudioRef.load` that was made with `remote_audio` requests them when the
+row's turn has come, so that no more audio travels than is being preprocessed.
+
+A module of its own, because it keeps a global: `worker.py` runs as `__main__`, and what is unpickled there would import
+it a second time.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +18,13 @@ if TYPE_CHECKING:
     from asrbatch.engine.base import Engine
     from asrbatch.engine.spec import EngineSpec
 
-_ask: Callable[[int], bytes] | None = None
+_request: Callable[[int], bytes] | None = None
 
 
-def install(ask: Callable[[int], bytes]) -> None:
-    """Sets how this process asks for the audio of a row."""
-    global _ask
-    _ask = ask
+def install(request: Callable[[int], bytes]) -> None:
+    """Sets how this process requests the audio of a row."""
+    global _request
+    _request = request
 
 
 def remote_audio(index: int) -> Callable[[], bytes]:
@@ -29,7 +33,7 @@ def remote_audio(index: int) -> Callable[[], bytes]:
 
 
 def _load(index: int) -> bytes:
-    return _ask(index)
+    return _request(index)
 
 
 @dataclass(frozen=True)

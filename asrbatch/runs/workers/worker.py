@@ -3,21 +3,22 @@
 Started by `handle.py` as `python -m asrbatch.runs.workers.worker`. Knows nothing of the files of a run: only the parent
 writes.
 
-What it says, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
-`("submitted", index)` before a row enters the engine, `("row", row)`, `("stage_times", Clocks, in_engine)` a few times
-a second, and last one of `("ended", Clocks, in_engine)`, `("failed", exception)`. What it is told: a `WorkerSetup`,
-then utterances, `("audio", index, bytes or exception)`, `"end"` or `"stop"`."""
+What it sends, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
+`("submitted", index)` before a row enters the engine, `("row", row)`, `("status", StageTimes, in_engine)` a few times
+a second, and last one of `("ended",)`, `("failed", exception)`. What it receives: a `WorkerSetup`, then utterances,
+`("audio", index, bytes or exception)`, `"end"` or `"stop"`.
+"""
 
 import os
 import pickle
 import signal
 import sys
 import threading
-import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.child_process import connect
@@ -26,9 +27,7 @@ from asrbatch.runs.workers.protocol import WorkerSetup
 
 if TYPE_CHECKING:
     from asrbatch.pipeline.loop import Pipeline
-    from asrbatch.pipeline.queues import QueueSource
-
-CLOCKS_EVERY_S = 0.2
+    from asrbatch.types import Utterance
 
 
 def _main() -> None:
@@ -42,7 +41,7 @@ def _main() -> None:
         _work(connection, connection.recv())
     except Exception as e:
         traceback.print_exc()  # in the log
-        _say(connection, ("failed", e if _travels(e) else AsrbatchError(f"{type(e).__name__}: {e}")))
+        _send(connection, ("failed", e if _travels(e) else AsrbatchError(f"{type(e).__name__}: {e}")))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -59,55 +58,52 @@ def _travels(error: Exception) -> bool:
 
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:
-    from contextlib import closing
-
-    from asrbatch.pipeline.budget import Limits
-    from asrbatch.pipeline.loop import Pipeline
-    from asrbatch.pipeline.preprocess import PreprocessPool
-    from asrbatch.pipeline.queues import QueueSource
+    from asrbatch.pipeline.make import make_pipeline  # late: a broken environment is told to the parent
     from asrbatch.runs.workers import protocol
 
-    events: SimpleQueue = SimpleQueue()
-    config, rules = setup.config, setup.rules
-    pool = PreprocessPool(
-        config.num_workers,
-        rules=rules,
-        decode_timeout_s=config.decode_timeout_s,
-        prompt_of=setup.engine.prompt_of,
-        language_of=setup.engine.language_of,
+    rows: SimpleQueue[Utterance | None] = SimpleQueue()
+    audio = _RemoteAudio(connection)
+    protocol.install(audio.request)
+    pipeline = make_pipeline(
+        setup.config,
+        setup.engine,
+        setup.rules,
+        partial(setup.engine.start, setup.start),
+        write=lambda row: _send(connection, ("row", row)),
+        on_submit=lambda index: _send(connection, ("submitted", index)),
+        on_tick=lambda *status: _send(connection, ("status", *status)),
     )
-    with closing(pool), closing(setup.start(setup.engine, lambda *answer: events.put(answer))) as engine:
-        limits = Limits.of(config, engine, rules.window_s)
-        pipeline = Pipeline(
-            engine=engine,
-            pool=pool,
-            events=events,
-            limits=limits,
-            write=lambda row: _say(connection, ("row", row)),
-            submitted=lambda index: _say(connection, ("submitted", index)),
-            tick=_every(CLOCKS_EVERY_S, lambda: _say(connection, ("clocks", pipeline.stage_times, pipeline.in_engine))),
-            asks=setup.engine,
-            rules=rules,
-        )
-        feed, answers = QueueSource(pipeline.wake), _Answers(connection)
-        protocol.install(answers.ask)
-        threading.Thread(target=_listen, args=(connection, feed, pipeline, answers), daemon=True).start()
-        _say(connection, ("ready", engine.facts, engine.max_num_seqs, limits.windows))
-        pipeline.run(feed)
-        _say(connection, ("ended", pipeline.stage_times, pipeline.in_engine))
+    with pipeline as loop:
+        threading.Thread(target=_receive, args=(connection, rows, loop, audio), daemon=True).start()
+        _send(connection, ("ready", loop.engine.facts, loop.engine.max_num_seqs, loop.limits.windows))
+        loop.run(_received(rows))
+        _send(connection, ("ended",))
 
 
-class _Answers:
-    """Audio asked of the parent by preparation threads."""
+def _received(rows: "SimpleQueue[Utterance | None]") -> "Iterator[Utterance | None]":
+    """The rows as they come; None as long as there is none."""
+    while True:
+        try:
+            row = rows.get_nowait()
+        except Empty:
+            yield None
+            continue
+        if row is None:  # no more will come
+            return
+        yield row
+
+
+class _RemoteAudio:
+    """Audio that preprocess threads request from the parent."""
 
     def __init__(self, connection: Connection):
         self._connection = connection
         self._waiting: dict[int, SimpleQueue] = {}
 
-    def ask(self, index: int) -> bytes:
+    def request(self, index: int) -> bytes:
         """The bytes of row `index`. Raises what the parent met while it read them."""
         self._waiting[index] = SimpleQueue()
-        _say(self._connection, ("audio", index))
+        _send(self._connection, ("audio", index))
         answer = self._waiting[index].get()
         del self._waiting[index]
         if isinstance(answer, Exception):
@@ -118,19 +114,20 @@ class _Answers:
         self._waiting[index].put(answer)
 
 
-def _listen(connection: Connection, feed: "QueueSource", pipeline: "Pipeline", answers: _Answers) -> None:
-    """Runs in a thread: what the parent says. Its end is ours."""
+def _receive(
+    connection: Connection, rows: "SimpleQueue[Utterance | None]", loop: "Pipeline", audio: _RemoteAudio
+) -> None:
+    """Runs in a thread: what the parent sends. Its end is ours."""
     try:
         while True:
             match connection.recv():
-                case "end":
-                    feed.close()
                 case "stop":
-                    pipeline.request_stop()
+                    loop.request_stop()
                 case "audio", index, answer:
-                    answers.put(index, answer)
-                case utterance:
-                    feed.put(utterance)
+                    audio.put(index, answer)
+                case row:
+                    rows.put(None if row == "end" else row)
+                    loop.wake()
     except (EOFError, OSError):
         pass
     except Exception:
@@ -139,27 +136,15 @@ def _listen(connection: Connection, feed: "QueueSource", pipeline: "Pipeline", a
         os._exit(1)
 
 
-_saying = threading.Lock()  # preparation threads ask for audio while the loop reports
+_sending = threading.Lock()  # preprocess threads request audio while the loop reports
 
 
-def _say(connection: Connection, message: Any) -> None:
+def _send(connection: Connection, message: Any) -> None:
     try:
-        with _saying:
+        with _sending:
             connection.send(message)
     except OSError:  # the parent is gone, and with it whoever wanted to know
         os._exit(1)
-
-
-def _every(seconds: float, call: Callable[[], None]) -> Callable[[], None]:
-    called_at = 0.0
-
-    def maybe() -> None:
-        nonlocal called_at
-        if time.monotonic() - called_at >= seconds:
-            called_at = time.monotonic()
-            call()
-
-    return maybe
 
 
 if __name__ == "__main__":

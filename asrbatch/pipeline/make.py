@@ -1,0 +1,35 @@
+"""Puts a pipeline together: engine, preprocess pool and loop, made and closed in one place."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+from asrbatch.audio.windows import WindowConfig
+from asrbatch.config import RunConfig
+from asrbatch.engine.base import Deliver, Engine
+from asrbatch.engine.spec import EngineSpec
+from asrbatch.pipeline.budget import Limits
+from asrbatch.pipeline.loop import Pipeline
+from asrbatch.pipeline.preprocess import PreprocessPool
+from asrbatch.pipeline.queues import EventQueue
+
+
+@contextmanager
+def make_pipeline(
+    config: RunConfig, spec: EngineSpec, windows: WindowConfig, start_engine: Callable[[Deliver], Engine], **callbacks
+) -> Iterator[Pipeline]:
+    """A loop, ready to run, with an engine and a pool that are closed at the end.
+
+    Args:
+        start_engine: takes where outcomes go, and returns a running engine.
+        callbacks: `write`, `on_submit` and `on_tick` of `Pipeline`.
+    """
+    events = EventQueue()
+    pool = PreprocessPool(config.num_workers, windows, decode_timeout_s=config.decode_timeout_s)
+    # The pool first: its decoder processes come up while the engine does.
+    with closing(pool), closing(start_engine(lambda key, outcome: events.put((key, outcome)))) as engine:
+        limits = Limits.of(config, engine, windows.window_s)
+        pipeline = Pipeline(engine, pool, events, limits, spec, windows, **callbacks)
+        # Where each recording waits for its own answers, as many must be open as the engine holds, and a few behind.
+        num_recordings = min(limits.windows, engine.max_num_seqs + pool.num_workers)
+        pool.begin(engine, events.put, pipeline.budget, num_recordings)
+        yield pipeline

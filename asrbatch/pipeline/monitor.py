@@ -1,0 +1,73 @@
+"""Where a run's wall time goes, and whether the engine still answers. Standard library and our errors only."""
+
+import time
+from dataclasses import dataclass
+
+from asrbatch.errors import EngineDiedError
+
+
+@dataclass
+class StageTimes:
+    """Where a run's wall time went; seconds.
+
+    Attributes:
+        wall: from the loop's start to its end.
+        engine: of those, how long the engine held at least one window.
+        full: of those, how long it held as many windows as it works on at once.
+        read, prepare: summed over the preprocess threads, beside the engine.
+        write: spent writing rows.
+    """
+
+    wall: float = 0.0
+    engine: float = 0.0
+    full: float = 0.0
+    read: float = 0.0
+    prepare: float = 0.0
+    write: float = 0.0
+
+    @property
+    def engine_idle(self) -> float:
+        """How long the engine had nothing to do."""
+        return max(0.0, self.wall - self.engine)
+
+
+class EngineMonitor:
+    """Watches one engine; used by the loop alone.
+
+    Args:
+        capacity: windows it works on at once.
+        hang_timeout_s: seconds it may hold windows and answer none before it is taken for dead.
+    """
+
+    def __init__(self, capacity: int, hang_timeout_s: float):
+        self.times = StageTimes()
+        self._capacity, self._hang_timeout_s = capacity, hang_timeout_s
+        self._in_engine = 0
+        self.start()
+
+    def start(self) -> None:
+        """Time from here on counts."""
+        self._tracked_at = self._answered_at = time.monotonic()
+
+    def track(self, in_engine: int, *, is_answer: bool = False) -> None:
+        """Adds the time since the last call under the load there was; call before each change of it.
+
+        Args:
+            in_engine: windows in the engine until now.
+            is_answer: one of them has just been answered.
+        """
+        now = time.monotonic()
+        elapsed, self._tracked_at, self._in_engine = now - self._tracked_at, now, in_engine
+        self.times.wall += elapsed
+        if in_engine:
+            self.times.engine += elapsed
+        if in_engine >= self._capacity:
+            self.times.full += elapsed
+        if is_answer or not in_engine:
+            self._answered_at = now
+
+    def check_for_hang(self) -> None:
+        """A GPU that hangs holds its requests for ever, and nobody says so."""
+        if self._in_engine and time.monotonic() - self._answered_at > self._hang_timeout_s:
+            since = f"has answered none for {self._hang_timeout_s:g} s (--hang-timeout)"
+            raise EngineDiedError(f"the engine hangs: it holds {self._in_engine} windows and {since}")
