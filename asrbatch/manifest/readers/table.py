@@ -47,7 +47,7 @@ def kind_of_cell(kind: pa.DataType) -> str | None:
 
 
 def is_string(kind: pa.DataType) -> bool:
-    """Text, also where equal ones are kept once."""
+    """Text, also in a dictionary."""
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
