@@ -46,7 +46,9 @@ def explained(path: Path, fix: str | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        fix = fix or _FIXES.get(e.errno, "run the same command again when that is mended; rows written so far are kept")
+        fix = fix or _FIXES.get(
+            e.errno or 0, "run the same command again when that is mended; rows written so far are kept"
+        )
         raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e
 
 

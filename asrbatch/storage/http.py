@@ -47,7 +47,8 @@ def get(system: Any, url: str, most: int, start: int | None = None, end: int | N
 def info(system: Any, url: str) -> dict[str, Any]:
     """What fsspec knows of a URL. Raises what really went wrong; FileNotFoundError only as `get` does."""
     try:
-        return system.info(url)
+        known: dict[str, Any] = system.info(url)
+        return known
     except FileNotFoundError as e:
         if e.__cause__ is None or getattr(e.__cause__, "status", None) in _MISSING:
             raise

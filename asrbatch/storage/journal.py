@@ -35,9 +35,9 @@ class StatusCounts:
 
     rows: int = 0
     audio_s: float = 0.0
-    statuses: Counter = field(default_factory=Counter)
-    flags: Counter = field(default_factory=Counter)
-    errors: Counter = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    flags: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
 
     @property
     def failed(self) -> int:
@@ -206,7 +206,8 @@ def decode_row(line: bytes, where: str) -> dict[str, Any]:
         OutputError: it is not a row of ours; names the line.
     """
     try:
-        row = _DECODER.decode(line.decode())  # not json.loads, which takes UTF-16, byte order marks and NaN as well
+        # Not json.loads, which takes UTF-16, byte order marks and NaN as well.
+        row: dict[str, Any] = _DECODER.decode(line.decode())
         if problem := _problem(row):
             raise ValueError(problem)
     except (ValueError, RecursionError) as e:

@@ -74,7 +74,8 @@ def total(sessions: list[dict[str, Any]], name: str) -> float:
 
 def device_seconds(sessions: list[dict[str, Any]], name: str) -> float:
     """Sum of one figure times the devices of its session."""
-    return sum((session.get(name) or 0.0) * session.get("num_devices", 1) for session in sessions)
+    seconds: float = sum((session.get(name) or 0.0) * session.get("num_devices", 1) for session in sessions)
+    return seconds
 
 
 def span_s(sessions: list[dict[str, Any]]) -> float:

@@ -204,7 +204,7 @@ def _read_all(url: str) -> bytes:
     size = system.info(url).get("size")
     if size is not None and size > MOST_BYTES:
         raise TooLargeError(f"{size} bytes; at most {MOST_BYTES} are read, cut it or copy it to a local disk")
-    data = system.cat_file(url)
+    data: bytes = system.cat_file(url)
     if size is not None:
         _exactly(data, size)
     return data
@@ -266,7 +266,7 @@ def _told(url: str, error: Exception) -> str:
     if isinstance(error, TooLargeError):
         return one_line(error)
     if not _is_final(error):
-        library = _TRIES_ITSELF.get(scheme_of(url))
+        library = _TRIES_ITSELF.get(scheme_of(url) or "")
         tried = f"tried {TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
         return f"{one_line(error)}; {tried}"
     if _is_refused(error):

@@ -181,8 +181,9 @@ class RunFacts:
         """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
         if self._fingerprint.get("manifest") is None:
             return None
-        is_part = self.record.get("chunk_id") is not None and not self._in_chunks
-        chunk = (self.record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
+        record = self.record or {}
+        is_part = record.get("chunk_id") is not None and not self._in_chunks
+        chunk = (record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
         return self._fingerprint["manifest"], chunk
 
     @property
@@ -287,7 +288,7 @@ class RunFacts:
         """Rows that there should be; None where that is unknown."""
         if self._in_chunks:
             return self._fingerprint.get("num_rows")
-        return self.record.get("total_rows")
+        return (self.record or {}).get("total_rows")
 
     @property
     def _made_from(self) -> dict[str, Any]:
