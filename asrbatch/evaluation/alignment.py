@@ -1,24 +1,20 @@
-"""Counts what must be changed to make a reference out of a hypothesis: words and characters, by libraries that others
-check.
+"""Counts the edits between reference and hypothesis, words and characters, with jiwer and kaldialign.
 
-Knows nothing of rows, normalisers and languages.
-
-Cuts two long texts into pieces that can be aligned on their own, so that memory does not grow with the square of a
-recording.
-
-Aligning words with compounds takes 20 bytes for each pair of words in kaldialign: 18 GB for three hours of speech. An
-alignment with the fewest edits passes through every row of that table, so the texts may be cut where it does, and the
-edits of the pieces add up to those of the whole (Hirschberg, CACM 1975). Knows nothing of normalisers and rates."""
+Long texts are cut into pieces that can be aligned on their own, so that memory does not grow with the square of a
+recording. Knows nothing of rows, normalisers, languages and rates.
+"""
 
 from bisect import bisect_left
-from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
 import numpy as np
 
-MOST_CELLS = 4_000_000  # 80 MB in kaldialign; a text of 2,000 words with another
+# Aligning words with compounds takes 20 bytes for each pair of words in kaldialign: 18 GB for three hours of speech.
+# These are 80 MB; a text of 2,000 words with another.
+MOST_CELLS = 4_000_000
 Words = list[str]
 
 
@@ -29,14 +25,16 @@ def pieces(reference: Words, hypothesis: Words, most_cells: int = MOST_CELLS) ->
     for nothing, as `kaldialign.edit_distance(merge_compounds=True)` has it. Where several alignments have the fewest
     edits, how many of them are substitutions may be another choice than kaldialign's; their sum is not.
 
-    Args: most_cells: of the table that a piece needs. A piece may need more where no cut is possible: in texts of one
-        word
-            repeated, which other texts write as one.
+    Args:
+        most_cells: of the table that a piece needs. A piece may need more where no cut is possible: in texts of one
+            word repeated, which other texts write as one.
     """
     if (len(reference) + 1) * (len(hypothesis) + 1) <= most_cells:
         return [(reference, hypothesis)]
     if len(hypothesis) > len(reference):
         return [(mine, theirs) for theirs, mine in pieces(hypothesis, reference, most_cells)]
+    # An alignment with the fewest edits passes through every row of that table, so the texts may be cut where it does,
+    # and the edits of the pieces add up to those of the whole (Hirschberg, CACM 1975).
     cut = _cut(reference, hypothesis)
     if cut is None:
         return [(reference, hypothesis)]
@@ -61,9 +59,7 @@ def _cut(words: Words, others: Words) -> int | None:
 
 
 def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
-    """int32 [len(others) + 1]: the fewest edits between all of `words` and each beginning of `others`. Keeps a few
-    rows.
-    """
+    """int32 [len(others) + 1]: the fewest edits between all of `words` and each beginning of `others`."""
     numbers: dict[str, int] = {}
     columns = np.array([numbers.setdefault(word, len(numbers)) for word in others], np.int32)
     joined_rows, joined_columns = defaultdict(list), defaultdict(list)
@@ -73,6 +69,7 @@ def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
         joined_columns[whole].append((start, start + number))
     most = max((number for found in joined_rows.values() for number, _ in found), default=1)
     steps = np.arange(len(others) + 1, dtype=np.int32)
+    # Only the rows that a joined word reaches back to are kept.
     rows = deque([steps], most)
     for end, word in enumerate(words, 1):
         before = rows[-1]
@@ -84,14 +81,14 @@ def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
         for number, whole in joined_rows.get(end, ()):
             places = np.flatnonzero(columns == numbers[whole])
             row[places + 1] = np.minimum(row[places + 1], rows[-number][places])
+        # Insertions, all at once: the least of row[i] + (j - i) over i <= j.
         rows.append(np.minimum.accumulate(row - steps) + steps)
     return rows[-1]
 
 
 def _joined(words: Sequence[str], others: Sequence[str]) -> Iterator[tuple[int, int, str]]:
-    """Where two or more of `words` in a row, without the spaces, are one of `others`: start, how
-    many, and that word.
-    """
+    """Where two or more of `words` in a row, without the spaces, are one of `others`: start, how many, that word."""
+    # Sorted, so that one look tells whether any word still begins as the joined ones do.
     wholes = sorted(set(others))
     for start, text in enumerate(words):
         for end in range(start + 1, len(words)):
@@ -108,8 +105,7 @@ def _mirrored(words: Words) -> Words:
     return [word[::-1] for word in reversed(words)]
 
 
-# A half of a surrogate pair is text to JSON and to Python, but UTF-8, which the C++ of kaldialign reads, cannot hold
-# it.
+# A half of a surrogate pair is text to JSON and to Python, but UTF-8, which kaldialign's C++ reads, cannot hold it.
 _HALVES = {half: "\ufffd" for half in range(0xD800, 0xE000)}
 
 
@@ -139,18 +135,14 @@ def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edi
     """
     import jiwer
 
-    if not references:
-        return []
-    return [_edits(chunks) for chunks in jiwer.process_words(list(references), list(hypotheses)).alignments]
+    return _jiwer_edits(jiwer.process_words, references, hypotheses)
 
 
 def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
     """Character by character, spaces between words included, with jiwer; see `word_edits`."""
     import jiwer
 
-    if not references:
-        return []
-    return [_edits(chunks) for chunks in jiwer.process_characters(list(references), list(hypotheses)).alignments]
+    return _jiwer_edits(jiwer.process_characters, references, hypotheses)
 
 
 def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
@@ -163,13 +155,9 @@ def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list
 
     found = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
-        words = reference.translate(_HALVES).split(" ") if reference else []
-        said = hypothesis.translate(_HALVES).split(" ") if hypothesis else []
-        counts = [0, 0, 0]
-        for piece in pieces(words, said):
-            edits = kaldialign.edit_distance(*piece, merge_compounds=True)
-            counts = [had + edits[kind] for had, kind in zip(counts, ("sub", "del", "ins"), strict=True)]
-        found.append(Edits(*counts, len(words)))
+        words, others = (text.translate(_HALVES).split() for text in (reference, hypothesis))
+        edits = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces(words, others)]
+        found.append(Edits(*(sum(each[kind] for each in edits) for kind in ("sub", "del", "ins")), len(words)))
     return found
 
 
@@ -195,14 +183,14 @@ def alignment(reference: str, hypothesis: str, *, in_words: bool, with_compounds
 def _compound_alignment(reference: str, hypothesis: str) -> list[tuple[str, int, int]]:
     import kaldialign
 
-    nothing = "\0"
+    nothing = "\0"  # no normaliser leaves it in a text
     texts = (text.translate(_HALVES).split() for text in (reference, hypothesis))
     aligned = []
     for piece in pieces(*texts):
-        for word, said in kaldialign.align(*piece, nothing, merge_compounds=True):
-            units = [0 if text == nothing else len(text.split(" ")) for text in (word, said)]
-            same = word.replace(" ", "") == said.replace(" ", "")
-            kind = "equal" if same else "insert" if word == nothing else "delete" if said == nothing else "substitute"
+        for word, other in kaldialign.align(*piece, nothing, merge_compounds=True):
+            units = [0 if text == nothing else len(text.split(" ")) for text in (word, other)]
+            same = word.replace(" ", "") == other.replace(" ", "")
+            kind = "equal" if same else "insert" if word == nothing else "delete" if other == nothing else "substitute"
             aligned.append((kind, *units))
     return aligned
 
@@ -213,8 +201,13 @@ def aligner(with_compounds: bool) -> dict[str, str | bool]:
     return {"name": library, "version": version(library), "merge_compounds": with_compounds}
 
 
+def _jiwer_edits(process: Callable, references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
+    # Of no texts jiwer makes one alignment, an empty one.
+    return [_edits(chunks) for chunks in process(list(references), list(hypotheses)).alignments] if references else []
+
+
 def _edits(chunks: list) -> Edits:
-    units = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
+    units = Counter()
     for chunk in chunks:
         units[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     reference = units["equal"] + units["substitute"] + units["delete"]

@@ -54,6 +54,7 @@ def compare(
     files = [Predictions(path, scoring.pred_field, scoring.text_field) for path in (a, b)]
     runs = [RunFacts(path) for path in (a, b)]
     _refuse_pairs_by_line(files)
+    # A row that only one of them has may be missing from the other: it counts as empty, if both should have it.
     if not options.common:
         _refuse_different_rows(files, runs)
     found = _find_references(scoring, files, runs, options.common)
@@ -104,9 +105,8 @@ def compare(
 def _find_references(
     scoring: ScoreOptions, files: list[Predictions], runs: list[RunFacts], common: bool
 ) -> list[FoundReferences]:
-    """What to compare over: a manifest that was given, or that of runs which are not complete. Rows in common need
-    none.
-    """
+    """What to compare over: a manifest that was given, or that of runs which are not complete."""
+    # Rows in common need no manifest: what neither or only one of them has is not counted.
     if scoring.references is not None:
         return [find_references(scoring.references, scoring.split, runs[0], len(files[0]))] * 2
     if common or not any(file.num_references for file in files):
@@ -128,8 +128,8 @@ def _language_of_runs(files: list[Predictions], runs: list[RunFacts]) -> str | N
 def _written_language(scoring: ScoreOptions, files: list[Predictions], runs: list[RunFacts]) -> str | None:
     """The language that translations are written in; None of two transcripts, and where no record tells.
 
-    Raises: UsageError: only one was translated, or the two into different languages, and nobody says what that is to be
-        taken for.
+    Raises:
+        UsageError: only one was translated, or the two into different languages, and `--language` does not settle it.
     """
     if "translate" not in (tasks := [run.task for run in runs]):
         return None

@@ -1,7 +1,7 @@
 """What is done to a text before its words are counted, and how a result says which rules those were.
 
 A normaliser is a function from text to text, and a line in `NORMALIZERS` that loads it: the libraries are imported when
-one is asked for. Two scores may be compared only when the digests of their normalisers are the same: one word list that
+one is chosen. Two scores may be compared only when the digests of their normalisers are the same: one word list that
 changed is another number. Knows nothing of rows and of error rates."""
 
 import hashlib
@@ -21,10 +21,12 @@ from asrbatch.languages import NO_SPACES, primary
 class Normalizer:
     """One set of rules.
 
-    Attributes: name: as `--normalizer` takes it. version: of the library that the rules are from, or of the rules
-        themselves. sha256: over what decides the rules: files of the library, our tables, and the version number of our
-        own steps. normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that
-        nobody says.
+    Attributes:
+        name: as `--normalizer` takes it.
+        version: of the library that the rules are from, or of the rules themselves.
+        sha256: over what decides the rules: files of the library, our tables, and the version number of our own steps.
+        normalize: text in, text out. It may raise ValueError, AssertionError or RecursionError on texts that nobody
+            says, such as numbers of thousands of digits.
     """
 
     name: str
@@ -54,6 +56,7 @@ def _leaderboard() -> Normalizer:
 
     rules = leaderboard.load_rules()
     normalize = leaderboard.LeaderboardNormalizer(rules)
+    # Not over our source file: a comment that changed would make scores look incomparable.
     own = json.dumps({"version": leaderboard.RULES_VERSION, "tables": rules}, sort_keys=True)
     sha256 = hashlib.sha256((own + _sha256(*leaderboard.library_files())).encode()).hexdigest()
     return Normalizer("leaderboard", f"{rules['source']}@{rules['commit'][:12]}, {_library()}", sha256, normalize)
@@ -84,12 +87,12 @@ def load_normalizer(name: str) -> Normalizer:
     return NORMALIZERS[name]()
 
 
-def choose(asked: str, lang: str) -> str:
+def choose(name: str, lang: str) -> str:
     """The name of the normaliser for a text in `lang`: `auto` is `whisper-english` for English and `whisper-basic`
     otherwise.
     """
-    if asked != AUTO:
-        return asked
+    if name != AUTO:
+        return name
     return "whisper-english" if primary(lang) == "en" else "whisper-basic"
 
 
@@ -99,7 +102,8 @@ def counts_characters(lang: str) -> bool:
 
 
 def _modules() -> tuple[ModuleType, ModuleType]:
-    with warnings.catch_warnings():  # about a backslash in a docstring of theirs, from Python 3.12 on for all to see
+    # They warn of a backslash in a docstring of theirs, from Python 3.12 on for all to see.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from whisper_normalizer import basic, english
     return basic, english
@@ -110,6 +114,7 @@ def _library() -> str:
 
 
 def _sha256(*files: str | Path) -> str:
+    # A digest of digests: of one joined text, bytes could wander from the end of a file to the start of the next.
     digest = hashlib.sha256()
     for file in files:
         digest.update(hashlib.sha256(Path(file).read_bytes()).digest())

@@ -58,6 +58,7 @@ class Predictions:
         self._text_field, self._audio_folder = text_field, audio_folder
         self._lines = JsonLines(rows_files(path))
         self.num_references = self.num_by_line = 0
+        # A file with a field of its own for every row must not fill the memory.
         self._names: set[str] = set()
         ids, made_rows, made_hashes = array("q"), array("q"), array("Q")
         for index, row in enumerate(self._lines.scan()):
@@ -140,6 +141,7 @@ class Predictions:
     def torn(self) -> bool:
         return self._lines.torn > 0
 
+    # Hashes and places alone: 16 bytes a row, where a dict of the ids would take many times that.
     @cached_property
     def _order(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(self.keys, kind="stable")

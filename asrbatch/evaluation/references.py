@@ -1,7 +1,7 @@
 """The references that predictions are scored against: which there should be, and how predictions find theirs.
 
-A run that lacks rows would score better than it is if they were not counted. Its record names the manifest; where that
-can be read and is still the one that was transcribed (by its digest), rows without a prediction count as empty.
+The record of a run that is not complete names its manifest; where that can be read and is still the one that was
+transcribed (by its digest), rows without a prediction count as empty.
 
 Predictions find their references by id or, where they have none, by the audio they name. Knows nothing of texts.
 """
@@ -98,6 +98,7 @@ def find_references(source: str | None, split: str | None, run: RunFacts, num_ro
     """
     if source is not None:
         return FoundReferences(References(open_manifest(source, split=split)), "; the others count as empty", False)
+    # A run that lacks rows would score better than it is if they were not counted.
     if not run.is_incomplete(num_rows):
         return FoundReferences(None, "", False)
     try:

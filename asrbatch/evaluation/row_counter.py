@@ -25,6 +25,7 @@ from asrbatch.evaluation.row_fields import (
 from asrbatch.evaluation.stats.error_rates import Tally
 from asrbatch.evaluation.text_rules import TextRules, Texts
 
+# The leaderboard cuts some sessions into chunks, and joins their texts again before it scores.
 _CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
 
 

@@ -77,6 +77,7 @@ def score_rows(
         raise UsageError(_why_nothing(path, tally, options.text_field))
     check_groups(tally)
     is_partial = found.is_partial or (predictions.torn and references is None)
+    # Failed and missing rows count as empty hypotheses, and the exit code tells that the rate is theirs too.
     is_whole = not (is_partial or tally.total.failed or tally.total.missing)
     unmatched = 0 if references is None else len(predictions.without(references.keys))
     by_group = tally.by_group(options.resamples, options.seed)

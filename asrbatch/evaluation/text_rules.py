@@ -21,7 +21,8 @@ EXCLUDED = {
 }
 _MARK_TO_IGNORE = "ignore time segment in scoring"
 _FALL_BACK = "whisper-basic"
-_BATCH_CHARS = 1_000_000  # of texts counted in one call; their rows are in memory meanwhile
+# Of texts counted in one call; their rows are in memory meanwhile.
+_BATCH_CHARS = 1_000_000
 
 T = TypeVar("T")
 Counted = tuple[Edits | None, Edits]  # in words, None where they are not counted; in characters
@@ -82,9 +83,11 @@ class TextRules:
         fell_back = False
         try:
             normalized = self._normalize(name, texts)
-        except (ValueError, AssertionError, RecursionError):  # numbers of thousands of digits, which models loop into
+        except (ValueError, AssertionError, RecursionError):
+            # Numbers of thousands of digits, which models loop into.
             normalized, fell_back = self._normalize(_FALL_BACK, texts), True
         in_words = not counts_characters(lang)
+        # Where no spaces are written, those that a model or a normaliser puts are no errors.
         if not in_words:
             normalized = [text.replace(" ", "") for text in normalized]
         english_rules = name in ENGLISH_ONLY and primary(lang) != "en"

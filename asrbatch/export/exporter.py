@@ -103,6 +103,7 @@ def export(
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
     with explained(result.folder):
         result.folder.mkdir(parents=True, exist_ok=True)
+    # A run may be writing: both passes read up to where the file ends now.
     size = _size(rows_path)
     shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
     open_file = OneFile if per_run else OneFileEach
@@ -214,6 +215,7 @@ def _shared_names(path: Path, size: int) -> frozenset[int]:
         keys.append(hash(name_key(row["id"], audio_path_of(row))))
         if row["status"] == "ok":
             ids.append(hash(row["id"]))
+    # Only hashes are kept, and two ids may have one: a pass over the file tells, and is made only where it must be.
     _refuse_doubled_ids(path, size, _repeated(ids))
     return _repeated(keys)
 

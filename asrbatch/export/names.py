@@ -8,10 +8,12 @@ import re
 import unicodedata
 
 _UNSAFE = frozenset('/\\:*?"<>|')
-_HASHED = "~"  # stands before a hash, and nowhere else
+# Stands before a hash, and nowhere else: an id that holds it has `_` there.
+_HASHED = "~"
 # With .json added these would be the names of a run's own files: its record and its completion mark.
 _OF_A_RUN = re.compile(r"\.(run|done)$", re.IGNORECASE)
-_MADE_ID = re.compile(r"[0-9a-f]{16}(-\d+)?")  # of a row that the manifest gave none; see rows.py
+# Of a row that the manifest gave none (`manifest.row.hash_row`).
+_MADE_ID = re.compile(r"[0-9a-f]{16}(-\d+)?")
 
 # So that name, hash, extension and what a temporary file adds stay under 143 bytes, the least that file systems in use
 # allow (eCryptfs; 255 elsewhere).
@@ -24,8 +26,9 @@ def file_name(row_id: str, audio_path: str | None, collides: bool) -> str:
     It is the id, or that of the audio file where the manifest gave no id; what file systems refuse becomes `_`, and it
     ends after `MAX_NAME_BYTES`.
 
-    Args: collides: another id has a name with the same `name_key`: `~` and 16 hexadecimal digits of the id's hash are
-        added.
+    Args:
+        collides: another id has a name with the same `name_key`: `~` and 16 hexadecimal digits of the id's hash are
+            added.
     """
     name = _readable(row_id, audio_path)
     return f"{name}{_HASHED}{_digest(row_id)}" if collides or _OF_A_RUN.search(name) else name

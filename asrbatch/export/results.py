@@ -143,7 +143,8 @@ class LeaderboardFile(ResultFile):
         return {
             "audio_filepath": row.get("audio_filepath") or row["id"],
             "duration": audio_s,
-            "time": None if why_no_time else round(audio_s / self._rtfx, 9),  # 0 would be no time to it
+            # Nine digits: a time that is rounded to 0 would be none to the leaderboard.
+            "time": None if why_no_time else round(audio_s / self._rtfx, 9),
             "text": reference,
             "pred_text": row.get("pred_text") or "",
             "time_is": _TIME_IS,
@@ -162,12 +163,14 @@ def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) ->
     Args:
         audio_base, holds_audio: as `RunFacts` tells them.
     """
+    # What the run added is left out; what it had to move aside is put back.
     ours = {"index", "input", *RESULT_FIELDS}
     fields = {name: value for name, value in row.items() if name not in ours}
     moved = row["input"] if isinstance(row.get("input"), dict) else {}
     fields.update({name: value for name, value in moved.items() if name not in ("pred_text", "id")})
     fields["duration"] = finite_seconds(fields.get("duration")) or audio_seconds(row) or None
     place = _absolute(fields.get("audio_filepath"), audio_base)
+    # A data set's own name for audio that lies inside it is no path, though it may look like one.
     is_inside = holds_audio and place is not None and os.path.isabs(place) and not os.path.exists(place)
     fields["audio_filepath"] = row["id"] if place is None or is_inside else place
     if type(fields.get("text")) is not str:

@@ -19,8 +19,10 @@ _NO_BEGINNERS = frozenset("ぁぃぅぇぉっゃゅょゎァィゥェォッャ�
 # Thai and Lao: vowels written before their consonant, and after it.
 _LEADING_VOWELS = frozenset("เแโใไເແໂໃໄ")
 _FOLLOWING_VOWELS = frozenset("ะาำๅๆຯະາຳໆ")
-_JOINERS = frozenset("\u200d\u17d2\u1039")  # zero-width joiner; signs by which Khmer and Burmese put a consonant below
-_TSHEG = "\u0f0b"  # what Tibetan has between syllables
+# Zero-width joiner; signs by which Khmer and Burmese put a consonant below.
+_JOINERS = frozenset("\u200d\u17d2\u1039")
+# What Tibetan has between syllables.
+_TSHEG = "\u0f0b"
 
 
 class TextPiece(NamedTuple):

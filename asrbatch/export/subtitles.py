@@ -30,9 +30,12 @@ _LINGER_MS = 1500
 _PAUSE_MS = 1000
 
 # What speaks against a cue, where one that ends between any two words has a cost of 1.
-_COST_OF_EMPTY = 0.7  # at most: a cue with hardly any text
-_COST_OF_SHORT = 6.0  # at most: a cue with no time at all
-_COST_OF_HASTE = 2.0  # a cue in which twice the reading speed would be needed
+# At most: a cue with hardly any text.
+_COST_OF_EMPTY = 0.7
+# At most: a cue with no time at all.
+_COST_OF_SHORT = 6.0
+# A cue in which twice the reading speed would be needed.
+_COST_OF_HASTE = 2.0
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,10 @@ def _cost(words: list[_Word], start: int, end: int, chars: int, audio_ms: int, l
 def _times(groups: list[list[_Word]], audio_ms: int, limits: CueLimits) -> list[tuple[int, int]]:
     """When each cue appears and disappears."""
     gap_ms, needed_ms = limits.gap_ms, limits.min_ms + limits.gap_ms
-    total_ms = audio_ms + gap_ms  # no gap after the last
-    if needed_ms * len(groups) > total_ms:  # no time for so many: equal shares
+    # The last one needs no gap after it.
+    total_ms = audio_ms + gap_ms
+    # No time for so many: equal shares.
+    if needed_ms * len(groups) > total_ms:
         audio_ms = total_ms = max(audio_ms, len(groups))
         needed_ms = total_ms // len(groups)
         gap_ms = min(gap_ms, needed_ms // 2)

@@ -12,7 +12,8 @@ from itertools import accumulate
 from typing import Any
 
 _WHITE_SPACE = re.compile(r"\s+")
-_GLUE = frozenset("\u00a0\u2007\u202f")  # NO-BREAK SPACE and its kin: part of a word
+# NO-BREAK SPACE and its kin: part of a word.
+_GLUE = frozenset("\u00a0\u2007\u202f")
 _UNKNOWN = "\ufffd"
 
 
@@ -66,7 +67,8 @@ class Transcript:
 
     @property
     def audio_ms(self) -> int:
-        return int(self.audio_s * 1000 + 1e-6)  # whole milliseconds of it: a time in them is inside the audio
+        # Rounded down, so that a time in whole milliseconds is inside the audio; 1.001 * 1000 is 1000.9999999999999.
+        return int(self.audio_s * 1000 + 1e-6)
 
 
 def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Transcript:

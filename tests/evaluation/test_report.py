@@ -19,8 +19,9 @@ from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.report.make import make_report
-from asrbatch.evaluation.report.page import Bar, bars, script_json
 from asrbatch.evaluation.report.page import page as make_page
+from asrbatch.evaluation.report.page import script_json
+from asrbatch.evaluation.report.plots import Bar, bars
 from asrbatch.evaluation.report.rows import WorstRows, worst_rows
 from asrbatch.evaluation.score import score_rows
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE

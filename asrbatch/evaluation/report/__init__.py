@@ -1,1 +1,1 @@
-"""One HTML page about a score: the worst rows (`rows.py`), the page (`page.py`), whole (`make.py`)."""
+"""One HTML page about a score: worst rows (`rows.py`), plots (`plots.py`), the page (`page.py`), whole (`make.py`)."""

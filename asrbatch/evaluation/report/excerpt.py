@@ -18,9 +18,12 @@ _UNIT_CHARS = 100
 class Excerpt(NamedTuple):
     """What is shown.
 
-    Attributes: reference, hypothesis: units. pieces: (kind, units of the reference, units of the hypothesis), as
-        `alignment` has them, and `gap` for what is left out. places: for each piece, where in all units of the
-        hypothesis it begins. is_whole: nothing was left out or cut short.
+    Attributes:
+        reference, hypothesis: units.
+        pieces: (kind, units of the reference, units of the hypothesis), as `alignment` has them, and `gap` for what is
+            left out.
+        places: for each piece, where in all units of the hypothesis it begins.
+        is_whole: nothing was left out or cut short.
     """
 
     reference: list[str]
@@ -45,29 +48,29 @@ def excerpt(
         return _taken(reference, hypothesis, joined, most)
     most_in_one = min(_MOST_IN_ONE, max(most // 4, 1))
     parts = []
-    for at, (kind, wanted, said) in enumerate(joined):
-        if kind == "equal" and wanted == said:
+    for at, (kind, num_reference, num_hypothesis) in enumerate(joined):
+        if kind == "equal" and num_reference == num_hypothesis:
             before = _AROUND if at else 0
             after = _AROUND if at + 1 < len(joined) else 0
-            parts += [piece for piece in _without_middle(kind, wanted, before, after) if piece[1]]
-        elif max(wanted, said) > most_in_one:
-            shown = min(wanted, most_in_one), min(said, most_in_one)
-            parts += [(kind, *shown), ("gap", wanted - shown[0], said - shown[1])]
+            parts += [piece for piece in _without_middle(kind, num_reference, before, after) if piece[1]]
+        elif max(num_reference, num_hypothesis) > most_in_one:
+            shown = min(num_reference, most_in_one), min(num_hypothesis, most_in_one)
+            parts += [(kind, *shown), ("gap", num_reference - shown[0], num_hypothesis - shown[1])]
         else:
-            parts.append((kind, wanted, said))
+            parts.append((kind, num_reference, num_hypothesis))
     return _taken(reference, hypothesis, parts, most)
 
 
 def _joined(pieces: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
-    """Equal pieces that follow each other as one: an aligner may give one a word. Joined words,
-    equal too, stay alone.
-    """
+    """Equal pieces that follow each other as one: an aligner may give one a word. Compounds, equal too, stay alone."""
     joined: list[tuple[str, int, int]] = []
-    for kind, wanted, said in pieces:
-        if joined and all(each[0] == "equal" and each[1] == each[2] for each in (joined[-1], (kind, wanted, said))):
-            joined[-1] = kind, joined[-1][1] + wanted, joined[-1][2] + said
+    for kind, num_reference, num_hypothesis in pieces:
+        if joined and all(
+            each[0] == "equal" and each[1] == each[2] for each in (joined[-1], (kind, num_reference, num_hypothesis))
+        ):
+            joined[-1] = kind, joined[-1][1] + num_reference, joined[-1][2] + num_hypothesis
         else:
-            joined.append((kind, wanted, said))
+            joined.append((kind, num_reference, num_hypothesis))
     return joined
 
 
@@ -85,16 +88,18 @@ def _taken(
         len(unit) > _UNIT_CHARS for unit in (*reference, *hypothesis)
     )
     found = Excerpt([], [], [], [], not shortened)
-    at, at_said = 0, 0
-    for kind, wanted, said in parts:
+    at, hypothesis_at = 0, 0
+    for kind, num_reference, num_hypothesis in parts:
         is_full = len(found.reference) + len(found.hypothesis) >= most
         if is_full and kind != "gap":
             found = found._replace(is_whole=False)
         if not (is_full and found.pieces[-1][0] == "gap"):
-            found.pieces.append(("gap" if is_full else kind, wanted, said))
-            found.places.append(at_said)
+            found.pieces.append(("gap" if is_full else kind, num_reference, num_hypothesis))
+            found.places.append(hypothesis_at)
         if not is_full and kind != "gap":
-            found.reference.extend(shorten(unit, _UNIT_CHARS) for unit in reference[at : at + wanted])
-            found.hypothesis.extend(shorten(unit, _UNIT_CHARS) for unit in hypothesis[at_said : at_said + said])
-        at, at_said = at + wanted, at_said + said
+            found.reference.extend(shorten(unit, _UNIT_CHARS) for unit in reference[at : at + num_reference])
+            found.hypothesis.extend(
+                shorten(unit, _UNIT_CHARS) for unit in hypothesis[hypothesis_at : hypothesis_at + num_hypothesis]
+            )
+        at, hypothesis_at = at + num_reference, hypothesis_at + num_hypothesis
     return found

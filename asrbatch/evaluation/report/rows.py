@@ -20,8 +20,10 @@ from asrbatch.evaluation.stats.error_rates import Tally
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.parallel import over_rows
 
-NO_PREDICTION = "no prediction"  # `missing` is the error kind of a row whose audio file does not exist
-MOST_BYTES = 100_000_000  # of the page's rows; a browser has them all in memory
+# Not `missing`, which is the error kind of a row whose audio file does not exist.
+NO_PREDICTION = "no prediction"
+# Of the page's rows: a browser has them all in memory.
+MOST_BYTES = 100_000_000
 _MOST_CHARS = 2000  # of a text as it was written
 SCORED = "scored"
 RankedEntry = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows without any), id, bytes, entry
@@ -29,9 +31,7 @@ Rate = tuple[int, int]  # errors, units of reference
 
 
 class PartOfReport(NamedTuple):
-    """What a part of the rows gives the page: entries of its worst rows, the worst first; how many rows have which
-    rate.
-    """
+    """Of a part of the rows: entries of the worst, the worst first, and how many rows have which rate."""
 
     entries: list[RankedEntry]
     rates: Counter[Rate]
@@ -161,11 +161,9 @@ def _as_written(row: ScoredRow) -> dict[str, Any]:
 
 
 def _times(row: ScoredRow, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
-    """For each piece, when the segment it is in starts, in seconds of the row; None where the row has no segments to
-    choose from.
-
-    Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
-    segment before or after."""
+    """For each piece, when the segment it is in starts, in seconds of the row; None for a row without segments."""
+    # Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
+    # segment before or after.
     segments = (row.row or {}).get("segments")
     if not isinstance(segments, list) or len(segments) < 2 or not num_units:
         return None

@@ -1,0 +1,60 @@
+"""Plots as SVG text: horizontal bars with names, numbers and intervals. Knows nothing of what they show."""
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+from asrbatch.formatting import shorten
+
+_WIDTH, _ROW, _NAME, _GAP = 520, 24, 140, 8
+_NAME_CHARS = 20
+# A digit of the page's 12 px font is narrower than this in every font that browsers choose.
+_CHAR = 7.2
+
+
+class Bar(NamedTuple):
+    """One bar.
+
+    Attributes:
+        name, label: what stands before and behind it.
+        value: its length, from 0.
+        interval: where a whisker begins and ends, or None.
+    """
+
+    name: str
+    label: str
+    value: float
+    interval: Sequence[float] | None = None
+
+    @property
+    def end(self) -> float:
+        return max(self.value, self.interval[1]) if self.interval else self.value
+
+
+def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
+    """A figure of horizontal bars, as HTML; names, labels and the note below it are escaped."""
+    # The scale at which every label has room behind its own bar.
+    room = [(row.end, _WIDTH - _NAME - 2 * _GAP - _CHAR * len(row.label)) for row in rows]
+    scale = min((max(width, 0.0) / end for end, width in room if end > 0), default=0.0)
+    parts = "".join(_bar(row, at * _ROW, scale) for at, row in enumerate(rows))
+    height = max(len(rows) * _ROW, _ROW)
+    below = f'<p class="soft">{escape(note)}</p>' if note else ""
+    return (
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title, quote=True)}">{parts}</svg>{below}</figure>'
+    )
+
+
+def _bar(row: Bar, y: int, scale: float) -> str:
+    """One row of the plot, its top at `y`."""
+    name, label, end = escape(shorten(row.name, _NAME_CHARS)), escape(row.label), _NAME + row.end * scale + _GAP
+    whisker = ""
+    if row.interval:
+        low, high = (_NAME + bound * scale for bound in row.interval)
+        middle = y + _ROW / 2
+        whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
+    return (
+        f'<text x="{_NAME - _GAP}" y="{y + 16}" text-anchor="end">{name}<title>{escape(row.name)}</title></text>'
+        f'<rect class="bar" x="{_NAME}" y="{y + 5}" width="{row.value * scale:.1f}" height="{_ROW - 10}" rx="2"/>'
+        f'{whisker}<text class="soft" x="{end:.1f}" y="{y + 16}">{label}</text>'
+    )
