@@ -33,18 +33,7 @@ def transcribe(
     Raises:
         errors.AsrbatchError: the run cannot be done as asked, or stopped; rows written so far are kept.
     """
-    from dataclasses import fields
-
-    from asrbatch.config import EngineConfig, RunConfig
-    from asrbatch.errors import UsageError
+    from asrbatch.config import run_config
     from asrbatch.runs.runner import run
 
-    of_engine = {f.name for f in fields(EngineConfig)} - {"model"}
-    of_run = {f.name for f in fields(RunConfig)} - {"manifest", "engine"}
-    unknown = options.keys() - of_engine - of_run
-    if unknown:
-        has = ", ".join(sorted(of_engine | of_run))
-        raise UsageError(f"transcribe() has no option {', '.join(sorted(unknown))}; it has {has}")
-    engine = EngineConfig(model=model, **{k: v for k, v in options.items() if k in of_engine})
-    config = RunConfig(manifest=str(manifest), engine=engine, **{k: v for k, v in options.items() if k in of_run})
-    return run(config, observer, stop)
+    return run(run_config({**options, "manifest": str(manifest), "model": model}), observer, stop)

@@ -7,25 +7,18 @@ from queue import SimpleQueue
 import numpy as np
 
 from asrbatch.audio.load import load_audio
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.base import DecodingOptions
-from asrbatch.engine.devices import detect_device
-from asrbatch.models.checkpoint import open_checkpoint
+from asrbatch.engine.spec import EngineSpec
+from asrbatch.runs.model_selection import resolve_model
 
 RATE = 16000
 
 
-def options(**changed):
-    defaults = {
-        "device": detect_device(),
-        "dtype": "float32",
-        "mode": "thread",
-        "task": "transcribe",
-        "max_tokens": 444,
-        "seed": 0,
-        "user_args": {"max_num_seqs": 4},
-        "temperatures": (0.0,),
-    }
-    return {**defaults, **changed}
+def spec_of(folder: str, *, args=("max_num_seqs=4",), mode="thread", **options) -> EngineSpec:
+    """What a run would start; fp32, a few sequences at a time."""
+    engine = EngineConfig(str(folder), dtype="float32", mode=mode, args=args)
+    return resolve_model(RunConfig("-", engine, **options))
 
 
 def samples_of(rows: list[dict]) -> list[np.ndarray]:
@@ -40,16 +33,15 @@ class Asked:
         folder: of the checkpoint.
     """
 
-    def __init__(self, start, folder: str, **changed):
+    def __init__(self, start, folder: str, **options):
         self.answers: SimpleQueue = SimpleQueue()
-        deliver = lambda key, outcome: self.answers.put((key, outcome))  # noqa: E731
-        self.engine = start(open_checkpoint(folder), deliver=deliver, **options(**changed))
+        self.engine = start(spec_of(folder, **options), lambda key, outcome: self.answers.put((key, outcome)))
 
     def __call__(self, clips, prompt=None, timeout_s=120, **question):
         """Submits all clips at once; outcomes in their order. Without timestamps unless asked for."""
         for i, clip in enumerate(clips):
             self.engine.submit(
-                (i, 0), self.engine.prepare(clip, prompt), DecodingOptions(**{"timestamps": False, **question})
+                (i, 0), self.engine.preprocess(clip, prompt), DecodingOptions(**{"timestamps": False, **question})
             )
         return self.collect(len(clips), timeout_s)
 

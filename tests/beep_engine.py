@@ -52,7 +52,7 @@ class BeepEngine:
     def prepare_thread(self):
         pass
 
-    def prepare(self, samples, prompt, language=None):
+    def preprocess(self, samples, prompt, language=None):
         if prompt == "refuse":
             raise RowError("bad_row", "prompt 'refuse': refused")
         return Request((), samples, float(np.abs(samples).max()), lambda peak: None)
@@ -83,7 +83,7 @@ class DiesOn:
         self.index = index
         self.held_at_death: list[set[int]] = []
 
-    def __call__(self, checkpoint, *, deliver, **options):
+    def __call__(self, spec, deliver):
         held: dict = {}
         died = Failure(EngineDiedError("the engine process died: killed by row 7"))
 

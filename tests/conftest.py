@@ -124,19 +124,16 @@ class Engines:
     def __init__(self):
         self._running = {}
 
-    def start(self, checkpoint, *, deliver, **options):
+    def start(self, spec, deliver):
         from asrbatch.engine.engine import start_engine
 
-        # The device tells the memory free at the moment; temperatures are only recorded.
-        same = {name: value for name, value in options.items() if name not in ("device", "temperatures")}
-        model_options = same.pop("asking", None)
-        if (
-            model_options is not None and model_options.capabilities.is_whisper
-        ):  # its words and windows travel with each request
-            model_options = model_options.engine_settings or model_options.plugins
-        key = (checkpoint.folder, repr(sorted(same.items())), repr(model_options or None))
+        options = spec.model_options
+        if spec.capabilities.is_whisper:  # its words and windows travel with each request
+            options = options.engine_settings, options.plugins
+        same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
+        key = (spec.checkpoint.folder, repr(same))
         if key not in self._running:
-            self._running[key] = start_engine(checkpoint, deliver=deliver, **options)
+            self._running[key] = start_engine(spec, deliver)
         self._running[key].deliver = deliver
         return _Kept(self._running[key])
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import REPO
 
 from asrbatch import errors
-from asrbatch.cli.run_options import READING
+from asrbatch.cli.options import READING, flag_of
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
@@ -72,7 +72,7 @@ def test_every_option_of_every_command_is_listed_and_no_other(title):
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
         assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
     elif command in ("validate", "make-manifest"):
-        shared = {f"--{name.replace('_', '-')}" for name in READING}
+        shared = {flag_of(name) for name in READING}
         assert shared <= options()[command] and "takes `transcribe`'s options for reading a manifest" in table
         assert listed == options()[command] - shared
     else:

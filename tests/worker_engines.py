@@ -27,7 +27,7 @@ class CannotBeLoaded(Exception):
         super().__init__(why)
 
 
-def start(checkpoint, *, device, deliver, **options):
+def start(spec, deliver):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
     is_first = int(os.environ["BEEP_FIRST_CORE"]) in cores
@@ -91,6 +91,6 @@ def start(checkpoint, *, device, deliver, **options):
         answer(key, request, question)
 
     engine.submit = submit
-    engine.facts = {"vllm": "-", "torch": "-", "device": device.name}
+    engine.facts = {"vllm": "-", "torch": "-", "device": spec.device.name}
     engine.close = lambda timeout_s=0.0: None
     return engine

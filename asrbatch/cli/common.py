@@ -1,10 +1,11 @@
 """What the commands share: how errors are shown, and how a signal ends a run."""
 
+import json
 import os
 import signal
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +25,7 @@ def _set_verbose(asked: bool) -> None:
     _verbose = asked
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")]
 
 
@@ -35,6 +37,16 @@ def complain(error: Exception, message: object) -> None:
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
     print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
+
+
+def log(line: str) -> None:
+    """How far it is, and what is to be known beside the result: on standard error."""
+    typer.echo(line, err=True)
+
+
+def print_json(metrics: dict[str, Any], ascii: bool = False) -> None:
+    """A result on one line. NaN is no JSON, and would be a defect."""
+    typer.echo(json.dumps(metrics, ensure_ascii=ascii, allow_nan=False))
 
 
 def fetch_no_model(model: str | None) -> None:

@@ -1,43 +1,158 @@
-"""The options of `option_list` given to commands: `transcribe` takes them, `plan` and `submit` take the same and pass
-them on.
+"""The options of commands, made of the fields of dataclasses that declare them (`asrbatch.options`).
 
-A command that wants them is decorated with `takes_run_options` and receives them as one `RunOptions`.
-
-The options of a score, said once: `score`, `compare` and `report` take them and receive one `ScoreOptions`.
+A command is decorated with `takes(name=group)`: in place of its parameter of that name it gets the group's options, and
+receives what the group makes of them. Says no option itself but those that are settled before there is a `RunConfig`.
 """
 
 import functools
 import inspect
-from collections.abc import Callable
-from enum import Enum
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from itertools import chain
+from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
-from asrbatch.cli.run_options import PARAMETERS, READING
-from asrbatch.config import EngineConfig, RunConfig, resolve_chunk_id
+from asrbatch.config import (
+    ChunkOptions,
+    EngineConfig,
+    LimitOptions,
+    OutputOptions,
+    RunConfig,
+    SourceOptions,
+    TaskOptions,
+    WindowOptions,
+    run_config,
+    source_options,
+)
 from asrbatch.errors import UsageError
-from asrbatch.storage.remote import absolute
+from asrbatch.evaluation.options import ScoreOptions
+from asrbatch.options import flag, flags, option
 
-_NO_WORD_TIMESTAMPS = (
-    "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; "
-    "segments have "
-    "times, and a forced aligner (torchaudio's, whisperX's) finds those of words from the audio and the segments"
+Parameters = dict[str, inspect.Parameter]
+
+
+class OptionGroup(NamedTuple):
+    """Options that a command takes together.
+
+    Attributes:
+        parameters: by name, as typer wants them.
+        make: of their values, and of the names of those that were written, what the command receives.
+    """
+
+    parameters: Parameters
+    make: Callable[[dict[str, Any], list[str]], Any]
+
+
+def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
+    """Gives a command the options of each group, in place of its parameter of that name."""
+
+    def decorate(command: Callable) -> Callable:
+        parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+        for name, own in inspect.signature(command).parameters.items():
+            taken = groups[name].parameters.values() if name in groups else [own]
+            parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
+
+        @functools.wraps(command)
+        def called(context: typer.Context, **values: Any) -> Any:
+            for name, group in groups.items():
+                written = [n for n in group.parameters if context.get_parameter_source(n).name == "COMMANDLINE"]
+                values[name] = group.make({n: values.pop(n) for n in group.parameters}, written)
+            return command(**values)
+
+        called.__signature__ = inspect.Signature(parameters)
+        called.__annotations__ = {}  # typer would ask for those of the command
+        return called
+
+    return decorate
+
+
+def parameters_of(
+    options: Iterable[Field],
+    *,
+    types: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    with_bounds: bool = False,
+) -> Parameters:
+    """Fields that are options, as parameters of a command.
+
+    Args:
+        types, defaults: of options that are written otherwise than they are kept, by name.
+        with_bounds: let typer check bounds and show them; otherwise their dataclass does.
+    """
+    return {
+        each.name: _parameter(
+            each,
+            (types or {}).get(each.name) or _type_of(each),
+            (defaults or {}).get(each.name, None if each.default in (MISSING, ()) else each.default),
+            with_bounds,
+        )
+        for each in options
+        if each.metadata
+    }
+
+
+def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> inspect.Parameter:
+    told = option.metadata
+    if option.name == "manifest":
+        info = typer.Argument(help=told["help"], show_default=False)
+    else:
+        info = typer.Option(
+            *flags(option),
+            help=told["help"],
+            metavar=told["metavar"],
+            show_default="[default:" not in told["help"],
+            min=told["minimum"] if with_bounds else None,
+            max=told["maximum"] if with_bounds else None,
+        )
+    type_ = type_ | None if default is None else type_
+    return inspect.Parameter(
+        option.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[type_, info]
+    )
+
+
+def _type_of(option: Field) -> Any:
+    if option.metadata["choices"]:
+        return Literal[tuple(option.metadata["choices"])]
+    return list[str] if option.type == tuple[str, ...] else option.type
+
+
+@dataclass(frozen=True)
+class _CommandOptions:
+    """Options that are settled before there is a `RunConfig`."""
+
+    dataset: str | None = option(None, "A data set on the Hugging Face hub; the same as hf://NAME.")
+    chunk_offset: int | None = option(None, "Added to the place in the SLURM array. [default: 0]")
+
+
+def _run_fields() -> Iterable[Field]:
+    """Every option of a run, as `--help` lists them: group by group, but for those that belong beside another."""
+    known = {each.name: each for each in (*fields(RunConfig), *fields(EngineConfig), *fields(_CommandOptions))}
+    order = (
+        "manifest", "model", "output", TaskOptions, "prompt_style", "chat_template_kwargs", WindowOptions,
+        "format", "dataset", SourceOptions, "num_chunks", "chunk_id", "chunk_offset", ChunkOptions, OutputOptions,
+        EngineConfig, LimitOptions,
+    )  # fmt: skip
+    names = ((each,) if isinstance(each, str) else (field.name for field in fields(each)) for each in order)
+    return [known[name] for name in dict.fromkeys(chain.from_iterable(names))]
+
+
+FIELDS = {each.name: each for each in _run_fields()}
+PARAMETERS = parameters_of(FIELDS.values())
+# How a manifest is read: every command that reads one takes these.
+READING = tuple(name for name in FIELDS if name == "dataset" or name in {each.name for each in fields(SourceOptions)})
+# What a model is and how it is asked. Not in it: what changes neither, such as how often it is asked again.
+MODEL_OPTIONS = tuple(
+    name
+    for name in FIELDS
+    if name in {each.name for each in (*fields(TaskOptions), *fields(EngineConfig))} - {"model", "seed"}
+    or name in ("windows", "window_s", "timestamps")
 )
 
 
-def reading_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of `SourceOptions` as the options of a command give them, by parameter name."""
-    fields = run_reading_fields(values)
-    folder = fields.pop("audio_folder")
-    return {**fields, "folder": None if folder is None else absolute(folder)}
-
-
-def run_reading_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The same as fields of `RunConfig`."""
-    fields = {name: values[name] for name in READING if name not in ("dataset", "config")}
-    fields["dataset_config"] = values["config"]
-    return {name: value.value if isinstance(value, Enum) else value for name, value in fields.items()}
+def flag_of(name: str) -> str:
+    """What an option of a run is called on the command line."""
+    return flag(FIELDS[name])
 
 
 def choose_manifest(manifest: str | None, dataset: str | None, *, name: str = "MANIFEST") -> str:
@@ -53,7 +168,7 @@ class RunOptions:
     """What was given on the command line.
 
     Attributes:
-        values: every option's value, by parameter name.
+        values: every option's value, by name.
         given: the names of those that were written.
     """
 
@@ -61,220 +176,125 @@ class RunOptions:
         self.values = values
         self.given = given
 
-    def config(self, *, environment: dict[str, str], **changes: Any) -> RunConfig:
+    @property
+    def reading(self) -> SourceOptions:
+        """How the manifest is to be read. Raises UsageError."""
+        return source_options(self.values)
+
+    def config(self, *, environment: Mapping[str, str], **changes: Any) -> RunConfig:
         """The options as a `RunConfig`.
 
         Args:
             environment: where SLURM says which task of an array this is.
-            changes: values that take the place of those given, by parameter name.
+            changes: values that take the place of those given, by name.
 
         Raises:
             UsageError: see `RunConfig`.
         """
-        v = {**self.values, **changes}
-        if v["model"] is None:
+        values = {**self.values, **changes}
+        if values["model"] is None:
             raise UsageError(
                 "--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo"
             )
-        if v["word_timestamps"]:
-            raise UsageError(_NO_WORD_TIMESTAMPS)
-        return RunConfig(
-            **run_reading_fields(v),
-            manifest=v["manifest"],
-            engine=EngineConfig(
-                model=v["model"],
-                revision=v["revision"],
-                dtype=v["dtype"].value,
-                mode=v["engine_mode"].value,
-                max_tokens=v["max_tokens"],
-                seed=v["seed"],
-                args=tuple(v["engine_arg"] or ()),
-                prompt_style=v["prompt_style"].value,
-                chat_template_kwargs=v["chat_template_kwargs"],
-                plugins=tuple(v["plugin"] or ()),
-                tokenizer=v["tokenizer"],
-                trust_remote_code=v["trust_remote_code"],
-                lora=v["lora"],
-            ),
-            output=v["output"],
-            language=v["language"],
-            task=v["task"].value,
-            target_language=v["target_language"],
-            prompt=v["prompt"],
-            hotwords=v["hotwords"],
-            windows=v["windows"].value,
-            window_s=v["window_seconds"],
-            vad_filter=v["vad_filter"],
-            condition_on_previous=v["condition_on_previous"],
-            timestamps=v["timestamps"],
-            fallback=v["fallback"],
-            drop_no_speech=v["drop_no_speech"],
-            num_chunks=v["num_chunks"],
-            chunk_id=resolve_chunk_id(v["num_chunks"], v["chunk_id"], v["chunk_offset"], environment),
-            strategy=v["strategy"].value,
-            devices=v["devices"],
-            overwrite=v["overwrite"],
-            retry_failed=v["retry_failed"],
-            workers=v["workers"],
-            max_windows=v["max_windows"],
-            max_audio_s=v["max_audio"],
-            decode_timeout_s=v["decode_timeout"],
-            grace_s=v["grace"],
-            hang_timeout_s=v["hang_timeout"],
-        )
+        offset = values.pop("chunk_offset")
+        values["chunk_id"] = resolve_chunk_id(values["num_chunks"], values["chunk_id"], offset, environment)
+        del values["dataset"]
+        return run_config(values)
 
     def reading_arguments(self) -> list[str]:
         """The arguments that say how the manifest is read, for another command."""
-        return self.arguments(without=tuple(name for name in PARAMETERS if name not in READING))
+        return self.arguments(without=tuple(name for name in FIELDS if name not in READING))
 
     def arguments(self, *, without: tuple[str, ...] = (), **changes: Any) -> list[str]:
         """The arguments of `asrbatch transcribe` that say the same, the manifest first.
 
         Args:
-            without: parameters to leave out.
-            changes: values that take the place of those given, by parameter name.
+            without: options to leave out.
+            changes: values that take the place of those given, by name.
         """
         words: list[str] = []
-        for name, parameter in PARAMETERS.items():
+        for name, field in FIELDS.items():
             value = changes.get(name, self.values[name])
             if name in without or (name not in self.given and name not in changes) or value is None:
                 continue
-            info = parameter.annotation.__metadata__[0]
-            if isinstance(info, typer.models.ArgumentInfo):
-                words.insert(0, str(value))
-                continue
-            option = f"--{name.replace('_', '-')}"
-            if value is True:
-                words.append(option)
-            elif value is False:
-                # Of options that have two names; the others are off without being mentioned.
-                words += [second for second in _secondary(info, option) if name in self.given or name in changes]
-            else:
-                for each in value if isinstance(value, list) else [value]:
-                    text = str(each.value if isinstance(each, Enum) else each)
-                    # `--prompt -x` would be read as an option; `--prompt=-x` is not.
-                    words += [f"{option}={text}"] if text.startswith("-") else [option, text]
+            words += [str(value)] if name == "manifest" else _words(field, value)
         return words
 
 
-def _secondary(info: Any, option: str) -> list[str]:
-    """The name that turns an option off, if it has one."""
-    declared = info.param_decls or [f"{option}/--no-{option[2:]}"]
-    return [name.split("/")[1] for name in declared if "/" in name]
+def _words(option: Field, value: Any) -> list[str]:
+    """An option as it is written."""
+    on, _, off = flags(option)[0].partition("/")
+    if isinstance(value, bool):
+        # Of a switch with one name nothing says that it is off.
+        return [on] if value else [off] if off else []
+    # `--prompt -x` would be read as an option; `--prompt=-x` is not.
+    texts = map(str, value if isinstance(value, tuple) else [value])
+    return [word for text in texts for word in ([f"{on}={text}"] if text.startswith("-") else [on, text])]
 
 
-def takes_reading_options(command: Callable) -> Callable:
-    """Gives a command the options that say how a manifest is read; its first parameter receives them by name, in a
-    dict.
-    """
-    own = list(inspect.signature(command).parameters.values())[1:]
-    shared = {name: PARAMETERS[name] for name in READING}
-
-    @functools.wraps(command)
-    def called(**values: Any) -> Any:
-        return command({name: values.pop(name) for name in shared}, **values)
-
-    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *shared.values()]]
-    called.__signature__ = inspect.Signature(keyword_only)
-    called.__annotations__ = {}
-    return called
-
-
-def takes_run_options(
-    *, without: tuple[str, ...] = (), only: tuple[str, ...] | None = None
-) -> Callable[[Callable], Callable]:
-    """Gives a command the options of a run; its first parameter receives them as `RunOptions`.
+def run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(FIELDS)) -> OptionGroup:
+    """The options of a run; a command receives them as `RunOptions`.
 
     Args:
-        without: parameters this command does not take.
-        only: those it takes; None for all the others.
+        without: those this command does not take, of `only`.
     """
+    shared = {name: parameter for name, parameter in PARAMETERS.items() if name in only and name not in without}
 
-    def decorate(command: Callable) -> Callable:
-        own = list(inspect.signature(command).parameters.values())[1:]
-        shared = {n: p for n, p in PARAMETERS.items() if n not in without and (only is None or n in only)}
+    def make(values: dict[str, Any], given: list[str]) -> RunOptions:
+        run = {name: values.get(name, parameter.default) for name, parameter in PARAMETERS.items()}
+        run.update({name: tuple(run[name] or ()) for name, field in FIELDS.items() if field.type == tuple[str, ...]})
+        if "manifest" in shared:
+            run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
+            if run["dataset"] is not None:
+                given = ["manifest", *(name for name in given if name != "dataset")]
+            run["dataset"] = None
+        return RunOptions(run, given)
 
-        @functools.wraps(command)
-        def called(context: typer.Context, **values: Any) -> Any:
-            run = {name: values.pop(name) if name in shared else p.default for name, p in PARAMETERS.items()}
-            given = [name for name in shared if context.get_parameter_source(name).name == "COMMANDLINE"]
-            if "manifest" in shared:
-                run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
-                if run["dataset"] is not None:
-                    given = ["manifest", *(name for name in given if name != "dataset")]
-                run["dataset"] = None
-            return command(RunOptions(run, given), **values)
-
-        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*shared.values(), *own]]
-        called.__signature__ = inspect.Signature([context, *keyword_only])
-        called.__annotations__ = {}
-        return called
-
-    return decorate
+    return OptionGroup(shared, make)
 
 
-_MOST_RESAMPLES = 1_000_000
-
-
-def _scoring_options(
-    references: Annotated[
-        str | None, typer.Option(help="A manifest whose rows were all to be predicted; its `text` counts.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Which split of a data set that has several.")] = None,
-    normalizer: Annotated[
-        str,
-        typer.Option(
-            help="Of auto, whisper-english, whisper-basic, leaderboard, none; auto: whisper-english for English."
-        ),
-    ] = "auto",
-    language: Annotated[
-        str | None, typer.Option(help="Of rows without `lang`. [default: that of the run, or en]")
-    ] = None,
-    by: Annotated[
-        str | None, typer.Option(help="Fields to make groups by, with commas; `duration` makes bins.")
-    ] = None,
-    text_field: Annotated[str, typer.Option(help="The field with the reference.")] = "text",
-    pred_field: Annotated[
-        str | None, typer.Option(help="The field with the prediction. [default: pred_text, or what begins so]")
-    ] = None,
-    resamples: Annotated[int, typer.Option(min=1, max=_MOST_RESAMPLES, help="Of the bootstrap.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
-) -> None:
-    """Never called: its signature is the list of options."""
-
-
-_PARAMETERS = inspect.signature(_scoring_options).parameters
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
-
-
-def takes_scoring_options(*, resamples: int = 1000) -> Callable[[Callable], Callable]:
-    """Gives a command the options of a score; its first parameter receives them as `ScoreOptions`.
+def scoring_options(*, resamples: int = 1000) -> OptionGroup:
+    """The options of a score; a command receives them as `ScoreOptions`.
 
     Args:
         resamples: how many there are where none were asked for.
     """
-
-    def decorate(command: Callable) -> Callable:
-        own = list(inspect.signature(command).parameters.values())[1:]
-        shared = {**_PARAMETERS, "resamples": _PARAMETERS["resamples"].replace(default=resamples)}
-
-        @functools.wraps(command)
-        def called(**values: Any) -> Any:
-            from asrbatch.evaluation.options import ScoreOptions
-
-            given = {name: values.pop(name) for name in shared}
-            return command(ScoreOptions(**{**given, "by": _fields(given["by"])}), **values)
-
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in [*own, *shared.values()]]
-        called.__signature__ = inspect.Signature(keyword_only)
-        called.__annotations__ = {}
-        return called
-
-    return decorate
+    shared = parameters_of(
+        fields(ScoreOptions), types={"by": str}, defaults={"by": None, "resamples": resamples}, with_bounds=True
+    )
+    return OptionGroup(shared, lambda values, _: ScoreOptions(**{**values, "by": _names(values["by"])}))
 
 
-def _fields(given: str | None) -> tuple[str, ...]:
+def resolve_chunk_id(
+    num_chunks: int | None, chunk_id: int | None, chunk_offset: int | None, environment: Mapping[str, str]
+) -> int | None:
+    """Which chunk this process is to take: `--chunk-id`, or its place in the SLURM array plus `--chunk-offset`.
+
+    The number of chunks is never taken from the array: `--array=3,7` runs two chunks of sixteen again.
+
+    Raises:
+        UsageError: options that contradict each other, or nothing that says which chunk.
+    """
+    task = environment.get("SLURM_ARRAY_TASK_ID")
+    if num_chunks is None:
+        for option, value in (("--chunk-id", chunk_id), ("--chunk-offset", chunk_offset)):
+            if value is not None:
+                raise UsageError(f"{option} {value}: of how many chunks? give --num-chunks as well")
+        return None
+    if chunk_id is not None:
+        if chunk_offset is not None:
+            raise UsageError(
+                f"--chunk-offset {chunk_offset}: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing"
+            )
+        return chunk_id
+    if task is None:
+        raise UsageError(f"--num-chunks {num_chunks}: which of them? give --chunk-id, or run as a SLURM array task")
+    if not task.isdecimal():
+        raise UsageError(f"SLURM_ARRAY_TASK_ID={task}: is not a whole number; give --chunk-id")
+    return int(task) + (chunk_offset or 0)
+
+
+def _names(given: str | None) -> tuple[str, ...]:
     """`dataset,lang` as names, each once.
 
     Raises:
@@ -286,8 +306,3 @@ def _fields(given: str | None) -> tuple[str, ...]:
     if "" in names:
         raise UsageError(f"--by {given}: an empty name; write field names with one comma between them")
     return names
-
-
-def say(line: str) -> None:
-    """How far it is, on standard error."""
-    typer.echo(line, err=True)

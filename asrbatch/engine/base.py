@@ -1,9 +1,7 @@
-"""What the rest of asrbatch sees of an engine. Imports neither torch nor vllm.
+"""What the rest of asrbatch sees of an engine, and an engine of a model's processor. Imports neither torch nor vllm.
 
-How the windows of one kind of model become engine inputs, and engine outputs become answers.
-
-The engine (`start.py`) moves requests and knows nothing of speech; an asker knows speech and moves nothing. Imports
-neither torch nor vllm."""
+The engine (`engine.py`) moves requests and knows nothing of speech; a processor (`processors.py`) knows speech and
+moves nothing."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,14 +13,14 @@ from asrbatch.types import DecodingResult
 
 @dataclass(frozen=True, slots=True)
 class DecodingOptions:
-    """How a window is asked, apart from its audio and its row's prompt.
+    """How a window is decoded, apart from its audio and its row's prompt.
 
     Attributes:
         language: ISO 639-1 code the checkpoint has; None has it detected.
         previous: token ids of the text before this window, from `Segment.token_ids`. They follow the row's prompt; of
             both together the last `WhisperPrompts.max_prompt_tokens` are used.
         temperature: 0.0 is greedy; above, tokens are sampled, with the run's seed.
-        timestamps: whether the answer carries timestamps; ask so only where `WhisperPrompts.has_timestamps`.
+        timestamps: whether the result carries timestamps; only where `WhisperPrompts.has_timestamps`.
     """
 
     language: str | None = None
@@ -55,9 +53,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The engine gave no answer. `error` is a `RowError` when one request is at fault,
-    `EngineDiedError` when all are.
-    """
+    """There is no result. `error` is a `RowError` when one request is at fault, `EngineDiedError` when all are."""
 
     error: RowError | EngineDiedError
 
@@ -83,24 +79,24 @@ class Engine(Protocol):
     max_num_seqs: int
 
     def prepare_thread(self) -> None:
-        """Call once in each thread that will call `prepare`."""
+        """Call once in each thread that will call `preprocess`."""
 
-    def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
-        """Computes the features of one window. Thread-safe; this is where a preparation thread spends its time.
+    def preprocess(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
+        """Computes the features of one window. Thread-safe; this is where a preprocess thread spends its time.
 
         Args:
             samples: 1-D float32, mono, at the checkpoint's rate, no longer than its window.
             prompt: previous text, for Whisper; the instruction, for a chat; None for the model's own.
-            language: as `DecodingOptions.language`; Whisper is told it by the question alone.
+            language: as `DecodingOptions.language`; Whisper takes it from there alone.
 
         Raises:
-            RowError: the window cannot be asked.
+            RowError: the model cannot be given this window.
         """
 
-    def submit(self, key: Any, request: Request, question: DecodingOptions = DecodingOptions()) -> None:
+    def submit(self, key: Any, request: Request, options: DecodingOptions = DecodingOptions()) -> None:
         """Queues one window; its outcome arrives through `deliver`. Thread-safe, returns at once.
 
-        The same request may be submitted again, with another question; a key may be used again once its outcome is
+        The same request may be submitted again, with other options; a key may be used again once its outcome is
         there."""
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -108,31 +104,43 @@ class Engine(Protocol):
 
 
 class Processor(Protocol):
-    """Asks one kind of model.
+    """From samples to vLLM's input, and from its output to a result, for one kind of model.
 
     Attributes:
-        facts: JSON-serialisable, for the run record: how the model is asked.
-        warm_ups: one question of each kind; each is asked about a second of silence before any clock runs.
+        facts: JSON-serialisable, for the run record.
+        warm_ups: options of each kind of request; each is tried with a second of silence before any clock runs.
     """
 
     facts: dict[str, Any]
     warm_ups: Sequence[DecodingOptions]
 
-    def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
-        """See `base.Engine.prepare`. Thread-safe.
+    def preprocess(self, samples: Any, prompt: str | None, language: str | None) -> Request:
+        """See `Engine.preprocess`. Thread-safe.
 
         Raises:
-            ValueError, TypeError: this input cannot be asked; of the tokenizer, the processor or vLLM's renderer.
+            ValueError, TypeError: of the tokenizer, the model's own processor or vLLM's renderer, about this input.
         """
 
-    def input_of(self, request: Request, question: DecodingOptions) -> Any:
-        """vLLM's engine input; the request stays as it is, and may be asked again."""
+    def engine_input(self, request: Request, options: DecodingOptions) -> Any:
+        """vLLM's engine input; the request stays as it is, and may be submitted again."""
 
-    def params_of(self, question: DecodingOptions) -> Any:
-        """vLLM's sampling parameters; one object for each kind of question."""
+    def sampling_params(self, options: DecodingOptions) -> Any:
+        """vLLM's sampling parameters; one object for each kind of request."""
 
-    def recorded_params(self, temperature: float) -> dict[str, Any]:
-        """The sampling parameters as the run record shows them."""
+    def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
+        """The result in a finished `RequestOutput` of vLLM's; runs in the driver's thread."""
 
-    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
-        """The answer in a finished request (`vllm_api.Finished`); runs in the driver's thread."""
+
+def innermost(error: BaseException) -> BaseException:
+    """Its innermost cause: vLLM wraps what went wrong in what noticed it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def root_cause(error: BaseException) -> str:
+    """The innermost cause, in one line."""
+    error = innermost(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
+    # pydantic says what is wrong in its third line, others in their last.
+    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}"

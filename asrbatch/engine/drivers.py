@@ -1,49 +1,79 @@
-"""vLLM stepped in a thread of this process: the faster way where frontend and model share the same few cores.
+"""Two ways to run vLLM: stepped in a thread of this process, or in its own EngineCore process fed by an asyncio loop.
 
-The engine is built and stepped by one thread, because OpenMP keeps a team of workers per thread that enters it.
-
-vLLM's own EngineCore process, driven by an asyncio loop in a thread of ours: the way for GPUs.
-
-A dead EngineCore is noticed by vLLM's own watch of that process and fails every waiting request at once; a step that
-is merely slow fails nothing.
+The thread is the faster way where frontend and model share the same few cores, the process the way for GPUs
+(`settings.resolve_mode` chooses). Both have one interface; they know requests by their keys, and nothing of speech.
 """
 
 import asyncio
 import signal
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from asrbatch.engine.base import Deliver, Failure
+from asrbatch.engine.base import Failure
 from asrbatch.errors import EngineDiedError, RowError
 
 _STOP = object()
 
 
-class ThreadDriver:
-    """Starts an in-process engine and steps it until closed.
+class Driver(ABC):
+    """Starts an engine in a thread of its own and runs it until closed.
 
     Args:
-        start: builds the engine; runs in the stepping thread.
-        deliver: receives `(key, output)` for a finished request, `(key, Failure)` otherwise.
-        extra: more arguments of every request.
+        start: builds the engine; runs in that thread.
+        deliver: receives `(key, RequestOutput)` for a finished request, `(key, Failure)` otherwise.
+        request_args: more arguments of every request.
 
     Raises:
         Exception: whatever `start` raised.
     """
 
-    def __init__(self, start: Callable[[], Any], deliver: Deliver, extra: dict[str, Any] | None = None):
-        self._start, self._deliver, self._extra = start, deliver, extra or {}
-        self._inbox: SimpleQueue = SimpleQueue()
+    def __init__(self, start: Callable[[], Any], deliver: Callable[[Any, Any], None], request_args: dict[str, Any]):
+        self._start, self._deliver, self._request_args = start, deliver, request_args
         self._started: SimpleQueue = SimpleQueue()
-        self._in_engine: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._run, name="asrbatch-engine", daemon=True)
         self._thread.start()
         self.engine = self._started.get()
         if isinstance(self.engine, BaseException):
             raise self.engine
+
+    def _run(self) -> None:
+        try:
+            engine = self._start_engine()
+        except BaseException as e:  # handed to the constructor, which raises it
+            self._started.put(e)
+            return
+        self._started.put(engine)
+        self._serve(engine)
+
+    def _start_engine(self) -> Any:
+        return self._start()
+
+    @abstractmethod
+    def _serve(self, engine: Any) -> None:
+        """Runs the engine until it is closed or dead."""
+
+    @abstractmethod
+    def submit(self, key: Any, engine_input: Any, params: Any) -> None:
+        """Queues a request; returns at once."""
+
+    @abstractmethod
+    def close(self, timeout_s: float) -> None:
+        """Stops the engine; requests in it are abandoned."""
+
+
+class ThreadDriver(Driver):
+    """Steps an `LLMEngine` in the thread that built it, because OpenMP keeps a team of workers per thread that enters
+    it. Arguments and errors as for `Driver`.
+    """
+
+    def __init__(self, *args: Any):
+        self._inbox: SimpleQueue = SimpleQueue()
+        self._in_engine: dict[str, Any] = {}
+        super().__init__(*args)
 
     def submit(self, key: Any, engine_input: Any, params: Any) -> None:
         self._inbox.put((key, engine_input, params))
@@ -52,23 +82,16 @@ class ThreadDriver:
         self._inbox.put(_STOP)
         self._thread.join(timeout_s)
 
-    def _run(self) -> None:
-        try:
-            engine = self._start()
-        except BaseException as e:  # handed to the constructor, which raises it
-            self._started.put(e)
-            return
-        self._started.put(engine)
+    def _serve(self, engine: Any) -> None:
         try:
             while self._admit(engine):
                 for output in engine.step():
                     if output.finished:
                         self._deliver(self._in_engine.pop(output.request_id), output)
         except Exception as e:  # the engine is unusable: every request in it fails the same way, and the run stops
-            died = EngineDiedError(f"the engine failed: {type(e).__name__}: {e}")
-            died.__cause__ = e
+            died = _death(f"the engine failed: {type(e).__name__}: {e}", e)
             for key in self._in_engine.values():
-                self._deliver(key, Failure(died))
+                self._deliver(key, died)
 
     def _admit(self, engine: Any) -> bool:
         """Adds what waits; blocks while the engine has nothing to do. False when it is time to stop."""
@@ -82,37 +105,28 @@ class ThreadDriver:
             key, engine_input, params = item
             try:
                 request_id = str(key)
-                engine.add_request(request_id, engine_input, params, **self._extra)
+                engine.add_request(request_id, engine_input, params, **self._request_args)
                 self._in_engine[request_id] = key
             except Exception as e:
-                reason = str(e) or repr(e.__cause__ or e)
-                self._deliver(key, Failure(RowError("rejected", f"the engine refused the request: {reason}")))
+                self._deliver(key, _refusal(e))
 
 
-class ProcessDriver:
-    """Starts an `AsyncLLM` and feeds it. Arguments and errors as for `thread.ThreadDriver`.
+class ProcessDriver(Driver):
+    """Feeds an `AsyncLLM`. Arguments and errors as for `Driver`.
+
+    A dead EngineCore is noticed by vLLM's own watch of that process and fails every waiting request at once (a
+    synchronous engine would wait for ever); a step that is merely slow fails nothing.
 
     Args:
-        is_death: tells the exception of a dead engine from that of one refused request.
+        death: what a dead engine raises; anything else is one refused request.
     """
 
-    def __init__(
-        self,
-        start: Callable[[], Any],
-        deliver: Deliver,
-        is_death: Callable[[BaseException], bool],
-        extra: dict[str, Any] | None = None,
-    ):
-        self._start, self._deliver, self._is_death, self._extra = start, deliver, is_death, extra or {}
-        self._started: SimpleQueue = SimpleQueue()
+    def __init__(self, *args: Any, death: type[Exception]):
+        self._death = death
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task] = set()
         self._closing = False
-        self._thread = threading.Thread(target=self._run, name="asrbatch-engine", daemon=True)
-        self._thread.start()
-        self.engine = self._started.get()
-        if isinstance(self.engine, BaseException):
-            raise self.engine
+        super().__init__(*args)
 
     def submit(self, key: Any, engine_input: Any, params: Any) -> None:
         self._loop.call_soon_threadsafe(self._spawn, key, engine_input, params)
@@ -125,20 +139,9 @@ class ProcessDriver:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)
 
-    def _run(self) -> None:
+    def _start_engine(self) -> Any:
         asyncio.set_event_loop(self._loop)
-        try:
-            engine = self._loop.run_until_complete(self._start_in_loop())
-        except BaseException as e:  # handed to the constructor, which raises it
-            self._started.put(e)
-            return
-        self._started.put(engine)
-        watch = self._loop.create_task(self._watch(engine))
-        self._loop.run_forever()
-        watch.cancel()
-        for task in self._tasks:  # abandoned by close()
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        return self._loop.run_until_complete(self._start_in_loop())
 
     async def _start_in_loop(self) -> Any:
         # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their
@@ -152,12 +155,20 @@ class ProcessDriver:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
 
+    def _serve(self, engine: Any) -> None:
+        watch = self._loop.create_task(self._watch(engine))
+        self._loop.run_forever()
+        watch.cancel()
+        for task in self._tasks:  # abandoned by close()
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+
     async def _watch(self, engine: Any) -> None:
         """Notices a death that no request is there to notice."""
         while not engine.errored:
             await asyncio.sleep(1.0)
         if not self._closing and not self._tasks:
-            self._deliver(None, Failure(EngineDiedError("the engine process died while it had nothing to do")))
+            self._deliver(None, _death("the engine process died while it had nothing to do"))
 
     def _spawn(self, key: Any, engine_input: Any, params: Any) -> None:
         task = self._loop.create_task(self._generate(key, engine_input, params))
@@ -166,16 +177,23 @@ class ProcessDriver:
 
     async def _generate(self, key: Any, engine_input: Any, params: Any) -> None:
         try:
-            async for output in self.engine.generate(engine_input, params, str(key), **self._extra):
+            async for output in self.engine.generate(engine_input, params, str(key), **self._request_args):
                 if output.finished:
                     self._deliver(key, output)
         except Exception as e:
-            self._deliver(key, Failure(self._explain(e)))
+            died = isinstance(e, self._death) or self.engine.errored
+            self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
 
-    def _explain(self, error: Exception) -> RowError | EngineDiedError:
-        reason = str(error) or repr(error.__cause__ or error)  # vLLM wraps causes in errors without a message
-        if self._is_death(error) or self.engine.errored:
-            died = EngineDiedError(f"the engine process died: {reason}")
-            died.__cause__ = error
-            return died
-        return RowError("rejected", f"the engine refused the request: {reason}")
+
+def _death(message: str, cause: BaseException | None = None) -> Failure:
+    died = EngineDiedError(message)
+    died.__cause__ = cause
+    return Failure(died)
+
+
+def _refusal(error: Exception) -> Failure:
+    return Failure(RowError("rejected", f"the engine refused the request: {_reason(error)}"))
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or repr(error.__cause__ or error)  # vLLM wraps causes in errors without a message

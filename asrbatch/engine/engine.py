@@ -1,25 +1,22 @@
-"""Starts an engine for one checkpoint and one task, and answers in asrbatch's own types.
+"""Starts an engine for one model and answers in asrbatch's own types.
 
-Knows which driver, which settings and which asker belong together; the drivers know nothing of speech, the askers
-nothing of drivers.
+Knows which driver, which settings and which processor belong together; the drivers know nothing of speech, the
+processors nothing of drivers.
 """
 
-from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from asrbatch.engine import environment
-from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request
-from asrbatch.engine.devices import Device
-from asrbatch.engine.processors import LOGITS_PROCESSOR, GenerativeProcessor, WhisperProcessor
+from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request, root_cause
+from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
+from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import engine_settings
-from asrbatch.engine.spec import ModelOptions
+from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError
-from asrbatch.models.capabilities import ModelCapabilities, whisper_capabilities
-from asrbatch.models.checkpoint import Checkpoint
-from asrbatch.models.whisper import WhisperPrompts
+from asrbatch.models.capabilities import ModelCapabilities
 from asrbatch.types import DecodingResult
 
 # A piece of vLLM's message, lower case, to what usually helps.
@@ -42,197 +39,162 @@ _FIXES = {
     "no module named": "a Python package is missing: install it into this environment",
 }
 
-WATCHDOG_PROCESSOR = "asrbatch.engine.vllm.logits:WatchdogLogitsProcessor"
 _WARM_UP = "warm-up"
-_PLAIN = DecodingOptions()
+_DEFAULTS = DecodingOptions()
 
 
-def start_engine(
-    checkpoint: Checkpoint,
-    *,
-    device: Device,
-    dtype: str,
-    mode: str,
-    task: str,
-    max_tokens: int,
-    seed: int,
-    user_args: dict[str, Any],
-    deliver: Deliver,
-    temperatures: tuple[float, ...] = (0.0,),
-    model_options: ModelOptions | None = None,
-) -> "SpeechEngine":
+def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
     Args:
-        mode: `thread` or `process`.
-        user_args: from `parse_engine_args`; they win over the automatic settings.
         deliver: receives each request's key and its outcome.
-        temperatures: those that questions will ask for; recorded in `facts`.
-        model_options: how the model is asked; None for a Whisper checkpoint with nothing chosen.
 
     Raises:
         UsageError: an engine argument this vLLM does not know.
         EngineStartError: vLLM did not start.
     """
-    model_options = model_options or ModelOptions(whisper_capabilities(checkpoint))
-    environment.configure(mode=mode, device_kind=device.kind, plugins=model_options.plugins)
+    environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
     try:
         from asrbatch.engine.vllm import api
     except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
-        raise EngineStartError(f"vLLM cannot be imported: {_root(e)}; README says which versions fit together") from e
-    api.check_engine_args(user_args)
-    settings = engine_settings(checkpoint, device, dtype, user_args, model_options=model_options, max_tokens=max_tokens)
-    settings["logits_processors"] = [LOGITS_PROCESSOR if model_options.capabilities.is_whisper else WATCHDOG_PROCESSOR]
-
-    def make_processor(engine: Any) -> Processor:
-        if model_options.capabilities.is_whisper:
-            frontend = api.Frontend(engine, task)
-            return WhisperProcessor(api, frontend, WhisperPrompts(checkpoint, task), max_tokens=max_tokens, seed=seed)
-        from asrbatch.engine.vllm import frontends
-
-        return GenerativeProcessor(api, frontends, engine, model_options, task=task, max_tokens=max_tokens, seed=seed)
-
-    ranks = int(user_args.get("tensor_parallel_size", 1)) * int(user_args.get("pipeline_parallel_size", 1))
+        raise EngineStartError(
+            f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
+        ) from e
+    api.check_engine_args(spec.engine_args)
     try:
-        with environment.threads_for_ranks(ranks, device.kind):
-            return SpeechEngine(api, settings, mode, model_options, make_processor, temperatures, device, deliver)
+        with environment.threads_for_ranks(spec.num_ranks, spec.device.kind):
+            return SpeechEngine(api, spec, deliver)
     except EngineStartError:
         raise
     except Exception as e:
-        raise EngineStartError(f"the engine did not start: {_root(e)}") from e
+        raise EngineStartError(f"the engine did not start: {root_cause(e)}") from e
 
 
 class SpeechEngine:
     """`base.Engine` for any model; see there for the interface."""
 
-    def __init__(self, vllm_api, settings, mode, model_options, make_processor, temperatures, device, deliver):
-        self._api, self.deliver = vllm_api, deliver
-        self._asked: dict[Any, tuple[Request, DecodingOptions]] = {}
+    def __init__(self, api: Any, spec: EngineSpec, deliver: Deliver):
+        self._api, self.deliver = api, deliver
+        self._in_flight: dict[Any, tuple[Request, DecodingOptions]] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
-        extra = vllm_api.with_lora(model_options.lora) if model_options.lora else None
-        if mode == "process":
-            from asrbatch.engine.drivers import ProcessDriver
-
-            is_death = _is_death(vllm_api)
-            self._driver = ProcessDriver(lambda: vllm_api.start_process(settings), self._answer, is_death, extra)
+        settings = engine_settings(spec)
+        self.max_num_seqs: int = settings["max_num_seqs"]
+        request_args = api.request_args(spec.model_options.lora)
+        if spec.mode == "process":
+            self._driver = ProcessDriver(
+                lambda: api.start_process(settings), self._on_outcome, request_args, death=api.EngineDeadError
+            )
         else:
-            from asrbatch.engine.drivers import ThreadDriver
-
-            self._driver = ThreadDriver(lambda: vllm_api.start_thread(settings), self._answer, extra)
+            self._driver = ThreadDriver(lambda: api.start_thread(settings), self._on_outcome, request_args)
         try:
-            self._finish_start(settings, model_options, make_processor, temperatures, device, mode)
+            self._processor: Processor = make_processor(api, self._driver.engine, spec)
+            self.facts = self._facts(spec, settings)
+            self._warm_up(spec.capabilities)
         except BaseException:
             self._driver.close(1.0)  # nobody else could
             raise
 
-    def _finish_start(self, settings, model_options, make_processor, temperatures, device, mode) -> None:
-        self._processor: Processor = make_processor(self._driver.engine)
-        self.max_num_seqs: int = settings["max_num_seqs"]
-        self.facts = {
+    def _facts(self, spec: EngineSpec, settings: dict[str, Any]) -> dict[str, Any]:
+        options = spec.model_options
+        return {
             **self._api.VERSIONS,
-            "device": device.name,
-            "device_kind": device.kind,
-            "mode": mode,
+            "device": spec.device.name,
+            "device_kind": spec.device.kind,
+            "mode": spec.mode,
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "quantization": self._driver.engine.model_config.quantization,
             "asked": {
-                **model_options.capabilities.as_dict(),
-                "plugins": model_options.plugin_versions,
-                "lora": model_options.lora,
+                **options.capabilities.as_dict(),
+                "plugins": options.plugin_versions,
+                "lora": options.lora,
             },
-            "sampling_params": [self._processor.recorded_params(temperature) for temperature in temperatures],
+            "sampling_params": [self._recorded_params(spec, temperature) for temperature in spec.temperatures],
             **self._processor.facts,
         }
-        self._warm_up(model_options.capabilities)
 
-    def prepare(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
+    def _recorded_params(self, spec: EngineSpec, temperature: float) -> dict[str, Any]:
+        params = self._api.as_json(self._processor.sampling_params(DecodingOptions(temperature=temperature)))
+        if "extra_args" in params:
+            # Whisper's; what differs between languages and timestamps is recorded apart, in the processor's facts.
+            params |= {"max_tokens": spec.max_tokens, "extra_args": None}
+        return params
+
+    def preprocess(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:
         try:
-            return self._processor.prepare(samples, prompt, language)
+            return self._processor.preprocess(samples, prompt, language)
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
-            raise RowError("rejected", f"it cannot be asked: {_root(e)}") from e
+            raise RowError("rejected", f"it cannot be asked: {root_cause(e)}") from e
 
     def prepare_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)
 
-    def submit(self, key: Any, request: Request, question: DecodingOptions = _PLAIN) -> None:
-        self._asked[key] = request, question
-        self._driver.submit(key, self._processor.input_of(request, question), self._processor.params_of(question))
+    def submit(self, key: Any, request: Request, options: DecodingOptions = _DEFAULTS) -> None:
+        self._in_flight[key] = request, options
+        engine_input = self._processor.engine_input(request, options)
+        self._driver.submit(key, engine_input, self._processor.sampling_params(options))
 
     def close(self, timeout_s: float = 10.0) -> None:
         self._driver.close(timeout_s)
 
-    def _answer(self, key: Any, outcome: Any) -> None:
-        """Runs in the driver's thread: vLLM's output to a `DecodingResult`."""
+    def _on_outcome(self, key: Any, outcome: Any) -> None:
+        """Runs in the driver's thread."""
         if key is None:  # the engine died with nothing in it
             self.deliver(None, outcome)
             return
-        request, question = self._asked.pop(key)
+        request, options = self._in_flight.pop(key)
         if not isinstance(outcome, Failure):
             try:
-                outcome = self._read(request, question, outcome)
+                outcome = self._result(request, options, outcome)
             except Exception as e:  # another vLLM than we know: it would fail for every request
-                outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {_root(e)}"))
+                outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {root_cause(e)}"))
         if key == _WARM_UP:
             self._warmed_up.put(outcome)
         else:
             self.deliver(key, outcome)
+
+    def _result(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult | Failure:
+        reason = self._api.finish_reason(output)
+        if reason == "abort":  # nobody here aborts: the engine is being stopped under us
+            return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
+        if reason not in ("stop", "length"):
+            return Failure(RowError("rejected", f"the engine ended the request with {reason!r}"))
+        return self._processor.postprocess(request, options, output)
 
     def _warm_up(self, capabilities: ModelCapabilities) -> None:
         """One second of silence through the whole way, before any clock runs: first requests compile and allocate.
 
         Then the least audio that a row may have: a processor takes what an encoder may die of. Whisper's is always as
         long."""
-        for question in self._processor.warm_ups:
-            self._ask_silence(capabilities.sample_rate, question)
+        for options in self._processor.warm_ups:
+            self._decode_silence(capabilities.sample_rate, options)
         if capabilities.is_whisper:
             return
         try:
-            self._ask_silence(capabilities.min_samples, self._processor.warm_ups[0])
+            self._decode_silence(capabilities.min_samples, self._processor.warm_ups[0])
         except Exception as e:
-            least = (
-                f"{capabilities.min_samples / capabilities.sample_rate} s of audio, the least that its processor takes"
-            )
+            least_s = capabilities.min_samples / capabilities.sample_rate
             raise EngineStartError(
-                f"{capabilities.architecture} cannot be run: it fails at {least}, and so would a row: {_root(e)}"
+                f"{capabilities.architecture} cannot be run: it fails at {least_s} s of audio, the least that its "
+                f"processor takes, and so would a row: {root_cause(e)}"
             ) from e
 
-    def _ask_silence(self, num_samples: int, question: DecodingOptions) -> None:
-        self.submit(_WARM_UP, self.prepare(np.zeros(num_samples, np.float32), None), question)
+    def _decode_silence(self, num_samples: int, options: DecodingOptions) -> None:
+        self.submit(_WARM_UP, self.preprocess(np.zeros(num_samples, np.float32), None), options)
         outcome = self._warmed_up.get()
         if isinstance(outcome, Failure):
             raise outcome.error
 
-    def _read(self, request: Request, question: DecodingOptions, output: Any) -> DecodingResult | Failure:
-        done = self._api.finished(output)
-        if done.finish_reason == "abort":  # nobody here aborts: the engine is being stopped under us
-            return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
-        if done.finish_reason not in ("stop", "length"):
-            return Failure(RowError("rejected", f"the engine ended the request with {done.finish_reason!r}"))
-        return self._processor.read(request, question, done)
-
-
-def _is_death(vllm_api: Any) -> Callable[[BaseException], bool]:
-    return lambda error: isinstance(error, vllm_api.EngineDeadError)
-
-
-def _root(error: BaseException) -> str:
-    """The innermost cause, in one line: vLLM wraps what went wrong in what noticed it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
-    return f"{type(error).__name__}: {' '.join(lines[:3])[:400]}"  # pydantic says what is wrong in its third line
-
 
 def likely_fix(error: BaseException, log: str) -> str | None:
-    """What usually helps against a failed start, judged by everything that was said about it.
+    """What usually helps against a failed start, judged by all its messages.
 
     Args:
-        log: the end of the engine's log; an engine process tells its reasons only there.
+        log: the end of the engine's log; an engine process writes its reasons only there.
     """
-    said = [log]
+    messages = [log]
     while error is not None:
-        said.append(str(error))
+        messages.append(str(error))
         error = error.__cause__ or error.__context__
-    text = "\n".join(said).lower()
+    text = "\n".join(messages).lower()
     return next((fix for piece, fix in _FIXES.items() if piece in text), None)

@@ -1,7 +1,8 @@
-"""Asks vLLM about a model without an engine and without weights, in a process of its own.
+"""What the installed vLLM knows of a model, found without an engine and without weights, in a process of its own.
 
-The process that will run the engine must not import vLLM before everything that can refuse a run has had its say, and
-plugins must be named before they can take the engine down. Imports neither torch nor vllm.
+The process that will run the engine must not import vLLM before everything that can refuse a run has been checked, and
+plugins must be named before they can take the engine down. Imports neither torch nor vllm; the other side is
+`vllm/inspector_process.py`.
 """
 
 import functools
@@ -9,136 +10,129 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from asrbatch.child_process import ChildProcess
+from asrbatch.config import RunConfig
 from asrbatch.errors import EngineStartError, UsageError
-from asrbatch.models.capabilities import ModelCapabilities
+from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
+from asrbatch.models.checkpoint import Checkpoint
 
 TIMEOUT_S = 600.0
 
 
-def inspect_model(
-    folder: str,
-    *,
-    name: str,
-    architectures: Sequence[str],
-    style: str,
-    task: str,
-    prompt: str,
-    words: dict[str, str | None],
-    template_kwargs: dict[str, Any],
-    plugins: Sequence[str] | None,
-    settings: dict[str, Any],
-    device_kind: str,
-    window_s: float | None = None,
-) -> ModelCapabilities:
-    """The facts of a checkpoint; takes some 10 seconds, most of them once for each process.
+@dataclass(frozen=True)
+class Inspector:
+    """vLLM with some plugins on one kind of device, both settled when it is imported.
 
-    Args: folder: of the checkpoint. name: as the user wrote it. architectures: as the checkpoint's configuration has
-        them. style: one of `capabilities.PROMPT_STYLES`. prompt: of a chat. words: of an interface: `language`,
-        `request_prompt`, `hotwords`, `to_language`, as the user wrote them; None for none. settings: vLLM's engine
-        arguments that decide what the model is. window_s: the longest audio to ask about at once; None for what suits
-        the model.
-
-    Raises:
-        UsageError: the model cannot be asked as wanted; why, in one line.
+    Attributes:
+        plugins: an allow-list; None for what VLLM_PLUGINS says, or all.
+        device_kind: `cpu` or `cuda`.
     """
-    answer = _ask(
-        {
-            "what": "checkpoint",
-            "folder": folder,
-            "name": name,
-            "architectures": list(architectures),
-            "style": style,
-            "task": task,
-            "prompt": prompt,
-            "words": words,
-            "template_kwargs": template_kwargs,
-            "plugins": None if plugins is None else list(plugins),
-            "settings": settings,
-            "device_kind": device_kind,
-            "window_s": window_s,
-        }
-    )
-    return ModelCapabilities(**{**answer, "can": tuple(answer["can"])})
 
+    plugins: tuple[str, ...] | None
+    device_kind: str
 
-def check_plugins(names: Sequence[str] | None, device_kind: str) -> None:
-    """Loads plugins where they do no harm.
+    def capabilities(
+        self,
+        config: RunConfig,
+        checkpoint: Checkpoint,
+        architectures: Sequence[str],
+        template_kwargs: dict[str, Any],
+        settings: dict[str, Any],
+    ) -> ModelCapabilities:
+        """Those of a checkpoint; takes some 10 seconds, most of them once for each process.
 
-    Args:
-        names: an allow-list; None for what VLLM_PLUGINS says, or all.
+        Args:
+            config: of the run; its language, prompt, hotwords and target language as the user wrote them.
+            architectures: as the checkpoint's configuration has them.
+            settings: vLLM's engine arguments that decide what the model is.
 
-    Raises:
-        UsageError: one that vLLM would not start with, or that was named and does not work; which, and why.
-    """
-    _ask({"what": "plugins", "plugins": None if names is None else list(names), "device_kind": device_kind})
+        Raises:
+            UsageError: the model cannot be used as wanted; why, in one line.
+        """
+        found = self._request(
+            "checkpoint",
+            folder=checkpoint.folder,
+            name=checkpoint.name,
+            architectures=list(architectures),
+            style=config.engine.prompt_style,
+            task=config.task if config.task == "transcribe" else "translate",
+            prompt=config.prompt or CHAT_PROMPT,
+            words={
+                "language": config.language,
+                "request_prompt": config.prompt,
+                "hotwords": config.hotwords,
+                "to_language": config.target_language,
+            },
+            template_kwargs=template_kwargs,
+            settings=settings,
+            window_s=config.window_s,
+        )
+        return ModelCapabilities(**{**found, "supports": tuple(found["supports"])})
 
+    def check_plugins(self) -> None:
+        """Loads plugins where they do no harm.
 
-def unknown_modules(
-    names: Collection[str],
-    has: Collection[str],
-    architectures: Sequence[str],
-    plugins: Sequence[str] | None,
-    device_kind: str,
-) -> list[str]:
-    """Which modules of an adapter a checkpoint lacks, once vLLM's class has renamed both as it does when it loads them.
+        Raises:
+            UsageError: one that vLLM would not start with, or that was named and does not work; which, and why.
+        """
+        self._request("plugins")
 
-    Args:
-        names: of the adapter.
-        has: of the checkpoint.
-    """
-    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
-    asked = {"what": "modules", "names": sorted(names), "has": sorted(has), "architectures": list(architectures)}
-    return _ask({**asked, **settled})["unknown"]
+    def unknown_modules(self, names: Collection[str], has: Collection[str], architectures: Sequence[str]) -> list[str]:
+        """Which modules of an adapter a checkpoint lacks, once vLLM's class has renamed both as it does when it loads
+        them.
 
+        Args:
+            names: of the adapter.
+            has: of the checkpoint.
+        """
+        names, has = sorted(names), sorted(has)
+        return self._request("modules", names=names, has=has, architectures=list(architectures))["unknown"]
 
-def problem_of_adapter(folder: str, max_rank: int, plugins: Sequence[str] | None, device_kind: str) -> str | None:
-    """Why vLLM could not apply a LoRA adapter, whatever the model; None where it can.
+    def adapter_problem(self, folder: str, max_rank: int) -> str | None:
+        """Why vLLM could not apply a LoRA adapter, whatever the model; None where it can.
 
-    Args:
-        max_rank: as vLLM will be told it.
-    """
-    settled = {"plugins": None if plugins is None else list(plugins), "device_kind": device_kind}
-    return _ask({"what": "adapter", "folder": folder, "max_rank": max_rank, **settled})["problem"]
+        Args:
+            max_rank: as vLLM will be given it.
+        """
+        return self._request("adapter", folder=folder, max_rank=max_rank)["problem"]
 
+    def list_models(self) -> dict[str, Any]:
+        """What the installed vLLM can transcribe with; see `vllm/model_list.py`."""
+        return self._request("models")
 
-def list_models(plugins: Sequence[str] | None, device_kind: str) -> dict[str, Any]:
-    """What the installed vLLM can transcribe with; see `look_child.py`."""
-    return _ask({"what": "models", "plugins": None if plugins is None else list(plugins), "device_kind": device_kind})
-
-
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    answer = json.loads(_answer(json.dumps(request, sort_keys=True)))
-    if (refusal := answer.get("refused")) is not None:
-        raise UsageError(refusal)
-    return answer["found"]
+    def _request(self, what: str, **arguments: Any) -> dict[str, Any]:
+        plugins = None if self.plugins is None else list(self.plugins)
+        settled = {"plugins": plugins, "device_kind": self.device_kind}
+        request = json.dumps({"what": what, **arguments, **settled}, sort_keys=True)
+        response = json.loads(_respond(request, json.dumps(settled, sort_keys=True)))
+        if (refusal := response.get("refused")) is not None:
+            raise UsageError(refusal)
+        return response["found"]
 
 
 def close() -> None:
-    """Ends the process that was asked, if there is one: it holds half a gigabyte, which an engine may want."""
-    while _children:
-        _children.popitem()[1].close()
+    """Ends the process, if there is one: it holds half a gigabyte, which an engine may want."""
+    while _processes:
+        _processes.popitem()[1].close()
 
 
 @functools.lru_cache(maxsize=64)
-def _answer(request: str) -> str:
-    # Plugins and the kind of device are settled when vLLM is imported.
-    settled = {name: value for name, value in json.loads(request).items() if name in ("plugins", "device_kind")}
-    key = json.dumps(settled, sort_keys=True)
-    if key not in _children:
+def _respond(request: str, settled: str) -> str:
+    if settled not in _processes:
         close()
-        _children[key] = _Child()
+        _processes[settled] = _InspectorProcess()
     try:
-        return _children[key].ask(request)
-    except BaseException:  # an answer that is still to come would be taken for that to the next request
+        return _processes[settled].respond(request)
+    except BaseException:  # a response that is still to come would be taken for that to the next request
         close()
         raise
 
 
-class _Child:
-    """A process that answers one request after another; it ends with this one."""
+class _InspectorProcess:
+    """Responds to one request after another; it ends with this process."""
 
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
@@ -149,7 +143,7 @@ class _Child:
             reap_timeout_s=5.0,
         )
 
-    def ask(self, request: str) -> str:
+    def respond(self, request: str) -> str:
         try:
             self._process.connection.send(request)
             if self._process.connection.poll(TIMEOUT_S):
@@ -170,4 +164,5 @@ class _Child:
         self._log.close()
 
 
-_children: dict[str, _Child] = {}
+# At most one: two imported vLLMs are a gigabyte.
+_processes: dict[str, _InspectorProcess] = {}

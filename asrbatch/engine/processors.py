@@ -1,96 +1,97 @@
-"""Asks Whisper: by token ids of our own making, with its rules for tokens enforced by a logits processor.
+"""One processor for each kind of model: samples to vLLM's input, vLLM's output to a `DecodingResult`.
 
-vLLM's own prompt for Whisper breaks English-only checkpoints and knows no previous text; see `prompts.py` and
-`logits.py`.
+Whisper's makes token ids of its own, with its rules for tokens enforced by a logits processor: vLLM's own prompt for
+Whisper breaks English-only checkpoints and knows no previous text (`models/whisper.py`, `vllm/logits.py`). Every other
+model gets its prompt from vLLM's transcription interface or from the checkpoint's chat template. There the prompt goes
+with the features, so a window's language must be known when it is preprocessed; none of these models gives timestamps,
+or takes the text before a window. Knows nothing of drivers and queues."""
 
-Asks models that write their answer as text: by vLLM's transcription interface, or by the checkpoint's chat template.
-
-The prompt goes with the features here, so a window's language must be known when it is prepared; none of these models
-gives timestamps, or is asked with the text before a window."""
-
+import functools
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from asrbatch.engine.base import DecodingOptions, Request
-from asrbatch.engine.spec import ModelOptions
+from asrbatch.engine.base import DecodingOptions, Processor, Request
+from asrbatch.engine.spec import EngineSpec
 from asrbatch.models import postprocess
-from asrbatch.models.capabilities import INTERFACE_STYLE
-from asrbatch.models.whisper import CONTROLS_KEY, WhisperPrompts
+from asrbatch.models.whisper import CONTROLS_KEY
 from asrbatch.types import DecodingResult
 
-LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogitsProcessor"
 # Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
 _FEATURE_RANGE = 2.0
 
 
-class WhisperProcessor:
-    """`asker.Asker` for Whisper checkpoints.
+def make_processor(api: Any, engine: Any, spec: EngineSpec) -> Processor:
+    """The processor of a model.
 
     Args:
-        vllm_api: the module of that name.
-        frontend: of the running engine.
+        api: the module `vllm/api.py`.
+        engine: vLLM's, running.
     """
+    from asrbatch.engine.vllm.frontends import make_frontend  # imports vllm
 
-    def __init__(self, vllm_api: Any, frontend: Any, prompts: WhisperPrompts, *, max_tokens: int, seed: int):
-        self.prompts, self.frontend = prompts, frontend
-        self._api, self._max_tokens, self._seed = vllm_api, max_tokens, seed
-        self._params: dict[tuple[str | None, float, bool], Any] = {}
-        kinds = (True, False) if prompts.has_timestamps else (False,)
-        self.warm_ups = [DecodingOptions(timestamps=timestamps) for timestamps in kinds]
-        self.facts = {
-            "token_rules": {
-                "timestamps" if timestamps else "no_timestamps": prompts.controls(None, timestamps=timestamps).as_dict()
-                for timestamps in kinds
-            },
-        }
+    options = spec.model_options
+    frontend = make_frontend(
+        engine.model_config,
+        engine.renderer,
+        options.capabilities.prompt_style,
+        task=spec.task,
+        template_kwargs=options.chat_template_kwargs,
+        words={} if options.capabilities.is_whisper else options.words,  # Whisper's stand in the text before
+    )
+    return (WhisperProcessor if options.capabilities.is_whisper else GenerativeProcessor)(api, frontend, spec)
 
-    def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
-        prompt_ids, engine_input = self.prompts.prompt_ids(prompt, self.frontend.encode), self.frontend.render(samples)
+
+class WhisperProcessor:
+    """`base.Processor` for Whisper checkpoints."""
+
+    def __init__(self, api: Any, frontend: Any, spec: EngineSpec):
+        self.prompts, self.frontend = spec.prompts, frontend
+        self._api, self._max_tokens, self._seed = api, spec.max_tokens, spec.seed
+        self._params = functools.cache(self._make_params)
+        kinds = (
+            {"timestamps": True, "no_timestamps": False} if self.prompts.has_timestamps else {"no_timestamps": False}
+        )
+        self.warm_ups = [DecodingOptions(timestamps=timestamps) for timestamps in kinds.values()]
+        rules = {name: self.prompts.controls(None, timestamps=timestamps) for name, timestamps in kinds.items()}
+        self.facts = {"token_rules": {name: controls.as_dict() for name, controls in rules.items()}}
+
+    def preprocess(self, samples: Any, prompt: str | None, language: str | None) -> Request:
+        prompt_ids = self.prompts.prompt_ids(prompt, self.frontend.encode)
+        engine_input = self.frontend.render(samples, language="en")  # of vLLM's prompt, which `engine_input` replaces
         features = self._api.features(engine_input)
-        return Request(prompt_ids, engine_input, float(features.max()), partial(_clamp, features))
+        return Request(prompt_ids, engine_input, float(features.max()), functools.partial(_clamp, features))
 
-    def input_of(self, request: Request, question: DecodingOptions) -> Any:
-        decoder_ids = self.prompts.decoder_ids(request.prompt_ids, question.previous)
+    def engine_input(self, request: Request, options: DecodingOptions) -> Any:
+        decoder_ids = self.prompts.decoder_ids(request.prompt_ids, options.previous)
         return self._api.with_decoder_ids(request.engine_input, decoder_ids)
 
-    def params_of(self, question: DecodingOptions) -> Any:
-        kind = (question.language, question.temperature, question.timestamps)
-        if kind not in self._params:
-            controls = self.prompts.controls(question.language, timestamps=question.timestamps)
-            self._params[kind] = self._api.sampling_params(
-                self._max_tokens + len(controls.forced),
-                self._seed,
-                question.temperature,
-                {CONTROLS_KEY: controls.as_dict()},
-                watched=self.prompts.no_speech,
-            )
-        return self._params[kind]
+    def sampling_params(self, options: DecodingOptions) -> Any:
+        return self._params(options.language, options.temperature, options.timestamps)
 
-    def recorded_params(self, temperature: float) -> dict[str, Any]:
-        """What differs between languages and timestamps is recorded apart, in `facts`."""
-        params = self._api.as_json(self.params_of(DecodingOptions(temperature=temperature)))
-        return {**params, "max_tokens": self._max_tokens, "extra_args": None}
+    def _make_params(self, language: str | None, temperature: float, timestamps: bool) -> Any:
+        controls = self.prompts.controls(language, timestamps=timestamps)
+        return self._api.sampling_params(
+            self._max_tokens + len(controls.forced),  # those are generated, too
+            self._seed,
+            temperature,
+            {CONTROLS_KEY: controls.as_dict()},
+            watched=self.prompts.no_speech,
+        )
 
-    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
-        decode, timestamps = self.frontend.decode, question.timestamps
-        answer = self.prompts.read(question.language, done.token_ids, done.logprobs, decode, timestamps=timestamps)
-        return DecodingResult(
-            text=answer.text,
-            num_tokens=answer.num_tokens,
-            finish_reason=done.finish_reason,
-            avg_logprob=answer.avg_logprob,
-            language=answer.language,
-            language_prob=answer.language_prob,
-            queue_s=done.queue_s,
-            first_token_s=done.first_token_s,
-            generate_s=done.generate_s,
-            segments=answer.segments,
-            resume_s=answer.resume_s,
-            no_speech_prob=math.exp(done.watched[0]) if done.watched else None,
-            temperature=question.temperature,
+    def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
+        token_ids, logprobs, watched = self._api.tokens_of(output)
+        return self.prompts.postprocess(
+            options.language,
+            token_ids,
+            logprobs,
+            lambda ids: self.frontend.post_process(self.frontend.decode(ids)),
+            timestamps=options.timestamps,
+            finish_reason=self._api.finish_reason(output),
+            no_speech_prob=math.exp(watched[0]) if watched else None,
+            temperature=options.temperature,
+            **self._api.timing(output),
         )
 
 
@@ -99,104 +100,70 @@ def _clamp(features: Any, peak: float) -> None:
 
 
 class GenerativeProcessor:
-    """`asker.Asker` for every model but Whisper.
+    """`base.Processor` for every model but Whisper."""
 
-    Args:
-        vllm_api, vllm_frontends: the modules of those names.
-        engine: vLLM's, running.
-    """
-
-    def __init__(
-        self,
-        vllm_api: Any,
-        vllm_frontends: Any,
-        engine: Any,
-        model_options: ModelOptions,
-        *,
-        task: str,
-        max_tokens: int,
-        seed: int,
-    ):
-        self._api, self._asking, self._max_tokens, self._seed = vllm_api, model_options, max_tokens, seed
-        config, renderer = engine.model_config, engine.renderer
-        if model_options.capabilities.style == INTERFACE_STYLE:
-            self.frontend = vllm_frontends.InterfaceFrontend(config, renderer, task)
-            words = {"hotwords": model_options.hotwords, "to_language": model_options.target_language}
-            self._default_language = self.frontend.default_language
-            self._render = partial(self._render_interface, words)
-        else:
-            self.frontend = vllm_frontends.ChatFrontend(config, renderer, model_options.chat_template_kwargs)
-            self._render = self._render_chat
+    def __init__(self, api: Any, frontend: Any, spec: EngineSpec):
+        self._api, self.frontend = api, frontend
+        self._default_prompt = spec.model_options.default_prompt
         # The tags of a thought may be special tokens, which are left out of a text otherwise.
-        tags = (self.frontend.id_of(tag) for tag in (postprocess.OPEN, postprocess.CLOSE))
+        tags = (frontend.id_of(tag) for tag in (postprocess.OPEN, postprocess.CLOSE))
         self._kept = frozenset(i for i in tags if i is not None)
-        self._params: dict[float, Any] = {}
+        self._params: Callable[[float], Any] = functools.cache(
+            lambda temperature: api.sampling_params(spec.max_tokens, spec.seed, temperature, None)
+        )
         self.warm_ups = [DecodingOptions(timestamps=False)]
         self.facts: dict[str, Any] = {}
 
-    def prepare(self, samples: Any, prompt: str | None, language: str | None) -> Request:
+    def preprocess(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         try:
-            return Request((), self._render(samples, prompt, language))
-        except (
-            RuntimeError,
-            IndexError,
-            KeyError,
-            AssertionError,
-        ) as e:  # how processors refuse what they were not made for
+            return Request((), self.frontend.render(samples, prompt or self._default_prompt, language))
+        except (RuntimeError, IndexError, KeyError, AssertionError) as e:
+            # How models' processors refuse what they were not made for.
             raise ValueError(f"{type(e).__name__}: {e}") from e
 
-    def input_of(self, request: Request, question: DecodingOptions) -> Any:
+    def engine_input(self, request: Request, options: DecodingOptions) -> Any:
         return request.engine_input
 
-    def params_of(self, question: DecodingOptions) -> Any:
-        if question.temperature not in self._params:
-            self._params[question.temperature] = self._api.sampling_params(
-                self._max_tokens, self._seed, question.temperature, None
-            )
-        return self._params[question.temperature]
+    def sampling_params(self, options: DecodingOptions) -> Any:
+        return self._params(options.temperature)
 
-    def recorded_params(self, temperature: float) -> dict[str, Any]:
-        return self._api.as_json(self.params_of(DecodingOptions(temperature=temperature)))
-
-    def read(self, request: Request, question: DecodingOptions, done: Any) -> DecodingResult:
-        frontend, last = self.frontend, done.finish_reason == "stop"
-        parts = postprocess.read(frontend.decode(done.token_ids, self._kept), is_opened=self._is_opened(request))
-        text = frontend.post_process(parts.text)
-        before = self._until(postprocess.CLOSE, done.token_ids) if parts.reasoning is not None else 0
-        if (stated := postprocess.stated(parts.text, text)) is not None:
-            before = max(before, self._until(postprocess.TAG, done.token_ids))
-        # A token of the text, and where it came to that, the end token.
-        is_text = [n >= before and not frontend.is_special(i) for n, i in enumerate(done.token_ids)]
-        counted = [p for p, text in zip(done.logprobs, is_text, strict=False) if text]
-        if last and is_text and not is_text[-1]:
-            counted += done.logprobs[-1:]
+    def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
+        token_ids, logprobs, _ = self._api.tokens_of(output)
+        transcript, reasoning, is_unclosed = postprocess.split_reasoning(
+            self.frontend.decode_text(token_ids, self._kept), is_opened=self._is_opened(request)
+        )
+        text = self.frontend.post_process(transcript)
+        stated = postprocess.stated_language(transcript, text)
+        begin = self._length_until(postprocess.CLOSE, token_ids) if reasoning is not None else 0
+        if stated is not None:
+            begin = max(begin, self._length_until(postprocess.TAG, token_ids))
+        is_text = [n >= begin and not self.frontend.is_special(i) for n, i in enumerate(token_ids)]
         return DecodingResult(
             text=text,
             num_tokens=sum(is_text),
-            finish_reason=done.finish_reason,
-            avg_logprob=sum(counted) / len(counted) if counted else None,
-            language=stated or question.language,
+            finish_reason=(reason := self._api.finish_reason(output)),
+            avg_logprob=_mean_logprob(logprobs, is_text, has_end=reason == "stop"),
+            language=stated or options.language,
             language_prob=None,
-            queue_s=done.queue_s,
-            first_token_s=done.first_token_s,
-            generate_s=done.generate_s,
-            temperature=question.temperature,
-            reasoning=parts.reasoning,
-            is_cut=parts.is_unclosed,
+            temperature=options.temperature,
+            reasoning=reasoning,
+            is_cut=is_unclosed,
+            **self._api.timing(output),
         )
 
-    def _until(self, tag: str, token_ids: Sequence[int]) -> int:
-        """How many tokens an answer takes up to the end of a tag; all where it does not come to that."""
+    def _length_until(self, tag: str, token_ids: Sequence[int]) -> int:
+        """How many tokens it takes up to the end of a tag; all where it does not come to that."""
+        # Bisected, because a tag may be several tokens, of which none is its text.
         lengths = range(len(token_ids))
-        return bisect_left(lengths, True, key=lambda n: tag in self.frontend.decode(token_ids[:n], self._kept))
+        return bisect_left(lengths, True, key=lambda n: tag in self.frontend.decode_text(token_ids[:n], self._kept))
 
     def _is_opened(self, request: Request) -> bool:
-        return postprocess.ends_open(self.frontend.decode_all(self._api.prompt_ids(request.engine_input)[-8:]))
+        return postprocess.ends_in_reasoning(self.frontend.decode(self._api.prompt_ids(request.engine_input)[-8:]))
 
-    def _render_interface(self, words: dict[str, Any], samples: Any, prompt: str | None, language: str | None) -> Any:
-        return self.frontend.render(
-            samples, language=language or self._default_language, request_prompt=prompt, **words
-        )
 
-    def _render_chat(self, samples: Any, prompt: str | None, language: str | None) -> Any:
-        return self.frontend.render(samples, prompt or self._asking.default_prompt)
+def _mean_logprob(logprobs: Sequence[float], is_text: Sequence[bool], *, has_end: bool) -> float | None:
+    """Over the tokens of the text, and where it came to that, the end token; None without any."""
+    counted = [logprob for logprob, counts in zip(logprobs, is_text, strict=False) if counts]
+    if has_end and is_text and not is_text[-1]:
+        counted += logprobs[-1:]
+    return sum(counted) / len(counted) if counted else None

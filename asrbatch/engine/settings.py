@@ -10,17 +10,22 @@ from typing import Any
 
 from asrbatch.config import DTYPES, ENGINE_MODES
 from asrbatch.engine.devices import Device
-from asrbatch.engine.spec import ModelOptions
+from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import UsageError
-from asrbatch.models.capabilities import ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.quantization import dtypes_taken, stated_quantization
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 _ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
-# Whisper hears 1500 encoder positions per window, whatever the window holds.
+# Whisper's encoder has 1500 positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
+
+# By a logits processor ours runs in every worker of vLLM's, which takes them by these names alone.
+_LOGITS_PROCESSORS = {
+    True: "asrbatch.engine.vllm.logits:WhisperLogitsProcessor",
+    False: "asrbatch.engine.vllm.logits:WatchdogLogitsProcessor",
+}
 
 _OWN_OPTIONS = {
     "model": "use --model",
@@ -122,73 +127,51 @@ def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     return "thread" if device.kind == "cpu" and not parallel else "process"
 
 
-def engine_settings(
-    checkpoint: Checkpoint,
-    device: Device,
-    dtype: str,
-    user_args: dict[str, Any],
-    *,
-    model_options: ModelOptions | None = None,
-    max_tokens: int = 0,
-) -> dict[str, Any]:
-    """Keyword arguments for vLLM's engine; `user_args` win over every choice made here.
-
-    Args:
-        model_options: None for a Whisper checkpoint with nothing chosen.
-        max_tokens: most tokens of an answer.
-    """
-    on_cpu = device.kind == "cpu"
-    capabilities = model_options.capabilities if model_options else None
-    window_tokens = max(_ENCODER_TOKENS, (capabilities.window_tokens or 0) if capabilities else 0)
+def engine_settings(spec: EngineSpec) -> dict[str, Any]:
+    """Keyword arguments for vLLM's engine; the user's win over every choice made here."""
+    on_cpu = spec.device.kind == "cpu"
+    window_tokens = max(_ENCODER_TOKENS, spec.capabilities.window_tokens or 0)
     settings: dict[str, Any] = {
-        "model": checkpoint.folder,
-        "dtype": dtype,
+        "model": spec.checkpoint.folder,
+        "dtype": spec.dtype,
         # One row per window is all there is: nothing repeats that either cache could answer.
         "mm_processor_cache_gb": 0,
         "enable_prefix_caching": False,
         "limit_mm_per_prompt": {"audio": 1},
         "disable_log_stats": False,  # the per-request clocks come with it
         "use_tqdm_on_load": False,
+        # Both are stated because AsyncLLM's defaults are not those of LLM.
         "max_num_seqs": 16 if on_cpu else 256,
         # Bounds how many windows are encoded in one step; on a CPU 1, 2 and 8 did not differ beyond the noise
         # (which was large), on a GPU 16 is a guess.
         "max_num_batched_tokens": window_tokens * (2 if on_cpu else 16),
-        **(model_options.engine_settings if model_options else {}),
+        **spec.model_options.engine_settings,
     }
     if on_cpu:
         settings["enforce_eager"] = True  # no slower, and loads in half the time
-    settings.update(user_args)
+    settings.update(spec.engine_args)
     if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
-        num_seqs = settings["max_num_seqs"]
-        if capabilities is None or capabilities.is_whisper:
-            settings["kv_cache_memory_bytes"] = kv_cache_bytes(checkpoint, dtype, num_seqs, device.memory_bytes)
-        else:
-            settings["kv_cache_memory_bytes"] = _kv_cache_bytes(
-                capabilities, dtype, num_seqs, max_tokens, device.memory_bytes
-            )
+        settings["kv_cache_memory_bytes"] = _kv_cache_bytes(spec, settings["max_num_seqs"])
+    settings["logits_processors"] = [_LOGITS_PROCESSORS[spec.capabilities.is_whisper]]
     return settings
 
 
-def kv_cache_bytes(checkpoint: Checkpoint, dtype: str, max_num_seqs: int, memory_bytes: int) -> int:
+def _kv_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:
     """Bytes that hold the keys and values of `max_num_seqs` full windows, text and audio; at most half of what is free.
 
     vLLM's own default on a CPU is a share of the whole machine, which fails wherever something else is running.
     """
-    config = checkpoint.config
-    layers, width = config.get("decoder_layers", 12), config.get("d_model", 1024)
-    tokens = config.get("max_target_positions", 448) + _ENCODER_TOKENS
-    needed = 2 * layers * width * _DTYPE_BYTES[dtype] * tokens * max_num_seqs
-    with_slack = int(needed * 1.25) + 64 * 2**20  # blocks are rounded up, per sequence and per layer group
-    return max(128 * 2**20, min(with_slack, memory_bytes // 2)) if memory_bytes else with_slack
-
-
-def _kv_cache_bytes(
-    capabilities: ModelCapabilities, dtype: str, max_num_seqs: int, max_tokens: int, memory_bytes: int
-) -> int:
-    """As `kv_cache_bytes`, for a model whose audio is part of the prompt; vLLM wants room for one sequence of any
-    length.
-    """
-    of_token = capabilities.kv_bytes_per_token * _DTYPE_BYTES[dtype]
-    least = int(of_token * capabilities.max_model_len * 1.05) + 64 * 2**20
-    wanted = int(of_token * (capabilities.window_tokens + max_tokens) * max_num_seqs * 1.25) + 64 * 2**20
-    return max(128 * 2**20, least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)
+    width, memory_bytes, capabilities = _DTYPE_BYTES[spec.dtype], spec.device.memory_bytes, spec.capabilities
+    slack = 64 * 2**20  # blocks are rounded up, per sequence and per layer group
+    least = 128 * 2**20
+    if capabilities.is_whisper:
+        config = spec.checkpoint.config
+        bytes_per_token = 2 * config.get("decoder_layers", 12) * config.get("d_model", 1024) * width
+        tokens = config.get("max_target_positions", 448) + _ENCODER_TOKENS
+    else:
+        bytes_per_token = capabilities.kv_bytes_per_token * width
+        tokens = capabilities.window_tokens + spec.max_tokens
+        # vLLM does not start without place for one sequence of any length.
+        least = max(least, int(bytes_per_token * capabilities.max_model_len * 1.05) + slack)
+    wanted = int(bytes_per_token * tokens * max_num_seqs * 1.25) + slack
+    return max(least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)

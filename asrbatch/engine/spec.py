@@ -1,37 +1,37 @@
-"""What a process with an engine needs to know: the model, how it is run, how it is asked.
+"""The engine of a run as plain data: the model, how it is run, what was chosen for its prompts and parameters.
 
-Plain data that can be sent to a worker process; knows nothing of manifests and outputs.
-
-How one run asks its model: what the model is, and what the user chose. Plain data that can be sent to a worker.
+Everything a process with an engine needs to know, so that it can be sent to a worker process. Settled by
+`runs/model_selection.py`; knows nothing of manifests and outputs.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine import plugins
-from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.devices import Device
 from asrbatch.models import fallback
-from asrbatch.models.capabilities import CHAT_PROMPT, CHAT_STYLE, ModelCapabilities
-from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
+from asrbatch.models.checkpoint import Checkpoint, hash_folder
 from asrbatch.models.whisper import WhisperPrompts
 from asrbatch.types import Utterance
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Attributes:
-    capabilities: the model.
-    plugins: of vLLM's, the only ones to be loaded; None for those that are installed, or that VLLM_PLUGINS names.
-    tokenizer: folder of a tokenizer that is not the checkpoint's own; None for the checkpoint's.
-    trust_remote_code: run Python code that comes with the checkpoint.
-    chat_template_kwargs: variables of the chat template.
-    hotwords: words the model is to expect; None for none.
-    target_language: into which it translates; None for the model's own choice.
-    lora: folder of a LoRA adapter; None for none.
-    lora_rank: as vLLM has to be told it.
+    """What was chosen for a model.
+
+    Attributes:
+        capabilities: the model.
+        plugins: of vLLM's, the only ones to be loaded; None for those that are installed, or that VLLM_PLUGINS names.
+        tokenizer: folder of a tokenizer that is not the checkpoint's own; None for the checkpoint's.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        chat_template_kwargs: variables of the chat template.
+        hotwords: words the model is to expect; None for none.
+        target_language: into which it translates; None for the model's own choice.
+        lora: folder of a LoRA adapter; None for none.
+        lora_rank: as vLLM takes it.
     """
 
     capabilities: ModelCapabilities
@@ -47,7 +47,7 @@ class ModelOptions:
     @property
     def default_prompt(self) -> str | None:
         """Of rows and runs that give none."""
-        return CHAT_PROMPT if self.capabilities.style == CHAT_STYLE else None
+        return CHAT_PROMPT if self.capabilities.is_chat else None
 
     @property
     def plugin_versions(self) -> dict[str, str]:
@@ -55,9 +55,14 @@ class ModelOptions:
         return plugins.versions(self.plugins)
 
     @property
+    def words(self) -> dict[str, str | None]:
+        """What of it goes into every prompt of vLLM's transcription interface."""
+        return {"hotwords": self.hotwords, "to_language": self.target_language}
+
+    @property
     def engine_settings(self) -> dict[str, Any]:
-        """vLLM's engine arguments that follow from it. What was not given is left out: an empty
-        string is not "none".
+        """vLLM's engine arguments that follow from it. What was not given is left out: to vLLM an empty string is not
+        "none".
         """
         settings: dict[str, Any] = {}
         if self.tokenizer is not None:
@@ -68,20 +73,41 @@ class ModelOptions:
             settings |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": 1}
         return settings
 
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What of it decides the rows; only what was chosen, so that a plain Whisper run has none."""
+        capabilities = self.capabilities
+        chosen: dict[str, Any] = {}
+        if not capabilities.is_whisper:
+            chosen["style"] = capabilities.prompt_style
+            chosen["default_prompt"] = self.default_prompt
+            chosen["min_samples"] = capabilities.min_samples
+        if self.plugins or not capabilities.is_whisper:
+            chosen["plugins"] = self.plugin_versions
+        # By content: a folder may be moved, and another may take its place.
+        for name in ("tokenizer", "lora"):
+            if (folder := getattr(self, name)) is not None:
+                chosen[name] = hash_folder(folder)
+        for name in ("trust_remote_code", "chat_template_kwargs", "hotwords", "target_language"):
+            if value := getattr(self, name):
+                chosen[name] = value
+        return chosen
+
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """An engine to be started, and the questions it will be asked.
+    """An engine to be started, and the requests it will get.
 
     Attributes:
         mode: `thread` or `process`.
-        language: ISO 639-1 code for rows without `lang`; None has it detected.
         prompt: previous text for rows without `prompt`.
         max_tokens: most tokens generated for one window.
-        engine_args: vLLM's, as the user gave them.
-        timestamps: whether answers carry timestamps.
-        temperatures: those that questions may ask for, 0.0 (greedy) first.
-        model_options: how the model is asked.
+        engine_args: vLLM's, as the user gave them; they win over the automatic settings.
+        model_options: what was chosen for the model.
+        window_config: what the model takes at once, and how longer audio is cut.
+        language: ISO 639-1 code for rows without `lang`; None has it detected.
+        timestamps: whether results carry timestamps.
+        temperatures: those that requests may have, 0.0 (greedy) first.
     """
 
     checkpoint: Checkpoint
@@ -89,23 +115,31 @@ class EngineSpec:
     dtype: str
     mode: str
     task: str
-    language: str | None
     prompt: str | None
     max_tokens: int
     seed: int
     engine_args: dict[str, Any]
+    model_options: ModelOptions
+    window_config: WindowConfig
+    language: str | None = None
     timestamps: bool = True
-    temperatures: tuple[float, ...] = (0.0,)
-    model_options: ModelOptions | None = None
+    temperatures: tuple[float, ...] = fallback.GREEDY
 
     @property
     def capabilities(self) -> ModelCapabilities:
         return self.model_options.capabilities
 
     @property
+    def num_ranks(self) -> int:
+        """Devices that the model is spread over."""
+        return int(self.engine_args.get("tensor_parallel_size", 1)) * int(
+            self.engine_args.get("pipeline_parallel_size", 1)
+        )
+
+    @property
     def detects_language(self) -> bool:
-        """Whether the answer to a window that was asked without a language says which it is."""
-        return "detection" in self.capabilities.can
+        """Whether the result of a window without a stated language says which it is."""
+        return "detection" in self.capabilities.supports
 
     @property
     def is_translated(self) -> bool:
@@ -123,7 +157,7 @@ class EngineSpec:
         return WhisperPrompts(self.checkpoint, self.task, timestamps=self.timestamps)
 
     def language_of(self, utterance: Utterance) -> str | None:
-        """In which it is asked; None has it detected, or leaves it to the model."""
+        """Of its requests; None has it detected, or leaves it to the model."""
         if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
         return self.check_language(utterance.lang, "lang") if utterance.lang else self.language
@@ -132,10 +166,10 @@ class EngineSpec:
         """The model's own code for a language.
 
         Args:
-            option: where it was said, for the message.
+            option: where it was written, for the message.
 
         Raises:
-            UsageError: the model cannot be told languages, or lacks this one.
+            UsageError: the model takes no language, or lacks this one.
         """
         if self.capabilities.is_whisper:
             return self.prompts.check_language(language, option)
@@ -148,26 +182,10 @@ class EngineSpec:
             return f"{(prompt or '').strip()} {self.model_options.hotwords}"
         return prompt
 
-    def start(self, start: Callable[..., Engine], deliver: Deliver) -> Engine:
-        """Starts it with `engine.start_engine`, or with what has its signature."""
-        return start(
-            self.checkpoint,
-            device=self.device,
-            dtype=self.dtype,
-            mode=self.mode,
-            task=self.task,
-            max_tokens=self.max_tokens,
-            seed=self.seed,
-            user_args=self.engine_args,
-            temperatures=self.temperatures,
-            deliver=deliver,
-            model_options=self.model_options,
-        )
-
     @property
     def sampling(self) -> dict[str, Any]:
-        """What requests share of their sampling parameters, and when one is asked again; part of a
-        run's fingerprint.
+        """What requests share of their sampling parameters, and when one is tried again; part of a run's
+        fingerprint.
         """
         sampling = {"temperature": 0.0, "max_tokens": self.max_tokens, "seed": self.seed, "timestamps": self.timestamps}
         if len(self.temperatures) == 1:
@@ -179,5 +197,5 @@ class EngineSpec:
         return replace(self, device=device)
 
     def __str__(self) -> str:
-        how = "" if self.capabilities.is_whisper else f" asked by its {self.capabilities.style} style,"
+        how = "" if self.capabilities.is_whisper else f" asked by its {self.capabilities.prompt_style} style,"
         return f"{self.checkpoint.name},{how} {self.dtype} on {self.device.name}"

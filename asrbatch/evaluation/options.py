@@ -1,32 +1,28 @@
-"""How predictions are scored and compared: what `asrbatch score`, `compare` and `report` take."""
+"""How predictions are scored and compared. Stands alone, so that `--help` needs none of what counts words."""
 
 from dataclasses import dataclass, field
+
+from asrbatch.options import option
+
+_MOST_RESAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """How predictions are scored.
+    """How predictions are scored; `num_processes` None takes one for each core where there are rows enough."""
 
-    Attributes:
-        references: a manifest whose rows are all to be predicted; None where predictions carry their references.
-        split: of a data set that has several.
-        normalizer: `auto`, or a name in `normalizers.NORMALIZERS`.
-        language: of rows that do not say theirs; None takes that of the run, or else English.
-        by: fields to make groups by; `duration` makes bins.
-        text_field, pred_field: where references and predictions are; None finds the latter.
-        resamples, seed: of the bootstrap.
-        num_processes: None takes one for each core where there are rows enough.
-    """
-
-    references: str | None = None
-    split: str | None = None
-    normalizer: str = "auto"
-    language: str | None = None
-    by: tuple[str, ...] = ()
-    text_field: str = "text"
-    pred_field: str | None = None
-    resamples: int = 1000
-    seed: int = 0
+    # Where there is none, predictions carry their references.
+    references: str | None = option(None, "A manifest whose rows were all to be predicted; its `text` counts.")
+    split: str | None = option(None, "Which split of a data set that has several.")
+    normalizer: str = option(
+        "auto", "Of auto, whisper-english, whisper-basic, leaderboard, none; auto: whisper-english for English."
+    )
+    language: str | None = option(None, "Of rows without `lang`. [default: that of the run, or en]")
+    by: tuple[str, ...] = option((), "Fields to make groups by, with commas; `duration` makes bins.")
+    text_field: str = option("text", "The field with the reference.")
+    pred_field: str | None = option(None, "The field with the prediction. [default: pred_text, or what begins so]")
+    resamples: int = option(1000, "Of the bootstrap.", minimum=1, maximum=_MOST_RESAMPLES)
+    seed: int = option(0, "Of the bootstrap.", minimum=0)
     num_processes: int | None = None
 
 

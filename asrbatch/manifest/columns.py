@@ -9,7 +9,7 @@ from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import show_text
+from asrbatch.formatting import show, show_text
 from asrbatch.manifest.row import InvalidRow, annotate
 
 
@@ -39,8 +39,10 @@ class Columns:
         return self._ours.get(name) or (f"original_{name}" if name in self.given else name)
 
     def check(self, source: str, names: Iterable[str]) -> None:
-        """Raises ManifestError when a table has no column of a name that was given."""
+        """Raises ManifestError when a table has two columns of one name, or none of a name that was given."""
         names = list(names)
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ManifestError(f"{source}: two columns are named {show(twice)}; rename one of them")
         for theirs, option in self.given.values():
             if theirs not in names:
                 there = ", ".join(map(show_text, names)) or "none"

@@ -55,17 +55,17 @@ FORMATS = {
     "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
     "webdataset": _Format(open_webdataset, ("text_column", "id_column")),
     "folder": _Format(open_audio, _COLUMNS),  # of its metadata
-    "lhotse": _Format(open_lhotse, ("allow_pipes", "folder", *_COLUMNS), cuts_reader),
-    "jsonl": _Format(open_jsonl, ("folder", *_COLUMNS), jsonl_reader),
-    "csv": _Format(open_csv, ("folder", *_COLUMNS), csv_reader),
-    "tsv": _Format(open_tsv, ("folder", *_COLUMNS), tsv_reader),
+    "lhotse": _Format(open_lhotse, ("allow_pipes", "audio_folder", *_COLUMNS), cuts_reader),
+    "jsonl": _Format(open_jsonl, ("audio_folder", *_COLUMNS), jsonl_reader),
+    "csv": _Format(open_csv, ("audio_folder", *_COLUMNS), csv_reader),
+    "tsv": _Format(open_tsv, ("audio_folder", *_COLUMNS), tsv_reader),
 }
 _TEXTS = ("jsonl", "lhotse", "csv", "tsv")  # in the order of the messages
 # Those that not every format takes; --split is refused by each format that has none.
 _OPTIONS = {
     "dataset_config": "--config", "streaming": "--streaming", "tars": "--tars", "allow_pipes": "--allow-pipes",
     "audio_column": "--audio-column", "text_column": "--text-column", "id_column": "--id-column",
-    "folder": "--audio-folder",
+    "audio_folder": "--audio-folder",
 }  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def _read_stdin(options: SourceOptions) -> Reader:
     if name not in _TEXTS:
         raise UsageError(f"--format {name}: standard input is text, one of {', '.join(_TEXTS)}; write it to a file")
     # Rows that came through a pipe have no folder of their own.
-    options = replace(options, folder=options.folder or os.getcwd())
+    options = replace(options, audio_folder=options.audio_folder or os.getcwd())
     source = ManifestSource(file.path, (file.path,), options)
     _check_options(source, name)
     return FORMATS[name].read_text(source, file)

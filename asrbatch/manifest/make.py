@@ -23,9 +23,7 @@ from asrbatch.manifest.writer import has_place, line_fields, new_manifest
 from asrbatch.storage.files import json_bytes
 from asrbatch.types import Utterance
 
-_MISMATCH_FIX = (
-    "the duration written is that of the audio there is; where the file goes on after the row, that of the row"
-)
+_MISMATCH_FIX = "the duration written is that of the audio; where the file goes on after the row, that of the row"
 
 
 @dataclass(frozen=True)

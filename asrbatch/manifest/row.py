@@ -47,6 +47,7 @@ IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row it
 
 _SUSPECT_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS
 _HALF_OF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write one; no file name in UTF-8, and no terminal, can
+_SEVERAL, _GIVE_PATH = "several clips in one row are not supported", "give the path of one audio file"
 _OF_PANDAS = "pandas: df.convert_dtypes() before writing makes 1.0 a 1 and NaN a null, in columns with gaps"
 
 
@@ -153,9 +154,8 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     channel = get("channel")
     # `true` is an int to Python; a channel it is not.
     if channel is not None and (type(channel) is not int or channel < 0):
-        raise invalid_field(
-            "channel", channel, "must be a whole number from 0", "leave it out for the mean of all channels"
-        )
+        fix = "leave it out for the mean of all channels"
+        raise invalid_field("channel", channel, "must be a whole number from 0", fix)
     lang = get("lang")
     if lang is not None and (type(lang) is not str or not lang):
         raise invalid_field("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
@@ -164,9 +164,8 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         raise invalid_field("prompt", prompt, "must be a string", "leave it out for the prompt of the run")
     text = get("text")
     if text is not None and type(text) is not str:
-        raise invalid_field(
-            "text", text, "must be a string", "write the reference in quotes, or null when there is none"
-        )
+        fix = "write the reference in quotes, or null when there is none"
+        raise invalid_field("text", text, "must be a string", fix)
 
     given = get("id")
     hashed = False
@@ -240,13 +239,10 @@ def _check_refused(fields: dict[str, Any]) -> None:
         if fields[field] is None or field not in _SUSPECT_FIELDS:
             continue
         if field in SEVERAL_CLIPS_FIELDS:
-            raise invalid_field(
-                field, fields[field], "several clips in one row are not supported", "write one row per clip"
-            )
+            raise invalid_field(field, fields[field], _SEVERAL, "write one row per clip")
         problem = "this is fixed per run, a row cannot choose it"
-        raise invalid_field(
-            field, fields[field], problem, "remove the field or set it to null, and give the option to the run"
-        )
+        fix = "remove the field or set it to null, and give the option to the run"
+        raise invalid_field(field, fields[field], problem, fix)
 
 
 def _check_path(fields: dict[str, Any], path: Any) -> None:
@@ -256,12 +252,11 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         found = ", ".join(fields) if fields else "no fields"
         raise InvalidRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
     if type(path) is list:
-        problem = "several clips in one row are not supported"
-        raise invalid_field("audio_filepath", path, problem, "write one row per clip, with one path as a string")
+        raise invalid_field("audio_filepath", path, _SEVERAL, "write one row per clip, with one path as a string")
     if type(path) is not str:
-        raise invalid_field("audio_filepath", path, "must be a string", "give the path of one audio file")
+        raise invalid_field("audio_filepath", path, "must be a string", _GIVE_PATH)
     if not path.strip():
-        raise invalid_field("audio_filepath", path, "is empty", "give the path of one audio file")
+        raise invalid_field("audio_filepath", path, "is empty", _GIVE_PATH)
     if _HALF_OF_PAIR.search(path):
         problem = "half of a surrogate pair, which is no character"
         raise invalid_field("audio_filepath", path, problem, "rename the file in UTF-8")
@@ -277,9 +272,7 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
     if scheme is not None and scheme != "file" and (reason := why_not(scheme)):
         raise invalid_field("audio_filepath", path, *reason)
     if "\0" in path:
-        raise invalid_field(
-            "audio_filepath", path, "a path cannot hold a zero character", "give the path of one audio file"
-        )
+        raise invalid_field("audio_filepath", path, "a path cannot hold a zero character", _GIVE_PATH)
 
 
 def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int | None) -> str:

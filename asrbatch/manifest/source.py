@@ -178,9 +178,8 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
         raise ManifestError(f"{path}: cannot be read as TOML: {e}") from e
     source = values.pop("source", None)
     if type(source) is not str or not source or source == "-" or source.endswith(ENDING):
-        raise ManifestError(
-            f'{path}: source = {show(source)}: must name what to read, such as "hf://owner/name" or a path'
-        )
+        problem = 'must name what to read, such as "hf://owner/name" or a path'
+        raise ManifestError(f"{path}: source = {show(source)}: {problem}")
     changes: dict[str, Any] = {}
     for key, value in values.items():
         if key not in _KEYS:

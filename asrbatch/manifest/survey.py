@@ -145,7 +145,7 @@ class ManifestStats:
         files: int64 [rows], equal for rows of one file; None without `with_files`.
 
     Args:
-        source, split, reading, check, on_issue, observe: as `open_manifest`.
+        source, reading, check, on_issue, observe: as `open_manifest`.
         with_files: keep `files`.
 
     Raises:
@@ -155,7 +155,6 @@ class ManifestStats:
     def __init__(
         self,
         source: str | Sequence[str],
-        split: str | None = None,
         *,
         with_files: bool = False,
         reading: SourceOptions | None = None,
@@ -168,7 +167,7 @@ class ManifestStats:
         self._pieces = array("q")
         self._files = array("q") if with_files else None
         self.manifest: Manifest = open_manifest(
-            source, split=split, check=self._add, options=reading, on_issue=on_issue, observe=observe
+            source, check=self._add, options=reading, on_issue=on_issue, observe=observe
         )
         self._pass_over_bad(len(self.manifest))
         self.files = None if self._files is None else np.frombuffer(self._files, np.int64)

@@ -126,9 +126,8 @@ class Validation:
         """
         passing = [index for index in range(len(self)) if self.passes(index)]
         if not passing:
-            raise UsageError(
-                f"--write-clean {path}: no row passes, and a manifest without rows is none; nothing was written"
-            )
+            problem = "no row passes, and a manifest without rows is none"
+            raise UsageError(f"--write-clean {path}: {problem}; nothing was written")
         # Relative paths mean another file from another folder.
         folder = str(path.parent)
         # A file of cuts, or of fields under other names, holds them in all lines or in none.

@@ -108,6 +108,5 @@ def new_manifest(path: Path) -> Iterator[BinaryIO]:
         with replacing(path) as file:
             yield file
     except OSError as e:
-        raise OutputError(
-            f"{path}: {e.strerror or e}; nothing was written; mend that and run the same command again"
-        ) from e
+        fix = "nothing was written; mend that and run the same command again"
+        raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself, read from its files: nothing is loaded, neither torch nor vllm is imported.
+"""A checkpoint by its files: nothing is loaded, neither torch nor vllm is imported.
 
 Knows where checkpoints live (a folder, or a name on the Hugging Face hub and its local cache), what Whisper's
 configuration files mean, and how to name a model by its content. It does not know how the engine runs one.
@@ -82,7 +82,7 @@ class Checkpoint:
 
     @property
     def window_s(self) -> float:
-        """The longest audio the model hears at once, in seconds."""
+        """The longest audio of one window, in seconds."""
         return float(self.preprocessor_config.get("chunk_length", 30))
 
     @property
@@ -92,7 +92,7 @@ class Checkpoint:
 
     @property
     def hop_length(self) -> int:
-        """Samples per feature frame: fewer samples than this hold nothing to hear."""
+        """Samples per feature frame: fewer samples than this make none."""
         return int(self.preprocessor_config.get("hop_length", 160))
 
     @cached_property
@@ -100,13 +100,8 @@ class Checkpoint:
         """SHA-256 over the names and contents of the files that decide what the model answers; not over its path.
 
         Every byte counts: a fine-tune may have moved one layer, or one bias. The engine is about to read the same
-        files, from the page cache then; 3 GB take 2 s of one core."""
-        whole = hashlib.sha256()
-        files = content_files(Path(self.folder))
-        with ThreadPoolExecutor(4) as pool:
-            for path, digest in zip(files, pool.map(hash_file, files), strict=True):
-                whole.update(f"{path.name}\0{digest}\n".encode())
-        return whole.hexdigest()
+        files, from the page cache then."""
+        return hash_folder(self.folder)
 
 
 def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = True, weights: bool = True) -> Checkpoint:
@@ -119,15 +114,9 @@ def open_checkpoint(name: str, revision: str | None = None, *, fetch: bool = Tru
     Raises:
         UsageError: no such folder, the hub cannot be reached and the cache lacks it, or it is no model folder.
     """
-    expanded = os.path.expanduser(name)
-    if os.path.isdir(expanded):
-        if revision is not None:
-            raise UsageError(f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out")
-        folder = Path(expanded).resolve()
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UsageError(f"--model {name}: no such folder; give a folder, or a name on the Hugging Face hub")
-    else:
-        folder = _from_hub(name, revision, fetch=fetch, weights=weights)
+    if revision is not None and os.path.isdir(os.path.expanduser(name)):
+        raise UsageError(f"--revision {revision}: {name} is a local folder, which has no revisions; leave it out")
+    folder = _find_folder("--model", name, revision, fetch=fetch, weights=weights)
     config = _read_json(folder / "config.json")
     if not config:
         raise UsageError(f"--model {name}: {folder} holds no config.json, so it is not a Hugging Face checkpoint")
@@ -155,12 +144,36 @@ def find_tokenizer(name: str) -> str:
     """
     if not name.strip():
         raise UsageError("--tokenizer is empty; leave it out to use the checkpoint's own")
-    expanded = os.path.expanduser(name)
-    if os.path.isdir(expanded):
-        return str(Path(expanded).resolve())
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UsageError(f"--tokenizer {name}: no such folder; give a folder, or a name on the Hugging Face hub")
-    return str(_from_hub(name, None, option="--tokenizer", weights=False))
+    if os.path.isfile(os.path.expanduser(name)):
+        raise UsageError(f"--tokenizer {name}: is a file; give the folder it is in")
+    return str(_find_folder("--tokenizer", name, None, weights=False))
+
+
+def is_path(name: str) -> bool:
+    """Whether it names a folder here, there or not; otherwise it is a name on the hub."""
+    return os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _find_folder(option: str, name: str, revision: str | None, *, weights: bool, fetch: bool = True) -> Path:
+    if not is_path(name):
+        return _from_hub(option, name, revision, weights=weights, fetch=fetch)
+    folder = Path(os.path.expanduser(name))
+    if not folder.is_dir():
+        raise UsageError(f"{option} {name}: no such folder; give a folder, or a name on the Hugging Face hub")
+    return folder.resolve()
+
+
+def hash_folder(folder: str) -> str:
+    """SHA-256 over the names and contents of the files in a checkpoint's, tokenizer's or adapter's folder that count.
+
+    Several threads, because hashing lets go of the interpreter: 3 GB take 2 s of one core.
+    """
+    whole = hashlib.sha256()
+    files = content_files(Path(folder))
+    with ThreadPoolExecutor(4) as pool:
+        for path, digest in zip(files, pool.map(hash_file, files), strict=True):
+            whole.update(f"{path.name}\0{digest}\n".encode())
+    return whole.hexdigest()
 
 
 def content_files(folder: Path) -> list[Path]:
@@ -184,9 +197,7 @@ def hash_file(path: Path) -> str:
         raise _unreadable(path, e) from e
 
 
-def _from_hub(
-    name: str, revision: str | None, *, option: str = "--model", weights: bool = True, fetch: bool = True
-) -> Path:
+def _from_hub(option: str, name: str, revision: str | None, *, weights: bool, fetch: bool) -> Path:
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
@@ -202,6 +213,7 @@ def _from_hub(
 
     try:
         folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS[:weights])
+        # Only where there are no safetensors: many repositories hold the same weights in every format.
         if weights and not any(folder.glob(WEIGHT_PATTERNS[0])):
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
     except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
@@ -209,8 +221,7 @@ def _from_hub(
         reason = one_line(e)
         raise UsageError(
             f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and "
-            f"the network, "
-            f"or give a folder ({reason[:300]})"
+            f"the network, or give a folder ({reason[:300]})"
         ) from e
     return folder
 

@@ -1,6 +1,6 @@
-"""What a LoRA adapter's files say: its rank, and which of a model's modules it changes. Standard library only.
+"""A LoRA adapter by its files: its rank, and which of a model's modules it changes. Knows nothing of vLLM.
 
-vLLM applies an adapter to the modules whose names it knows and says nothing of the rest, so the names are compared
+vLLM applies an adapter to the modules whose names it knows and is silent about the rest, so the names are compared
 before a run."""
 
 import json
@@ -12,7 +12,7 @@ from asrbatch.errors import UsageError
 from asrbatch.models.checkpoint import WEIGHT_PATTERNS
 
 WEIGHTS = "adapter_model.safetensors"
-# As older versions of PEFT saved them.
+# As older versions of PEFT saved them. A pickle can run any code, so it is not opened to learn names.
 _PICKLED = "adapter_model.bin"
 _CONVERT = (
     f'in that folder, python -c "import torch, safetensors.torch as s; '
@@ -22,11 +22,11 @@ _CONVERT = (
 _PREFIX = "base_model.model."
 
 
-def rank_of(folder: Path, said: str) -> int:
+def adapter_rank(folder: Path, written: str) -> int:
     """The rank of an adapter: the highest that any of its modules has.
 
     Args:
-        said: the folder as the user wrote it.
+        written: the folder as the user wrote it.
 
     Raises:
         UsageError: it is no folder of a PEFT adapter.
@@ -35,10 +35,10 @@ def rank_of(folder: Path, said: str) -> int:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         return max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UsageError(f"--lora {said}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
+        raise UsageError(f"--lora {written}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
 
 
-def modules_of(folder: Path, said: str) -> set[str]:
+def adapter_modules(folder: Path, written: str) -> set[str]:
     """The modules an adapter changes, as the adapted model calls them.
 
     Raises:
@@ -46,46 +46,46 @@ def modules_of(folder: Path, said: str) -> set[str]:
     """
     if not (folder / WEIGHTS).is_file() and (folder / _PICKLED).is_file():
         raise UsageError(
-            f"--lora {said}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}"
+            f"--lora {written}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}"
         )
     if not (folder / WEIGHTS).is_file():
         raise UsageError(
-            f"--lora {said}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as "
-            f"safetensors"
+            f"--lora {written}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as "
+            "safetensors"
         )
     names = {
         name.partition(".lora_")[0].removeprefix(_PREFIX)
-        for name in _tensors(folder / WEIGHTS, said)
+        for name in _tensor_names(folder / WEIGHTS, written)
         if ".lora_" in name
     }
     if not names:
-        raise UsageError(f"--lora {said}: {WEIGHTS} holds no LoRA weights; save the adapter again")
+        raise UsageError(f"--lora {written}: {WEIGHTS} holds no LoRA weights; save the adapter again")
     return names
 
 
-def modules_of_checkpoint(folder: Path, said: str) -> set[str] | None:
+def checkpoint_modules(folder: Path, written: str) -> set[str] | None:
     """The modules that a checkpoint has weights for; None where it has no weights at all.
 
     Args:
-        said: the adapter's folder as the user wrote it.
+        written: the adapter's folder as the user wrote it.
 
     Raises:
         UsageError: the weights are not in safetensors, so that nothing tells their names.
     """
     if files := sorted(folder.glob("*.safetensors")):
-        return {name.rpartition(".")[0] for file in files for name in _tensors(file, said)}
+        return {name.rpartition(".")[0] for file in files for name in _tensor_names(file, written)}
     if any(any(folder.glob(pattern)) for pattern in WEIGHT_PATTERNS):
         why = "so nothing tells which modules the adapter would change"
-        raise UsageError(f"--lora {said}: the weights of {folder} are not in safetensors, {why}; convert them")
+        raise UsageError(f"--lora {written}: the weights of {folder} are not in safetensors, {why}; convert them")
     return None
 
 
-def _tensors(path: Path, said: str) -> list[str]:
+def _tensor_names(path: Path, written: str) -> list[str]:
     """The names in the header of a safetensors file: 8 bytes of length, then JSON."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             header: dict[str, Any] = json.loads(file.read(min(length, path.stat().st_size)))
     except (OSError, ValueError, struct.error) as e:
-        raise UsageError(f"--lora {said}: {path.name} of {path.parent} cannot be read ({e}); fetch it again") from e
+        raise UsageError(f"--lora {written}: {path.name} of {path.parent} cannot be read ({e}); fetch it again") from e
     return [name for name in header if name != "__metadata__"]

@@ -1,68 +1,48 @@
-"""Parts what a reasoning model thought from what it answered. Text in, text out.
+"""What stands around the transcript in a generated text: a reasoning model's thought, the language it states first.
 
-Only a thought that opens the answer is one: what stands inside a transcript was said by somebody. Nothing else of an
-answer is touched; quotes and prefixes may have been said, too.
-
-The language that a model writes in front of its answer and its class takes off again. Text in, code out.
+Only a thought that opens the text is one: what stands inside a transcript was said by somebody. Nothing else is
+touched; quotes and prefixes may have been said, too. Knows text alone: tokens and models are `engine/processors.py`'s.
 """
 
 import re
-from typing import NamedTuple
 
 from asrbatch.languages import is_language, primary
 
 OPEN, CLOSE = "<think>", "</think>"
-
 _LEADING = re.compile(rf"\s*{re.escape(OPEN)}")
 
-
-class Read(NamedTuple):
-    """An answer in two parts.
-
-    Attributes:
-        text: what was answered.
-        reasoning: what was thought, stripped; None when there was no thought.
-        is_unclosed: the answer ended inside the thought, so that all of it is one.
-    """
-
-    text: str
-    reasoning: str | None = None
-    is_unclosed: bool = False
+# Ends what Qwen3-ASR writes before the transcript: `language English<asr_text>`
+# (vllm/model_executor/models/qwen3_asr.py). Its class takes it off again, so that it is lost unless it is read here.
+TAG = "<asr_text>"
+_STATED = re.compile(rf"\s*language ([^<>]+){re.escape(TAG)}\s*")
 
 
-def read(answer: str, *, is_opened: bool = False) -> Read:
-    """Parts an answer.
+def split_reasoning(generated: str, *, is_opened: bool = False) -> tuple[str, str | None, bool]:
+    """The transcript; the reasoning, stripped, or None; whether the text ended inside the reasoning, all of it then.
 
     Args:
-        is_opened: the prompt itself ended in `<think>`, so that the answer begins inside the thought.
+        is_opened: the prompt itself ended in `<think>`, so that the generated text begins inside the thought.
     """
-    opening = _LEADING.match(answer)
+    opening = _LEADING.match(generated)
     if opening is None and not is_opened:
-        return Read(answer)
-    thought = answer[opening.end() :] if opening else answer
+        return generated, None, False
+    thought = generated[opening.end() :] if opening else generated
     inside, closing, text = thought.partition(CLOSE)
-    return Read(text if closing else "", inside.strip(), not closing)
+    return text if closing else "", inside.strip(), not closing
 
 
-def ends_open(prompt: str) -> bool:
+def ends_in_reasoning(prompt: str) -> bool:
     """Whether a prompt ends inside a thought."""
     return prompt.rstrip().endswith(OPEN)
 
 
-# Ends what Qwen3-ASR writes before the transcript: `language English<asr_text>`
-# (vllm/model_executor/models/qwen3_asr.py).
-TAG = "<asr_text>"
-
-_STATED = re.compile(rf"\s*language ([^<>]+){re.escape(TAG)}\s*")
-
-
-def stated(answer: str, text: str) -> str | None:
-    """The language an answer says that it is in: a code as `languages.primary` has it; None where it says none, or
+def stated_language(generated: str, text: str) -> str | None:
+    """The language that a generated text states: a code as `languages.primary` has it; None where it states none, or
     several.
 
     Args:
-        answer: as it was decoded.
+        generated: as it was decoded.
         text: what the model class's own reader left of it. What it left was said by somebody and states nothing.
     """
-    found = _STATED.fullmatch(answer.removesuffix(text))
+    found = _STATED.fullmatch(generated.removesuffix(text))
     return primary(found[1]) if found and is_language(found[1]) else None

@@ -1,17 +1,18 @@
-"""How Whisper is asked, and how its answer is read: token ids in, token ids out.
+"""Whisper's prompts as token ids, and its results read from token ids.
 
 Knows Whisper's control tokens and nothing of the engine. The layout is that of the original Whisper (`<|startofprev|>
 previous text <|startoftranscript|> language task <|notimestamps|>`); all ids come from the checkpoint's own files. Two
 repairs that vLLM's prompt needs are made here: English-only checkpoints get neither a language nor a task (with them
 two of three clips come back empty), and previous text is introduced by the real `<|startofprev|>` token.
 
-The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined to what is
-asked (`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and
-a language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it."""
+The prompt always stops at `<|startoftranscript|>`; what follows are the first generated tokens, confined
+(`Controls.forced`). So the model's first choice is made where Whisper looks for the probability of no speech, and a
+language that nobody stated is chosen in the same request, exactly as a separate detection step would choose it."""
 
+import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
-from asrbatch.types import Segment
+from asrbatch.types import DecodingResult, Segment
 
 CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
 
@@ -44,33 +45,17 @@ class Controls:
     end: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "suppress": list(self.suppress),
-            "begin_suppress": list(self.begin_suppress),
-            "forced": [list(ids) for ids in self.forced],
-            "first_timestamp": self.first_timestamp,
-            "end": self.end,
-        }
-
-
-@dataclass(frozen=True)
-class WhisperReading:
-    """What the generated tokens say; see `types.DecodingResult` for the fields."""
-
-    text: str
-    language: str | None
-    language_prob: float | None
-    num_tokens: int
-    avg_logprob: float | None
-    segments: tuple[Segment, ...]
-    resume_s: float | None
+        return json.loads(json.dumps(asdict(self)))  # lists, as what has travelled is
 
 
 class WhisperPrompts:
-    """Asks one checkpoint.
+    """Token ids for one checkpoint, and text of them.
 
-    Args: checkpoint: a Whisper checkpoint. task: `transcribe` or `translate` (into English). timestamps: whether
-        answers are to carry timestamps; decides nothing but whether a checkpoint without is refused.
+    Args:
+        checkpoint: a Whisper checkpoint.
+        task: `transcribe` or `translate` (into English).
+        timestamps: whether results are to carry timestamps; decides nothing but whether a checkpoint without is
+            refused.
 
     Raises:
         UsageError: a task the checkpoint lacks, timestamps it lacks, or a checkpoint without Whisper's control tokens.
@@ -118,7 +103,8 @@ class WhisperPrompts:
     def no_speech(self) -> int | None:
         """The token whose probability after `<|startoftranscript|>` is that of no speech; None where there is none."""
         tokens = self.checkpoint.added_tokens
-        before = self.no_timestamps - 1  # its place in every vocabulary of Whisper's
+        # Some tokenizers do not list it under any name; this is its place in every vocabulary of Whisper's.
+        before = self.no_timestamps - 1
         unnamed = None if before in tokens.values() else before
         return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
 
@@ -126,7 +112,7 @@ class WhisperPrompts:
         """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
         Args:
-            option: where it was said, for the message.
+            option: where it stands, for the message.
 
         Raises:
             UsageError: the checkpoint lacks it.
@@ -140,7 +126,7 @@ class WhisperPrompts:
         raise UsageError(f"{option} {language!r}: {name} has no such language; it has {known}")
 
     def controls(self, language: str | None, *, timestamps: bool) -> Controls:
-        """What the engine must enforce for one kind of question.
+        """What the engine must enforce for one kind of request.
 
         Args:
             language: a code `check_language` returned, or None to have the model detect it.
@@ -177,9 +163,9 @@ class WhisperPrompts:
         Args:
             option: `--prompt` or `--hotwords`, for the message.
 
-        Raises: UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
-            checkpoint
-                with a tokenizer.json.
+        Raises:
+            UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
+                checkpoint with a tokenizer.json.
         """
         for token, i in self.checkpoint.added_tokens.items():
             if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
@@ -187,12 +173,12 @@ class WhisperPrompts:
         file = Path(self.checkpoint.folder, "tokenizer.json")
         if option != "--hotwords" or not file.is_file():
             return
-        from tokenizers import Tokenizer
+        from tokenizers import Tokenizer  # slow to import, and few runs have hotwords
 
         num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
         if num_tokens > self.max_prompt_tokens:
-            room = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
-            raise UsageError(f"{option} {text[:60]!r}: are {room}; give fewer")
+            too_many = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
+            raise UsageError(f"{option} {text[:60]!r}: are {too_many}; give fewer")
 
     def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
         """The token ids the decoder starts from.
@@ -204,7 +190,7 @@ class WhisperPrompts:
         before = (*prompt_ids, *previous)[-self.max_prompt_tokens :]
         return [self.start_of_prev, *before, self.sot] if before else [self.sot]
 
-    def read(
+    def postprocess(
         self,
         language: str | None,
         token_ids: Sequence[int],
@@ -212,15 +198,17 @@ class WhisperPrompts:
         decode: Decode,
         *,
         timestamps: bool,
-    ) -> WhisperReading:
-        """Reads an answer.
+        **of_engine: Any,
+    ) -> DecodingResult:
+        """What the generated tokens mean.
 
         Args:
-            language: it was asked in; None when it was to be detected.
+            language: of the request; None when it was to be detected.
             token_ids: as generated.
             logprobs: a natural logarithm for each, or nothing at all.
             decode: text tokens to text, nothing tidied up.
-            timestamps: whether it was asked for them.
+            timestamps: whether the request was for them.
+            of_engine: the fields of the result that do not follow from the tokens.
         """
         language_prob = None
         if not self.checkpoint.is_multilingual:
@@ -228,7 +216,7 @@ class WhisperPrompts:
         elif language is None and token_ids:
             language = self.language_of.get(token_ids[0])
             language_prob = math.exp(logprobs[0]) if logprobs else None
-        num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)
+        num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)  # as many as `controls` confined
         ids, of_ids = token_ids[num_forced:], logprobs[num_forced:]
         counted = [p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i) or i == self.end]
         text_ids = [i for i in ids if self._is_text(i)]
@@ -236,7 +224,7 @@ class WhisperPrompts:
         if timestamps:
             first = self.first_timestamp
             segments = cut_segments(ids, of_ids, first_timestamp=first, is_text=self._is_text, decode=decode)
-        return WhisperReading(
+        return DecodingResult(
             # A character whose bytes a timestamp parts is read in two halves: the text is what its segments say.
             text="".join(s.text for s in segments) if segments else decode(text_ids),
             language=language,
@@ -245,6 +233,7 @@ class WhisperPrompts:
             avg_logprob=sum(counted) / len(counted) if counted else None,
             segments=segments,
             resume_s=resume_s([i for i in ids if i != self.end], self.first_timestamp) if timestamps else None,
+            **of_engine,
         )
 
     def _is_text(self, token: int) -> bool:

@@ -176,7 +176,7 @@ class PreprocessPool:
         state = window.utterance
         try:
             with self._computing(window, "preprocess_s"):
-                window.request = self._engine.prepare(window.audio.samples, state.prompt, state.language)
+                window.request = self._engine.preprocess(window.audio.samples, state.prompt, state.language)
                 window.peak = window.request.peak if not window.is_tail else window.peak
         except RowError as e:
             window.error = e

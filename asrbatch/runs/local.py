@@ -26,7 +26,7 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
         spec,
         session.plan.rules,
         # In a thread, so that Ctrl-C interrupts our waiting and never a library that is being imported.
-        lambda deliver: start_aside(lambda: spec.start(start, deliver)),
+        lambda deliver: start_aside(lambda: start(spec, deliver)),
         write=session.write,
         on_submit=session.in_flight.add,
         on_tick=session.update,

@@ -22,20 +22,20 @@ from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.runs.fingerprint import chunk_fields, fingerprint
-from asrbatch.runs.model_selection import asked_fields, audio_rules, engine_plan
-from asrbatch.runs.row_check import check_row, row_rules
+from asrbatch.runs.model_selection import resolve_model
+from asrbatch.runs.row_check import check_row
 
 
 class RunPlan:
     """What will be run, checked as far as it can be without an engine.
 
     Attributes:
-        engine: what is run and how it is asked.
+        engine: what is run and how.
         slots: where worker processes run; empty for one engine in this process.
         manifest: all of it.
         sharding: how it is dealt out to chunks; None for a run in one piece.
         chunk: bool [rows of the manifest], those of this process; None for all.
-        rules: what the model hears, and how longer audio is cut.
+        rules: what the model takes at once, and how longer audio is cut.
         num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
         fingerprint: see `fingerprint.py`.
 
@@ -48,14 +48,15 @@ class RunPlan:
     """
 
     def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: OnIssue | None = None):
-        self.engine = engine_plan(config)
+        self.engine = resolve_model(config)
         inspector.close()
-        self.rules: WindowConfig = audio_rules(config, self.engine.capabilities)
+        self.rules: WindowConfig = self.engine.window_config
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
         if kept is not None:
-            source, reading = str(kept.path), options_for_kept(str(kept.path), replace(reading, folder=kept.folder))
-        check = partial(check_row, row_rules(self.engine))
+            source = str(kept.path)
+            reading = options_for_kept(source, replace(reading, audio_folder=kept.folder))
+        check = partial(check_row, self.engine)
         self.manifest: Manifest = open_manifest(source, check=check, options=reading, on_issue=note)
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
@@ -75,8 +76,8 @@ class RunPlan:
             prompt=config.prompt,
             windows=self.rules.choices | _voice_choices(self.rules),
             engine_args=self.engine.engine_args,
-            asked=asked_fields(self.engine.model_options),
-            audio_folder=kept.folder if kept is not None else config.reading.folder or self.manifest.audio_folder,
+            asked=self.engine.model_options.fingerprint,
+            audio_folder=kept.folder if kept is not None else config.reading.audio_folder or self.manifest.audio_folder,
             **chunk_fields(self.sharding),
         )
 

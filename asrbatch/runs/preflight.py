@@ -1,28 +1,25 @@
 """What `transcribe` would refuse about a run, as far as this machine can tell: `plan` asks from a login node.
 
 The judge is `plan.RunPlan`, the one that `transcribe` itself asks. It needs a vLLM and its device; where those are
-missing, model and languages are checked all the same, and what was not checked is said. A model that is not on this
-machine is left
-alone: a plan downloads nothing.
+missing, a Whisper model and the rows' languages are checked all the same, and what was not checked is said. A model
+that is not on this machine is left alone: a plan downloads nothing.
 """
 
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
 from asrbatch.audio.windows import WindowConfig
-from asrbatch.config import RunConfig
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import detect_device
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest.scan import Check
 from asrbatch.models.capabilities import whisper_capabilities
-from asrbatch.models.checkpoint import WHISPER, Checkpoint, open_checkpoint
-from asrbatch.models.whisper import WhisperPrompts
-from asrbatch.runs.model_selection import audio_rules, engine_plan
+from asrbatch.models.checkpoint import WHISPER, is_path, open_checkpoint
+from asrbatch.runs.model_selection import resolve_model, window_config
 from asrbatch.runs.plan import RunPlan
-from asrbatch.runs.row_check import RowRules, check_row, row_rules
+from asrbatch.runs.row_check import check_row
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,7 @@ class PreflightResult:
     Attributes:
         refused: what `transcribe` will say; None when nothing was found.
         not_checked: what could not be checked here, and why; None when everything was.
-        rules: what the model hears; None when the model could not be opened.
+        rules: what the model takes at once; None when the model could not be opened.
     """
 
     refused: str | None = None
@@ -41,75 +38,63 @@ class PreflightResult:
 
 
 def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
-    """Asks what can be asked without an engine.
+    """Checks what can be checked without an engine.
 
     Args:
-        config: the run; its devices are not asked for, they are those of another machine.
+        config: the run; its devices are left out, they are those of another machine.
         languages: that rows of the manifest name.
     """
     model = config.engine.model
-    is_path = os.path.isdir(os.path.expanduser(model)) or model.startswith((".", "/", "~")) or model.count("/") > 1
     try:
         checkpoint = open_checkpoint(model, config.engine.revision, fetch=False)
     except UsageError as e:
-        if is_path:
+        if is_path(model):
             return PreflightResult(refused=str(e))
         return PreflightResult(
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
     is_whisper = checkpoint.architecture == WHISPER
     try:
-        rules = audio_rules(config, whisper_capabilities(checkpoint)) if is_whisper else None
+        rules = window_config(config, whisper_capabilities(checkpoint)) if is_whisper else None
     except UsageError as e:
         return PreflightResult(refused=str(e))
+    not_checked = None
     try:
         detect_device()
     except UsageError as e:
         if not is_whisper:
             return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
-        return PreflightResult(
-            _check_model(config, checkpoint, languages), f"engine options and the rows' tasks: {e}", rules
-        )
+        not_checked = f"engine options and the rows' tasks: {e}"
+    engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
     try:
-        here = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
-        return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=here)).rules)
+        if not_checked is None:
+            return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).rules)
+        spec = resolve_model(replace(config, engine=EngineConfig(engine.model)), with_vllm=False)
+        for language in languages:
+            spec.check_language(language, "language")
     except (UsageError, ManifestError) as e:
-        return PreflightResult(refused=str(e).replace(checkpoint.folder, model), rules=rules)
+        return PreflightResult(str(e).replace(checkpoint.folder, model), not_checked, rules)
+    return PreflightResult(None, not_checked, rules)
 
 
-# What of a run with Whisper can be judged without a vLLM.
-_LIGHT = frozenset(("revision", "task", "windows", "language"))
+# Options of a run with Whisper that can be judged without a vLLM. Not hotwords: they are counted with a library of its.
+_WITHOUT_VLLM = frozenset((
+    "revision", "task", "target_language", "windows", "window_s", "language", "prompt", "timestamps",
+))  # fmt: skip
 
 
 def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, WindowConfig]:
-    """What a run with this model, asked so, asks of a row and its audio; Whisper's without a vLLM where that is enough.
+    """What a run with this model and these options demands of a row and its audio; Whisper's without a vLLM where that
+    is enough.
 
     Args:
-        given: names of the options about the model and how it is asked that were written.
+        given: names of the options about the model that were written.
 
     Raises:
         UsageError: an option that the model cannot honour.
     """
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    if checkpoint.architecture == WHISPER and _LIGHT.issuperset(given):
-        rules = _whisper_rules(config, checkpoint)
-    else:
-        rules = row_rules(engine_plan(config))
-        inspector.close()
-    return partial(check_row, rules), audio_rules(config, rules.capabilities)
-
-
-def _whisper_rules(config: RunConfig, checkpoint: Checkpoint) -> RowRules:
-    prompts = WhisperPrompts(checkpoint, config.task)
-    language = None if config.language is None else prompts.check_language(config.language, "--language")
-    return RowRules(whisper_capabilities(checkpoint), config.task, language, None, prompts.check_language)
-
-
-def _check_model(config: RunConfig, checkpoint: Checkpoint, languages: Iterable[str]) -> str | None:
-    try:
-        prompts = WhisperPrompts(checkpoint, config.task)
-        for language in filter(None, [config.language, *languages]):
-            prompts.check_language(language)
-    except UsageError as e:
-        return str(e)
-    return None
+    needs_vllm = checkpoint.architecture != WHISPER or not _WITHOUT_VLLM.issuperset(given)
+    spec = resolve_model(config, with_vllm=needs_vllm)
+    inspector.close()
+    return partial(check_row, spec), spec.window_config

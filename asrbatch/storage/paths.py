@@ -76,6 +76,14 @@ def check_output(path: Path) -> Path:
     return path
 
 
+def default_output(manifest: str, model: str) -> Path:
+    """What a run is called that was given no name: `<manifest stem>.<last part of the model>.jsonl`, in this folder."""
+    name = re.sub(r"[*?{}\[\],:]+", "-", os.path.basename(os.path.normpath(manifest))).strip("-")
+    stem = re.sub(r"\.jsonl?(\.gz|\.zst)?$", "", name) or "manifest"
+    last = os.path.basename(os.path.normpath(os.path.expanduser(model)))
+    return Path(f"{stem}.{re.sub(r'[^A-Za-z0-9._-]+', '-', last).strip('-.') or 'model'}.jsonl").absolute()
+
+
 def find_chunks(output: Path) -> dict[int, dict[int, RunPaths]]:
     """Chunks of the run `output` that have left a file: by number of chunks, then by chunk id, both ascending.
 

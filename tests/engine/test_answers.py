@@ -136,7 +136,7 @@ def test_no_speech_is_as_likely_as_transformers_finds_it(
 
 def test_the_same_request_may_be_asked_again(multilingual, sentences):
     """Features are computed once, whatever is asked of them, even at the same time."""
-    requests = [multilingual.engine.prepare(clip, None) for clip in sentences[:2]]
+    requests = [multilingual.engine.preprocess(clip, None) for clip in sentences[:2]]
     questions = [
         DecodingOptions(),
         DecodingOptions("fr"),

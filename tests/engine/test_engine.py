@@ -13,15 +13,13 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import pytest
 import torch
-from asked import Asked, options, samples_of
+from asked import Asked, samples_of, spec_of
 from transformers import WhisperFeatureExtractor
 
 from asrbatch.engine.base import DecodingOptions, Failure
-from asrbatch.engine.devices import detect_device
 from asrbatch.engine.engine import start_engine
 from asrbatch.engine.settings import engine_settings, parse_engine_args
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
-from asrbatch.models.checkpoint import open_checkpoint
 
 
 @pytest.fixture
@@ -44,9 +42,9 @@ def features(request) -> torch.Tensor:
 
 def test_features_from_several_threads_equal_serial_ones(tiny, demo_rows):
     clips = samples_of(demo_rows) * 4
-    serial = [tiny.engine.prepare(clip, None) for clip in clips]
+    serial = [tiny.engine.preprocess(clip, None) for clip in clips]
     with ThreadPoolExecutor(4, initializer=tiny.engine.prepare_thread) as pool:
-        threaded = list(pool.map(lambda clip: tiny.engine.prepare(clip, None), clips))
+        threaded = list(pool.map(lambda clip: tiny.engine.preprocess(clip, None), clips))
     assert len({features(r).sum().item() for r in serial}) == len(clips) // 4, "the clips have different features"
     for one, other in zip(serial, threaded, strict=True):
         assert torch.equal(features(one), features(other))
@@ -59,7 +57,7 @@ def test_features_of_a_window_are_those_it_has_in_its_recording(tiny, tiny_en, d
     whole = WhisperFeatureExtractor.from_pretrained(tiny_en)(
         recording, sampling_rate=16_000, truncation=False, padding=False, return_tensors="pt"
     ).input_features[0]
-    first, second = (tiny.engine.prepare(part, None) for part in (recording[: len(loud)], recording[len(loud) :]))
+    first, second = (tiny.engine.preprocess(part, None) for part in (recording[: len(loud)], recording[len(loud) :]))
     inner, expected = slice(2, -2), whole[:, 3000:]  # the frames at the seam hear both sides of it
     assert first.peak == pytest.approx(whole.max().item(), abs=1e-5) and second.peak < first.peak - 1
     assert (features(second)[:, inner] - expected[:, inner]).abs().max() > 0.5, "alone it looks different"
@@ -89,7 +87,7 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
     api, driver = tiny.engine._api, tiny.engine._driver
     clip = samples_of(demo_rows)[1]  # "He was not an ill-disposed young man."
     engine_input = api.with_decoder_ids(
-        tiny.engine.prepare(clip, None).engine_input, [tiny.engine._processor.prompts.sot]
+        tiny.engine.preprocess(clip, None).engine_input, [tiny.engine._processor.prompts.sot]
     )
     (young, man, he) = (tiny.engine._processor.frontend.encode(word)[0] for word in (" young", " man", " He"))
     generation = json.loads((Path(tiny_en) / "generation_config.json").read_text())
@@ -103,7 +101,7 @@ def test_suppressed_tokens_are_never_generated(tiny, tiny_en, demo_rows):
         delivered, driver._deliver = driver._deliver, lambda key, output: outputs.put(output)
         try:
             driver.submit((0, 0), engine_input, api.sampling_params(60, 0, 0.0, {"asrbatch": controls}))
-            return api.finished(outputs.get(timeout=60)).token_ids[1:]
+            return api.tokens_of(outputs.get(timeout=60))[0][1:]
         finally:
             driver._deliver = delivered
 
@@ -161,7 +159,7 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
     """Last in this module: it kills the engine process."""
     clips = samples_of(demo_rows)[:4]
     (core,) = multiprocessing.active_children()
-    requests = [multilingual.engine.prepare(clip, None) for clip in clips]
+    requests = [multilingual.engine.preprocess(clip, None) for clip in clips]
     os.kill(core.pid, signal.SIGSTOP)
     for i, request in enumerate(requests):
         multilingual.engine.submit((i, 0), request, DecodingOptions("en"))
@@ -198,7 +196,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
         def __getattr__(self, name):
             return getattr(api, name)
 
-        def finished(self, output):
+        def finish_reason(self, output):
             raise AttributeError("'RequestOutput' object has no attribute 'metrics'")
 
     tiny.engine._engine._api = OtherVersion()
@@ -211,14 +209,14 @@ def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
 
 def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
     with pytest.raises(RowError, match="it cannot be asked"):
-        tiny.engine.prepare(samples_of(demo_rows)[1], "a\ud800b")
+        tiny.engine.preprocess(samples_of(demo_rows)[1], "a\ud800b")
 
 
 def test_unknown_engine_arguments_are_refused_with_a_suggestion(tiny_en):
     with pytest.raises(
         UsageError, match=r"max_num_seq: vLLM .* has no such engine argument; did you mean max_num_seqs\?"
     ):
-        start_engine(open_checkpoint(tiny_en), deliver=print, **options(user_args={"max_num_seq": 4}))
+        start_engine(spec_of(tiny_en, args=("max_num_seq=4",)), print)
 
 
 def test_an_engine_that_cannot_start_says_why(tiny_en, tmp_path):
@@ -227,7 +225,7 @@ def test_an_engine_that_cannot_start_says_why(tiny_en, tmp_path):
     weights = damaged / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(EngineStartError, match="the engine did not start: .*"):
-        start_engine(open_checkpoint(str(damaged)), deliver=print, **options())
+        start_engine(spec_of(damaged), print)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +259,6 @@ def test_engine_arguments_that_cannot_be_honoured(items, message):
 
 
 def test_user_arguments_win_over_automatic_settings(tiny_en):
-    settings = engine_settings(
-        open_checkpoint(tiny_en), detect_device(), "float32", {"max_num_seqs": 3, "enforce_eager": False}
-    )
+    settings = engine_settings(spec_of(tiny_en, args=("max_num_seqs=3", "enforce_eager=false")))
     assert settings["max_num_seqs"] == 3 and settings["enforce_eager"] is False
     assert settings["kv_cache_memory_bytes"] >= 2 * 4 * 384 * 4 * 1948 * 3, "room for three full windows"

@@ -112,9 +112,9 @@ def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base,
     from asked import samples_of
 
     asked, tokenizer = Asked(engines.start, base), WhisperTokenizer.from_pretrained(base)
-    asker = asked.engine._processor
-    request = asked.engine.prepare(samples_of(demo_rows)[0], "buzón, dièse")
-    ids = asker.input_of(request, asker.warm_ups[0])["decoder_prompt"]["prompt_token_ids"]
+    processor = asked.engine._processor
+    request = asked.engine.preprocess(samples_of(demo_rows)[0], "buzón, dièse")
+    ids = processor.engine_input(request, processor.warm_ups[0])["decoder_prompt"]["prompt_token_ids"]
     assert ids == [
         *tokenizer.get_prompt_ids("buzón, dièse").tolist(),
         tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),

@@ -630,7 +630,7 @@ def test_audio_in_another_folder_than_its_list(cli, tmp_path, rows):
     with pytest.raises(
         UsageError, match="--audio-folder: means nothing for .*; it is for --format lhotse, --format jsonl"
     ):
-        open_manifest(MAKERS["parquet"](tmp_path, rows), options=SourceOptions(folder="/x"))
+        open_manifest(MAKERS["parquet"](tmp_path, rows), options=SourceOptions(audio_folder="/x"))
     with pytest.raises(UsageError, match="--audio-folder: paths on standard input are relative to the current folder"):
         _ = RunConfig("-", EngineConfig("x"), output="o.jsonl", audio_folder="clips").reading
 

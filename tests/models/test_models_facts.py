@@ -19,8 +19,8 @@ from asrbatch.engine.vllm.option_support import default_target, detect_supported
 from asrbatch.errors import UsageError
 from asrbatch.models import postprocess
 from asrbatch.models.capabilities import CHAT_STYLE, MODELS_SUPPORTING, ModelCapabilities
-from asrbatch.runs.model_selection import engine_plan
-from asrbatch.runs.row_check import check_row, row_rules
+from asrbatch.runs.model_selection import resolve_model
+from asrbatch.runs.row_check import check_row
 from asrbatch.types import AudioRef, Utterance
 
 
@@ -43,7 +43,7 @@ from asrbatch.types import AudioRef, Utterance
     ],
 )
 def test_a_thought_is_parted_from_an_answer(answer, is_opened, text, thought, is_unclosed):
-    assert postprocess.read(answer, is_opened=is_opened) == (text, thought, is_unclosed)
+    assert postprocess.split_reasoning(answer, is_opened=is_opened) == (text, thought, is_unclosed)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_thought_is_parted_from_an_answer(answer, is_opened, text, thought, is
     [("assistant\n<think>\n", True), ("<think>", True), ("<think>\n\n</think>\n\n", False), ("assistant\n", False)],
 )
 def test_a_prompt_may_open_the_thought(prompt, ends_open):
-    assert postprocess.ends_open(prompt) is ends_open
+    assert postprocess.ends_in_reasoning(prompt) is ends_open
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_prompt_may_open_the_thought(prompt, ends_open):
     ],
 )
 def test_a_language_stated_before_an_answer_counts_where_the_class_takes_it_off(answer, text, language):
-    assert postprocess.stated(answer, text) == language
+    assert postprocess.stated_language(answer, text) == language
 
 
 def test_the_variables_of_a_template_are_those_it_looks_up():
@@ -76,16 +76,16 @@ def test_the_variables_of_a_template_are_those_it_looks_up():
         "{% set n = namespace(x=1) %}{% for m in messages %}{% if loop.first and mode %}{{ m.a }}{% endif %}{% "
         "endfor %}"
     )
-    names = frontends.variables(template + "{% generation %}{{ bos_token }}{% endgeneration %}")
-    assert names == {"messages", "mode", "bos_token"} and frontends.to_choose(names) == ["mode"]
-    assert frontends.variables("{% if %}") is None
+    names = frontends.template_variables(template + "{% generation %}{{ bos_token }}{% endgeneration %}")
+    assert names == {"messages", "mode", "bos_token"}
+    assert frontends.template_variables("{% if %}") is None
 
 
 def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
-    speech = ModelCapabilities("Qwen2Audio", CHAT_STYLE, 16000, 30.0, "", 1600, can=("prompt",))
-    speech.check("prompt", "--prompt x")
+    speech = ModelCapabilities("Qwen2Audio", CHAT_STYLE, 16000, 30.0, "", 1600, supports=("prompt",))
+    speech.require("prompt", "--prompt x")
     with pytest.raises(UsageError, match=r"--hotwords x: Qwen2Audio, asked by its chat template, .*: Whisper, FunASR"):
-        speech.check("hotwords", "--hotwords x")
+        speech.require("hotwords", "--hotwords x")
     told = ModelCapabilities("Voxtral", "transcription", 16000, 30.0, "", 1600, {"en": "English"}, ("language",))
     assert told.check_language("en-US", "--language en-US") == "en"
     with pytest.raises(UsageError, match="--language xx: Voxtral has no such language; it has en"):
@@ -101,12 +101,12 @@ def test_words_that_are_shown_are_those_a_run_would_say():
 
 @pytest.mark.parametrize("written", ["en", "EN-us", "English", "eng"])
 def test_the_language_whisper_translates_into_may_be_said_in_any_way(written, base):
-    plan = engine_plan(RunConfig("-", EngineConfig(base), task="translate", target_language=written))
+    plan = resolve_model(RunConfig("-", EngineConfig(base), task="translate", target_language=written))
     assert plan.target_language == "en"
 
 
 def test_a_row_may_name_its_own_language_as_that_of_its_text(base):
-    rules = row_rules(engine_plan(RunConfig("-", EngineConfig(base), language="fr")))
+    rules = resolve_model(RunConfig("-", EngineConfig(base), language="fr"))
     for lang, target, is_right in (
         (None, "French", True),
         ("en-GB", "en", True),
@@ -175,7 +175,7 @@ def test_a_model_that_must_be_told_a_language_has_none_of_its_own():
 
 @pytest.fixture(scope="module")
 def installed_models() -> dict:
-    return inspector.list_models(None, "cpu")
+    return inspector.Inspector(None, "cpu").list_models()
 
 
 def test_the_messages_name_the_models_of_the_installed_vllm(installed_models):
@@ -351,10 +351,10 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     ran = no_model / "ran"
     (no_model / "ours.py").write_text(source.format(str(ran)))
     with pytest.raises(UsageError, match="no architecture Nobody.*: --trust-remote-code runs it"):
-        engine_plan(RunConfig("-", EngineConfig(str(no_model))))
+        resolve_model(RunConfig("-", EngineConfig(str(no_model))))
     assert not ran.exists()
     with pytest.raises(UsageError, match="no architecture Nobody"):
-        engine_plan(RunConfig("-", EngineConfig(str(no_model), trust_remote_code=True)))
+        resolve_model(RunConfig("-", EngineConfig(str(no_model), trust_remote_code=True)))
     assert ran.exists()
 
 
@@ -384,26 +384,22 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     ],
 )
 def test_options_that_cannot_be_honoured_are_one_line(arguments, message, tiny_en):
-    from asrbatch.cli.options import RunOptions
-    from asrbatch.cli.run_options import PARAMETERS
+    from asrbatch.cli.options import FIELDS, PARAMETERS, RunOptions, flag_of
 
     values = {name: parameter.default for name, parameter in PARAMETERS.items()}
     option, value = arguments
-    name = option[2:].replace("-", "_")
-    many, number = name in ("plugin", "engine_arg"), name == "window_seconds"
-    style = type(values["prompt_style"])
-    given = [value] if many else float(value) if number else style(value) if name == "prompt_style" else value
+    name = next(name for name in FIELDS if flag_of(name) == option)
+    given = (value,) if name in ("plugins", "args") else float(value) if name == "window_s" else value
+    values |= {"plugins": (), "args": (), "manifest": "m", "model": tiny_en, name: given}
     with pytest.raises(UsageError) as refused:
-        engine_plan(
-            RunOptions({**values, "manifest": "m", "model": tiny_en, name: given}, [name]).config(environment={})
-        )
+        resolve_model(RunOptions(values, [name]).config(environment={}))
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_hotwords_outlast_a_long_prompt(tiny_en):
     from tokenizers import Tokenizer
 
-    plan = engine_plan(RunConfig("-", EngineConfig(tiny_en), hotwords="Norland", prompt="context of the call " * 80))
+    plan = resolve_model(RunConfig("-", EngineConfig(tiny_en), hotwords="Norland", prompt="context of the call " * 80))
     tokenizer = Tokenizer.from_file(f"{plan.checkpoint.folder}/tokenizer.json")
     words = plan.prompt_of(Utterance(0, "a", AudioRef("a")))
     ids = plan.prompts.prompt_ids(words, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)

@@ -189,7 +189,7 @@ def test_control_tokens_in_a_prompt(prompts, text):
 def test_a_word_added_to_the_vocabulary_is_text():
     prompts = WhisperPrompts(checkpoint(added={"asrbatch": 51900}))
     assert prompts.prompt_ids("x", lambda _: [51900]) == (51900,)
-    answer = prompts.read("de", [DE, TRANSCRIBE, NO_TIMESTAMPS, 51900, END], [], str, timestamps=False)
+    answer = read(prompts, "de", [DE, TRANSCRIBE, NO_TIMESTAMPS, 51900, END], [], str, timestamps=False)
     assert (answer.text, answer.num_tokens) == ("[51900]", 1)
 
 
@@ -263,13 +263,20 @@ def test_timestamps_that_the_tokenizer_does_not_name():
 
 # Reading
 
+OF_ENGINE = {"finish_reason": "stop", "queue_s": 0.0, "first_token_s": 0.0, "generate_s": 0.0}
+
+
+def read(prompts, *args, **options):
+    return prompts.postprocess(*args, **options, **OF_ENGINE)
+
+
 FORCED = [DE, TRANSCRIBE, NO_TIMESTAMPS]
 CERTAIN = [0.0, 0.0, 0.0]
 
 
 def test_answer_in_a_given_language(prompts):
-    answer = prompts.read(
-        "de", [*FORCED, 97, 98, 99, END], [*CERTAIN, -0.1, -0.2, -0.3, -0.4], decode, timestamps=False
+    answer = read(
+        prompts, "de", [*FORCED, 97, 98, 99, END], [*CERTAIN, -0.1, -0.2, -0.3, -0.4], decode, timestamps=False
     )
     assert (answer.text, answer.language, answer.language_prob, answer.num_tokens) == ("abc", "de", None, 3)
     assert answer.avg_logprob == pytest.approx(-0.25)
@@ -278,7 +285,7 @@ def test_answer_in_a_given_language(prompts):
 
 def test_answer_with_a_detected_language(prompts):
     ids, logprobs = [*FORCED, 97, 98, END], [math.log(0.8), 0.0, 0.0, -1.0, -2.0, -3.0]
-    answer = prompts.read(None, ids, logprobs, decode, timestamps=False)
+    answer = read(prompts, None, ids, logprobs, decode, timestamps=False)
     assert (answer.language, answer.num_tokens) == ("de", 2)
     assert answer.language_prob == pytest.approx(0.8)
     assert answer.avg_logprob == pytest.approx(-2.0)  # of the text and its end, not of the control tokens
@@ -287,7 +294,7 @@ def test_answer_with_a_detected_language(prompts):
 def test_answer_with_timestamps(prompts):
     ids = [DE, TRANSCRIBE, ZERO, 97, 98, ZERO + 50, ZERO + 60, 99, END]
     logprobs = [math.log(0.8), 0.0, -9.0, -1.0, -2.0, -9.0, -9.0, -3.0, -4.0]
-    answer = prompts.read(None, ids, logprobs, decode, timestamps=True)
+    answer = read(prompts, None, ids, logprobs, decode, timestamps=True)
     assert (answer.text, answer.language, answer.num_tokens, answer.resume_s) == ("abc", "de", 3, 1.0)
     assert answer.avg_logprob == pytest.approx(-2.5), "of the text and its end, not of the timestamps"
     assert answer.segments == (
@@ -298,38 +305,38 @@ def test_answer_with_timestamps(prompts):
 
 def test_control_and_timestamp_tokens_are_no_text(prompts):
     ids, logprobs = [*FORCED, 97, EN, 98, ZERO + 3, 99], [*CERTAIN, -1.0, -9.0, -2.0, -9.0, -3.0]
-    answer = prompts.read("de", ids, logprobs, decode, timestamps=False)
+    answer = read(prompts, "de", ids, logprobs, decode, timestamps=False)
     assert (answer.text, answer.num_tokens, answer.avg_logprob) == ("abc", 3, -2.0)
 
 
 def test_answer_that_was_cut_has_no_end_token(prompts):
-    answer = prompts.read("de", [*FORCED, 97, 98], [*CERTAIN, -1.0, -2.0], decode, timestamps=False)
+    answer = read(prompts, "de", [*FORCED, 97, 98], [*CERTAIN, -1.0, -2.0], decode, timestamps=False)
     assert (answer.num_tokens, answer.avg_logprob) == (2, pytest.approx(-1.5))
 
 
 def test_empty_answers(prompts):
-    only_end = prompts.read("de", [*FORCED, END], [*CERTAIN, -0.5], decode, timestamps=False)
+    only_end = read(prompts, "de", [*FORCED, END], [*CERTAIN, -0.5], decode, timestamps=False)
     assert (only_end.text, only_end.num_tokens, only_end.avg_logprob) == ("", 0, -0.5)
     for timestamps in (True, False):
         for length in range(4):
             ids = [EN, TRANSCRIBE, ZERO if timestamps else NO_TIMESTAMPS][:length]
             for asked in ("en", None):
-                answer = prompts.read(asked, ids, [-0.1] * length, decode, timestamps=timestamps)
+                answer = read(prompts, asked, ids, [-0.1] * length, decode, timestamps=timestamps)
                 assert (answer.text, answer.num_tokens, answer.avg_logprob, answer.segments) == ("", 0, None, ())
                 assert answer.language == (asked or ("en" if ids else None))
 
 
 def test_answer_without_probabilities(prompts):
-    answer = prompts.read(None, [DE, TRANSCRIBE, ZERO, 97, END], [], decode, timestamps=True)
+    answer = read(prompts, None, [DE, TRANSCRIBE, ZERO, 97, END], [], decode, timestamps=True)
     assert (answer.language, answer.language_prob, answer.num_tokens, answer.avg_logprob) == ("de", None, 1, None)
     assert answer.segments[0].avg_logprob is None
 
 
 def test_answer_of_an_english_only_checkpoint():
     prompts = WhisperPrompts(checkpoint(english=True))
-    plain = prompts.read(None, [NO_TIMESTAMPS - 1, 97, 98, END - 1], [0.0, -1.0, -1.0, -4.0], decode, timestamps=False)
+    plain = read(prompts, None, [NO_TIMESTAMPS - 1, 97, 98, END - 1], [0.0, -1.0, -1.0, -4.0], decode, timestamps=False)
     assert (plain.language, plain.language_prob, plain.num_tokens, plain.avg_logprob) == ("en", None, 2, -2.0)
-    timed = prompts.read("en", [ZERO - 1, 97, ZERO + 4, END - 1], [0.0, -1.0, -1.0, -4.0], decode, timestamps=True)
+    timed = read(prompts, "en", [ZERO - 1, 97, ZERO + 4, END - 1], [0.0, -1.0, -1.0, -4.0], decode, timestamps=True)
     assert [(s.start_s, s.end_s, s.text) for s in timed.segments] == [(0.0, 0.1, "a")]
 
 
@@ -338,5 +345,5 @@ def test_a_character_parted_by_a_timestamp_reads_as_its_segments_do(prompts):
     whole.
     """
     ids = [DE, TRANSCRIBE, ZERO, 97, ZERO + 5, ZERO + 5, 98, END]
-    answer = prompts.read("de", ids, [], lambda text: "ä" if len(text) == 2 else "?", timestamps=True)
+    answer = read(prompts, "de", ids, [], lambda text: "ä" if len(text) == 2 else "?", timestamps=True)
     assert answer.text == "".join(s.text for s in answer.segments) == "??"

@@ -59,9 +59,9 @@ class Listener(BeepEngine):
         self.asked = []
         self.threads = set()
 
-    def prepare(self, samples, prompt, language=None):
+    def preprocess(self, samples, prompt, language=None):
         self.threads.add(threading.current_thread().name)
-        return super().prepare(samples, prompt, language)
+        return super().preprocess(samples, prompt, language)
 
     def submit(self, key, request, question):
         self.asked.append((key, question))
@@ -148,9 +148,9 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
     peaks, floors = [], {}
 
     class Clamped(Listener):
-        def prepare(self, samples, prompt, language=None):
+        def preprocess(self, samples, prompt, language=None):
             time.sleep(0.02 * (len(self.asked) % 3))  # out of order
-            request = replace(super().prepare(samples, prompt, language), clamp=lambda peak: clamps.append(peak))
+            request = replace(super().preprocess(samples, prompt, language), clamp=lambda peak: clamps.append(peak))
             clamps = [request.peak]
             floors[id(samples)] = clamps
             return request
@@ -226,9 +226,9 @@ def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_ans
 
 def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
     class Thorough(Listener):
-        def prepare(self, samples, prompt, language=None):
+        def preprocess(self, samples, prompt, language=None):
             time.sleep(0.03)
-            return super().prepare(samples, prompt, language)
+            return super().preprocess(samples, prompt, language)
 
     _, run = transcribed(recordings[:1], engine=Thorough, rules=rules("energy"), workers=3)
     assert len(run.engine.threads) > 1

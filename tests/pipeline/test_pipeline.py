@@ -132,7 +132,7 @@ def test_a_stop_does_not_outlast_its_grace(utterances):
 
 def test_a_defect_in_a_preparation_thread_is_raised_not_swallowed(utterances):
     with Run() as run:
-        run.engine.prepare = lambda *a: 1 / 0
+        run.engine.preprocess = lambda *a: 1 / 0
         with pytest.raises(ZeroDivisionError):
             run.pipeline.run(iter(utterances))
 

@@ -12,7 +12,8 @@ import soundfile
 from beep_run import beep_manifest, check_rows, start_beeps
 from conftest import read_jsonl, write_jsonl
 
-from asrbatch.config import EngineConfig, RunConfig, resolve_chunk_id
+from asrbatch.cli.options import resolve_chunk_id
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.sharding import Sharding

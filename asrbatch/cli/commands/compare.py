@@ -1,21 +1,19 @@
 """`asrbatch compare`: two files of predictions, row by row."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import AsJson, say, takes_scoring_options
+from asrbatch.cli.common import AsJson, Verbose, log, print_json
+from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
 
 
-@takes_scoring_options(resamples=2000)
+@takes(scoring=scoring_options(resamples=2000))
 def compare(
-    scoring: "ScoreOptions",
     a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
     b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],
     common: Annotated[
@@ -24,6 +22,8 @@ def compare(
     show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
     as_json: AsJson = False,
     verbose: Verbose = False,
+    *,
+    scoring: "ScoreOptions",
 ) -> None:
     """Compare two files of predictions row by row: which is better, by how much, is it chance, and where.
 
@@ -37,9 +37,9 @@ def compare(
     from asrbatch.evaluation.options import CompareOptions
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
-    figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), say)
+    figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), log)
     if as_json:
-        typer.echo(json.dumps(figures, ensure_ascii=True, allow_nan=False))
+        print_json(figures, ascii=True)
     else:
         show(*compare_parts(figures))
     raise typer.Exit(figures["exit_code"])

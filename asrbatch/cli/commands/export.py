@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose
+from asrbatch.cli.common import Verbose, log
 
 if TYPE_CHECKING:
     from asrbatch.export.exporter import ExportResult
@@ -77,10 +77,10 @@ def export(
         overwrite=overwrite,
         limits=CueLimits(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
         names=ResultNames(model_id, dataset, dataset_name, split),
-        log=_log,
+        log=log,
     )
     for note in exporter.completeness_notes(rows, result):
-        _log(f"{rows.name}: {note}")
+        log(f"{rows.name}: {note}")
     _log_outputs(result)
     if result.failed:
         _log_failed(result)
@@ -97,7 +97,7 @@ def _log_outputs(result: "ExportResult") -> None:
         is_result = isinstance(output, ResultFile)
         num_rows = result.num_rows + (result.failed.total() - output.left_out.total() if is_result else 0)
         unchanged = f", {output.unchanged} there already" if output.unchanged else ""
-        _log(f"{name}: {num_rows} utterances, {output.written} files written{unchanged}")
+        log(f"{name}: {num_rows} utterances, {output.written} files written{unchanged}")
         if is_result:
             _log_result_file(name, output)
 
@@ -108,16 +108,16 @@ def _log_result_file(name: str, output: "ResultFile") -> None:
     from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME
 
     for reason, count in output.left_out.items():
-        _log(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
+        log(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
     for reason, count in output.without_time.items():
-        _log(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
+        log(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
     if output.without_time:
-        _log(
+        log(
             f"{name}: the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in "
             "X.done.json"
         )
     if languages := output.not_english:
-        _log(
+        log(
             f"{name}: {languages.total()} rows are not in English ({listed(languages)}): the leaderboard has other "
             "rules for them than asrbatch score"
         )
@@ -131,10 +131,6 @@ def _log_failed(result: "ExportResult") -> None:
     )
     results = [name for name in result.outputs if name in RESULT_FILES]
     if len(results) < len(result.outputs):
-        _log(f"left out: {failed}")
+        log(f"left out: {failed}")
     if results:
-        _log(f"{', '.join(results)}: with an empty prediction {failed}")
-
-
-def _log(line: str) -> None:
-    typer.echo(line, err=True)
+        log(f"{', '.join(results)}: with an empty prediction {failed}")

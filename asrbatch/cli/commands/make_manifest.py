@@ -1,21 +1,18 @@
 """`asrbatch make-manifest`: any source as JSON Lines with measured durations."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from asrbatch.cli.commands.validate import check_timeout, choose_sources, default_workers
-from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import reading_fields, takes_reading_options
-from asrbatch.config import SourceOptions
+from asrbatch.cli.common import Verbose, print_json
+from asrbatch.cli.options import READING, RunOptions, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 
 
-@takes_reading_options
+@takes(reading=run_options(only=READING))
 def make_manifest(
-    reading: dict[str, Any],
     source: Annotated[
         list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
     ] = None,
@@ -33,6 +30,8 @@ def make_manifest(
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     verbose: Verbose = False,
+    *,
+    reading: RunOptions,
 ) -> None:
     """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.
 
@@ -46,10 +45,10 @@ def make_manifest(
 
     if output is None:
         raise UsageError("--output is missing; give the JSONL file to write, for example -o manifest.jsonl")
-    path, sources = Path(output).expanduser().absolute(), choose_sources(source, reading["dataset"])
+    path, sources = Path(output).expanduser().absolute(), choose_sources(source, reading.values["dataset"])
     check_timeout(decode_timeout)
     check_new_manifest(path, "--output", sources, overwrite)
-    options = SourceOptions(**reading_fields(reading))
+    options = reading.reading
     if options.on_bad_row != "refuse":
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
@@ -62,7 +61,7 @@ def make_manifest(
         )  # fmt: skip
     told = made.as_dict()
     if as_json:
-        typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        print_json(told)
     else:
         show(*made_parts(told))
     raise typer.Exit(EXIT_ROWS_FAILED if told["rows_failing"] else EXIT_COMPLETE)

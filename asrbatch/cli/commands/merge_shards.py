@@ -5,15 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import choose_manifest, reading_fields, takes_reading_options
-from asrbatch.config import SourceOptions
+from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.options import READING, RunOptions, choose_manifest, run_options, takes
 from asrbatch.formatting import clock
 
 
-@takes_reading_options
+@takes(reading=run_options(only=READING))
 def merge_shards(
-    reading: dict[str, Any],
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
     manifest: Annotated[
         str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)
@@ -28,6 +26,8 @@ def merge_shards(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the merged rows of another run.")] = False,
     verbose: Verbose = False,
+    *,
+    reading: RunOptions,
 ) -> None:
     """Verify the chunks of a run against the manifest and join them in manifest order; the chunks stay as they are.
 
@@ -43,29 +43,25 @@ def merge_shards(
 
     merged = merge(
         Path(output).expanduser().absolute(),
-        choose_manifest(manifest, reading["dataset"], name="--manifest"),
-        reading=SourceOptions(**reading_fields(reading)),
+        choose_manifest(manifest, reading.values["dataset"], name="--manifest"),
+        reading=reading.reading,
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,
         overwrite=overwrite,
-        say=_say,
+        say=log,
     )
     findings, record = merged.findings, merged.record
     for line in findings.lines():
-        _say(line)
+        log(line)
     for line in _summary(record) if record else ():
-        _say(line)
+        log(line)
     if merged.exit_code == EXIT_ERROR:
-        _say(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
+        log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
         if findings.run_again:
             typer.echo(ranges(findings.run_again))
     else:
         typer.echo(merged.paths.rows)
     raise typer.Exit(merged.exit_code)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
 
 
 def _summary(record: dict[str, Any]) -> list[str]:

@@ -6,13 +6,12 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import RunOptions, takes_run_options
-from asrbatch.cli.run_options import ASKING
+from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
 
 
-@takes_run_options(only=ASKING)
+@takes(options=run_options(only=MODEL_OPTIONS))
 def models(
     options: RunOptions,
     checkpoint: Annotated[
@@ -40,36 +39,35 @@ def _all(options: RunOptions) -> dict[str, Any]:
     from asrbatch.engine.devices import detect_device
 
     for name in options.given:
-        if name != "plugin":
-            raise UsageError(
-                f"--{name.replace('_', '-')}: says how one checkpoint is asked; name it, or leave the option out"
-            )
-    names = options.values["plugin"] or None
+        if name != "plugins":
+            raise UsageError(f"{flag_of(name)}: says how one checkpoint is asked; name it, or leave the option out")
+    names = options.values["plugins"] or None
     plugins.check_names(names)
-    return inspector.list_models(names, detect_device().kind)
+    return inspector.Inspector(names and tuple(names), detect_device().kind).list_models()
 
 
 def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     """As a run would settle it, without a manifest."""
     from asrbatch.models.quantization import stated_quantization
-    from asrbatch.runs.model_selection import audio_rules, engine_plan
+    from asrbatch.runs.model_selection import resolve_model
 
     config = options.config(environment={}, manifest="-", model=checkpoint)
-    plan = engine_plan(config, weights=False)
-    rules, capabilities = audio_rules(config, plan.capabilities), plan.capabilities
+    plan = resolve_model(config, weights=False)
+    capabilities = plan.capabilities
     stated = stated_quantization(plan.checkpoint.config)
     return {
         "architecture": capabilities.architecture,
-        "asked by": capabilities.style,
+        "asked by": capabilities.prompt_style,
         "sample rate": f"{capabilities.sample_rate} Hz",
-        "window": f"{capabilities.window_s:g} s ({capabilities.window_from}); longer audio: --windows {rules.windows}",
+        "window": f"{capabilities.window_s:g} s ({capabilities.window_source}); "
+        f"longer audio: --windows {config.windows}",
         "shortest audio": f"{capabilities.min_samples} samples",
         "languages": sorted(capabilities.languages),
-        "honours": list(capabilities.can),
+        "honours": list(capabilities.supports),
         "timestamps": plan.timestamps,
         "task": config.task,
         "prompt": plan.prompt or plan.model_options.default_prompt,
-        "one second of audio is asked about as": capabilities.asked_about,
+        "one second of audio is asked about as": capabilities.example_prompt,
         "most tokens of an answer": plan.max_tokens,
         "dtype": plan.dtype,
         "engine mode": plan.mode,

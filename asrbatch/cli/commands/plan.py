@@ -1,6 +1,5 @@
 """`asrbatch plan`: what a run would do, before any GPU is used."""
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import Verbose, fetch_no_model
-from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_json
+from asrbatch.cli.options import RunOptions, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = "MODEL"
 
 
-@takes_run_options(without=("chunk_id", "chunk_offset"))
+@takes(options=run_options(without=("chunk_id", "chunk_offset")))
 def plan(
     options: RunOptions,
     probe: Annotated[bool, typer.Option("--probe", help="Read the header of every file, in parallel.")] = False,
@@ -34,7 +33,7 @@ def plan(
     startup: Annotated[
         float, typer.Option(min=0.0, max=86400.0, help="Seconds until an engine is ready, for the estimate.")
     ] = 0.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command
@@ -51,7 +50,7 @@ def plan(
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
     figures = _figures(options, probe_workers if probe else None, rtfx, startup)
     if as_json:
-        typer.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
+        print_json(figures)
     else:
         show(*plan_parts(figures))
     if figures["exit_code"] == EXIT_USAGE:

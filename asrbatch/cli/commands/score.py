@@ -1,26 +1,26 @@
 """`asrbatch score`: word and character error rates of predictions."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import AsJson, say, takes_scoring_options
+from asrbatch.cli.common import AsJson, Verbose, log, print_json
+from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
 
 
-@takes_scoring_options()
+@takes(options=scoring_options())
 def score(
-    options: "ScoreOptions",
     predictions: Annotated[
         str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")
     ],
     as_json: AsJson = False,
     verbose: Verbose = False,
+    *,
+    options: "ScoreOptions",
 ) -> None:
     """Score predictions: WER and CER with intervals, in all and by group, and how long rows took.
 
@@ -30,9 +30,9 @@ def score(
     from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.score import score as score_file
 
-    figures = score_file(Path(predictions).expanduser().absolute(), options, say)
+    figures = score_file(Path(predictions).expanduser().absolute(), options, log)
     if as_json:
-        typer.echo(json.dumps(figures, ensure_ascii=True, allow_nan=False))
+        print_json(figures, ascii=True)
     else:
         show(*score_parts(figures))
     raise typer.Exit(figures["exit_code"])

@@ -1,6 +1,5 @@
 """`asrbatch status`: how far a run is, from its files alone."""
 
-import json
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose
+from asrbatch.cli.common import Verbose, print_json
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 
 
@@ -39,7 +38,7 @@ def status(
     figures = run_status(path, num_chunks, watch=eyes)
     if not watch:
         if as_json:
-            typer.echo(_one_line(figures))
+            print_json(figures)
         else:
             show(*status_parts(figures, every_chunk))
         raise typer.Exit(figures["total"]["exit_code"])
@@ -47,7 +46,7 @@ def status(
         try:
             while True:
                 if terminal is None:
-                    typer.echo(_one_line(figures))
+                    print_json(figures)
                 else:
                     terminal.show(figures, every_chunk)
                 if figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
@@ -57,7 +56,3 @@ def status(
         except KeyboardInterrupt:  # how a watch ends that does not wait for the end of the run
             pass
     raise typer.Exit(figures["total"]["exit_code"])
-
-
-def _one_line(figures: dict) -> str:
-    return json.dumps(figures, ensure_ascii=False, allow_nan=False)

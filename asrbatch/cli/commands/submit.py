@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose
-from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.options import RunOptions, run_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
@@ -22,7 +22,7 @@ from asrbatch.storage.paths import find_chunks
 from asrbatch.storage.remote import absolute
 
 
-@takes_run_options(without=("chunk_id", "chunk_offset"))  # the array says which chunk
+@takes(options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
 def submit(
     options: RunOptions,
     partition: Annotated[str | None, typer.Option(help="Partition of the array.")] = None,
@@ -142,7 +142,7 @@ def submit(
     arguments = _merge_arguments(options, config, manifest)
     merge_job = _merge(slurm, config, arguments) if slurm.merge else None
     for note in _notes(config, slurm):
-        _say(f"note: {note}")
+        log(f"note: {note}")
     if dry_run:
         for script in [*scripts, *([merge_job] if merge_job else [])]:
             typer.echo(script.text)
@@ -153,7 +153,7 @@ def submit(
         typer.echo(f"array {job}")
     if submitted.merge:
         typer.echo(f"merge {submitted.merge}")
-    _say(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
+    log(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
 
 
 def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
@@ -287,7 +287,3 @@ def _how_to_follow(submitted: Submitted, num_chunks: int, config: RunConfig, slu
         f"  cancel:   scancel {' '.join(jobs)}",
     ]
     return "\n".join(lines)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)

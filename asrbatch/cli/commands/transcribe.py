@@ -6,10 +6,10 @@ import typer
 
 from asrbatch.cli.common import Verbose, stop_on_signals
 from asrbatch.cli.display.progress import Terminal
-from asrbatch.cli.options import RunOptions, takes_run_options
+from asrbatch.cli.options import RunOptions, run_options, takes
 
 
-@takes_run_options()
+@takes(options=run_options())
 def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 

@@ -1,6 +1,5 @@
 """`asrbatch validate`: what is wrong with a manifest and its audio, and a manifest of the rows that pass."""
 
-import json
 import os
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, fetch_no_model
-from asrbatch.cli.options import RunOptions, reading_fields, takes_run_options
-from asrbatch.cli.run_options import ASKING, READING
-from asrbatch.config import SourceOptions
+from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_json
+from asrbatch.cli.options import MODEL_OPTIONS, READING, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import names_data_set
 
@@ -24,7 +21,7 @@ class AudioCheck(str, Enum):
     none = "none"
 
 
-@takes_run_options(only=(*READING, *ASKING))
+@takes(options=run_options(only=(*READING, *MODEL_OPTIONS)))
 def validate(
     options: RunOptions,
     manifest: Annotated[
@@ -59,7 +56,7 @@ def validate(
         int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")
     ] = None,
     decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+    as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
@@ -85,9 +82,9 @@ def validate(
     for path, option in ((clean, "--write-clean"), (listed, "--report")):
         if path is not None:
             check_new_manifest(path, option, sources, overwrite)
-    asked = [name for name in options.given if name in ASKING]
+    asked = [name for name in options.given if name in MODEL_OPTIONS]
     if model is None and asked:
-        raise UsageError(f"--{asked[0].replace('_', '-')}: is of a run with a model; give --model as well")
+        raise UsageError(f"{flag_of(asked[0])}: is of a run with a model; give --model as well")
     if not any(map(names_data_set, sources)):
         fetch_no_model(model)
     check, rules = None, None
@@ -95,7 +92,7 @@ def validate(
         # As a run would be asked to; how its manifest is read makes no difference to the model.
         config = options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None)
         check, rules = rules_of_model(config, asked)
-    reading = SourceOptions(**reading_fields(options.values))
+    reading = options.reading
     if audio is AudioCheck.none and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     with ExitStack() as stack:
@@ -125,7 +122,7 @@ def validate(
             nothing_clean = e
     told = found.as_dict()
     if as_json:
-        typer.echo(json.dumps(told, ensure_ascii=False, allow_nan=False))
+        print_json(told)
     else:
         show(*validation_parts(told, with_model=model is not None))
     if nothing_clean is not None:

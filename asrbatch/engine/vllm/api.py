@@ -1,12 +1,10 @@
-"""All that asrbatch asks of vLLM's engine, and every difference between its versions.
+"""vLLM's engine as asrbatch uses it: starting it, sampling parameters, what stands in its inputs and outputs.
 
-`vllm_frontends.py` asks models, `vllm_models.py` their classes.
-
-Meant for vLLM 0.26 to 0.33; run on the CPU builds 0.28 and 0.32 alone. What had to be bridged is commented where
-it is bridged. Import it late: it takes seconds, and `environment.configure` must have run before.
+Knows nothing of speech; `frontends.py` renders prompts, `registry.py` knows model classes. Meant for vLLM 0.26 to 0.33;
+run on the CPU builds 0.28 and 0.32 alone. Differences between versions are bridged here, each with a comment. Import it
+late: it takes seconds, and `environment.configure` must have run before.
 """
 
-import copy
 import dataclasses
 import difflib
 import functools
@@ -17,40 +15,20 @@ from typing import Any
 import torch
 import vllm
 from vllm import SamplingParams
-from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
-from vllm.model_executor.model_loader import get_model_cls
-from vllm.model_executor.models.interfaces import supports_transcription
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.exceptions import EngineDeadError as EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.sampler import Sampler
 
 from asrbatch.errors import UsageError
 
-__all__ = [
-    "VERSIONS",
-    "EngineDeadError",
-    "Frontend",
-    "check_engine_args",
-    "features",
-    "finished",
-    "gather_few_logprobs_at_once",
-    "prompt_ids",
-    "sampling_params",
-    "set_num_threads",
-    "start_process",
-    "start_thread",
-    "with_lora",
-]
-
 VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
 
-# The real one, which preparation threads need: see start_thread.
+# The real one, which preprocess threads need: see start_thread.
 set_num_threads = torch.set_num_threads
 
 
@@ -79,9 +57,9 @@ def start_process(settings: dict[str, Any]) -> AsyncLLM:
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings, enable_log_requests=False))
 
 
-def with_lora(folder: str) -> dict[str, Any]:
-    """Arguments of every request that make the engine apply an adapter."""
-    return {"lora_request": LoRARequest("adapter", 1, folder)}
+def request_args(lora: str | None) -> dict[str, Any]:
+    """Arguments of every request: those that make the engine apply an adapter, if there is one."""
+    return {} if lora is None else {"lora_request": LoRARequest("adapter", 1, lora)}
 
 
 def sampling_params(
@@ -109,7 +87,7 @@ def sampling_params(
     )
 
 
-# Some older vLLM cannot say what it thinks of a token it did not choose, unless that is among the likeliest.
+# Some older vLLM has no log-probability of a token it did not choose, unless that is among the likeliest.
 CAN_WATCH = "logprob_token_ids" in SamplingParams.__struct_fields__
 
 
@@ -140,55 +118,6 @@ def gather_few_logprobs_at_once() -> None:
     Sampler.gather_specific_token_logprobs = at_once
 
 
-class Frontend:
-    """Turns samples into engine inputs and text into answers, the way the model's own class does.
-
-    Args:
-        engine: an `LLMEngine` or `AsyncLLM`.
-        task: `transcribe` or `translate`.
-
-    Raises:
-        TypeError: the model class does not implement vLLM's `SupportsTranscription`.
-    """
-
-    def __init__(self, engine: LLMEngine | AsyncLLM, task: str):
-        self._model_config = engine.model_config
-        self._renderer = engine.renderer
-        self._task = task
-        self._model = get_model_cls(engine.model_config)
-        if not supports_transcription(self._model):
-            raise TypeError(f"{self._model.__name__} does not implement SupportsTranscription")
-        self._speech = self._model.get_speech_to_text_config(engine.model_config, task)
-        # One of our own: vLLM's is also used by its renderer, in several threads, and the Python class around it may
-        # set truncation and padding, which is refused ("Already borrowed") while another thread reads. Nobody changes
-        # this one.
-        self._tokenizer = copy.deepcopy(engine.renderer.tokenizer.backend_tokenizer)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-
-    def render(self, samples: Any) -> Any:
-        """Features of one window as vLLM's engine input; thread-safe without a multimodal cache."""
-        prompt = self._model.get_generation_prompt(
-            SpeechToTextParams(
-                audio=samples,
-                stt_config=self._speech,
-                model_config=self._model_config,
-                language="en",  # of vLLM's own prompt, which `with_decoder_ids` replaces
-                task_type=self._task,
-            )
-        )
-        (engine_input,) = self._renderer.render_cmpl([parse_model_prompt(self._model_config, prompt)])
-        return engine_input
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids without special tokens around them. Thread-safe, as is `decode`."""
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Text as the model's own class hands it out; nothing is tidied up, nothing left out."""
-        return self._model.post_process_output(self._tokenizer.decode(token_ids, skip_special_tokens=False))
-
-
 def features(engine_input: Any) -> torch.Tensor:
     """The log-mel features in an engine input, in the model's dtype; not a copy."""
     item = engine_input["decoder_prompt"]["mm_kwargs"]["audio"][0]
@@ -208,38 +137,33 @@ def prompt_ids(engine_input: Any) -> list[int]:
     return list(engine_input.get("decoder_prompt", engine_input)["prompt_token_ids"])
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finished:
-    """One finished request, in plain types; seconds on the engine's own monotonic clock.
-
-    `watched` holds the log-probability of the watched token at each step; nothing where none was watched.
+def tokens_of(output: Any) -> tuple[list[int], list[float], list[float]]:
+    """Of a finished `RequestOutput`: the generated token ids, the log-probability of each, and that of the watched
+    token at each step; none where none was watched.
     """
-
-    token_ids: list[int]
-    logprobs: list[float]
-    watched: list[float]
-    finish_reason: str
-    queue_s: float
-    first_token_s: float
-    generate_s: float
-
-
-def finished(output: Any) -> Finished:
-    """Reads a finished `RequestOutput`."""
-    completion, stats = output.outputs[0], output.metrics
-    token_ids = list(completion.token_ids)
+    completion = output.outputs[0]
     flat = completion.logprobs  # of each step the chosen token's, then the watched one's
     per_step = len(flat.logprobs) // max(1, len(flat)) or 1
-    queued, scheduled = stats.queued_ts, stats.scheduled_ts
-    return Finished(
-        token_ids=token_ids,
-        logprobs=flat.logprobs[::per_step],
-        watched=flat.logprobs[1::2] if per_step == 2 else [],
-        finish_reason=str(completion.finish_reason),
-        queue_s=max(0.0, scheduled - queued),
-        first_token_s=max(0.0, stats.first_token_ts - queued),
-        generate_s=max(0.0, stats.last_token_ts - scheduled),
-    )
+    watched = flat.logprobs[1::2] if per_step == 2 else []
+    return list(completion.token_ids), flat.logprobs[::per_step], watched
+
+
+def finish_reason(output: Any) -> str:
+    """`stop` and `length` are results; `abort`, `error` and what other versions have are none."""
+    return str(output.outputs[0].finish_reason)
+
+
+def timing(output: Any) -> dict[str, float]:
+    """Seconds of a finished request by their field of `DecodingResult`, all on the engine's own monotonic clock.
+
+    `arrival_time` and `first_token_latency` are wall clock: never mixed with these.
+    """
+    stats = output.metrics
+    return {
+        "queue_s": max(0.0, stats.scheduled_ts - stats.queued_ts),
+        "first_token_s": max(0.0, stats.first_token_ts - stats.queued_ts),
+        "generate_s": max(0.0, stats.last_token_ts - stats.scheduled_ts),
+    }
 
 
 def as_json(params: SamplingParams) -> dict[str, Any]:

@@ -1,155 +1,96 @@
-"""Asks a model as its class, or its chat template, wants to be asked: prompts with audio in, text out of tokens.
+"""A model's prompts, rendered by vLLM: of its transcription interface, Whisper among them, or of its chat template.
 
-Works in two places: in the process of an engine, with that engine's renderer, and without an engine, from the
-configuration alone (`engine/look_child.py`). Import it late, like `vllm_api.py`.
-
-The variables of a chat template, read from its source. Knows nothing of vLLM.
+Knows nothing of requests, and does not judge what a model makes of a prompt. Import it late, like `api.py`.
 """
 
-import copy
 import dataclasses
 import re
-import threading
-from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import jinja2.meta
 from vllm.config.speech_to_text import SpeechToTextParams
 from vllm.renderers.hf import resolve_chat_template
-from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.renderers.params import ChatParams
 
-from asrbatch.engine.vllm.registry import model_of, placeholder_of
+from asrbatch.engine.vllm.registry import placeholder_of
+from asrbatch.engine.vllm.rendering import Frontend
 from asrbatch.errors import RowError
+from asrbatch.models.capabilities import CHAT_STYLE, WHISPER_STYLE
 
-# What a template is given whatever anybody asks for, and Jinja's and transformers' own functions.
-_GIVEN = frozenset(
-    (
-        "messages",
-        "tools",
-        "documents",
-        "add_generation_prompt",
-        "continue_final_message",
-        "raise_exception",
-        "strftime_now",
-    )
-)
+# What every template is given, and Jinja's and transformers' own functions.
+_STANDARD_VARIABLES = frozenset((
+    "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "raise_exception",
+    "strftime_now",
+))  # fmt: skip
 # A tag of transformers' that marks what the assistant says; Jinja itself does not know it.
-_MARK = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
+_GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
+
+# Prompts of a chat that are kept: rows may bring their own, and memory must not grow with them.
+_MAX_PROMPTS = 64
+
+# Where `SpeechToTextParams` lacks a field in some vLLM, no model of that vLLM takes it.
+_PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
 
 
-def variables(template: str) -> frozenset[str] | None:
-    """The names that a template looks up; None where it cannot be read as Jinja."""
+def make_frontend(
+    model_config: Any,
+    renderer: Any,
+    style: str,
+    *,
+    task: str,
+    template_kwargs: dict[str, Any],
+    words: dict[str, str | None] | None = None,
+) -> "InterfaceFrontend | ChatFrontend":
+    """The frontend for a prompt style.
+
+    Args:
+        style: `whisper`, `transcription` or `chat`.
+        template_kwargs: variables of a chat template.
+        words: `hotwords` and `to_language` of every prompt of the interface; None for none.
+
+    Raises:
+        ValueError: see `ChatFrontend`.
+    """
+    if style == CHAT_STYLE:
+        return ChatFrontend(model_config, renderer, template_kwargs)
+    return InterfaceFrontend(model_config, renderer, task, words or {}, is_thread_safe=style == WHISPER_STYLE)
+
+
+def template_variables(template: str) -> frozenset[str] | None:
+    """The names that a chat template looks up; None where it cannot be read as Jinja."""
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
-        found = jinja2.meta.find_undeclared_variables(environment.parse(_MARK.sub("", template)))
+        found = jinja2.meta.find_undeclared_variables(environment.parse(_GENERATION_TAG.sub("", template)))
     except jinja2.TemplateError:
         return None
     return frozenset(found - environment.globals.keys())
 
 
-def to_choose(names: frozenset[str]) -> list[str]:
-    """Those of a template's variables that somebody may want to set."""
-    return sorted(name for name in names - _GIVEN if not name.endswith("_token"))
-
-
-# Prompts of a chat that are kept: rows may bring their own, and memory must not grow with them.
-_MAX_PROMPTS = 64
-
-# Where `SpeechToTextParams` lacks a field in some vLLM, no model of that vLLM honours it.
-_PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
-
-
-class _Frontend:
-    """What asking by the interface and by a chat template have in common.
-
-    vLLM's renderers and the processors of models are not written for several threads (Whisper's, which is, has a
-    frontend of its own): one window at a time is rendered."""
-
-    def __init__(self, model_config: Any, renderer: Any):
-        self.model_config, self._renderer = model_config, renderer
-        self.model = model_of(model_config)
-        self.lock = threading.Lock()
-        self._tokenizer = renderer.get_tokenizer()
-        fast = getattr(self._tokenizer, "backend_tokenizer", None)
-        # One of our own, which nobody sets truncation on while another thread reads; see vllm_api.Frontend.
-        self._fast = copy.deepcopy(fast) if fast is not None else None
-        self._special = frozenset(getattr(self._tokenizer, "all_special_ids", ()))
-        if self._fast is not None:
-            added = self._fast.get_added_tokens_decoder()
-            self._special |= {i for i, token in added.items() if token.special}
-
-    def is_special(self, token: int) -> bool:
-        return token in self._special
-
-    def decode(self, token_ids: Sequence[int], keep: frozenset[int] = frozenset()) -> str:
-        """Text without special tokens, as vLLM's server makes it; nothing is tidied up.
-
-        Args:
-            keep: special tokens that stay.
-        """
-        ids = [i for i in token_ids if i not in self._special or i in keep]
-        if self._fast is not None:
-            return self._fast.decode(ids, skip_special_tokens=False)
-        with self.lock:
-            return self._tokenizer.decode(ids)
-
-    def decode_all(self, token_ids: Sequence[int]) -> str:
-        """Text with special tokens."""
-        if self._fast is not None:
-            return self._fast.decode(list(token_ids), skip_special_tokens=False)
-        with self.lock:
-            return self._tokenizer.decode(list(token_ids))
-
-    def id_of(self, token: str) -> int | None:
-        """The id of a token of the vocabulary that stands for itself; None where there is none."""
-        return None if self._fast is None else self._fast.token_to_id(token)
-
-    def check_words(self, what: str, text: str | None) -> None:
-        """Refuses words that would be read as something else than words.
-
-        Args:
-            what: `prompt` or `hotwords`, for the message.
-
-        Raises:
-            RowError: `bad_row`; they hold a control token, such as one that ends the turn or stands for audio.
-        """
-        if text is None:
-            return
-        if self._fast is not None:
-            found = [i for i in self._fast.encode(text, add_special_tokens=False).ids if i in self._special]
-            shown = self.decode_all(found[:1])
-        else:
-            found = [token for token in getattr(self._tokenizer, "all_special_tokens", ()) if token in text]
-            shown = found[0] if found else ""
-        if found:
-            raise RowError("bad_row", f"{what} {text[:60]!r}: holds the control token {shown}; remove it")
-
-    def post_process(self, text: str) -> str:
-        """As the model's own class does; a class without a word on it changes nothing."""
-        own = getattr(self.model, "post_process_output", None)
-        return text if own is None else own(text)
-
-    def _render(self, prompt: Any) -> Any:
-        (engine_input,) = self._renderer.render_cmpl([parse_model_prompt(self.model_config, prompt)])
-        return engine_input
-
-
-class InterfaceFrontend(_Frontend):
-    """Asks a model that implements vLLM's `SupportsTranscription`.
+class InterfaceFrontend(Frontend):
+    """Prompts of a model that implements vLLM's `SupportsTranscription`.
 
     Args:
         task: `transcribe` or `translate`.
+        words: `hotwords` and `to_language` of every prompt; None for none.
     """
 
-    def __init__(self, model_config: Any, renderer: Any, task: str):
-        super().__init__(model_config, renderer)
-        self._task = task
-        self.capabilities = self.model.get_speech_to_text_config(model_config, task)
+    def __init__(
+        self,
+        model_config: Any,
+        renderer: Any,
+        task: str,
+        words: dict[str, str | None],
+        *,
+        is_thread_safe: bool = False,
+    ):
+        super().__init__(model_config, renderer, is_thread_safe=is_thread_safe)
+        self._task, self.words = task, words
+        self.speech_config = self.model.get_speech_to_text_config(model_config, task)
 
     @property
     def sample_rate(self) -> int:
-        return int(self.capabilities.sample_rate)
+        return int(self.speech_config.sample_rate)  # vLLM states it as a float
 
     def prompt(self, samples: Any, **words: Any) -> Any:
         """vLLM's prompt, audio included.
@@ -163,25 +104,30 @@ class InterfaceFrontend(_Frontend):
             raise ValueError(f"this vLLM has no {', '.join(sorted(missing))} for any model")
         params = {
             "audio": samples,
-            "stt_config": self.capabilities,
+            "stt_config": self.speech_config,
             "model_config": self.model_config,
             "task_type": self._task,
         }
         return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
 
-    def render(self, samples: Any, **words: Any) -> Any:
-        self.check_words("prompt", words.get("request_prompt"))
-        self.check_words("hotwords", words.get("hotwords"))
+    def render(self, samples: Any, prompt: str | None = None, language: str | None = None) -> Any:
+        """Features and prompt of one window as vLLM's engine input."""
+        self.check_words("prompt", prompt)
+        self.check_words("hotwords", self.words.get("hotwords"))
+        language = language or self.default_language
         with self.lock:
-            return self._render(self.prompt(samples, **words))
+            return self._render(self.prompt(samples, language=language, request_prompt=prompt, **self.words))
 
-    @property
+    @cached_property
     def default_language(self) -> str | None:
-        """What the class takes when nobody states a language; None where it does without."""
+        """What the class takes when nobody states a language; None where it does without.
+
+        Found once: some classes log a warning each time, and the log would grow with the manifest.
+        """
         return self.model.validate_language(None)
 
-    def say(self, samples: Any, **words: Any) -> str | None:
-        """The prompt as text, for `honoured.py`; in the class's default language where `words` has none."""
+    def prompt_text(self, samples: Any, **words: Any) -> str | None:
+        """The prompt as text, for `option_support.py`; in the class's default language where `words` has none."""
         try:
             prompt = self.prompt(samples, **{"language": self.default_language, **words})
         except Exception:  # a class refuses in ways of its own what it does not know
@@ -190,8 +136,8 @@ class InterfaceFrontend(_Frontend):
         return str(list(ids)) if ids is not None else prompt.get("prompt")
 
 
-class ChatFrontend(_Frontend):
-    """Asks a model by its chat template, with one audio part; a prompt is built once and kept.
+class ChatFrontend(Frontend):
+    """Prompts of a chat template, with one audio part; each is built once and kept.
 
     Args:
         template_kwargs: variables of the template.
@@ -251,15 +197,22 @@ class ChatFrontend(_Frontend):
             self._prompts[prompt] = list(chat["prompt_token_ids"])
         return self._prompts[prompt]
 
-    def render(self, samples: Any, prompt: str) -> Any:
+    def render(self, samples: Any, prompt: str, language: str | None = None) -> Any:
+        """Features and prompt of one window as vLLM's engine input; a chat has no place for a language."""
         with self.lock:
             ids = self.prompt_ids(prompt)
             return self._render({"prompt_token_ids": ids, "multi_modal_data": {"audio": [(samples, self.sample_rate)]}})
 
     @property
     def takes_prompts(self) -> bool:
-        """Whether the template writes what it is given to say."""
+        """Whether the template writes the text of its message."""
         return self.prompt_ids("Norland") != self.prompt_ids("Write down")
+
+    @property
+    def settable_variables(self) -> list[str]:
+        """Those of the template's variables that somebody may want to set."""
+        names = self.template_variables - _STANDARD_VARIABLES
+        return sorted(name for name in names if not name.endswith("_token"))
 
     @property
     def template_variables(self) -> frozenset[str]:
@@ -268,14 +221,14 @@ class ChatFrontend(_Frontend):
             template = resolve_chat_template(self._tokenizer, None, None, model_config=self.model_config)
         except Exception:  # tokenizers that are not transformers' have no template to be read
             template = None
-        return (variables(template) if template else None) or frozenset()
+        return (template_variables(template) if template else None) or frozenset()
 
     @property
     def ignored_kwargs(self) -> list[str]:
         """Variables that the template does not look up and that change the prompt neither by being there nor by another
         value.
 
-        One that says what the template does anyway changes nothing, and is no mistake.
+        One that states what the template does anyway changes nothing, and is no mistake.
         """
         known = self.template_variables
         return [name for name in self._kwargs if name not in known and not self._matters(name)]
@@ -287,7 +240,7 @@ class ChatFrontend(_Frontend):
             for kwargs in (given, without, *({**given, name: other} for other in (True, False, "Norland"))):
                 self._kwargs, self._prompts = kwargs, {}
                 prompts.append(self.prompt_ids("Norland"))
-        except Exception:  # the template does not take every value: it looks at it
+        except Exception:  # a template that does not take every value looks at it
             return True
         finally:
             self._kwargs, self._prompts = given, {}

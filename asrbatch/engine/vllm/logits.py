@@ -1,21 +1,18 @@
-"""A vLLM logits processor that makes Whisper choose its tokens as its authors' decoder does.
+"""vLLM logits processors: one that makes Whisper choose its tokens as its authors' decoder does, and a watchdog.
 
 vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config, nor Whisper's
 rules for timestamps. All are enforced here (`token_rules.py`), and so are the control tokens that begin an answer
-(`prompts.Controls`, which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's worker
-runs,
-which may be another process: named to vLLM as `asrbatch.engine.vllm.logits:WhisperLogitsProcessor`.
+(`models.whisper.Controls`, which arrives in `SamplingParams.extra_args[CONTROLS_KEY]`). Runs wherever the engine's
+worker runs, which may be another process; named to vLLM in `engine/settings.py`.
 
 The rules need the values of the generated tokens. Under asynchronous scheduling the newest are placeholders at first;
 vLLM fills in the real ones before it samples, because a custom logits processor is there
 (`update_async_output_token_ids`, 0.28 to 0.32). What is kept of a row is brought up to date by its newest token alone,
 for all rows at once: a step costs a batch of hundreds little more than a batch of one.
 
-A vLLM logits processor that leaves every token as it is, and ends its process when asrbatch is gone.
-
-For models without token rules of ours: a logits processor is the one place where code of ours runs in every worker,
-which would otherwise outlive a killed asrbatch and keep the GPU's memory. Named to vLLM as
-`asrbatch.engine.vllm.logits:WatchdogLogitsProcessor`."""
+Models without token rules of ours get one that leaves every token as it is and only ends its process when asrbatch is
+gone: a logits processor is the one place where code of ours runs in every worker, which would otherwise outlive a
+killed asrbatch and keep the GPU's memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +52,7 @@ class _RowGroup:
 
 
 class WhisperLogitsProcessor(LogitsProcessor):
-    """See the module docstring."""
+    """Whisper's token rules for the rows of a batch that came with controls."""
 
     def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
         self._device, self._pins = device, is_pin_memory
@@ -64,7 +61,6 @@ class WhisperLogitsProcessor(LogitsProcessor):
         self._groups: list[_RowGroup] | None = None  # made of `_rows` when they have changed
         self._rules: dict[str, TokenRules] = {}  # a run has one or two, however many requests
         self._forced_ids: dict[tuple[int, ...], torch.Tensor] = {}
-        # The one place where code of ours runs in every worker.
         die_with_owner()
         gather_few_logprobs_at_once()
 
@@ -97,7 +93,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
                 self._rows[target] = moved
             if direction == MoveDirectionality.SWAP and displaced is not None:
                 self._rows[source] = displaced
-            self._make_room(max(source, target))
+            self._grow(max(source, target))
             self._states[[source, target]] = self._states[[target, source]]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
@@ -117,7 +113,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
         return logits
 
     def _confined(self, logits: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """Rows whose next token is forced: their numbers, the ids allowed, and what the model says of the best."""
+        """Rows whose next token is forced: their numbers, the ids allowed, and the model's logits of the best."""
         rows_of: dict[tuple[int, ...], list[int]] = {}
         for group in self._groups or ():
             states = self._states[group.indices]
@@ -161,10 +157,10 @@ class WhisperLogitsProcessor(LogitsProcessor):
         if key not in self._rules:
             self._rules[key] = TokenRules(**rules)
         self._rows[index] = _Row(self._rules[key], [tuple(ids) for ids in controls["forced"]], output_ids)
-        self._make_room(index)
+        self._grow(index)
         self._states[index] = _unread(self._rows[index])
 
-    def _make_room(self, index: int) -> None:
+    def _grow(self, index: int) -> None:
         if index >= len(self._states):
             self._states = np.concatenate([self._states, np.zeros((index + 64 - len(self._states), 5), np.int64)])
 
@@ -205,7 +201,7 @@ def _read(states: np.ndarray, which: np.ndarray, tokens: np.ndarray, rules: Toke
 
 
 class WatchdogLogitsProcessor(LogitsProcessor):
-    """See the module docstring."""
+    """See the module docstring, its end."""
 
     def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool):
         die_with_owner()

@@ -1,8 +1,8 @@
-"""Every architecture of the installed vLLM that hears, for `asrbatch models`. Imported in the process of
-`look_child.py` alone.
+"""Every architecture of the installed vLLM that takes audio, for `asrbatch models`. Imported in the process of
+`inspector_process.py` alone.
 
-A class that cannot be imported here, for want of a package, is listed with that package alone; one that hears and does
-not say where the audio goes, which nothing can ask, is listed as well."""
+A class that cannot be imported here, for want of a package, is listed with that package alone; one that takes audio and
+does not state where in the prompt, which nothing can use, is listed as well."""
 
 import importlib.util
 import inspect
@@ -39,14 +39,16 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
         model = load()
     except Exception as e:
         lacks = _lacking(e)
-        return {**_empty(name), "lacks": lacks} if lacks is not None and registry.may_hear(name) else None
+        return {**_empty(name), "lacks": lacks} if lacks is not None and registry.may_take_audio(name) else None
     if registry.has_interface(model):
         lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
         return {**_with_interface(name, model), "lacks": lacks}
     if not registry.generates_text(model):
         return None
     if (placeholder := registry.placeholder_of(model)) is None:
-        return {**_empty(name), "lacks": "a placeholder for audio in its class"} if registry.hears(model) else None
+        return (
+            {**_empty(name), "lacks": "a placeholder for audio in its class"} if registry.takes_audio(model) else None
+        )
     return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
 
 

@@ -1,8 +1,7 @@
-"""What vLLM says of models: its classes and what is registered, a checkpoint's configuration without an engine,
+"""vLLM's model classes: what is registered, what a class states, a checkpoint's configuration without an engine,
 adapters.
 
-With `vllm_frontends.py`, which asks a model, and `vllm_api.py` the only importers of vllm. Weights are never read here.
-Import it late, like those."""
+Weights are never read here, and no prompt is made. Import it late, like `api.py`."""
 
 import dataclasses
 import importlib.util
@@ -53,8 +52,8 @@ def placeholder_of(model: type) -> str | None:
         return None
 
 
-def hears(model: type) -> bool:
-    """Whether its processor takes audio, as the source of that says: the processor itself is made from a checkpoint."""
+def takes_audio(model: type) -> bool:
+    """Whether its processor takes audio, by the source of that: the processor itself is made from a checkpoint."""
     info = getattr(getattr(model, "_processor_factory", None), "info", None)
     limits = getattr(info, "get_supported_mm_limits", None)
     return limits is not None and '"audio"' in inspect.getsource(limits)
@@ -65,7 +64,7 @@ def registered() -> dict[str, Callable[[], type]]:
     return {name: model.load_model_cls for name, model in ModelRegistry.models.items()}
 
 
-def may_hear(architecture: str) -> bool:
+def may_take_audio(architecture: str) -> bool:
     """Of a class that cannot be imported: whether its module names audio as what is given to it, and it is not one of
     those that write nothing."""
     if architecture in _VLLM_MODELS and architecture not in _MULTIMODAL_MODELS:
@@ -97,10 +96,10 @@ def check_adapter(folder: str, max_rank: int) -> None:
     layers, biases, …).
     """
     with open(f"{folder}/adapter_config.json", encoding="utf-8") as file:
-        said = json.load(file)
+        config = json.load(file)
     known = {field.name for field in dataclasses.fields(PEFTHelper)}
     for name in ("rank_pattern", "alpha_pattern"):  # a vLLM without them scales every module alike
-        if said.get(name) and name not in known:
+        if config.get(name) and name not in known:
             raise ValueError(f"vLLM {VERSION} does not know {name}")
     PEFTHelper.from_local_dir(folder, None).validate_legal(LoRAConfig(max_lora_rank=max_rank))
 
@@ -111,7 +110,7 @@ def hold_plugins() -> None:
 
 
 def generates_text(model: type) -> bool:
-    """Some models hear and only embed."""
+    """Some models take audio and only embed it."""
     return bool(is_text_generation_model(model))
 
 

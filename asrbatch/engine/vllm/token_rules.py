@@ -71,7 +71,7 @@ class TokenRules:
         self._apply_timestamps(logits, send(which), send(np.stack([no_text, no_other])[:, :, None]))
 
     def _apply_timestamps(self, logits: torch.Tensor, which: torch.Tensor, penalties: torch.Tensor) -> None:
-        """Which timestamps each row may say, and whether it must say one.
+        """Which timestamps each row may have next, and whether it must be one.
 
         Args:
             which: int64 [row], into the table.

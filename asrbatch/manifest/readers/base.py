@@ -188,7 +188,7 @@ def open_lines(
 
 
 def folder_of(source: ManifestSource, file: TextFile) -> str:
-    return source.options.folder or os.path.dirname(file.path)
+    return source.options.audio_folder or os.path.dirname(file.path)
 
 
 def folder_of_first(path: str, folder: str) -> str:

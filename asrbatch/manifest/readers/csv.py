@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import show, show_text
+from asrbatch.formatting import show_text
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import LineReader, Reader, folder_of, open_lines, row_or_error
 from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
@@ -108,8 +108,6 @@ class CsvReader(LineReader):
         for name in names:
             if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
                 raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
-            if names.count(name) > 1:
-                raise ManifestError(f"{self.source}: two columns are named {show(name)}; rename one of them")
         return names
 
     def _choose_columns(self, options: SourceOptions) -> Columns:

@@ -54,7 +54,7 @@ def open_hub(source: ManifestSource) -> Reader | None:
 def _read(found: "HubFiles", options: SourceOptions) -> Reader | None:
     """None where no reader of ours is for files of that kind."""
     format, open_files = _OTHER_KINDS.get(found.kind, (None, None))
-    options = replace(options, format=format, split=None, folder=found.folder)
+    options = replace(options, format=format, split=None, audio_folder=found.folder)
     source = ManifestSource(found.source, found.files, options)
     if found.kind in ("parquet", "arrow"):
         return table_reader(source, found.kind, list(found.files), found.split, found.folder)

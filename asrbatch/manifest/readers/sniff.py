@@ -110,9 +110,8 @@ def walk_files(folder: str) -> Iterator[str]:
             with os.scandir(path) as entries:
                 found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
         except OSError as e:
-            raise ManifestError(
-                f"{path}: cannot be read: {e.strerror}; give permission, or a glob that leaves it out"
-            ) from e
+            fix = "give permission, or a glob that leaves it out"
+            raise ManifestError(f"{path}: cannot be read: {e.strerror}; {fix}") from e
         above |= {(state.st_dev, state.st_ino)}
         for name, is_folder in found:
             if is_folder:
@@ -201,9 +200,8 @@ def check_alone(folder: str, name: str) -> None:
         return
     if name == "webdataset" and (lists := [each for each in sorted(os.listdir(folder)) if _is_list(folder, each)]):
         fix = f"give that with --tars '{os.path.join(folder, '*.tar')}', or say --format webdataset"
-        raise ManifestError(
-            f"{folder}: would be read as {name}, and also holds a list of audio ({first_of(lists, _SHOWN)}); {fix}"
-        )
+        found = f"a list of audio ({first_of(lists, _SHOWN)})"
+        raise ManifestError(f"{folder}: would be read as {name}, and also holds {found}; {fix}")
     left: defaultdict[str, list[str]] = defaultdict(list)
     for file in walk_files(folder):
         kind = "audio" if is_audio(file) else os.path.splitext(file)[1]
@@ -245,9 +243,8 @@ def check_numbers(folder: str, files: Iterable[str]) -> None:
             missing = [number for number in range(first, last + 1) if number not in widths]
             shown = first_of([f"{beginning}{number:0{widths[first]}}" for number in missing], _SHOWN)
             fix = "fetch them, or give a glob to read what is there"
-            raise ManifestError(
-                f"{folder}: {num_missing} of {last - first + 1} numbered files are missing ({shown}); {fix}"
-            )
+            problem = f"{num_missing} of {last - first + 1} numbered files are missing ({shown})"
+            raise ManifestError(f"{folder}: {problem}; {fix}")
 
 
 def _is_list(folder: str, name: str) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.formatting import one_line, show
+from asrbatch.formatting import one_line
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader, row_or_error
 from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, InvalidRow, Row, audio_ref, parse_row
@@ -224,9 +224,6 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
         ManifestError: none, one of several clips a row, or several that are equally likely.
     """
     names = schema.names
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ManifestError(f"{source}: two columns are named {show(twice)}; rename one of them")
     declared = [name for name in names if feature_types.get(name) == "Audio"]
     # A struct with a feature class of its own is something else: an Image, a Video.
     structs = [
@@ -249,9 +246,8 @@ def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, s
     accepted = f"an Audio feature, a struct of bytes and path, or paths or bytes named {', '.join(_AUDIO_COLUMNS)}"
     if not candidates:
         found = ", ".join(names) or "no columns"
-        raise ManifestError(
-            f"{source}: no audio column among {found}; expected {accepted}, or name it with --audio-column"
-        )
+        fix = f"expected {accepted}, or name it with --audio-column"
+        raise ManifestError(f"{source}: no audio column among {found}; {fix}")
     kind = schema.field(candidates[0]).type
     if kind_of_cell(kind) is None:
         raise ManifestError(f"{source}: the audio column {candidates[0]} is stored as {kind}; expected {accepted}")

@@ -68,7 +68,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
         setup.config,
         setup.engine,
         setup.rules,
-        partial(setup.engine.start, setup.start),
+        partial(setup.start, setup.engine),
         write=lambda row: _send(connection, ("row", row)),
         on_submit=lambda index: _send(connection, ("submitted", index)),
         on_tick=lambda *status: _send(connection, ("status", *status)),
