@@ -214,7 +214,9 @@ class ChunkOptions(CheckedOptions):
         super().__post_init__()
         if (self.num_chunks is None) != (self.chunk_id is None):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
-        if self.num_chunks is not None and not 0 <= self.chunk_id < self.num_chunks:
+        if self.num_chunks is None or self.chunk_id is None:
+            return
+        if not 0 <= self.chunk_id < self.num_chunks:
             fits = f"must be from 0 to {self.num_chunks - 1}, for {self.num_chunks} chunks"
             raise UsageError(f"--chunk-id {self.chunk_id}: {fits}")
 
@@ -272,7 +274,7 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
     """
 
     manifest: str = option(help="JSONL, CSV, Parquet, a folder of audio, tars, hf://NAME, - for stdin, …")
-    engine: EngineConfig
+    engine: EngineConfig = option()
 
     def __post_init__(self) -> None:
         super().__post_init__()
