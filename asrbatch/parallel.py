@@ -1,26 +1,28 @@
-"""The same work over consecutive pieces of many rows, several pieces at a time, results in order.
+"""The same work over many items, several at a time in processes of this machine, results in order.
 
 Processes are forked: what the work needs is large, and Python's `hash` of ids means nothing to a process started
-afresh. Knows nothing of what the work is."""
+afresh. Knows nothing of what the work is.
+"""
 
 import multiprocessing
 import os
 import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
+from asrbatch.child_process import WATCH_S, end_when
 from asrbatch.errors import OutputError
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PIECE_ROWS = 2000
+MOST_PROCESSES = 16
 _WORTH_PROCESSES_ROWS = 20_000
-_MOST_PROCESSES = 16
-_work: Callable[[int, int], object]
 
 
 def over_rows(
@@ -28,48 +30,93 @@ def over_rows(
 ) -> Iterator[tuple[int, Result]]:
     """Calls `work(start, stop)` for rows [start, stop) until all rows were in one piece.
 
-    Args: num_processes: None takes one for each core where there are rows enough. Libraries with threads of their own
-        do not
-            survive a fork: where pyarrow is loaded, it is always one.
+    Args:
+        num_processes: None takes one for each core where there are rows enough.
 
     Yields:
-        (stop, result), in the order of the rows; at most two pieces a process are waiting at any time.
+        (stop, result), in the order of the rows.
 
     Raises:
         OutputError: a process was killed. Whatever `work` raises.
     """
     if num_processes is None:
-        num_processes = min(_MOST_PROCESSES, len(os.sched_getaffinity(0))) if num_rows >= _WORTH_PROCESSES_ROWS else 1
-    pieces = ((start, min(start + PIECE_ROWS, num_rows)) for start in range(0, num_rows, PIECE_ROWS))
-    if num_processes <= 1 or "pyarrow" in sys.modules:
-        for start, stop in pieces:
-            yield stop, work(start, stop)
+        num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0))) if num_rows >= _WORTH_PROCESSES_ROWS else 1
+    if "pyarrow" in sys.modules:  # has threads of its own, which do not survive a fork
+        num_processes = 1
+    pieces = [(start, min(start + PIECE_ROWS, num_rows)) for start in range(0, num_rows, PIECE_ROWS)]
+    results = over_items(lambda piece: work(*piece), pieces, num_processes, "counting")
+    yield from zip((stop for _, stop in pieces), results, strict=True)
+
+
+def over_items(
+    work: Callable[[Item], Result], items: Sequence[Item], num_processes: int, doing: str
+) -> Iterator[Result]:
+    """Yields `work(item)` in the order of the items. What a process has finished waits in its pipe: no process is more
+    than a pipe and one item ahead.
+
+    Args:
+        doing: what a process does, for the message about one that was killed.
+
+    Raises:
+        OutputError: a process was killed. Whatever `work` raises.
+    """
+    if min(num_processes, len(items)) <= 1:
+        yield from map(work, items)
         return
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(num_processes, context, initializer=_begin, initargs=(work,))
-    waiting: deque = deque()
+    processes: list[BaseProcess] = []
+    receivers: list[Connection] = []
     try:
-        for start, stop in pieces:
-            waiting.append((stop, pool.submit(_do, start, stop)))
-            if len(waiting) >= 2 * num_processes:
-                stop, future = waiting.popleft()
-                yield stop, future.result()
-        while waiting:
-            stop, future = waiting.popleft()
-            yield stop, future.result()
-    except BrokenProcessPool as e:
-        raise OutputError(
-            "a process that was counting ended before its time; killed for want of memory? run the same command again"
-        ) from e
+        for place in range(min(num_processes, len(items))):
+            receiver, process = _start(work, items[place::num_processes])
+            receivers.append(receiver)
+            processes.append(process)
+        for i in range(len(items)):
+            receiver = receivers[i % len(receivers)]
+            _wait_for(receiver, processes, doing)
+            try:
+                result, error = receiver.recv()
+            except EOFError as e:
+                raise _killed(doing) from e
+            if error is not None:
+                raise error
+            yield result
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            process.kill()
+            process.join()
 
 
-def _begin(work: Callable[[int, int], object]) -> None:
-    global _work
+def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work_off, args=(work, items, sender, os.getpid()), daemon=True)
+    process.start()
+    sender.close()  # else the end of the process would not be noticed
+    return receiver, process
+
+
+def _wait_for(receiver: Connection, processes: list[BaseProcess], doing: str) -> None:
+    """Waits for the next result, or for the death of any process: that of the one waited for may never end."""
+    while not any(process.exitcode for process in processes):  # 0 has done its share, None goes on
+        running = [process.sentinel for process in processes if process.exitcode is None]
+        if receiver in wait([receiver, *running]):
+            return
+    raise _killed(doing)
+
+
+def _killed(doing: str) -> OutputError:
+    return OutputError(
+        f"a process that was {doing} ended before its time; killed for want of memory? run the same command again"
+    )
+
+
+def _work_off(work: Callable[[Item], Result], items: Sequence[Item], results: Connection, parent_pid: int) -> None:
+    """In a process of its own: sends (result, None) for each item, or (None, the error that stops it)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals all of us; the one that waits for us ends us
-    _work = work
-
-
-def _do(start: int, stop: int) -> object:
-    return _work(start, stop)
+    # A parent that was killed cannot; and a pipe that later processes inherited does not break with it.
+    end_when(lambda: time.sleep(WATCH_S) or os.getppid() != parent_pid)
+    try:
+        for item in items:
+            results.send((work(item), None))
+    except Exception as e:
+        results.send((None, e))

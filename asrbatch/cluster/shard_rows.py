@@ -6,15 +6,11 @@ changes nothing.
 """
 
 import hashlib
-import multiprocessing
 import os
-import signal
 import zlib
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +19,12 @@ from asrbatch.cluster.merge_report import SHOWN_LINES
 from asrbatch.errors import OutputError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.manifest import Manifest
+from asrbatch.parallel import MOST_PROCESSES, over_items
 from asrbatch.storage.files import explained
 from asrbatch.storage.journal import StatusCounts, decode_row
 
 _READ_BYTES = 8 * 2**20
 _WORTH_A_PROCESS_BYTES = 64 * 2**20
-_MOST_PROCESSES = 16
 
 
 @dataclass(frozen=True)
@@ -90,71 +86,16 @@ def read_chunks(chunks: dict[int, Path], expected: Expected, num_processes: int 
     Raises:
         OutputError: a file cannot be read.
     """
-    with_sizes = []
+    sizes = {}
     for chunk_id, path in chunks.items():
         with explained(path):
-            with_sizes.append((os.stat(path).st_size, chunk_id, path))
+            sizes[chunk_id] = os.stat(path).st_size
     if num_processes is None:
-        enough = sum(size for size, _, _ in with_sizes) // _WORTH_A_PROCESS_BYTES
-        num_processes = min(_MOST_PROCESSES, len(os.sched_getaffinity(0)), enough)
-    num_processes = min(num_processes, len(chunks))
-    if num_processes <= 1:
-        for chunk_id, path in chunks.items():
-            yield read_chunk(chunk_id, path, expected)
-        return
-    largest_first = [(chunk_id, path) for _, chunk_id, path in sorted(with_sizes, reverse=True)]
-    yield from _read_in_processes([largest_first[place::num_processes] for place in range(num_processes)], expected)
-
-
-def _read_in_processes(shares: list[list[tuple[int, Path]]], expected: Expected) -> Iterator[ChunkRows]:
-    # Forked, because what is expected is large and, like Python's `hash` that stands for the ids in it, means nothing
-    # to a process started afresh.
-    context = multiprocessing.get_context("fork")
-    workers, results = [], []
-    try:
-        for share in shares:
-            receiver, sender = context.Pipe(duplex=False)
-            results.append(receiver)
-            worker = context.Process(target=_read_share, args=(share, expected, sender, tuple(results)), daemon=True)
-            worker.start()
-            sender.close()  # else its end would not be noticed
-            workers.append(worker)
-        while results:
-            for receiver in wait(results):
-                try:
-                    result = receiver.recv()
-                except EOFError as e:
-                    raise OutputError(
-                        "a process that was reading chunks ended before its time; killed for want of memory? run the "
-                        "same "
-                        "command again"
-                    ) from e
-                if isinstance(result, OutputError):
-                    raise result
-                if result is None:
-                    results.remove(receiver)
-                else:
-                    yield result
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
-
-
-def _read_share(
-    share: list[tuple[int, Path]], expected: Expected, results: Connection, inherited: tuple[Connection, ...]
-) -> None:
-    """In a process of its own: sends each chunk's rows and then None, or the error that stops it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals all of us; the one that waits for us ends us
-    for receiver in inherited:
-        receiver.close()  # else the pipe would stay open when nobody reads it any more, and sending would never end
-    with suppress(BrokenPipeError):  # nobody waits for us any more
-        try:
-            for chunk_id, path in share:
-                results.send(read_chunk(chunk_id, path, expected))
-            results.send(None)
-        except OutputError as e:
-            results.send(e)
+        enough = sum(sizes.values()) // _WORTH_A_PROCESS_BYTES
+        num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0)), enough)
+    # The largest first: those read at a time are then about as long, and the last to be read are the shortest.
+    largest_first = sorted(chunks, key=sizes.__getitem__, reverse=True)
+    return over_items(lambda i: read_chunk(i, chunks[i], expected), largest_first, num_processes, "reading chunks")
 
 
 def read_chunk(chunk_id: int, path: Path, expected: Expected) -> ChunkRows:
