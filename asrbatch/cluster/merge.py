@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
-from asrbatch.cluster.merged_output import Located, write_merged
+from asrbatch.cluster.merged_output import RowLocations, write_merged
 from asrbatch.cluster.shard_files import (
     ChunkFiles,
     add_missing,
@@ -25,7 +25,7 @@ from asrbatch.cluster.shard_files import (
     find_run,
     read_chunk_files,
 )
-from asrbatch.cluster.shard_rows import ChunkRows, Expected, name_row, read_chunks
+from asrbatch.cluster.shard_rows import ChunkRows, ExpectedRows, name_row, read_chunks
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
 from asrbatch.formatting import first_of
@@ -46,18 +46,18 @@ _NAMED_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Merged:
+class MergeResult:
     """What came of a merge.
 
     Attributes:
         paths: the files of the merged run.
-        findings: what is wrong with the chunks; nothing when the run is complete.
+        report: what is wrong with the chunks; nothing when the run is complete.
         record: the run record that was written; None when nothing was.
         exit_code: 0 complete; 3 complete, some rows failed; 1 not complete.
     """
 
     paths: RunPaths
-    findings: MergeReport
+    report: MergeReport
     record: dict[str, Any] | None
     exit_code: int
 
@@ -72,8 +72,8 @@ def merge(
     allow_incomplete: bool = False,
     overwrite: bool = False,
     num_processes: int | None = None,
-    say: Callable[[str], None] = lambda line: None,
-) -> Merged:
+    log: Callable[[str], None] = lambda line: None,
+) -> MergeResult:
     """Verifies the chunks of the run `output` and writes it.
 
     Args:
@@ -83,7 +83,7 @@ def merge(
         allow_incomplete: write the rows there are when the only thing wrong is that some are missing.
         overwrite: replace the merged rows of another run.
         num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
-        say: told, in one line, what is being done and what a person should know.
+        log: receives, in one line, what is being done and what a person should know.
 
     Raises: UsageError, ManifestError: this cannot be done as asked. OutputError: there are no chunks, it is unclear
         which are meant, `output` is not ours to replace, or a file cannot
@@ -95,42 +95,42 @@ def merge(
         reading = options_for_kept(manifest_source, reading or SourceOptions())
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     if names_data_set(manifest_source):
         reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
     manifest = open_manifest(manifest_source, split=split, options=reading)
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
-    findings = MergeReport()
-    chunks = read_chunk_files(output, num_chunks, findings)
+    report = MergeReport()
+    chunks = read_chunk_files(output, num_chunks, report)
     fingerprint, sharding = find_run(output, chunks, manifest)
     _check_replaceable(paths, fingerprint, overwrite)
-    of_run = check_files(chunks, fingerprint, sharding, findings)
-    say(f"reading {len(of_run)} of {num_chunks} chunks, for {len(manifest)} rows")
-    located, tallies = _read_rows(of_run, manifest, sharding, findings, num_processes)
-    if not (findings.complete or (allow_incomplete and findings.only_missing)):
-        return Merged(paths, findings, None, EXIT_ERROR)
+    of_run = check_files(chunks, fingerprint, sharding, report)
+    log(f"reading {len(of_run)} of {num_chunks} chunks, for {len(manifest)} rows")
+    locations, counts_by_chunk = _read_rows(of_run, manifest, sharding, report, num_processes)
+    if not (report.complete or (allow_incomplete and report.only_missing)):
+        return MergeResult(paths, report, None, EXIT_ERROR)
 
-    tally = sum_tallies(tallies.values())
-    figures = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
-    record = _record(manifest, fingerprint, of_run, tally, tallies, figures, findings)
-    _warn_of_different_versions(record["versions"], say)
-    say(f"writing {tally.rows} rows")
+    tally = sum_counts(counts_by_chunk.values())
+    metrics = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
+    record = _record(manifest, fingerprint, of_run, tally, counts_by_chunk, metrics, report)
+    _warn_of_different_versions(record["versions"], log)
+    log(f"writing {tally.rows} rows")
     files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
-    with _only_writer(paths, say) as check:
+    with _only_writer(paths, log) as check:
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)
-        write_merged(paths, record, tally, figures, located, files, check)
-    if not findings.complete:
-        return Merged(paths, findings, record, EXIT_ERROR)
-    return Merged(paths, findings, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+        write_merged(paths, record, tally, metrics, locations, files, check)
+    if not report.complete:
+        return MergeResult(paths, report, record, EXIT_ERROR)
+    return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
 
 
 @contextmanager
-def _only_writer(paths: RunPaths, say: Callable[[str], None]) -> Iterator[Callable[[], None]]:
+def _only_writer(paths: RunPaths, log: Callable[[str], None]) -> Iterator[Callable[[], None]]:
     """Holds the output's lease; gives what to call now and then to be sure of it."""
     with ExitStack() as stack:
-        lease = Lease(paths.lease, say=say)
+        lease = Lease(paths.lease, log=log)
         stack.callback(lease.release)
         heartbeat = Heartbeat(lease)
         heartbeat.start()
@@ -139,53 +139,53 @@ def _only_writer(paths: RunPaths, say: Callable[[str], None]) -> Iterator[Callab
 
 
 def _read_rows(
-    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, findings: MergeReport, num_processes: int | None
-) -> tuple[Located, dict[int, StatusCounts]]:
+    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, report: MergeReport, num_processes: int | None
+) -> tuple[RowLocations, dict[int, StatusCounts]]:
     """Reads every row once. Returns where they are, and the counts of every chunk."""
-    located, tallies, elsewhere = Located.nowhere(sharding.chunk_of), {}, {}
+    locations, counts_by_chunk, elsewhere = RowLocations.nowhere(sharding.chunk_of), {}, {}
     by_id = {chunk.chunk_id: chunk for chunk in chunks}
     paths = {chunk_id: chunk.paths.rows for chunk_id, chunk in by_id.items()}
-    for rows in read_chunks(paths, Expected(manifest, sharding.chunk_of), num_processes):
-        located.offsets[rows.indexes] = rows.offsets
-        located.lengths[rows.indexes] = rows.lengths
-        located.checksums[rows.indexes] = rows.checksums
-        tallies[rows.chunk_id] = rows.tally
+    for rows in read_chunks(paths, ExpectedRows(manifest, sharding.chunk_of), num_processes):
+        locations.offsets[rows.indexes] = rows.offsets
+        locations.lengths[rows.indexes] = rows.lengths
+        locations.checksums[rows.indexes] = rows.checksums
+        counts_by_chunk[rows.chunk_id] = rows.tally
         if len(rows.elsewhere):
             elsewhere[rows.chunk_id] = rows.elsewhere
-        _check_rows(by_id[rows.chunk_id], rows, manifest, sharding, findings)
-    _find_rows_of_several_chunks(elsewhere, located, manifest, findings)
-    return located, dict(sorted(tallies.items()))
+        _check_rows(by_id[rows.chunk_id], rows, manifest, sharding, report)
+    _find_rows_of_several_chunks(elsewhere, locations, manifest, report)
+    return locations, dict(sorted(counts_by_chunk.items()))
 
 
 def _check_rows(
-    chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, findings: MergeReport
+    chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, report: MergeReport
 ) -> None:
     """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
     chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
     if chunk.mark and rows.sha256 != chunk.mark["sha256"] and read_completion_mark(chunk.paths) != chunk.mark:
-        findings.add("missing", f"{name}: was run again while it was being read", int(sharding.num_rows[chunk_id]))
-        findings.running.add(chunk_id)
+        report.add("missing", f"{name}: was run again while it was being read", int(sharding.num_rows[chunk_id]))
+        report.running.add(chunk_id)
         return
-    findings.add_rows("doubled", rows.doubled, rows.num_doubled)
-    findings.add_rows("foreign", rows.foreign, rows.num_foreign)
+    report.add_rows("doubled", rows.doubled, rows.num_doubled)
+    report.add_rows("foreign", rows.foreign, rows.num_foreign)
     damage = rows.malformed
     if not damage and chunk.mark and rows.sha256 != chunk.mark["sha256"]:
         damage = f"{chunk.paths.rows.name} is not what its completion mark vouches for: another SHA-256"
         if rows.num_lines != chunk.mark["rows"]:
             damage += f", {rows.num_lines} rows instead of {chunk.mark['rows']}"
     if damage:
-        findings.add("damaged", f"{name}: {damage}")
+        report.add("damaged", f"{name}: {damage}")
     if damage or rows.num_doubled or rows.num_foreign:
-        findings.overwrite.add(chunk_id)
+        report.overwrite.add(chunk_id)
     if rows.malformed:  # what follows in the file was not looked at
         return
     absent = np.setdiff1d(sharding.rows(chunk_id), rows.indexes, assume_unique=True)
     if chunk.mark is None:
-        add_missing(chunk, len(absent), _name_rows(absent, manifest), sharding, findings)
+        add_missing(chunk, len(absent), _name_rows(absent, manifest), sharding, report)
     elif len(absent):
         of = f"{len(absent)} of its {sharding.num_rows[chunk_id]} rows missing"
-        findings.add("missing", f"{name}: {of}{_name_rows(absent, manifest)}", len(absent))
-        findings.overwrite.add(chunk_id)
+        report.add("missing", f"{name}: {of}{_name_rows(absent, manifest)}", len(absent))
+        report.overwrite.add(chunk_id)
 
 
 def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
@@ -197,28 +197,28 @@ def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
 
 
 def _find_rows_of_several_chunks(
-    elsewhere: dict[int, np.ndarray], located: Located, manifest: Manifest, findings: MergeReport
+    elsewhere: dict[int, np.ndarray], locations: RowLocations, manifest: Manifest, report: MergeReport
 ) -> None:
     """Rows that stand in the file of a chunk they do not belong to, and once more in any file."""
     if not elsewhere:
         return
     indexes, times = np.unique(np.concatenate(list(elsewhere.values())), return_counts=True)
-    times += located.lengths[indexes] > 0
+    times += locations.lengths[indexes] > 0
     doubled, times = indexes[times > 1], times[times > 1]
     lines = []
     for index, number in zip(doubled[:SHOWN_LINES].tolist(), times.tolist(), strict=False):
         holders = {chunk_id for chunk_id, found in elsewhere.items() if index in found}
-        if located.lengths[index]:
-            holders.add(int(located.chunk_of[index]))
+        if locations.lengths[index]:
+            holders.add(int(locations.chunk_of[index]))
         among = ", ".join(map(str, sorted(holders)))
         lines.append(f"{name_row(index, manifest.read(index).id)}: {number} times, in the files of chunks {among}")
-    findings.add_rows("doubled", lines, len(doubled))
+    report.add_rows("doubled", lines, len(doubled))
 
 
-def sum_tallies(tallies: Iterable[StatusCounts]) -> StatusCounts:
+def sum_counts(counts_by_chunk: Iterable[StatusCounts]) -> StatusCounts:
     """Counts over several files."""
     result = StatusCounts()
-    for tally in tallies:
+    for tally in counts_by_chunk:
         result.rows += tally.rows
         result.audio_s += tally.audio_s
         for name in ("statuses", "flags", "errors"):
@@ -231,9 +231,9 @@ def _record(
     fingerprint: dict[str, Any],
     chunks: list[ChunkFiles],
     tally: StatusCounts,
-    tallies: dict[int, StatusCounts],
-    figures: dict[str, Any],
-    findings: MergeReport,
+    counts_by_chunk: dict[int, StatusCounts],
+    metrics: dict[str, Any],
+    report: MergeReport,
 ) -> dict[str, Any]:
     """The run record of the merged run. Its sessions are the chunks' own and stand in their records."""
     sessions = [session for chunk in chunks for session in chunk.record["sessions"]]
@@ -241,20 +241,20 @@ def _record(
         "asrbatch": __version__,
         "created": now(),
         "merged": True,
-        "complete": findings.complete,
+        "complete": report.complete,
         "fingerprint": fingerprint,
         "manifest": manifest.record(),
         "total_rows": len(manifest),
         "num_chunks": fingerprint["num_chunks"],
         "chunk_id": None,
         "missing": len(manifest) - tally.rows,
-        "chunks_to_run_again": findings.run_again,
-        "chunks_running": sorted(findings.running),
+        "chunks_to_run_again": report.run_again,
+        "chunks_running": sorted(report.running),
         "tally": tally.as_dict(),
         "versions": versions(sessions),
-        **figures,
+        **metrics,
         "sessions": [],
-        "chunks": [_chunk_summary(chunk, tallies[chunk.chunk_id]) for chunk in chunks],
+        "chunks": [_chunk_summary(chunk, counts_by_chunk[chunk.chunk_id]) for chunk in chunks],
     }
 
 
@@ -272,14 +272,14 @@ def _chunk_summary(chunk: ChunkFiles, tally: StatusCounts) -> dict[str, Any]:
     }
 
 
-def _warn_of_different_versions(versions: dict[str, dict[str, int]], say: Callable[[str], None]) -> None:
+def _warn_of_different_versions(versions: dict[str, dict[str, int]], log: Callable[[str], None]) -> None:
     mixed = [
         f"{part} {', '.join(f'{value} ({times} sessions)' for value, times in used.items())}"
         for part, used in versions.items()
         if len(used) > 1
     ]
     if mixed:
-        say(f"warning: rows of this run were made with different parts: {'; '.join(mixed)}")
+        log(f"warning: rows of this run were made with different parts: {'; '.join(mixed)}")
 
 
 def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: bool) -> bool:

@@ -1,7 +1,8 @@
 """What keeps the chunks of a run from being its result, and what to do about it.
 
-Collects and words findings, a bounded number of lines of each kind however many rows are concerned. Knows nothing of
-how they are found."""
+Collects what is wrong, and words a bounded number of lines of each kind however many rows are concerned. Knows nothing
+of how it is found.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ KINDS = {
 
 
 class MergeReport:
-    """Findings about the chunks of one run.
+    """What is wrong with the chunks of one run.
 
     Attributes:
         counts: how many by kind; rows, chunks or files, as the kind's title says.
@@ -70,12 +71,12 @@ class MergeReport:
 
     def lines(self) -> list[str]:
         """The report: each kind with its lines, then which chunks to run again and how."""
-        report = []
+        lines = []
         for kind, title in KINDS.items():
             if self._lines[kind]:
-                report += [f"{title}: {self.counts[kind]}", *(f"  {line}" for line in self._lines[kind])]
+                lines += [f"{title}: {self.counts[kind]}", *(f"  {line}" for line in self._lines[kind])]
             if self._num_unshown[kind]:
-                report.append(f"  … and {self._num_unshown[kind]} more")
+                lines.append(f"  … and {self._num_unshown[kind]} more")
         for title, chunks in (
             ("running, or killed just now: merge again when they have ended", self.running),
             ("the same command again will do for", self.again - self.overwrite),
@@ -83,8 +84,8 @@ class MergeReport:
             ("chunks to run again", self.run_again),
         ):
             if chunks:
-                report.append(f"{title}: {ranges(chunks)}")
-        return report
+                lines.append(f"{title}: {ranges(chunks)}")
+        return lines
 
 
 def ranges(numbers: Iterable[int]) -> str:

@@ -28,7 +28,7 @@ _SPARE_FILES = 32
 
 
 @dataclass(frozen=True)
-class Located:
+class RowLocations:
     """Where each row of a manifest stands; all arrays are [rows of the manifest].
 
     Attributes:
@@ -44,7 +44,7 @@ class Located:
     checksums: np.ndarray
 
     @classmethod
-    def nowhere(cls, chunk_of: np.ndarray) -> "Located":
+    def nowhere(cls, chunk_of: np.ndarray) -> "RowLocations":
         num_rows = len(chunk_of)
         return cls(
             chunk_of, np.zeros(num_rows, np.uint64), np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint32)
@@ -55,8 +55,8 @@ def write_merged(
     paths: RunPaths,
     record: dict[str, Any],
     tally: StatusCounts,
-    figures: dict[str, Any],
-    located: Located,
+    metrics: dict[str, Any],
+    locations: RowLocations,
     files: dict[int, Path],
     check: Callable[[], None],
 ) -> None:
@@ -80,7 +80,7 @@ def write_merged(
             remove_leftovers(path)
         with replacing(paths.rows) as file:
             sha256 = hashlib.sha256()
-            for block in rows_in_order(located, files):
+            for block in rows_in_order(locations, files):
                 check()
                 sha256.update(block)
                 file.write(block)
@@ -93,12 +93,12 @@ def write_merged(
             "fingerprint": digest(record["fingerprint"]),
             "asrbatch": __version__,
             "completed": now(),
-            **figures,
+            **metrics,
         }
         write_json_atomically(paths.done, mark)
 
 
-def rows_in_order(located: Located, files: dict[int, Path]) -> Iterator[bytes]:
+def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[bytes]:
     """The located rows in manifest order, many at a time.
 
     Every chunk took its rows in manifest order and wrote them as they finished, so within each file this reads forward
@@ -108,9 +108,9 @@ def rows_in_order(located: Located, files: dict[int, Path]) -> Iterator[bytes]:
         OutputError: a file cannot be read, or is no longer what was located.
     """
     with _opened(files) as descriptors:
-        for start in range(0, len(located.chunk_of), _BLOCK_ROWS):
+        for start in range(0, len(locations.chunk_of), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
-            columns = (located.chunk_of, located.offsets, located.lengths, located.checksums)
+            columns = (locations.chunk_of, locations.offsets, locations.lengths, locations.checksums)
             lines = []
             for chunk_id, offset, length, checksum in zip(*(column[block].tolist() for column in columns), strict=True):
                 if not length:

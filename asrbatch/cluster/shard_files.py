@@ -1,7 +1,8 @@
 """The chunks of a run by their run records and completion marks: which are there, of which run, in what state.
 
-Reads the small files only; whether the rows are what they should be is the business of `chunk_rows.py`. Changes
-nothing."""
+Judges the small files only; whether the rows are what they should be is the business of `shard_rows.py`. Changes
+nothing.
+"""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,10 +16,9 @@ from asrbatch.formatting import first_of
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
-from asrbatch.storage.files import explained
-from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.paths import RunPaths, chunk_path, find_chunks
-from asrbatch.storage.record import RECORD_REFRESH_S, read_completion_mark, read_record
+from asrbatch.storage.record import RECORD_REFRESH_S, read_record
+from asrbatch.storage.run_files import RunFiles, read_run_files
 
 _ALIVE_S = 4 * RECORD_REFRESH_S  # generous, for the clocks of two machines
 _OUTCOMES = {
@@ -29,22 +29,14 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class ChunkFiles:
+class ChunkFiles(RunFiles):
     """What stands of one chunk.
 
     Attributes:
-        mark: the completion mark; read first, so that a chunk that completes meanwhile looks incomplete, not damaged.
-        record: the run record.
-        num_bytes: of the rows file; None where there is none.
         damage: why these files cannot be trusted; None when they can.
     """
 
-    chunk_id: int
-    paths: RunPaths
-    mark: dict[str, Any] | None
-    record: dict[str, Any] | None
-    num_bytes: int | None
-    damage: str | None
+    damage: str | None = None
 
     @property
     def last_session(self) -> dict[str, Any]:
@@ -57,7 +49,7 @@ class ChunkFiles:
         try:
             beat = datetime.fromisoformat(session["heartbeat"])
             recently = abs((datetime.now(UTC) - beat).total_seconds()) < _ALIVE_S
-            return session["outcome"] is None and recently and not holder_has_ended(self.paths.lease)
+            return session["outcome"] is None and recently and not self.has_ended
         except (KeyError, TypeError, ValueError):
             return False
 
@@ -115,7 +107,7 @@ def _names(found: dict[int, dict[int, RunPaths]], without: int | None = None) ->
     return lines
 
 
-def read_chunk_files(output: Path, num_chunks: int, findings: MergeReport) -> list[ChunkFiles]:
+def read_chunk_files(output: Path, num_chunks: int, report: MergeReport) -> list[ChunkFiles]:
     """The files of chunks 0 to N - 1; those of a chunk id beyond are left over.
 
     Raises:
@@ -123,30 +115,25 @@ def read_chunk_files(output: Path, num_chunks: int, findings: MergeReport) -> li
     """
     for chunk_id, paths in find_chunks(output).get(num_chunks, {}).items():
         if chunk_id >= num_chunks:
-            findings.add(
+            report.add(
                 "leftover", f"{paths.rows.name} and what belongs to it: there is no chunk {chunk_id} of {num_chunks}"
             )
-    return [_read_files(chunk_id, num_chunks, output) for chunk_id in range(num_chunks)]
+    paths = [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
+    return [
+        ChunkFiles(**vars(files), damage=_damage(files, num_chunks))
+        for files in read_run_files(paths, range(num_chunks))
+    ]
 
 
-def _read_files(chunk_id: int, num_chunks: int, output: Path) -> ChunkFiles:
-    paths = RunPaths(chunk_path(output, chunk_id, num_chunks))
-    try:
-        mark, record, damage = read_completion_mark(paths), read_record(paths), None
-    except OutputError as e:
-        if isinstance(e.__cause__, OSError):
-            raise
-        mark, record, damage = None, None, str(e)
-    with explained(paths.rows):
-        num_bytes = paths.rows.stat().st_size if paths.rows.exists() else None
-    damage = damage or _contradiction(paths, chunk_id, num_chunks, mark, record, num_bytes)
-    return ChunkFiles(chunk_id, paths, mark, record, num_bytes, damage)
-
-
-def _contradiction(paths, chunk_id, num_chunks, mark, record, num_bytes) -> str | None:
+def _damage(files: RunFiles, num_chunks: int) -> str | None:
     """What keeps these files from being one chunk's."""
+    paths, record, mark = files.paths, files.record, files.mark
+    if files.problem:
+        if isinstance(files.problem.__cause__, OSError):  # says nothing of what the file holds
+            raise files.problem
+        return str(files.problem)
     if record is None:
-        if mark is None and not num_bytes:
+        if mark is None and not files.num_bytes:
             return None
         return f"{paths.record.name} is not there, so nobody can say what made its rows"
     sessions = record["sessions"]
@@ -156,11 +143,11 @@ def _contradiction(paths, chunk_id, num_chunks, mark, record, num_bytes) -> str 
         or not all(map(_is_session, sessions))
     ):
         return f"{paths.record.name} is no run record; it was edited"
-    if (record.get("chunk_id"), record.get("num_chunks")) != (chunk_id, num_chunks):
+    if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, num_chunks):
         return f"{paths.record.name} is the record of chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
     if mark is not None and mark.get("fingerprint") != digest(record["fingerprint"]):
         return f"{paths.done.name} is another run's: its fingerprint is not that of {paths.record.name}"
-    if mark is not None and num_bytes is None:
+    if mark is not None and files.num_bytes is None:
         return f"{paths.rows.name} is not there, though {paths.done.name} says that it is complete"
     return None
 
@@ -210,33 +197,33 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
 
 
 def check_files(
-    chunks: list[ChunkFiles], fingerprint: dict[str, Any], sharding: Sharding, findings: MergeReport
+    chunks: list[ChunkFiles], fingerprint: dict[str, Any], sharding: Sharding, report: MergeReport
 ) -> list[ChunkFiles]:
-    """The chunks of this run that have rows to be read; what is wrong with the others goes to `findings`."""
+    """The chunks of this run that have rows to be read; what is wrong with the others goes to `report`."""
     readable = []
     for chunk in chunks:
         name = f"chunk {chunk.chunk_id}"
         if chunk.damage:
-            findings.add("damaged", f"{name}: {chunk.damage}")
-            findings.overwrite.add(chunk.chunk_id)
+            report.add("damaged", f"{name}: {chunk.damage}")
+            report.overwrite.add(chunk.chunk_id)
         elif chunk.record is None or (
             not chunk.num_bytes and chunk.mark is None
         ):  # without rows it is bound to no options
-            add_missing(chunk, int(sharding.num_rows[chunk.chunk_id]), "", sharding, findings)
+            add_missing(chunk, int(sharding.num_rows[chunk.chunk_id]), "", sharding, report)
         elif changed := differences(fingerprint, chunk.record["fingerprint"]):
-            findings.add("other_run", f"{name}, where the others are what it was before: {'; '.join(changed)}")
-            findings.overwrite.add(chunk.chunk_id)
+            report.add("other_run", f"{name}, where the others are what it was before: {'; '.join(changed)}")
+            report.overwrite.add(chunk.chunk_id)
         else:
             readable.append(chunk)
     return readable
 
 
-def add_missing(chunk: ChunkFiles, num_missing: int, named: str, sharding: Sharding, findings: MergeReport) -> None:
+def add_missing(chunk: ChunkFiles, num_missing: int, named: str, sharding: Sharding, report: MergeReport) -> None:
     """Books what a chunk without a completion mark still lacks: no row at all, perhaps, but the mark.
 
     Args:
         named: some of the rows.
     """
     of = f"{num_missing} of its {sharding.num_rows[chunk.chunk_id]} rows missing{named}"
-    findings.add("missing", f"chunk {chunk.chunk_id}: {chunk.state}; {of}", num_missing)
-    (findings.running if chunk.is_running else findings.again).add(chunk.chunk_id)
+    report.add("missing", f"chunk {chunk.chunk_id}: {chunk.state}; {of}", num_missing)
+    (report.running if chunk.is_running else report.again).add(chunk.chunk_id)

@@ -28,7 +28,7 @@ _WORTH_A_PROCESS_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedRows:
     """What the rows of a run must be.
 
     Attributes:
@@ -76,7 +76,9 @@ class ChunkRows:
     elsewhere: np.ndarray
 
 
-def read_chunks(chunks: dict[int, Path], expected: Expected, num_processes: int | None = None) -> Iterator[ChunkRows]:
+def read_chunks(
+    chunks: dict[int, Path], expected: ExpectedRows, num_processes: int | None = None
+) -> Iterator[ChunkRows]:
     """Reads the rows files of chunks, in any order.
 
     Args:
@@ -98,7 +100,7 @@ def read_chunks(chunks: dict[int, Path], expected: Expected, num_processes: int 
     return over_items(lambda i: read_chunk(i, chunks[i], expected), largest_first, num_processes, "reading chunks")
 
 
-def read_chunk(chunk_id: int, path: Path, expected: Expected) -> ChunkRows:
+def read_chunk(chunk_id: int, path: Path, expected: ExpectedRows) -> ChunkRows:
     """Reads the rows file of one chunk.
 
     Raises:
@@ -141,15 +143,15 @@ def read_chunk(chunk_id: int, path: Path, expected: Expected) -> ChunkRows:
         lengths=lines.lengths[mine],
         checksums=np.asarray(checksums)[mine],
         num_doubled=len(doubled),
-        doubled=[_say_doubled(lines, place, mine) for place in doubled[:SHOWN_LINES].tolist()],
+        doubled=[_describe_doubled(lines, place, mine) for place in doubled[:SHOWN_LINES].tolist()],
         num_foreign=len(foreign),
-        foreign=[_say_foreign(lines, place, expected) for place in foreign[:SHOWN_LINES].tolist()],
+        foreign=[_describe_foreign(lines, place, expected) for place in foreign[:SHOWN_LINES].tolist()],
         elsewhere=lines.indexes[elsewhere],
     )
 
 
 def _sort_out(
-    indexes: np.ndarray, id_hashes: np.ndarray, chunk_id: int, expected: Expected
+    indexes: np.ndarray, id_hashes: np.ndarray, chunk_id: int, expected: ExpectedRows
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Line numbers, from 0: this chunk's rows in manifest order, each once; doubled ones; foreign ones; those of the
     foreign that belong to another chunk.
@@ -191,12 +193,12 @@ class _RowLines:
         return f"{where}: {name_row(row['index'], row['id'])}", row["id"]
 
 
-def _say_doubled(lines: _RowLines, place: int, mine: np.ndarray) -> str:
+def _describe_doubled(lines: _RowLines, place: int, mine: np.ndarray) -> str:
     first = mine[np.searchsorted(lines.indexes[mine], lines.indexes[place])]
     return f"{lines.read(place)[0]} stands at line {first + 1} already"
 
 
-def _say_foreign(lines: _RowLines, place: int, expected: Expected) -> str:
+def _describe_foreign(lines: _RowLines, place: int, expected: ExpectedRows) -> str:
     what, row_id = lines.read(place)
     index = int(lines.indexes[place])
     if index < 0:

@@ -1,4 +1,4 @@
-"""How far a run is: the state of every chunk and of the whole, from what `status_files` read. Shows nothing.
+"""How far a run is: the state of every chunk and of the whole, from what `run_files` read. Shows nothing.
 
 All figures are those of the run records, which a session refreshes every half minute; a killed session may have written
 rows that no record counts yet. README lists the fields of `run_status`; renaming one breaks scripts.
@@ -84,7 +84,7 @@ def run_status(
     for files in found.parts:
         try:
             chunks.append(_describe(files, watch, now, clock_s, len(found.parts)))
-            sessions += files.record["sessions"] if files.record else []
+            sessions += files.record["sessions"] if files.record and not files.problem else []
         except _UNEXPECTED as e:
             problem = (
                 f"{files.paths.record}: not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
@@ -96,7 +96,7 @@ def run_status(
 def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_parts: int) -> dict[str, Any]:
     record, mark = files.record, files.mark
     if files.problem:
-        return _line(files, DAMAGED, files.problem)
+        return _line(files, DAMAGED, str(files.problem))
     if record is None:
         if mark or files.num_bytes:
             return _line(
@@ -113,7 +113,7 @@ def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_
     silent_s = watch.silent_s(files.paths.record, session["heartbeat"], now=now, clock_s=clock_s)
     state, note = _state(files, session, silent_s)
     tally = mark or record.get("tally") or {"rows": 0, "audio_s": 0.0, "statuses": {}}
-    figures = {
+    values = {
         "rows": tally["rows"],
         "total_rows": record["total_rows"],
         "failed": tally["statuses"].get("failed", 0),
@@ -129,21 +129,21 @@ def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_
         "sessions": len(record["sessions"]),
         "gpu_h": round(device_seconds(record["sessions"], "wall_s") / 3600, 6),
     }
-    return _line(files, state, note, **_checked(figures))
+    return _line(files, state, note, **_checked(values))
 
 
-def _checked(figures: dict[str, Any]) -> dict[str, Any]:
-    """The figures, if they are of the types that those who sum and show them expect; an edited record may hold
+def _checked(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, if they are of the types that those who sum and show them expect; an edited record may hold
     anything.
     """
-    for name, value in figures.items():
+    for name, value in values.items():
         expected = str if name in ("heartbeat", "host", "slurm_job") else int if name in _COUNTS else int | float
         if not isinstance(value, expected) and (value is not None or name in (*_COUNTS, "audio_s")):
             raise TypeError(f"{name} is {value!r}")
-    return figures
+    return values
 
 
-def _line(files: RunFiles, state: str, note: str | None = None, **figures: Any) -> dict[str, Any]:
+def _line(files: RunFiles, state: str, note: str | None = None, **values: Any) -> dict[str, Any]:
     """One element of `chunks`: always the same fields, null where there is nothing to say."""
     blank: dict[str, Any] = dict.fromkeys((
         "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session", "rtfx", "eta_s", "heartbeat",
@@ -151,7 +151,7 @@ def _line(files: RunFiles, state: str, note: str | None = None, **figures: Any) 
         "host", "slurm_job",
     ))  # fmt: skip
     line = {"chunk_id": files.chunk_id, "output": str(files.paths.rows), "state": state, "note": note, **blank}
-    return {**line, "sessions": 0, "gpu_h": 0.0, **figures}
+    return {**line, "sessions": 0, "gpu_h": 0.0, **values}
 
 
 def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[str, str | None]:
@@ -237,14 +237,14 @@ def _total(
 def _merged(files: RunFiles) -> dict[str, Any]:
     """What `merge-shards` made: its state, and its counts for when the chunks are not there any more."""
     state = "incomplete" if not files.record.get("complete") else COMPLETE if files.mark else "being written"
-    figures = dict.fromkeys(("rows", "failed", "audio_s"))
+    values = dict.fromkeys(("rows", "failed", "audio_s"))
     if files.mark:
         try:
             failed = files.mark["statuses"].get("failed", 0)
-            figures = _checked({"rows": files.mark["rows"], "failed": failed, "audio_s": files.mark["audio_s"]})
+            values = _checked({"rows": files.mark["rows"], "failed": failed, "audio_s": files.mark["audio_s"]})
         except _UNEXPECTED:
             state = DAMAGED
-    return {"state": state, **figures}
+    return {"state": state, **values}
 
 
 def _total_rows(found: FoundRun) -> int | None:

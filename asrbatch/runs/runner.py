@@ -69,7 +69,7 @@ def run(
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lease = Lease(paths.lease, say=observer.log)
+        lease = Lease(paths.lease, log=observer.log)
         stack.callback(lease.release)
         heartbeat = Heartbeat(lease)
         heartbeat.start()

@@ -55,7 +55,7 @@ class Session:
         self._durations_s = plan.manifest.scan.durations_s
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
-        self.record.book({"num_devices": _num_devices(plan)})
+        self.record.update({"num_devices": _num_devices(plan)})
         self.record_deaths()
         self._update_record()
 
@@ -141,13 +141,13 @@ class Session:
         """Call when the first row can be transcribed."""
         self.progress.startup_s, self.progress.capacity = time.monotonic() - self._started, capacity
         self._warn_of_other_versions(facts)
-        self.record.book({"engine": facts, "startup_s": round(self.progress.startup_s, 3)})
+        self.record.update({"engine": facts, "startup_s": round(self.progress.startup_s, 3)})
 
     def count_worker_death(self) -> None:
         self.progress.workers_died += 1
 
     def record_deaths(self) -> None:
-        self.record.book({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
+        self.record.update({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
 
     def _update_record(self) -> None:
         self._recorded_at = time.monotonic()
@@ -165,7 +165,7 @@ class Session:
             "write_s": round(stage_times.write, 3),
             "workers_died": progress.workers_died,
         }
-        self.record.book(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
+        self.record.update(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
 
     def _close(self, outcome: str) -> None:
         self._update_record()

@@ -46,7 +46,7 @@ class Lease:
 
     Args:
         path: the lease file.
-        say: told, in one line, when a foreign lease must be watched before it can be judged.
+        log: receives, in one line, when a foreign lease must be watched before it can be judged.
 
     Raises:
         LeaseError: another process writes this output.
@@ -57,7 +57,7 @@ class Lease:
         self,
         path: Path,
         *,
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
         refresh_s: float = REFRESH_S,
         stale_after_s: float = STALE_AFTER_S,
     ):
@@ -73,7 +73,7 @@ class Lease:
             self._fd = os.open(self._own, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             try:
                 self._beat()
-                self._acquire(say)
+                self._acquire(log)
                 self.refresh()
             except BaseException:
                 os.close(self._fd)
@@ -119,12 +119,12 @@ class Lease:
             claim.unlink()
         os.close(self._fd)
 
-    def _acquire(self, say: Callable[[str], None]) -> None:
+    def _acquire(self, log: Callable[[str], None]) -> None:
         for _ in range(_ATTEMPTS):
             if self._link(self.path):
                 return
             chain = self._chain()
-            if chain and self._is_dead(*chain[-1], say) and self._take_over(chain):
+            if chain and self._is_dead(*chain[-1], log) and self._take_over(chain):
                 return
         raise LeaseError(f"{self.path}: others keep taking it; run the same command again when they have ended")
 
@@ -149,14 +149,14 @@ class Lease:
         """Where the successor of the chain's last lease stands; a torn lease, which has no token, counts by place."""
         return self._beside(_token(chain[-1][1]) or str(len(chain)))
 
-    def _is_dead(self, path: Path, content: str, say: Callable[[str], None]) -> bool:
+    def _is_dead(self, path: Path, content: str, log: Callable[[str], None]) -> bool:
         """Whether the holder is dead; False when its lease went away. Raises when it lives."""
         alive = _is_alive_here(content)
         if alive:
             raise self._refusal(content)
         if alive is False:
             return True
-        say(
+        log(
             f"{self.path} is held by {_holder(content)}; watching it for {self._stale_after_s:g} s to see whether that "
             "process still lives"
         )

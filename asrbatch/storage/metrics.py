@@ -1,9 +1,7 @@
 """Speeds and costs of a run from what its sessions recorded: arithmetic over run records, nothing else.
 
 A session's seconds are wall time of one process; one that was killed counts up to the last time its record was
-refreshed.
-
-What the figures of speed and time mean, in the words that stand beside them wherever they are shown.
+refreshed. What the metrics mean stands here too, in the words that are shown beside them.
 """
 
 from collections import Counter
@@ -23,7 +21,7 @@ _PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 
 
 def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures of one output, over all sessions that worked on it.
+    """Metrics of one output, over all sessions that worked on it.
 
     Returns: sessions: how many there were. rtfx_engine: seconds of audio transcribed per second of one device, of those
         in which it held at least one window;
@@ -44,7 +42,7 @@ def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """Figures of a run that many processes worked on.
+    """Metrics of a run that many processes worked on.
 
     Args:
         records: the chunks' run records by chunk id.
@@ -68,12 +66,12 @@ def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 
 def total(sessions: list[dict[str, Any]], name: str) -> float:
-    """Sum of one figure over the sessions that recorded it."""
+    """Sum of one metric over the sessions that recorded it."""
     return round(sum(session.get(name) or 0.0 for session in sessions), 3)
 
 
 def device_seconds(sessions: list[dict[str, Any]], name: str) -> float:
-    """Sum of one figure times the devices of its session."""
+    """Sum of one metric times the devices of its session."""
     seconds: float = sum((session.get(name) or 0.0) * session.get("num_devices", 1) for session in sessions)
     return seconds
 

@@ -38,7 +38,7 @@ class RunRecord:
         started: `time.monotonic()` when this session began; now, when None.
         facts: more fields of the record, such as the chunk's number.
 
-    One thread changes it, another may write it: changes go through `book`. Only the holder of the lease may make one:
+    One thread changes it, another may write it: changes go through `update`. Only the holder of the lease may make one:
     what killed processes left half written is removed.
 
     Attributes:
@@ -81,7 +81,7 @@ class RunRecord:
         self.value["sessions"] = [*self.value["sessions"], self.session]
         self._lock = threading.Lock()
 
-    def book(self, session: dict[str, Any], **values: Any) -> None:
+    def update(self, session: dict[str, Any], **values: Any) -> None:
         """Changes fields of this session, and of the record itself."""
         with self._lock:
             self.session.update(session)
@@ -96,12 +96,12 @@ class RunRecord:
 
     def end(self, outcome: str) -> None:
         """`outcome`: complete, interrupted, engine_died or error."""
-        self.book({"ended": now(), "outcome": outcome})
+        self.update({"ended": now(), "outcome": outcome})
         self.write()
 
 
 def write_completion_mark(
-    paths: RunPaths, journal: Journal, fingerprint_digest: str, figures: dict[str, Any]
+    paths: RunPaths, journal: Journal, fingerprint_digest: str, metrics: dict[str, Any]
 ) -> dict[str, Any]:
     """Marks the run complete. Returns what was written.
 
@@ -118,7 +118,7 @@ def write_completion_mark(
         "fingerprint": fingerprint_digest,
         "asrbatch": __version__,
         "completed": now(),
-        **figures,
+        **metrics,
     }
     write_json_atomically(paths.done, mark)
     return mark

@@ -1,18 +1,20 @@
-"""The files of a run as they stand at the moment, read for `status`: nothing is written, no lease is taken.
+"""What stands beside a rows file, at this moment: nothing is written, no lease is taken.
 
-A record is replaced whole, so that what is read is whole too, also while tasks run on other machines; one that is
-damaged is named and hides no other. Knows what the files are called, not what they mean.
-
-What stands beside a rows file: is the run complete, what was it asked, how fast was it. Knows nothing of error rates.
+`RunFiles` is one output's run record and completion mark. `FoundRun` is a run with all its chunks, for those who ask
+how far it is; `RunFacts` is what a rows file says of itself, for those who read its rows. A file that is damaged is
+named and hides no other. Knows nothing of error rates.
 """
 
 import glob
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import OutputError, UsageError
+from asrbatch.storage.files import explained
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
@@ -34,13 +36,13 @@ class RunFiles:
         problem: why a file could not be read; None when all could.
     """
 
-    chunk_id: int | None
     paths: RunPaths
+    chunk_id: int | None = None
     record: dict[str, Any] | None = None
     mark: dict[str, Any] | None = None
     num_bytes: int | None = None
     has_ended: bool = False
-    problem: str | None = None
+    problem: OutputError | None = None
 
     @property
     def is_nothing(self) -> bool:
@@ -49,6 +51,28 @@ class RunFiles:
     @property
     def is_merged(self) -> bool:
         return self.record is not None and self.record.get("merged") is True
+
+
+def read_run_files(paths: Sequence[RunPaths], chunk_ids: Iterable[int | None]) -> list[RunFiles]:
+    """The files of several outputs, many at a time."""
+    with ThreadPoolExecutor(_READERS, "asrbatch-files") as pool:
+        return list(pool.map(_read, paths, chunk_ids))
+
+
+def _read(paths: RunPaths, chunk_id: int | None) -> RunFiles:
+    found: dict[str, Any] = {}
+    try:
+        with explained(paths.rows), suppress(FileNotFoundError):
+            found["num_bytes"] = paths.rows.stat().st_size
+        # A run removes its mark before it changes its record, and writes the mark last. Read in either order, a run
+        # that begins or completes meanwhile gives a mark beside another state's record: damage that nobody did. So the
+        # record is read on both sides of a mark, until it is the same.
+        found["record"] = read_record(paths)
+        while (mark := read_completion_mark(paths)) and (again := read_record(paths)) != found["record"]:
+            found["record"] = again
+    except OutputError as e:
+        return RunFiles(paths, chunk_id, **found, problem=e)
+    return RunFiles(paths, chunk_id, **found, mark=mark, has_ended=mark is None and holder_has_ended(paths.lease))
 
 
 @dataclass(frozen=True)
@@ -83,8 +107,7 @@ def read_run(output: Path, num_chunks: int | None = None) -> FoundRun:
     paths = [RunPaths(output)]
     if num_chunks is not None:
         paths += [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
-    with ThreadPoolExecutor(_READERS, "asrbatch-status") as pool:
-        whole, *parts = pool.map(_read, [None, *range(len(paths) - 1)], paths)
+    whole, *parts = read_run_files(paths, [None, *range(len(paths) - 1)])
     if num_chunks is not None:
         alone = None if whole.is_merged or whole.is_nothing else whole
         return FoundRun(parts, whole if whole.is_merged else None, alone)
@@ -102,20 +125,6 @@ def _choose(output: Path, found: dict[int, dict[int, RunPaths]], asked: int | No
             f"--num-chunks {asked}: no such chunk of {output} is there; found {seen or 'no chunks at all'}"
         )
     return asked if asked is not None else next(iter(found), None)
-
-
-def _read(chunk_id: int | None, paths: RunPaths) -> RunFiles:
-    try:
-        record, mark = read_record(paths), read_completion_mark(paths)  # in this order: the mark is written last
-    except OutputError as e:
-        return RunFiles(chunk_id, paths, problem=str(e))
-    try:
-        num_bytes = paths.rows.stat().st_size
-    except FileNotFoundError:
-        num_bytes = None
-    except OSError as e:
-        return RunFiles(chunk_id, paths, record, mark, problem=f"{paths.rows}: {e.strerror}")
-    return RunFiles(chunk_id, paths, record, mark, num_bytes, has_ended=mark is None and holder_has_ended(paths.lease))
 
 
 def rows_files(path: Path) -> list[Path]:
@@ -144,15 +153,10 @@ class RunFacts:
     def __init__(self, path: Path):
         self._files = rows_files(path)
         self._in_chunks = self._files != [path]
-        self._records: list[dict[str, Any]] = []
-        self._marks: list[dict[str, Any]] = []
-        self.problem: str | None = None
-        try:
-            for paths in map(RunPaths, self._files):
-                self._records += [record] if (record := read_record(paths)) is not None else []
-                self._marks += [mark] if (mark := read_completion_mark(paths)) is not None else []
-        except OutputError as e:
-            self.problem = str(e)
+        found = read_run_files(list(map(RunPaths, self._files)), [None] * len(self._files))
+        self._records = [files.record for files in found if files.record is not None]
+        self._marks = [files.mark for files in found if files.mark is not None]
+        self.problem = next((str(files.problem) for files in found if files.problem), None)
         self.record = self._records[0] if self._records else None
 
     @property
@@ -254,11 +258,11 @@ class RunFacts:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
-            figures = metrics_of_chunks(by_chunk)
+            metrics = metrics_of_chunks(by_chunk)
         else:
-            figures = self._marks[0]
+            metrics = self._marks[0]
         names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")
-        return {name: figures[name] for name in names if name in figures}
+        return {name: metrics[name] for name in names if name in metrics}
 
     def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:
         """What a person should know about rows that are not there.

@@ -153,7 +153,7 @@ def test_merged_rows_are_those_of_a_run_in_one_piece(tiny_en, tmp_path, num_chun
     transcribe_all(tiny_en, manifest, output, num_chunks, strategy=strategy)
     before = snapshot(tmp_path)
     merged = merge(output, str(manifest))
-    assert merged.exit_code == EXIT_COMPLETE and merged.findings.complete and merged.paths == RunPaths(output)
+    assert merged.exit_code == EXIT_COMPLETE and merged.report.complete and merged.paths == RunPaths(output)
     check_merged(output, sorted(without_clocks(whole.paths.rows), key=by_index))
     assert [row["pred_text"] for row in read_jsonl(output)] == [text_of(index) for index in range(7)]
     assert snapshot(tmp_path) == before, "the chunks stay as they are"
@@ -204,7 +204,7 @@ def test_failed_rows_are_rows(tiny_en, tmp_path):
     manifest = write_jsonl(source, rows)
     transcribe_all(tiny_en, manifest, tmp_path / "out.jsonl", 2)
     merged = merge(tmp_path / "out.jsonl", str(manifest))
-    assert merged.exit_code == EXIT_ROWS_FAILED and merged.findings.complete
+    assert merged.exit_code == EXIT_ROWS_FAILED and merged.report.complete
     assert [row["status"] for row in read_jsonl(tmp_path / "out.jsonl")] == ["ok"] * 4 + ["failed", "ok"]
     mark = read_completion_mark(merged.paths)
     assert (mark["statuses"], mark["errors"]) == ({"ok": 5, "failed": 1}, {"missing": 1})
@@ -231,12 +231,12 @@ def test_what_is_not_the_whole_run_is_named_and_mended_as_advised(tiny_en, outpu
     damage([chunk(output, chunk_id) for chunk_id in range(NUM_CHUNKS)])
     before = snapshot(output.parent)
     merged = merge(output, str(manifest))
-    lines = merged.findings.lines()
+    lines = merged.report.lines()
     assert merged.exit_code == EXIT_ERROR and merged.record is None
     titles = {line.split(":")[0] for line in lines} & set(KINDS.values())
     assert titles == {KINDS[kind] for kind in kinds}, lines
     assert any(re.search(said, line) for line in lines), lines
-    assert (merged.findings.run_again, sorted(merged.findings.overwrite)) == (again, overwrite)
+    assert (merged.report.run_again, sorted(merged.report.overwrite)) == (again, overwrite)
     if again:
         assert lines[-1] == f"chunks to run again: {ranges(again)}"
     assert snapshot(output.parent) == before
@@ -258,11 +258,11 @@ def test_a_chunk_made_with_other_options(tiny_en, output, manifest):
     for chunk_id in (0, 2):
         transcribe(tiny_en, manifest, output, NUM_CHUNKS, chunk_id, overwrite=True, prompt="Names: Ann")
     merged = merge(output, str(manifest))
-    (line,) = [line for line in merged.findings.lines() if "what it was before" in line]
+    (line,) = [line for line in merged.report.lines() if "what it was before" in line]
     assert line == '  chunk 1, where the others are what it was before: prompt: was "Names: Ann", now null', (
         "most chunks decide"
     )
-    assert merged.findings.run_again == [1] and merged.findings.overwrite == {1}
+    assert merged.report.run_again == [1] and merged.report.overwrite == {1}
     assert merge(output, str(manifest), allow_incomplete=True).exit_code == EXIT_ERROR and not output.exists()
 
 
@@ -273,9 +273,9 @@ def test_a_chunk_of_another_manifest(tiny_en, output, manifest, tmp_path):
     transcribe(tiny_en, other, output, NUM_CHUNKS, 1, overwrite=True)
     transcribe(tiny_en, other, output, NUM_CHUNKS, 2, overwrite=True)
     merged = merge(output, str(manifest))  # two of three, but the manifest that was given decides
-    assert merged.findings.counts == {"other_run": 2} and merged.findings.run_again == [1, 2]
-    assert any("manifest: was" in line for line in merged.findings.lines())
-    assert merge(output, str(other)).findings.run_again == [0]
+    assert merged.report.counts == {"other_run": 2} and merged.report.run_again == [1, 2]
+    assert any("manifest: was" in line for line in merged.report.lines())
+    assert merge(output, str(other)).report.run_again == [0]
 
 
 def test_an_option_that_was_mistyped_first_binds_no_chunk(output, manifest):
@@ -284,7 +284,7 @@ def test_an_option_that_was_mistyped_first_binds_no_chunk(output, manifest):
     paths.rows.write_bytes(b"")
     paths.done.unlink()
     change_json(paths.record, lambda record: record["fingerprint"].update(language="xx"))
-    findings = merge(output, str(manifest)).findings
+    findings = merge(output, str(manifest)).report
     assert findings.run_again == [1] and not findings.overwrite and findings.only_missing
 
 
@@ -292,7 +292,7 @@ def test_everything_wrong_is_said_at_once(output, manifest):
     delete(chunk(output, 0))
     edit(chunk(output, 1), b"beep", b"boop")
     tear(chunk(output, 2))
-    findings = merge(output, str(manifest)).findings
+    findings = merge(output, str(manifest)).report
     assert findings.run_again == [0, 1, 2] and findings.overwrite == {1}
     assert [line for line in findings.lines() if not line.startswith("  ")] == [
         "edited or damaged chunks: 1",
@@ -347,7 +347,7 @@ def test_a_report_stays_short_however_much_is_wrong(output, manifest, tiny_en, t
     output = tmp_path / "out.jsonl"
     transcribe_all(tiny_en, manifest, output, 2)
     copy(chunk(output, 1, 2), chunk(output, 0, 2), "rows")
-    findings = merge(output, str(manifest)).findings
+    findings = merge(output, str(manifest)).report
     assert findings.counts == {"damaged": 1, "doubled": 50, "foreign": 50, "missing": 50}
     lines = findings.lines()
     assert lines.count(f"  … and {50 - SHOWN_LINES} more") == 2
@@ -376,7 +376,7 @@ def test_an_id_may_hold_anything(tiny_en, tmp_path):
     assert [json.loads(line)["id"] for line in output.read_bytes().splitlines()] == [row["id"] for row in rows]
     for chunk_id in range(2):
         change_lines(chunk(output, chunk_id, 2), list.clear)
-    lines = merge(output, str(tmp_path / "m.jsonl")).findings.lines()
+    lines = merge(output, str(tmp_path / "m.jsonl")).report.lines()
     assert "(id two\\nlines)" in "".join(lines) and "(id half \\ud83d pair)" in "".join(lines)
     assert all(line.isprintable() and len(line) < 300 for line in lines)
 
@@ -422,7 +422,7 @@ def test_rows_anywhere_but_once_in_their_chunk_are_refused(made, data):
         assert output.exists() == whole
         if whole:
             assert [row["index"] for row in read_jsonl(output)] == list(range(NUM_ROWS))
-        counts, occurs = merged.findings.counts, {}
+        counts, occurs = merged.report.counts, {}
         for lines in held:
             for line in lines:
                 occurs[line] = occurs.get(line, 0) + 1
@@ -444,7 +444,7 @@ def test_a_chunk_that_still_runs_is_waited_for(output, manifest):
         chunk(output, 1).record, lambda record: record["sessions"][-1].update(outcome=None, ended=None, heartbeat=now)
     )
     delete(chunk(output, 2))
-    findings = merge(output, str(manifest)).findings
+    findings = merge(output, str(manifest)).report
     assert (findings.running, findings.run_again) == ({1}, [2])
     assert "running, or killed just now: merge again when they have ended: 1" in findings.lines()
     assert any(
@@ -462,7 +462,7 @@ def test_a_chunk_that_is_run_again_meanwhile_is_not_called_damaged(output, manif
             paths.done.unlink()
             change_lines(paths, lambda lines: lines.pop())
 
-    findings = merge(output, str(manifest), say=meanwhile).findings
+    findings = merge(output, str(manifest), log=meanwhile).report
     assert findings.running == {1} and not findings.overwrite and not findings.run_again
     assert any("chunk 1: was run again while it was being read" in line for line in findings.lines())
 
@@ -476,7 +476,7 @@ def test_a_chunk_that_changes_between_reading_and_writing_stops_the_merge(output
             edit(chunk(output, 1), b"beep", b"boop")
 
     with pytest.raises(OutputError, match=r"chunk-00001-of-00003\.jsonl: was changed while it was being merged"):
-        merge(output, str(manifest), say=meanwhile)
+        merge(output, str(manifest), log=meanwhile)
     assert output.read_bytes() == before and not RunPaths(output).done.exists()
     assert not RunPaths(output).lease.exists()
 
@@ -493,7 +493,7 @@ def test_what_there_is_may_be_written_marked_incomplete(tiny_en, output, manifes
         for row in map(json.loads, lines_of(chunk(output, chunk_id))[: None if chunk_id == 1 else -1])
     ]
     merged = merge(output, str(manifest), allow_incomplete=True)
-    assert merged.exit_code == EXIT_ERROR and merged.findings.run_again == [0, 2]
+    assert merged.exit_code == EXIT_ERROR and merged.report.run_again == [0, 2]
     assert [row["index"] for row in read_jsonl(output)] == sorted(there), "in manifest order; the torn row is left out"
     record = read_record(merged.paths)
     assert (record["merged"], record["complete"], record["missing"]) == (True, False, NUM_ROWS - len(there))
@@ -533,7 +533,7 @@ def test_left_over_chunks_of_another_number(output, manifest):
     with pytest.raises(OutputError, match="none of 4, which --num-chunks asks for; chunks of several runs"):
         merge(output, str(manifest), num_chunks=4)
     said = []
-    assert merge(output, str(manifest), num_chunks=3, say=said.append).exit_code == EXIT_COMPLETE
+    assert merge(output, str(manifest), num_chunks=3, log=said.append).exit_code == EXIT_COMPLETE
     assert said[0] == f"warning: left alone, another run's {of_16}"
 
 
@@ -643,7 +643,7 @@ def merge_apart(output: Path, manifest: Path, before: str = "", processes: int =
         "import sys; from pathlib import Path; from asrbatch.cluster.merge import merge\n"
         f"{before}\n"
         f"merged = merge(Path(sys.argv[1]), sys.argv[2], num_processes={processes})\n"
-        "print(*merged.findings.lines(), sep='\\n'); sys.exit(merged.exit_code)"
+        "print(*merged.report.lines(), sep='\\n'); sys.exit(merged.exit_code)"
     )
     return subprocess.run([sys.executable, "-c", code, output, manifest], capture_output=True, text=True, timeout=60)
 
@@ -697,13 +697,13 @@ def test_a_reading_process_that_is_killed_is_an_error(output, manifest):
 DIE_WHILE_READING = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
-from asrbatch.cluster.shard_rows import Expected, read_chunks
+from asrbatch.cluster.shard_rows import ExpectedRows, read_chunks
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.storage.paths import chunk_path
 from asrbatch.manifest.sharding import Sharding
 manifest = open_manifest(sys.argv[2])
 chunks = {chunk_id: chunk_path(Path(sys.argv[1]), chunk_id, 4) for chunk_id in range(4)}
-reading = read_chunks(chunks, Expected(manifest, Sharding(manifest.scan.durations_s, 4).chunk_of), 2)
+reading = read_chunks(chunks, ExpectedRows(manifest, Sharding(manifest.scan.durations_s, 4).chunk_of), 2)
 next(reading)
 print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
@@ -826,7 +826,7 @@ def test_figures_of_sessions_that_ended_in_every_way():
 def test_other_versions_are_warned_of(output, manifest):
     change_json(chunk(output, 1).record, lambda record: record["sessions"][0]["engine"].update(vllm="0.28.0"))
     said = []
-    assert merge(output, str(manifest), say=said.append).exit_code == EXIT_COMPLETE
+    assert merge(output, str(manifest), log=said.append).exit_code == EXIT_COMPLETE
     assert "warning: rows of this run were made with different parts: vllm - (2 sessions), 0.28.0 (1 sessions)" in said
 
 

@@ -34,7 +34,7 @@ path, elsewhere = Path(sys.argv[1]), sys.argv[2] == "pretend"
 if elsewhere:
     module._pid_space = lambda: "another machine's"
 try:
-    lease = module.Lease(path, say=lambda line: print("says", line, flush=True), refresh_s=0.1, stale_after_s=0.8)
+    lease = module.Lease(path, log=lambda line: print("says", line, flush=True), refresh_s=0.1, stale_after_s=0.8)
 except LeaseError as e:
     sys.exit(print("refused", e))
 print("holds", lease.judged_by_time, flush=True)
@@ -158,7 +158,7 @@ def never(line: str) -> None:
 
 
 def test_acquire_and_release(path):
-    lease = Lease(path, say=never)
+    lease = Lease(path, log=never)
     assert content(path)["pid"] == os.getpid()
     assert not lease.judged_by_time
     assert names(path) == ["out.lease"]
@@ -166,14 +166,14 @@ def test_acquire_and_release(path):
     lease.refresh()
     lease.release()
     assert names(path) == []
-    Lease(path, say=never).release()
+    Lease(path, log=never).release()
 
 
 def test_second_is_refused_at_once(path, holders):
     first = holders.start(path)
     assert first.hear() == "holds False"
     with pytest.raises(LeaseError) as error:
-        Lease(path, say=never, stale_after_s=3600)
+        Lease(path, log=never, stale_after_s=3600)
     message = str(error.value)
     assert message.startswith(f"{path}: process {first.process.pid} on {os.uname().nodename} is writing this output")
     assert "wait for it, stop it, or choose another --output" in message
@@ -184,7 +184,7 @@ def test_second_is_refused_at_once(path, holders):
 def test_second_of_the_same_process_is_refused(path):
     lease = Lease(path)
     with pytest.raises(LeaseError, match=f"process {os.getpid()} "):
-        Lease(path, say=never)
+        Lease(path, log=never)
     lease.release()
 
 
@@ -194,7 +194,7 @@ def test_stopped_holder_of_this_machine_is_alive(path, holders):
     first.process.send_signal(signal.SIGSTOP)
     time.sleep(1.5 * STALE_S)
     with pytest.raises(LeaseError, match=f"process {first.process.pid} "):
-        Lease(path, say=never, **TIMES)
+        Lease(path, log=never, **TIMES)
 
 
 @pytest.mark.parametrize("reaped", [True, False])
@@ -203,7 +203,7 @@ def test_killed_holder_is_succeeded_at_once(path, holders, reaped):
     assert first.hear() == "holds False"
     first.process.kill()
     os.waitid(os.P_PID, first.process.pid, os.WEXITED | (0 if reaped else os.WNOWAIT))  # otherwise it stays a zombie
-    lease = Lease(path, say=never)
+    lease = Lease(path, log=never)
     assert not lease.judged_by_time
     assert names(path) == ["out.lease"]
     assert content(path)["pid"] == os.getpid()
@@ -217,9 +217,9 @@ def test_process_id_of_the_dead_holder_given_to_another(path, holders):
     reused = {**content(path.with_name("other.lease")), "token": "0" * 32}
     path.write_text(json.dumps(reused))
     with pytest.raises(LeaseError):  # as it is, the holder lives
-        Lease(path, say=never)
+        Lease(path, log=never)
     path.write_text(json.dumps({**reused, "pid_start": str(int(reused["pid_start"]) - 1)}))
-    Lease(path, say=never).release()
+    Lease(path, log=never).release()
 
 
 def test_holder_of_another_user_is_alive():
@@ -246,7 +246,7 @@ def test_holder_of_another_user_is_alive():
                     PermissionError
                 ):  # otherwise process 1 is our own, which tests nothing but passes
                     os.kill(1, 0)
-                Lease(path, say=never)
+                Lease(path, log=never)
             except LeaseError as e:
                 status = 0 if "process 1 on" in str(e) else 2
             finally:
@@ -291,7 +291,7 @@ def test_foreign_holder_that_beats_is_alive(path, holders):
     first.tell("refresh 1.2")
     said = []
     with pytest.raises(LeaseError, match=r"process \d+ on .* is writing this output; wait for it"):
-        Lease(path, say=said.append, **TIMES)
+        Lease(path, log=said.append, **TIMES)
     assert len(said) == 1
     assert f"{path} is held by process " in said[0] and "watching it for 0.8 s" in said[0]
     assert first.hear() == "done"
@@ -314,7 +314,7 @@ def test_foreign_holder_that_is_dead_is_succeeded_in_time(path, holders):
     first.kill()
     said = []
     began = time.monotonic()
-    lease = Lease(path, say=said.append, **TIMES)
+    lease = Lease(path, log=said.append, **TIMES)
     assert time.monotonic() - began >= STALE_S
     assert len(said) == 1
     assert lease.judged_by_time
@@ -326,7 +326,7 @@ def test_foreign_holder_that_is_dead_is_succeeded_in_time(path, holders):
 def test_foreign_holder_is_named(path):
     foreign_lease(path)
     said = []
-    Lease(path, say=said.append, **TIMES).release()
+    Lease(path, log=said.append, **TIMES).release()
     assert "process " in said[0] and " on node7, SLURM job 4711; watching" in said[0]
 
 
@@ -367,7 +367,7 @@ def test_torn_lease_is_judged_by_time(path, text):
     path.write_text(text)
     said = []
     began = time.monotonic()
-    lease = Lease(path, say=said.append, refresh_s=REFRESH_S, stale_after_s=0.2)
+    lease = Lease(path, log=said.append, refresh_s=REFRESH_S, stale_after_s=0.2)
     assert time.monotonic() - began >= 0.2
     assert len(said) == 1
     lease.refresh()
@@ -415,10 +415,10 @@ def test_a_lease_judged_by_time_is_remembered_until_it_is_released(path, holders
     assert second.hear().startswith("says ")
     assert second.hear() == "holds True"
     second.kill()
-    third = Lease(path, say=never)
+    third = Lease(path, log=never)
     assert third.judged_by_time  # the first may still wake up, and the second may not have got round to anything
     third.release()
-    fourth = Lease(path, say=never)
+    fourth = Lease(path, log=never)
     assert not fourth.judged_by_time
     fourth.release()
 
@@ -430,9 +430,9 @@ def test_newcomers_killed_at_every_step_of_taking_over(path):
     """Each leaves the lease in a state from which the next goes on at once; also when two in a row die."""
     steps = 0
     dead_lease(path)
-    while die_at(steps, lambda: Lease(path, say=never)):
+    while die_at(steps, lambda: Lease(path, log=never)):
         steps += 1
-        Lease(path, say=never).release()
+        Lease(path, log=never).release()
         assert not path.exists()
         dead_lease(path)
     assert steps > 10
@@ -440,9 +440,9 @@ def test_newcomers_killed_at_every_step_of_taking_over(path):
     for first, second in pairs:
         path.unlink(missing_ok=True)
         dead_lease(path)
-        assert die_at(first, lambda: Lease(path, say=never))
-        die_at(second, lambda: Lease(path, say=never))
-        lease = Lease(path, say=never)
+        assert die_at(first, lambda: Lease(path, log=never))
+        die_at(second, lambda: Lease(path, log=never))
+        lease = Lease(path, log=never)
         lease.ensure()
         lease.release()
         assert not path.exists()

@@ -48,17 +48,17 @@ def merge_shards(
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,
         overwrite=overwrite,
-        say=log,
+        log=log,
     )
-    findings, record = merged.findings, merged.record
-    for line in findings.lines():
+    report, record = merged.report, merged.record
+    for line in report.lines():
         log(line)
     for line in _summary(record) if record else ():
         log(line)
     if merged.exit_code == EXIT_ERROR:
         log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
-        if findings.run_again:
-            typer.echo(ranges(findings.run_again))
+        if report.run_again:
+            typer.echo(ranges(report.run_again))
     else:
         typer.echo(merged.paths.rows)
     raise typer.Exit(merged.exit_code)
