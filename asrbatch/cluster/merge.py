@@ -295,8 +295,7 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
     if record is None or not record.get("merged"):
         raise OutputError(
             f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards "
-            f"replaces "
-            "nothing but its own: move it and the files named like it away"
+            "replaces nothing but its own: move it and the files named like it away"
         )
     changed = differences(record["fingerprint"], fingerprint)
     if changed and not overwrite:

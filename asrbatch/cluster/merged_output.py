@@ -124,8 +124,7 @@ def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[b
                 if zlib.crc32(line) != checksum:
                     raise OutputError(
                         f"{files[chunk_id]}: was changed while it was being merged; run the same command again when "
-                        f"nothing "
-                        "writes it any more"
+                        "nothing writes it any more"
                     )
                 lines.append(line)
             yield b"".join(lines)

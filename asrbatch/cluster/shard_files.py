@@ -167,8 +167,7 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
         damage = next((chunk.damage for chunk in chunks if chunk.damage), "none has begun")
         raise OutputError(
             f"{output}: no chunk has a run record that can be used: {damage}; put the records beside the rows, or run "
-            f"the chunks "
-            "again with --overwrite"
+            "the chunks again with --overwrite"
         )
     of_manifest = [c for c in usable if c.record["fingerprint"].get("manifest") == manifest.scan.digest]
     if not of_manifest:
@@ -176,10 +175,9 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
         made_from = theirs.get("manifest") if isinstance(theirs.get("manifest"), dict) else {}
         raise OutputError(
             f"{manifest.source}: is not the manifest of this run, or was changed since: its {len(manifest)} rows have "
-            f"digest "
-            f"{manifest.scan.digest[:12]}…, while the chunks were made from {made_from.get('source')}, "
-            f"{made_from.get('rows')} "
-            f"rows with digest {str(theirs['fingerprint'].get('manifest'))[:12]}…; give that one"
+            f"digest {manifest.scan.digest[:12]}…, while the chunks were made from {made_from.get('source')}, "
+            f"{made_from.get('rows')} rows with digest {str(theirs['fingerprint'].get('manifest'))[:12]}…; give that "
+            "one"
         )
     votes = Counter(digest(chunk.record["fingerprint"]) for chunk in of_manifest)
     for voted, _ in votes.most_common():  # equal votes: that of the lowest chunk id

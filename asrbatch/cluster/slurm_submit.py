@@ -66,8 +66,7 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_
             left = ",".join(s.chunks for s in arrays[i:])
             raise AsrbatchError(
                 f"{e}; submitted so far: {_arrays(ids)}, without a merge job. Either scancel {' '.join(ids)}, or "
-                f"submit the rest "
-                f"with --chunks {left} and run this when all have ended: {merge_command}"
+                f"submit the rest with --chunks {left} and run this when all have ended: {merge_command}"
             ) from e
     if merge is None:
         return Submitted(tuple(ids), None)

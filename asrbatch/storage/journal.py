@@ -142,8 +142,7 @@ class Journal:
         if there.st_size != self._size or not os.path.samestat(there, ours):
             raise OutputError(
                 f"{self.path}: {there.st_size} bytes, but this run has written {self._size}, or another file took its "
-                f"place: "
-                "something else changed it; run the same command again to have it checked"
+                "place: something else changed it; run the same command again to have it checked"
             )
 
     def close(self) -> None:
@@ -214,8 +213,7 @@ def decode_row(line: bytes, where: str) -> dict[str, Any]:
         reason = e.msg if isinstance(e, json.JSONDecodeError) else e
         raise OutputError(
             f"{where}: a complete line that is no output row ({reason}); a killed process leaves no such line, so the "
-            f"file was "
-            f"edited or is another program's: {_MEND}"
+            f"file was edited or is another program's: {_MEND}"
         ) from e
     return row
 

@@ -69,8 +69,7 @@ def _summary(record: dict[str, Any]) -> list[str]:
     failed = tally["statuses"].get("failed", 0)
     lines = [
         f"merged: {tally['rows']} of {record['total_rows']} rows ({failed} failed), {tally['audio_s'] / 3600:.3f} h "
-        f"of audio, "
-        f"from {len(chunks)} of {record['num_chunks']} chunks"
+        f"of audio, from {len(chunks)} of {record['num_chunks']} chunks"
     ]
     for what in ("errors", "flags"):
         if tally[what]:
@@ -79,15 +78,13 @@ def _summary(record: dict[str, Any]) -> list[str]:
     if record.get("rtfx_engine"):
         lines.append(
             f"RTFx of one device: {record['rtfx_engine']:g} while its engine worked, {record['rtfx_end_to_end']:g} "
-            f"end to end, "
-            "start-up included"
+            "end to end, start-up included"
         )
     if "slowest_chunk" in record:
         slowest, sessions = record["slowest_chunk"], sum(chunk["sessions"] for chunk in chunks)
         lines.append(
             f"{record['device_hours']:.3f} device-hours: wall time of {sessions} sessions times their devices; "
-            f"slowest chunk "
-            f"{slowest['chunk_id']} with {clock(slowest['wall_s'])}; {clock(record['span_s'])} from first start to "
-            f"last end"
+            f"slowest chunk {slowest['chunk_id']} with {clock(slowest['wall_s'])}; {clock(record['span_s'])} from "
+            "first start to last end"
         )
     return lines
