@@ -92,6 +92,7 @@ def merge(
     paths = RunPaths(check_output(output))
     if manifest_source == "-":
         manifest_source = str(paths.spool)
+        # The chunks read what the first of them kept of standard input; it lies beside the output.
         reading = options_for_kept(manifest_source, reading or SourceOptions())
     num_chunks, warnings = choose_num_chunks(output, num_chunks)
     for warning in warnings:
@@ -99,11 +100,13 @@ def merge(
     if names_data_set(manifest_source):
         reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
     manifest = open_manifest(manifest_source, split=split, options=reading)
+    # Checked before anything is written: the merged rows would replace it.
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
     report = MergeReport()
     chunks = read_chunk_files(output, num_chunks, report)
     fingerprint, sharding = find_run(output, chunks, manifest)
+    # Once before hours of reading, and once more under the lease, where nobody can change it any more.
     _check_replaceable(paths, fingerprint, overwrite)
     of_run = check_files(chunks, fingerprint, sharding, report)
     log(f"reading {len(of_run)} of {num_chunks} chunks, for {len(manifest)} rows")
@@ -118,6 +121,7 @@ def merge(
     log(f"writing {tally.rows} rows")
     files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
     with _only_writer(paths, log) as check:
+        # Only another run's files go first: those of this run stand until the new rows are on the disk.
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)
         write_merged(paths, record, tally, metrics, locations, files, check)
@@ -162,6 +166,7 @@ def _check_rows(
 ) -> None:
     """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
     chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
+    # Read anew, because the file may have been right when its mark was read: --overwrite takes the mark away first.
     if chunk.mark and rows.sha256 != chunk.mark["sha256"] and read_completion_mark(chunk.paths) != chunk.mark:
         report.add("missing", f"{name}: was run again while it was being read", int(sharding.num_rows[chunk_id]))
         report.running.add(chunk_id)
@@ -177,9 +182,11 @@ def _check_rows(
         report.add("damaged", f"{name}: {damage}")
     if damage or rows.num_doubled or rows.num_foreign:
         report.overwrite.add(chunk_id)
+    # Of the rest of the file nothing can be said, least of all that it is missing.
     if rows.malformed:  # what follows in the file was not looked at
         return
     absent = np.setdiff1d(sharding.rows(chunk_id), rows.indexes, assume_unique=True)
+    # Without a mark rows may be missing, and the same command will do. With one they were lost.
     if chunk.mark is None:
         add_missing(chunk, len(absent), _name_rows(absent, manifest), sharding, report)
     elif len(absent):
@@ -203,6 +210,7 @@ def _find_rows_of_several_chunks(
     if not elsewhere:
         return
     indexes, times = np.unique(np.concatenate(list(elsewhere.values())), return_counts=True)
+    # A row in a stranger's file alone is foreign; in its own file as well it is doubled.
     times += locations.lengths[indexes] > 0
     doubled, times = indexes[times > 1], times[times > 1]
     lines = []
@@ -253,6 +261,7 @@ def _record(
         "tally": tally.as_dict(),
         "versions": versions(sessions),
         **metrics,
+        # They stay in the chunks' records: a thousand chunks with some restarts would make this one many megabytes.
         "sessions": [],
         "chunks": [_chunk_summary(chunk, counts_by_chunk[chunk.chunk_id]) for chunk in chunks],
     }
@@ -278,6 +287,7 @@ def _warn_of_different_versions(versions: dict[str, dict[str, int]], log: Callab
         for part, used in versions.items()
         if len(used) > 1
     ]
+    # Not an error: a cluster is upgraded while a run waits in its queue. But rows may differ in their last digits.
     if mixed:
         log(f"warning: rows of this run were made with different parts: {'; '.join(mixed)}")
 
@@ -292,6 +302,7 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
         if not paths.done.exists() and not (paths.rows.exists() and paths.rows.stat().st_size):
             return False
     record = read_record(paths)
+    # A run in one piece looks the same but for its record, and its rows cost GPU-hours.
     if record is None or not record.get("merged"):
         raise OutputError(
             f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards "

@@ -35,6 +35,7 @@ class MergeReport:
         self.again: set[int] = set()
         self.overwrite: set[int] = set()
         self.running: set[int] = set()
+        # Bounded: a wrong manifest makes every row of a run a finding.
         self._lines: dict[str, list[str]] = {kind: [] for kind in KINDS}
         self._num_unshown: Counter[str] = Counter()
 
@@ -62,6 +63,7 @@ class MergeReport:
     @property
     def only_missing(self) -> bool:
         """Nothing is wrong with the rows that are there."""
+        # A chunk that needs --overwrite has rows that cannot be believed, whatever its findings are called.
         return not self.overwrite and not any(count for kind, count in self.counts.items() if kind != "missing")
 
     @property
@@ -79,6 +81,7 @@ class MergeReport:
                 lines.append(f"  … and {self._num_unshown[kind]} more")
         for title, chunks in (
             ("running, or killed just now: merge again when they have ended", self.running),
+            # A chunk that needs --overwrite for one reason needs it, however many others would do without.
             ("the same command again will do for", self.again - self.overwrite),
             ("--overwrite, which starts a chunk anew, is needed for", self.overwrite),
             ("chunks to run again", self.run_again),

@@ -23,7 +23,9 @@ from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import now
 from asrbatch.version import __version__
 
+# Between two looks at the lease; some megabytes of rows.
 _BLOCK_ROWS = 1024
+# For what Python and its libraries open meanwhile.
 _SPARE_FILES = 32
 
 
@@ -72,6 +74,7 @@ def write_merged(
     Raises:
         OutputError: the disk refused, a file cannot be read, or is no longer what was located.
     """
+    # First: a mark beside rows that are being replaced would be a lie.
     with explained(paths.done):
         paths.done.unlink(missing_ok=True)
     write_json_atomically(paths.record, {**record, "complete": False})
@@ -84,6 +87,7 @@ def write_merged(
                 check()
                 sha256.update(block)
                 file.write(block)
+            # Once more before the rows take their place: fetching them took long.
             check()
     write_json_atomically(paths.record, record)
     if record["complete"]:
@@ -121,6 +125,7 @@ def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[b
                     raise OutputError(
                         f"{files[chunk_id]}: {e.strerror}; run the same command again when that is mended"
                     ) from e
+                # What is written must be what was verified: a chunk's own run may have been started again since.
                 if zlib.crc32(line) != checksum:
                     raise OutputError(
                         f"{files[chunk_id]}: was changed while it was being merged; run the same command again when "
@@ -133,6 +138,7 @@ def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[b
 @contextmanager
 def _opened(files: dict[int, Path]) -> Iterator[dict[int, int]]:
     """Descriptors of all files at once, by chunk id."""
+    # All at once, because neighbouring rows of the manifest stand in different files.
     _allow_open_files(len(files))
     with ExitStack() as stack:
         descriptors = {}

@@ -48,8 +48,10 @@ class ChunkFiles(RunFiles):
         session = self.last_session
         try:
             beat = datetime.fromisoformat(session["heartbeat"])
+            # abs: the clock of the machine that writes may be ahead of ours.
             recently = abs((datetime.now(UTC) - beat).total_seconds()) < _ALIVE_S
             return session["outcome"] is None and recently and not self.has_ended
+        # An edited record; `_damage` names what is wrong with it.
         except (KeyError, TypeError, ValueError):
             return False
 
@@ -145,6 +147,7 @@ def _damage(files: RunFiles, num_chunks: int) -> str | None:
         return f"{paths.record.name} is no run record; it was edited"
     if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, num_chunks):
         return f"{paths.record.name} is the record of chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
+    # A mark that was copied from another run, or left when a record was put back.
     if mark is not None and mark.get("fingerprint") != digest(record["fingerprint"]):
         return f"{paths.done.name} is another run's: its fingerprint is not that of {paths.record.name}"
     if mark is not None and files.num_bytes is None:
@@ -179,6 +182,7 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
             f"{made_from.get('rows')} rows with digest {str(theirs['fingerprint'].get('manifest'))[:12]}…; give that "
             "one"
         )
+    # By vote, because one chunk that was run with other options must not make all others strangers.
     votes = Counter(digest(chunk.record["fingerprint"]) for chunk in of_manifest)
     for voted, _ in votes.most_common():  # equal votes: that of the lowest chunk id
         fingerprint = next(c.record["fingerprint"] for c in of_manifest if digest(c.record["fingerprint"]) == voted)
@@ -186,6 +190,7 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
             sharding = Sharding(manifest.scan.durations_s, len(chunks), fingerprint.get("strategy"))
         except UsageError:  # a strategy that this version does not know
             continue
+        # Proves that the rows are dealt out today as they were when the chunks ran.
         if sharding.digest == fingerprint.get("chunks"):
             return fingerprint, sharding
     raise OutputError(

@@ -106,12 +106,14 @@ def read_chunk(chunk_id: int, path: Path, expected: ExpectedRows) -> ChunkRows:
     Raises:
         OutputError: the file cannot be read.
     """
+    # Arrays, not lists of numbers: a chunk may have millions of rows.
     indexes, id_hashes, offsets = array("q"), array("q"), array("Q")
     lengths, checksums = array("I"), array("I")
     sha256, tally, torn, malformed = hashlib.sha256(), StatusCounts(), False, None
     num_rows, offset = len(expected.manifest), 0
     with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
         for line in file:
+            # A torn line too: the mark vouches for all bytes of the file.
             sha256.update(line)
             if not line.endswith(b"\n"):
                 torn = True
@@ -119,6 +121,7 @@ def read_chunk(chunk_id: int, path: Path, expected: ExpectedRows) -> ChunkRows:
             try:
                 row = decode_row(line, f"{path.name}:{len(indexes) + 1}")
             except OutputError as e:
+                # Where a line cannot be read, line numbers and offsets of what follows may mean nothing.
                 malformed = str(e)
                 break
             index = row["index"]
@@ -159,10 +162,12 @@ def _sort_out(
     An id is compared by its 64-bit `hash`, which is what the manifest keeps of it.
     """
     known = indexes >= 0
+    # Compared before the chunk is: a row of another manifest may have any index.
     known[known] = np.frombuffer(expected.manifest.keys, np.int64)[indexes[known]] == id_hashes[known]
     mine = known.copy()
     mine[known] = expected.chunk_of[indexes[known]] == chunk_id
     places = np.flatnonzero(mine)
+    # Stable: of doubled rows the first in the file stays first, and the later ones are the doubles.
     places = places[np.argsort(indexes[places], kind="stable")]
     again = np.zeros(len(places), bool)
     again[1:] = indexes[places[1:]] == indexes[places[:-1]]

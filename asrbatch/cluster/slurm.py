@@ -102,9 +102,11 @@ class SlurmOptions:
             raise UsageError(
                 f"--job-name {self.job_name!r}: becomes part of the logs' names; no space, slash, backslash or %"
             )
+        # In --output a backslash turns off SLURM's replacements, for the whole path.
         if "\\" in str(self.log_dir):
             raise UsageError(f"--log-dir {self.log_dir}: SLURM cannot write to a path with a backslash; choose another")
         self._check_lines()
+        # Our own directives are asked for what they set, so that a new one cannot be forgotten here.
         _check_extra(
             "--sbatch", self.sbatch, array_directives(self, (0,), None), {"--requeue", "--no-requeue", *_GPUS}, _INSTEAD
         )
@@ -148,6 +150,7 @@ def _check_extra(
     for line in lines:
         if not line.startswith("-"):
             raise UsageError(f"{option} {line!r}: is not an option of sbatch; write it as {option}='--constraint=a100'")
+        # Short options may carry their value without a space: -pgpu.
         name = _SHORT.get(line[:2], re.split(r"[=\s]", line, maxsplit=1)[0])
         if name in taken:
             raise UsageError(f"{option} {line!r}: submit sets {name} itself; {instead.get(name, f'use {name}')}")
@@ -234,6 +237,7 @@ def split_arrays(chunks: Sequence[int], options: SlurmOptions) -> list[Array]:
     size = options.max_array_size
     groups: dict[int, list[int]] = {}
     for chunk in chunks:
+        # By its id, not by its place in the list: a chunk has the same task id whichever others run with it.
         groups.setdefault(chunk // size * size, []).append(chunk % size)
     shares: list[int | None] = [None] * len(groups)
     if options.max_running is not None:
@@ -263,6 +267,7 @@ def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: i
         ("--array", f"{ranges(tasks)}{bound}"),
         ("--output", f"{log_pattern(options)}/%x-%A_%a.log"),
         ("--open-mode", "append"),
+        # Whatever the site's default: SLURM refuses `scontrol requeue` of a job without it.
         ("--requeue", ""),
         ("--signal", f"B:USR1@{options.signal_before_s}" if options.signal_before_s else None),
         ("--nodes", "1"),

@@ -22,6 +22,7 @@ class BashTemplate(Template):
 
 
 def _template(name: str) -> BashTemplate:
+    # Beside this module, where the wheel has them too.
     return BashTemplate(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 

@@ -53,6 +53,7 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_
     for folder in (log_dir, scripts[0].path.parent):
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+    # All of them before the first is submitted: a full disk then costs nothing on the cluster.
     for script in scripts:
         with explained(script.path), replacing(script.path) as file:
             file.write(os.fsencode(script.text))  # a path may hold bytes that are not text
@@ -93,6 +94,7 @@ def _sbatch(script: Path, *options: str) -> str:
             f"sbatch is not on this machine; {script} is written, submit it where SLURM is (--dry-run only prints the "
             f"scripts)"
         ) from e
+    # sbatch may explain itself in several lines; a message of ours is one.
     if done.returncode:
         said = (
             " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())

@@ -46,6 +46,7 @@ class Watch:
 
 
 # A session that has not refreshed its record for so long is called silent.
+# Two refreshes may be late or lost; a third is no accident.
 SILENT_AFTER_S = 3 * RECORD_REFRESH_S
 
 NOT_STARTED, STARTING, RUNNING, SILENT, KILLED = "not started", "starting", "running", "silent", "killed"
@@ -89,6 +90,7 @@ def run_status(
             problem = (
                 f"{files.paths.record}: not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
             )
+            # One record that somebody edited must not hide the state of all other chunks.
             chunks.append(_line(files, DAMAGED, problem))
     return {"chunks": chunks, "total": _total(output, found, chunks, sessions)}
 
@@ -138,6 +140,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     """
     for name, value in values.items():
         expected = str if name in ("heartbeat", "host", "slurm_job") else int if name in _COUNTS else int | float
+        # An edited record must become one damaged chunk, not a traceback in a sum over all of them.
         if not isinstance(value, expected) and (value is not None or name in (*_COUNTS, "audio_s")):
             raise TypeError(f"{name} is {value!r}")
     return values
@@ -171,6 +174,7 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
     if outcome in _OUTCOMES:
         why = f"{files.paths.rows}: {_OUTCOMES[outcome]}; see {files.paths.log.name} and what the command printed"
         return _OUTCOMES[outcome], why if outcome != "interrupted" else None
+    # Before the silence is judged: on its own machine a killed run is known at once.
     if files.has_ended and outcome is None:
         return KILLED, None
     if silent_s > SILENT_AFTER_S:
@@ -192,6 +196,7 @@ def _rtfx(sessions: list[dict[str, Any]]) -> float | None:
 def _eta_s(record: dict[str, Any], session: dict[str, Any]) -> float | None:
     """From this session's pace, in stated seconds of audio where every row has them, in rows otherwise."""
     loop_s = session.get("loop_s") or 0.0
+    # By seconds where possible: rows of one manifest may differ a thousandfold in length.
     if None not in (record.get("total_audio_s"), record.get("stated_s"), session.get("stated_s")):
         left, by_session = record["total_audio_s"] - record["stated_s"], session["stated_s"]
     else:
@@ -264,6 +269,7 @@ def _strangers(parts: list[RunFiles]) -> list[str]:
     digests = {chunk_id: digest(fingerprint) for chunk_id, fingerprint in fingerprints.items()}
     if len(set(digests.values())) < 2:
         return []
+    # What most chunks say is taken for right: a single one was run with other options by mistake.
     usual = Counter(digests.values()).most_common(1)[0][0]
     usual_id = next(chunk_id for chunk_id, value in digests.items() if value == usual)
     return [
@@ -288,6 +294,7 @@ def _exit_code(chunks: list[dict[str, Any]], merged: dict[str, Any] | None, has_
     states = {chunk["state"] for chunk in chunks}
     if has_strangers or not states.isdisjoint(_FOR_A_PERSON):
         return EXIT_ERROR
+    # An empty set of states would count as complete, hence the two cases.
     if chunks:
         is_complete, has_failures = states <= set(_COMPLETE), COMPLETE_WITH_FAILURES in states
     elif merged["state"] == DAMAGED:

@@ -66,8 +66,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
+            # Before the rename: a file system may do the two the other way round, and a power cut leaves an empty file.
             os.fsync(file.fileno())
         if path.exists():
+            # What was opened up to a group by hand stays so.
             shutil.copymode(path, temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -119,6 +121,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as e:
+        # Some network file systems take no fsync of a folder; they have no weaker promise to give.
         if e.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
     finally:
@@ -136,9 +139,11 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
             text = path.read_bytes().decode()
         value = json.loads(text)
     except OutputError as e:
+        # Found by opening, not by asking first: the file may come or go in between.
         if isinstance(e.__cause__, FileNotFoundError):
             return None
         raise
+    # RecursionError: brackets nested some thousands deep.
     except (ValueError, RecursionError) as e:
         raise _damaged(path, f"not valid JSON ({e})") from e
     if not isinstance(value, dict):

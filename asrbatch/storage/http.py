@@ -41,6 +41,7 @@ def get(system: Any, url: str, most: int, start: int | None = None, end: int | N
         TooLargeError: there is more than `most`.
         Exception: aiohttp's errors for all else; OSError for another range than was asked for.
     """
+    # fsspec runs one event loop in a thread of its own, and its session belongs to that loop.
     return asyncio.run_coroutine_threadsafe(_get(system, url, most, start, end), system.loop).result()
 
 
@@ -50,6 +51,7 @@ def info(system: Any, url: str) -> dict[str, Any]:
         known: dict[str, Any] = system.info(url)
         return known
     except FileNotFoundError as e:
+        # fsspec raises FileNotFoundError for every failure; the cause tells a missing file from a server that is down.
         if e.__cause__ is None or getattr(e.__cause__, "status", None) in _MISSING:
             raise
         raise e.__cause__ from None
@@ -67,11 +69,13 @@ async def _get(system: Any, url: str, most: int, start: int | None, end: int | N
         answer.raise_for_status()
         if end is not None and answer.status == 206:
             match = _RANGE.match(answer.headers.get("Content-Range", ""))
+            # A proxy may answer 206 with another range than was asked for: such bytes would be decoded as audio.
             if match is None or int(match[1]) != start:
                 raise OSError(f"asked for byte {start}, the server gave {answer.headers.get('Content-Range')}")
             return HttpResponse(await _body(answer, end - start), whole=False)
         if end is not None and end <= _NEAR_BYTES:
             return HttpResponse((await _body(answer, end, drop_rest=True))[start:], whole=False)
+        # Refused by the length the server states, before a gigabyte has travelled.
         if (answer.content_length or 0) > most:
             raise TooLargeError(_too_large(answer.content_length, most))
         return HttpResponse(await _body(answer, most), whole=True)
@@ -82,6 +86,7 @@ async def _body(answer: Any, most: int, *, drop_rest: bool = False) -> bytes:
     async for piece in answer.content.iter_chunked(_PIECE_BYTES):
         pieces.append(piece)
         size += len(piece)
+        # A server need not state a length, nor keep to it.
         if size > most and not drop_rest:
             raise TooLargeError(_too_large(f"more than {most}", most))
         if size >= most and drop_rest:

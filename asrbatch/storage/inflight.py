@@ -33,6 +33,7 @@ class InFlightLog:
 
     def add(self, index: int) -> None:
         with explained(self._path):
+            # No fsync: the log is for a process that died, and what was written survives that.
             os.write(self._fd, b"%d\n" % index)
 
     def keep_only(self, indexes: Iterable[int]) -> None:
@@ -60,9 +61,11 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
         return {}
     deaths = {int(i): n for i, n in record.get("engine_deaths", {}).items()}
     last = record["sessions"][-1] if record["sessions"] else None
+    # None: killed before it could say how it ended, which is also what a death in our own process looks like.
     if last and last["outcome"] in (None, "engine_died"):
         for index in _unfinished(path, finished):
             deaths[index] = deaths.get(index, 0) + 1
+    # Of a row that was written since, nobody asks any more.
     return {i: n for i, n in deaths.items() if i < len(finished) and not finished[i]}
 
 

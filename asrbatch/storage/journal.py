@@ -35,6 +35,7 @@ class StatusCounts:
 
     rows: int = 0
     audio_s: float = 0.0
+    # Counters, so that those of several files add up.
     statuses: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -100,12 +101,14 @@ class Journal:
         self._hash = hashlib.sha256()
         self._size = 0
         with explained(path):
+            # Only the holder of the lease is here, so what is left half written is nobody's.
             remove_leftovers(path)
             path.touch()
             with replacing(path) if keep or new_file else nullcontext() as copy:
                 self._recover(keep, copy)
             # Appending, not at an offset of our own: where two write after all, no row is overwritten.
             self._file = open(path, "ab", buffering=0)
+            # The torn row at the end, which runs again.
             self._file.truncate(self._size)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -117,6 +120,7 @@ class Journal:
         """
         if problem := _problem(row):  # what is written must be readable at the next start
             raise ValueError(f"not an output row: {problem}")
+        # A bug that writes a row twice must stop here, not in a file that no resume can read.
         self._check(row, str(self.path))
         line = json_bytes(row) + b"\n"
         with explained(self.path):
@@ -125,6 +129,7 @@ class Journal:
                 while written < len(line):  # a raw write may be short when the disk fills up
                     written += self._file.write(line[written:])
             except BaseException:
+                # Half a row in the middle of the file would be damage; at its end it is a torn row.
                 self._file.truncate(self._size)
                 raise
         self._add(row, line)
@@ -137,6 +142,7 @@ class Journal:
         """
         with explained(self.path):
             os.fsync(self._file.fileno())
+            # By name and by descriptor: whoever replaced the file leaves us writing into one that nobody can see.
             there = os.stat(self.path)
             ours = os.fstat(self._file.fileno())
         if there.st_size != self._size or not os.path.samestat(there, ours):
@@ -162,6 +168,7 @@ class Journal:
     def _recover(self, keep: Callable[[dict[str, Any]], bool] | None, copy: Any) -> None:
         """Takes in every complete line, or leaves it out; writes those taken in to `copy`, if there is one."""
         dropped = []
+        # Streamed: a rows file may be larger than memory.
         with open(self.path, "rb", buffering=_READ_BYTES) as file:
             for number, line in enumerate(file, 1):
                 if not line.endswith(b"\n"):
@@ -235,6 +242,7 @@ def _problem(row: Any) -> str | None:
     ok, error = row["status"] == "ok", row["error"]
     if type(row["id"]) is not str:
         return "its id is not a string"
+    # Not isinstance: JSON's true would be row 1.
     if type(row["index"]) is not int:
         return "its index is not a whole number"
     if not ok and row["status"] != "failed":

@@ -17,6 +17,7 @@ from typing import Any
 
 from asrbatch.errors import OutputError, UsageError
 
+# Told by the first bytes and not by the name, which people change without packing or unpacking anything.
 KNOWN_HEADS = {
     b"\x1f\x8b": ("gzip data", "unpack it first"),
     b"PK\x03\x04": ("a zip archive", "unpack it first"),
@@ -42,6 +43,7 @@ def known_head(head: bytes) -> tuple[str, str] | None:
 _READ_BYTES = 8 * 2**20
 _HEAD_BYTES = 4096
 _BOM = b"\xef\xbb\xbf"
+# Python reads no longer number from text, because that takes time with the square of its length.
 _MOST_DIGITS = sys.get_int_max_str_digits()
 
 
@@ -60,6 +62,7 @@ class JsonLines:
         self._fds = []
         for path in self._paths:
             try:
+                # Open for as long as the object lives: a file that is replaced meanwhile is still read as it was.
                 self._fds.append(os.open(path, os.O_RDONLY))
                 weakref.finalize(self, os.close, self._fds[-1])
                 head = os.pread(self._fds[-1], _HEAD_BYTES, 0)
@@ -109,6 +112,7 @@ class JsonLines:
         start = self._starts[index]
         file = self._file(index)
         is_last = index + 1 == len(self._starts)
+        # Of the last line of a file the end is that of the file, less a torn part.
         end = self._ends[file] if is_last else min(self._starts[index + 1], self._ends[file])
         return _decode(os.pread(self._fds[file], end - start, start - self._bases[file]))
 

@@ -30,10 +30,12 @@ from asrbatch.errors import LeaseError, LeaseRemovedError, OutputError
 from asrbatch.storage.files import explained
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 
+# Six beats may be lost before a holder is taken for dead: file systems stall for some seconds, and say nothing.
 REFRESH_S = 10.0
 STALE_AFTER_S = 60.0
 _POLL_S = 1.0
 _GIVE_WAY_S = 0.2
+# Bounds every loop that others can lengthen.
 _ATTEMPTS = 100
 
 
@@ -70,6 +72,7 @@ class Lease:
         self._lock = threading.Lock()
         self._own = self._beside(f"{self.token}.new")
         with explained(path):
+            # Written in full under a name of its own and only then linked: nobody ever finds half a first lease.
             self._fd = os.open(self._own, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
             try:
                 self._beat()
@@ -90,6 +93,7 @@ class Lease:
         """
         with self._lock, explained(self.path):
             self._check()
+            # Of before the beat: a write that took long proves nothing about the time after it began.
             began = _now()
             self._beat()
             if not self._is_ours():
@@ -106,6 +110,7 @@ class Lease:
             OutputError: the disk refused.
         """
         self._check()
+        # After a pause (SIGSTOP, a suspended machine) the heartbeat's thread is as late as the one that writes.
         if _now() - self._confirmed > 2 * self.refresh_s:
             self.refresh()
 
@@ -154,6 +159,7 @@ class Lease:
         alive = _is_alive_here(content)
         if alive:
             raise self._refusal(content)
+        # So that a run that crashed resumes at once, without a minute of watching.
         if alive is False:
             return True
         log(
@@ -173,6 +179,7 @@ class Lease:
     def _take_over(self, chain: list[tuple[Path, str]]) -> bool:
         by_time = [_is_alive_here(content) is None or _parsed(content).get("judged_by_time") for _, content in chain]
         self.judged_by_time |= any(by_time)
+        # Who was found dead by time alone may still be in the middle of a write, however many took over since.
         self._beat()  # whoever takes over from us must know
         claim = self._claim_on(chain)
         if not self._link(claim):
@@ -232,6 +239,7 @@ def holder_has_ended(path: Path) -> bool:
 
 def _now() -> float:
     """Seconds on a clock that also runs while the machine sleeps."""
+    # CLOCK_MONOTONIC stands still while a laptop sleeps, and with it the age of our own lease.
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -262,6 +270,7 @@ def _is_alive_here(content: str) -> bool | None:
         return False
     except PermissionError:  # another user's
         pass
+    # A process id is used again; with its start time it names one process.
     start = _start_time(pid)  # None where /proc hides other users' processes
     return None if start is None else start == holder.get("pid_start")
 
@@ -358,6 +367,7 @@ class Heartbeat:
         try:
             while not self._end.wait(self._lease.refresh_s):
                 self._lease.refresh()
+                # The record is larger and read by fewer: it is written less often than the lease.
                 if (
                     self.record is not None
                     and time.monotonic() - written_at >= RECORD_REFRESH_S - self._lease.refresh_s / 2

@@ -53,6 +53,7 @@ def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
             in a queue included.
         slowest_chunk: the chunk with the most wall time, which the whole run had to wait for.
     """
+    # Over sessions and not over chunks: a chunk that ran three times took three sessions' time.
     sessions = [session for record in records.values() for session in record["sessions"]]
     if not sessions:
         return {}
@@ -67,6 +68,7 @@ def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def total(sessions: list[dict[str, Any]], name: str) -> float:
     """Sum of one metric over the sessions that recorded it."""
+    # Fields are missing where a session was killed early, and None where a stage did not happen.
     return round(sum(session.get(name) or 0.0 for session in sessions), 3)
 
 
@@ -79,6 +81,7 @@ def device_seconds(sessions: list[dict[str, Any]], name: str) -> float:
 def span_s(sessions: list[dict[str, Any]]) -> float:
     """From the first start to the last end; a killed session ends with its last sign of life."""
     starts = [datetime.fromisoformat(s["started"]) for s in sessions]
+    # Wall clocks of several machines: nothing else spans them, and a second more or less is no matter.
     ends = [datetime.fromisoformat(s.get("ended") or s["heartbeat"]) for s in sessions]
     return (max(ends) - min(starts)).total_seconds()
 

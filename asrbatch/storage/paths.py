@@ -4,12 +4,28 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asrbatch.errors import UsageError
 from asrbatch.storage.files import explained
 
+# Five digits or more: names then sort as numbers up to 100,000 chunks, and no run has a limit.
 _CHUNK = re.compile(r"\.chunk-(\d{5,})-of-(\d{5,})")
+# A chunk counts as there by any of its three lasting files: a record without rows is a chunk that has begun.
 _CHUNK_FILE = re.compile(rf"(.*){_CHUNK.pattern}\.(jsonl|run\.json|done\.json)", re.DOTALL)
+
+
+def _stem(rows: Path) -> str:
+    return rows.name.removesuffix(".jsonl")
+
+
+def _beside(ending: str, meaning: str) -> Any:
+    """A property: the file `X.ending` beside the rows file `X.jsonl`."""
+
+    def path(self: "RunPaths") -> Path:
+        return self.rows.with_name(f"{_stem(self.rows)}.{ending}")
+
+    return property(path, doc=meaning)
 
 
 @dataclass(frozen=True)
@@ -22,44 +38,22 @@ class RunPaths:
 
     rows: Path
 
-    @property
-    def _stem(self) -> str:
-        return self.rows.name.removesuffix(".jsonl")
-
-    @property
-    def record(self) -> Path:
-        return self.rows.with_name(f"{self._stem}.run.json")
-
-    @property
-    def done(self) -> Path:
-        return self.rows.with_name(f"{self._stem}.done.json")
-
-    @property
-    def spool(self) -> Path:
-        """The manifest, where it came on standard input; all chunks of a run share that of the run itself."""
-        return self.rows.with_name(f"{self._stem}.manifest.jsonl")
-
-    @property
-    def lease(self) -> Path:
-        return self.rows.with_name(f"{self._stem}.lease")
-
-    @property
-    def in_flight(self) -> Path:
-        return self.rows.with_name(f"{self._stem}.inflight")
-
-    @property
-    def problems(self) -> Path:
-        """Why the manifest was refused, a JSON line for each problem; of the run itself, whichever chunk found them."""
-        return self.rows.with_name(f"{self._stem}.problems")
-
-    @property
-    def log(self) -> Path:
-        return self.rows.with_name(f"{self._stem}.log")
+    record = _beside("run.json", "What the run is, and who worked on it when.")
+    done = _beside("done.json", "The completion mark.")
+    spool = _beside(
+        "manifest.jsonl", "The manifest, where it came on standard input; all chunks share that of the run."
+    )
+    lease = _beside("lease", "Who may write.")
+    in_flight = _beside("inflight", "Rows that are in the engine.")
+    problems = _beside(
+        "problems", "Why the manifest was refused, a JSON line each; of the run, whichever chunk found them."
+    )
+    log = _beside("log", "What vLLM and the decoders print.")
 
 
 def chunk_path(output: Path, chunk_id: int, num_chunks: int) -> Path:
     """The rows file of one chunk of the run that is called `output`: `X.chunk-00003-of-00016.jsonl`."""
-    return output.with_name(f"{output.name.removesuffix('.jsonl')}.chunk-{chunk_id:05}-of-{num_chunks:05}.jsonl")
+    return output.with_name(f"{_stem(output)}.chunk-{chunk_id:05}-of-{num_chunks:05}.jsonl")
 
 
 def check_output(path: Path) -> Path:
@@ -90,7 +84,7 @@ def find_chunks(output: Path) -> dict[int, dict[int, RunPaths]]:
     Raises:
         OutputError: the folder cannot be read.
     """
-    stem = output.name.removesuffix(".jsonl")
+    stem = _stem(output)
     found: dict[int, dict[int, RunPaths]] = {}
     with explained(output.parent):
         names = os.listdir(output.parent)

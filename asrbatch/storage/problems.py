@@ -38,6 +38,7 @@ class ProblemFile:
             try:
                 if self._refused is None:
                     self._open().write(line)
+            # Not raised here, in a reader's thread: the problem of the manifest matters more than where it is listed.
             except OSError as e:
                 self._refused = e
 

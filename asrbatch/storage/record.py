@@ -17,6 +17,7 @@ from asrbatch.storage.journal import Journal
 from asrbatch.storage.paths import RunPaths
 from asrbatch.version import __version__
 
+# Often enough for a person who watches; a thousand tasks are then some 30 small writes a second on their file system.
 RECORD_REFRESH_S = 30.0
 _SLURM = (
     "SLURM_JOB_ID",
@@ -78,6 +79,7 @@ class RunRecord:
             "slurm": {name: os.environ[name] for name in _SLURM if name in os.environ},
             "heartbeat": now(),
         }
+        # A new list: the one that was read belongs to the caller, who compares it with what comes.
         self.value["sessions"] = [*self.value["sessions"], self.session]
         self._lock = threading.Lock()
 
@@ -109,6 +111,7 @@ def write_completion_mark(
         ValueError: the journal lacks rows.
         OutputError: the rows file is not what was written to it, or the disk refused.
     """
+    # Never reached by a run that works; a mark that lies would be believed for ever.
     if journal.num_missing:
         raise ValueError(f"{journal.path}: {journal.num_missing} rows are missing; the run is not complete")
     journal.sync()  # the mark must never reach the disk before the rows it vouches for

@@ -34,6 +34,7 @@ TRIES = 4
 # Their library, by scheme, tries again by itself, six times with up to 33 s of pauses: it is asked once.
 _TRIES_ITSELF = {"gs": "gcsfs", "gcs": "gcsfs"}
 _FIRST_PAUSE_S = 0.5
+# Of silence, not of a whole file: a slow server that sends is waited for.
 TIMEOUT_S = 60.0
 
 # Of the 400s, those that may be another answer later: timeout, too early, too many requests.
@@ -70,6 +71,7 @@ def why_not(scheme: str) -> tuple[str, str] | None:
             f"{scheme}:// is not supported",
             f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}",
         )
+    # Asked before any row is read, so that a missing package is one message and not one a row.
     package, extra = _PACKAGES[scheme]
     fsspec = _fsspec()
     try:
@@ -134,6 +136,7 @@ class RemoteFile:
         answer = http.get(system, self.path, MOST_KEPT_BYTES, start, end)
         if not answer.whole:
             return _exactly(answer.data, end - start)
+        # Kept, because the next read would transfer all of it again.
         self._whole = _exactly(answer.data, self.size)
         return self._whole[start:end]
 
@@ -216,6 +219,7 @@ def _info(url: str) -> dict[str, Any]:
 
 
 def _exactly(data: bytes, count: int) -> bytes:
+    # A connection that breaks may look like the end of the file; half a recording would be transcribed as a whole one.
     if len(data) != count:
         raise OSError(f"the connection gave {len(data)} of {count} bytes")
     return data
@@ -242,6 +246,7 @@ def _is_final(error: Exception) -> bool:
         or type(error).__name__ in _NO_CREDENTIALS
     ):
         return True
+    # Other 400s are about the question, and stay; the 500s and broken connections are about the moment.
     status = _status(error)
     return status is not None and 400 <= status < 500 and status not in _PASSING
 

@@ -158,6 +158,7 @@ class RunFacts:
         self._marks = [files.mark for files in found if files.mark is not None]
         self.problem = next((str(files.problem) for files in found if files.problem), None)
         self.record = self._records[0] if self._records else None
+        self._fingerprint, self._made_from = self._part("fingerprint"), self._part("manifest")
 
     @property
     def language(self) -> str | None:
@@ -294,12 +295,7 @@ class RunFacts:
             return self._fingerprint.get("num_rows")
         return (self.record or {}).get("total_rows")
 
-    @property
-    def _made_from(self) -> dict[str, Any]:
-        made_from = (self.record or {}).get("manifest")
-        return made_from if isinstance(made_from, dict) else {}
-
-    @property
-    def _fingerprint(self) -> dict[str, Any]:
-        fingerprint = (self.record or {}).get("fingerprint")
-        return fingerprint if isinstance(fingerprint, dict) else {}
+    def _part(self, name: str) -> dict[str, Any]:
+        """An object in the record; an empty one where there is none, or an edited one."""
+        part = (self.record or {}).get(name)
+        return part if isinstance(part, dict) else {}
