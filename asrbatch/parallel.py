@@ -97,11 +97,14 @@ def _start(work: Callable[[Item], Result], items: Sequence[Item]) -> tuple[Conne
 
 def _wait_for(receiver: Connection, processes: list[BaseProcess], doing: str) -> None:
     """Waits for the next result, or for the death of any process: that of the one waited for may never end."""
-    while not any(process.exitcode for process in processes):  # 0 has done its share, None goes on
-        running = [process.sentinel for process in processes if process.exitcode is None]
+    while True:
+        # Looked at once: a process that dies between two looks would be in neither list, and never be noticed.
+        codes = [process.exitcode for process in processes]
+        if any(codes):  # 0 has done its share, None goes on
+            raise _killed(doing)
+        running = [process.sentinel for process, code in zip(processes, codes, strict=True) if code is None]
         if receiver in wait([receiver, *running]):
             return
-    raise _killed(doing)
 
 
 def _killed(doing: str) -> OutputError:

@@ -109,7 +109,7 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
         journal = Journal(paths.rows, len(manifest), chunk=sharding.chunk_of == chunk_id)
         for index in rows:
             journal.write(make_row(manifest.read(index)))
-        record.book({"rows": len(rows), "audio_s": round(journal.tally.audio_s, 3), "engine_s": 1.0})
+        record.update({"rows": len(rows), "audio_s": round(journal.tally.audio_s, 3), "engine_s": 1.0})
         record.end("complete")
         write_completion_mark(paths, journal, digest(run), metrics_of_chunks({chunk_id: record.value}))
         journal.close()
@@ -119,7 +119,7 @@ def measure(output: Path, manifest: Path, num_processes: int | None) -> dict:
     """One merge in this process; seconds by phase, and the most memory it took."""
     clock = [time.perf_counter()]
     merged = merge(
-        output, str(manifest), num_processes=num_processes, say=lambda line: clock.append(time.perf_counter())
+        output, str(manifest), num_processes=num_processes, log=lambda line: clock.append(time.perf_counter())
     )
     clock.append(time.perf_counter())
     assert merged.exit_code == 0, merged.findings.lines()
