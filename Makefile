@@ -39,4 +39,4 @@ test-vllm028:
 # NeMo's own plugin for vLLM, in an environment of its own.
 test-nemo:
 	@scripts/setup_nemo.sh
-	.venv-nemo/bin/python -m pytest tests/test_models_nemo.py
+	.venv-nemo/bin/python -m pytest tests/engine/test_models_nemo.py

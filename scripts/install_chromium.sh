@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests/test_report.py looks at pages with: Chromium. Playwright, which drives it, is a development dependency.
+# Installs what tests/evaluation/test_report.py looks at pages with: Chromium. Playwright, which drives it, is a development dependency.
 #
 #     scripts/install_chromium.sh
 #

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what tests/test_slurm.py needs for a SLURM of its own: slurmctld, slurmd, SLURM's commands, munge.
+# Installs what tests/cluster/test_slurm.py needs for a SLURM of its own: slurmctld, slurmd, SLURM's commands, munge.
 #
 #     scripts/install_slurm.sh
 #
