@@ -31,6 +31,7 @@ def pieces(reference: Words, hypothesis: Words, most_cells: int = MOST_CELLS) ->
     """
     if (len(reference) + 1) * (len(hypothesis) + 1) <= most_cells:
         return [(reference, hypothesis)]
+    # The longer text is halved, or a long one beside a short one could never be cut small enough.
     if len(hypothesis) > len(reference):
         return [(mine, theirs) for theirs, mine in pieces(hypothesis, reference, most_cells)]
     # An alignment with the fewest edits passes through every row of that table, so the texts may be cut where it does,
@@ -39,6 +40,7 @@ def pieces(reference: Words, hypothesis: Words, most_cells: int = MOST_CELLS) ->
     if cut is None:
         return [(reference, hypothesis)]
     before = _edits_to_prefixes(reference[:cut], hypothesis)
+    # From the end back: the edits that what follows needs, for every place where the other text may be cut.
     after = _edits_to_prefixes(_mirrored(reference[cut:]), _mirrored(hypothesis))[::-1]
     at = int(np.argmin(before + after))
     return [
@@ -60,6 +62,7 @@ def _cut(words: Words, others: Words) -> int | None:
 
 def _edits_to_prefixes(words: Words, others: Words) -> np.ndarray:
     """int32 [len(others) + 1]: the fewest edits between all of `words` and each beginning of `others`."""
+    # Words as numbers, so that numpy compares a whole row of the table at once.
     numbers: dict[str, int] = {}
     columns = np.array([numbers.setdefault(word, len(numbers)) for word in others], np.int32)
     joined_rows, joined_columns = defaultdict(list), defaultdict(list)
@@ -188,6 +191,7 @@ def _compound_alignment(reference: str, hypothesis: str) -> list[tuple[str, int,
     aligned = []
     for piece in pieces(*texts):
         for word, other in kaldialign.align(*piece, nothing, merge_compounds=True):
+            # kaldialign gives joined words as one text, with the spaces between them.
             units = [0 if text == nothing else len(text.split(" ")) for text in (word, other)]
             same = word.replace(" ", "") == other.replace(" ", "")
             kind = "equal" if same else "insert" if word == nothing else "delete" if other == nothing else "substitute"
@@ -209,6 +213,7 @@ def _jiwer_edits(process: Callable, references: Sequence[str], hypotheses: Seque
 def _edits(chunks: list) -> Edits:
     units = Counter()
     for chunk in chunks:
+        # The larger of the two: an insertion has no units of the reference, a deletion none of the hypothesis.
         units[chunk.type] += max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
     reference = units["equal"] + units["substitute"] + units["delete"]
     return Edits(units["substitute"], units["delete"], units["insert"], reference)

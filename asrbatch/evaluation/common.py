@@ -20,6 +20,7 @@ from asrbatch.evaluation.stats.significance import COVERAGE
 from asrbatch.evaluation.text_rules import EXCLUDED, TextRules
 from asrbatch.parallel import over_rows
 
+# As often as a run says in a SLURM log how far it is.
 _LOG_EVERY_S = 30.0
 AnyTally = TypeVar("AnyTally", Tally, PairTally)
 
@@ -40,6 +41,7 @@ def count_all(
 def check_groups(tally: Tally | PairTally) -> None:
     """Raises UsageError for a field that no row has."""
     for name, values in tally.groups.items():
+        # Bins of duration are no field of a row, and a report asks for them whatever its rows say.
         if name != DURATION and list(values) == [NO_VALUE]:
             raise UsageError(f"--by {name}: no row has it")
 

@@ -68,6 +68,7 @@ def compare(
         raise UsageError(_why_nothing(a, b, tally))
     check_groups(tally)
     unmatched = [0 if references is None else len(file.without(references.keys)) for file in files]
+    # With --common a row that only one of the files has does not count, so a torn one leaves no gap either.
     is_partial = references is None and (
         any(each.is_partial for each in found) or (any(file.torn for file in files) and not options.common)
     )
@@ -122,6 +123,7 @@ def _language_of_runs(files: list[Predictions], runs: list[RunFacts]) -> str | N
             f"{files[0].path} was told that rows are {show(told[0])}, {files[1].path} that they are {show(told[1])}; "
             "say which counts for scoring with --language"
         )
+    # A run that was told nothing contradicts nobody.
     return told[0] or told[1]
 
 
@@ -161,6 +163,7 @@ def _refuse_different_rows(files: list[Predictions], runs: list[RunFacts]) -> No
     covers = [run.covers for run in runs]
     names = " and ".join(str(file.path) for file in files)
     if None not in covers:
+        # Over the same rows of one manifest, what one of the runs lacks is known to be missing, and counts as empty.
         if covers[0] != covers[1]:
             raise UsageError(
                 f"{names}: are of different manifests, or of different chunks; --common compares the rows both have"

@@ -48,6 +48,8 @@ class LeaderboardNormalizer(english.EnglishTextNormalizer):
         for word in rules["spellings_removed"]:
             del spellings.mapping[word]
         spellings.mapping.update(rules["spellings"])
+        # The base class calls these two in its own order, so the added steps ride on them: compounds come before
+        # numbers, names and single letters after spellings.
         numbers, compounds, names = self.standardize_numbers, rules["compounds"], rules["names"]
         self.standardize_numbers = lambda text: numbers(_replace_all(text, compounds))
         self.standardize_spellings = lambda text: join_letters(

@@ -119,6 +119,7 @@ class PairCounter:
         if self._references is not None:
             return language_of(fields, self._language)
         stated = [language_of(row or {}, "")[0] or None for row in pair]
+        # `en` and `en-US` do not contradict each other.
         alike = [lang and primary(lang) for lang in stated]
         if len({*alike} - {None}) > 1:
             self._agreed(fields["id"], "lang", stated, "say which counts with --references MANIFEST")
@@ -126,6 +127,7 @@ class PairCounter:
         return (lang, True) if lang else (self._language, False)
 
     def _groups(self, fields: Mapping[str, Any], pair: Pair) -> dict[str, list[str]]:
+        # Two runs may have decoded different lengths. Not A's: swapping the files must put the row into the same bin.
         audio_s = audio_seconds(*pair, fields, longest=True)
         return {name: self._values(name, fields, pair, audio_s) for name in self._options.scoring.by}
 
@@ -143,6 +145,7 @@ class PairCounter:
         """What either of the two has, None where neither does. Raises OutputError where they differ."""
         stated = [value for value in found if value is not None]
         if len(stated) > 1 and stated[0] != stated[1]:
+            # The message begins with the id already.
             places = [file.where(row_id).removesuffix(f": id {show_text(row_id)}") for file in self._files]
             both = " and ".join(f"{show(value)} ({place})" for value, place in zip(stated, places, strict=True))
             raise OutputError(f"id {show_text(row_id)}: {what}: the two files have different ones, {both}; {fix}")

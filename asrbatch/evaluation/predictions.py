@@ -73,10 +73,12 @@ class Predictions:
             self.num_references += row.get(text_field) is not None
             if is_made:
                 made_rows.append(index)
+                # A made id is 16 hexadecimal digits, so 8 bytes keep it until it is known whether it repeats.
                 made_hashes.append(int(row_id, 16))
         self.num_made = len(made_rows)
         self.keys = np.array(ids, np.int64)
         self._ordinals = repeats_of(made_rows, made_hashes)
+        # Which ids repeat is known only now, at the end of the file; their rows are called by other names from here on.
         for index, made in zip(made_rows, made_hashes, strict=True):
             if index in self._ordinals:
                 self.keys[index] = hash(numbered(f"{made:016x}", index, self._ordinals))
@@ -127,6 +129,7 @@ class Predictions:
     def by_audio(self, folder: Path) -> "Predictions":
         """The same rows, where they have no id called after the audio that they mean."""
         found = Predictions(self.path, self.pred_field, self._text_field, folder)
+        # The field is given by name this time, and then nobody would be told of the others.
         found.other_fields = self.other_fields
         return found
 
@@ -196,6 +199,7 @@ class Predictions:
             ValueError: what stands there is none.
         """
         given = row.get("id")
+        # Not `isinstance`: true is a whole number to Python, and no id.
         if type(given) in (str, int) and given != "":
             return str(given), False
         if given is not None:
@@ -238,4 +242,5 @@ def numbered(row_id: str, index: int, repeats: dict[int, int]) -> str:
 def audio_id(audio: AudioRef, offset_s: float | None, duration_s: float | None, channel: int | None) -> str | None:
     """An id made of the audio that a row means, however that is written; None for audio that has no place."""
     place = os.path.normpath(audio.path) if audio.path is not None else audio.url
+    # No offset and an offset of 0 mean the same audio.
     return None if place is None else hash_row(place, offset_s or None, duration_s, channel)

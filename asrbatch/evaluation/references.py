@@ -104,6 +104,7 @@ def find_references(source: str | None, split: str | None, run: RunFacts, num_ro
     try:
         references = _of_run(run, split)
     except AsrbatchError as e:
+        # Nobody asked for this manifest: that it cannot be used is said in a note, and does not end the score.
         why = str(e).partition("\n")[0]
         return FoundReferences(
             None, f"; the others are not counted ({why}): --references MANIFEST counts them as empty", True
@@ -122,6 +123,7 @@ def _of_run(run: RunFacts, split: str | None) -> References:
         return References(manifest)
     chunk_id, num_chunks, strategy, digest = run.chunk
     sharding = Sharding(manifest.scan.durations_s, num_chunks, strategy)
+    # Dealt out by other code, a row may be in another chunk, and would count as missing from this one.
     if sharding.digest != digest:
         raise UsageError(f"which rows of {manifest.source} are chunk {chunk_id} cannot be told")
     return References(manifest, sharding.rows(chunk_id))
@@ -146,6 +148,7 @@ def join(files: list[Predictions], references: References | None, audio_folders:
     """
     if references is None or all(_belong(file, references) for file in files):
         return JoinResult(files, references, [])
+    # Only where no row has an id of its own: an id that somebody gave and that is not found means another row.
     if all(file.num_made == len(file) for file in files):
         by_audio = references.by_audio()
         found = [file.by_audio(folder) for file, folder in zip(files, audio_folders, strict=True)]

@@ -90,6 +90,7 @@ class RowCounter:
     def __call__(self, start: int, stop: int) -> Tally:
         tally = Tally()
         for row in self.rows(start, stop, tally):
+            # Not scored; its text and times were counted on the way here.
             if row.characters is None:
                 continue
             if row.failed:
@@ -132,6 +133,7 @@ class RowCounter:
                 tally.stated.add(row)
             tally.add_texts(texts, lang)
             if texts.excluded:
+                # No rate shows what a model says where nothing is to be held against it.
                 tally.excluded_words[texts.excluded] += len(texts.hypotheses[0].split())
             status = status_of(row, pred_field)
             yield ScoredRow(fields, row, reference, hypothesis, texts, *status, audio_seconds(row, fields)), texts

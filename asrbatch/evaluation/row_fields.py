@@ -22,6 +22,7 @@ def finite_seconds(value: Any) -> float | None:
     """A number of seconds that can be computed with, from 0 to `rows.MAX_SECONDS`; None for all else, NaN and true
     included.
     """
+    # NaN is within no bounds. Adding 0.0 makes a float of a whole number, and 0.0 of -0.0.
     return value + 0.0 if type(value) in (int, float) and 0 <= value <= MAX_SECONDS else None
 
 
@@ -104,6 +105,7 @@ def values_of(name: str, fields: Mapping[str, Any], row: Mapping[str, Any] | Non
     if (value := next(stated, None)) is None:
         return [NO_VALUE]
     values = value if isinstance(value, list) else [value]
+    # A value that a list holds twice must not count its row twice.
     return sorted(set(map(_as_text, values))) or [NO_ENTRY]
 
 

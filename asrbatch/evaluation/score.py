@@ -76,6 +76,7 @@ def score_rows(
     if needs_rates and not tally.total.rows:
         raise UsageError(_why_nothing(path, tally, options.text_field))
     check_groups(tally)
+    # With references a torn row is one without a prediction, and counts as that.
     is_partial = found.is_partial or (predictions.torn and references is None)
     # Failed and missing rows count as empty hypotheses, and the exit code tells that the rate is theirs too.
     is_whole = not (is_partial or tally.total.failed or tally.total.missing)
@@ -118,6 +119,7 @@ def _tally_as_dict(tally: Tally, options: ScoreOptions) -> dict[str, Any]:
 
 def _stated_speed(tally: Tally) -> dict[str, float]:
     """What another tool states, where every row with a prediction has it."""
+    # Of some of the rows it would not be the number that the leaderboard makes of the file.
     return tally.stated.as_dict(tally.total.rows + tally.excluded.total() - tally.total.missing)
 
 

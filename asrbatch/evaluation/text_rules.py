@@ -20,6 +20,7 @@ EXCLUDED = {
     "marked_to_ignore": "the leaderboard's own mark: `ignore time segment in scoring`",
 }
 _MARK_TO_IGNORE = "ignore time segment in scoring"
+# Knows no numbers, so none is too long for it.
 _FALL_BACK = "whisper-basic"
 # Of texts counted in one call; their rows are in memory meanwhile.
 _BATCH_CHARS = 1_000_000
@@ -67,6 +68,8 @@ class TextRules:
     def __init__(self, normalizer: str):
         self.name = normalizer
         self.with_compounds = normalizer == "leaderboard"
+        # Loaded here as well: an unknown name is refused before a row is read, and the processes that count are forked
+        # from this one and share the tables.
         self.normalizer = cache(load_normalizer)
         self.normalizer(choose(normalizer, "en"))
 
@@ -85,6 +88,7 @@ class TextRules:
             normalized = self._normalize(name, texts)
         except (ValueError, AssertionError, RecursionError):
             # Numbers of thousands of digits, which models loop into.
+            # All texts of the row, so that both sides are read by the same rules.
             normalized, fell_back = self._normalize(_FALL_BACK, texts), True
         in_words = not counts_characters(lang)
         # Where no spaces are written, those that a model or a normaliser puts are no errors.
@@ -125,6 +129,7 @@ class TextRules:
 
     def _normalize(self, name: str, texts: list[str]) -> list[str]:
         normalize = self.normalizer(name).normalize
+        # CER counts the spaces between words, so there must be one of each, whatever a normaliser leaves.
         return [" ".join(normalize(text).split()) for text in texts]
 
     def _excluded(self, reference: str | None, normalized: str) -> str | None:

@@ -136,6 +136,7 @@ def whisper_capabilities(checkpoint: Checkpoint) -> ModelCapabilities:
         sample_rate=checkpoint.sample_rate,
         window_s=checkpoint.window_s,
         window_source="the checkpoint's feature extractor",
+        # vLLM itself refuses nothing: it answers ` you` to no samples at all.
         min_samples=checkpoint.hop_length,
         languages=dict.fromkeys(checkpoint.languages, ""),
         supports=("prompt", "hotwords", "timestamps", *multilingual),

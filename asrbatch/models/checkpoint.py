@@ -58,6 +58,7 @@ class Checkpoint:
         own.
         """
         folder = Path(self.folder)
+        # The hub's cache keeps each commit in snapshots/COMMIT.
         return folder.name if folder.parent.name == "snapshots" else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,6 +79,7 @@ class Checkpoint:
         found = {m[1]: i for token, i in self.added_tokens.items() if (m := _LANGUAGE_TOKEN.fullmatch(token))}
         if self.is_multilingual:
             return found
+        # The prompt of such a checkpoint has no language, so this number never reaches the engine.
         return {"en": found.get("en", -1)}
 
     @property
@@ -151,6 +153,7 @@ def find_tokenizer(name: str) -> str:
 
 def is_path(name: str) -> bool:
     """Whether it names a folder here, there or not; otherwise it is a name on the hub."""
+    # A name on the hub has one slash at most.
     return os.path.isdir(os.path.expanduser(name)) or name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
@@ -172,6 +175,7 @@ def hash_folder(folder: str) -> str:
     files = content_files(Path(folder))
     with ThreadPoolExecutor(4) as pool:
         for path, digest in zip(files, pool.map(hash_file, files), strict=True):
+            # Names count, because they decide what is loaded. A NUL stands in no name, so none runs into a digest.
             whole.update(f"{path.name}\0{digest}\n".encode())
     return whole.hexdigest()
 
@@ -182,6 +186,7 @@ def content_files(folder: Path) -> list[Path]:
     weights: list[Path] = []
     for pattern in WEIGHT_PATTERNS:
         found = list(folder.glob(pattern))
+        # Weights that look unused count where they are all there is: then they are loaded.
         weights = [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
         if weights:
             break

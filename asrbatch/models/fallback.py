@@ -111,4 +111,5 @@ def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
 
 
 def _belief(generation: DecodingResult) -> float:
+    # Below every mean log-probability: an answer that has none is chosen last.
     return -1e9 if generation.avg_logprob is None else generation.avg_logprob

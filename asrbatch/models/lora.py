@@ -33,6 +33,7 @@ def adapter_rank(folder: Path, written: str) -> int:
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        # PEFT may give single modules a rank of their own; vLLM is told one that must hold all of them.
         return max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise UsageError(f"--lora {written}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
@@ -85,6 +86,7 @@ def _tensor_names(path: Path, written: str) -> list[str]:
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
+            # A damaged length must not ask for more memory than the file has bytes.
             header: dict[str, Any] = json.loads(file.read(min(length, path.stat().st_size)))
     except (OSError, ValueError, struct.error) as e:
         raise UsageError(f"--lora {written}: {path.name} of {path.parent} cannot be read ({e}); fetch it again") from e

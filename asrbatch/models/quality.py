@@ -79,6 +79,7 @@ def rounded(value: float | None, digits: int) -> float | None:
 
 def compression_ratio(text: str) -> float:
     """Whisper's measure, on UTF-8 bytes; 0 for an empty text."""
+    # Half a surrogate pair is text to JSON and to Python, and would raise here.
     data = text.encode("utf-8", "surrogatepass")
     return len(data) / len(zlib.compress(data)) if data else 0.0
 

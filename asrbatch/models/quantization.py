@@ -69,6 +69,7 @@ def _is_int8(group: dict[str, Any], form: object) -> bool:
         return False
     if group.get("output_activations"):  # rounded in floating point around a product of another kind
         return False
+    # What a file leaves out means 8 bits, integer, symmetric to compressed-tensors.
     return all(
         isinstance(part, dict)
         and part.get("num_bits", 8) == 8

@@ -45,6 +45,7 @@ def cut_segments(
     for i, token in enumerate(token_ids):
         if is_text(token):
             text.append(token)
+            # A slice, because without log-probabilities there is none to take.
             of_text += logprobs[i : i + 1]
         elif is_timestamp(token, first_timestamp):
             at_s = seconds(token, first_timestamp)
@@ -84,4 +85,5 @@ def is_timestamp(token: int, first_timestamp: int) -> bool:
 
 def seconds(token: int, first_timestamp: int) -> float:
     """What a timestamp token says, from the window's start."""
+    # 0.02 is no exact float: 35 steps would be 0.7000000000000001 s.
     return round((token - first_timestamp) * STEP_S, 2)

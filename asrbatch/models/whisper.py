@@ -83,6 +83,7 @@ class WhisperPrompts:
         if timestamps and not self.has_timestamps:
             raise UsageError(f"--model {checkpoint.name}: it has no timestamps; give --no-timestamps")
         self.language_of = {i: code for code, i in checkpoint.languages.items()}
+        # By their form: a word that a fine-tune added to the vocabulary is text.
         self._control_ids = frozenset(
             i for token, i in tokens.items() if token.startswith("<|") and token.endswith("|>")
         )
@@ -137,6 +138,7 @@ class WhisperPrompts:
             forced = [tuple(languages), (self.task_id,)]
         if not timestamps:
             return Controls(self._suppress, self._begin_suppress, (*forced, (self.no_timestamps,)), None, self.end)
+        # Not suppressed, the model generates <|notimestamps|> itself, and no timestamp comes.
         suppress = tuple(sorted({*self._suppress, self.no_timestamps}))
         return Controls(suppress, self._begin_suppress, tuple(forced), self.first_timestamp, self.end)
 
@@ -152,6 +154,7 @@ class WhisperPrompts:
         """
         if not prompt or prompt.isspace():
             return ()
+        # With a space before it, as openai-whisper encodes its initial prompt: text tokens begin with one.
         ids = encode(" " + prompt.strip())
         if any(i in self._control_ids or is_timestamp(i, self.first_timestamp) for i in ids):
             raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds a control token such as <|…|>; remove it")
@@ -218,6 +221,7 @@ class WhisperPrompts:
             language_prob = math.exp(logprobs[0]) if logprobs else None
         num_forced = 2 * self.checkpoint.is_multilingual + (not timestamps)  # as many as `controls` confined
         ids, of_ids = token_ids[num_forced:], logprobs[num_forced:]
+        # Not strict: without log-probabilities there are none beside the ids.
         counted = [p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i) or i == self.end]
         text_ids = [i for i in ids if self._is_text(i)]
         segments: tuple[Segment, ...] = ()

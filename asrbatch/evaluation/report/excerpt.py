@@ -46,10 +46,12 @@ def excerpt(
     joined = _joined(pieces)
     if len(reference) + len(hypothesis) <= most:
         return _taken(reference, hypothesis, joined, most)
+    # A single long error, such as a loop, must leave room for those behind it.
     most_in_one = min(_MOST_IN_ONE, max(most // 4, 1))
     parts = []
     for at, (kind, num_reference, num_hypothesis) in enumerate(joined):
         if kind == "equal" and num_reference == num_hypothesis:
+            # Units are shown beside an error, and at the ends of a text there is one on one side only.
             before = _AROUND if at else 0
             after = _AROUND if at + 1 < len(joined) else 0
             parts += [piece for piece in _without_middle(kind, num_reference, before, after) if piece[1]]
@@ -75,6 +77,7 @@ def _joined(pieces: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]
 
 
 def _without_middle(kind: str, units: int, before: int, after: int) -> list[tuple[str, int, int]]:
+    # The mark of a gap takes as much room as one unit.
     if units <= before + after + 1:
         return [(kind, units, units)]
     gap = units - before - after

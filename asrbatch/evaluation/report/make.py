@@ -14,6 +14,7 @@ from asrbatch.evaluation.score import score_rows
 from asrbatch.storage.files import explained, replacing
 from asrbatch.storage.run_files import RunFacts
 
+# How every report begins: whatever begins otherwise is somebody's file, and is not replaced.
 MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
 _RATE_BOUNDS = (
     (0, "no error"),
@@ -50,6 +51,7 @@ def make_report(
         UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no
             report stands at `to`, or the disk refused.
     """
+    # Asked first: counting a million rows takes minutes, and the page is written after it.
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
     if to.exists() and not _is_report(to):
@@ -74,6 +76,7 @@ def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
     """Rows by the range that their error rate is in; every range, in order."""
     found = {name: 0 for _, name in _RATE_BOUNDS} | {_OVER: 0}
     for (errors, units), rows in outcomes.items():
+        # In whole numbers, so that exactly 5 % stands in the range that ends there.
         found[next((name for bound, name in _RATE_BOUNDS if 100 * errors <= bound * units), _OVER)] += rows
     return found
 

@@ -186,6 +186,7 @@ def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[s
         for row in rows
     ]
     data = {
+        # The names of fields once, not in each of perhaps a hundred thousand rows.
         "fields": list(rows[0]) if rows else [],
         "rows": [list(row.values()) for row in numbered],
         "statuses": list(statuses),
@@ -217,6 +218,7 @@ def _select(attributes: str, first: str, numbers: dict[str, int]) -> str:
 
 def script_json(value: Any) -> str:
     """JSON in ASCII without `<`, `>` and `&`: nothing in it can end a script element or begin a comment."""
+    # The script reads it with JSON.parse, which knows no NaN: better an error here than an empty page.
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

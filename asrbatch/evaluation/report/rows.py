@@ -57,10 +57,12 @@ class WorstRows:
         # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
         worst: list[tuple[int, str, ScoredRow]] = []
         rates: Counter[Rate] = Counter()
+        # The score has counted these rows already, so this tally is thrown away.
         for row in self._counter.rows(start, stop, Tally()):
             if row.edits is not None:
                 rates[row.edits.errors, row.edits.reference] += 1
             worst.append((1 if row.edits is None else -row.edits.errors, str(row.fields["id"]), row))
+            # At twice as many, so that they are sorted seldom and memory stays bounded.
             if len(worst) >= 2 * self._number:
                 worst = nsmallest(self._number, worst, key=_rank)
         entries = []

@@ -137,6 +137,7 @@ class StageSeconds(dict[str, array]):
     def add(self, row: Mapping[str, Any]) -> None:
         for stage in TIMING_FIELDS:
             if (seconds := seconds_of_stage(row, stage)) is not None:
+                # float32: the six stages of a row take 24 bytes, those of a million rows 24 MB.
                 self.setdefault(stage, array("f")).append(seconds)
 
     def update(self, other: "StageSeconds") -> None:

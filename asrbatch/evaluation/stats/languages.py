@@ -54,6 +54,7 @@ class LanguageCounts(Sums):
 
     def as_dict(self) -> dict[str, Any]:
         # Not `dataclasses.asdict`, which makes a Counter of pairs of a Counter.
+        # Sorted, so that the order of rows does not show in a result.
         return {name: dict(sorted(of.items())) if isinstance(of, Counter) else of for name, of in vars(self).items()}
 
     def notes(self, language: str, is_guess: bool, normalizer: str) -> list[str]:

@@ -115,6 +115,7 @@ class PairCounts(Sums):
         if a[0] is not None and b[0] is not None:
             self.words.add(a[0], b[0])
         self.characters.add(a[1], b[1])
+        # `or` chooses by None alone here: a tuple is true even when all its counts are 0.
         difference = (b[0] or b[1]).errors - (a[0] or a[1]).errors
         self.rows += 1
         self.better += difference < 0

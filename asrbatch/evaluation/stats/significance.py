@@ -29,6 +29,7 @@ def generator_of(seed: int, *numbers: np.ndarray) -> np.random.Generator:
     """The generator for these whole numbers, int64 of any shapes."""
     key = 0
     for each in numbers:
+        # Of one width and byte order, so that the same numbers give the same draws on every machine.
         key = zlib.crc32(np.ascontiguousarray(each, "<i8").tobytes(), key)
     return np.random.default_rng([seed, key])
 
@@ -107,5 +108,8 @@ def permutation_test(differences: Mapping[int, int], resamples: int, seed: int) 
     generator = generator_of(seed, np.array(sizes, np.int64))
     sums = np.zeros(resamples, np.int64)
     for size, rows in sizes:
+        # Of rows with one size of difference only the number that change sign matters: time follows the sizes, not the
+        # rows.
         sums += size * (2 * generator.binomial(rows, 0.5, resamples) - rows)
+    # What was observed is one of the ways to swap, so that p is never 0.
     return float((1 + np.count_nonzero(np.abs(sums) >= observed)) / (resamples + 1))

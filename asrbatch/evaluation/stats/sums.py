@@ -52,6 +52,7 @@ class Groups(dict[str, dict[str, AnySums]]):
         """Adds what was counted over another part. Raises UsageError as `counts_of` does."""
         for name, groups in other.items():
             for value, counts in groups.items():
+                # The bound is on all parts together, not on each of them.
                 self._counts(name, value).update(counts)
 
     def in_order(self, name: str) -> Iterator[tuple[str, AnySums]]:
@@ -72,6 +73,7 @@ def _order(value: str) -> tuple[int, float, str]:
     if value.startswith("("):
         return 2, 0.0, value
     try:
+        # `< 2 s` stands before `2 to 5 s`, which begins with the same number.
         return 0, float(number) - (0.5 if value.startswith("< ") else 0), value
     except ValueError:
         return 1, 0.0, value
