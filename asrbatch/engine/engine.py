@@ -53,6 +53,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         UsageError: an engine argument this vLLM does not know.
         EngineStartError: vLLM did not start.
     """
+    # First: vLLM reads its environment while it is imported.
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
     try:
         from asrbatch.engine.vllm import api
@@ -60,6 +61,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         raise EngineStartError(
             f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
         ) from e
+    # Before half a minute of loading, and with the name that may have been meant; vLLM would raise a TypeError.
     api.check_engine_args(spec.engine_args)
     try:
         with environment.threads_for_ranks(spec.num_ranks, spec.device.kind):
@@ -101,6 +103,7 @@ class SpeechEngine:
             "device": spec.device.name,
             "device_kind": spec.device.kind,
             "mode": spec.mode,
+            # The folder differs between nodes, and a token is a secret; the record is passed around.
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "quantization": self._driver.engine.model_config.quantization,
             "asked": {
@@ -130,6 +133,7 @@ class SpeechEngine:
         self._api.set_num_threads(1)
 
     def submit(self, key: Any, request: Request, options: DecodingOptions = _DEFAULTS) -> None:
+        # Before it is submitted: the outcome comes in the driver's thread, maybe at once.
         self._in_flight[key] = request, options
         engine_input = self._processor.engine_input(request, options)
         self._driver.submit(key, engine_input, self._processor.sampling_params(options))
@@ -157,6 +161,7 @@ class SpeechEngine:
         reason = self._api.finish_reason(output)
         if reason == "abort":  # nobody here aborts: the engine is being stopped under us
             return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
+        # Read by what is known to be a result: other versions have other reasons.
         if reason not in ("stop", "length"):
             return Failure(RowError("rejected", f"the engine ended the request with {reason!r}"))
         return self._processor.postprocess(request, options, output)
@@ -197,4 +202,5 @@ def likely_fix(error: BaseException, log: str) -> str | None:
         messages.append(str(error))
         error = error.__cause__ or error.__context__
     text = "\n".join(messages).lower()
+    # vLLM has no exceptions of their own for these, so its words are all there is to go by.
     return next((fix for piece, fix in _FIXES.items() if piece in text), None)

@@ -32,6 +32,7 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
     defaults = {
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "VLLM_LOGGING_LEVEL": "INFO",
+        # vLLM would report each start to its authors over the network.
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork after threads and CUDA have started is a deadlock in waiting
         "TOKENIZERS_PARALLELISM": "false",
@@ -42,13 +43,16 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
         # Pinned threads would leave one of two cores idle (measured: 1.3 times slower).
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     for name, value in defaults.items():
+        # Somebody who has set one of vLLM's variables knows why.
         os.environ.setdefault(name, value)
     # Not a default: which of the two ways runs is our choice, recorded in the run record.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" else "0"
     # Nor this: vLLM's second model runner, its choice on some GPUs, takes no logits processors of this kind.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if plugins is not None:
+        # Not as an argument: processes that vLLM starts load plugins, too, and inherit this.
         os.environ["VLLM_PLUGINS"] = ",".join(plugins)
+    # For `die_with_owner`, in processes that know us by their environment alone.
     os.environ[_OWNER] = str(os.getpid())
 
 
@@ -84,6 +88,7 @@ def _is_gone(owner: int) -> bool:
     """Not asked of `os.getppid`: between us and the owner may stand other processes of vLLM's."""
     time.sleep(WATCH_S)
     try:
+        # Signal 0 is sent to nobody; it only asks whether there is such a process.
         os.kill(owner, 0)
     except ProcessLookupError:
         return True
@@ -108,6 +113,7 @@ def start_aside(start: Callable[[], Engine]) -> Engine:
             outcome.put((None, e))
             return
         outcome.put((engine, None))
+        # Asked, not looked at: whoever waits may be interrupted just when the engine is handed over.
         if not is_wanted.get():
             engine.close()
 

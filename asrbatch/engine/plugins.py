@@ -72,6 +72,7 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
         if point.name in versions(names) and (problem := problem_of(point)):
             if names is not None:
                 raise UsageError(f"--plugin {point.name}: {problem.text}")
+            # As vLLM does: what cannot be imported is skipped, what raises while it registers is not caught.
             if problem.is_fatal:
                 fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
                 raise UsageError(f"plugin {point.name}: {problem.text}; vLLM does not start with it: {fix}")
@@ -91,6 +92,7 @@ def problem_of(point: EntryPoint) -> PluginError | None:
     """Imports and registers a plugin; None when it works."""
     of = f" (from {point.dist.name} {point.dist.version})" if point.dist is not None else ""
     try:
+        # Apart from `register()`, because vLLM forgives only a failed import.
         register = point.load()
     except Exception as e:  # whatever its import does
         return PluginError(f"{point.value}{of} cannot be imported: {one_line(e)[:300]}", is_fatal=False)

@@ -137,6 +137,7 @@ class GenerativeProcessor:
         begin = self._length_until(postprocess.CLOSE, token_ids) if reasoning is not None else 0
         if stated is not None:
             begin = max(begin, self._length_until(postprocess.TAG, token_ids))
+        # num_tokens and avg_logprob are those of the text: neither the thought nor the stated language was said.
         is_text = [n >= begin and not self.frontend.is_special(i) for n, i in enumerate(token_ids)]
         return DecodingResult(
             text=text,
@@ -158,12 +159,14 @@ class GenerativeProcessor:
         return bisect_left(lengths, True, key=lambda n: tag in self.frontend.decode_text(token_ids[:n], self._kept))
 
     def _is_opened(self, request: Request) -> bool:
+        # Only the end is decoded: most of a long prompt stands for its audio.
         return postprocess.ends_in_reasoning(self.frontend.decode(self._api.prompt_ids(request.engine_input)[-8:]))
 
 
 def _mean_logprob(logprobs: Sequence[float], is_text: Sequence[bool], *, has_end: bool) -> float | None:
     """Over the tokens of the text, and where it came to that, the end token; None without any."""
     counted = [logprob for logprob, counts in zip(logprobs, is_text, strict=False) if counts]
+    # The end token counts, as it does in openai-whisper. An answer that was cut off has none.
     if has_end and is_text and not is_text[-1]:
         counted += logprobs[-1:]
     return sum(counted) / len(counted) if counted else None

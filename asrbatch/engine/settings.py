@@ -54,6 +54,7 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
     parsed: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
+        # Also as it is written on vLLM's own command line: --max-num-seqs=32.
         key = key.strip().lstrip("-").replace("-", "_")
         if not equals or not key:
             raise UsageError(f"--engine-arg {item}: must be key=value, such as max_num_seqs=32")
@@ -69,6 +70,7 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
         try:
             parsed[key] = json.loads(value, parse_constant=str)  # NaN stays text: a record cannot hold it
         except ValueError:
+            # As Python writes them, which is not JSON: as text, "False" would be true.
             parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
     return parsed
 
@@ -98,6 +100,7 @@ def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device, engine_arg
     chosen = _automatic_dtype(checkpoint, device)
     if chosen in taken:
         return chosen
+    # What an old GPU computes in; elsewhere the type that the kernels of these weights prefer.
     return "float16" if device.kind == "cuda" and not device.has_bf16 and "float16" in taken else taken[0]
 
 
@@ -150,8 +153,10 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
     if on_cpu:
         settings["enforce_eager"] = True  # no slower, and loads in half the time
     settings.update(spec.engine_args)
+    # After the user's, because it is sized for the sequences that there will be.
     if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
         settings["kv_cache_memory_bytes"] = _kv_cache_bytes(spec, settings["max_num_seqs"])
+    # Last, and refused to the user: without it Whisper's rules would not hold, and workers would outlive us.
     settings["logits_processors"] = [_LOGITS_PROCESSORS[spec.capabilities.is_whisper]]
     return settings
 

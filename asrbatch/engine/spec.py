@@ -81,7 +81,9 @@ class ModelOptions:
         if not capabilities.is_whisper:
             chosen["style"] = capabilities.prompt_style
             chosen["default_prompt"] = self.default_prompt
+            # Found by trying: another version of the processor may take less, and other rows would fail as too_short.
             chosen["min_samples"] = capabilities.min_samples
+        # A plugin may bring the model's class. Whisper's is vLLM's own, so only plugins that were asked for count.
         if self.plugins or not capabilities.is_whisper:
             chosen["plugins"] = self.plugin_versions
         # By content: a folder may be moved, and another may take its place.

@@ -54,11 +54,13 @@ def start_thread(settings: dict[str, Any]) -> LLMEngine:
 
 def start_process(settings: dict[str, Any]) -> AsyncLLM:
     """An engine in vLLM's EngineCore process. Call it where an asyncio loop runs."""
+    # Not `LLMEngine`: its `step` waits for ever when the process is killed.
     return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings, enable_log_requests=False))
 
 
 def request_args(lora: str | None) -> dict[str, Any]:
     """Arguments of every request: those that make the engine apply an adapter, if there is one."""
+    # One adapter a run: its name and number only tell it from others, of which there are none.
     return {} if lora is None else {"lora_request": LoRARequest("adapter", 1, lora)}
 
 
@@ -103,6 +105,7 @@ def gather_few_logprobs_at_once() -> None:
 
     @functools.wraps(gather)
     def at_once(self: Sampler, logprobs: torch.Tensor, ids_of: dict[int, list[int]], sampled: torch.Tensor) -> Any:
+        # In a run all ask for the same token, Whisper's for "nobody speaks".
         ids = next(iter(ids_of.values()), [])
         if len(ids_of) != len(logprobs) or any(other != ids for other in ids_of.values()):
             return gather(self, logprobs, ids_of, sampled)

@@ -59,6 +59,7 @@ def make_frontend(
 
 def template_variables(template: str) -> frozenset[str] | None:
     """The names that a chat template looks up; None where it cannot be read as Jinja."""
+    # transformers renders templates with `break` and `continue`, so they must be read with them.
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     try:
         found = jinja2.meta.find_undeclared_variables(environment.parse(_GENERATION_TAG.sub("", template)))
@@ -148,6 +149,7 @@ class ChatFrontend(Frontend):
 
     def __init__(self, model_config: Any, renderer: Any, template_kwargs: dict[str, Any]):
         super().__init__(model_config, renderer)
+        # Without it a template leaves the user's turn open, and the model goes on in it.
         self._kwargs = {"add_generation_prompt": True, **template_kwargs}
         self.placeholder = placeholder_of(self.model)
         if self.placeholder is None:
@@ -188,11 +190,13 @@ class ChatFrontend(Frontend):
             audio = {"type": "audio_url", "audio_url": None, "uuid": "window"}
             parts = [part for part in (texts[0], audio, texts[1]) if part is audio or part["text"].strip()]
             conversation, chat = self._chat(parts, "auto")
+            # For plain text vLLM writes the placeholder before it, unless the text has it: so it is written in.
             if isinstance(conversation[0]["content"], str):
                 gap = "" if "{audio}" in prompt or not before.strip() else " "
                 text = f"{before}{gap}{self.placeholder}{after}"
                 _, chat = self._chat([audio, {"type": "text", "text": text}], "string")
             if len(self._prompts) == _MAX_PROMPTS:
+                # The oldest; a dict keeps the order in which it was filled.
                 del self._prompts[next(iter(self._prompts))]
             self._prompts[prompt] = list(chat["prompt_token_ids"])
         return self._prompts[prompt]

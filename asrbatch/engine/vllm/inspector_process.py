@@ -55,6 +55,7 @@ def _serve(connection: Connection) -> None:
     while True:
         request = json.loads(connection.recv())
         try:
+            # Once: vLLM settles device and plugins while it is imported. Others get a process of their own.
             problems = _import_vllm(request) if problems is None else problems
             response = {"found": _found(request, problems)}
         except UsageError as e:
@@ -107,7 +108,9 @@ class _Inspection:
         from asrbatch.engine.vllm import api, frontends, registry
 
         self._asked, self._at = request, f"--model {request['name']}"
+        # Here, because only vLLM knows its arguments, and the run must be refused before an engine is started.
         api.check_engine_args(request["settings"])
+        # With vLLM's cache an input that was rendered and never submitted cannot be rendered again.
         fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
         try:
             self._config, renderer, self._kv_bytes = registry.without_engine({**request["settings"], **fixed})

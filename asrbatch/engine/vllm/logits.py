@@ -72,6 +72,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
             raise ValueError(f"{CONTROLS_KEY} must hold {', '.join(known)}, not {sorted(controls)}")
 
     def is_argmax_invariant(self) -> bool:
+        # vLLM asks those that say True only where it samples at random, and most requests are greedy.
         return False
 
     def update_state(self, batch_update) -> None:
@@ -91,9 +92,11 @@ class WhisperLogitsProcessor(LogitsProcessor):
             moved, displaced = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
                 self._rows[target] = moved
+            # Otherwise the row that stood there has left the batch.
             if direction == MoveDirectionality.SWAP and displaced is not None:
                 self._rows[source] = displaced
             self._grow(max(source, target))
+            # In both directions: a state without a row is written anew before anybody reads it.
             self._states[[source, target]] = self._states[[target, source]]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
@@ -101,10 +104,12 @@ class WhisperLogitsProcessor(LogitsProcessor):
         if self._groups is None:
             self._groups = self._group()
         numbers = [self._advance(group) for group in self._groups]
+        # Before the rules, which may forbid a control token; what is kept here is put back behind them.
         confined = self._confined(logits)
         for group, (num_text, stamps, last, before) in zip(self._groups, numbers, strict=True):
             part = logits if len(group.indices) == len(logits) else logits[self._send(group.indices)]
             group.rules.apply(part, num_text, stamps, last, before, self._send)
+            # Indexing by rows has copied them.
             if part is not logits:
                 logits[self._send(group.indices)] = part
         for rows, ids, kept in confined:
@@ -152,6 +157,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
         return lengths - states[:, _FORCED], states[:, _STAMP], states[:, _LAST] > 0, states[:, _BEFORE] > 0
 
     def _add(self, index: int, controls: dict, output_ids: list[int]) -> None:
+        # Forced tokens differ with a row's language; its rules do not, and rows that share them go through as one.
         rules = {name: value for name, value in controls.items() if name != "forced"}
         key = repr(rules)
         if key not in self._rules:
@@ -162,6 +168,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
 
     def _grow(self, index: int) -> None:
         if index >= len(self._states):
+            # By 64 rows at a time: a batch fills up row by row.
             self._states = np.concatenate([self._states, np.zeros((index + 64 - len(self._states), 5), np.int64)])
 
     def _group(self) -> list[_RowGroup]:
@@ -177,6 +184,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
 
     def _send(self, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
+        # Only from pinned memory is the copy asynchronous.
         return (tensor.pin_memory() if self._pins else tensor).to(self._device, non_blocking=True)
 
 

@@ -23,6 +23,7 @@ def detect_supported_options(prompt_text: PromptText, languages: Sequence[str]) 
         prompt_text: for the run's own task, where a call names none.
         languages: codes the model has.
     """
+    # With fewer than two languages there is no choice that could change the prompt.
     one, other = [*languages, None, None][:2]
     changes = {
         "language": (prompt_text(language=one), prompt_text(language=other)),

@@ -34,6 +34,7 @@ def without_engine(settings: dict[str, Any]) -> tuple[Any, Any, int]:
     config = EngineArgs(**settings).create_engine_config()
     model = config.model_config
     heads = model.get_total_num_kv_heads()
+    # vLLM counts the layers of one pipeline rank.
     layers = model.get_num_layers(config.parallel_config) * config.parallel_config.pipeline_parallel_size
     return model, renderer_from_config(config), 2 * layers * heads * model.get_head_size()
 
@@ -67,6 +68,7 @@ def registered() -> dict[str, Callable[[], type]]:
 def may_take_audio(architecture: str) -> bool:
     """Of a class that cannot be imported: whether its module names audio as what is given to it, and it is not one of
     those that write nothing."""
+    # The class cannot be asked, so vLLM's tables are: outside this one stand models of text, and those that only embed.
     if architecture in _VLLM_MODELS and architecture not in _MULTIMODAL_MODELS:
         return False
     module = getattr(ModelRegistry.models[architecture], "module_name", None)
