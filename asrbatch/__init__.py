@@ -33,6 +33,7 @@ def transcribe(
     Raises:
         errors.AsrbatchError: the run cannot be done as asked, or stopped; rows written so far are kept.
     """
+    # Late: `import asrbatch` alone must cost nothing, and every command imports this module first.
     from asrbatch.config import run_config
     from asrbatch.runs.runner import run
 

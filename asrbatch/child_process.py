@@ -47,6 +47,7 @@ class ChildProcess:
         output: int | IO | None = None,
     ):
         self._reap_timeout_s = reap_timeout_s
+        # A socket, not the child's standard streams: C libraries print there.
         ours, theirs = socket.socketpair()
         # -P and PYTHONPATH: this very package, and no file of the user's working directory in place of a library.
         package_root = str(Path(__file__).resolve().parents[1])
@@ -55,6 +56,7 @@ class ChildProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, *map(str, (theirs.fileno(), os.getpid(), *arguments))],
                 pass_fds=(theirs.fileno(),),
+                # A manifest may come on ours, and whoever reads it first has it.
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -62,6 +64,7 @@ class ChildProcess:
                 # Ctrl-C in the terminal is for the parent; and the child is a group, to be killed with all it started.
                 start_new_session=True,
             )
+        # Our copy of the child's end is closed by now: with it, the end of the child would go unnoticed.
         self.connection, self.pid = Connection(ours.detach()), self._process.pid
 
     def how_it_ended(self) -> str:
@@ -69,6 +72,7 @@ class ChildProcess:
         try:
             status = self._process.wait(self._reap_timeout_s)
         except subprocess.TimeoutExpired:
+            # It hangs in its own clean-up, or sleeps in the kernel: its status is not there to be read.
             return "it closed its pipe"
         return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
@@ -91,6 +95,7 @@ def connect() -> tuple[Connection, list[str]]:
 
 def end_when(is_orphan: Callable[[], bool]) -> None:
     """Ends this process as soon as `is_orphan`, which may wait, returns True; also while its other threads hang."""
+    # A thread of its own: the main one may be in C, where a signal's handler in Python is never reached.
     threading.Thread(target=_watch, args=(is_orphan,), name="asrbatch-watchdog", daemon=True).start()
 
 

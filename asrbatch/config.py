@@ -97,6 +97,7 @@ class TaskOptions(CheckedOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         for flag, text, fix in (
+            # An empty text would be taken for none, and a chat be asked by its default instead of by nothing.
             ("--prompt", self.prompt, "leave it out, or give '{audio}' to ask a chat without words"),
             ("--hotwords", self.hotwords, "leave it out"),
         ):
@@ -147,6 +148,7 @@ class WindowOptions(CheckedOptions):
                 raise UsageError(f"--no-timestamps: --windows sequential goes by the timestamps; {fix}")
             return
         fix = "give --windows sequential as well"
+        # An option that does nothing is refused, not ignored: its user believes that it works.
         if self.condition_on_previous:
             raise UsageError(
                 f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}"
@@ -212,6 +214,7 @@ class ChunkOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # The place in a SLURM array has been settled by now, in `cli/options.py`.
         if (self.num_chunks is None) != (self.chunk_id is None):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
         if self.num_chunks is None or self.chunk_id is None:
@@ -304,6 +307,7 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
 
     @property
     def num_workers(self) -> int:
+        # The cores of this process, which under SLURM are a share of the machine's.
         return self.workers or min(16, len(os.sched_getaffinity(0)))
 
 
@@ -311,12 +315,14 @@ def source_options(values: Mapping[str, Any]) -> SourceOptions:
     """How a manifest is to be read, of options by name. Raises UsageError."""
     named = {field.name: values[field.name] for field in fields(SourceOptions)}
     if named["audio_folder"] is not None:
+        # Relative to where the command was given: a worker process or a job may run in another folder.
         named["audio_folder"] = absolute(named["audio_folder"])
     return SourceOptions(**named)
 
 
 def run_config(options: Mapping[str, Any]) -> RunConfig:
     """A run of options by name, those of the engine among the others. Raises UsageError, also for names of none."""
+    # Told apart by name: a caller of `asrbatch.transcribe` writes all options flat, as on the command line.
     of_engine = {field.name for field in fields(EngineConfig)}
     known = of_engine | {field.name for field in fields(RunConfig)} - {"engine"}
     if unknown := options.keys() - known:

@@ -5,6 +5,7 @@ goes on. Everything else is an `AsrbatchError`: it stops the command, is printed
 file, the row, the value and the fix, and chooses the exit code.
 """
 
+# Job scripts decide by these whether to requeue (`cluster/`), so that a number never changes its meaning.
 EXIT_COMPLETE = 0
 EXIT_ERROR = 1
 EXIT_USAGE = 2
@@ -44,6 +45,7 @@ class RowError(Exception):
     """
 
     def __init__(self, kind: str, message: str, has_fix: bool = False):
+        # Rows are counted and filtered by kind, so one that no document names would be a bug that nobody sees.
         if kind not in ROW_ERROR_KINDS:
             raise ValueError(f"unknown row error kind {kind!r}; the documented ones are {', '.join(ROW_ERROR_KINDS)}")
         super().__init__(kind, message, has_fix)  # all, so that it survives pickling between processes

@@ -34,6 +34,7 @@ def shorten(text: str, limit: int) -> str:
 
 def printable(text: str, keep: str = "\n") -> str:
     """Without what a file's bytes could do to a terminal: control characters other than those kept are written out."""
+    # Nearly every text is: one look in C instead of one at each character.
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
@@ -52,6 +53,7 @@ def first_of(names: Sequence[str], most: int, total: int | None = None) -> str:
 
 def one_line(error: BaseException, *, with_type: bool = True) -> str:
     """A library's exception, for a message of ours."""
+    # Libraries write over several lines; a message of ours is one.
     return " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
 
 
@@ -68,4 +70,5 @@ def is_data_uri(path: str) -> bool:
 
 def shorten_data_uri(uri: str) -> str:
     header, _, payload = uri.partition(",")
+    # The header is a file's, too, and may be as long as it likes.
     return f"{header[:40]},…({len(payload)} chars)"

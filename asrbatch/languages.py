@@ -30,12 +30,14 @@ def primary(lang: str) -> str:
     name = whole.partition(" (")[0]
     first = name.replace("_", "-").partition("-")[0].strip()
     codes = _codes()
+    # The whole name first: some have a hyphen themselves, such as Serbo-Croatian.
     return codes.get(name) or codes.get(first, first)
 
 
 def is_language(lang: str) -> bool:
     """Whether it begins with a code or is a name that is known; any three letters are taken for a code of ISO 639-3."""
     code = primary(lang)
+    # ISO 639-3 has thousands, too many for a list.
     is_code = len(code) == 3 and code.isascii() and code.isalpha() and code not in _NO_LANGUAGE
     return is_code or code in _codes()
 
@@ -54,4 +56,5 @@ def find(lang: str, known: Collection[str]) -> str | None:
     """Which of a model's codes a language is that someone wrote as `EN`, `en-US`, `en_us`, `eng` or `English`; None for
     none.
     """
+    # As written first: Whisper's own code for Javanese is jw, which is jv to us.
     return next((code for code in (subtag(lang), primary(lang)) if code in known), None)

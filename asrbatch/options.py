@@ -58,6 +58,7 @@ class CheckedOptions:
 
     def __post_init__(self) -> None:
         for each in fields(self):
+            # None is "not given", for which no bound holds.
             if each.metadata and (value := getattr(self, each.name)) is not None:
                 _check(each, value)
 

@@ -40,6 +40,7 @@ def over_rows(
         OutputError: a process was killed. Whatever `work` raises.
     """
     if num_processes is None:
+        # The cores we may use, not those of the machine: SLURM gives a task a share.
         num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0))) if num_rows >= _WORTH_PROCESSES_ROWS else 1
     if "pyarrow" in sys.modules:  # has threads of its own, which do not survive a fork
         num_processes = 1
@@ -67,10 +68,13 @@ def over_items(
     receivers: list[Connection] = []
     try:
         for place in range(min(num_processes, len(items))):
+            # Every n-th item, settled before they start: no queue lies between processes, whose lock a killed one could
+            # keep.
             receiver, process = _start(work, items[place::num_processes])
             receivers.append(receiver)
             processes.append(process)
         for i in range(len(items)):
+            # Whose turn it is, not who is ready: results keep the order of the items, and none pile up here.
             receiver = receivers[i % len(receivers)]
             _wait_for(receiver, processes, doing)
             try:
@@ -81,6 +85,7 @@ def over_items(
                 raise error
             yield result
     finally:
+        # Also when the caller stops early, and when the work has failed: nobody wants what is left.
         for process in processes:
             process.kill()
             process.join()
@@ -122,4 +127,5 @@ def _work_off(work: Callable[[Item], Result], items: Sequence[Item], results: Co
         for item in items:
             results.send((work(item), None))
     except Exception as e:
+        # Raised again in the parent, as if there were no processes.
         results.send((None, e))

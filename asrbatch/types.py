@@ -23,6 +23,7 @@ class AudioRef:
 
     name: str
     path: str | None = None
+    # Not compared: two closures over the same bytes are not equal.
     load: Callable[[], bytes] | None = field(default=None, compare=False)
     url: str | None = None
 
