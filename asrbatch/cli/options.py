@@ -9,10 +9,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from itertools import chain
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
     ChunkOptions,
     EngineConfig,
@@ -263,6 +265,15 @@ def scoring_options(*, resamples: int = 1000) -> OptionGroup:
         fields(ScoreOptions), types={"by": str}, defaults={"by": None, "resamples": resamples}, with_bounds=True
     )
     return OptionGroup(shared, lambda values, _: ScoreOptions(**{**values, "by": _names(values["by"])}))
+
+
+def slurm_options() -> OptionGroup:
+    """What `sbatch` is to be told; a command receives them by name, as what is not given depends on the run."""
+    # Written as one word or path each; None where the run decides.
+    types, defaults = {"python": str, "cache_dir": Path}, {"python": None}
+    several = [each.name for each in fields(SlurmOptions) if each.type == tuple[str, ...] and each.name not in types]
+    shared = parameters_of(fields(SlurmOptions), types=types, defaults=defaults)
+    return OptionGroup(shared, lambda values, _: values | {name: tuple(values[name] or ()) for name in several})
 
 
 def resolve_chunk_id(

@@ -7,11 +7,12 @@ Pure: nothing is written, submitted or asked. It knows sbatch's options and limi
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.errors import UsageError
+from asrbatch.options import CheckedOptions, flag, option
 
 # SLURM's MaxArraySize is 1001 unless a site changed it; it bounds the index of an element, not only their number.
 MAX_ARRAY_SIZE = 1000
@@ -26,76 +27,59 @@ _SHORT = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class SlurmOptions:
-    """How the tasks are to run. Strings go to SLURM as they are.
-
-    Attributes:
-        job_name: of the array; the merge job adds `-merge`.
-        log_dir: absolute path of the folder of the jobs' logs.
-        partition, account, qos, time, mem, chdir: the options of sbatch.
-        gpus: per task, `1`, `0` for none, or with a type, `a100:2`.
-        cpus_per_task: None takes `CPUS_PER_GPU` for each GPU, and SLURM's default without.
-        sbatch: further `#SBATCH` lines of the array, such as `--constraint=a100`.
-        setup: lines of bash to run first, such as `module load cuda`.
-        container: words to put before the command, such as `apptainer exec --nv image.sif`.
-        python: the words that start the interpreter which has asrbatch.
-        max_running: most tasks at a time; None for as many as SLURM gives.
-        max_array_size: most tasks in one array.
-        requeue: how often in a row a task that wrote no row requeues itself; 0 for never.
-        signal_before_s: how long before the time limit a task is told to finish; 0 for not at all.
-        stagger_s: starts are spread over so many seconds.
-        cache_dir: where compile caches go; None takes the node's temporary folder.
-        merge: submit a merge job too.
-        merge_partition, merge_time: of the merge job; None takes those of the array.
-        merge_cpus, merge_mem: of the merge job; None takes SLURM's default.
-        merge_sbatch: further `#SBATCH` lines of the merge job.
+@dataclass(frozen=True, kw_only=True)
+class SlurmOptions(CheckedOptions):
+    """How the tasks are to run. Strings go to SLURM as they are; folders are absolute paths.
 
     Raises:
         UsageError: a value out of range, or one that cannot stand in a script.
     """
 
-    job_name: str
-    log_dir: Path
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    time: str | None = None
-    gpus: str = "1"
-    cpus_per_task: int | None = None
-    mem: str | None = None
-    chdir: str | None = None
-    sbatch: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    container: str | None = None
-    python: tuple[str, ...] = ("python3",)
-    max_running: int | None = None
-    max_array_size: int = MAX_ARRAY_SIZE
-    requeue: int = 3
-    signal_before_s: int = 120
-    stagger_s: int = 30
-    cache_dir: str | None = None
-    merge: bool = True
-    merge_partition: str | None = None
-    merge_time: str | None = None
-    merge_cpus: int | None = None
-    merge_mem: str | None = None
-    merge_sbatch: tuple[str, ...] = ()
+    partition: str | None = option(None, "Partition of the array.")
+    account: str | None = option(None, "Account to charge.")
+    qos: str | None = option(None, "Quality of service.")
+    time: str | None = option(None, "Time limit of a task, e.g. 4:00:00; a task that needs longer requeues itself.")
+    gpus: str = option("1", "GPUs of a task (--gres): 1, a100:1, or 0 for CPUs alone.")
+    cpus_per_task: int | None = option(None, "CPU cores of a task. [default: 8 for each GPU]", minimum=1)
+    mem: str | None = option(None, "Memory of a task, e.g. 32G.")
+    chdir: str | None = option(None, "Folder the jobs start in. [default: this one]")
+    # The merge job adds `-merge`.
+    job_name: str = option(help="Name of the array. [default: asrbatch-OUTPUT]")
+    sbatch: tuple[str, ...] = option(
+        (), "One more #SBATCH line, e.g. --constraint=a100; may be repeated.", metavar="OPTION"
+    )
+    setup: tuple[str, ...] = option(
+        (), "A line of bash to run first, e.g. 'module load cuda'; may be repeated.", metavar="LINE"
+    )
+    container: str | None = option(None, "Words to put before the command, e.g. 'apptainer exec --nv image.sif'.")
+    python: tuple[str, ...] = option(
+        ("python3",), "The interpreter that has asrbatch. [default: this one; python3 in a container]"
+    )
+    log_dir: Path = option(help="Folder of the jobs' logs. [default: logs beside the output]")
+    max_running: int | None = option(None, "Most tasks at a time; shared by several arrays.", minimum=1)
+    max_array_size: int = option(
+        MAX_ARRAY_SIZE, "Most tasks in one array; more chunks are submitted as several.", minimum=1
+    )
+    chunks: str | None = option(None, "Only these chunks, e.g. 3,7-9: as merge-shards names them.", metavar="IDS")
+    requeue: int = option(3, "How often in a row a task that wrote no row requeues itself; 0 for never.", minimum=0)
+    # What `--signal` of sbatch takes at most.
+    signal_before_s: int = option(
+        120, "Seconds before the time limit at which a task stops and requeues itself; 0 for not at all.",
+        flags="--signal-before", minimum=0, maximum=65535,
+    )  # fmt: skip
+    stagger_s: int = option(30, "Seconds over which the tasks' starts are spread.", flags="--stagger", minimum=0)
+    cache_dir: str | None = option(None, "Folder of the tasks' compile caches. [default: the node's temporary folder]")
+    merge: bool = option(True, "Submit the job that verifies and joins the chunks.")
+    merge_partition: str | None = option(None, "Partition of the merge job. [default: --partition]")
+    merge_time: str | None = option(None, "Time limit of the merge job. [default: --time]")
+    merge_cpus: int | None = option(None, "CPU cores of the merge job. [default: SLURM's]", minimum=1)
+    merge_mem: str | None = option(None, "Memory of the merge job, e.g. 4G. [default: SLURM's]")
+    merge_sbatch: tuple[str, ...] = option(
+        (), "One more #SBATCH line of the merge job; may be repeated.", metavar="OPTION"
+    )
 
     def __post_init__(self) -> None:
-        for option, number, least, most in (
-            ("--cpus-per-task", self.cpus_per_task, 1, None),
-            ("--merge-cpus", self.merge_cpus, 1, None),
-            ("--max-running", self.max_running, 1, None),
-            ("--max-array-size", self.max_array_size, 1, None),
-            ("--requeue", self.requeue, 0, None),
-            ("--signal-before", self.signal_before_s, 0, 65535),
-            ("--stagger", self.stagger_s, 0, None),
-        ):
-            if number is not None and number < least:
-                raise UsageError(f"{option} {number}: must be at least {least}")
-            if number is not None and most is not None and number > most:
-                raise UsageError(f"{option} {number}: must be at most {most}, which is what SLURM takes")
+        super().__post_init__()
         if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
             raise UsageError(f"--gpus {self.gpus}: give a number, or a type and a number such as a100:2")
         if not self.job_name or re.search(r"[/\\%\s]", self.job_name):
@@ -119,18 +103,13 @@ class SlurmOptions:
         )
 
     def _check_lines(self) -> None:
-        texts = {
-            "--partition": self.partition, "--account": self.account, "--qos": self.qos, "--time": self.time,
-            "--mem": self.mem,
-            "--chdir": self.chdir, "--log-dir": str(self.log_dir), "--merge-partition": self.merge_partition,
-            "--merge-time": self.merge_time, "--merge-mem": self.merge_mem, "--cache-dir": self.cache_dir,
-            "--container": self.container,
-        }  # fmt: skip
-        lines = {"--sbatch": self.sbatch, "--merge-sbatch": self.merge_sbatch, "--setup": self.setup}
-        several = [(option, line) for option in lines for line in lines[option]]
-        for option, text in [*texts.items(), *several]:
-            if text is not None and (not text.strip() or re.search(r"[\n\r\0]", text)):
-                raise UsageError(f"{option} {text!r}: must be one line, and not empty")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            texts = value if isinstance(value, tuple) else [str(value)] if isinstance(value, str | Path) else []
+            for text in texts:
+                # Of two lines the second would be a command of the script.
+                if not text.strip() or re.search(r"[\n\r\0]", text):
+                    raise UsageError(f"{flag(each)} {text!r}: must be one line, and not empty")
         if self.container is not None:
             try:
                 shlex.split(self.container)

@@ -275,6 +275,7 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
         "out dir/out.jsonl",
         "--prompt",
         "it's -x",
+        "--keep-no-speech",
         "--engine-arg",
         "a=1",
         "--engine-arg",
@@ -290,6 +291,7 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
         parsed[what] = commands[name].make_context(name, words).params
     run = {"manifest": str(manifest), "model": "./my model", "output": "out dir/out.jsonl", "prompt": "it's -x"}
     for what in ("one_process", "chunk", "submit"):
+        assert parsed[what]["drop_no_speech"] is False
         assert run.items() <= parsed[what].items() and parsed[what]["args"] == ["a=1", "b=2"], what
     assert (parsed["one_process"]["num_chunks"], parsed["chunk"]["num_chunks"], parsed["submit"]["num_chunks"]) == (
         None,

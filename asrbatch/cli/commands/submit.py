@@ -4,14 +4,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from asrbatch.cli.common import Verbose, log
-from asrbatch.cli.options import RunOptions, run_options, takes
+from asrbatch.cli.options import RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
-from asrbatch.cluster.slurm import MAX_ARRAY_SIZE, Array, SlurmOptions, parse_chunks, split_arrays
+from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
 from asrbatch.cluster.slurm_submit import Script, Submitted
 from asrbatch.cluster.slurm_submit import submit as submit_scripts
@@ -22,73 +22,10 @@ from asrbatch.storage.paths import find_chunks
 from asrbatch.storage.remote import absolute
 
 
-@takes(options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
+@takes(slurm=slurm_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
 def submit(
     options: RunOptions,
-    partition: Annotated[str | None, typer.Option(help="Partition of the array.")] = None,
-    account: Annotated[str | None, typer.Option(help="Account to charge.")] = None,
-    qos: Annotated[str | None, typer.Option(help="Quality of service.")] = None,
-    time: Annotated[
-        str | None, typer.Option(help="Time limit of a task, e.g. 4:00:00; a task that needs longer requeues itself.")
-    ] = None,
-    gpus: Annotated[str, typer.Option(help="GPUs of a task (--gres): 1, a100:1, or 0 for CPUs alone.")] = "1",
-    cpus_per_task: Annotated[
-        int | None, typer.Option(help="CPU cores of a task. [default: 8 for each GPU]", show_default=False)
-    ] = None,
-    mem: Annotated[str | None, typer.Option(help="Memory of a task, e.g. 32G.")] = None,
-    chdir: Annotated[str | None, typer.Option(help="Folder the jobs start in. [default: this one]")] = None,
-    job_name: Annotated[str | None, typer.Option(help="Name of the array. [default: asrbatch-OUTPUT]")] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION", help="One more #SBATCH line, e.g. --constraint=a100; may be repeated."),
-    ] = None,
-    setup: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LINE", help="A line of bash to run first, e.g. 'module load cuda'; may be repeated."),
-    ] = None,
-    container: Annotated[
-        str | None, typer.Option(help="Words to put before the command, e.g. 'apptainer exec --nv image.sif'.")
-    ] = None,
-    python: Annotated[
-        str | None,
-        typer.Option(
-            help="The interpreter that has asrbatch. [default: this one; python3 in a container]", show_default=False
-        ),
-    ] = None,
-    log_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the jobs' logs. [default: logs beside the output]")
-    ] = None,
-    max_running: Annotated[int | None, typer.Option(help="Most tasks at a time; shared by several arrays.")] = None,
-    max_array_size: Annotated[
-        int, typer.Option(help="Most tasks in one array; more chunks are submitted as several.")
-    ] = MAX_ARRAY_SIZE,
-    chunks: Annotated[
-        str | None, typer.Option(metavar="IDS", help="Only these chunks, e.g. 3,7-9: as merge-shards names them.")
-    ] = None,
-    requeue: Annotated[
-        int, typer.Option(help="How often in a row a task that wrote no row requeues itself; 0 for never.")
-    ] = 3,
-    signal_before: Annotated[
-        int,
-        typer.Option(help="Seconds before the time limit at which a task stops and requeues itself; 0 for not at all."),
-    ] = 120,
-    stagger: Annotated[int, typer.Option(help="Seconds over which the tasks' starts are spread.")] = 30,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the tasks' compile caches. [default: the node's temporary folder]")
-    ] = None,
-    merge: Annotated[bool, typer.Option(help="Submit the job that verifies and joins the chunks.")] = True,
-    merge_partition: Annotated[
-        str | None, typer.Option(help="Partition of the merge job. [default: --partition]")
-    ] = None,
-    merge_time: Annotated[str | None, typer.Option(help="Time limit of the merge job. [default: --time]")] = None,
-    merge_cpus: Annotated[
-        int | None, typer.Option(help="CPU cores of the merge job. [default: SLURM's]", show_default=False)
-    ] = None,
-    merge_mem: Annotated[str | None, typer.Option(help="Memory of the merge job, e.g. 4G. [default: SLURM's]")] = None,
-    merge_sbatch: Annotated[
-        list[str] | None,
-        typer.Option(metavar="OPTION", help="One more #SBATCH line of the merge job; may be repeated."),
-    ] = None,
+    slurm: dict[str, Any],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -106,37 +43,10 @@ def submit(
     if (folder := options.values["audio_folder"]) is not None:
         options.values["audio_folder"] = absolute(folder)
     config = options.config(environment={}, chunk_id=0)
-    manifest = _manifest(config, chdir, dry_run)
+    manifest = _manifest(config, slurm["chdir"], dry_run)
     output = config.output_path
-    slurm = SlurmOptions(
-        job_name=job_name if job_name is not None else _job_name(output),
-        log_dir=_absolute(log_dir) or output.parent / "logs",
-        partition=partition,
-        account=account,
-        qos=qos,
-        time=time,
-        gpus=gpus,
-        cpus_per_task=cpus_per_task,
-        mem=mem,
-        chdir=None if chdir is None else str(_absolute(chdir)),
-        sbatch=tuple(sbatch or ()),
-        setup=tuple(setup or ()),
-        container=container,
-        python=_interpreter(python, container),
-        max_running=max_running,
-        max_array_size=max_array_size,
-        requeue=requeue,
-        signal_before_s=signal_before,
-        stagger_s=stagger,
-        cache_dir=None if cache_dir is None else str(_absolute(cache_dir)),
-        merge=merge,
-        merge_partition=merge_partition,
-        merge_time=merge_time,
-        merge_cpus=merge_cpus,
-        merge_mem=merge_mem,
-        merge_sbatch=tuple(merge_sbatch or ()),
-    )
-    ids = list(range(config.num_chunks)) if chunks is None else parse_chunks(chunks, config.num_chunks)
+    slurm = _slurm_options(slurm, output)
+    ids = [*range(config.num_chunks)] if slurm.chunks is None else parse_chunks(slurm.chunks, config.num_chunks)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
     arguments = _merge_arguments(options, config, manifest)
@@ -154,6 +64,17 @@ def submit(
     if submitted.merge:
         typer.echo(f"merge {submitted.merge}")
     log(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
+
+
+def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:
+    """As given, with what is told by the output, and folders that mean the same on every node."""
+    settled = {
+        "job_name": _job_name(output) if values["job_name"] is None else values["job_name"],
+        "log_dir": _absolute(values["log_dir"]) or output.parent / "logs",
+        "python": _interpreter(values["python"], values["container"]),
+    }
+    folders = {name: str(_absolute(values[name])) for name in ("chdir", "cache_dir") if values[name] is not None}
+    return SlurmOptions(**{**values, **settled, **folders})
 
 
 def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
