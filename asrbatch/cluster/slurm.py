@@ -104,7 +104,7 @@ class SlurmOptions(CheckedOptions):
 
     def _check_lines(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
+            value = None if each.name == "chunks" else getattr(self, each.name)  # `parse_chunks` knows more of those
             texts = value if isinstance(value, tuple) else [str(value)] if isinstance(value, str | Path) else []
             for text in texts:
                 # Of two lines the second would be a command of the script.
