@@ -35,6 +35,7 @@ class Budget:
         """Whether another row may be reserved for."""
         with self._changed:
             windows, seconds = self._windows + self._reserved, self._audio_s + self._reserved_s
+            # With nothing under way there is always room: what is longer than all of it must be done, too.
             return not windows or (windows < self._most_windows and seconds < self._most_audio_s)
 
     def reserve(self, audio_s: float) -> None:
@@ -106,5 +107,6 @@ class Limits:
     @classmethod
     def of(cls, config: RunConfig, engine: Engine, window_s: float) -> "Limits":
         """What the options ask for; by default twice as many full windows as the engine works on at once."""
+        # So the next windows are ready when the engine's places become free, and it never waits for us.
         windows = config.max_windows or 2 * engine.max_num_seqs
         return cls(windows, config.max_audio_s or windows * window_s, config.grace_s, config.hang_timeout_s)

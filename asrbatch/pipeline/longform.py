@@ -106,6 +106,7 @@ def decode_sequentially(
     num_small = 0
     while len(shown := buffer.peek(rules.lookahead)):
         samples, start = shown[: _length(len(shown), rules)], buffer.position
+        # A copy: a view would keep all that the buffer holds in memory for as long as the window waits for its answer.
         yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
         generation = answer()
         if generation is None:
@@ -141,6 +142,7 @@ def heard(generation: DecodingResult, samples: np.ndarray, rules: WindowLimits, 
         samples: float32 [n] of the window.
         is_last: what follows it is asked anyway, or nothing does.
     """
+    # None: heard to its end. 0.0: nothing was heard whole, and a step of nothing would ask the same for ever.
     if not generation.resume_s:
         return len(samples)
     resume = min(round(generation.resume_s * rules.sample_rate), len(samples))

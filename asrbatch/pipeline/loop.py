@@ -28,6 +28,7 @@ from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.types import DecodingResult, Utterance
 
 _STOP = "stop"
+# Not None, by which a source says that it has nothing at the moment.
 _END = object()
 
 
@@ -137,6 +138,7 @@ class Pipeline:
                 self._run_window(event)
             case UtteranceState():
                 self._on_preprocessed(event)
+            # Of no window: the engine itself failed, and all of them with it.
             case None, Failure() as failure:
                 raise failure.error
             case (int(), int()) as key, outcome:
@@ -153,6 +155,7 @@ class Pipeline:
             self._drop(window, window.error)
             return
         if not state.is_begun:
+            # Before the engine has it: if it is what kills the engine, the log of rows in flight must hold it.
             self._on_submit(state.utterance.index)
         state.preprocess_s = (state.preprocess_s or 0.0) + window.preprocess_s
         self.monitor.times.prepare += window.preprocess_s

@@ -28,6 +28,7 @@ class StageTimes:
     @property
     def engine_idle(self) -> float:
         """How long the engine had nothing to do."""
+        # Of several devices, wall time is the parent's clock and engine time that of the workers: it may be a bit more.
         return max(0.0, self.wall - self.engine)
 
 
@@ -63,6 +64,7 @@ class EngineMonitor:
             self.times.engine += elapsed
         if in_engine >= self._capacity:
             self.times.full += elapsed
+        # An engine that holds nothing owes no answer: waiting for slow audio is no hang.
         if is_answer or not in_engine:
             self._answered_at = now
 

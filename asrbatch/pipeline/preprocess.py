@@ -80,7 +80,9 @@ class PreprocessPool:
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
+        # First, so that threads which still wait for `begin` do not start to work when they are let go.
         self._ended = True
+        # Until `begin` there is no budget to wait for.
         if self._begun.is_set():
             self._budget.close()
         self._begun.set()
@@ -124,6 +126,7 @@ class PreprocessPool:
                 task.is_cut_short = task.is_cancelled or not self._cut(task, decoder)
             except RowError as e:
                 task.error = e
+            # It failed or was stopped before a window of its own took room in place of the reservation.
             if task.reserved_s is not None:
                 self._budget.unreserve(task.reserved_s)
             self._deliver(task)
@@ -197,6 +200,7 @@ class PreprocessPool:
 
 
 def _decode_request(utterance: Utterance, config: WindowConfig) -> DecodeRequest:
+    # Let through by --on-bad-row fail: a fault of the row, told when its turn has come.
     if utterance.problem is not None:
         raise RowError("bad_row", utterance.problem)
     try:

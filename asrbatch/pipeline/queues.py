@@ -19,6 +19,7 @@ class EventQueue:
     """What threads report to a loop; `put` is safe in any of them, and in a signal handler."""
 
     def __init__(self) -> None:
+        # Its `put` may interrupt another in the same thread, as a signal handler's does; that of `Queue` would lock.
         self._events: SimpleQueue = SimpleQueue()
         self._ticked_at = 0.0
         self.put = self._events.put
@@ -56,6 +57,7 @@ class TaskQueue:
     def put_window(self, window: "InFlightWindow", *, only_if_idle: bool = False) -> bool:
         """Queues a window; on demand only if a thread waits that has nothing else to take. Returns whether it did."""
         with self._changed:
+            # Each thing that is queued already will take one of the idle threads.
             if only_if_idle and self._num_idle <= len(self._windows) + len(self._utterances):
                 return False
             self._windows.append(window)

@@ -43,6 +43,7 @@ RESULT_FIELDS = (
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
 # Two letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
+# A manifest field of such a name moves under `input`, so one called `input` must move as well.
 _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
 
@@ -67,6 +68,7 @@ def ok_row(state: UtteranceState, config: WindowConfig, spec: EngineSpec) -> dic
         if not is_dropped:
             texts.append(kept.text.strip())
             segments += segment_rows(kept, window.span, kept_until, config.sample_rate)
+    # The first window's: all others were decoded in it where the model detects languages.
     language = results[0].language if results else None
     text = _joined(list(filter(None, texts)), spec.target_language if spec.is_translated else language)
     reasoning = [result.reasoning for result in results if result.reasoning is not None]

@@ -137,4 +137,5 @@ class UtteranceState:
 
     def cancel(self) -> None:
         self.is_cancelled = True
+        # A thread may wait for an answer that nobody will give any more.
         self.answers.close()

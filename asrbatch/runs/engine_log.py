@@ -40,6 +40,7 @@ def captured(path: Path) -> Iterator[int]:
     sys.stdout.flush()
     sys.stderr.flush()
     with explained(path):
+        # Appending: processes that vLLM starts, and workers, write to the same file at the same time.
         log = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     saved = os.dup(1), os.dup(2)
     try:

@@ -109,6 +109,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _canonical(value: Any) -> str:
+    # ASCII: half a surrogate pair, which a prompt may hold, has no UTF-8 to hash.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

@@ -35,5 +35,6 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
         session.engine_is_up(loop.engine.facts, loop.engine.max_num_seqs)
         with stop.attached(loop):
             loop.run(session.utterances(range(1)))
+            # After all others: should one of these kill the engine again, the rest is written.
             loop.run(session.utterances(range(1, RUN_ALONE_AFTER)))
             loop.run(session.utterances(range(RUN_ALONE_AFTER, GIVE_UP_AFTER)), alone=True)

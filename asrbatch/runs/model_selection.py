@@ -54,6 +54,7 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
     device = detect_device() if with_vllm else _NO_DEVICE
     checkpoint = open_checkpoint(engine.model, engine.revision, weights=weights)
     dtype = resolve_dtype(engine.dtype, checkpoint, device, engine_args)
+    # None is no allow-list: vLLM then loads all plugins that are installed, or those of VLLM_PLUGINS.
     inspector = Inspector(tuple(dict.fromkeys(engine.plugins)) or None, device.kind) if with_vllm else None
     options = _model_options(config, checkpoint, engine_args, dtype, inspector)
     capabilities = options.capabilities
@@ -90,6 +91,7 @@ def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowC
         config.windows,
         vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
+        # By default where openai-whisper does it, whose algorithm `sequential` is.
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
     )
 
@@ -106,6 +108,7 @@ def _model_options(
     architectures = _architectures(checkpoint, engine_args)
     tokenizer = None if engine.tokenizer is None else find_tokenizer(engine.tokenizer)
     if inspector is not None:
+        # vLLM says nothing of one that is not installed; later the architecture would be called unknown.
         plugins.check_names(inspector.plugins)
     options = ModelOptions(
         # Found below, with what was chosen.
@@ -221,6 +224,7 @@ def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str 
 
 
 def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
+    # A plugin may want another architecture than the checkpoint's files name: NeMo's speech LM does.
     overrides = engine_args.get("hf_overrides") or {}
     if not isinstance(overrides, dict):
         raise UsageError(
@@ -282,6 +286,7 @@ def _max_tokens(wanted: int | None, checkpoint: Checkpoint, capabilities: ModelC
         if wanted is not None and wanted > limit:
             raise UsageError(f"--max-tokens {wanted}: the model's decoder has room for {limit}")
         return wanted or limit
+    # Of these models prompt, audio and answer share the length; Whisper's audio counts apart.
     limit = capabilities.max_model_len - capabilities.window_tokens
     if wanted is not None and wanted > limit:
         why = (

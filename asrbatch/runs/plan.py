@@ -49,6 +49,7 @@ class RunPlan:
 
     def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: OnIssue | None = None):
         self.engine = resolve_model(config)
+        # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
         self.rules: WindowConfig = self.engine.window_config
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
@@ -63,10 +64,14 @@ class RunPlan:
         durations_s = self.manifest.scan.durations_s
         durations_s = durations_s if self.chunk is None else durations_s[self.chunk]
         self.num_rows = len(durations_s)
+        # Stated durations are float32, in which the sum of a large manifest would be inexact.
         self.total_audio_s = None if np.isnan(durations_s).any() else float(durations_s.sum(dtype="float64"))
         self.fingerprint = fingerprint(
             rows_digest=self.manifest.scan.digest,
+            # Of the whole manifest, not of the chunk: the chunks of a run have one fingerprint, and merge-shards joins
+            # no others.
             num_rows=len(self.manifest),
+            # By content, not by path: the nodes of a cluster have local copies.
             model_digest=self.engine.checkpoint.digest,
             revision=config.engine.revision,
             dtype=self.engine.dtype,

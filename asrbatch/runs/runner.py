@@ -64,17 +64,22 @@ def run(
     plan = _plan(config, kept)
     _log_sharding(config, plan, observer)
     paths = config.paths
+    # Rows would be added to the very file that they are read from.
     if Path(plan.manifest.source) in (paths.rows, config.output_path):
         raise UsageError(f"--output {config.output_path}: is the manifest itself; choose another")
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         lease = Lease(paths.lease, log=observer.log)
+        # Callbacks run from the last to the first: the lease is let go when the rows are closed and nobody beats any
+        # more.
         stack.callback(lease.release)
+        # Beats from here on: to take in a long rows file takes longer than a lease may be silent.
         heartbeat = Heartbeat(lease)
         heartbeat.start()
         stack.callback(heartbeat.stop)
         if config.overwrite:
+            # The mark goes first: a crash in between must not leave one that says complete of rows that are gone.
             remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
         mark = read_completion_mark(paths)
@@ -82,12 +87,16 @@ def run(
         _warn_of_other_chunks(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
+        # Rows will be added, so the run is not complete from here on.
         remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
+        # After a takeover by time into a new file: what the former holder writes, should it wake up, lands in the old
+        # one.
         journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
         stack.callback(journal.close)
         session = Session(config, plan, lease, heartbeat, record, journal, observer, started)
         with session.running():
+            # A run that lacks no row any more gets its mark without an engine.
             if journal.num_missing:
                 transcribe = transcribe_on_devices if plan.slots else transcribe_here
                 with engine_log(paths.log):
@@ -125,6 +134,7 @@ def _summary(session: Session, lease: Lease) -> Summary:
     paths, progress, outcome = session.paths, session.progress, session.outcome
     if outcome == "interrupted":
         return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
+    # Asked once more: only the holder may say that the run is complete.
     lease.ensure()
     run_metrics = metrics(session.record.value["sessions"])
     mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), run_metrics)
@@ -171,6 +181,7 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:
+    # Read again: a mark says nothing of rows that were edited since.
     journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
     journal.close()
     if journal.sha256 != mark["sha256"]:

@@ -50,6 +50,7 @@ class Session:
         self._lease, self._heartbeat = lease, heartbeat
         self.outcome = "error"
         self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
+        # After the deaths were counted: they are in the last session's log, which this one replaces.
         self.in_flight = InFlightLog(self.paths.in_flight)
         self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, started, **_facts(config, plan))
         self._durations_s = plan.manifest.scan.durations_s
@@ -62,6 +63,7 @@ class Session:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Rows may be transcribed inside the block; how it ends is the outcome, in the record too."""
+        # Before the first row: rows without a record are refused, because nobody could say what made them.
         self.record.write()
         self._heartbeat.record = self.record
         try:
@@ -74,6 +76,7 @@ class Session:
             self.outcome = "engine_died"
             raise
         except BaseException as e:
+            # Ctrl-C and its like are no `Exception`: somebody wanted the run to stop.
             self.outcome = "error" if isinstance(e, Exception) else "interrupted"
             raise
         finally:
@@ -113,6 +116,7 @@ class Session:
         self.write(failed_row(self.read(index), error, {}))
 
     def write(self, row: dict[str, Any]) -> None:
+        # The holder of the lease alone may write; a process that was stopped for a while may not be it any more.
         self._heartbeat.check()
         self.journal.write(row)
         stated_s = self._durations_s[row["index"]]
@@ -133,6 +137,7 @@ class Session:
         if capacity is not None:
             self.progress.capacity = capacity
         self._observer.update(self.progress)
+        # Every 15 s rows are made to outlast the machine; the death of the process they outlast anyway.
         if time.monotonic() - self._recorded_at >= RECORD_REFRESH_S / 2:
             self.journal.sync()
             self._update_record()

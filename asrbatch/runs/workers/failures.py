@@ -51,6 +51,7 @@ class FailureTracker:
 
     def may_run_on(self, index: int, device: str, others: Iterable[str]) -> bool:
         """Whether a suspect should run on a device: not where it died, unless no other is left to try."""
+        # Only deaths alone tell a row from what was beside it, so they decide where there are any.
         died_on = self._died_alone_on[index] or self._died_on[index]
         return device not in died_on or set(others).intersection(self.devices) <= died_on | {device}
 
@@ -105,4 +106,5 @@ class RowQueue:
 
     def put_back(self, index: int) -> None:
         deaths = self._deaths.get(index, 0)
+        # Without a death it only waited in the worker that died, and is no suspect.
         (self._alone if deaths >= RUN_ALONE_AFTER else self._suspects if deaths else self._again).append(index)

@@ -65,6 +65,7 @@ class WorkerHandle:
         self._process = ChildProcess(
             "asrbatch.runs.workers.worker",
             ",".join(map(str, slot.cores)),
+            # There when it starts: libraries look once at which devices are visible.
             environment={**os.environ, **slot.environment},
             reap_timeout_s=5.0,
         )
@@ -97,6 +98,7 @@ class WorkerHandle:
             while (item := self._outbox.get()) is not _END:
                 match item:
                     case int() as index:
+                        # The worker would let the row go unread.
                         if self._stopping:
                             continue
                         item = _to_send(self._read(index))
@@ -122,6 +124,7 @@ class WorkerHandle:
         except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
             how = f"it sent what cannot be read ({type(e).__name__}: {e})"
         finally:
+            # After a goodbye too: whoever has ended is not listened to any more.
             self._deliver(self, ("lost", how or self._process.how_it_ended()))
 
 

@@ -132,6 +132,7 @@ class WorkerPool:
     def _handle(self, event: tuple[WorkerHandle | None, Any] | None) -> None:
         worker, message = event or (None, None)
         if worker is not None:
+            # Sent before it was closed. What it held was given to others since.
             if worker.has_ended:
                 return
             worker.last_message_at = time.monotonic()
@@ -219,6 +220,7 @@ class WorkerPool:
         )
 
     def _fair_share(self) -> int:
+        # Rounded up, or the last rows would be in nobody's share.
         return -(-self._session.journal.num_missing // len(self._workers))
 
     def _held_elsewhere(self) -> list[int]:
@@ -252,8 +254,10 @@ class WorkerPool:
                 session.give_up(index)
         self._remove(worker)
         session.record_deaths()
+        # After their deaths are in the record: from the log the next session would count them again.
         session.in_flight.keep_only({index for other in self._workers for index in other.submitted})
         for index in lost:
+            # A copy in another worker goes on.
             if not session.journal.finished[index] and not any(index in other.held for other in self._workers):
                 self._rows.put_back(index)
         self._on_device_failure(worker.slot, why, worker.num_answered, was_alone=worker.runs_alone)
@@ -280,6 +284,7 @@ class WorkerPool:
         self._stop_by = time.monotonic() + self._session.config.grace_s + _STOP_S
         self._restarts.clear()
         for worker in list(self._workers):
+            # One that still starts has nothing in its engine to finish.
             if worker.is_ready:
                 worker.stop()
             else:
@@ -314,5 +319,6 @@ def _mean(stage_times: list[StageTimes], wall: float, num_devices: int) -> Stage
 
 def _share_of(config: RunConfig, slot: Slot, num_devices: int) -> RunConfig:
     """The options of one worker: the cores are shared."""
+    # On CPUs a device is a share of the cores already; GPUs share all of them.
     workers = config.workers or min(16, max(1, len(slot.cores) // (1 if slot.device.kind == "cpu" else num_devices)))
     return replace(config, workers=workers)

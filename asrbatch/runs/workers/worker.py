@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 def _main() -> None:
     # Its watchdog sees to it that a parent that was killed leaves no engine behind that holds the device's memory.
     connection, (cores,) = connect()
+    # Before any library is imported that makes a thread for each core it sees.
     os.sched_setaffinity(0, map(int, cores.split(",")))
     for number in (signal.SIGINT, signal.SIGTERM):
         # The parent decides when we end. A handler, because "ignore" would pass to the processes vLLM starts.
@@ -102,6 +103,7 @@ class _RemoteAudio:
 
     def request(self, index: int) -> bytes:
         """The bytes of row `index`. Raises what the parent met while it read them."""
+        # Before it is asked for, because the answer comes in another thread.
         self._waiting[index] = SimpleQueue()
         _send(self._connection, ("audio", index))
         answer = self._waiting[index].get()
