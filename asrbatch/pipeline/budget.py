@@ -1,12 +1,10 @@
-"""How much may be between the manifest and the output at any time, and waiting for room there.
+"""Backpressure: how much may be between the manifest and the output at any time, and waiting for it.
 
-Two parties ask. The loop reserves room for a row before it hands it to the preparation pool; a reservation holds no
-audio. A preparation thread takes room for each window before it computes its features, for a row's first window in
-place of the reservation; such room is given back when the window's answer is there. A thread waits for windows in the
-engine only, never for reservations, so that long recordings in all threads and short rows behind them cannot wait for
-each other.
-
-How much a run may hold at once, and how long it waits.
+Two parties take of the budget. The loop reserves for a row before it hands it to the preprocess pool; a reservation
+holds no audio. A preprocess thread takes for each window before it computes its features, for a row's first window in
+place of the reservation; that is released when the window's answer is there. A thread waits for windows in the engine
+only, never for reservations, so that long recordings in all threads and short rows behind them cannot wait for each
+other.
 """
 
 import threading
@@ -34,6 +32,7 @@ class Budget:
     def has_capacity(self) -> bool:
         """Whether another row may be reserved for."""
         with self._changed:
+            # An empty engine takes any row, or one longer than the bound would wait for ever.
             windows, seconds = self._windows + self._reserved, self._audio_s + self._reserved_s
             # With nothing under way there is always room: what is longer than all of it must be done, too.
             return not windows or (windows < self._most_windows and seconds < self._most_audio_s)
@@ -45,20 +44,20 @@ class Budget:
             self._reserved_s += audio_s
 
     def unreserve(self, audio_s: float) -> None:
-        """The row will take no room, or none any more."""
+        """The row will take nothing, or nothing any more."""
         with self._changed:
             self._reserved -= 1
             self._reserved_s -= audio_s
 
     def take(self, audio_s: float, *, reserved_s: float | None = None, timeout_s: float | None = None) -> bool:
-        """Waits for room for one window. False when there was none in time, or `close` was called.
+        """Waits until there is capacity for one window. False when there was none in time, or `close` was called.
 
         Args:
-            reserved_s: what was reserved for its row, which this room takes the place of; None when nothing was.
+            reserved_s: what was reserved for its row, which this takes the place of; None when nothing was.
             timeout_s: how long to wait; None for ever.
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_room_or_is_closed, timeout_s) or self._closed:
+            if not self._changed.wait_for(self._has_capacity_or_is_closed, timeout_s) or self._closed:
                 return False
             self._windows += 1
             self._audio_s += audio_s
@@ -83,9 +82,12 @@ class Budget:
             self._closed = True
             self._changed.notify_all()
 
-    def _has_room_or_is_closed(self) -> bool:
-        has_room = not self._windows or (self._windows < self._most_windows and self._audio_s < self._most_audio_s)
-        return self._closed or has_room
+    def _has_capacity_or_is_closed(self) -> bool:
+        # Reservations are left out on purpose: see above.
+        has_capacity_now = not self._windows or (
+            self._windows < self._most_windows and self._audio_s < self._most_audio_s
+        )
+        return self._closed or has_capacity_now
 
 
 @dataclass(frozen=True)

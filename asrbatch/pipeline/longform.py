@@ -69,7 +69,8 @@ class AnswerQueue:
 
     def close(self) -> None:
         self._closed = True
-        self._answers.put(None)  # wakes a thread that waits already
+        # Wakes a thread that waits already.
+        self._answers.put(None)
 
 
 def sequential_windows(

@@ -100,7 +100,8 @@ class Pipeline:
             self._tick()
         finally:
             self.monitor.track(len(self._in_flight))
-            for state in self._working.values():  # threads may wait for answers that will not come
+            # Threads may wait for answers that will not come.
+            for state in self._working.values():
                 state.cancel()
 
     def _schedule(self, source: Iterator[Utterance | None], alone: bool) -> None:
@@ -154,8 +155,8 @@ class Pipeline:
         if state.is_cancelled or window.error:
             self._drop(window, window.error)
             return
-        if not state.is_begun:
-            # Before the engine has it: if it is what kills the engine, the log of rows in flight must hold it.
+        # Noted before the engine sees it, so that a row that kills the engine is known to the next session.
+        if state.preprocess_s is None:
             self._on_submit(state.utterance.index)
         state.preprocess_s = (state.preprocess_s or 0.0) + window.preprocess_s
         self.monitor.times.prepare += window.preprocess_s
@@ -228,7 +229,7 @@ class Pipeline:
             self._write_if_done(state)
 
     def _write_if_done(self, state: UtteranceState) -> None:
-        if state.is_done:
+        if state.is_preprocessed and state.num_whole == state.num_windows:
             self._write_row(state, ok_row(state, self._windows, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
@@ -249,11 +250,13 @@ class Pipeline:
         self._pool.drop_waiting()
         for state in [s for s in self._working.values() if not s.is_preprocessed]:
             state.is_ending = True
-            if not state.is_begun:  # else all of it may be in the engine
+            # Of one that has begun, all windows may be in the engine already.
+            if state.preprocess_s is None:
                 self._release(state)
 
     def _release(self, state: UtteranceState) -> None:
-        state.cancel()  # as far as anything of it is still to come
+        # Windows of it that are still to come are dropped when they do.
+        state.cancel()
         for window in state.held_back:
             self.budget.release(window.budget_s)
         del self._working[state.utterance.index]

@@ -90,7 +90,8 @@ class PreprocessPool:
         deadline = time.monotonic() + _CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        for decoder in self._decoders:  # one that hangs gives its thread back
+        # One that hangs gives its thread back.
+        for decoder in self._decoders:
             decoder.close()
 
     def _add_threads(self, count: int, *, starts_decoder: bool) -> None:
@@ -109,7 +110,8 @@ class PreprocessPool:
             self._begun.wait()
             if not self._ended:
                 self._work(decoder)
-        except BaseException as e:  # a defect of ours, or no decoder: the loop raises it in the main thread
+        except BaseException as e:
+            # A defect of ours, or no decoder: the loop raises it in the main thread.
             self._begun.wait()
             if not self._ended:
                 self._deliver(e)

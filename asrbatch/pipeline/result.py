@@ -45,7 +45,8 @@ TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
 # A manifest field of such a name moves under `input`, so one called `input` must move as well.
 _RESERVED = {"index", "input", *RESULT_FIELDS}
-_DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)  # RFC 2397; a text may well begin with "data:"
+# RFC 2397, base64 only: a text may well begin with "data:".
+_DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)
 
 
 def ok_row(state: UtteranceState, config: WindowConfig, spec: EngineSpec) -> dict[str, Any]:
@@ -93,9 +94,9 @@ def ok_row(state: UtteranceState, config: WindowConfig, spec: EngineSpec) -> dic
 
 def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | None]) -> dict[str, Any]:
     """The row of an utterance that could not be transcribed; the same fields, empty."""
-    told = {"kind": error.kind, "message": error.message}
+    reason = {"kind": error.kind, "message": error.message}
     empty: dict[str, list] = {name: [] for name in ("windows", "skips", "segments", "flags")}
-    return _row(utterance, status="failed", error=told, timing=timing, **empty)
+    return _row(utterance, status="failed", error=reason, timing=timing, **empty)
 
 
 def _mean_logprob(results: Sequence[DecodingResult]) -> float | None:
@@ -159,8 +160,9 @@ def segment_rows(generation: DecodingResult, window: Window, kept_until: int, sa
     found, earliest_s = [], first_s
     for piece, following in zip_longest(pieces, pieces[1:]):
         start_s = min(max(first_s + piece.start_s, earliest_s), last_s)
-        said_s = piece.end_s if piece.end_s is not None else following.start_s if following else last_s - first_s
-        earliest_s = end_s = min(max(first_s + said_s, start_s), last_s)
+        # Text that the model did not close goes on until the next begins.
+        stated_end_s = piece.end_s if piece.end_s is not None else following.start_s if following else last_s - first_s
+        earliest_s = end_s = min(max(first_s + stated_end_s, start_s), last_s)
         found.append(_segment_row(piece.text.strip(), start_s, end_s, piece.avg_logprob, generation))
     return found
 
@@ -175,8 +177,9 @@ def _segment_row(
 def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:
     carried, moved = {}, {}
     for name, value in utterance.fields.items():
+        # Stands first, as a string.
         if name == "id":
-            continue  # stands first, as a string
+            continue
         (moved if name in _RESERVED else carried)[name] = _carried(value)
     row = {"id": utterance.id, "index": utterance.index, **carried}
     if moved:

@@ -124,14 +124,6 @@ class UtteranceState:
     num_whole: int = 0
 
     @property
-    def is_begun(self) -> bool:
-        return self.preprocess_s is not None
-
-    @property
-    def is_done(self) -> bool:
-        return self.is_preprocessed and self.num_whole == self.num_windows
-
-    @property
     def timing(self) -> dict[str, float | None]:
         return {"read": self.read_s, "prepare": self.preprocess_s, "total": time.monotonic() - self.taken_at}
 

@@ -101,7 +101,8 @@ class Stop:
     def attached(self, loop: Stoppable) -> Iterator[None]:
         """A loop that runs inside the block is the one to be stopped."""
         self._loop = loop
-        if self.requested:  # before there was a loop
+        # It may have been requested before there was a loop.
+        if self.requested:
             loop.request_stop()
         try:
             yield

@@ -7,7 +7,7 @@ before the engine, which takes the longest, is started.
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def run(
         # Callbacks run from the last to the first: the lease is let go when the rows are closed and nobody beats any
         # more.
         stack.callback(lease.release)
-        # Beats from here on: to take in a long rows file takes longer than a lease may be silent.
+        # At once: taking in a long rows file takes longer than a lease may be silent.
         heartbeat = Heartbeat(lease)
         heartbeat.start()
         stack.callback(heartbeat.stop)
@@ -125,7 +125,8 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
             except OutputError as refused:
                 where = f"the list of all of them was not written: {refused}"
             raise ManifestError(f"{e}\n{where}") from e
-    if path.exists():  # or a read-only folder would be complained of by its name
+    # Only if it is there, or a read-only folder would be complained of by its name.
+    if path.exists():
         remove(path)
     return plan
 
@@ -147,13 +148,13 @@ def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[st
     if record is None:
         if has_rows:
             raise OutputError(
-                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what made "
-                f"it; "
-                "choose another --output, or --overwrite to start anew"
+                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what "
+                "made it; choose another --output, or --overwrite to start anew"
             )
         return
     changed = differences(record["fingerprint"], now)
-    if changed and (has_rows or complete):  # a run that never wrote a row, for a mistyped option, binds nobody
+    # A run that never wrote a row, for a mistyped option, binds nobody.
+    if changed and (has_rows or complete):
         raise OutputError(
             f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
             "Give the same options, choose another --output, or --overwrite to start anew"
@@ -166,18 +167,13 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
         return
     siblings = find_chunks(config.output_path).get(config.num_chunks, {})
     for chunk_id, paths in siblings.items():
-        if chunk_id == config.chunk_id:
-            continue
-        try:
-            record = read_record(paths)
-        except OutputError:  # that chunk's own business
-            continue
-        if record:
-            if changed := differences(record["fingerprint"], plan.fingerprint):
-                observer.log(
-                    f"warning: chunk {chunk_id} is another run's, merge-shards will not join it: {'; '.join(changed)}"
-                )
-            return
+        # A damaged record is that chunk's own business.
+        with suppress(OutputError):
+            if chunk_id != config.chunk_id and (record := read_record(paths)):
+                if changed := differences(record["fingerprint"], plan.fingerprint):
+                    what = f"chunk {chunk_id} is another run's, merge-shards will not join it"
+                    observer.log(f"warning: {what}: {'; '.join(changed)}")
+                return
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:

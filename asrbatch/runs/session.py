@@ -110,7 +110,8 @@ class Session:
 
     def give_up(self, index: int) -> None:
         """A row killed too many engines: it becomes `engine_crash`."""
-        deaths = self.deaths.pop(index)  # so that --retry-failed really tries again
+        # Forgotten, so that --retry-failed really tries again.
+        deaths = self.deaths.pop(index)
         often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
         error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
         self.write(failed_row(self.read(index), error, {}))
@@ -139,6 +140,7 @@ class Session:
         self._observer.update(self.progress)
         # Every 15 s rows are made to outlast the machine; the death of the process they outlast anyway.
         if time.monotonic() - self._recorded_at >= RECORD_REFRESH_S / 2:
+            # Rows first: the record must never count what a crash may take away.
             self.journal.sync()
             self._update_record()
 
@@ -176,7 +178,8 @@ class Session:
         self._update_record()
         try:
             self._lease.ensure()
-        except LeaseError:  # another process owns these files now
+        except LeaseError:
+            # Another process owns these files now.
             return
         # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
         # must not be taken for those of a dead engine.
@@ -188,12 +191,8 @@ class Session:
     def _warn_of_other_versions(self, facts: dict[str, Any]) -> None:
         for session in reversed(self.record.value["sessions"][:-1]):
             if before := session.get("engine"):
-                changed = [
-                    f"{k} {before.get(k)} → {facts[k]}"
-                    for k in ("vllm", "torch", "device")
-                    if before.get(k) != facts[k]
-                ]
-                if changed:
+                parts = [part for part in ("vllm", "torch", "device") if before.get(part) != facts[part]]
+                if changed := [f"{part} {before.get(part)} → {facts[part]}" for part in parts]:
                     self.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
                 return
 

@@ -98,16 +98,18 @@ class WorkerHandle:
             while (item := self._outbox.get()) is not _END:
                 match item:
                     case int() as index:
-                        # The worker would let the row go unread.
+                        # Rows that wait here for a slow manifest or pipe are not begun any more.
                         if self._stopping:
                             continue
                         item = _to_send(self._read(index))
                     case "audio", index:
                         item = ("audio", index, _audio(self._read(index)))
                 self._process.connection.send(item)
-        except OSError:  # the process is gone; `_receive` says so
+        except OSError:
+            # The process is gone; `_receive` reports it.
             pass
-        except Exception as e:  # of reading the manifest: the run stops
+        except Exception as e:
+            # Of reading the manifest: the run stops.
             self._deliver(self, e)
 
     def _receive(self) -> None:
@@ -121,7 +123,8 @@ class WorkerHandle:
                         self._deliver(self, message)
         except (EOFError, OSError):
             pass
-        except Exception as e:  # a message that cannot be loaded: nothing after it can be trusted
+        except Exception as e:
+            # A message that cannot be loaded: nothing after it can be trusted.
             how = f"it sent what cannot be read ({type(e).__name__}: {e})"
         finally:
             # After a goodbye too: whoever has ended is not listened to any more.

@@ -57,9 +57,12 @@ class WorkerPool:
         self._session, self._start = session, start
         self._events = EventQueue()
         self._stop_by = math.inf
-        self._ready_at: float | None = None  # when the first worker was
-        self._past_times: list[StageTimes] = []  # of workers that have ended
-        self._last_error: AsrbatchError | None = None  # of the last worker that died
+        # When the first worker was.
+        self._ready_at: float | None = None
+        # Of workers that have ended: what they did counts in the session's stage times.
+        self._past_times: list[StageTimes] = []
+        # Of the last worker that died: why the run ends where none is left.
+        self._last_error: AsrbatchError | None = None
         self._workers: list[WorkerHandle] = []
         self._failures = FailureTracker([slot.name for slot in session.plan.slots])
         self._rows = RowQueue(session, self._failures)
@@ -109,7 +112,8 @@ class WorkerPool:
         )
         try:
             worker = WorkerHandle(slot, setup, self._session.read, lambda *event: self._events.put(event))
-        except OSError as e:  # no process or memory to be had at the moment
+        except OSError as e:
+            # No process or memory to be had at the moment.
             error = EngineStartError(f"device {slot.name}: its process cannot be started: {e}")
             self._on_device_failure(slot, error, num_answered=0)
         else:
@@ -153,7 +157,8 @@ class WorkerPool:
             case ("ended",):
                 self._remove(worker)
             case (("failed" | "lost"), _) if not self._session.journal.num_missing:
-                self._remove(worker)  # its work is done
+                # Its work is done, however it ends.
+                self._remove(worker)
             case "failed", EngineStartError() | EngineDiedError() as error:
                 self._on_worker_death(worker, error)
             case "failed", error:
@@ -176,10 +181,12 @@ class WorkerPool:
     def _collect(self, worker: WorkerHandle, row: dict[str, Any]) -> None:
         index = row["index"]
         worker.held.pop(index, None)
-        worker.num_answered += index in worker.submitted  # a missing file says nothing about the engine
+        # A missing file says nothing about the engine.
+        worker.num_answered += index in worker.submitted
         worker.submitted.discard(index)
         worker.runs_alone = worker.runs_alone and bool(worker.held)
-        if not self._session.journal.finished[index]:  # else it was done twice, and another was faster
+        # A row may be done twice; the first answer counts.
+        if not self._session.journal.finished[index]:
             self._session.deaths.pop(index, None)
             self._session.write(row)
 
@@ -254,7 +261,7 @@ class WorkerPool:
                 session.give_up(index)
         self._remove(worker)
         session.record_deaths()
-        # After their deaths are in the record: from the log the next session would count them again.
+        # Those of the dead engine were counted just now, and must not be counted again by the next session.
         session.in_flight.keep_only({index for other in self._workers for index in other.submitted})
         for index in lost:
             # A copy in another worker goes on.

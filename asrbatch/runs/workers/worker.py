@@ -41,12 +41,14 @@ def _main() -> None:
     try:
         _work(connection, connection.recv())
     except Exception as e:
-        traceback.print_exc()  # in the log
+        # The log is our standard error.
+        traceback.print_exc()
         _send(connection, ("failed", e if _travels(e) else AsrbatchError(f"{type(e).__name__}: {e}")))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)  # no library may hang in its clean-up
+        # No library may hang in its clean-up.
+        os._exit(0)
 
 
 def _travels(error: Exception) -> bool:
@@ -59,7 +61,8 @@ def _travels(error: Exception) -> bool:
 
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:
-    from asrbatch.pipeline.make import make_pipeline  # late: a broken environment is told to the parent
+    # Late, so that a broken environment is reported to the parent.
+    from asrbatch.pipeline.make import make_pipeline
     from asrbatch.runs.workers import protocol
 
     rows: SimpleQueue[Utterance | None] = SimpleQueue()
@@ -89,7 +92,8 @@ def _received(rows: "SimpleQueue[Utterance | None]") -> "Iterator[Utterance | No
         except Empty:
             yield None
             continue
-        if row is None:  # no more will come
+        # No more will come.
+        if row is None:
             return
         yield row
 
@@ -138,14 +142,16 @@ def _receive(
         os._exit(1)
 
 
-_sending = threading.Lock()  # preprocess threads request audio while the loop reports
+# Preprocess threads request audio while the loop reports.
+_sending = threading.Lock()
 
 
 def _send(connection: Connection, message: Any) -> None:
     try:
         with _sending:
             connection.send(message)
-    except OSError:  # the parent is gone, and with it whoever wanted to know
+    except OSError:
+        # The parent is gone, and with it whoever wanted to know.
         os._exit(1)
 
 
