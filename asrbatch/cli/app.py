@@ -31,7 +31,9 @@ app = typer.Typer(
     name="asrbatch",
     add_completion=False,
     no_args_is_help=True,
+    # Typer would show a traceback for every error; `main` shows a line.
     pretty_exceptions_enable=False,
+    # Help speaks of [default: …], which rich would take for markup.
     rich_markup_mode=None,
     help="Offline batch transcription on vLLM: every manifest row ends in exactly one output row.",
 )
@@ -58,6 +60,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
+        # Eager, because `asrbatch --version` names no command.
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
@@ -89,12 +92,14 @@ def _leave(code: int) -> None:
     """Ends the process without waiting for threads that are inside C++: after an interrupted start
     they never return.
     """
+    # Without either there is nothing that could hang, and Python may end as it does.
     if threading.active_count() == 1 and sys.modules.keys().isdisjoint(("vllm", "torch")):
         return
     import multiprocessing
 
+    # `os._exit` throws away what Python still holds of them.
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():  # an EngineCore whose start was interrupted
-        child.kill()  # it is deaf to the polite signal, see engine/process.py
+        child.kill()  # it is deaf to the polite signal, see engine/drivers.py
     os._exit(code)

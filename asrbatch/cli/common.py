@@ -17,6 +17,7 @@ class Interrupted(BaseException):
     """A signal with nothing left to wait for. Not an Exception, so that nothing on its way takes it for a failure."""
 
 
+# Of the module, because errors are shown in `app.main`, when the command and its options are gone.
 _verbose = False
 
 
@@ -34,8 +35,10 @@ def complain(error: Exception, message: object) -> None:
     if _verbose:
         traceback.print_exception(error)
     else:
+        # The end of vLLM's log, without which an engine that did not start has said little.
         for note in getattr(error, "__notes__", ()):
             print(note, file=sys.stderr)
+    # Messages quote names of files and rows, whose bytes may move a terminal's cursor.
     print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
 
 
@@ -54,6 +57,7 @@ def fetch_no_model(model: str | None) -> None:
     process's hub as a whole that goes off line, audio at `hf://` included, so only for a model that could be
     fetched."""
     if model is not None and not os.path.isdir(os.path.expanduser(model)):
+        # In time: the hub's library reads it when it is imported. Somebody who has set it to 0 wants the hub.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
@@ -62,10 +66,13 @@ def stop_on_signals(stop, terminal: Terminal) -> None:
 
     def handle(number: int, frame) -> None:
         name = signal.Signals(number).name
+        # In this order: the request itself makes it requested.
         again, running = stop.requested, stop.request()
         if again or not running:
+            # Safe in a handler, because the main thread only waits while a library starts (`engine/environment.py`).
             raise Interrupted(f"stopped by {name}; written rows are kept, the same command goes on from there")
         terminal.log(f"{name}: finishing what is in the engine; once more to leave at once")
 
+    # Ctrl-C, and what SLURM sends when it cancels or preempts.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)

@@ -50,6 +50,7 @@ def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
     """Gives a command the options of each group, in place of its parameter of that name."""
 
     def decorate(command: Callable) -> Callable:
+        # Only the context tells what was written from a default of the same value.
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         for name, own in inspect.signature(command).parameters.items():
             taken = groups[name].parameters.values() if name in groups else [own]
@@ -62,6 +63,7 @@ def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
                 values[name] = group.make({n: values.pop(n) for n in group.parameters}, written)
             return command(**values)
 
+        # typer makes options of this, and believes it rather than the function's own.
         called.__signature__ = inspect.Signature(parameters)
         called.__annotations__ = {}  # typer would ask for those of the command
         return called
@@ -97,6 +99,7 @@ def parameters_of(
 def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> inspect.Parameter:
     told = option.metadata
     if option.name == "manifest":
+        # The one that is written by its place.
         info = typer.Argument(help=told["help"], show_default=False)
     else:
         info = typer.Option(
@@ -135,6 +138,7 @@ def _run_fields() -> Iterable[Field]:
         "format", "dataset", SourceOptions, "num_chunks", "chunk_id", "chunk_offset", ChunkOptions, OutputOptions,
         EngineConfig, LimitOptions,
     )  # fmt: skip
+    # A name keeps the first place it is given, so that a group lists only what is not named before it.
     names = ((each,) if isinstance(each, str) else (field.name for field in fields(each)) for each in order)
     return [known[name] for name in dict.fromkeys(chain.from_iterable(names))]
 
@@ -194,12 +198,14 @@ class RunOptions:
             UsageError: see `RunConfig`.
         """
         values = {**self.values, **changes}
+        # Not demanded by typer: `plan` does without.
         if values["model"] is None:
             raise UsageError(
                 "--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo"
             )
         offset = values.pop("chunk_offset")
         values["chunk_id"] = resolve_chunk_id(values["num_chunks"], values["chunk_id"], offset, environment)
+        # It is the manifest by now, see `run_options`.
         del values["dataset"]
         return run_config(values)
 
@@ -217,6 +223,7 @@ class RunOptions:
         words: list[str] = []
         for name, field in FIELDS.items():
             value = changes.get(name, self.values[name])
+            # Only what was written: a script says what its user has said, and no more.
             if name in without or (name not in self.given and name not in changes) or value is None:
                 continue
             words += [str(value)] if name == "manifest" else _words(field, value)
@@ -243,11 +250,14 @@ def run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(
     shared = {name: parameter for name, parameter in PARAMETERS.items() if name in only and name not in without}
 
     def make(values: dict[str, Any], given: list[str]) -> RunOptions:
+        # Those too that this command does not take: a `RunConfig` is made of all.
         run = {name: values.get(name, parameter.default) for name, parameter in PARAMETERS.items()}
+        # typer gives lists; the config is frozen, and so are its values.
         run.update({name: tuple(run[name] or ()) for name, field in FIELDS.items() if field.type == tuple[str, ...]})
         if "manifest" in shared:
             run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
             if run["dataset"] is not None:
+                # A command line that is made of it names it as its manifest.
                 given = ["manifest", *(name for name in given if name != "dataset")]
             run["dataset"] = None
         return RunOptions(run, given)
@@ -286,6 +296,7 @@ def resolve_chunk_id(
     Raises:
         UsageError: options that contradict each other, or nothing that says which chunk.
     """
+    # Of no meaning without --num-chunks: an array may have a manifest for each task.
     task = environment.get("SLURM_ARRAY_TASK_ID")
     if num_chunks is None:
         for option, value in (("--chunk-id", chunk_id), ("--chunk-offset", chunk_offset)):

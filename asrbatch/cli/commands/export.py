@@ -34,6 +34,7 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there and say something else.")
     ] = False,
+    # Netflix's Timed Text Style Guide: 42 characters, 2 lines, 5/6 to 7 s, 20 characters a second, 2 frames apart.
     max_line_chars: Annotated[int, typer.Option(help="Subtitles: characters in a line; wide ones count double.")] = 42,
     max_lines: Annotated[int, typer.Option(help="Subtitles: lines at a time.")] = 2,
     min_duration: Annotated[float, typer.Option(help="Subtitles: seconds. [default: 5/6]", show_default=False)] = 5 / 6,
@@ -79,6 +80,7 @@ def export(
         names=ResultNames(model_id, dataset, dataset_name, split),
         log=log,
     )
+    # An unfinished run is exported as far as it is; nobody should take that for all of it.
     for note in exporter.completeness_notes(rows, result):
         log(f"{rows.name}: {note}")
     _log_outputs(result)
@@ -95,6 +97,7 @@ def _log_outputs(result: "ExportResult") -> None:
 
     for name, output in result.outputs.items():
         is_result = isinstance(output, ResultFile)
+        # Results hold failed rows too, with an empty prediction: without them a model looks better than it is.
         num_rows = result.num_rows + (result.failed.total() - output.left_out.total() if is_result else 0)
         unchanged = f", {output.unchanged} there already" if output.unchanged else ""
         log(f"{name}: {num_rows} utterances, {output.written} files written{unchanged}")

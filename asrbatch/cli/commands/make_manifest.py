@@ -47,11 +47,13 @@ def make_manifest(
         raise UsageError("--output is missing; give the JSONL file to write, for example -o manifest.jsonl")
     path, sources = Path(output).expanduser().absolute(), choose_sources(source, reading.values["dataset"])
     check_timeout(decode_timeout)
+    # Before hours of decoding, which would be for nothing.
     check_new_manifest(path, "--output", sources, overwrite)
     options = reading.reading
     if options.on_bad_row != "refuse":
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
+    # All rows are judged before any audio is opened: a bad one is said in seconds.
     with ReadingBar() as bar:
         stats = check_sources(sources, options, observe=bar.update)
     with ProbeBar(len(stats), "measuring", "measured") as bar:

@@ -51,12 +51,14 @@ def merge_shards(
         log=log,
     )
     report, record = merged.report, merged.record
+    # All that is wrong at once: a merge that names one thing a time costs a queue's wait for each.
     for line in report.lines():
         log(line)
     for line in _summary(record) if record else ():
         log(line)
     if merged.exit_code == EXIT_ERROR:
         log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
+        # Standard output holds what a script goes on with: the path of a whole run, or the chunks to run again.
         if report.run_again:
             typer.echo(ranges(report.run_again))
     else:

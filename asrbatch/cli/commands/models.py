@@ -42,6 +42,7 @@ def _all(options: RunOptions) -> dict[str, Any]:
         if name != "plugins":
             raise UsageError(f"{flag_of(name)}: says how one checkpoint is asked; name it, or leave the option out")
     names = options.values["plugins"] or None
+    # Before a process spends seconds on importing vLLM.
     plugins.check_names(names)
     return inspector.Inspector(names and tuple(names), detect_device().kind).list_models()
 
@@ -51,6 +52,7 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     from asrbatch.models.quantization import stated_quantization
     from asrbatch.runs.model_selection import resolve_model
 
+    # A `RunConfig` has a manifest; this one is never read.
     config = options.config(environment={}, manifest="-", model=checkpoint)
     plan = resolve_model(config, weights=False)
     capabilities = plan.capabilities
@@ -101,6 +103,7 @@ def _table(found: dict[str, Any]) -> str:
                 m["lacks"] or "-",
             )
         )
+    # All but the last column, which has nothing behind it to be lined up.
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     return "\n".join(
         [*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)]

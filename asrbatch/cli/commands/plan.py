@@ -44,8 +44,10 @@ def plan(
     from asrbatch.cli.display.plan_status import plan_parts
     from asrbatch.cli.display.tables import show
 
+    # A plan downloads nothing, but a manifest on the hub is read there.
     if not names_data_set(options.values["manifest"]):
         fetch_no_model(options.values["model"])
+    # Put so that NaN is refused, too.
     if rtfx is not None and not 0 < rtfx < float("inf"):
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
     figures = _figures(options, probe_workers if probe else None, rtfx, startup)
@@ -53,6 +55,7 @@ def plan(
         print_json(figures)
     else:
         show(*plan_parts(figures))
+    # Behind the figures, which are right all the same: a run would end with these words.
     if figures["exit_code"] == EXIT_USAGE:
         raise UsageError(figures["model"]["refused"])
     raise typer.Exit(figures["exit_code"])
@@ -65,8 +68,10 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     values = options.values
     num_chunks = values["num_chunks"]
     config = options.config(
+        # Not ours: a plan that is made inside a job is still one of the whole run.
         environment={},
         model=values["model"] or PLACEHOLDER,
+        # Whichever: a `RunConfig` of chunks is of one of them.
         chunk_id=None if num_chunks is None else 0,
         chunk_offset=None,
         streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
@@ -78,8 +83,11 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     if values["model"] is not None:
         from asrbatch.runs.preflight import check_run
 
+        # Rows without `lang` ask for nothing that could be refused.
         verdict = check_run(config, filter(None, stats.languages))
+    # With the model's own bounds where it is known: what is too short or too long depends on it.
     found = _probe(stats, probe_workers, config.decode_timeout_s, verdict and verdict.rules) if probe_workers else None
+    # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
     num_devices = _num_devices(config.devices) or 1
     time = None if rtfx is None else estimate(balance, rtfx=rtfx, num_devices=num_devices, startup_s=startup_s)

@@ -34,6 +34,7 @@ def status(
     from asrbatch.cli.display.tables import show
     from asrbatch.cluster.status import Watch, run_status
 
+    # One watch for all looks: it judges a run by whether its heartbeat changes between them, on this machine's clock.
     path, eyes = output.expanduser().absolute(), Watch()
     figures = run_status(path, num_chunks, watch=eyes)
     if not watch:
@@ -49,6 +50,7 @@ def status(
                     print_json(figures)
                 else:
                     terminal.show(figures, every_chunk)
+                # Nothing else ends a watch: a task that has stopped may be requeued.
                 if figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
                     break
                 time.sleep(every)

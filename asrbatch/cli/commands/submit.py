@@ -38,10 +38,12 @@ def submit(
         raise UsageError(
             "--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold"
         )
+    # Tasks may start in another folder than this one, so nothing stays relative.
     if (tars := options.values["tars"]) is not None:
         options.values["tars"] = ",".join(map(absolute, tars.split(",")))
     if (folder := options.values["audio_folder"]) is not None:
         options.values["audio_folder"] = absolute(folder)
+    # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
     manifest = _manifest(config, slurm["chdir"], dry_run)
     output = config.output_path
@@ -57,6 +59,7 @@ def submit(
         for script in [*scripts, *([merge_job] if merge_job else [])]:
             typer.echo(script.text)
         return
+    # Said in either case: a merge job may be cancelled, or find something that is missing.
     by_hand = shlex.join(["asrbatch", *arguments])
     submitted = submit_scripts(scripts, merge_job, slurm.log_dir, by_hand)
     for job in submitted.arrays:
@@ -91,10 +94,12 @@ def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
             # Tasks have no standard input, and read what is kept here.
             keep_stdin(config)
         return given
+    # It is relative to no folder.
     if "://" in given:
         return given
     if not expand(given):
         raise UsageError(f"{given}: no such manifest")
+    # A comma parts several manifests, unless a file has it in its name.
     return ",".join(absolute(part) for part in given.split(",")) if not Path(given).exists() else absolute(given)
 
 
@@ -108,6 +113,7 @@ def _array(
     for option in ("tokenizer", "lora"):
         if (name := getattr(config.engine, option)) is not None and Path(name).expanduser().is_dir():
             changes[option] = str(_absolute(name))
+    # --overwrite is the script's business: a requeued task would remove the rows of its first start.
     arguments = ["transcribe", *options.arguments(without=("chunk_id", "chunk_offset", "overwrite"), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
@@ -144,6 +150,7 @@ def _model(name: str) -> str:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return str(folder.absolute())
+    # No name on the hub begins so: a folder was meant.
     if name.startswith((".", "~")):
         raise UsageError(f"--model {name}: no such folder")
     return name
@@ -167,6 +174,7 @@ def _interpreter(python: str | None, container: str | None) -> tuple[str, ...]:
         raise UsageError(f"--python {python}: {e}") from e
     if not words:
         raise UsageError("--python is empty; give an interpreter that has asrbatch")
+    # Otherwise it is looked up on the node, in what --setup has loaded.
     if "/" in words[0]:
         words[0] = str(_absolute(words[0]))
     return tuple(words)

@@ -17,6 +17,7 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
     the same command; 5 complete, but a worker of --devices died and its rows were done again; 6 another
     process writes this output, try again later.
     """
+    # Here, as in every command: at the top, --help would wait for what only a run needs.
     from asrbatch.runs.progress import Stop
     from asrbatch.runs.runner import run
 
@@ -32,5 +33,6 @@ def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
         stop_on_signals(stop, terminal)
         summary = run(config, terminal, stop)
         terminal.summary(summary)
+    # Standard output holds this alone: a script goes on with the path.
     typer.echo(summary.paths.rows)
     raise typer.Exit(summary.exit_code)

@@ -79,12 +79,15 @@ def validate(
         raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
     if clean is not None and clean == listed:
         raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
+    # Before hours of reading, which would be for nothing.
     for path, option in ((clean, "--write-clean"), (listed, "--report")):
         if path is not None:
             check_new_manifest(path, option, sources, overwrite)
     asked = [name for name in options.given if name in MODEL_OPTIONS]
     if model is None and asked:
+        # An option that nothing asks about would be ignored in silence.
         raise UsageError(f"{flag_of(asked[0])}: is of a run with a model; give --model as well")
+    # Off line, a manifest on the hub would be out of reach as well.
     if not any(map(names_data_set, sources)):
         fetch_no_model(model)
     check, rules = None, None
@@ -96,6 +99,7 @@ def validate(
     if audio is AudioCheck.none and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     with ExitStack() as stack:
+        # The file is there whole or not at all, also when reading is interrupted.
         problems = None if listed is None else stack.enter_context(ProblemFile(listed))
         with ReadingBar() as bar:
             found = Validation(
@@ -148,5 +152,6 @@ def default_workers() -> int:
 
 
 def check_timeout(decode_timeout_s: float) -> None:
+    # Not by typer's `min`, which lets infinity and NaN pass.
     if not 0 < decode_timeout_s < float("inf"):
         raise UsageError(f"--decode-timeout {decode_timeout_s:g}: must be above 0")

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+# Of each kind; validate's --report has all.
 _SHOWN_EXAMPLES = 5
 
 
@@ -57,6 +58,7 @@ def problem_parts(problems: list[dict[str, Any]]) -> Iterable[RenderableType]:
     table.add_column("rows", justify="right")
     table.add_column("what to do")
     for problem in problems:
+        # As `Text`, because what a manifest holds may look like rich's markup.
         table.add_row(Text(problem["kind"]), f"{problem['rows']:,}", Text(problem["fix"] or "see below"))
     yield table
     for problem in problems:

@@ -17,7 +17,9 @@ from rich.text import Text
 from asrbatch.cli.display.tables import make_console, show
 from asrbatch.formatting import clock
 
+# Of more, complete chunks are left out: those that need a person must not scroll away.
 _FEW_CHUNKS = 40
+# A thousand chunks may each have one.
 _SHOWN_NOTES = 10
 
 
@@ -186,6 +188,7 @@ def _status_cells(chunk: dict[str, Any]) -> dict[str, str]:
         "rows": "" if chunk["rows"] is None else f"{chunk['rows']:,}/{chunk['total_rows']:,}",
         "failed": "" if chunk["failed"] is None else f"{chunk['failed']:,}",
         "audio h": "" if chunk["audio_s"] is None else f"{chunk['audio_s'] / 3600:.3f}",
+        # What a session that has ended did is no speed of now.
         "RTFx now": _one_decimal(chunk["rtfx_session"] if chunk["state"] == "running" else None),
         "RTFx": _one_decimal(chunk["rtfx"]),
         "ETA": "" if chunk["eta_s"] is None else clock(chunk["eta_s"]),
@@ -220,6 +223,7 @@ class Refreshing:
 
     def __init__(self) -> None:
         self._console = make_console()
+        # Nothing changes between two looks, so there is nothing to draw.
         self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
     def __enter__(self) -> "Refreshing":
@@ -237,6 +241,7 @@ class Refreshing:
             self._live.update(Group(title, *status_parts(figures, every_chunk, summary_first=True)), refresh=True)
         else:
             show(title, *status_parts(figures, every_chunk), Text(""))
+            # Into a pipe Python would hold it back, and whoever reads sees each look late.
             sys.stdout.flush()
 
 

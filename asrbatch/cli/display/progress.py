@@ -23,7 +23,9 @@ class Terminal:
     """A `progress.Observer` for people. A context manager: it owns the bar and the copied descriptor."""
 
     def __init__(self) -> None:
+        # By lines, because somebody follows a job's log; a name may hold bytes that are not text.
         self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+        # soft_wrap: a log has no width, and rich would break its lines at 80 columns.
         self._console = Console(file=self._file, highlight=False, soft_wrap=True)
         self._bar = _Bar(self._console) if self._console.is_terminal else None
         self._said_at = time.monotonic()
@@ -37,6 +39,7 @@ class Terminal:
         self._file.close()
 
     def log(self, line: str) -> None:
+        # A name with brackets is no markup.
         self._console.print(line, markup=False)
 
     def update(self, progress) -> None:
@@ -51,6 +54,7 @@ class Terminal:
             self._bar.stop()
         for line in _headline(summary):
             self.log(line)
+        # A session that ran nothing has spent nothing.
         if summary.outcome != "already_complete":
             self._console.print(_stage_table(summary.progress))
 
@@ -90,6 +94,7 @@ class _Bar:
             self._progress.start()
             self._task = self._progress.add_task("transcribing", total=progress.total_audio_s or progress.total_rows)
         by_audio = progress.total_audio_s is not None
+        # As the total is: of what was really decoded, the bar would not end at its end.
         done = progress.stated_s if by_audio else progress.tally.rows
         of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
         self._progress.update(
@@ -107,6 +112,7 @@ class _Bar:
         self._progress.stop()
 
 
+# Empty before the first update, where a `TextColumn` raises KeyError.
 class _Field(ProgressColumn):
     def __init__(self, name: str):
         super().__init__()
@@ -179,6 +185,7 @@ def _eta(progress) -> str:
         total, done, by_session = progress.total_rows, progress.tally.rows, progress.session_rows
     else:
         total, done, by_session = progress.total_audio_s, progress.stated_s, progress.session_stated_s
+    # The pace of less than a second is chance.
     if not by_session or progress.stage_times.wall < 1:
         return "-"
     return clock(progress.stage_times.wall * max(0.0, total - done) / by_session)
@@ -204,6 +211,7 @@ class _LiveBar:
             TextColumn("{task.fields[said]}"),
             TimeRemainingColumn(),
             console=self._console,
+            # rich would print the bar once, at its end; `_show` says lines instead.
             disable=not self._console.is_terminal,
             expand=True,
         )

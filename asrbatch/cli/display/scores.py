@@ -180,6 +180,7 @@ def largest(groups: dict[str, Any]) -> dict[str, Any]:
     """The groups with the most rows, in their order: as many as a person reads."""
     if len(groups) <= MOST_SHOWN:
         return groups
+    # By rows, because a rate of few of them says little.
     shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:MOST_SHOWN])
     return {value: group for value, group in groups.items() if value in shown}
 
@@ -203,6 +204,7 @@ def _unit_tables(
 ) -> Iterable[Table]:
     """A table in words, of the groups that have any, and one in characters."""
     for unit in UNITS:
+        # A group without reference words has no rate in words; languages without spaces have one in characters.
         of_unit = {value: group for value, group in groups.items() if group[f"{unit.rate}_percent"] is not None}
         if not of_unit:
             continue
@@ -236,6 +238,7 @@ def _paired_table(name: str, groups: dict[str, Any], unit: Unit, has_references:
         rows = f"{of['rows']:,}"
         if has_references:
             rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
+            # Never 0.0000, which would claim certainty.
             p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
             interval = _interval(of["delta_points_interval"], signed=True)
             table.append((_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}"))
@@ -272,6 +275,7 @@ def _title(name: str, unit: Unit) -> str:
 
 
 def _rules(figures: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    # By version and digest: what was scored by other rules is not to be compared.
     for each in figures["normalizers"]:
         yield "normaliser", f"{each['name']} ({each['version']}, {each['sha256'][:12]}), {each['rows']:,} rows"
     words, bootstrap = figures["words"], figures["bootstrap"]
