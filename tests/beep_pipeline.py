@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from beep_engine import RATE, BeepEngine
 
 from asrbatch.audio.windows import WindowConfig
+from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.pipeline.budget import Limits
-from asrbatch.pipeline.make import make_pipeline
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def array_script(
         stem=shlex.quote(str(output).removesuffix(".jsonl")),
         num_chunks=num_chunks,
         cache_root=shlex.quote(options.cache_dir) if options.cache_dir else "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}",
-        overwrite=_template("overwrite.sbatch").template if overwrite else "",
+        overwrite=_template("array_overwrite.sbatch").template if overwrite else "",
         command=f'{words} "${{overwrite[@]}}"' if overwrite else words,
         stagger=options.stagger_s + 1,
         requeue=options.requeue,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from asrbatch.engine.base import Engine
 from asrbatch.engine.environment import start_aside
-from asrbatch.pipeline.make import make_pipeline
+from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.session import Session
 from asrbatch.storage.inflight import GIVE_UP_AFTER, RUN_ALONE_AFTER

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from asrbatch.errors import UsageError
-from asrbatch.export.subtitle_layout import count_lines, joined, lay_out, pieces, width
-from asrbatch.export.subtitles import Cue, CueLimits, cues
+from asrbatch.export.cue_layout import count_lines, joined, lay_out, pieces, width
+from asrbatch.export.cues import Cue, CueLimits, cues
 from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 ENGLISH = (

@@ -65,8 +65,8 @@ def export(
     as 0, but some rows failed: results have them with an empty prediction, the other formats not at all.
     """
     from asrbatch.export import exporter
+    from asrbatch.export.cues import CueLimits
     from asrbatch.export.results import ResultNames
-    from asrbatch.export.subtitles import CueLimits
 
     rows = Path(output).expanduser().absolute()
     result = exporter.export(

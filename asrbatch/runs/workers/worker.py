@@ -62,7 +62,7 @@ def _travels(error: Exception) -> bool:
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:
     # Late, so that a broken environment is reported to the parent.
-    from asrbatch.pipeline.make import make_pipeline
+    from asrbatch.pipeline.assembly import make_pipeline
     from asrbatch.runs.workers import protocol
 
     rows: SimpleQueue[Utterance | None] = SimpleQueue()

@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from asrbatch.errors import UsageError
-from asrbatch.export.subtitle_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
+from asrbatch.export.cue_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
 from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
