@@ -85,9 +85,10 @@ def merge(
         num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
         log: receives, in one line, what is being done and what a person should know.
 
-    Raises: UsageError, ManifestError: this cannot be done as asked. OutputError: there are no chunks, it is unclear
-        which are meant, `output` is not ours to replace, or a file cannot
-            be read or written.
+    Raises:
+        UsageError, ManifestError: this cannot be done as asked.
+        OutputError: there are no chunks, it is unclear which are meant, `output` is not ours to replace, or a file
+            cannot be read or written.
     """
     paths = RunPaths(check_output(output))
     if manifest_source == "-":

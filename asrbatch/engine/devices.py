@@ -18,9 +18,13 @@ from asrbatch.errors import UsageError
 class Device:
     """Where the engine runs.
 
-    Attributes: kind: `cpu` or `cuda`. name: what the machine calls it. has_bf16: whether bfloat16 arithmetic is native.
+    Attributes:
+        kind: `cpu` or `cuda`.
+        name: what the machine calls it.
+        has_bf16: whether bfloat16 arithmetic is native.
         memory_bytes: what is free for the key-value cache to be cut from (CPU only; 0 elsewhere, where vLLM asks
-        itself). has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
+            itself).
+        has_amx: whether it is a CPU with AMX, for which vLLM has kernels of their own.
     """
 
     kind: str

@@ -23,8 +23,9 @@ _OWNER = "ASRBATCH_PID"
 def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = None) -> None:
     """Prepares this process for `import vllm`.
 
-    Args: plugins: the only plugins of vLLM's to be loaded, here and in processes it starts; None leaves that to the
-        environment.
+    Args:
+        plugins: the only plugins of vLLM's to be loaded, here and in processes it starts; None leaves that to the
+            environment.
 
     vLLM logs to standard output unless told otherwise, which belongs to results; it goes to standard error, which the
     caller points at a log file.

@@ -37,7 +37,8 @@ class ScoredRow(NamedTuple):
         row: with the prediction; None where there is none.
         reference, hypothesis: as they were written; None where there is none. What a failed row said does not count.
         texts: the same, normalised; `texts.excluded` says why the row is not scored.
-        failed: its error kind, or None. missing: there is no prediction for another reason.
+        failed: its error kind, or None.
+        missing: there is no prediction for another reason.
         audio_s: seconds; None where unknown.
         words, characters: edits; the former None for languages without spaces, both for a row that is not scored.
     """

@@ -50,12 +50,15 @@ def fingerprint(
 ) -> dict[str, Any]:
     """The fingerprint of a run; every value is plain JSON.
 
-    Args: rows_digest: SHA-256 over the canonical manifest rows. model_digest: SHA-256 over the checkpoint's content.
-        sampling: the SamplingParams that requests share. engine_args: what the user gave as `--engine-arg`; those that
-        only change speed are left out. asked: how the model is asked, where that was chosen or the model is not
-        Whisper. audio_folder: what relative paths are relative to, where that depends on where the run began and not on
-        the manifest. strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one
-        piece.
+    Args:
+        rows_digest: SHA-256 over the canonical manifest rows.
+        model_digest: SHA-256 over the checkpoint's content.
+        sampling: the SamplingParams that requests share.
+        engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
+        asked: how the model is asked, where that was chosen or the model is not Whisper.
+        audio_folder: what relative paths are relative to, where that depends on where the run began and not on the
+            manifest.
+        strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
     """
     return {
         "manifest": rows_digest,

@@ -42,9 +42,10 @@ _ATTEMPTS = 100
 class Lease:
     """Acquired on construction, released by `release`. Threads may share it.
 
-    Attributes: lost: another process has taken over, and this one has noticed. judged_by_time: an earlier holder, since
-        the last release, was found dead by time alone. It may still wake up and
-            finish a write that it was in the middle of; see `Journal`'s `new_file`.
+    Attributes:
+        lost: another process has taken over, and this one has noticed.
+        judged_by_time: an earlier holder, since the last release, was found dead by time alone. It may still wake up
+            and finish a write that it was in the middle of; see `Journal`'s `new_file`.
 
     Args:
         path: the lease file.

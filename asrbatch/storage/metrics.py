@@ -23,11 +23,13 @@ _PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     """Metrics of one output, over all sessions that worked on it.
 
-    Returns: sessions: how many there were. rtfx_engine: seconds of audio transcribed per second of one device, of those
-        in which it held at least one window;
-            None where nothing was transcribed.
+    Returns:
+        sessions: how many there were.
+        rtfx_engine: seconds of audio transcribed per second of one device, of those in which it held at least one
+            window; None where nothing was transcribed.
         rtfx_end_to_end: the same with all the time it was occupied, start-up and waiting included.
-        wall_s: summed over sessions. stages_s: the same, by stage; the engine's are means over a session's devices.
+        wall_s: summed over sessions.
+        stages_s: the same, by stage; the engine's are means over a session's devices.
         device_hours: `wall_s` times devices, summed over sessions; GPU-hours where the devices are GPUs.
     """
     audio_s, device_s = total(sessions, "audio_s"), device_seconds(sessions, "wall_s")

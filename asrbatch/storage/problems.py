@@ -20,8 +20,9 @@ class ProblemFile:
     Attributes:
         num_problems: added so far.
 
-    Args: path: absolute. Nothing is there, or what was there before, until `write`; its folder is made with the first
-        problem.
+    Args:
+        path: absolute. Nothing is there, or what was there before, until `write`; its folder is made with the first
+            problem.
     """
 
     def __init__(self, path: Path):

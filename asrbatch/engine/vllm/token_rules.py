@@ -50,10 +50,13 @@ class TokenRules:
     ) -> None:
         """Forbids by minus infinity, in place.
 
-        Args: logits: float32 [row, vocabulary]. num_text: tokens after the forced ones; negative while some are
-            missing, then anything may become of the row. stamps: the newest timestamp, counted from 0.00 s; -1 where
-            there is none. last, before: whether the newest token and the one before it are timestamps. send: to the
-            logits' device.
+        Args:
+            logits: float32 [row, vocabulary].
+            num_text: tokens after the forced ones; negative while some are missing, then anything may become of the
+                row.
+            stamps: the newest timestamp, counted from 0.00 s; -1 where there is none.
+            last, before: whether the newest token and the one before it are timestamps.
+            send: to the logits' device.
         """
         if self._suppress is None:
             self._settle(logits.device)

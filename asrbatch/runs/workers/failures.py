@@ -39,8 +39,9 @@ class FailureTracker:
         Args:
             deaths: how often that had happened to it.
 
-        Returns: How often it has happened now; no more than one less than `GIVE_UP_AFTER` as long as a device may be to
-            blame.
+        Returns:
+            How often it has happened now; no more than one less than `GIVE_UP_AFTER` as long as a device may be to
+                blame.
         """
         self._died_on[index].add(device)
         self._deaths[index] = self._deaths.get(index, deaths) + 1
