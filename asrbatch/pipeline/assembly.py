@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import RunConfig
@@ -15,7 +16,11 @@ from asrbatch.pipeline.queues import EventQueue
 
 @contextmanager
 def make_pipeline(
-    config: RunConfig, spec: EngineSpec, windows: WindowConfig, start_engine: Callable[[Deliver], Engine], **callbacks
+    config: RunConfig,
+    spec: EngineSpec,
+    windows: WindowConfig,
+    start_engine: Callable[[Deliver], Engine],
+    **callbacks: Any,
 ) -> Iterator[Pipeline]:
     """A loop, ready to run, with an engine and a pool that are closed at the end.
 

@@ -81,10 +81,11 @@ def sequential_windows(
     Args:
         skips: receives long silences, where the options say that they are passed over.
     """
+    spoken: AudioBuffer | SpeechOnlyBuffer = buffer
     if config.vad_filter:
-        buffer = SpeechOnlyBuffer(buffer, silence_tracker(config.in_samples), skips)
+        spoken = SpeechOnlyBuffer(buffer, silence_tracker(config.in_samples), skips)
     condition, drop = config.condition_on_previous, config.drop_no_speech
-    return decode_sequentially(buffer, config.in_samples, answers.get, condition=condition, drop_no_speech=drop)
+    return decode_sequentially(spoken, config.in_samples, answers.get, condition=condition, drop_no_speech=drop)
 
 
 def decode_sequentially(

@@ -28,12 +28,10 @@ from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.types import DecodingResult, Utterance
 
 _STOP = "stop"
-# Not None, by which a source says that it has nothing at the moment.
-_END = object()
 
 
 class Pipeline:
-    """One loop over some utterances; made by `make.make_pipeline`.
+    """One loop over some utterances; made by `assembly.make_pipeline`.
 
     Args:
         events: the queue that the engine delivers `(key, outcome)` into.
@@ -110,9 +108,12 @@ class Pipeline:
         while not (self.stopped or self._source_ended):
             if self._working if alone else not self.budget.has_capacity():
                 return
-            utterance = next(source, _END)
-            self._source_ended = utterance is _END
-            if utterance is None or utterance is _END:
+            try:
+                utterance = next(source)
+            except StopIteration:
+                self._source_ended = True
+                return
+            if utterance is None:
                 return
             state = UtteranceState(utterance, self._spec.language_of(utterance), self._spec.prompt_of(utterance))
             # One that does not state its duration is taken for a full window until it is decoded.
@@ -169,12 +170,14 @@ class Pipeline:
             self._submit(window)
 
     def _submit(self, window: InFlightWindow) -> None:
-        state, temperature = window.utterance, window.attempts.next_temperature
+        state, temperature, request = window.utterance, window.attempts.next_temperature, window.request
+        # Only a window with features, and with a temperature left to try, comes here.
+        assert temperature is not None and request is not None
         language = state.language or state.detected_language
         options = DecodingOptions(language, window.audio.previous, temperature, self._spec.timestamps)
         self.monitor.track(len(self._in_flight))
         self._in_flight[window.key] = window
-        self.engine.submit(window.key, window.request, options)
+        self.engine.submit(window.key, request, options)
 
     def _collect(self, key: tuple[int, int], outcome: DecodingResult | Failure) -> None:
         """The engine has an answer: it is asked again at a higher temperature, or the answer counts."""

@@ -20,7 +20,7 @@ class EventQueue:
 
     def __init__(self) -> None:
         # Its `put` may interrupt another in the same thread, as a signal handler's does; that of `Queue` would lock.
-        self._events: SimpleQueue = SimpleQueue()
+        self._events: SimpleQueue[Any] = SimpleQueue()
         self._ticked_at = 0.0
         self.put = self._events.put
 

@@ -95,7 +95,7 @@ def ok_row(state: UtteranceState, config: WindowConfig, spec: EngineSpec) -> dic
 def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | None]) -> dict[str, Any]:
     """The row of an utterance that could not be transcribed; the same fields, empty."""
     reason = {"kind": error.kind, "message": error.message}
-    empty: dict[str, list] = {name: [] for name in ("windows", "skips", "segments", "flags")}
+    empty: dict[str, list[Any]] = {name: [] for name in ("windows", "skips", "segments", "flags")}
     return _row(utterance, status="failed", error=reason, timing=timing, **empty)
 
 
@@ -175,7 +175,8 @@ def _segment_row(
 
 
 def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:
-    carried, moved = {}, {}
+    carried: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
     for name, value in utterance.fields.items():
         # Stands first, as a string.
         if name == "id":

@@ -62,8 +62,11 @@ class InFlightWindow:
 
     def clamp(self) -> None:
         """Gives its features the floor that they have in its recording."""
-        if self.request is not None and self.request.clamp is not None and self.peak > self.request.peak:
-            self.request.clamp(self.peak)
+        request = self.request
+        if request is None or request.clamp is None or request.peak is None or self.peak is None:
+            return
+        if self.peak > request.peak:
+            request.clamp(self.peak)
 
     def tail(self, start: int) -> "InFlightWindow":
         """The rest of it from a sample of the recording on; takes over what it holds of the budget."""
