@@ -518,7 +518,7 @@ def test_no_language_is_taken_in_silence(glm):
     speech = replace(
         plan.capabilities, languages={"en": "English", "fr": "French"}, supports=("language",), default_language="en"
     )
-    plan = replace(plan, model_options=replace(plan.model_options, speech=speech))
+    plan = replace(plan, model_options=replace(plan.model_options, capabilities=speech))
     row = Utterance(0, "a", AudioRef("a"))
     assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(plan, row)
     assert check_row(plan, replace(row, lang="fr")) is None and check_row(replace(plan, language="fr"), row) is None
