@@ -456,8 +456,8 @@ def test_a_disk_that_is_too_small_at_any_point(job, disk, out, amounts, files):
         written.append(whole_rows(seen.rows))
         assert written[-1] >= written[-2] and not seen.done.exists()
     assert code == EXIT_COMPLETE
-    # On a slow machine the record is refreshed meanwhile, and may be what finds no room, in the place of the log of rows
-    # in flight, which is written at the same time.
+    # On a slow machine the record is refreshed meanwhile, and may be what finds no room, in the place of the log of
+    # rows in flight, which is written at the same time.
     assert files - {"out.inflight"} <= set(named) <= files | {"out.run.json"}
     assert ("out.jsonl" in files) == (written[-1] > 5)
     seen.lease.unlink(missing_ok=True)  # releasing it takes an inode for a moment; who finds it will judge it dead
