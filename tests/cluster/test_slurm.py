@@ -54,10 +54,10 @@ def sessions(output: Path, chunk_id: int, num_chunks: int) -> list[dict]:
 
 
 def wait_for_rows(slurm: Cluster, output: Path, count: int, among: set[int]) -> int:
-    """Waits until one of some chunks of three has so many rows; which one."""
+    """Waits until one of some chunks of two has so many rows; which one."""
 
     def there() -> set[int]:
-        paths = {i: chunk(output, i, 3) for i in among}
+        paths = {i: chunk(output, i, 2) for i in among}
         return {i for i, path in paths.items() if path.exists() and path.read_bytes().count(b"\n") >= count}
 
     what = f"{count} rows in one chunk of {among}"
@@ -77,15 +77,15 @@ def complete(slurm: Cluster, folder: Path, *jobs: str) -> None:
         assert ended["JobState"] == "COMPLETED", f"{ended} {logs(folder)}"
 
 
-def test_a_killed_a_stopped_and_a_preempted_task_end_as_one_verified_file(
+def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
     slurm, submit, transcribe, tiny_en, demo_rows, tmp_path
 ):
     short = [row for row in demo_rows if row["duration"] < 8]
-    rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(24)]
+    rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(16)]
     rows[5]["audio_filepath"] = "nowhere.wav"  # a chunk that is complete with a failed row does not block the merge
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     output = tmp_path / "out.jsonl"
-    array, merge = submit(manifest, "-m", tiny_en, "-o", output, "--num-chunks", 3, *EXACT, *ON_CPU)
+    array, merge = submit(manifest, "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU)
 
     def log(task: int) -> str:
         return (tmp_path / f"logs/asrbatch-out-{array}_{task}.log").read_text()
@@ -98,37 +98,34 @@ def test_a_killed_a_stopped_and_a_preempted_task_end_as_one_verified_file(
             lambda: log(task),
         )
 
-    first = wait_for_rows(slurm, output, 2, among={0, 1})
-    os.kill(sessions(output, first, 3)[-1]["pid"], signal.SIGKILL)
-    second = wait_for_rows(slurm, output, 2, among={0, 1} - {first})
-    slurm.call("scancel", "--batch", "--signal=USR1", f"{array}_{second}")  # what SLURM sends ahead of the time limit
-    waits_again(first)
-    waits_again(second)
-    wait_for_rows(slurm, output, 2, among={2})
+    killed = wait_for_rows(slurm, output, 2, among={0, 1})
+    preempted = 1 - killed
+    os.kill(sessions(output, killed, 2)[-1]["pid"], signal.SIGKILL)
+    waits_again(killed)
+    wait_for_rows(slurm, output, 2, among={preempted})
     urgent = slurm.call("sbatch", "--parsable", "-p", "urgent", "-n2", "-o", "/dev/null", "--wrap", "true").strip()
-    waits_again(2)
+    waits_again(preempted)
     slurm.wait_for(urgent, "COMPLETED", hurry=False)
     assert slurm.state(merge) == "PENDING" and slurm.jobs()[merge]["Reason"] == "Dependency"
-    before = {task: chunk(output, task, 3).read_bytes() for task in range(3)}
-    assert all(2 <= content.count(b"\n") < 8 for content in before.values()), "all three were stopped midway"
+    before = {task: chunk(output, task, 2).read_bytes() for task in range(2)}
+    assert all(2 <= content.count(b"\n") < 8 for content in before.values()), "both were stopped midway"
 
-    complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(3)), merge)
-    assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(3)] == ["1", "1", "1"]
+    complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(2)), merge)
+    assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(2)] == ["1", "1"]
     assert not list(tmp_path.glob("*.requeues")), "counts end with the chunk"
-    assert "ended with 137" in log(first) and f"requeueing {array}_{first}" in log(first)
-    assert "USR1: the time limit is near" in log(second) and "ended with 4" in log(second)
-    assert f"requeueing {array}_{second}" in log(second)
-    assert "DUE TO PREEMPTION" in log(2) and "ended with 4" in log(2) and "requeueing" not in log(2)
-    for task in range(3):
-        stopped, resumed = sessions(output, task, 3)
-        assert stopped["outcome"] == (None if task == first else "interrupted") and resumed["outcome"] == "complete"
+    assert "ended with 137" in log(killed) and f"requeueing {array}_{killed}" in log(killed)
+    assert "DUE TO PREEMPTION" in log(preempted) and "ended with 4" in log(preempted)
+    assert "requeueing" not in log(preempted), "SLURM does it"
+    for task in range(2):
+        stopped, resumed = sessions(output, task, 2)
+        assert stopped["outcome"] == (None if task == killed else "interrupted") and resumed["outcome"] == "complete"
         assert resumed["slurm"]["SLURM_RESTART_COUNT"] == "1" and resumed["slurm"]["SLURM_ARRAY_JOB_ID"] == array
         rows_before = [line for line in before[task].splitlines(keepends=True) if line.endswith(b"\n")]
-        assert chunk(output, task, 3).read_bytes().startswith(b"".join(rows_before)), "what was written stays as it was"
+        assert chunk(output, task, 2).read_bytes().startswith(b"".join(rows_before)), "what was written stays as it was"
 
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     assert stable(output) == stable(whole.paths.rows)
-    assert [row["index"] for row in read_jsonl(output)] == list(range(24))
+    assert [row["index"] for row in read_jsonl(output)] == list(range(16))
     assert [row["index"] for row in read_jsonl(output) if row["status"] == "failed"] == [5]
     assert "a success for SLURM" in (tmp_path / f"logs/asrbatch-out-merge-{merge}.log").read_text()
 
@@ -183,8 +180,10 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
     run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU]
     array, merge = submit(*run, "--chunks", 0, "--requeue", 0)
     wait_until(lambda: sessions(output, 0, 2), "a session", 60, lambda: logs(small_run))
-    slurm.call("scancel", "--batch", "--signal=TERM", f"{array}_0")  # reaches the script alone, which passes it on
+    slurm.call("scancel", "--batch", "--signal=USR1", f"{array}_0")  # what SLURM sends ahead of the time limit
     assert slurm.wait_for(f"{array}_0", "FAILED", "COMPLETED")["ExitCode"] == "4:0"
+    said = (small_run / f"logs/asrbatch-out-{array}_0.log").read_text()
+    assert "USR1: the time limit is near" in said and "ended with 4" in said
     assert slurm.wait_for(merge, "CANCELLED", "COMPLETED")["JobState"] == "CANCELLED"
     assert not output.exists()
 

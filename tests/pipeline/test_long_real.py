@@ -211,8 +211,8 @@ def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, tmp_
 
 
 def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, tiny_en, recordings, tmp_path):
-    rows = [{**row, "id": f"{row['id']} {i}"} for i in range(3) for row in read_jsonl(recordings[0])]
-    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
+    """The shorter of two ends first; the other is then in the middle."""
+    manifest, rows = recordings[0], read_jsonl(recordings[0])
     arguments = [
         "transcribe",
         manifest,

@@ -7,8 +7,9 @@ import io
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import soundfile
 import worker_engines
 from beep_engine import RATE
 from conftest import REPO, read_jsonl, write_jsonl
-from processes import descendants
+from processes import descendants, wait_until
 from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
@@ -348,11 +349,7 @@ def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(
     out = tmp_path / "out.jsonl"
     process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT, "--devices", "0,1")
     wait_for_rows(process, out, 3)
-    workers = [
-        pid
-        for pid in descendants(process.pid)
-        if b"asrbatch.runs.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    workers = [pid for pid in descendants(process.pid) if is_worker(pid)]
     assert len(workers) == 2
     assert sorted(os.sched_getaffinity(pid) != set(CORES) for pid in workers) == [True, True]
     os.kill(workers[0], signal.SIGKILL)
@@ -363,18 +360,32 @@ def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["workers_died"] == 1
 
 
+RUNS = """
+import sys
+import worker_engines
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.runs.runner import run
+manifest, model, output = sys.argv[1:]
+engine = EngineConfig(model=model)
+run(RunConfig(manifest=manifest, engine=engine, output=output, devices="0,1", workers=1), start=worker_engines.start)
+"""
+
+
 @needs_two_cores
-def test_workers_end_with_their_parent(start_cli, tiny_en, demo_rows, tmp_path):
-    manifest = write_jsonl(tmp_path / "m.jsonl", [{**demo_rows[1], "id": str(i)} for i in range(200)])
-    process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--devices", "0,1")
-    wait_for_rows(process, tmp_path / "out.jsonl", 1)
+def test_workers_end_with_their_parent(transcribe_on, tiny_en, manifest):
+    """`transcribe_on` has set what the engines read from the environment."""
+    command = [sys.executable, "-c", RUNS, manifest, tiny_en, transcribe_on.out]
+    process = subprocess.Popen(command, env={**os.environ, "BEEP_FATE": "slow"})
+    wait_for_rows(process, transcribe_on.out, 1)
     left = descendants(process.pid)
+    assert len([pid for pid in left if is_worker(pid)]) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 30
-    while any(map(lives, left)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(map(lives, left))
+    wait_until(lambda: not any(map(lives, left)))
+
+
+def is_worker(pid: int) -> bool:
+    return b"asrbatch.runs.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def lives(pid: int) -> bool:

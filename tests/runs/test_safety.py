@@ -494,23 +494,14 @@ def test_a_disk_without_room_for_a_beat(tmp_path, job, disk, out):
     check_complete(small.seen / out.name)
 
 
-def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
-    """The room ends in the middle of a row; what the engine held then is run again, and counts as nobody's death."""
+def test_the_real_engine_on_a_full_disk_and_then_a_read_only_one(speech_rows, disk, tiny_en, out):
+    """The room ends in the middle of a row; what the engine held then is run again, and counts as nobody's death. Files
+    that are open take the last rows of a folder that becomes read-only, and no mark gets written: the same command then
+    adds only that."""
     manifest, num_rows = speech_rows
     small = disk("size=1m")
-    command = (
-        PYTHON,
-        "-m",
-        "asrbatch",
-        "transcribe",
-        manifest,
-        "-m",
-        tiny_en,
-        "-o",
-        out,
-        "--engine-arg",
-        "max_num_seqs=1",
-    )
+    command = [PYTHON, "-m", "asrbatch", "transcribe", manifest, "-m", tiny_en, "-o", out]
+    command += ["--engine-arg", "max_num_seqs=1"]
     task = small.start(*command)
     seen = RunPaths(small.seen / out.name)
     wait_for_rows(task, seen.rows, 1)
@@ -518,17 +509,27 @@ def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
     code, said = ended(task)
     assert code == EXIT_ERROR and re.fullmatch(rf"{out.parent}/out\.(jsonl|inflight): {FULL}", complaint(said)), said
     written = whole_rows(seen.rows)
-    assert (
-        1 <= written < num_rows and not seen.done.exists() and not seen.lease.exists() and not seen.in_flight.exists()
-    )
+    assert 1 <= written < num_rows and not seen.done.exists()
+    assert not seen.lease.exists() and not seen.in_flight.exists()
     before = seen.rows.read_bytes()
+
     small.remount("size=2m")
+    task = small.start(*command)
+    wait_for_rows(task, seen.rows, num_rows - 3)
+    small.cover_read_only()
+    code, said = ended(task)
+    assert code == EXIT_ERROR and READ_ONLY in complaint(said)
+    small.uncover()
+    # All of them, or those until a sign of life had to be written: on a slow machine that comes first.
+    taken = whole_rows(seen.rows)
+    assert written < taken <= num_rows and not seen.done.exists()
+
     code, said = ended(small.start(*command))
-    assert code == EXIT_COMPLETE, said
+    assert code == EXIT_COMPLETE and ("starting vLLM" in said) == (taken < num_rows), said
     assert seen.rows.read_bytes().startswith(before)
     check_speech(seen, num_rows)
     record = json.loads(seen.record.read_text())
-    assert record["engine_deaths"] == {} and record["sessions"][-1]["rows"] == num_rows - written
+    assert record["engine_deaths"] == {} and record["sessions"][-1]["rows"] == num_rows - taken
 
 
 # A read-only disk
@@ -559,24 +560,6 @@ def test_a_folder_that_becomes_read_only_midway(tmp_path, job, disk, out):
     assert whole_rows(small.seen / out.name) == 3
     assert job.run(out, on=small.start)[0] == EXIT_COMPLETE
     check_complete(small.seen / out.name)
-
-
-def test_the_real_engine_in_a_folder_that_becomes_read_only(speech_rows, disk, tiny_en, out):
-    """Files that are open take the last rows, and no mark gets written: the same command then adds only that."""
-    manifest, num_rows = speech_rows
-    small = disk("size=1m")
-    command = (PYTHON, "-m", "asrbatch", "transcribe", manifest, "-m", tiny_en, "-o", out)
-    task = small.start(*command)
-    seen = RunPaths(small.seen / out.name)
-    wait_for_rows(task, seen.rows, 1)
-    small.cover_read_only()
-    code, said = ended(task)
-    assert code == EXIT_ERROR and READ_ONLY in complaint(said)
-    small.uncover()
-    assert whole_rows(seen.rows) == num_rows and not seen.done.exists()
-    code, said = ended(small.start(*command))
-    assert code == EXIT_COMPLETE and "starting vLLM" not in said, said
-    check_speech(seen, num_rows)
 
 
 # Folders and manifests that go away
