@@ -41,13 +41,6 @@ def text_of(fields: Mapping[str, Any], name: str, where: Callable[[], str]) -> s
     return text
 
 
-def prediction_of(row: Mapping[str, Any] | None, name: str, where: Callable[[], str]) -> str | None:
-    """What the model said; None where there is no row, it failed, or it says nothing. Raises
-    OutputError as `text_of`.
-    """
-    return None if row is None or row.get("status") == "failed" else text_of(row, name, where)
-
-
 def language_of(fields: Mapping[str, Any], otherwise: str) -> tuple[str, bool]:
     """The language of a row's reference, and whether the row says so.
 
@@ -95,15 +88,13 @@ def seconds_of_stage(row: Mapping[str, Any] | None, stage: str) -> float | None:
     return finite_seconds(timing.get(stage)) if isinstance(timing, dict) else None
 
 
-def values_of(name: str, fields: Mapping[str, Any], row: Mapping[str, Any] | None, audio_s: float | None) -> list[str]:
-    """The groups of a row: the value of a field, each value of a list, or the bin of its duration."""
-    if name == DURATION:
-        return [duration_bin(audio_s)]
+def values_of(name: str, fields: Mapping[str, Any]) -> list[str] | None:
+    """The groups of a row by one field: its value, or each value of a list; None where it has none."""
     # `input` holds what stood in the manifest under a name of ours.
-    sources = (fields, row or {}, fields.get("input"), (row or {}).get("input"))
+    sources = (fields, fields.get("input"))
     stated = (source[name] for source in sources if isinstance(source, dict) and source.get(name) is not None)
     if (value := next(stated, None)) is None:
-        return [NO_VALUE]
+        return None
     values = value if isinstance(value, list) else [value]
     # A value that a list holds twice must not count its row twice.
     return sorted(set(map(_as_text, values))) or [NO_ENTRY]

@@ -9,24 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
-from asrbatch.evaluation.common import (
-    check_groups,
-    check_split,
-    count_all,
-    reasons,
-    rules_as_dict,
-    text_notes,
-    unmatched_notes,
-)
+from asrbatch.evaluation.counting import count_rows, how_counted
+from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
-from asrbatch.evaluation.predictions import Predictions
-from asrbatch.evaluation.references import find_references, join
-from asrbatch.evaluation.row_counter import RowCounter
+from asrbatch.evaluation.scored_rows import ScoredRows
 from asrbatch.evaluation.stats.error_rates import Tally
-from asrbatch.evaluation.stats.languages import check_language
 from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
-from asrbatch.evaluation.text_rules import TextRules
-from asrbatch.storage.run_files import RunFacts
 from asrbatch.version import __version__
 
 
@@ -51,7 +39,7 @@ class ScoreResult(NamedTuple):
     """What `--json` prints of a score, and what can go over the rows again."""
 
     metrics: dict[str, Any]
-    counter: RowCounter
+    rows: ScoredRows
 
 
 def score_rows(
@@ -62,65 +50,48 @@ def score_rows(
     Args:
         needs_rates: where no row has a reference, refuse; else rates are null then, and there are no groups.
     """
-    rules, run = TextRules(options.normalizer), RunFacts(path)
-    check_language(options.language)
-    predictions = Predictions(path, options.pred_field, options.text_field)
-    found = find_references(options.references, options.split, run, len(predictions))
-    check_split(options, found.references)
-    (predictions,), references, join_notes = join([predictions], found.references, [run.audio_folder])
-    language = options.language or run.language or "en"
-    # A row's `lang` is the one spoken; what a translation is held against is written in another.
-    written_language = run.written_language and (options.language or run.written_language)
-    counter = RowCounter(predictions, references, rules, language, options, written_language)
-    tally = count_all(counter, Tally(), options, log)
+    inputs = EvaluationInputs([path], options)
+    rows = ScoredRows(inputs)
+    tally = count_rows(rows, Tally, log)
     if needs_rates and not tally.total.rows:
-        raise UsageError(_why_nothing(path, tally, options.text_field))
-    check_groups(tally)
-    # With references a torn row is one without a prediction, and counts as that.
-    is_partial = found.is_partial or (predictions.torn and references is None)
-    # Failed and missing rows count as empty hypotheses, and the exit code tells that the rate is theirs too.
-    is_whole = not (is_partial or tally.total.failed or tally.total.missing)
-    unmatched = 0 if references is None else len(predictions.without(references.keys))
+        raise UsageError(
+            f"{path}: no row can be scored ({', '.join(tally.reasons())}); give their manifest with --references, or "
+            f"name the field with --text-field (now {options.text_field}); two runs without references can be compared "
+            "with asrbatch compare"
+        )
+    return ScoreResult(_metrics(inputs, tally), rows)
+
+
+def _metrics(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:
+    options, [file], [run] = inputs.options, inputs.files, inputs.runs
     by_group = tally.by_group(options.resamples, options.seed)
-    metrics = {
-        "asrbatch": __version__,
-        "predictions": str(path),
-        "pred_field": predictions.pred_field,
-        "references": None if references is None else references.source,
-        "partial": is_partial,
-        **rules_as_dict(rules, tally, options),
-        **_tally_as_dict(tally, options),
-        "unmatched_predictions": unmatched,
-        "languages": tally.languages.as_dict(),
-        "by": by_group,
-        "speed": {**run.speed(len(predictions)), **_stated_speed(tally)},
-        "latency_s": tally.stage_seconds.as_dict(),
-        "notes": [
-            *run.notes(len(predictions), predictions.torn, found.fate),
-            *predictions.notes(),
-            *text_notes(tally, language, options),
-            *join_notes,
-            *unmatched_notes(unmatched),
-            *_mean_notes(by_group),
-        ],
-        "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
-    }
-    return ScoreResult(metrics, counter)
-
-
-def _tally_as_dict(tally: Tally, options: ScoreOptions) -> dict[str, Any]:
+    # Of some of the rows a stated speed would not be the number that the leaderboard makes of the file.
+    stated = tally.stated.as_dict(tally.total.rows + tally.excluded.total() - tally.total.missing)
+    # Failed and missing rows count as empty hypotheses, and the exit code tells that the rate is theirs too.
+    is_whole = not (inputs.is_partial or tally.total.failed or tally.total.missing)
     return {
+        "asrbatch": __version__,
+        "predictions": str(file.path),
+        "pred_field": file.pred_field,
+        **how_counted(inputs, tally),
         "total": tally.total.as_dict(tally.total.resampled(options.resamples, options.seed)),
         "excluded": dict(tally.excluded),
         "words_said_in_excluded": dict(tally.excluded_words),
         "failed_kinds": dict(tally.failed_kinds),
+        "unmatched_predictions": inputs.unmatched[0],
+        "languages": tally.languages.as_dict(),
+        "by": by_group,
+        "speed": {**run.speed(len(file)), **stated},
+        "latency_s": tally.stage_seconds.as_dict(),
+        "notes": [
+            *inputs.notes_of(0),
+            *tally.notes(inputs.language, options),
+            *inputs.join_notes,
+            *inputs.unmatched_notes(0),
+            *_mean_notes(by_group),
+        ],
+        "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
     }
-
-
-def _stated_speed(tally: Tally) -> dict[str, float]:
-    """What another tool states, where every row with a prediction has it."""
-    # Of some of the rows it would not be the number that the leaderboard makes of the file.
-    return tally.stated.as_dict(tally.total.rows + tally.excluded.total() - tally.total.missing)
 
 
 def _mean_notes(by_group: Mapping[str, Any]) -> list[str]:
@@ -135,11 +106,3 @@ def _mean_notes(by_group: Mapping[str, Any]) -> list[str]:
                 f"{LEAST_UTTERANCES} utterances"
             )
     return notes
-
-
-def _why_nothing(path: Path, tally: Tally, text_field: str) -> str:
-    return (
-        f"{path}: no row can be scored ({', '.join(reasons(tally))}); give their manifest with --references, or name "
-        f"the field with --text-field (now {text_field}); two runs without references can be compared with asrbatch "
-        "compare"
-    )

@@ -22,7 +22,7 @@ from asrbatch.evaluation.report.make import make_report
 from asrbatch.evaluation.report.page import page as make_page
 from asrbatch.evaluation.report.page import script_json
 from asrbatch.evaluation.report.plots import Bar, bars
-from asrbatch.evaluation.report.rows import WorstRows, worst_rows
+from asrbatch.evaluation.report.rows import worst_rows
 from asrbatch.evaluation.score import score_rows
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
@@ -299,7 +299,7 @@ class Steps:
 @pytest.fixture(scope="module")
 def hundred_thousand(tmp_path_factory) -> Path:
     scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
-    listed, _ = worst_rows(WorstRows(scored.counter, (), None, 1000, False), 1000, 1, lambda line: None)
+    listed, _ = worst_rows(scored.rows, None, 1000, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
     path = tmp_path_factory.mktemp("many") / "report.html"
     path.write_text(make_page("A title", scored.metrics, {}, rows, ()), encoding="utf-8")
@@ -353,12 +353,12 @@ def test_of_a_long_utterance_the_errors_are_shown(opened, tmp_path):
 def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(40)])
     scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
-    listing = WorstRows(scored.counter, (), tmp_path, 100, False)
-    everything, _ = worst_rows(listing, 100, 1, lambda line: None)
+    listing = scored.rows, tmp_path, 100, lambda line: None
+    everything, _ = worst_rows(*listing)
     assert len(everything) == 40 and all(len(json.dumps(row)) < 30_000 for row in everything)
-    some, _ = worst_rows(listing, 100, 1, lambda line: None, most_bytes=100_000)
+    some, _ = worst_rows(*listing, most_bytes=100_000)
     assert 2 < len(some) < 40 and some == everything[: len(some)]
-    assert worst_rows(listing, 100, 1, lambda line: None, most_bytes=1)[0] == everything[:1]
+    assert worst_rows(*listing, most_bytes=1)[0] == everything[:1]
 
 
 UNITS = st.lists(st.sampled_from("abc"), max_size=60)

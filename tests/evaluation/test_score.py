@@ -891,3 +891,11 @@ def test_a_translation_is_scored_in_the_language_it_is_written_in(asked, tmp_pat
     found = scored(path)
     assert found["total"]["reference_words"] == 3 and not any("heard as another" in note for note in found["notes"])
     assert scored(path, language="ja")["total"]["reference_words"] == 0
+
+
+def test_what_a_translation_into_an_unknown_language_is_written_in_says_the_option(tmp_path):
+    path = rows_file(tmp_path, row("a", "a good day", "a good day", lang="ja", language="ja", status="ok"))
+    fingerprint = {"task": "translate", "asked": {"style": "chat"}}
+    (tmp_path / "rows.run.json").write_text(json.dumps({"fingerprint": fingerprint, "total_rows": 1, "sessions": []}))
+    assert scored(path)["total"]["reference_words"] == 0, "by its `lang`"
+    assert scored(path, language="en")["total"]["reference_words"] == 3

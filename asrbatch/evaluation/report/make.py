@@ -8,7 +8,7 @@ from typing import Any
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.page import page
-from asrbatch.evaluation.report.rows import WorstRows, worst_rows
+from asrbatch.evaluation.report.rows import worst_rows
 from asrbatch.evaluation.row_fields import DURATION
 from asrbatch.evaluation.score import score_rows
 from asrbatch.storage.files import explained, replacing
@@ -60,9 +60,7 @@ def make_report(
     # What was transcribed can be looked at without a reference.
     scored = score_rows(path, options, log, needs_rates=False)
     metrics = scored.metrics
-    folder, with_compounds = _audio_folder(path, metrics["references"]), metrics["words"]["merge_compounds"]
-    listing = WorstRows(scored.counter, options.by, folder, most_rows, with_compounds)
-    rows, rates = worst_rows(listing, most_rows, options.num_processes, log)
+    rows, rates = worst_rows(scored.rows, _audio_folder(path, metrics["references"]), most_rows, log)
     text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)
     with (
         explained(to, fix="choose another --to, or run the same command again when that is mended"),

@@ -6,17 +6,18 @@ What the page gets of one row is bounded, however long it is, and so are all row
 import json
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from heapq import nsmallest
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from asrbatch.evaluation.alignment import alignment
+from asrbatch.evaluation.alignment import Edits, alignment
 from asrbatch.evaluation.report.excerpt import KINDS, excerpt
-from asrbatch.evaluation.row_counter import RowCounter, ScoredRow
 from asrbatch.evaluation.row_fields import finite_seconds
-from asrbatch.evaluation.stats.error_rates import Tally
+from asrbatch.evaluation.scored_rows import ScoredRow, ScoredRows
+from asrbatch.evaluation.stats.sums import LargestItems
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.parallel import over_rows
 
@@ -37,103 +38,23 @@ class PartOfReport(NamedTuple):
     rates: Counter[Rate]
 
 
-class WorstRows:
-    """Lists rows [start, stop), no more than `number` of them: those with the most errors, then those that are not
-    scored.
+def worst_rows(
+    rows: ScoredRows, folder: Path, number: int, log: Callable[[str], None], most_bytes: int = MOST_BYTES
+) -> tuple[list[dict], Counter[Rate]]:
+    """The rows with the most errors, then those that are not scored, of equals by id: `number` of them, or those that
+    fit in `most_bytes`.
 
     Args:
         folder: what relative paths of audio files are relative to.
-        by: fields whose values the page filters by.
-    """
-
-    def __init__(self, counter: RowCounter, by: tuple[str, ...], folder: Path, number: int, with_compounds: bool):
-        self._counter, self._by, self._folder = counter, by, folder
-        self._number, self._with_compounds = number, with_compounds
-
-    def __len__(self) -> int:
-        return len(self._counter)
-
-    def __call__(self, start: int, stop: int) -> PartOfReport:
-        # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
-        worst: list[tuple[int, str, ScoredRow]] = []
-        rates: Counter[Rate] = Counter()
-        # The score has counted these rows already, so this tally is thrown away.
-        for row in self._counter.rows(start, stop, Tally()):
-            if row.edits is not None:
-                rates[row.edits.errors, row.edits.reference] += 1
-            worst.append((1 if row.edits is None else -row.edits.errors, str(row.fields["id"]), row))
-            # At twice as many, so that they are sorted seldom and memory stays bounded.
-            if len(worst) >= 2 * self._number:
-                worst = nsmallest(self._number, worst, key=_rank)
-        entries = []
-        for *rank, row in nsmallest(self._number, worst, key=_rank):
-            entry = {**self._entry(row), **(_as_written(row) if row.edits is None else self._aligned(row))}
-            entries.append((*rank, len(json.dumps(list(entry.values()))), entry))
-        return PartOfReport(entries, rates)
-
-    def _entry(self, row: ScoredRow) -> dict[str, Any]:
-        flags = (row.row or {}).get("flags")
-        return {
-            "id": row.fields["id"],
-            "seconds": row.audio_s,
-            "status": row.failed or (NO_PREDICTION if row.missing else "ok"),
-            "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
-            "groups": [row.values_of(name) for name in self._by],
-            "audio": self._audio(row),
-        }
-
-    def _aligned(self, row: ScoredRow) -> dict[str, Any]:
-        in_words, both = row.texts.in_words, (row.texts.reference, row.texts.hypotheses[0])
-        found = alignment(*both, in_words=in_words, with_compounds=self._with_compounds and in_words)
-        units = [text.split(" ") if in_words and text else list(text) for text in both]
-        shown = excerpt(*units, found)
-        entry = _as_written(row)
-        for name, normal in (("reference", shown.reference), ("hypothesis", shown.hypothesis)):
-            text = (" " if in_words else "").join(normal)
-            entry[f"normal_{name}"] = text if text != entry[name] else None
-        return {
-            **entry,
-            "scored": SCORED,
-            "errors": row.edits.errors,
-            "units": row.edits.reference,
-            "in_words": in_words,
-            "pieces": [number for kind, *numbers in shown.pieces for number in (KINDS[kind], *numbers)],
-            "times": _times(row, shown.places, len(units[1]), in_words),
-        }
-
-    def _audio(self, row: ScoredRow) -> list[Any] | None:
-        """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
-        path = row.fields.get("audio_filepath")
-        if type(path) is not str or "\0" in path or not path.strip():
-            return None
-        found = Path(self._folder, path)
-        try:
-            if not found.is_file():
-                return None
-        except OSError:  # a name that is too long for a file system
-            return None
-        start, length = finite_seconds(row.fields.get("offset")), finite_seconds(row.fields.get("duration"))
-        return [found.absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
-
-
-def worst_rows(
-    listing: WorstRows,
-    number: int,
-    num_processes: int | None,
-    log: Callable[[str], None],
-    most_bytes: int = MOST_BYTES,
-) -> tuple[list[dict], Counter[Rate]]:
-    """The rows with the most errors, the worst first, of equals by id: `number` of them, or those that fit in
-    `most_bytes`.
 
     Returns:
         Them, and how many of all rows have which rate, each in its own unit.
     """
     entries: list[RankedEntry] = []
     rates: Counter[Rate] = Counter()
-    for _, part in over_rows(listing, len(listing), num_processes):
+    for _, part in over_rows(partial(_worst_of, rows, folder, number), len(rows), rows.inputs.options.num_processes):
         rates.update(part.rates)
-        entries = nsmallest(number, entries + part.entries, key=_rank)
+        entries = nsmallest(number, entries + part.entries, key=lambda entry: entry[:2])
         # What does not fit now never will: later rows only come before it.
         sizes = accumulate(size for _, _, size, _ in entries)
         entries = entries[: bisect_right(list(sizes), most_bytes)] or entries[:1]
@@ -141,9 +62,70 @@ def worst_rows(
     return [entry for *_, entry in entries], rates
 
 
-def _rank(ranked: tuple) -> tuple[int, str]:
-    """The order of rows: by errors, then by id."""
-    return ranked[:2]
+def _worst_of(rows: ScoredRows, folder: Path, number: int, start: int, stop: int) -> PartOfReport:
+    """Of rows [start, stop)."""
+    # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
+    worst, rates = LargestItems(number), Counter()
+    for row in rows.read(start, stop):
+        edits = row.predictions[0].edits
+        if edits is not None:
+            rates[edits.errors, edits.reference] += 1
+        worst.add(-1 if edits is None else edits.errors, str(row.fields["id"]), row)
+    entries = []
+    for row in worst.as_list():
+        edits = row.predictions[0].edits
+        entry = {**_entry(rows, folder, row), **(_as_written(row) if edits is None else _aligned(rows, row, edits))}
+        rank = 1 if edits is None else -edits.errors
+        entries.append((rank, str(row.fields["id"]), len(json.dumps(list(entry.values()))), entry))
+    return PartOfReport(entries, rates)
+
+
+def _entry(rows: ScoredRows, folder: Path, row: ScoredRow) -> dict[str, Any]:
+    [said] = row.predictions
+    flags = (said.row or {}).get("flags")
+    return {
+        "id": row.fields["id"],
+        "seconds": row.audio_s,
+        "status": said.failed or (NO_PREDICTION if said.missing else "ok"),
+        "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
+        "groups": list(rows.groups_of(row).values()),
+        "audio": _audio(row.fields, folder),
+    }
+
+
+def _aligned(rows: ScoredRows, row: ScoredRow, edits: Edits) -> dict[str, Any]:
+    in_words, both = row.texts.in_words, (row.texts.reference, row.texts.hypotheses[0])
+    found = alignment(*both, in_words=in_words, with_compounds=rows.inputs.rules.with_compounds)
+    units = [text.split(" ") if in_words and text else list(text) for text in both]
+    shown = excerpt(*units, found)
+    entry = _as_written(row)
+    for name, normal in (("reference", shown.reference), ("hypothesis", shown.hypothesis)):
+        text = (" " if in_words else "").join(normal)
+        entry[f"normal_{name}"] = text if text != entry[name] else None
+    return {
+        **entry,
+        "scored": SCORED,
+        "errors": edits.errors,
+        "units": edits.reference,
+        "in_words": in_words,
+        "pieces": [number for kind, *numbers in shown.pieces for number in (KINDS[kind], *numbers)],
+        "times": _times(row.predictions[0].row, shown.places, len(units[1]), in_words),
+    }
+
+
+def _audio(fields: Mapping[str, Any], folder: Path) -> list[Any] | None:
+    """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
+    path = fields.get("audio_filepath")
+    if type(path) is not str or "\0" in path or not path.strip():
+        return None
+    found = Path(folder, path)
+    try:
+        if not found.is_file():
+            return None
+    except OSError:  # a name that is too long for a file system
+        return None
+    start, length = finite_seconds(fields.get("offset")), finite_seconds(fields.get("duration"))
+    return [found.absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
 
 
 def _as_written(row: ScoredRow) -> dict[str, Any]:
@@ -154,7 +136,7 @@ def _as_written(row: ScoredRow) -> dict[str, Any]:
         "units": None,
         "in_words": True,
         "reference": _cut(row.reference),
-        "hypothesis": _cut(row.hypothesis),
+        "hypothesis": _cut(row.predictions[0].text),
         "normal_reference": None,
         "normal_hypothesis": None,
         "pieces": [],
@@ -162,11 +144,11 @@ def _as_written(row: ScoredRow) -> dict[str, Any]:
     }
 
 
-def _times(row: ScoredRow, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
+def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
     """For each piece, when the segment it is in starts, in seconds of the row; None for a row without segments."""
     # Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
     # segment before or after.
-    segments = (row.row or {}).get("segments")
+    segments = (row or {}).get("segments")
     if not isinstance(segments, list) or len(segments) < 2 or not num_units:
         return None
     starts, sizes = [], []

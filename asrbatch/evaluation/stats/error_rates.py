@@ -8,56 +8,49 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from asrbatch.evaluation.alignment import Edits
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.row_fields import finite_seconds, seconds_of_stage
+from asrbatch.evaluation.scored_rows import ScoredPrediction, ScoredRow
 from asrbatch.evaluation.stats.languages import LanguageCounts
 from asrbatch.evaluation.stats.significance import interval, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, Sums
-from asrbatch.evaluation.text_rules import Texts
+from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.pipeline.result import TIMING_FIELDS
 
 _PERCENTILES = (50, 90, 95, 99)
 
 
+class Outcomes(Counter[tuple[int, ...]]):
+    """How many rows had (errors of each system, units of reference), in one unit."""
+
+    def add(self, *edits: Edits) -> None:
+        """Adds one row, with the edits of each system."""
+        self[(*(each.errors for each in edits), edits[0].reference)] += 1
+
+    def sums(self, numbers: int) -> list[int]:
+        """Over all rows: errors of each system, units of reference; so many numbers in all."""
+        return [sum(key[at] * rows for key, rows in self.items()) for at in range(numbers)]
+
+
 @dataclass
 class UnitCounts(Sums):
-    """Edits of rows in one unit, words or characters.
+    """Edits of rows in one unit, words or characters."""
 
-    Attributes:
-        rows: whose units were counted.
-        substitutions, deletions, insertions, reference: summed over them.
-        outcomes: how many rows had (errors, units of reference).
-    """
-
-    rows: int = 0
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-    reference: int = 0
-    outcomes: Counter = field(default_factory=Counter)
+    outcomes: Outcomes = field(default_factory=Outcomes)
 
     def add(self, edits: Edits) -> None:
-        self.rows += 1
         self.substitutions += edits.substitutions
         self.deletions += edits.deletions
         self.insertions += edits.insertions
-        self.reference += edits.reference
-        self.outcomes[edits.errors, edits.reference] += 1
-
-    @property
-    def errors(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
-
-
-class ResampledRates(NamedTuple):
-    """Error rates of drawn sets of utterances: float64 [resamples], fractions, NaN where there are none."""
-
-    words: np.ndarray
-    characters: np.ndarray
+        self.outcomes.add(edits)
 
 
 @dataclass
@@ -65,13 +58,12 @@ class Counts(Sums):
     """What is counted over the rows of one group.
 
     Attributes:
-        rows: rows scored. Those of languages without spaces have characters only.
         failed, missing: of the rows, those that failed, and those without a prediction: their hypotheses are empty.
         audio_us: microseconds of audio, of rows that say how long they are; whole ones, so that order does not matter.
         generate_us, generated_us: microseconds of `generate` and of audio, of rows that say both.
+        words: nothing of rows in languages without spaces.
     """
 
-    rows: int = 0
     failed: int = 0
     missing: int = 0
     audio_us: int = 0
@@ -80,54 +72,55 @@ class Counts(Sums):
     words: UnitCounts = field(default_factory=UnitCounts)
     characters: UnitCounts = field(default_factory=UnitCounts)
 
-    def add(
-        self,
-        words: Edits | None,
-        characters: Edits,
-        *,
-        audio_s: float | None = None,
-        generate_s: float | None = None,
-        failed: bool = False,
-        missing: bool = False,
-    ) -> None:
-        """Adds one row; `words` is None for a language without spaces."""
-        self.rows += 1
-        self.failed += failed
-        self.missing += missing
+    @property
+    def rows(self) -> int:
+        return self.characters.outcomes.total()
+
+    def add(self, said: ScoredPrediction, audio_s: float | None) -> None:
+        """Adds one row."""
+        self.failed += said.failed is not None
+        self.missing += said.missing
         self.audio_us += _microseconds(audio_s or 0.0)
+        generate_s = seconds_of_stage(said.row, "generate")
         if audio_s is not None and generate_s is not None:
             self.generate_us += _microseconds(generate_s)
             self.generated_us += _microseconds(audio_s)
-        self.characters.add(characters)
-        if words is not None:
-            self.words.add(words)
+        self.characters.add(said.characters)
+        if said.words is not None:
+            self.words.add(said.words)
 
-    def resampled(self, resamples: int, seed: int) -> ResampledRates:
-        """Rates of drawn sets of these rows, which intervals are made of."""
-        of_units = (resampled_rates(units.outcomes, resamples, seed)[0] for units in (self.words, self.characters))
-        return ResampledRates(*of_units)
+    def outcomes(self) -> dict[str, Outcomes]:
+        """Those of words and of characters, by their rate."""
+        return {"wer": self.words.outcomes, "cer": self.characters.outcomes}
 
-    def as_dict(self, resampled: ResampledRates) -> dict[str, Any]:
+    def resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
+        """By rate, those of drawn sets of these rows, which intervals are made of: float64 [resamples], fractions, NaN
+        where there are none.
+        """
+        return {rate: resampled_rates(of_unit, resamples, seed)[0] for rate, of_unit in self.outcomes().items()}
+
+    def as_dict(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
         """The metrics as `--json` prints them; rates in percent, null where there is nothing to divide by."""
-        words, characters = self.words, self.characters
+        word_errors, reference_words = self.words.outcomes.sums(2)
+        character_errors, reference_characters = self.characters.outcomes.sums(2)
         cost = self.generate_us / self.generated_us if self.generated_us else None
         return {
             "rows": self.rows,
-            "rows_in_words": words.rows,
+            "rows_in_words": self.words.outcomes.total(),
             "failed": self.failed,
             "missing": self.missing,
             "audio_s": round(self.audio_us / 1e6, 3),
             "generate_s_per_audio_s": None if cost is None else round(cost, 6),
-            "wer_percent": percent(words.errors, words.reference),
-            "wer_percent_interval": percent_interval(resampled.words),
-            "substitutions": words.substitutions,
-            "deletions": words.deletions,
-            "insertions": words.insertions,
-            "reference_words": words.reference,
-            "cer_percent": percent(characters.errors, characters.reference),
-            "cer_percent_interval": percent_interval(resampled.characters),
-            "character_errors": characters.errors,
-            "reference_characters": characters.reference,
+            "wer_percent": percent(word_errors, reference_words),
+            "wer_percent_interval": percent_interval(resampled["wer"]),
+            "substitutions": self.words.substitutions,
+            "deletions": self.words.deletions,
+            "insertions": self.words.insertions,
+            "reference_words": reference_words,
+            "cer_percent": percent(character_errors, reference_characters),
+            "cer_percent_interval": percent_interval(resampled["cer"]),
+            "character_errors": character_errors,
+            "reference_characters": reference_characters,
         }
 
 
@@ -148,9 +141,9 @@ class StageSeconds(dict[str, array]):
     def as_dict(self) -> dict[str, dict[str, float]]:
         """By stage: mean, percentiles and maximum, and how many rows they are of."""
         found = {}
-        for stage, seconds in self.items():
+        for stage in (each for each in TIMING_FIELDS if each in self):
             # Sorted, so that the mean does not depend on the order of rows.
-            values = np.sort(np.frombuffer(seconds, np.float32)).astype(np.float64)
+            values = np.sort(np.frombuffer(self[stage], np.float32)).astype(np.float64)
             percentiles = zip(_PERCENTILES, np.percentile(values, _PERCENTILES), strict=True)
             metrics = {"mean": values.mean(), **{f"p{at}": value for at, value in percentiles}, "max": values[-1]}
             found[stage] = {"rows": len(values), **{name: round(float(value), 6) for name, value in metrics.items()}}
@@ -196,13 +189,31 @@ class TextTally(Sums):
     fell_back: int = 0
     languages: LanguageCounts = field(default_factory=LanguageCounts)
 
-    def add_texts(self, texts: Texts, lang: str) -> None:
-        if texts.excluded:
-            self.excluded[texts.excluded] += 1
+    def add_texts(self, row: ScoredRow) -> None:
+        self.languages.add(row)
+        if row.texts.excluded:
+            self.excluded[row.texts.excluded] += 1
             return
-        self.normalizers[texts.normalizer] += 1
-        self.fell_back += texts.fell_back
-        self.languages.add_texts(lang, texts)
+        self.normalizers[row.texts.normalizer] += 1
+        self.fell_back += row.texts.fell_back
+
+    def reasons(self) -> list[str]:
+        """Why rows were not counted."""
+        return [f"{rows} rows: {EXCLUDED[reason]}" for reason, rows in self.excluded.items()]
+
+    def notes(self, language: str, options: ScoreOptions) -> list[str]:
+        """What a person should know about the languages of rows, and about texts that their normaliser could not do.
+
+        Args:
+            language: what rows that do not say theirs were taken for.
+        """
+        notes = self.languages.notes(language, options.language is None, options.normalizer)
+        if self.fell_back:
+            notes.append(
+                f"{self.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts "
+                "of those rows"
+            )
+        return notes
 
 
 @dataclass
@@ -222,62 +233,72 @@ class Tally(TextTally):
     stage_seconds: StageSeconds = field(default_factory=StageSeconds)
     stated: StatedTimes = field(default_factory=StatedTimes)
 
+    def add(self, row: ScoredRow, groups: Mapping[str, list[str]]) -> None:
+        """Adds one row, which is in these groups, by field."""
+        self.add_texts(row)
+        [said] = row.predictions
+        if said.row is not None:
+            self.stage_seconds.add(said.row)
+            self.stated.add(said.row)
+        if row.texts.excluded:
+            # No rate shows what a model says where nothing is to be held against it.
+            self.excluded_words[row.texts.excluded] += len(row.texts.hypotheses[0].split())
+            return
+        if said.failed:
+            self.failed_kinds[said.failed] += 1
+        for counts in (self.total, *self.groups.counts_of(groups)):
+            counts.add(said, row.audio_s)
+
     def by_group(self, resamples: int, seed: int) -> dict[str, Any]:
         """By field: the metrics of each value, and their unweighted means: small groups count as large ones."""
         found = {}
         for name in self.groups:
-            groups, means = {}, UnweightedMeans(resamples)
+            groups, means = {}, {rate: UnweightedMean(rate, resamples) for rate in ("wer", "cer")}
             for value, counts in self.groups.in_order(name):
                 resampled = counts.resampled(resamples, seed)
                 groups[value] = counts.as_dict(resampled)
-                means.add(counts, resampled)
-            found[name] = {"groups": groups, "unweighted_mean": means.as_dict()}
+                for rate, outcomes in counts.outcomes().items():
+                    means[rate].add(outcomes, resampled[rate])
+            mean = {**means["wer"].as_dict(), **means["cer"].as_dict()}
+            found[name] = {"groups": groups, "unweighted_mean": mean}
         return found
 
 
-class UnweightedMeans:
-    """The unweighted means of the rates of groups, of words and of characters."""
+class UnweightedMean:
+    """The mean of the rates of groups, and of their draws; nothing of a group is kept.
 
-    def __init__(self, resamples: int):
-        self._words, self._characters = _Mean(resamples), _Mean(resamples)
+    Args:
+        rate: wer or cer.
+    """
 
-    def add(self, counts: Counts, resampled: ResampledRates) -> None:
-        self._words.add(counts.words, resampled.words)
-        self._characters.add(counts.characters, resampled.characters)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {**self._words.as_dict("wer"), **self._characters.as_dict("cer")}
-
-
-class _Mean:
-    """A mean of rates, and of their draws; nothing of a group is kept."""
-
-    def __init__(self, resamples: int):
-        self._groups = self._too_few = 0
+    def __init__(self, rate: str, resamples: int):
+        self._rate = rate
+        self._too_few = 0
         self._rates: list[float] = []
         self._resampled = np.zeros(resamples)
 
-    def add(self, units: UnitCounts, resampled: np.ndarray) -> None:
-        if not units.reference:
+    def add(self, outcomes: Outcomes, resampled: np.ndarray) -> None:
+        errors, reference = outcomes.sums(2)
+        if not reference:
             return
-        self._groups += 1
-        self._rates.append(units.errors / units.reference)
+        self._rates.append(errors / reference)
         if np.isnan(resampled).all():
             self._too_few += 1
             return
         # Groups with the same outcomes have the same draws; each is shifted against the others, as if they were drawn
         # apart.
-        self._resampled += np.roll(resampled, self._groups)
+        self._resampled += np.roll(resampled, len(self._rates))
 
-    def as_dict(self, rate: str) -> dict[str, Any]:
-        """With `rate` (wer, cer) in the names. The interval is null where a group has too few utterances for one."""
-        has_interval = self._groups and not self._too_few
+    def as_dict(self) -> dict[str, Any]:
+        """With the rate in the names. The interval is null where a group has too few utterances for one."""
+        groups, rate = len(self._rates), self._rate
+        has_interval = groups and not self._too_few
         return {
-            f"groups_in_{rate}": self._groups,
+            f"groups_in_{rate}": groups,
             f"groups_too_small_in_{rate}": self._too_few,
             # fsum: the same in whatever order the groups come.
-            f"{rate}_percent": percent(math.fsum(self._rates), self._groups),
-            f"{rate}_percent_interval": percent_interval(self._resampled / self._groups) if has_interval else None,
+            f"{rate}_percent": percent(math.fsum(self._rates), groups),
+            f"{rate}_percent_interval": percent_interval(self._resampled / groups) if has_interval else None,
         }
 
 

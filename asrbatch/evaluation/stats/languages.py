@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from asrbatch.errors import UsageError
-from asrbatch.evaluation.row_fields import is_heard_as_another
+from asrbatch.evaluation.scored_rows import ScoredRow
 from asrbatch.evaluation.stats.sums import Sums
-from asrbatch.evaluation.text_rules import Texts
 from asrbatch.formatting import first_of
 from asrbatch.languages import is_language, primary
 
@@ -35,21 +33,15 @@ class LanguageCounts(Sums):
     unknown: Counter = field(default_factory=Counter)
     english_rules: Counter = field(default_factory=Counter)
 
-    def add(self, lang: str, is_stated: bool, *rows: Mapping[str, Any] | None) -> None:
-        """Counts one row with a reference, or one that lacks it.
-
-        Args:
-            rows: with its predictions.
-        """
-        self.unstated += not is_stated
-        self.heard_as_another += any(is_heard_as_another(row, lang) for row in rows)
+    def add(self, row: ScoredRow) -> None:
+        """Counts one row, one too that is not scored."""
+        lang = row.lang
+        self.unstated += not row.is_stated
+        self.heard_as_another += row.heard_as_another
         # Whatever stands in `lang` is counted: a field of free text must not fill the memory.
         if not is_language(lang):
             self.unknown[lang if lang in self.unknown or len(self.unknown) < _MOST_NAMES else _OTHERS] += 1
-
-    def add_texts(self, lang: str, texts: Texts) -> None:
-        """Counts the texts of a row that is scored."""
-        if texts.english_rules:
+        if row.texts.english_rules and not row.texts.excluded:
             self.english_rules[primary(lang)] += 1
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,14 +70,6 @@ class LanguageCounts(Sums):
             f"{normalizer} are made for English{whose if normalizer == 'leaderboard' else ''}": self.english_rules,
         }
         return [note for note, is_true in notes.items() if is_true]
-
-
-def check_language(language: str | None) -> None:
-    """Raises UsageError for a `--language` that is none."""
-    if language is not None and not is_language(language):
-        raise UsageError(
-            f"--language {language}: is no language; give a code such as en, zh or yue, or an English name"
-        )
 
 
 def listed(rows: Mapping[str, int], most: int = 5) -> str:

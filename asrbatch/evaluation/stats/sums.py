@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Self, TypeVar
+from heapq import nsmallest
+from typing import Any, Self, TypeVar
 
 from asrbatch.errors import UsageError
 
@@ -66,6 +67,36 @@ class Groups(dict[str, dict[str, AnySums]]):
                 raise UsageError(f"--by {name}: more than {MOST_GROUPS} different values; name a field that rows share")
             of_field[value] = self._new()
         return of_field[value]
+
+
+class LargestItems:
+    """The items with the largest sizes, the largest first, of equals by name.
+
+    Args:
+        most: so many are kept.
+    """
+
+    def __init__(self, most: int):
+        self._most = most
+        self._ranked: list[tuple[int, str, Any]] = []  # minus size, name, item
+
+    def add(self, size: int, name: str, item: Any) -> None:
+        self._ranked.append((-size, name, item))
+        # An item holds texts, of long recordings perhaps: not many more than are wanted are ever in memory.
+        if len(self._ranked) > 2 * self._most + 100:
+            self._ranked = self._largest()
+
+    def update(self, other: "LargestItems") -> None:
+        """Adds what was found in another part."""
+        self._ranked += other._ranked
+        self._ranked = self._largest()
+
+    def as_list(self) -> list[Any]:
+        return [item for *_, item in self._largest()]
+
+    def _largest(self) -> list[tuple[int, str, Any]]:
+        # By names of rows: items cannot be compared.
+        return nsmallest(self._most, self._ranked, key=lambda ranked: ranked[:2])
 
 
 def _order(value: str) -> tuple[int, float, str]:

@@ -1,0 +1,157 @@
+"""What is scored or compared: files of predictions, the runs that made them, and the references of their rows.
+
+Knows nothing of how a row is counted.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from asrbatch.errors import UsageError
+from asrbatch.evaluation.options import ScoreOptions
+from asrbatch.evaluation.predictions import Predictions
+from asrbatch.evaluation.references import FoundReferences, find_references, join
+from asrbatch.evaluation.text_rules import TextRules
+from asrbatch.formatting import show
+from asrbatch.languages import is_language, primary
+from asrbatch.storage.run_files import RunFacts
+
+
+class EvaluationInputs:
+    """One file of predictions that is scored, or two that are compared, with all that their rows are held against.
+
+    Args:
+        paths: absolute; JSON Lines.
+        common: of two files the rows that both have, whatever manifests they are of.
+
+    Attributes:
+        files, runs: the predictions, and what stands beside each file.
+        found: of each file, what it is to be held against.
+        references: None where predictions carry their own.
+        has_references: otherwise the predictions of the first file take their place.
+        language: of rows that do not say theirs.
+        written_language: what translations are written in, whatever language their audio is in; None of transcripts.
+        unmatched: of each file, predictions that have no reference row.
+        is_partial: rows that a run has not written are not counted.
+        join_notes: what a person should know of how predictions found their references.
+
+    Raises:
+        UsageError, ManifestError: this cannot be done as asked, or two files are of different manifests.
+        OutputError: a file is damaged.
+    """
+
+    def __init__(self, paths: Sequence[Path], options: ScoreOptions, common: bool = False):
+        self.rules, self.options, self.common = TextRules(options.normalizer), options, common
+        if options.language is not None and not is_language(options.language):
+            raise UsageError(
+                f"--language {options.language}: is no language; give a code such as en, zh or yue, or an English name"
+            )
+        files = [Predictions(path, options.pred_field, options.text_field) for path in paths]
+        self.runs = [RunFacts(path) for path in paths]
+        if len(files) > 1:
+            _refuse_pairs_by_line(files)
+            # A row that only one has may be missing from the other: it counts as empty, if both should have it.
+            if not common:
+                _refuse_different_rows(files, self.runs)
+        self.found = self._find_references(files)
+        references = next((each.references for each in self.found if each.references is not None), None)
+        if options.split is not None and references is None:
+            raise UsageError(
+                f"--split {options.split}: is of a manifest, and none is read here; name it with --references"
+            )
+        self.files, self.references, self.join_notes = join(files, references, [run.audio_folder for run in self.runs])
+        self.has_references = (
+            len(files) == 1 or references is not None or any(file.num_references for file in self.files)
+        )
+        self.language = options.language or self._language_of_runs() or "en"
+        self.written_language = self._written_language()
+        self.unmatched = [0 if references is None else len(file.without(self.references.keys)) for file in self.files]
+        # With references a torn row is one without a prediction, and counts as that. In common it leaves no gap either.
+        self.is_partial = references is None and (
+            any(each.is_partial for each in self.found) or (any(file.torn for file in self.files) and not common)
+        )
+
+    def notes_of(self, at: int) -> list[str]:
+        """What a person should know about one of the files."""
+        file = self.files[at]
+        return [*self.runs[at].notes(len(file), file.torn, self.found[at].fate), *file.notes()]
+
+    def unmatched_notes(self, at: int) -> list[str]:
+        number = self.unmatched[at]
+        return [f"{number} predictions have no reference row and were left out"] if number else []
+
+    def _find_references(self, files: list[Predictions]) -> list[FoundReferences]:
+        """What to hold each file against: a manifest that was given, or that of a run which is not complete."""
+        options = self.options
+        if options.references is not None:
+            return [find_references(options.references, options.split, self.runs[0], len(files[0]))] * len(files)
+        # Rows in common need no manifest, what neither or only one of them has is not counted; nor do two files that
+        # are held against each other.
+        if self.common or (len(files) > 1 and not any(file.num_references for file in files)):
+            return [FoundReferences(None, "", False)] * len(files)
+        return [
+            find_references(None, options.split, run, len(file)) for run, file in zip(self.runs, files, strict=True)
+        ]
+
+    def _language_of_runs(self) -> str | None:
+        """What the runs were told to take rows for. Raises UsageError where they were told different languages."""
+        # A run that was told nothing contradicts nobody.
+        told = {file.path: run.language for file, run in zip(self.files, self.runs, strict=True) if run.language}
+        if len({primary(language) for language in told.values()}) > 1:
+            (a, of_a), (b, of_b) = told.items()
+            raise UsageError(
+                f"{a} was told that rows are {show(of_a)}, {b} that they are {show(of_b)}; "
+                "say which counts for scoring with --language"
+            )
+        return next(iter(told.values()), None)
+
+    def _written_language(self) -> str | None:
+        """The language that translations are written in; None of transcripts, and where no record tells.
+
+        Raises:
+            UsageError: of two only one was translated, or they into different languages, and `--language` does not
+                settle it.
+        """
+        tasks, into = [run.task for run in self.runs], [run.written_language for run in self.runs]
+        if "translate" not in tasks:
+            return None
+        # A row's `lang` is the one spoken; what a translation is held against is written in another.
+        if self.options.language:
+            return self.options.language
+        if None not in tasks and len(set(into)) > 1:
+            did = [
+                f"{file.path} was "
+                + ("transcribed" if task != "translate" else f"translated into {show(lang)}" if lang else "translated")
+                for file, task, lang in zip(self.files, tasks, into, strict=True)
+            ]
+            raise UsageError(
+                f"{', '.join(did)}: their texts are written in different languages; --language says which one to take "
+                "both for"
+            )
+        return into[0] if len(set(into)) == 1 else None
+
+
+def _refuse_pairs_by_line(files: list[Predictions]) -> None:
+    for file in files:
+        if file.num_by_line:
+            raise UsageError(
+                f"{file.path}: {file.num_by_line} rows have neither an id nor audio_filepath, and pairing them by line "
+                "would be a guess; give them ids"
+            )
+
+
+def _refuse_different_rows(files: list[Predictions], runs: list[RunFacts]) -> None:
+    covers = [run.covers for run in runs]
+    names = " and ".join(str(file.path) for file in files)
+    if None not in covers:
+        # Over the same rows of one manifest, what one of the runs lacks is known to be missing, and counts as empty.
+        if covers[0] != covers[1]:
+            raise UsageError(
+                f"{names}: are of different manifests, or of different chunks; --common compares the rows both have"
+            )
+        return
+    only = [len(files[0].without(files[1].keys)), len(files[1].without(files[0].keys))]
+    if any(only):
+        raise UsageError(
+            f"{names}: do not have the same rows ({only[0]} only in the first, {only[1]} only in the second), and "
+            "without run records beside both it is unknown whether they should; --common compares the rows both have"
+        )

@@ -1,0 +1,203 @@
+"""The rows of one file of predictions, or of two in pairs, each with its reference and its edits.
+
+What two files say of a row besides its prediction must be the same, or a manifest must say which counts. Knows nothing
+of what is counted over rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from asrbatch.errors import OutputError, UsageError
+from asrbatch.evaluation.alignment import Edits
+from asrbatch.evaluation.inputs import EvaluationInputs
+from asrbatch.evaluation.predictions import Predictions
+from asrbatch.evaluation.row_fields import (
+    DURATION,
+    NO_VALUE,
+    audio_seconds,
+    duration_bin,
+    is_heard_as_another,
+    language_of,
+    status_of,
+    text_of,
+    values_of,
+)
+from asrbatch.evaluation.text_rules import Texts
+from asrbatch.formatting import show, show_text
+from asrbatch.languages import primary
+
+# The leaderboard cuts some sessions into chunks, and joins their texts again before it scores.
+_CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
+_FIX = "say which counts with --references MANIFEST"
+FoundRows = list[dict[str, Any] | None]  # of each file, None where it has no such row
+
+
+class ScoredPrediction(NamedTuple):
+    """What one system made of a row.
+
+    Attributes:
+        row: None where there is none.
+        text: as it was written; None where there is none. What a failed row said does not count.
+        failed: its error kind, or None.
+        missing: there is no prediction for another reason.
+        words, characters: edits; the former None for languages without spaces, both for a row that is not scored.
+    """
+
+    row: Mapping[str, Any] | None
+    text: str | None
+    failed: str | None
+    missing: bool
+    words: Edits | None = None
+    characters: Edits | None = None
+
+    @property
+    def edits(self) -> Edits | None:
+        """In words, or else in characters."""
+        return self.words or self.characters
+
+
+class ScoredRow(NamedTuple):
+    """One row, with its edits if it is scored.
+
+    Attributes:
+        fields: of the row with the reference.
+        reference: as it was written; None where there is none.
+        predictions: of each file. A prediction that failed or is missing counts as an empty hypothesis.
+        texts: the same, normalised; `texts.excluded` says why the row is not scored.
+        audio_s: seconds; None where unknown.
+        lang, is_stated: the language of the texts, and whether the row says so.
+        heard_as_another: one of the systems took it for another.
+    """
+
+    fields: Mapping[str, Any]
+    reference: str | None
+    predictions: list[ScoredPrediction]
+    texts: Texts
+    audio_s: float | None
+    lang: str
+    is_stated: bool
+    heard_as_another: bool
+
+
+class ScoredRows:
+    """All rows; `len(rows)` is their number.
+
+    Those of the references; without a manifest of them those of the first file, then those that only the second has.
+    """
+
+    def __init__(self, inputs: EvaluationInputs):
+        self.inputs = inputs
+        self._files, self._references = inputs.files, inputs.references
+        self._only_last = self._files[-1].without(self._files[0].keys)
+
+    def __len__(self) -> int:
+        return len(self._files[0]) + len(self._only_last) if self._references is None else len(self._references)
+
+    def read(self, start: int, stop: int) -> Iterator[ScoredRow]:
+        """Rows [start, stop), those that are not scored too."""
+        for row, _, counted in self.inputs.rules.count(self._prepared(start, stop)):
+            edits = counted or [(None, None)] * len(row.predictions)
+            predictions = [
+                said._replace(words=words, characters=characters)
+                for said, (words, characters) in zip(row.predictions, edits, strict=True)
+            ]
+            yield row._replace(predictions=predictions)
+
+    def groups_of(self, row: ScoredRow) -> dict[str, list[str]]:
+        """By field of `--by`, the groups that a row is in. Raises OutputError where two files put it into different
+        ones.
+        """
+        return {name: self._values(name, row) for name in self.inputs.options.by}
+
+    def _prepared(self, start: int, stop: int) -> Iterator[tuple[ScoredRow, Texts]]:
+        for index in range(start, stop):
+            fields, rows = self._find(index)
+            if self.inputs.common and None in rows:
+                continue
+            if len(rows) == 1:
+                self._refuse_chunks_of_sessions(fields)
+            reference = self._reference(index, fields, rows) if self.inputs.has_references else None
+            predictions = [_prediction(file, row, fields["id"]) for file, row in zip(self._files, rows, strict=True)]
+            lang, is_stated = self._language(fields, rows)
+            texts = self._texts(reference, [said.text for said in predictions], lang)
+            # What a translation was heard as is not what it is written in.
+            heard = not self.inputs.written_language and any(is_heard_as_another(row, lang) for row in rows)
+            # Two runs may have decoded different lengths. Not A's: swapping the files must put the row into the same
+            # bin.
+            audio_s = audio_seconds(*rows, fields, longest=len(rows) > 1)
+            yield ScoredRow(fields, reference, predictions, texts, audio_s, lang, is_stated, heard), texts
+
+    def _find(self, index: int) -> tuple[Mapping[str, Any], FoundRows]:
+        """The fields of a row with its reference, and the row of each file."""
+        first, *others = self._files
+        if self._references is not None:
+            utterance = self._references.read(index)
+            return {**utterance.fields, "id": utterance.id}, [file.find(utterance.id) for file in self._files]
+        if index < len(first):
+            row = first.read(index)
+            return row, [row, *(file.find(row["id"]) for file in others)]
+        row = self._files[-1].read(int(self._only_last[index - len(first)]))
+        return row, [None, row]
+
+    def _reference(self, index: int, fields: Mapping[str, Any], rows: FoundRows) -> str | None:
+        name = self.inputs.options.text_field
+        if self._references is not None:
+            return text_of(fields, name, partial(self._references.where, index))
+        found = [
+            None if row is None else text_of(row, name, partial(file.where, row["id"]))
+            for row, file in zip(rows, self._files, strict=True)
+        ]
+        return self._agreed(fields["id"], f"references ({name})", found, _FIX)
+
+    def _texts(self, reference: str | None, hypotheses: list[str | None], lang: str) -> Texts:
+        if self.inputs.has_references:
+            return self.inputs.rules.prepare(reference, hypotheses, lang)
+        # Two empty predictions are alike, and count.
+        return self.inputs.rules.prepare(hypotheses[0] or "", hypotheses, lang)._replace(excluded=None)
+
+    def _language(self, fields: Mapping[str, Any], rows: FoundRows) -> tuple[str, bool]:
+        """The language of a row, and whether it is stated: by the references, or else by any of the files."""
+        if self.inputs.written_language:
+            return self.inputs.written_language, True
+        if self._references is not None:
+            return language_of(fields, self.inputs.language)
+        stated = [language_of(row or {}, "")[0] or None for row in rows]
+        # `en` and `en-US` do not contradict each other.
+        if len({primary(lang) for lang in stated if lang}) > 1:
+            self._agreed(fields["id"], "lang", stated, _FIX)
+        lang = next(filter(None, stated), None)
+        return lang or self.inputs.language, lang is not None
+
+    def _values(self, name: str, row: ScoredRow) -> list[str]:
+        if name == DURATION:
+            return [duration_bin(row.audio_s)]
+        if self._references is not None and (values := values_of(name, row.fields)) is not None:
+            return values
+        found = [None if said.row is None else values_of(name, said.row) for said in row.predictions]
+        fix = "name a field of the manifest, which is the same in both, or give --references MANIFEST"
+        return self._agreed(row.fields["id"], f"--by {name}", found, fix) or [NO_VALUE]
+
+    def _agreed(self, row_id: str, what: str, found: Sequence[Any], fix: str) -> Any:
+        """What any of the files has, None where none does. Raises OutputError where they differ."""
+        stated = [value for value in found if value is not None]
+        if len(stated) > 1 and stated[0] != stated[1]:
+            # The message begins with the id already.
+            places = [file.where(row_id).removesuffix(f": id {show_text(row_id)}") for file in self._files]
+            both = " and ".join(f"{show(value)} ({place})" for value, place in zip(stated, places, strict=True))
+            raise OutputError(f"id {show_text(row_id)}: {what}: the two files have different ones, {both}; {fix}")
+        return stated[0] if stated else None
+
+    def _refuse_chunks_of_sessions(self, fields: Mapping[str, Any]) -> None:
+        if self.inputs.rules.with_compounds and fields.keys() >= _CHUNKS_OF_SESSIONS:
+            raise UsageError(
+                f"--normalizer leaderboard: id {fields['id']} is a chunk of a session (parent_id, chunk_index); the "
+                "leaderboard joins those before it scores, which is not done here, and the number would be another one"
+            )
+
+
+def _prediction(file: Predictions, row: dict[str, Any] | None, row_id: str) -> ScoredPrediction:
+    failed, missing = status_of(row, file.pred_field)
+    is_silent = row is None or failed is not None
+    text = None if is_silent else text_of(row, file.pred_field, partial(file.where, row_id))
+    return ScoredPrediction(row, text, failed, missing)
