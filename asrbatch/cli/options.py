@@ -277,6 +277,11 @@ def scoring_options(*, resamples: int = 1000) -> OptionGroup:
     return OptionGroup(shared, lambda values, _: ScoreOptions(**{**values, "by": _names(values["by"])}))
 
 
+def options_of(kind: type) -> OptionGroup:
+    """The options that a dataclass declares; a command receives them as an object of it."""
+    return OptionGroup(parameters_of(fields(kind)), lambda values, _: kind(**values))
+
+
 def slurm_options() -> OptionGroup:
     """What `sbatch` is to be told; a command receives them by name, as what is not given depends on the run."""
     # Written as one word or path each; None where the run decides.

@@ -3,22 +3,16 @@
 Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text.
 The words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
 
-The defaults of `CueLimits` and the way of timing are those of two published guides:
-    Netflix, Timed Text Style Guide: General Requirements (duration, frame gap, line treatment), English Timed Text
-        Style Guide (characters per line, reading speed) and Subtitle Timing Guidelines (closing gaps).
-        partnerhelp.netflixstudios.com
-    BBC, Subtitle Guidelines (timing, synchronisation). bbc.github.io/subtitle-guidelines
+The way of timing is that of two published guides (see `options.py`), Netflix's Subtitle Timing Guidelines (closing
+gaps) and the BBC's (timing, synchronisation).
 """
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from asrbatch.errors import UsageError
 from asrbatch.export.cue_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
+from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
@@ -36,62 +30,6 @@ _COST_OF_EMPTY = 0.7
 _COST_OF_SHORT = 6.0
 # A cue in which twice the reading speed would be needed.
 _COST_OF_HASTE = 2.0
-
-
-@dataclass(frozen=True)
-class CueLimits:
-    """What a cue may be.
-
-    Attributes:
-        max_line_chars: characters in a line; wide ones count double. Netflix: 42, and 16 wide ones (32) for Chinese and
-            Korean. BBC: about 37.
-        max_lines: lines in a cue. Netflix, BBC: 2.
-        min_duration_s: Netflix: 5/6 s.
-        max_duration_s: Netflix: 7 s.
-        max_chars_per_s: reading speed. Netflix: 20 for adult programmes in English (17 in many languages). BBC: 160 to
-            180 words a minute, some 15.
-        min_gap_s: between two cues. Netflix: 2 frames; at 24 a second 0.083 s.
-
-    Raises:
-        UsageError: rules that no cue can keep.
-    """
-
-    max_line_chars: int = 42
-    max_lines: int = 2
-    min_duration_s: float = 5 / 6
-    max_duration_s: float = 7.0
-    max_chars_per_s: float = 20.0
-    min_gap_s: float = 2 / 24
-
-    def __post_init__(self) -> None:
-        for option, value, least in (
-            ("--max-line-chars", self.max_line_chars, 2),
-            ("--max-lines", self.max_lines, 1),
-            ("--min-duration", self.min_duration_s, 0.001),
-            ("--max-chars-per-s", self.max_chars_per_s, 1),
-            ("--min-gap", self.min_gap_s, 0),
-        ):
-            if not least <= value < math.inf:
-                raise UsageError(f"{option} {value:g}: must be at least {least:g}")
-        if not self.min_duration_s <= self.max_duration_s < math.inf:
-            raise UsageError(
-                f"--max-duration {self.max_duration_s:g}: must be at least --min-duration, {self.min_duration_s:g}"
-            )
-
-    @cached_property
-    def min_ms(self) -> int:
-        return math.ceil(self.min_duration_s * 1000)
-
-    @cached_property
-    def max_ms(self) -> int:
-        return max(int(self.max_duration_s * 1000), self.min_ms)
-
-    @cached_property
-    def gap_ms(self) -> int:
-        return round(self.min_gap_s * 1000)
-
-    def reading_ms(self, num_chars: int) -> int:
-        return math.ceil(num_chars * 1000 / self.max_chars_per_s)
 
 
 class Cue(NamedTuple):

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
-from asrbatch.export.cues import CueLimits
 from asrbatch.export.files import OneFile, OneFileEach, explained
 from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import file_name, name_key
-from asrbatch.export.results import RESULT_FILES, ResultFile, ResultNames
+from asrbatch.export.options import CueLimits, ResultNames
+from asrbatch.export.results import RESULT_FILES, ResultFile
 from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.journal import decode_row

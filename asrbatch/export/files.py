@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from asrbatch.errors import OutputError, UsageError
-from asrbatch.export.cues import CueLimits
 from asrbatch.export.formats import Format
+from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import Transcript
 from asrbatch.formatting import first_of
 from asrbatch.storage import files as storage_files

@@ -13,8 +13,9 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
-from asrbatch.export.cues import Cue, CueLimits, cues
+from asrbatch.export.cues import Cue, cues
 from asrbatch.export.names import column
+from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import Transcript, TranscriptSegment, one_line, ordered_ms, spread_ms
 from asrbatch.storage.files import json_bytes
 

@@ -6,7 +6,6 @@ model look better than it is. Knows nothing of subtitles and of folders."""
 import os
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from asrbatch.errors import UsageError
 from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, language_of, text_of
 from asrbatch.evaluation.text_rules import TextRules
 from asrbatch.export.files import WholeFile, explained
+from asrbatch.export.options import ResultNames
 from asrbatch.formatting import show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.readers.base import PIPE
@@ -24,7 +24,7 @@ from asrbatch.storage.record import read_completion_mark
 from asrbatch.storage.remote import is_remote, join_url, scheme_of
 from asrbatch.storage.run_files import RunFacts
 
-# Why a row is in no NeMo manifest, beside the reasons of `texts.EXCLUDED`.
+# Why a row is in no NeMo manifest, beside the reasons of `text_rules.EXCLUDED`.
 LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
 WITHOUT_TIME = {
     "failed": "they failed",
@@ -33,35 +33,6 @@ WITHOUT_TIME = {
 _TIME_IS = (
     "engine wall time of one device, shared out by audio seconds of the rows that did not fail; no time of this row"
 )
-
-
-@dataclass(frozen=True)
-class ResultNames:
-    """What the leaderboard calls a result, in the name of its file.
-
-    Attributes:
-        model_id: such as `openai/whisper-tiny.en`.
-        dataset, dataset_name, split: such as `hf-audio/open-asr-leaderboard`, `librispeech`, `test.clean`.
-    """
-
-    model_id: str | None = None
-    dataset: str | None = None
-    dataset_name: str | None = None
-    split: str | None = None
-
-    def file_name(self) -> str:
-        """`MODEL_<model>_DATASET_<dataset>_<name>_<split>.jsonl`, a slash as a hyphen.
-
-        Raises:
-            UsageError: a part is missing.
-        """
-        missing = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if not value]
-        if missing:
-            raise UsageError(
-                f"--format leaderboard: {', '.join(missing)} missing; the leaderboard's file names are made of them"
-            )
-        parts = (value.replace("/", "-") for value in (self.dataset, self.dataset_name, self.split))
-        return f"MODEL_{self.model_id.replace('/', '-')}_DATASET_{'_'.join(parts)}.jsonl"
 
 
 class ResultFile(WholeFile):

@@ -28,10 +28,10 @@ from hypothesis import strategies as st
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.export import exporter
-from asrbatch.export.cues import CueLimits
 from asrbatch.export.exporter import completeness_notes, export, parse_formats
 from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import column, file_name, name_key
+from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import transcript_of
 from asrbatch.storage.paths import chunk_path
 

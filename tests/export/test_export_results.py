@@ -11,7 +11,8 @@ from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.row_fields import audio_seconds
 from asrbatch.evaluation.score import score
 from asrbatch.export.exporter import export
-from asrbatch.export.results import ResultNames, nemo_row
+from asrbatch.export.options import ResultNames
+from asrbatch.export.results import nemo_row
 
 PAIRS = read_jsonl(REPO / "tests/data/prompts.tiny-en.jsonl")
 RECORDED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))

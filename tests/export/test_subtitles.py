@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from asrbatch.errors import UsageError
 from asrbatch.export.cue_layout import count_lines, joined, lay_out, pieces, width
-from asrbatch.export.cues import Cue, CueLimits, cues
+from asrbatch.export.cues import Cue, cues
+from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
 
 ENGLISH = (
@@ -293,9 +294,9 @@ def test_segments_are_put_in_order_inside_the_audio(segments, audio_ms):
     [
         ({"max_line_chars": 1}, "--max-line-chars 1: must be at least 2"),
         ({"max_lines": 0}, "--max-lines 0: must be at least 1"),
-        ({"min_duration_s": 0.0}, "--min-duration 0: must be at least 0.001"),
+        ({"min_duration_s": 0.0}, "--min-duration 0.0: must be at least 0.001"),
         ({"max_duration_s": 0.5}, "--max-duration 0.5: must be at least --min-duration, 0.833"),
-        ({"max_chars_per_s": 0.0}, "--max-chars-per-s 0: must be at least 1"),
+        ({"max_chars_per_s": 0.0}, "--max-chars-per-s 0.0: must be at least 1"),
         ({"min_gap_s": float("nan")}, "--min-gap nan: must be at least 0"),
         ({"max_duration_s": float("inf")}, "--max-duration inf: must be"),
     ],

@@ -1,23 +1,20 @@
 """`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON, results for other tools."""
 
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.options import options_of, takes
+from asrbatch.export.options import CueLimits, ResultNames
 
 if TYPE_CHECKING:
     from asrbatch.export.exporter import ExportResult
     from asrbatch.export.results import ResultFile
 
 
-class Times(str, Enum):
-    row = "row"
-    file = "file"
-
-
+@takes(limits=options_of(CueLimits), names=options_of(ResultNames))
 def export(
     output: Annotated[str, typer.Argument(help="A rows file: of a run in one piece or merged, or of one chunk.")],
     formats: Annotated[
@@ -28,33 +25,15 @@ def export(
         bool, typer.Option("--per-run", help="One file for all utterances, instead of one for each.")
     ] = False,
     times: Annotated[
-        Times,
+        Literal["row", "file"],
         typer.Option(help="Times count from the start of the row's own audio, or of the file that it was cut from."),
-    ] = Times.row,
+    ] = "row",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that are there and say something else.")
     ] = False,
-    # Netflix's Timed Text Style Guide: 42 characters, 2 lines, 5/6 to 7 s, 20 characters a second, 2 frames apart.
-    max_line_chars: Annotated[int, typer.Option(help="Subtitles: characters in a line; wide ones count double.")] = 42,
-    max_lines: Annotated[int, typer.Option(help="Subtitles: lines at a time.")] = 2,
-    min_duration: Annotated[float, typer.Option(help="Subtitles: seconds. [default: 5/6]", show_default=False)] = 5 / 6,
-    max_duration: Annotated[float, typer.Option(help="Subtitles: seconds.")] = 7.0,
-    max_chars_per_s: Annotated[
-        float, typer.Option(help="Subtitles: reading speed, where speech leaves time for it.")
-    ] = 20.0,
-    min_gap: Annotated[
-        float, typer.Option(help="Subtitles: seconds between two. [default: 2/24]", show_default=False)
-    ] = 2 / 24,
-    model_id: Annotated[
-        str | None, typer.Option(help="leaderboard: the model, such as openai/whisper-tiny.en.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="leaderboard: the data set, such as hf-audio/open-asr-leaderboard.")
-    ] = None,
-    dataset_name: Annotated[
-        str | None, typer.Option(help="leaderboard: its configuration, such as librispeech.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="leaderboard: its split, such as test.clean.")] = None,
+    *,
+    limits: CueLimits,
+    names: ResultNames,
     verbose: Verbose = False,
 ) -> None:
     """Write the rows of a run as subtitles, texts, times of words, Whisper's JSON, or results; the run stays as it is.
@@ -65,8 +44,6 @@ def export(
     as 0, but some rows failed: results have them with an empty prediction, the other formats not at all.
     """
     from asrbatch.export import exporter
-    from asrbatch.export.cues import CueLimits
-    from asrbatch.export.results import ResultNames
 
     rows = Path(output).expanduser().absolute()
     result = exporter.export(
@@ -74,10 +51,10 @@ def export(
         exporter.parse_formats(formats),
         folder=None if to is None else Path(to).expanduser().absolute(),
         per_run=per_run,
-        from_file_start=times is Times.file,
+        from_file_start=times == "file",
         overwrite=overwrite,
-        limits=CueLimits(max_line_chars, max_lines, min_duration, max_duration, max_chars_per_s, min_gap),
-        names=ResultNames(model_id, dataset, dataset_name, split),
+        limits=limits,
+        names=names,
         log=log,
     )
     # An unfinished run is exported as far as it is; nobody should take that for all of it.
