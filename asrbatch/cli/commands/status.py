@@ -30,7 +30,7 @@ def status(
 
     Exit codes: 0 complete; 1 something needs a person; 2 nothing is there; 3 complete, some rows failed; 4 not
     complete."""
-    from asrbatch.cli.display.plan_status import Refreshing, status_parts
+    from asrbatch.cli.display.plan_status import refreshing, status_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.cluster.status import Watch, run_status
 
@@ -43,13 +43,10 @@ def status(
         else:
             show(*status_parts(figures, every_chunk))
         raise typer.Exit(figures["total"]["exit_code"])
-    with nullcontext() if as_json else Refreshing() as terminal:
+    with nullcontext(print_json) if as_json else refreshing(every_chunk) as show_look:
         try:
             while True:
-                if terminal is None:
-                    print_json(figures)
-                else:
-                    terminal.show(figures, every_chunk)
+                show_look(figures)
                 # Nothing else ends a watch: a task that has stopped may be requeued.
                 if figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
                     break

@@ -1,15 +1,12 @@
-"""What `validate` and `make-manifest` show, made of the figures that `--json` prints."""
+"""What `validate`, `make-manifest` and `plan --probe` show, made of the figures that `--json` prints."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
-# Of each kind; validate's --report has all.
-_SHOWN_EXAMPLES = 5
+from asrbatch.cli.display.tables import simple_table
 
 
 def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[RenderableType]:
@@ -48,23 +45,22 @@ def made_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     yield Text(f"written: {figures['path']}")
 
 
-def problem_parts(problems: list[dict[str, Any]]) -> Iterable[RenderableType]:
-    """A table of what was found, and the first rows of each kind."""
+def problem_parts(problems: list[dict[str, Any]], most: int = 5) -> Iterable[RenderableType]:
+    """A table of what was found, and the first rows of each kind.
+
+    Args:
+        most: examples of each kind; validate's --report has all.
+    """
     if not problems:
         yield Text("nothing wrong")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("problem")
-    table.add_column("rows", justify="right")
-    table.add_column("what to do")
+    # As `Text`, because what a manifest holds may look like rich's markup.
+    rows = [(Text(of["kind"]), f"{of['rows']:,}", Text(of["fix"] or "see below")) for of in problems]
+    yield simple_table(("problem", "rows", "what to do"), rows, numbers=("rows",))
     for problem in problems:
-        # As `Text`, because what a manifest holds may look like rich's markup.
-        table.add_row(Text(problem["kind"]), f"{problem['rows']:,}", Text(problem["fix"] or "see below"))
-    yield table
-    for problem in problems:
-        for example in problem["examples"][:_SHOWN_EXAMPLES]:
+        for example in problem["examples"][:most]:
             yield Text(f"  {example['where']}: {example['text']}")
-        if (more := problem["rows"] - min(_SHOWN_EXAMPLES, len(problem["examples"]))) > 0:
+        if (more := problem["rows"] - min(most, len(problem["examples"]))) > 0:
             yield Text(f"  … and {more:,} more: {problem['kind']}")
 
 

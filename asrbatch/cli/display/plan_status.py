@@ -5,7 +5,8 @@ Takes the same figures that `--json` prints, so that both say the same. Knows no
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich import box
@@ -14,18 +15,21 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from asrbatch.cli.display.tables import make_console, show
+from asrbatch.cli.display.checks import audio_line, problem_parts
+from asrbatch.cli.display.tables import facts_table, make_console, show, simple_table
 from asrbatch.formatting import clock
 
 # Of more, complete chunks are left out: those that need a person must not scroll away.
 _FEW_CHUNKS = 40
+# Examples of each kind of broken file: as many as there are.
+_SHOWN_PROBED = 20
 # A thousand chunks may each have one.
 _SHOWN_NOTES = 10
 
 
 def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of a plan, ready to be shown."""
-    yield _facts(figures)
+    yield facts_table(_facts(figures))
     if duplicates := figures["duplicates"]["examples"]:
         yield Text(
             "\n".join(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}" for d in duplicates)
@@ -50,38 +54,30 @@ _COMMANDS = {
 }
 
 
-def _facts(figures: dict[str, Any]) -> Table:
+def _facts(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     audio, duplicates, estimate = figures["audio"], figures["duplicates"], figures["estimate"]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    table.add_row("manifest", figures["manifest"]["source"])
-    table.add_row(
-        "rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} state no duration"
-    )
-    table.add_row("audio", f"{audio['stated_h']:,.3f} h stated")
+    yield "manifest", figures["manifest"]["source"]
+    yield "rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} state no duration"
+    yield "audio", f"{audio['stated_h']:,.3f} h stated"
     if audio["max_s"] is not None:
         shown = "  ".join(f"{name} {audio[f'{name}_s']:.2f} s" for name in ("min", "median", "p95", "max"))
-        table.add_row("durations", f"{shown}  longer than 30 s: {audio['rows_over_30_s']:,} rows")
+        yield "durations", f"{shown}  longer than 30 s: {audio['rows_over_30_s']:,} rows"
     languages = [f"{language or 'not stated'} {rows:,}" for language, rows in figures["languages"].items()]
-    table.add_row(
-        "languages", ", ".join(languages[:10]) + (f", and {len(languages) - 10} more" if len(languages) > 10 else "")
-    )
+    more = f", and {len(languages) - 10} more" if len(languages) > 10 else ""
+    yield "languages", ", ".join(languages[:10]) + more
     repeat = (
         f"{duplicates['rows']:,} rows name a piece of audio that an earlier row names ({duplicates['pieces']:,} pieces)"
     )
-    table.add_row("duplicates", repeat if duplicates["rows"] else "none")
+    yield "duplicates", repeat if duplicates["rows"] else "none"
     if estimate:
         devices = f" on {estimate['devices_per_process']} devices" if estimate["devices_per_process"] > 1 else ""
-        speed = f"at RTFx {estimate['rtfx_per_device']:g} per device, {estimate['startup_s']:g} s start-up"
-        table.add_row(
+        yield (
             "time",
             f"{estimate['wall_h']:,.3f} h for the longest process{devices}, {estimate['gpu_h']:,.3f} GPU-hours in "
-            f"all, {speed}",
+            f"all, at RTFx {estimate['rtfx_per_device']:g} per device, {estimate['startup_s']:g} s start-up",
         )
     if figures["model"]:
-        table.add_row("model", f"{figures['model']['model']}: " + _verdict(figures["model"]))
-    return table
+        yield "model", f"{figures['model']['model']}: " + _verdict(figures["model"])
 
 
 def _verdict(model: dict[str, Any]) -> str:
@@ -91,41 +87,27 @@ def _verdict(model: dict[str, Any]) -> str:
 
 
 def _chunk_parts(chunks: dict[str, Any], probed: bool) -> Iterable[RenderableType]:
-    title = f"{chunks['num_chunks']} chunks, {chunks['strategy']}" + (
-        ", with the hours that headers foresee" if probed else ""
-    )
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for column in ("per chunk", "min", "mean", "max"):
-        table.add_column(column, justify="left" if column == "per chunk" else "right")
-    table.add_row("rows", f"{chunks['rows_min']:,}", f"{chunks['rows_mean']:,.1f}", f"{chunks['rows_max']:,}")
-    table.add_row("hours", *(f"{chunks[f'audio_{which}_h']:,.3f}" for which in ("min", "mean", "max")))
-    yield table
+    foreseen = ", with the hours that headers foresee" if probed else ""
+    which = ("min", "mean", "max")
+    rows = [
+        ("rows", f"{chunks['rows_min']:,}", f"{chunks['rows_mean']:,.1f}", f"{chunks['rows_max']:,}"),
+        ("hours", *(f"{chunks[f'audio_{each}_h']:,.3f}" for each in which)),
+    ]
+    title = f"{chunks['num_chunks']} chunks, {chunks['strategy']}{foreseen}"
+    yield simple_table(("per chunk", *which), rows, numbers=which, title=title)
     ratio = f", {chunks['longest_to_mean']:.4f} times the mean" if chunks["longest_to_mean"] else ""
     yield Text(f"  slowest: chunk {chunks['slowest_chunk']}{ratio}; empty chunks: {chunks['empty_chunks']}")
 
 
 def _probe_parts(probe: dict[str, Any]) -> Iterable[RenderableType]:
-    table = Table(box=box.SIMPLE_HEAD, title=f"headers of {probe['files']:,} files", title_justify="left")
-    table.add_column("found")
-    table.add_column("rows", justify="right")
-    table.add_column("what to do")
-    for kind, rows in probe["counts"].items():
-        table.add_row(kind, f"{rows:,}", probe["fixes"][kind])
-    if not probe["counts"]:
-        table.add_row("nothing wrong", f"{probe['rows']:,}", "")
-    yield table
-    for kind, examples in probe["examples"].items():
-        yield Text("\n".join(f"  {kind}: {e['where']}: {e['text']}" for e in examples))
-        if (more := probe["counts"][kind] - len(examples)) > 0:
-            yield Text(f"  {kind}: … and {more:,} more")
-    unsure = f"; {probe['rows_guessed']:,} rows guessed by bit rate, {probe['rows_unknown']:,} not known"
-    yield Text(
-        f"  measured: {probe['measured_h']:,.3f} h{unsure if probe['rows_guessed'] or probe['rows_unknown'] else ''}"
+    yield Text(f"headers: {audio_line(probe)}")
+    yield from problem_parts(
+        [
+            {"kind": kind, "rows": rows, "fix": probe["fixes"][kind], "examples": probe["examples"][kind]}
+            for kind, rows in probe["counts"].items()
+        ],
+        most=_SHOWN_PROBED,
     )
-    rates = {f"{rate} Hz": files for rate, files in probe["sample_rates_hz"].items()}
-    for counted in (probe["containers"], rates):
-        if counted:
-            yield Text("  files: " + ", ".join(f"{name} {files:,}" for name, files in counted.items()))
 
 
 def status_parts(figures: dict[str, Any], every_chunk: bool, summary_first: bool = False) -> list[RenderableType]:
@@ -155,29 +137,23 @@ def _summary(total: dict[str, Any]) -> list[RenderableType]:
     return [Text(line) for line in lines]
 
 
-# Columns of the status table with whether they are set to the right. Where a terminal is too narrow, those that stand
-# first in _LEFT_OUT_FIRST are left out; --json has them all.
-_STATUS_COLUMNS = {
-    "chunk": True, "state": False, "rows": True, "failed": True, "audio h": True, "RTFx now": True, "RTFx": True,
-    "ETA": True,
-    "last sign": True, "on": False, "sessions": True,
-}  # fmt: skip
+# Where a terminal is too narrow, those that stand first are left out; --json has them all.
 _LEFT_OUT_FIRST = ("sessions", "on", "RTFx", "audio h", "failed", "RTFx now")
+_TEXT_COLUMNS = ("state", "on")
 
 
 def _status_table(chunks: list[dict[str, Any]], width: int) -> Table:
     rows = [_status_cells(chunk) for chunk in chunks]
-    widths = {name: 3 + max(len(name), *(len(cells[name]) for cells in rows)) for name in _STATUS_COLUMNS}
+    widths = {name: 3 + max(len(name), *(len(cells[name]) for cells in rows)) for name in rows[0]}
     for name in _LEFT_OUT_FIRST:
         if sum(widths.values()) > width:
             del widths[name]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in widths:
-        table.add_column(name, justify="right" if _STATUS_COLUMNS[name] else "left", no_wrap=True)
+        table.add_column(name, justify="left" if name in _TEXT_COLUMNS else "right", no_wrap=True)
     for cells in rows:
-        table.add_row(
-            *(Text(cells[name], style=_STYLES.get(cells["state"], "") if name == "state" else "") for name in widths)
-        )
+        style = _STYLES.get(cells["state"], "")
+        table.add_row(*(Text(cells[name], style=style if name == "state" else "") for name in widths))
     return table
 
 
@@ -218,31 +194,24 @@ def _total_line(total: dict[str, Any]) -> str:
     return f"{states}\n{line}" if states else line
 
 
-class Refreshing:
+@contextmanager
+def refreshing(every_chunk: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Shows one status after another: in place on a terminal, one block below the other elsewhere."""
+    console = make_console()
+    # Nothing changes between two looks, so there is nothing to draw by itself.
+    live = Live(console=console, auto_refresh=False)
 
-    def __init__(self) -> None:
-        self._console = make_console()
-        # Nothing changes between two looks, so there is nothing to draw.
-        self._live = Live(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-
-    def __enter__(self) -> "Refreshing":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, figures: dict[str, Any], every_chunk: bool) -> None:
+    def show_look(figures: dict[str, Any]) -> None:
         title = Text(time.strftime("%Y-%m-%d %H:%M:%S"))
-        if self._live:
-            self._live.update(Group(title, *status_parts(figures, every_chunk, summary_first=True)), refresh=True)
+        if console.is_terminal:
+            live.update(Group(title, *status_parts(figures, every_chunk, summary_first=True)), refresh=True)
         else:
             show(title, *status_parts(figures, every_chunk), Text(""))
             # Into a pipe Python would hold it back, and whoever reads sees each look late.
             sys.stdout.flush()
+
+    with live if console.is_terminal else nullcontext():
+        yield show_look
 
 
 def _one_decimal(value: float | None) -> str:

@@ -1,57 +1,101 @@
 """What a person sees: a progress bar on a terminal, plain lines elsewhere, a summary table at the end.
 
-Everything goes to standard error, through a copy of its descriptor made before libraries' output is sent to the log.
-
-How far the commands before a run are: a bar on a terminal, a line every half minute elsewhere.
-"""
+Everything goes to standard error, through a copy of its descriptor made before libraries' output is sent to the log."""
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from asrbatch.formatting import clock
 
 PLAIN_EVERY_S = 30.0
 
 
-class Terminal:
-    """A `progress.Observer` for people. A context manager: it owns the bar and the copied descriptor."""
+class _Bar:
+    """A bar on a terminal, from the first look on; a line every half minute elsewhere. A context manager.
 
-    def __init__(self) -> None:
-        # By lines, because somebody follows a job's log; a name may hold bytes that are not text.
-        self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
-        # soft_wrap: a log has no width, and rich would break its lines at 80 columns.
-        self._console = Console(file=self._file, highlight=False, soft_wrap=True)
-        self._bar = _Bar(self._console) if self._console.is_terminal else None
+    Args:
+        doing: said before the bar.
+        fields: what stands behind it: names in `changes` of `show`.
+    """
+
+    def __init__(self, doing: str, fields: Sequence[str], console: Console, *columns: ProgressColumn, **how: Any):
+        self._console = console
         self._said_at = time.monotonic()
+        behind = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in fields]
+        # rich would print the bar once, at its end, where there is no terminal; `show` says lines instead.
+        disable = not console.is_terminal
+        self._bar = Progress(
+            TextColumn(doing), BarColumn(bar_width=None), *behind, *columns,
+            console=console, disable=disable, expand=True, **how,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=None)
 
-    def __enter__(self) -> "Terminal":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar:
-            self._bar.stop()
-        self._file.close()
+        self.stop()
+
+    def show(self, line: str, **changes: Any) -> None:
+        """Moves the bar; where there is none, says the line now and then."""
+        self._bar.update(self._task, **changes)
+        # Not before: a bar without its fields cannot be drawn.
+        self._bar.start()
+        if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+            self._said_at = time.monotonic()
+            self.log(line)
 
     def log(self, line: str) -> None:
         # A name with brackets is no markup.
         self._console.print(line, markup=False)
 
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+class Terminal(_Bar):
+    """A `progress.Observer` for people: the live bar of a run, of audio hours where every row states its duration, of
+    rows otherwise. Owns the copied descriptor.
+    """
+
+    def __init__(self) -> None:
+        # By lines, because somebody follows a job's log; a name may hold bytes that are not text.
+        self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+        # soft_wrap: a log has no width, and rich would break its lines at 80 columns.
+        console = Console(file=self._file, highlight=False, soft_wrap=True)
+        fields = ("amount", "rows", "rtfx", "eta", "failed", "engine")
+        # Else rich would show here what belongs in the log.
+        redirects = {"redirect_stdout": False, "redirect_stderr": False}
+        super().__init__("transcribing", fields, console, refresh_per_second=4, **redirects)
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._file.close()
+
     def update(self, progress) -> None:
-        if self._bar:
-            self._bar.update(progress)
-        elif time.monotonic() - self._said_at >= PLAIN_EVERY_S:
-            self._said_at = time.monotonic()
-            self.log(plain_line(progress))
+        by_audio = progress.total_audio_s is not None
+        of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
+        self.show(
+            plain_line(progress),
+            total=progress.total_audio_s or progress.total_rows,
+            # As the total is: of what was really decoded, the bar would not end at its end.
+            completed=progress.stated_s if by_audio else progress.tally.rows,
+            amount=f"{progress.tally.audio_s / 3600:.2f}{of} h",
+            rows=f"{progress.tally.rows}/{progress.total_rows} rows",
+            rtfx=f"RTFx {_number(_rtfx(progress))}",
+            eta=f"ETA {_eta(progress)}",
+            failed=f"{progress.tally.failed} failed",
+            engine=_engine(progress),
+        )
 
     def summary(self, summary) -> None:
-        if self._bar:
-            self._bar.stop()
+        self.stop()
         for line in _headline(summary):
             self.log(line)
         # A session that ran nothing has spent nothing.
@@ -66,60 +110,6 @@ def plain_line(progress) -> str:
         f"audio {progress.tally.audio_s / 3600:.2f} h  RTFx {_number(_rtfx(progress))}  ETA {_eta(progress)}  "
         f"{_engine(progress)}"
     )
-
-
-class _Bar:
-    """The live bar: audio hours where every row states its duration, rows otherwise."""
-
-    def __init__(self, console: Console):
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            _Field("amount"),
-            _Field("rows"),
-            _Field("rtfx"),
-            _Field("eta"),
-            _Field("failed"),
-            _Field("engine"),
-            console=console,
-            refresh_per_second=4,
-            redirect_stdout=False,  # else rich would show here what belongs in the log
-            redirect_stderr=False,
-            expand=True,
-        )
-        self._task = None
-
-    def update(self, progress) -> None:
-        if self._task is None:
-            self._progress.start()
-            self._task = self._progress.add_task("transcribing", total=progress.total_audio_s or progress.total_rows)
-        by_audio = progress.total_audio_s is not None
-        # As the total is: of what was really decoded, the bar would not end at its end.
-        done = progress.stated_s if by_audio else progress.tally.rows
-        of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
-        self._progress.update(
-            self._task,
-            completed=done,
-            amount=f"{progress.tally.audio_s / 3600:.2f}{of} h",
-            rows=f"{progress.tally.rows}/{progress.total_rows} rows",
-            rtfx=f"RTFx {_number(_rtfx(progress))}",
-            eta=f"ETA {_eta(progress)}",
-            failed=f"{progress.tally.failed} failed",
-            engine=_engine(progress),
-        )
-
-    def stop(self) -> None:
-        self._progress.stop()
-
-
-# Empty before the first update, where a `TextColumn` raises KeyError.
-class _Field(ProgressColumn):
-    def __init__(self, name: str):
-        super().__init__()
-        self._name = name
-
-    def render(self, task) -> Text:
-        return Text(task.fields.get(self._name, ""), no_wrap=True)
 
 
 def _headline(summary) -> list[str]:
@@ -195,58 +185,29 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
 
 
-class _LiveBar:
-    """What the bars have in common; each is a context manager.
+class _CheckBar(_Bar):
+    """How far the commands before a run are."""
 
-    Args:
-        doing: said before the bar; `said` stands behind it.
-    """
-
-    def __init__(self, doing: str, total: float | None, said: str):
-        self._console = Console(stderr=True, highlight=False)
-        self._said_at = time.monotonic()
-        self._bar = Progress(
-            TextColumn(doing),
-            BarColumn(bar_width=None),
-            TextColumn("{task.fields[said]}"),
-            TimeRemainingColumn(),
-            console=self._console,
-            # rich would print the bar once, at its end; `_show` says lines instead.
-            disable=not self._console.is_terminal,
-            expand=True,
-        )
-        self._task = self._bar.add_task("", total=total, said=said)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def _show(self, line: str, **changes: Any) -> None:
-        """Moves the bar; where there is none, says the line now and then."""
-        self._bar.update(self._task, **changes)
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
-            self._said_at = time.monotonic()
-            self._console.print(line, soft_wrap=True)
+    def __init__(self, doing: str):
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        super().__init__(doing, ("said",), console, TimeRemainingColumn())
 
 
-class ReadingBar(_LiveBar):
+class ReadingBar(_CheckBar):
     """How far the reading of a manifest is."""
 
     def __init__(self) -> None:
-        super().__init__("reading rows", None, "")
+        super().__init__("reading rows")
 
     def update(self, num_rows: int, num_problems: int, share: float | None) -> None:
         """Rows read, problems so far, and the share of the manifest that was read; None where nobody knows."""
         said = f"{num_rows:,} rows  {num_problems:,} problems"
         part = "" if share is None else f" ({share:.0%} of the manifest)"
         known = {} if share is None else {"total": 1.0, "completed": share}
-        self._show(f"rows read: {said}{part}", said=said, **known)
+        self.show(f"rows read: {said}{part}", said=said, **known)
 
 
-class ProbeBar(_LiveBar):
+class ProbeBar(_CheckBar):
     """How far a probe is.
 
     Args:
@@ -254,10 +215,12 @@ class ProbeBar(_LiveBar):
     """
 
     def __init__(self, num_rows: int, doing: str = "reading headers", done: str = "headers read"):
-        super().__init__(doing, num_rows, f"0/{num_rows} rows  0 will fail")
+        super().__init__(doing)
         self._num_rows, self._done = num_rows, done
 
     def update(self, num_rows: int, num_failing: int) -> None:
         """Rows probed, and how many of them will fail."""
         so_far, failing = f"{num_rows}/{self._num_rows} rows", f"{num_failing} will fail"
-        self._show(f"{self._done}: {so_far}, {failing}", completed=num_rows, said=f"{so_far}  {failing}")
+        self.show(
+            f"{self._done}: {so_far}, {failing}", total=self._num_rows, completed=num_rows, said=f"{so_far}  {failing}"
+        )

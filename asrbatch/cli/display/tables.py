@@ -1,6 +1,10 @@
 """How tables are printed: as wide as the terminal, and as wide as they need where there is none."""
 
+from collections.abc import Collection, Iterable, Sequence
+
+from rich import box
 from rich.console import Console, RenderableType
+from rich.table import Table
 from rich.text import Text
 
 # A table that goes into a file or a pipe has no terminal to fit into.
@@ -18,3 +22,35 @@ def show(*parts: RenderableType) -> None:
 def make_console() -> Console:
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=_PLAIN_WIDTH)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text of others as a terminal may have it: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
+
+
+def facts_table(facts: Iterable[tuple[str, str | None]]) -> Table:
+    """Names and values, one pair a line; None leaves one out."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value is not None:
+            table.add_row(name, plain(value))
+    return table
+
+
+def simple_table(
+    heads: Sequence[str], rows: Iterable[Sequence[str | Text]], *, numbers: Collection[str], title: str | None = None
+) -> Table:
+    """A table with one line below its heads.
+
+    Args:
+        numbers: of the heads, those whose column is set to the right.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    for head in heads:
+        table.add_column(head, justify="right" if head in numbers else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
