@@ -29,7 +29,7 @@ _SHOWN_NOTES = 10
 
 def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of a plan, ready to be shown."""
-    yield facts_table(_facts(figures))
+    yield facts_table(*_facts(figures))
     if duplicates := figures["duplicates"]["examples"]:
         yield Text(
             "\n".join(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}" for d in duplicates)

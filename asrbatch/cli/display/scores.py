@@ -16,8 +16,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from asrbatch.cli.display.tables import facts_table, plain
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
+from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
@@ -47,11 +49,6 @@ def changes(rows: list[dict[str, Any]], title: str) -> Table:
         table.add_row(*named if has_references else [plain(f"{change['id']}: {errors[1]}")])
         table.add_row(*(_marked(reference or "", side, in_words) for side in sides))
     return table
-
-
-def plain(text: str, style: str = "") -> Text:
-    """Text of others as a terminal may have it: no markup, no control characters."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
 
 
 def _marked(reference: str, said: str | None, in_words: bool) -> Text:
@@ -89,8 +86,9 @@ def _key(unit: str) -> str:
 
 
 _SHOWN_CHARS = 80
-MOST_SHOWN = 50  # groups in a table
 _LEAST_NAME = 11  # columns of a terminal that a name keeps
+Cells = dict[str, str]  # by the head of their column
+NamedCells = tuple[Text, Cells]
 
 
 class Unit(NamedTuple):
@@ -123,7 +121,7 @@ UNITS = (
 def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of `score`, ready to be shown."""
     yield from _partial(figures)
-    yield _facts(
+    yield facts_table(
         ("predictions", f"{figures['predictions']} ({figures['pred_field']})"),
         ("references", figures["references"]),
         *_rules(figures),
@@ -136,7 +134,7 @@ def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     if figures["latency_s"]:
         yield _latencies(figures["latency_s"])
     if figures["speed"]:
-        yield _facts(
+        yield facts_table(
             *((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None)
         )
     yield from _groups_not_shown({name: part["groups"] for name, part in figures["by"].items()})
@@ -148,7 +146,7 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     a, b = figures["a"], figures["b"]
     has_references = figures["against"] == "references"
     yield from _partial(figures)
-    yield _facts(
+    yield facts_table(
         *((side.upper(), f"{of['predictions']} ({of['pred_field']})") for side, of in (("a", a), ("b", b))),
         ("references", figures["references"] or (None if has_references else "none: A is taken for the reference")),
         *_rules(figures),
@@ -164,7 +162,7 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
         for unit in UNITS:
             of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
             if of_unit:
-                yield _paired_table(name, of_unit, unit, has_references)
+                yield _paired_table(name, largest_groups(of_unit), unit, has_references)
     for name, title in (
         ("got_worse", "worse in B"),
         ("got_better", "better in B"),
@@ -176,20 +174,11 @@ def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     yield from _notes(figures)
 
 
-def largest(groups: dict[str, Any]) -> dict[str, Any]:
-    """The groups with the most rows, in their order: as many as a person reads."""
-    if len(groups) <= MOST_SHOWN:
-        return groups
-    # By rows, because a rate of few of them says little.
-    shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:MOST_SHOWN])
-    return {value: group for value, group in groups.items() if value in shown}
-
-
 def _groups_not_shown(by: dict[str, dict[str, Any]]) -> Iterable[Text]:
     for name, groups in by.items():
-        if len(groups) > MOST_SHOWN:
+        if len(groups) > MOST_GROUPS:
             yield Text(
-                f"note: --by {name}: the {MOST_SHOWN} groups with the most rows, of {len(groups):,}; --json has all"
+                f"note: --by {name}: the {MOST_GROUPS} groups with the most rows, of {len(groups):,}; --json has all"
             )
 
 
@@ -208,65 +197,71 @@ def _unit_tables(
         of_unit = {value: group for value, group in groups.items() if group[f"{unit.rate}_percent"] is not None}
         if not of_unit:
             continue
-        rows = [(_group(value), *_rates(group, unit)) for value, group in largest(of_unit).items()]
         below = []
         if mean is not None and total is not None:
-            if mean.get(f"{unit.rate}_percent") is not None:
-                means = _number(mean[f"{unit.rate}_percent"]), _interval(mean[f"{unit.rate}_percent_interval"])
-                below.append((Text(f"unweighted mean of {len(of_unit)}"), "", *means))
-            below.append((Text(f"weighted by {unit.name}"), *_rates(total, unit)))
-        columns = ("rows", f"{unit.rate.upper()} %", "95 %", *unit.counted.values())
-        yield _table(_title(name, unit), plain(name), columns, rows, below)
+            if mean[f"{unit.rate}_percent"] is not None:
+                below.append((Text(f"unweighted mean of {len(of_unit)}"), _rate(mean, unit)))
+            below.append((Text(f"weighted by {unit.name}"), _rates(total, unit)))
+        rows = [(_group(value), _rates(group, unit)) for value, group in largest_groups(of_unit).items()]
+        yield _table(_title(name, unit), plain(name), rows, below)
 
 
-def _rates(group: dict[str, Any], unit: Unit) -> Iterable[str]:
-    yield f"{group[unit.rows]:,}"
-    yield _number(group[f"{unit.rate}_percent"])
-    yield _interval(group[f"{unit.rate}_percent_interval"])
-    yield from (f"{group[name]:,}" for name in unit.counted)
+def _rates(group: dict[str, Any], unit: Unit) -> Cells:
+    counted = {head: f"{group[name]:,}" for name, head in unit.counted.items()}
+    return {"rows": f"{group[unit.rows]:,}", **_rate(group, unit), **counted}
+
+
+def _rate(figures: dict[str, Any], unit: Unit) -> Cells:
+    rate, interval = figures[f"{unit.rate}_percent"], figures[f"{unit.rate}_percent_interval"]
+    return {f"{unit.rate.upper()} %": f"{rate:.2f}", "95 %": interval_text(interval)}
 
 
 def _paired_table(name: str, groups: dict[str, Any], unit: Unit, has_references: bool) -> Table:
-    rate = unit.rate.upper()
-    if has_references:
-        columns = ("rows", f"A {rate} %", f"B {rate} %", "B − A", "95 %", "p", "better", "worse")
-    else:
-        columns = ("rows", f"{rate} % of B against A", "95 %", "rows that differ")
-    table: list[tuple[Text | str, ...]] = []
-    for value, group in largest(groups).items():
-        of = group[unit.rate]
-        rows = f"{of['rows']:,}"
-        if has_references:
-            rates = _number(of["a_percent"]), _number(of["b_percent"]), _number(of["delta_points"], signed=True)
-            # Never 0.0000, which would claim certainty.
-            p = "" if of["p_value"] is None else f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
-            interval = _interval(of["delta_points_interval"], signed=True)
-            table.append((_group(value), rows, *rates, interval, p, f"{of['better']:,}", f"{of['worse']:,}"))
-        else:
-            b = _number(of["b_percent"]), _interval(of["b_percent_interval"])
-            table.append((_group(value), rows, *b, f"{of['worse']:,}"))
-    return _table(_title(name, unit), plain(name), columns, table)
+    cells = _paired_cells if has_references else _cells_against_a
+    rows = [(_group(value), cells(group[unit.rate], unit.rate.upper())) for value, group in groups.items()]
+    return _table(_title(name, unit), plain(name), rows)
 
 
-def _table(
-    title: str, first: Text, columns: Sequence[str], rows: Sequence[tuple[Text | str, ...]], below: Sequence[tuple] = ()
-) -> Table:
+def _paired_cells(of: dict[str, Any], rate: str) -> Cells:
+    return {
+        "rows": f"{of['rows']:,}",
+        f"A {rate} %": f"{of['a_percent']:.2f}",
+        f"B {rate} %": f"{of['b_percent']:.2f}",
+        "B − A": f"{of['delta_points']:+.2f}",
+        "95 %": interval_text(of["delta_points_interval"], sign="+"),
+        # Never 0.0000, which would claim certainty.
+        "p": f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001",
+        "better": f"{of['better']:,}",
+        "worse": f"{of['worse']:,}",
+    }
+
+
+def _cells_against_a(of: dict[str, Any], rate: str) -> Cells:
+    return {
+        "rows": f"{of['rows']:,}",
+        f"{rate} % of B against A": f"{of['b_percent']:.2f}",
+        "95 %": interval_text(of["b_percent_interval"]),
+        "rows that differ": f"{of['worse']:,}",
+    }
+
+
+def _table(title: str, first: Text, rows: Sequence[NamedCells], below: Sequence[NamedCells] = ()) -> Table:
     """A table of names and figures. Where a terminal is too narrow cells are wrapped, but no figure is parted or cut.
 
     Args:
-        below: rows set off by a line.
+        below: rows set off by a line; they may lack some cells.
     """
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
-    longest = max(len(str(name)) for name in (first, *(row[0] for row in (*rows, *below))))
+    heads = list(rows[0][1])
+    longest = max(len(name) for name in (first, *(name for name, _ in (*rows, *below))))
     table.add_column(first, overflow="fold", min_width=min(longest, _LEAST_NAME))
-    for at, head in enumerate(columns, 1):
-        cells = [head, *(str(row[at]) for row in (*rows, *below) if at < len(row))]
-        table.add_column(head, justify="right", min_width=max(len(word) for cell in cells for word in cell.split()))
-    for row in rows:
-        table.add_row(*row)
-    table.add_section()
-    for row in below:
-        table.add_row(*row)
+    for head in heads:
+        words = " ".join([head, *(cells.get(head, "") for _, cells in (*rows, *below))]).split()
+        table.add_column(head, justify="right", min_width=max(map(len, words)))
+    for part in (rows, below):
+        for name, cells in part:
+            table.add_row(name, *(cells.get(head, "") for head in heads))
+        table.add_section()
     return table
 
 
@@ -275,12 +270,10 @@ def _title(name: str, unit: Unit) -> str:
 
 
 def _rules(figures: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    # By version and digest: what was scored by other rules is not to be compared.
-    for each in figures["normalizers"]:
-        yield "normaliser", f"{each['name']} ({each['version']}, {each['sha256'][:12]}), {each['rows']:,} rows"
-    words, bootstrap = figures["words"], figures["bootstrap"]
-    compounds = ", compounds merged" if words["merge_compounds"] else ""
-    yield "words", f"{words['name']} {words['version']}{compounds}"
+    for line, each in zip(normalizer_lines(figures), figures["normalizers"], strict=True):
+        yield "normaliser", f"{line}, {each['rows']:,} rows"
+    bootstrap = figures["bootstrap"]
+    yield "words", aligner_line(figures)
     yield "intervals", f"95 %, bootstrap by utterance, {bootstrap['resamples']:,} resamples, seed {bootstrap['seed']}"
 
 
@@ -304,35 +297,16 @@ def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | Non
 
 
 def _latencies(stages: dict[str, Any]) -> Table:
-    names = list(next(iter(stages.values())))
     rows = [
-        (Text(stage), *(f"{seconds[name]:,}" if name == "rows" else f"{seconds[name]:.3f}" for name in names))
+        (Text(stage), {name: f"{value:,}" if name == "rows" else f"{value:.3f}" for name, value in seconds.items()})
         for stage, seconds in stages.items()
     ]
-    return _table(f"seconds a row took, by stage: {STAGES_ARE}", Text("stage"), names, rows)
-
-
-def _facts(*rows: tuple[str, str | None]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        if value is not None:
-            table.add_row(name, plain(value))
-    return table
+    return _table(f"seconds a row took, by stage: {STAGES_ARE}", Text("stage"), rows)
 
 
 def _notes(figures: dict[str, Any]) -> Iterable[Text]:
     for note in figures["notes"]:
         yield Text("note: ").append(plain(note))
-
-
-def _number(value: float | None, signed: bool = False) -> str:
-    return "" if value is None else f"{value:+.2f}" if signed else f"{value:.2f}"
-
-
-def _interval(bounds: list[float] | None, signed: bool = False) -> str:
-    return "" if bounds is None else f"{_number(bounds[0], signed)} to {_number(bounds[1], signed)}"
 
 
 def _group(value: str) -> Text:

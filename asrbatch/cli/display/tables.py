@@ -29,7 +29,7 @@ def plain(text: str, style: str = "") -> Text:
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
 
 
-def facts_table(facts: Iterable[tuple[str, str | None]]) -> Table:
+def facts_table(*facts: tuple[str, str | None]) -> Table:
     """Names and values, one pair a line; None leaves one out."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)

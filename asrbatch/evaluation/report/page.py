@@ -16,6 +16,13 @@ from typing import Any
 
 from asrbatch.evaluation.report.excerpt import KINDS
 from asrbatch.evaluation.report.plots import Bar, bars
+from asrbatch.evaluation.summary import (
+    MOST_GROUPS,
+    aligner_line,
+    interval_text,
+    largest_groups,
+    normalizer_lines,
+)
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
@@ -27,7 +34,6 @@ _HEADS = {
     frozenset((True, False)): ("WER or CER %", "words or characters"),
 }
 _SHOWN_CHARS = 80
-_MOST_BARS = 50
 _SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
 
@@ -62,8 +68,8 @@ def page(
         style=style,
         script=script,
         predictions=escape(metrics["predictions"]),
-        rules=escape(", ".join(f"{n['name']} ({n['version']}, {n['sha256'][:12]})" for n in metrics["normalizers"])),
-        aligner=escape(_aligner(metrics["words"])),
+        rules=escape(", ".join(normalizer_lines(metrics))),
+        aligner=escape(aligner_line(metrics)),
         resamples=f"{metrics['bootstrap']['resamples']:,}",
         cards="".join(_cards(metrics)),
         notes="".join(_notes(metrics)),
@@ -77,17 +83,13 @@ def page(
     )
 
 
-def _aligner(words: dict[str, Any]) -> str:
-    return f"{words['name']} {words['version']}{', compounds merged' if words['merge_compounds'] else ''}"
-
-
 def _cards(metrics: dict[str, Any]) -> Iterable[str]:
     total, excluded = metrics["total"], metrics["excluded"]
     edits = f"{total['substitutions']:,} sub, {total['deletions']:,} del, {total['insertions']:,} ins"
     empty = f"{total['failed']:,} failed, {total['missing']:,} without a prediction"
     cards = [
-        ("WER", _percent(total["wer_percent"]), _interval(total["wer_percent_interval"])),
-        ("CER", _percent(total["cer_percent"]), _interval(total["cer_percent_interval"])),
+        ("WER", _percent(total["wer_percent"]), interval_text(total["wer_percent_interval"])),
+        ("CER", _percent(total["cer_percent"]), interval_text(total["cer_percent_interval"])),
         ("utterances scored", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
         ("reference words", f"{total['reference_words']:,}", edits),
         ("empty hypotheses", f"{total['failed'] + total['missing']:,}", empty),
@@ -118,7 +120,7 @@ def _rate_plots(metrics: dict[str, Any]) -> Iterable[str]:
         for rate in ("wer", "cer"):
             found = {value: of for value, of in part["groups"].items() if of[f"{rate}_percent"] is not None}
             if found:
-                rows = [_rate_bar(value, of, rate) for value, of in _largest(found).items()]
+                rows = [_rate_bar(value, of, rate) for value, of in largest_groups(found).items()]
                 yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals{_some(found)}", rows)
 
 
@@ -128,18 +130,12 @@ def _distributions(metrics: dict[str, Any], rates: dict[str, int]) -> Iterable[s
         [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()],
     )
     for name, part in metrics["by"].items():
-        rows = [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in _largest(part["groups"]).items()]
+        rows = [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in largest_groups(part["groups"]).items()]
         yield bars(f"utterances by {name}{_some(part['groups'])}", rows)
 
 
-def _largest(groups: dict[str, Any]) -> dict[str, Any]:
-    """The groups with the most rows, in their order: as many as a plot can show."""
-    shown = set(sorted(groups, key=lambda value: -groups[value]["rows"])[:_MOST_BARS])
-    return {value: group for value, group in groups.items() if value in shown}
-
-
 def _some(groups: dict[str, Any]) -> str:
-    return f" (the {_MOST_BARS} with the most rows of {len(groups):,})" if len(groups) > _MOST_BARS else ""
+    return f" (the {MOST_GROUPS} with the most rows of {len(groups):,})" if len(groups) > MOST_GROUPS else ""
 
 
 def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
@@ -157,7 +153,7 @@ def _times(metrics: dict[str, Any]) -> Iterable[str]:
         definitions = ". ".join(map(": ".join, speeds))
         yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, _), value in speeds.items()], definitions)
     for name, part in metrics["by"].items():
-        costs = {value: of["generate_s_per_audio_s"] for value, of in _largest(part["groups"]).items()}
+        costs = {value: of["generate_s_per_audio_s"] for value, of in largest_groups(part["groups"]).items()}
         if any(costs.values()):
             rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
             yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
@@ -230,7 +226,3 @@ def _digest(text: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f} %"
-
-
-def _interval(bounds: list[float] | None) -> str:
-    return "" if bounds is None else f"{bounds[0]:.2f} to {bounds[1]:.2f}"
