@@ -6,7 +6,7 @@ recording. Knows nothing of rows, normalisers, languages and rates.
 
 from bisect import bisect_left
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import NamedTuple
 
@@ -130,37 +130,29 @@ class Edits(NamedTuple):
         return self.substitutions + self.deletions + self.insertions
 
 
-def word_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
-    """Word by word, with jiwer.
+def edits(references: Sequence[str], hypotheses: Sequence[str], *, in_words: bool) -> list[Edits]:
+    """Word by word, or character by character, spaces between words included, with jiwer.
 
     Args:
         references, hypotheses: texts whose words one space parts; one of each for every utterance, either may be empty.
     """
-    import jiwer
-
-    return _jiwer_edits(jiwer.process_words, references, hypotheses)
-
-
-def character_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
-    """Character by character, spaces between words included, with jiwer; see `word_edits`."""
-    import jiwer
-
-    return _jiwer_edits(jiwer.process_characters, references, hypotheses)
+    # Of no texts jiwer makes one alignment, an empty one.
+    return [_edits(chunks) for chunks in _jiwer_alignments(references, hypotheses, in_words)] if references else []
 
 
 def compound_edits(references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
     """Word by word, with kaldialign: words that are the same but for a space (`white paper`, `whitepaper`) are no
     error.
 
-    The Open ASR Leaderboard's way; `reference` counts words as they are written. See `word_edits`.
+    The Open ASR Leaderboard's way; `reference` counts words as they are written. See `edits`.
     """
     import kaldialign
 
     found = []
     for reference, hypothesis in zip(references, hypotheses, strict=True):
         words, others = (text.translate(_HALVES).split() for text in (reference, hypothesis))
-        edits = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces(words, others)]
-        found.append(Edits(*(sum(each[kind] for each in edits) for kind in ("sub", "del", "ins")), len(words)))
+        counted = [kaldialign.edit_distance(*piece, merge_compounds=True) for piece in pieces(words, others)]
+        found.append(Edits(*(sum(each[kind] for each in counted) for kind in ("sub", "del", "ins")), len(words)))
     return found
 
 
@@ -170,16 +162,13 @@ def alignment(reference: str, hypothesis: str, *, in_words: bool, with_compounds
     Kinds are `equal`, `substitute`, `delete` and `insert`. Units are words with one space between them, or characters.
 
     Args:
-        with_compounds: as `compound_edits` counts; otherwise as `word_edits` and `character_edits` do.
+        with_compounds: as `compound_edits` counts; otherwise as `edits` does.
     """
     if in_words and with_compounds:
         return _compound_alignment(reference, hypothesis)
-    import jiwer
-
-    process = jiwer.process_words if in_words else jiwer.process_characters
     return [
         (chunk.type, chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-        for chunk in process([reference], [hypothesis]).alignments[0]
+        for chunk in _jiwer_alignments([reference], [hypothesis], in_words)[0]
     ]
 
 
@@ -205,9 +194,11 @@ def aligner(with_compounds: bool) -> dict[str, str | bool]:
     return {"name": library, "version": version(library), "merge_compounds": with_compounds}
 
 
-def _jiwer_edits(process: Callable, references: Sequence[str], hypotheses: Sequence[str]) -> list[Edits]:
-    # Of no texts jiwer makes one alignment, an empty one.
-    return [_edits(chunks) for chunks in process(list(references), list(hypotheses)).alignments] if references else []
+def _jiwer_alignments(references: Sequence[str], hypotheses: Sequence[str], in_words: bool) -> list[list]:
+    import jiwer
+
+    process = jiwer.process_words if in_words else jiwer.process_characters
+    return process(list(references), list(hypotheses)).alignments
 
 
 def _edits(chunks: list) -> Edits:

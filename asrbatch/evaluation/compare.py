@@ -13,20 +13,28 @@ from typing import Any
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.evaluation.counting import count_rows, how_counted
 from asrbatch.evaluation.inputs import EvaluationInputs
-from asrbatch.evaluation.options import CompareOptions
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.scored_rows import ScoredRows
 from asrbatch.evaluation.stats.paired_rates import SIDES, PairTally
 from asrbatch.version import __version__
 
 
 def compare(
-    a: Path, b: Path, options: CompareOptions, log: Callable[[str], None] = lambda line: None
+    a: Path,
+    b: Path,
+    options: ScoreOptions,
+    log: Callable[[str], None] = lambda line: None,
+    *,
+    common: bool = False,
+    shown: int = 10,
 ) -> dict[str, Any]:
     """Compares the predictions in two files.
 
     Args:
         a, b: absolute; JSON Lines.
         log: gets a line now and then about how far it is.
+        common: compare the rows that both have, whatever manifests they are of.
+        shown: how many of the largest changes to keep, in each direction.
 
     Returns:
         What `--json` prints; see docs/scoring.md.
@@ -35,9 +43,9 @@ def compare(
         UsageError, ManifestError: this cannot be done as asked, or the files are of different manifests.
         OutputError: a file is damaged, or the references of the two differ.
     """
-    inputs = EvaluationInputs([a, b], options.scoring, options.common)
+    inputs = EvaluationInputs([a, b], options, common)
     rows = ScoredRows(inputs)
-    tally = count_rows(rows, partial(PairTally.keeping, options.shown), log)
+    tally = count_rows(rows, partial(PairTally.keeping, shown), log)
     # Every other row is compared or excluded.
     left_out = len(rows) - tally.total.rows - tally.excluded.total()
     if not tally.total.rows:

@@ -1,6 +1,6 @@
 """How predictions are scored and compared. Stands alone, so that `--help` needs none of what counts words."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from asrbatch.options import option
 
@@ -24,18 +24,3 @@ class ScoreOptions:
     resamples: int = option(1000, "Of the bootstrap.", minimum=1, maximum=_MOST_RESAMPLES)
     seed: int = option(0, "Of the bootstrap.", minimum=0)
     num_processes: int | None = None
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """How two files are compared.
-
-    Attributes:
-        scoring: as for `score`.
-        common: compare the rows that both have, whatever manifests they are of.
-        shown: how many of the largest changes to keep, in each direction.
-    """
-
-    scoring: ScoreOptions = field(default_factory=lambda: ScoreOptions(resamples=2000))
-    common: bool = False
-    shown: int = 10

@@ -77,16 +77,12 @@ class Predictions:
                 made_hashes.append(int(row_id, 16))
         self.num_made = len(made_rows)
         self.keys = np.array(ids, np.int64)
-        self._ordinals = repeats_of(made_rows, made_hashes)
         # Which ids repeat is known only now, at the end of the file; their rows are called by other names from here on.
-        for index, made in zip(made_rows, made_hashes, strict=True):
-            if index in self._ordinals:
-                self.keys[index] = hash(numbered(f"{made:016x}", index, self._ordinals))
+        self._ordinals = number_repeats(self.keys, made_rows, made_hashes)
         if not len(self):
             raise UsageError(f"{path}: holds no rows")
         self.pred_field = self._choose_field(pred_field)
-        others = self._candidates() if pred_field is None else []
-        self.other_fields = [name for name in others if name != self.pred_field]
+        self.other_fields = [name for name in self._candidates() if pred_field is None and name != self.pred_field]
         self._refuse_doubled()
 
     def __len__(self) -> int:
@@ -220,10 +216,11 @@ class Predictions:
         )
 
 
-def repeats_of(rows: array, hashes: array) -> dict[int, int]:
+def number_repeats(keys: np.ndarray, rows: array, hashes: array) -> dict[int, int]:
     """Of rows whose id was made before: the how many-th of its kind each is, in the order of the file, from 2.
 
     Args:
+        keys: `hash(id)` of all rows; those of the rows with made ids are set.
         rows, hashes: of all rows with made ids.
     """
     found = np.frombuffer(hashes, np.uint64)
@@ -231,7 +228,10 @@ def repeats_of(rows: array, hashes: array) -> dict[int, int]:
     ordered = found[order]
     ordinals = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
     again = np.flatnonzero(ordinals > 1)
-    return {rows[at]: ordinal for at, ordinal in zip(order[again].tolist(), ordinals[again].tolist(), strict=True)}
+    repeats = {rows[at]: ordinal for at, ordinal in zip(order[again].tolist(), ordinals[again].tolist(), strict=True)}
+    for index, made in zip(rows, hashes, strict=True):
+        keys[index] = hash(numbered(f"{made:016x}", index, repeats))
+    return repeats
 
 
 def numbered(row_id: str, index: int, repeats: dict[int, int]) -> str:

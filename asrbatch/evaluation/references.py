@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from asrbatch.errors import AsrbatchError, UsageError
-from asrbatch.evaluation.predictions import Predictions, audio_id, numbered, repeats_of
+from asrbatch.evaluation.predictions import Predictions, audio_id, number_repeats, numbered
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
@@ -58,9 +58,7 @@ class References:
             if (row_id := _audio_id(self.read(index))) is not None:
                 rows.append(index)
                 hashes.append(int(row_id, 16))
-        found._ordinals = repeats_of(rows, hashes)
-        for index, made in zip(rows, hashes, strict=True):
-            found.keys[index] = hash(numbered(f"{made:016x}", index, found._ordinals))
+        found._ordinals = number_repeats(found.keys, rows, hashes)
         return found
 
     def where(self, index: int) -> str:

@@ -29,6 +29,8 @@ from asrbatch.languages import primary
 
 # The leaderboard cuts some sessions into chunks, and joins their texts again before it scores.
 _CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
+# Of texts counted in one call; their rows are in memory meanwhile.
+_BATCH_CHARS = 1_000_000
 _FIX = "say which counts with --references MANIFEST"
 FoundRows = list[dict[str, Any] | None]  # of each file, None where it has no such row
 
@@ -96,13 +98,22 @@ class ScoredRows:
 
     def read(self, start: int, stop: int) -> Iterator[ScoredRow]:
         """Rows [start, stop), those that are not scored too."""
-        for row, _, counted in self.inputs.rules.count(self._prepared(start, stop)):
-            edits = counted or [(None, None)] * len(row.predictions)
-            predictions = [
-                said._replace(words=words, characters=characters)
-                for said, (words, characters) in zip(row.predictions, edits, strict=True)
-            ]
-            yield row._replace(predictions=predictions)
+        batch, chars = [], 0
+        for row in self._prepared(start, stop):
+            batch.append(row)
+            chars += row.texts.num_chars
+            if chars > _BATCH_CHARS:
+                yield from self._counted(batch)
+                batch, chars = [], 0
+        yield from self._counted(batch) if batch else ()
+
+    def _counted(self, rows: list[ScoredRow]) -> Iterator[ScoredRow]:
+        counted = self.inputs.rules.count([row.texts for row in rows])
+        for row, by_prediction in zip(rows, counted, strict=True):
+            both = zip(row.predictions, by_prediction, strict=True)
+            yield row._replace(
+                predictions=[said._replace(words=words, characters=characters) for said, (words, characters) in both]
+            )
 
     def groups_of(self, row: ScoredRow) -> dict[str, list[str]]:
         """By field of `--by`, the groups that a row is in. Raises OutputError where two files put it into different
@@ -110,7 +121,7 @@ class ScoredRows:
         """
         return {name: self._values(name, row) for name in self.inputs.options.by}
 
-    def _prepared(self, start: int, stop: int) -> Iterator[tuple[ScoredRow, Texts]]:
+    def _prepared(self, start: int, stop: int) -> Iterator[ScoredRow]:
         for index in range(start, stop):
             fields, rows = self._find(index)
             if self.inputs.common and None in rows:
@@ -126,7 +137,7 @@ class ScoredRows:
             # Two runs may have decoded different lengths. Not A's: swapping the files must put the row into the same
             # bin.
             audio_s = audio_seconds(*rows, fields, longest=len(rows) > 1)
-            yield ScoredRow(fields, reference, predictions, texts, audio_s, lang, is_stated, heard), texts
+            yield ScoredRow(fields, reference, predictions, texts, audio_s, lang, is_stated, heard)
 
     def _find(self, index: int) -> tuple[Mapping[str, Any], FoundRows]:
         """The fields of a row with its reference, and the row of each file."""

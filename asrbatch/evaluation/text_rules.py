@@ -4,11 +4,12 @@ The rules follow from the reference's language alone, never from what the model 
 how a model errs. Knows nothing of rows and files.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from itertools import compress
+from typing import NamedTuple
 
-from asrbatch.evaluation.alignment import Edits, character_edits, compound_edits, word_edits
+from asrbatch.evaluation.alignment import Edits, compound_edits, edits
 from asrbatch.evaluation.normalizers import ENGLISH_ONLY, choose, counts_characters, load_normalizer
 from asrbatch.languages import primary
 
@@ -22,11 +23,8 @@ EXCLUDED = {
 _MARK_TO_IGNORE = "ignore time segment in scoring"
 # Knows no numbers, so none is too long for it.
 _FALL_BACK = "whisper-basic"
-# Of texts counted in one call; their rows are in memory meanwhile.
-_BATCH_CHARS = 1_000_000
-
-T = TypeVar("T")
-Counted = tuple[Edits | None, Edits]  # in words, None where they are not counted; in characters
+# In words, None where they are not counted; in characters. Neither for an excluded text.
+Counted = tuple[Edits | None, Edits | None]
 
 
 class Texts(NamedTuple):
@@ -98,34 +96,25 @@ class TextRules:
         excluded = self._excluded(reference, normalized[0])
         return Texts(normalized[0], tuple(normalized[1:]), in_words, name, fell_back, english_rules, excluded)
 
-    def count(self, rows: Iterable[tuple[T, Texts]]) -> Iterator[tuple[T, Texts, list[Counted]]]:
-        """Counts the edits of rows with these texts: `Counted` for each hypothesis, nothing for an excluded row."""
-        # The libraries are called for many texts at once: a call for each takes several times as long.
-        batch, chars = [], 0
-        for row, texts in rows:
-            if texts.excluded:
-                yield row, texts, []
-                continue
-            batch.append((row, texts))
-            chars += texts.num_chars
-            if chars > _BATCH_CHARS:
-                yield from self._count(batch)
-                batch, chars = [], 0
-        yield from self._count(batch)
+    def count(self, texts: Sequence[Texts]) -> list[tuple[Counted, ...]]:
+        """The edits of each hypothesis of many texts: a call of the libraries for each takes several times as long."""
+        by_hypothesis = [self._count_one(texts, at) for at in range(len(texts[0].hypotheses))]
+        return list(zip(*by_hypothesis, strict=True))
 
-    def _count(self, batch: list[tuple[T, Texts]]) -> Iterator[tuple[T, Texts, list[Counted]]]:
-        texts = [each for _, each in batch]
-        by_hypothesis = [self._count_one(texts, at) for at in range(len(texts[0].hypotheses) if texts else 0)]
-        for (row, each), *counted in zip(batch, *by_hypothesis, strict=True):
-            yield row, each, counted
-
-    def _count_one(self, texts: list[Texts], at: int) -> Iterator[Counted]:
+    def _count_one(self, texts: Sequence[Texts], at: int) -> Iterator[Counted]:
         """The edits of hypothesis `at` of each text."""
-        word_edits_of = compound_edits if self.with_compounds else word_edits
-        in_words = [(each.reference, each.hypotheses[at]) for each in texts if each.in_words]
-        words = iter(word_edits_of(*zip(*in_words, strict=True)) if in_words else ())
-        characters = character_edits([each.reference for each in texts], [each.hypotheses[at] for each in texts])
-        return ((next(words) if each.in_words else None, edits) for each, edits in zip(texts, characters, strict=True))
+
+        def counted(wanted: list[bool], count: Callable[[list[str], list[str]], list[Edits]]) -> list[Edits | None]:
+            pairs = [(each.reference, each.hypotheses[at]) for each in compress(texts, wanted)]
+            found = iter(count([reference for reference, _ in pairs], [said for _, said in pairs]))
+            return [next(found) if is_wanted else None for is_wanted in wanted]
+
+        words = counted(
+            [each.in_words and not each.excluded for each in texts],
+            compound_edits if self.with_compounds else partial(edits, in_words=True),
+        )
+        characters = counted([not each.excluded for each in texts], partial(edits, in_words=False))
+        return zip(words, characters, strict=True)
 
     def _normalize(self, name: str, texts: list[str]) -> list[str]:
         normalize = self.normalizer(name).normalize

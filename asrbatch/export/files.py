@@ -60,12 +60,13 @@ class OneFileEach:
 
     Attributes:
         path: of the index.
+        num_utterances: in these files.
         written, unchanged: numbers of files; the latter were there already, word for word.
     """
 
     def __init__(self, folder: Path, name: str, form: Format, limits: CueLimits, overwrite: bool, files: ExitStack):
         self.path = folder / f"{name}.{form.extension}.index.jsonl"
-        self.written = self.unchanged = 0
+        self.num_utterances = self.written = self.unchanged = 0
         self._folder, self._form, self._limits, self._overwrite = folder, form, limits, overwrite
         self._index = Index(self.path, files)
         self._num_in_the_way = 0
@@ -84,6 +85,7 @@ class OneFileEach:
                 return
             if not is_there:
                 self._replace(path, content)
+        self.num_utterances += 1
         self.unchanged += bool(is_there)
         self.written += not is_there
         self._index.add(transcript, file)
@@ -114,12 +116,13 @@ class WholeFile:
 
     Attributes:
         file: to be written.
+        num_utterances: in it.
         written, unchanged: 1 and 0, or 0 and 1 where the file was there already, word for word.
     """
 
     def __init__(self, path: Path, overwrite: bool, files: ExitStack):
         self.path = path
-        self.written = self.unchanged = 0
+        self.num_utterances = self.written = self.unchanged = 0
         self._overwrite = overwrite
         with explained(path):
             self.file: BinaryIO = files.enter_context(replacing(path))
@@ -145,7 +148,6 @@ class OneFile(WholeFile):
         self._form, self._only_one = form.per_run or form, form.per_run is None
         self._limits = limits
         self._index = Index(folder / f"{name}.{form.extension}.index.jsonl", files)
-        self._num_utterances = 0
         self._unsorted: BinaryIO | None = None
         self._places: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)  # by recording: start, length in it
         super().__init__(folder / f"{name}.{self._form.extension}", overwrite, files)
@@ -156,8 +158,8 @@ class OneFile(WholeFile):
                 self._unsorted = files.enter_context(tempfile.TemporaryFile(dir=folder))
 
     def add(self, transcript: Transcript, name: str) -> None:
-        self._num_utterances += 1
-        if self._only_one and self._num_utterances > 1:
+        self.num_utterances += 1
+        if self._only_one and self.num_utterances > 1:
             raise UsageError(
                 f"--per-run --format {self._form.extension}: a file of that format holds one utterance, "
                 "and there are more"

@@ -11,7 +11,8 @@ from typing import Any
 
 from asrbatch.errors import UsageError
 from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, language_of, text_of
-from asrbatch.evaluation.text_rules import TextRules
+from asrbatch.evaluation.stats.languages import listed
+from asrbatch.evaluation.text_rules import EXCLUDED, TextRules
 from asrbatch.export.files import WholeFile, explained
 from asrbatch.export.options import ResultNames
 from asrbatch.formatting import show_text
@@ -24,9 +25,9 @@ from asrbatch.storage.record import read_completion_mark
 from asrbatch.storage.remote import is_remote, join_url, scheme_of
 from asrbatch.storage.run_files import RunFacts
 
-# Why a row is in no NeMo manifest, beside the reasons of `text_rules.EXCLUDED`.
-LEFT_OUT = {"no_length": "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"}
-WITHOUT_TIME = {
+_NO_LENGTH = "nobody knows how long it is, and NeMo's tools divide by `duration`; state it in the manifest"
+_LEFT_OUT = {**EXCLUDED, "no_length": _NO_LENGTH}
+_WITHOUT_TIME = {
     "failed": "they failed",
     "no_length": "nobody knows how long they are; state `duration` in the manifest",
 }
@@ -39,8 +40,8 @@ class ResultFile(WholeFile):
     """One file of all rows, each an object on a line of its own.
 
     Attributes:
-        left_out: rows left out, by reason: a key of `EXCLUDED` or `LEFT_OUT`.
-        without_time: rows whose `time` is null, by reason (`WITHOUT_TIME`). They are in the file, so that they count.
+        left_out: rows left out, by reason: a key of `_LEFT_OUT`.
+        without_time: rows whose `time` is null, by reason (`_WITHOUT_TIME`). They are in the file, so that they count.
         not_english: rows in other languages, by language, in a file for English alone.
     """
 
@@ -50,8 +51,24 @@ class ResultFile(WholeFile):
         self.without_time: Counter = Counter()
         self.not_english: Counter = Counter()
 
+    def notes(self) -> list[str]:
+        """What a person should know about its rows."""
+        notes = [f"left out {rows} rows: {_LEFT_OUT[reason]}" for reason, rows in self.left_out.items()]
+        notes += [f"{n} rows have no time, because {_WITHOUT_TIME[reason]}" for reason, n in self.without_time.items()]
+        if self.without_time:
+            notes.append(
+                "the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in X.done.json"
+            )
+        if languages := self.not_english:
+            notes.append(
+                f"{languages.total()} rows are not in English ({listed(languages)}): the leaderboard has other rules "
+                "for them than asrbatch score"
+            )
+        return notes
+
     def add_row(self, row: dict[str, Any]) -> None:
         if (fields := self.result_of(row)) is not None:
+            self.num_utterances += 1
             with explained(self.path):
                 self.file.write(json_bytes(fields) + b"\n")
 

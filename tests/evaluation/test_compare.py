@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.compare import compare
 from asrbatch.evaluation.normalizers import load_normalizer
-from asrbatch.evaluation.options import CompareOptions, ScoreOptions
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.score import score
 from asrbatch.evaluation.stats.significance import permutation_test
 from asrbatch.manifest.manifest import open_manifest
@@ -29,7 +29,7 @@ SPOILED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="
 
 
 def compared(a: Path, b: Path, *, common: bool = False, shown: int = 10, **options) -> dict:
-    return compare(a, b, CompareOptions(ScoreOptions(**{"resamples": 200, **options}), common, shown))
+    return compare(a, b, ScoreOptions(**{"resamples": 200, **options}), common=common, shown=shown)
 
 
 def rows_file(folder: Path, name: str, **texts: str | None) -> Path:

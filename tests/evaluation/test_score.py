@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.compare import compare
 from asrbatch.evaluation.normalizers import load_normalizer
-from asrbatch.evaluation.options import CompareOptions, ScoreOptions
+from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.report.make import make_report
 from asrbatch.evaluation.row_fields import duration_bin, finite_seconds
@@ -227,7 +227,7 @@ def test_a_manifest_of_other_rows_is_refused_and_a_part_of_it_is_not(tmp_path):
     with pytest.raises(UsageError, match=why):
         scored(predictions, references=str(manifest))
     with pytest.raises(UsageError, match=why):
-        compare(predictions, predictions, CompareOptions(ScoreOptions(references=str(manifest))))
+        compare(predictions, predictions, ScoreOptions(references=str(manifest)))
     nearly = rows_file(tmp_path, *({"id": f"{'m' if i < 2 else 'p'}{i}", "pred_text": "one"} for i in range(300)))
     with pytest.raises(UsageError, match="only 2 of its 300 rows are in"):
         scored(nearly, references=str(manifest))
@@ -246,9 +246,7 @@ def test_predictions_without_ids_find_their_audio_however_its_path_is_written(tm
         figures = scored(rows_file(tmp_path, *said), references=str(manifest))
         assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["wer_percent"]) == (3, 0, 0)
         assert any("found in the manifest by their audio" in note for note in figures["notes"])
-    compared = compare(
-        tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", CompareOptions(ScoreOptions(references=str(manifest)))
-    )
+    compared = compare(tmp_path / "rows.jsonl", tmp_path / "rows.jsonl", ScoreOptions(references=str(manifest)))
     assert (compared["total"]["rows"], compared["total"]["wer"]["errors_a"]) == (3, 0)
 
 
@@ -306,7 +304,7 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     with pytest.raises(UsageError, match="--language klingon: is no language; give a code such as en"):
         scored(path, language="klingon")
     with pytest.raises(UsageError, match="--language auto: is no language"):
-        compare(path, path, CompareOptions(ScoreOptions(language="auto")))
+        compare(path, path, ScoreOptions(language="auto"))
 
 
 def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
@@ -372,7 +370,7 @@ def test_a_field_with_too_many_values_is_refused(tmp_path, monkeypatch):
     assert len(scored(path, by=("text",))["by"]["text"]["groups"]) == 1
     for refused in (
         lambda: scored(path, by=("id",)),
-        lambda: compare(path, path, CompareOptions(ScoreOptions(by=("id",)))),
+        lambda: compare(path, path, ScoreOptions(by=("id",))),
     ):
         with pytest.raises(UsageError, match="--by id: more than 20 different values; name a field that rows share"):
             refused()
@@ -400,10 +398,10 @@ def test_processes_count_what_one_counts(tmp_path):
 
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
-    whole, pairs = scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
+    whole, pairs = scored(path), compare(path, path, ScoreOptions(resamples=FEW))
     monkeypatch.setattr("asrbatch.evaluation.text_rules._BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
-    assert compare(path, path, CompareOptions(ScoreOptions(resamples=FEW))) == pairs
+    assert compare(path, path, ScoreOptions(resamples=FEW)) == pairs
 
 
 def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
@@ -445,10 +443,10 @@ def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
     path = rows_file(tmp_path, row("a", "x", "x"), '{"id": "b", "text": "y", "pre')
     figures = scored(path)
     assert figures["total"]["rows"] == 1 and "the last line is torn" in figures["notes"][0]
-    pairs = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))
+    pairs = compare(path, path, ScoreOptions(resamples=FEW))
     for each in (figures, pairs):
         assert each["partial"] and each["exit_code"] == EXIT_ROWS_FAILED
-    common = compare(path, path, CompareOptions(ScoreOptions(resamples=FEW), common=True))
+    common = compare(path, path, ScoreOptions(resamples=FEW), common=True)
     assert not common["partial"] and common["exit_code"] == EXIT_COMPLETE
     manifest = [{"id": row_id, "audio_filepath": "x.wav", "text": "x"} for row_id in "ab"]
     against = scored(path, references=str(write_jsonl(tmp_path / "m.jsonl", manifest)))
@@ -471,7 +469,7 @@ def test_the_field_with_predictions_must_be_clear(tmp_path):
     )
     note = "predictions are those in pred_text; there are also pred_text_c: --pred-field chooses"
     assert scored(both)["notes"] == [note] and scored(both, pred_field="pred_text")["notes"] == []
-    assert compare(both, both, CompareOptions(ScoreOptions()))["notes"] == [f"A: {note}", f"B: {note}"]
+    assert compare(both, both, ScoreOptions())["notes"] == [f"A: {note}", f"B: {note}"]
     with pytest.raises(UsageError, match="--pred-field z: no row of .* has it"):
         scored(path, pred_field="z")
     with pytest.raises(UsageError, match="no pred_text in any row, only id, text; say which"):
@@ -693,9 +691,7 @@ def test_odd_numbers_are_no_defect(odd, tmp_path):
         figures = scored(path, by=("duration",))
         assert figures["total"]["rows"] == rows and json.dumps(figures, allow_nan=False)
         assert figures["total"]["audio_s"] == 0 and figures["speed"] == {}
-        assert (
-            compare(path, path, CompareOptions(ScoreOptions(resamples=FEW, by=("duration",))))["total"]["rows"] == rows
-        )
+        assert compare(path, path, ScoreOptions(resamples=FEW, by=("duration",)))["total"]["rows"] == rows
         make_report(path, tmp_path / f"{path.stem}.html", ScoreOptions(resamples=FEW), title="t", most_rows=9)
     assert scored(ours)["latency_s"]["read"]["max"] == 1.0
 
@@ -779,7 +775,7 @@ def test_what_is_no_language_is_said_by_name_and_number(tmp_path):
         row(f"r{i}", "It's", "it is", lang=lang) for i, lang in enumerate(["auto", "auto", "en.US", "<|en|>", "en"])
     ]
     path = rows_file(tmp_path, *rows)
-    for figures in (scored(path), compare(path, path, CompareOptions(ScoreOptions(resamples=FEW)))):
+    for figures in (scored(path), compare(path, path, ScoreOptions(resamples=FEW))):
         assert figures["languages"]["unknown"] == {"auto": 2, "en.US": 1}
         assert figures["notes"][0].startswith("3 rows say a `lang` that is no language (auto 2, en.US 1)")
     assert scored(path)["total"]["wer_percent"] == 30  # three of them by rules for any language

@@ -34,10 +34,9 @@ def compare(
     from asrbatch.cli.display.scores import compare_parts
     from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.compare import compare as compare_files
-    from asrbatch.evaluation.options import CompareOptions
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
-    figures = compare_files(*paths, CompareOptions(scoring, common, show_changes), log)
+    figures = compare_files(*paths, scoring, log, common=common, shown=show_changes)
     if as_json:
         print_json(figures, ascii=True)
     else:

@@ -11,7 +11,6 @@ from asrbatch.export.options import CueLimits, ResultNames
 
 if TYPE_CHECKING:
     from asrbatch.export.exporter import ExportResult
-    from asrbatch.export.results import ResultFile
 
 
 @takes(limits=options_of(CueLimits), names=options_of(ResultNames))
@@ -73,34 +72,10 @@ def _log_outputs(result: "ExportResult") -> None:
     from asrbatch.export.results import ResultFile
 
     for name, output in result.outputs.items():
-        is_result = isinstance(output, ResultFile)
-        # Results hold failed rows too, with an empty prediction: without them a model looks better than it is.
-        num_rows = result.num_rows + (result.failed.total() - output.left_out.total() if is_result else 0)
         unchanged = f", {output.unchanged} there already" if output.unchanged else ""
-        log(f"{name}: {num_rows} utterances, {output.written} files written{unchanged}")
-        if is_result:
-            _log_result_file(name, output)
-
-
-def _log_result_file(name: str, output: "ResultFile") -> None:
-    from asrbatch.evaluation.stats.languages import listed
-    from asrbatch.evaluation.text_rules import EXCLUDED
-    from asrbatch.export.results import LEFT_OUT, WITHOUT_TIME
-
-    for reason, count in output.left_out.items():
-        log(f"{name}: left out {count} rows: {(EXCLUDED | LEFT_OUT)[reason]}")
-    for reason, count in output.without_time.items():
-        log(f"{name}: {count} rows have no time, because {WITHOUT_TIME[reason]}")
-    if output.without_time:
-        log(
-            f"{name}: the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in "
-            "X.done.json"
-        )
-    if languages := output.not_english:
-        log(
-            f"{name}: {languages.total()} rows are not in English ({listed(languages)}): the leaderboard has other "
-            "rules for them than asrbatch score"
-        )
+        log(f"{name}: {output.num_utterances} utterances, {output.written} files written{unchanged}")
+        for note in output.notes() if isinstance(output, ResultFile) else ():
+            log(f"{name}: {note}")
 
 
 def _log_failed(result: "ExportResult") -> None:

@@ -101,13 +101,16 @@ def _chunk_parts(chunks: dict[str, Any], probed: bool) -> Iterable[RenderableTyp
 
 def _probe_parts(probe: dict[str, Any]) -> Iterable[RenderableType]:
     yield Text(f"headers: {audio_line(probe)}")
-    yield from problem_parts(
-        [
-            {"kind": kind, "rows": rows, "fix": probe["fixes"][kind], "examples": probe["examples"][kind]}
-            for kind, rows in probe["counts"].items()
-        ],
-        most=_SHOWN_PROBED,
-    )
+    problems = [
+        {
+            "kind": kind,
+            "rows": rows,
+            "fix": probe["fixes"][kind],
+            "examples": [{**each, "where": f"{kind}: {each['where']}"} for each in probe["examples"][kind]],
+        }
+        for kind, rows in probe["counts"].items()
+    ]
+    yield from problem_parts(problems, most=_SHOWN_PROBED)
 
 
 def status_parts(figures: dict[str, Any], every_chunk: bool, summary_first: bool = False) -> list[RenderableType]:

@@ -1,5 +1,6 @@
 """Makes a report: scores the predictions, lists the worst, writes the page. Knows nothing of how the page looks."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +17,16 @@ from asrbatch.storage.run_files import RunFacts
 
 # How every report begins: whatever begins otherwise is somebody's file, and is not replaced.
 MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
-_RATE_BOUNDS = (
-    (0, "no error"),
-    (5, "up to 5 %"),
-    (10, "5 to 10 %"),
-    (20, "10 to 20 %"),
-    (50, "20 to 50 %"),
-    (100, "50 to 100 %"),
-)
-_OVER = "over 100 %"
+# In percent.
+_RATE_BOUNDS = {
+    "no error": 0,
+    "up to 5 %": 5,
+    "5 to 10 %": 10,
+    "10 to 20 %": 20,
+    "20 to 50 %": 50,
+    "50 to 100 %": 100,
+    "over 100 %": math.inf,
+}
 
 
 def make_report(
@@ -72,10 +74,10 @@ def make_report(
 
 def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
     """Rows by the range that their error rate is in; every range, in order."""
-    found = {name: 0 for _, name in _RATE_BOUNDS} | {_OVER: 0}
+    found = dict.fromkeys(_RATE_BOUNDS, 0)
     for (errors, units), rows in outcomes.items():
         # In whole numbers, so that exactly 5 % stands in the range that ends there.
-        found[next((name for bound, name in _RATE_BOUNDS if 100 * errors <= bound * units), _OVER)] += rows
+        found[next(name for name, bound in _RATE_BOUNDS.items() if 100 * errors <= bound * units)] += rows
     return found
 
 
