@@ -19,7 +19,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "sc
 HOW_TO_GET_IT = "run scripts/install_slurm.sh, or apt-get install slurmctld slurmd slurm-client munge"
 
 # Jobs that have ended stay listed for an hour, so that a test can still ask how; a requeued task's wait is cut by the
-# tests. `config_overrides`: the node has the CPUs said here, whatever the machine has.
+# tests. `KillWait`: what is preempted drains its engine first, on a slow machine slowly. `config_overrides`: the node
+# has the CPUs said here, whatever the machine has.
 CONFIGURATION = """
 ClusterName=asrbatch
 SlurmctldHost={host}(127.0.0.1)
@@ -48,7 +49,7 @@ SelectTypeParameters=CR_Core
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
-KillWait=5
+KillWait=60
 MinJobAge=3600
 GresTypes=gpu
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:a100:2 State=UNKNOWN
