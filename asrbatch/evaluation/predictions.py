@@ -5,7 +5,6 @@ read at any time. Of a row 16 bytes are kept. Knows nothing of error rates."""
 
 import os
 from array import array
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import numpy as np
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.row_fields import finite_seconds
 from asrbatch.formatting import show, show_text
+from asrbatch.manifest.readers.base import HashIndex
 from asrbatch.manifest.row import audio_ref, hash_row
-from asrbatch.manifest.scan import numbered_id
+from asrbatch.manifest.scan import SeenHashes, numbered_id
 from asrbatch.storage.jsonl import JsonLines
 from asrbatch.storage.run_files import rows_files
 from asrbatch.types import AudioRef
@@ -81,6 +81,7 @@ class Predictions:
         self._ordinals = number_repeats(self.keys, made_rows, made_hashes)
         if not len(self):
             raise UsageError(f"{path}: holds no rows")
+        self._index = HashIndex(self.keys)
         self.pred_field = self._choose_field(pred_field)
         self.other_fields = [name for name in self._candidates() if pred_field is None and name != self.pred_field]
         self._refuse_doubled()
@@ -106,17 +107,11 @@ class Predictions:
     def find(self, row_id: str) -> dict[str, Any] | None:
         """The row called `row_id`; None where there is none."""
         # Two ids may have one hash.
-        return next((row for at in self._places(row_id) if (row := self.read(at))["id"] == row_id), None)
+        return next((row for at in self._index.find(hash(row_id)) if (row := self.read(at))["id"] == row_id), None)
 
     def where(self, row_id: str) -> str:
         """File, line and id of the row called `row_id`, for messages."""
-        return f"{self._lines.where(self._places(row_id)[0])}: id {show_text(row_id)}"
-
-    def _places(self, row_id: str) -> list[int]:
-        """Rows whose id has the hash of `row_id`."""
-        order, ordered = self._order
-        start, end = (np.searchsorted(ordered, hash(row_id), side) for side in ("left", "right"))
-        return order[start:end].tolist()
+        return f"{self._lines.where(self._index.find(hash(row_id))[0])}: id {show_text(row_id)}"
 
     def without(self, keys: np.ndarray) -> np.ndarray:
         """int64, ascending: rows whose id is not among those with these hashes."""
@@ -140,12 +135,6 @@ class Predictions:
     def torn(self) -> bool:
         return self._lines.torn > 0
 
-    # Hashes and places alone: 16 bytes a row, where a dict of the ids would take many times that.
-    @cached_property
-    def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.keys, kind="stable")
-        return order, self.keys[order]
-
     def _candidates(self) -> list[str]:
         return sorted(name for name in self._names if name.startswith("pred_text"))
 
@@ -153,10 +142,8 @@ class Predictions:
         names, found = ", ".join(sorted(self._names)), self._candidates()
         if given is not None and given not in self._names:
             raise UsageError(f"--pred-field {given}: no row of {self.path} has it; there are {names}")
-        if given is not None:
-            return given
-        if "pred_text" in found or len(found) == 1:
-            return "pred_text" if "pred_text" in found else found[0]
+        if given is not None or "pred_text" in found or len(found) == 1:
+            return given or ("pred_text" if "pred_text" in found else found[0])
         if found:
             raise UsageError(
                 f"{self.path}: predictions of several models ({', '.join(found)}); choose one with --pred-field"
@@ -167,8 +154,7 @@ class Predictions:
         )
 
     def _refuse_doubled(self) -> None:
-        _, ordered = self._order
-        shared = ordered[1:][ordered[1:] == ordered[:-1]]
+        shared = self._index.hashes[1:][self._index.hashes[1:] == self._index.hashes[:-1]]
         first: dict[str, int] = {}
         doubled: list[tuple[str, int]] = []
         for index in np.flatnonzero(np.isin(self.keys, shared)).tolist() if len(shared) else ():
@@ -223,12 +209,8 @@ def number_repeats(keys: np.ndarray, rows: array, hashes: array) -> dict[int, in
         keys: `hash(id)` of all rows; those of the rows with made ids are set.
         rows, hashes: of all rows with made ids.
     """
-    found = np.frombuffer(hashes, np.uint64)
-    order = np.argsort(found, kind="stable")
-    ordered = found[order]
-    ordinals = np.arange(len(order)) - np.searchsorted(ordered, ordered) + 1
-    again = np.flatnonzero(ordinals > 1)
-    repeats = {rows[at]: ordinal for at, ordinal in zip(order[again].tolist(), ordinals[again].tolist(), strict=True)}
+    before = SeenHashes().add(np.frombuffer(hashes, np.uint64))
+    repeats = {rows[at]: int(before[at]) + 1 for at in np.flatnonzero(before)}
     for index, made in zip(rows, hashes, strict=True):
         keys[index] = hash(numbered(f"{made:016x}", index, repeats))
     return repeats

@@ -127,32 +127,29 @@ def _of_run(run: RunFacts, split: str | None) -> References:
     return References(manifest, sharding.rows(chunk_id))
 
 
-class JoinResult(NamedTuple):
-    """Files of predictions and their references, called by the same ids; what to know of that."""
-
-    files: list[Predictions]
-    references: References | None
-    notes: list[str]
-
-
-def join(files: list[Predictions], references: References | None, audio_folders: Sequence[Path]) -> JoinResult:
+def join(
+    files: list[Predictions], references: References | None, audio_folders: Sequence[Path]
+) -> tuple[list[Predictions], References | None, list[str]]:
     """Makes sure that predictions find their references; None where predictions carry their own.
 
     Args:
         audio_folders: of each file, what relative audio paths are relative to.
 
+    Returns:
+        Both, called by the same ids, and what to know of that.
+
     Raises:
         UsageError: a file has (nearly) no row of the references.
     """
     if references is None or all(_belong(file, references) for file in files):
-        return JoinResult(files, references, [])
+        return files, references, []
     # Only where no row has an id of its own: an id that somebody gave and that is not found means another row.
     if all(file.num_made == len(file) for file in files):
         by_audio = references.by_audio()
         found = [file.by_audio(folder) for file, folder in zip(files, audio_folders, strict=True)]
         if all(_belong(file, by_audio) for file in found):
             note = "predictions without ids were found in the manifest by their audio: file, offset, duration, channel"
-            return JoinResult(found, by_audio, [note])
+            return found, by_audio, [note]
     raise UsageError(_why(next(file for file in files if not _belong(file, references)), references))
 
 

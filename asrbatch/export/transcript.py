@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import NoneType
 from typing import Any
 
 _WHITE_SPACE = re.compile(r"\s+")
@@ -93,8 +94,8 @@ def transcript_of(row: dict[str, Any], *, from_file_start: bool = False) -> Tran
         text=text,
         segments=segments,
         audio_s=audio_s,
-        channel=_typed(row, "channel", int, None),
-        language=_typed(row, "language", str, None),
+        channel=_typed(row, "channel", int, NoneType),
+        language=_typed(row, "language", str, NoneType),
         from_file_start=from_file_start,
         shift_s=_seconds(row, "offset") if from_file_start and row.get("offset") is not None else 0.0,
     )
@@ -145,16 +146,11 @@ def _segment(fields: dict[str, Any], windows: list[dict[str, Any]], starts_s: li
     return TranscriptSegment(start_s, _seconds(fields, "end"), _typed(fields, "text", str), of_both)
 
 
-_REQUIRED = object()
-
-
-def _typed(fields: dict[str, Any], name: str, kind: type, default: Any = _REQUIRED) -> Any:
+def _typed(fields: dict[str, Any], name: str, *kinds: type) -> Any:
     value = fields.get(name)
-    if type(value) is kind:
-        return value
-    if value is None and default is not _REQUIRED:
-        return default
-    raise ValueError(f"its {name} is {'missing' if value is None else f'no {kind.__name__}'}")
+    if type(value) not in kinds:
+        raise ValueError(f"its {name} is {'missing' if value is None else f'no {kinds[0].__name__}'}")
+    return value
 
 
 def _seconds(fields: dict[str, Any], name: str) -> float:

@@ -188,7 +188,7 @@ class _Digest:
 
     def __init__(self) -> None:
         self._sha = hashlib.sha256()
-        self._seen = _Seen()
+        self._seen = SeenHashes()
         self._clear()
 
     def _clear(self) -> None:
@@ -221,7 +221,7 @@ class _Digest:
         return self._sha.hexdigest()
 
 
-class _Seen:
+class SeenHashes:
     """A bag of 64-bit numbers at 8 bytes each: sorted arrays, each more than twice as long as the next one."""
 
     def __init__(self) -> None:

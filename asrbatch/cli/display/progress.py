@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from asrbatch.formatting import clock
 
@@ -114,15 +114,13 @@ def plain_line(progress) -> str:
 
 def _headline(summary) -> list[str]:
     tally, figures = summary.progress.tally, summary.figures
-    lines = []
-    if summary.outcome == "already_complete":
-        lines.append(f"already complete: {tally.rows} rows; nothing was run")
-    elif summary.outcome == "interrupted":
-        lines.append(
-            f"interrupted: {tally.rows} of {summary.progress.total_rows} rows; the same command goes on from there"
-        )
-    else:
-        lines.append(f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio")
+    of = f"{tally.rows} of {summary.progress.total_rows} rows"
+    ends = {
+        "already_complete": f"already complete: {tally.rows} rows; nothing was run",
+        "interrupted": f"interrupted: {of}; the same command goes on from there",
+        "complete": f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio",
+    }
+    lines = [ends[summary.outcome]]
     if figures.get("rtfx_engine"):
         lines.append(
             f"RTFx of one device: {figures['rtfx_engine']:g} while the engine worked, "
@@ -139,10 +137,8 @@ def _headline(summary) -> list[str]:
 
 def _stage_table(progress) -> Table:
     stage_times = progress.stage_times
-    table = Table(title="where this session's time went", title_justify="left")
-    table.add_column("stage")
-    table.add_column("seconds", justify="right")
-    table.add_column("what it is")
+    heads = "stage", Column("seconds", justify="right"), "what it is"
+    table = Table(*heads, title="where this session's time went", title_justify="left")
     for stage, seconds, meaning in (
         ("start-up", progress.startup_s, "until the engine was ready"),
         ("transcribing", stage_times.wall, "from the first row taken to the last written"),

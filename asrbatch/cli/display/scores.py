@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from rich import box
 from rich.console import RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from asrbatch.cli.display.tables import facts_table, plain
@@ -36,9 +36,9 @@ def changes(rows: list[dict[str, Any]], title: str) -> Table:
         rows: of `compare`'s figures.
     """
     has_references = any(change["reference"] is not None for change in rows)
-    table = Table(box=box.SIMPLE_HEAD, title=f"{title}: {MARKS}", title_justify="left", expand=True)
-    for head in ("A", "B") if has_references else ("B against A",):
-        table.add_column(head, overflow="fold", ratio=1)
+    heads = ("A", "B") if has_references else ("B against A",)
+    columns = [Column(head, overflow="fold", ratio=1) for head in heads]
+    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"{title}: {MARKS}", title_justify="left", expand=True)
     for change in rows:
         in_words = change["unit"] == "words"
         errors = [f"{change['errors_a']} errors", f"{change['errors_b']} errors, in {change['unit']}"]
@@ -89,6 +89,8 @@ _SHOWN_CHARS = 80
 _LEAST_NAME = 11  # columns of a terminal that a name keeps
 Cells = dict[str, str]  # by the head of their column
 NamedCells = tuple[Text, Cells]
+Facts = Iterable[tuple[str, str | None]]
+Parts = Iterable[RenderableType]
 
 
 class Unit(NamedTuple):
@@ -118,74 +120,71 @@ UNITS = (
 )
 
 
-def score_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
+def score_parts(figures: dict[str, Any]) -> Parts:
     """The figures of `score`, ready to be shown."""
-    yield from _partial(figures)
-    yield facts_table(
+    facts = (
         ("predictions", f"{figures['predictions']} ({figures['pred_field']})"),
         ("references", figures["references"]),
         *_rules(figures),
         *_rows(figures),
     )
-    total = figures["total"]
-    yield from _unit_tables("", {"all rows": total})
-    for name, part in figures["by"].items():
-        yield from _unit_tables(name, part["groups"], part["unweighted_mean"], total)
-    if figures["latency_s"]:
-        yield _latencies(figures["latency_s"])
-    if figures["speed"]:
-        yield facts_table(
-            *((f"{value:,.2f}", SPEEDS[name]) for name, value in figures["speed"].items() if value is not None)
-        )
-    yield from _groups_not_shown({name: part["groups"] for name, part in figures["by"].items()})
-    yield from _notes(figures)
+    by = {name: part["groups"] for name, part in figures["by"].items()}
+    return _shown(figures, facts, _score_tables(figures), by)
 
 
-def compare_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
+def compare_parts(figures: dict[str, Any]) -> Parts:
     """The figures of `compare`, ready to be shown."""
     a, b = figures["a"], figures["b"]
-    has_references = figures["against"] == "references"
-    yield from _partial(figures)
-    yield facts_table(
+    without = None if figures["against"] == "references" else "none: A is taken for the reference"
+    same_of = f"{figures['same_text']:,} of {figures['total']['rows']:,} rows"
+    facts = (
         *((side.upper(), f"{of['predictions']} ({of['pred_field']})") for side, of in (("a", a), ("b", b))),
-        ("references", figures["references"] or (None if has_references else "none: A is taken for the reference")),
+        ("references", figures["references"] or without),
         *_rules(figures),
         ("empty in A", _empty(a)),
         ("empty in B", _empty(b)),
-        (
-            "same text",
-            f"{figures['same_text']:,} of {figures['total']['rows']:,} rows; {figures['same_normalized']:,} normalised",
-        ),
+        ("same text", f"{same_of}; {figures['same_normalized']:,} normalised"),
         ("left out", f"{figures['left_out']:,} rows that only one of them has" if figures["left_out"] else None),
     )
+    return _shown(figures, facts, _compare_tables(figures), figures["by"])
+
+
+def _score_tables(figures: dict[str, Any]) -> Iterable[Table]:
+    total, latencies, speed = figures["total"], figures["latency_s"], figures["speed"]
+    yield from _unit_tables("", {"all rows": total})
+    for name, part in figures["by"].items():
+        yield from _unit_tables(name, part["groups"], part["unweighted_mean"], total)
+    if latencies:
+        yield _latencies(latencies)
+    if speed:
+        yield facts_table(*((f"{value:,.2f}", SPEEDS[name]) for name, value in speed.items() if value is not None))
+
+
+def _compare_tables(figures: dict[str, Any]) -> Iterable[Table]:
     for name, groups in ({"": {"all rows": figures["total"]}} | figures["by"]).items():
         for unit in UNITS:
             of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
             if of_unit:
-                yield _paired_table(name, largest_groups(of_unit), unit, has_references)
-    for name, title in (
-        ("got_worse", "worse in B"),
-        ("got_better", "better in B"),
-        ("most_different", "most different"),
-    ):
+                yield _paired_table(name, largest_groups(of_unit), unit, figures["against"] == "references")
+    titles = {"got_worse": "worse in B", "got_better": "better in B", "most_different": "most different"}
+    for name, title in titles.items():
         if figures.get(name):
             yield changes(figures[name], title)
-    yield from _groups_not_shown(figures["by"])
-    yield from _notes(figures)
 
 
-def _groups_not_shown(by: dict[str, dict[str, Any]]) -> Iterable[Text]:
+def _shown(figures: dict[str, Any], facts: Facts, tables: Iterable[Table], by: dict[str, Any]) -> Parts:
+    """What must be read before any figure, the facts and tables, and what is to be known of them."""
+    if figures["partial"]:
+        yield Text("partial: rows that the run has not written are not counted; see the notes")
+    yield facts_table(*facts)
+    yield from tables
     for name, groups in by.items():
         if len(groups) > MOST_GROUPS:
             yield Text(
                 f"note: --by {name}: the {MOST_GROUPS} groups with the most rows, of {len(groups):,}; --json has all"
             )
-
-
-def _partial(figures: dict[str, Any]) -> Iterable[Text]:
-    """What must be read before any figure."""
-    if figures["partial"]:
-        yield Text("partial: rows that the run has not written are not counted; see the notes")
+    for note in figures["notes"]:
+        yield Text("note: ").append(plain(note))
 
 
 def _unit_tables(
@@ -302,11 +301,6 @@ def _latencies(stages: dict[str, Any]) -> Table:
         for stage, seconds in stages.items()
     ]
     return _table(f"seconds a row took, by stage: {STAGES_ARE}", Text("stage"), rows)
-
-
-def _notes(figures: dict[str, Any]) -> Iterable[Text]:
-    for note in figures["notes"]:
-        yield Text("note: ").append(plain(note))
 
 
 def _group(value: str) -> Text:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 # A table that goes into a file or a pipe has no terminal to fit into.
@@ -31,9 +31,7 @@ def plain(text: str, style: str = "") -> Text:
 
 def facts_table(*facts: tuple[str, str | None]) -> Table:
     """Names and values, one pair a line; None leaves one out."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     for name, value in facts:
         if value is not None:
             table.add_row(name, plain(value))
@@ -48,9 +46,8 @@ def simple_table(
     Args:
         numbers: of the heads, those whose column is set to the right.
     """
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head, justify="right" if head in numbers else "left")
+    columns = [Column(head, justify="right" if head in numbers else "left") for head in heads]
+    table = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
     return table

@@ -3,7 +3,8 @@
 Knows nothing of rows and HTML.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from asrbatch.formatting import shorten
@@ -23,14 +24,12 @@ class Excerpt(NamedTuple):
         pieces: (kind, units of the reference, units of the hypothesis), as `alignment` has them, and `gap` for what is
             left out.
         places: for each piece, where in all units of the hypothesis it begins.
-        is_whole: nothing was left out or cut short.
     """
 
     reference: list[str]
     hypothesis: list[str]
     pieces: list[tuple[str, int, int]]
     places: list[int]
-    is_whole: bool
 
 
 def excerpt(
@@ -54,7 +53,10 @@ def excerpt(
             # Units are shown beside an error, and at the ends of a text there is one on one side only.
             before = _AROUND if at else 0
             after = _AROUND if at + 1 < len(joined) else 0
-            parts += [piece for piece in _without_middle(kind, num_reference, before, after) if piece[1]]
+            gap = num_reference - before - after
+            # The mark of a gap takes as much room as one unit.
+            runs = [(kind, before), ("gap", gap), (kind, after)] if gap > 1 else [(kind, num_reference)]
+            parts += [(run, units, units) for run, units in runs if units]
         elif max(num_reference, num_hypothesis) > most_in_one:
             shown = min(num_reference, most_in_one), min(num_hypothesis, most_in_one)
             parts += [(kind, *shown), ("gap", num_reference - shown[0], num_hypothesis - shown[1])]
@@ -66,43 +68,29 @@ def excerpt(
 def _joined(pieces: Iterable[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """Equal pieces that follow each other as one: an aligner may give one a word. Compounds, equal too, stay alone."""
     joined: list[tuple[str, int, int]] = []
-    for kind, num_reference, num_hypothesis in pieces:
-        if joined and all(
-            each[0] == "equal" and each[1] == each[2] for each in (joined[-1], (kind, num_reference, num_hypothesis))
-        ):
-            joined[-1] = kind, joined[-1][1] + num_reference, joined[-1][2] + num_hypothesis
-        else:
-            joined.append((kind, num_reference, num_hypothesis))
+    for is_same, run in groupby(pieces, key=lambda piece: piece[0] == "equal" and piece[1] == piece[2]):
+        together = list(run)
+        units = sum(number for _, number, _ in together)
+        joined += [("equal", units, units)] if is_same else together
     return joined
-
-
-def _without_middle(kind: str, units: int, before: int, after: int) -> list[tuple[str, int, int]]:
-    # The mark of a gap takes as much room as one unit.
-    if units <= before + after + 1:
-        return [(kind, units, units)]
-    gap = units - before - after
-    return [(kind, before, before), ("gap", gap, gap), (kind, after, after)]
 
 
 def _taken(
     reference: Sequence[str], hypothesis: Sequence[str], parts: list[tuple[str, int, int]], most: int
 ) -> Excerpt:
-    shortened = any(kind == "gap" for kind, *_ in parts) or any(
-        len(unit) > _UNIT_CHARS for unit in (*reference, *hypothesis)
-    )
-    found = Excerpt([], [], [], [], not shortened)
+    found = Excerpt([], [], [], [])
     at, hypothesis_at = 0, 0
     for kind, num_reference, num_hypothesis in parts:
         is_full = len(found.reference) + len(found.hypothesis) >= most
-        if is_full and kind != "gap":
-            found = found._replace(is_whole=False)
         if not (is_full and found.pieces[-1][0] == "gap"):
             found.pieces.append(("gap" if is_full else kind, num_reference, num_hypothesis))
             found.places.append(hypothesis_at)
         if not is_full and kind != "gap":
-            found.reference.extend(shorten(unit, _UNIT_CHARS) for unit in reference[at : at + num_reference])
-            found.hypothesis.extend(
-                shorten(unit, _UNIT_CHARS) for unit in hypothesis[hypothesis_at : hypothesis_at + num_hypothesis]
-            )
+            found.reference.extend(_short(reference[at : at + num_reference]))
+            found.hypothesis.extend(_short(hypothesis[hypothesis_at : hypothesis_at + num_hypothesis]))
         at, hypothesis_at = at + num_reference, hypothesis_at + num_hypothesis
     return found
+
+
+def _short(units: Sequence[str]) -> Iterator[str]:
+    return (shorten(unit, _UNIT_CHARS) for unit in units)

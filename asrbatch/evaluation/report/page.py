@@ -165,8 +165,7 @@ def _times(metrics: dict[str, Any]) -> Iterable[str]:
 
 def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
     """The rows for the script, with names as numbers, and what filters by those names."""
-    statuses = _numbers(row["status"] for row in rows)
-    scored = _numbers(row["scored"] for row in rows)
+    statuses, scored = (_numbers(row[name] for row in rows) for name in ("status", "scored"))
     flags = _numbers(flag for row in rows for flag in row["flags"])
     groups = [_numbers(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
     numbered = [
@@ -175,9 +174,7 @@ def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[s
             "status": statuses[row["status"]],
             "scored": scored[row["scored"]],
             "flags": [flags[flag] for flag in row["flags"]],
-            "groups": [
-                [numbers[value] for value in values] for numbers, values in zip(groups, row["groups"], strict=True)
-            ],
+            "groups": [[of[value] for value in values] for of, values in zip(groups, row["groups"], strict=True)],
         }
         for row in rows
     ]

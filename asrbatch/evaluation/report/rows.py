@@ -11,7 +11,7 @@ from functools import partial
 from heapq import nsmallest
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from asrbatch.evaluation.alignment import Edits, alignment
 from asrbatch.evaluation.report.excerpt import KINDS, excerpt
@@ -31,13 +31,6 @@ RankedEntry = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows w
 Rate = tuple[int, int]  # errors, units of reference
 
 
-class PartOfReport(NamedTuple):
-    """Of a part of the rows: entries of the worst, the worst first, and how many rows have which rate."""
-
-    entries: list[RankedEntry]
-    rates: Counter[Rate]
-
-
 def worst_rows(
     rows: ScoredRows, folder: Path, number: int, log: Callable[[str], None], most_bytes: int = MOST_BYTES
 ) -> tuple[list[dict], Counter[Rate]]:
@@ -52,9 +45,10 @@ def worst_rows(
     """
     entries: list[RankedEntry] = []
     rates: Counter[Rate] = Counter()
-    for _, part in over_rows(partial(_worst_of, rows, folder, number), len(rows), rows.inputs.options.num_processes):
-        rates.update(part.rates)
-        entries = nsmallest(number, entries + part.entries, key=lambda entry: entry[:2])
+    worst_of = partial(_worst_of, rows, folder, number)
+    for _, (found, rates_of_found) in over_rows(worst_of, len(rows), rows.inputs.options.num_processes):
+        rates.update(rates_of_found)
+        entries = nsmallest(number, entries + found, key=lambda entry: entry[:2])
         # What does not fit now never will: later rows only come before it.
         sizes = accumulate(size for _, _, size, _ in entries)
         entries = entries[: bisect_right(list(sizes), most_bytes)] or entries[:1]
@@ -62,8 +56,10 @@ def worst_rows(
     return [entry for *_, entry in entries], rates
 
 
-def _worst_of(rows: ScoredRows, folder: Path, number: int, start: int, stop: int) -> PartOfReport:
-    """Of rows [start, stop)."""
+def _worst_of(
+    rows: ScoredRows, folder: Path, number: int, start: int, stop: int
+) -> tuple[list[RankedEntry], Counter[Rate]]:
+    """Of rows [start, stop): entries of the worst, the worst first, and how many rows have which rate."""
     # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
     worst, rates = LargestItems(number), Counter()
     for row in rows.read(start, stop):
@@ -77,7 +73,7 @@ def _worst_of(rows: ScoredRows, folder: Path, number: int, start: int, stop: int
         entry = {**_entry(rows, folder, row), **(_as_written(row) if edits is None else _aligned(rows, row, edits))}
         rank = 1 if edits is None else -edits.errors
         entries.append((rank, str(row.fields["id"]), len(json.dumps(list(entry.values()))), entry))
-    return PartOfReport(entries, rates)
+    return entries, rates
 
 
 def _entry(rows: ScoredRows, folder: Path, row: ScoredRow) -> dict[str, Any]:

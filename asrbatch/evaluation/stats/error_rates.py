@@ -38,46 +38,54 @@ class Outcomes(Counter[tuple[int, ...]]):
 
 
 @dataclass
-class UnitCounts(Sums):
-    """Edits of rows in one unit, words or characters."""
+class RowCounts(Sums):
+    """What is counted over the rows of one group, whether one system predicted them or two.
+
+    Attributes:
+        words, characters: their errors; nothing in words of rows in languages without spaces.
+    """
+
+    words: Outcomes = field(default_factory=Outcomes)
+    characters: Outcomes = field(default_factory=Outcomes)
+
+    @property
+    def rows(self) -> int:
+        return self.characters.total()
+
+    def add_edits(self, *predictions: ScoredPrediction) -> None:
+        """Adds what each system made of one row."""
+        self.characters.add(*(said.characters for said in predictions))
+        if predictions[0].words is not None:
+            self.words.add(*(said.words for said in predictions))
+
+
+@dataclass
+class Counts(RowCounts):
+    """What is counted over the rows of one group that one system predicted.
+
+    Attributes:
+        substitutions, deletions, insertions: of words.
+        failed, missing: of the rows, those that failed, and those without a prediction: their hypotheses are empty.
+        audio_us: microseconds of audio, of rows that say how long they are; whole ones, so that order does not matter.
+        generate_us, generated_us: microseconds of `generate` and of audio, of rows that say both.
+    """
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
-    outcomes: Outcomes = field(default_factory=Outcomes)
-
-    def add(self, edits: Edits) -> None:
-        self.substitutions += edits.substitutions
-        self.deletions += edits.deletions
-        self.insertions += edits.insertions
-        self.outcomes.add(edits)
-
-
-@dataclass
-class Counts(Sums):
-    """What is counted over the rows of one group.
-
-    Attributes:
-        failed, missing: of the rows, those that failed, and those without a prediction: their hypotheses are empty.
-        audio_us: microseconds of audio, of rows that say how long they are; whole ones, so that order does not matter.
-        generate_us, generated_us: microseconds of `generate` and of audio, of rows that say both.
-        words: nothing of rows in languages without spaces.
-    """
-
     failed: int = 0
     missing: int = 0
     audio_us: int = 0
     generate_us: int = 0
     generated_us: int = 0
-    words: UnitCounts = field(default_factory=UnitCounts)
-    characters: UnitCounts = field(default_factory=UnitCounts)
-
-    @property
-    def rows(self) -> int:
-        return self.characters.outcomes.total()
 
     def add(self, said: ScoredPrediction, audio_s: float | None) -> None:
         """Adds one row."""
+        self.add_edits(said)
+        if said.words is not None:
+            self.substitutions += said.words.substitutions
+            self.deletions += said.words.deletions
+            self.insertions += said.words.insertions
         self.failed += said.failed is not None
         self.missing += said.missing
         self.audio_us += _microseconds(audio_s or 0.0)
@@ -85,13 +93,10 @@ class Counts(Sums):
         if audio_s is not None and generate_s is not None:
             self.generate_us += _microseconds(generate_s)
             self.generated_us += _microseconds(audio_s)
-        self.characters.add(said.characters)
-        if said.words is not None:
-            self.words.add(said.words)
 
     def outcomes(self) -> dict[str, Outcomes]:
         """Those of words and of characters, by their rate."""
-        return {"wer": self.words.outcomes, "cer": self.characters.outcomes}
+        return {"wer": self.words, "cer": self.characters}
 
     def resampled(self, resamples: int, seed: int) -> dict[str, np.ndarray]:
         """By rate, those of drawn sets of these rows, which intervals are made of: float64 [resamples], fractions, NaN
@@ -101,21 +106,21 @@ class Counts(Sums):
 
     def as_dict(self, resampled: dict[str, np.ndarray]) -> dict[str, Any]:
         """The metrics as `--json` prints them; rates in percent, null where there is nothing to divide by."""
-        word_errors, reference_words = self.words.outcomes.sums(2)
-        character_errors, reference_characters = self.characters.outcomes.sums(2)
+        word_errors, reference_words = self.words.sums(2)
+        character_errors, reference_characters = self.characters.sums(2)
         cost = self.generate_us / self.generated_us if self.generated_us else None
         return {
             "rows": self.rows,
-            "rows_in_words": self.words.outcomes.total(),
+            "rows_in_words": self.words.total(),
             "failed": self.failed,
             "missing": self.missing,
             "audio_s": round(self.audio_us / 1e6, 3),
             "generate_s_per_audio_s": None if cost is None else round(cost, 6),
             "wer_percent": percent(word_errors, reference_words),
             "wer_percent_interval": percent_interval(resampled["wer"]),
-            "substitutions": self.words.substitutions,
-            "deletions": self.words.deletions,
-            "insertions": self.words.insertions,
+            "substitutions": self.substitutions,
+            "deletions": self.deletions,
+            "insertions": self.insertions,
             "reference_words": reference_words,
             "cer_percent": percent(character_errors, reference_characters),
             "cer_percent_interval": percent_interval(resampled["cer"]),

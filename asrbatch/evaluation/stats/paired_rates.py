@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asrbatch.evaluation.scored_rows import ScoredPrediction, ScoredRow
-from asrbatch.evaluation.stats.error_rates import Outcomes, TextTally, percent, percent_interval
+from asrbatch.evaluation.stats.error_rates import Outcomes, RowCounts, TextTally, percent, percent_interval
 from asrbatch.evaluation.stats.significance import permutation_test, resampled_rates
-from asrbatch.evaluation.stats.sums import Groups, LargestItems, Sums
+from asrbatch.evaluation.stats.sums import Groups, LargestItems
 
 SIDES = ("a", "b")
 
@@ -53,29 +53,19 @@ def paired_rates(outcomes: Outcomes, resamples: int, seed: int, with_p: bool) ->
 
 
 @dataclass
-class PairCounts(Sums):
-    """Over the rows of one group.
+class PairCounts(RowCounts):
+    """Over the rows of one group that two systems predicted.
 
     Attributes:
         better, worse: by words, and by characters for languages without spaces.
-        words, characters: rows by (errors of A, errors of B, units of reference).
     """
 
     better: int = 0
     worse: int = 0
-    words: Outcomes = field(default_factory=Outcomes)
-    characters: Outcomes = field(default_factory=Outcomes)
-
-    @property
-    def rows(self) -> int:
-        # Words are not counted in languages without spaces.
-        return self.characters.total()
 
     def add(self, a: ScoredPrediction, b: ScoredPrediction) -> int:
         """Adds one row. Returns B's errors minus A's."""
-        if a.words is not None:
-            self.words.add(a.words, b.words)
-        self.characters.add(a.characters, b.characters)
+        self.add_edits(a, b)
         difference = b.edits.errors - a.edits.errors
         self.better += difference < 0
         self.worse += difference > 0
