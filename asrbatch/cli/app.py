@@ -37,18 +37,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Offline batch transcription on vLLM: every manifest row ends in exactly one output row.",
 )
-app.command()(transcribe)
-app.command("merge-shards")(merge_shards)
-app.command()(plan)
-app.command()(submit)
-app.command()(status)
-app.command()(export)
-app.command()(validate)
-app.command("make-manifest")(make_manifest)
-app.command()(models)
-app.command()(score)
-app.command()(compare)
-app.command()(report)
+_COMMANDS = (
+    transcribe, merge_shards, plan, submit, status, export, validate, make_manifest, models, score, compare, report,
+)  # fmt: skip
+for _command in _COMMANDS:
+    app.command()(_command)  # called as its function, with - for _
 
 
 def _version(asked: bool) -> None:

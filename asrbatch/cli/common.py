@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,18 @@ def log(line: str) -> None:
 def print_json(metrics: dict[str, Any], ascii: bool = False) -> None:
     """A result on one line. NaN is no JSON, and would be a defect."""
     typer.echo(json.dumps(metrics, ensure_ascii=ascii, allow_nan=False))
+
+
+def print_result(
+    metrics: dict[str, Any], parts: Callable[[dict[str, Any]], Iterable], as_json: bool, *, ascii: bool = False
+) -> None:
+    """A result as the user wants it: one JSON object, or the tables that `parts` makes of it."""
+    if as_json:
+        print_json(metrics, ascii)
+        return
+    from asrbatch.cli.display.tables import show
+
+    show(*parts(metrics))
 
 
 def fetch_no_model(model: str | None) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, log, print_json
+from asrbatch.cli.common import AsJson, Verbose, log, print_result
 from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ def compare(
     Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or
     are missing count as empty."""
     from asrbatch.cli.display.scores import compare_parts
-    from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.compare import compare as compare_files
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
     figures = compare_files(*paths, scoring, log, common=common, shown=show_changes)
-    if as_json:
-        print_json(figures, ascii=True)
-    else:
-        show(*compare_parts(figures))
+    print_result(figures, compare_parts, as_json, ascii=True)
     raise typer.Exit(figures["exit_code"])

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from asrbatch.cli.commands.validate import check_timeout, choose_sources, default_workers
-from asrbatch.cli.common import Verbose, print_json
+from asrbatch.cli.common import Verbose, print_result
 from asrbatch.cli.options import READING, RunOptions, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 
@@ -39,7 +39,6 @@ def make_manifest(
     fail."""
     from asrbatch.cli.display.checks import made_parts
     from asrbatch.cli.display.progress import ProbeBar, ReadingBar
-    from asrbatch.cli.display.tables import show
     from asrbatch.manifest.make import check_sources, write_manifest
     from asrbatch.manifest.writer import check_new_manifest
 
@@ -62,8 +61,5 @@ def make_manifest(
             observe=bar.update,
         )  # fmt: skip
     told = made.as_dict()
-    if as_json:
-        print_json(told)
-    else:
-        show(*made_parts(told))
+    print_result(told, made_parts, as_json)
     raise typer.Exit(EXIT_ROWS_FAILED if told["rows_failing"] else EXIT_COMPLETE)

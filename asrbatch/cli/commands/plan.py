@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_json
+from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_result
 from asrbatch.cli.options import RunOptions, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
@@ -42,7 +42,6 @@ def plan(
     Exit codes: 0 nothing wrong; 2 the manifest or an option cannot be used; 3 --probe found rows that will fail.
     """
     from asrbatch.cli.display.plan_status import plan_parts
-    from asrbatch.cli.display.tables import show
 
     # A plan downloads nothing, but a manifest on the hub is read there.
     if not names_data_set(options.values["manifest"]):
@@ -51,10 +50,7 @@ def plan(
     if rtfx is not None and not 0 < rtfx < float("inf"):
         raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
     figures = _figures(options, probe_workers if probe else None, rtfx, startup)
-    if as_json:
-        print_json(figures)
-    else:
-        show(*plan_parts(figures))
+    print_result(figures, plan_parts, as_json)
     # Behind the figures, which are right all the same: a run would end with these words.
     if figures["exit_code"] == EXIT_USAGE:
         raise UsageError(figures["model"]["refused"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, log, print_json
+from asrbatch.cli.common import AsJson, Verbose, log, print_result
 from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
@@ -27,12 +27,8 @@ def score(
     Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or
     are missing count as empty."""
     from asrbatch.cli.display.scores import score_parts
-    from asrbatch.cli.display.tables import show
     from asrbatch.evaluation.score import score as score_file
 
     figures = score_file(Path(predictions).expanduser().absolute(), options, log)
-    if as_json:
-        print_json(figures, ascii=True)
-    else:
-        show(*score_parts(figures))
+    print_result(figures, score_parts, as_json, ascii=True)
     raise typer.Exit(figures["exit_code"])

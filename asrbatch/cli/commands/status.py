@@ -1,13 +1,14 @@
 """`asrbatch status`: how far a run is, from its files alone."""
 
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, print_json
+from asrbatch.cli.common import Verbose, print_result
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 
 
@@ -31,27 +32,20 @@ def status(
     Exit codes: 0 complete; 1 something needs a person; 2 nothing is there; 3 complete, some rows failed; 4 not
     complete."""
     from asrbatch.cli.display.plan_status import refreshing, status_parts
-    from asrbatch.cli.display.tables import show
     from asrbatch.cluster.status import Watch, run_status
 
     # One watch for all looks: it judges a run by whether its heartbeat changes between them, on this machine's clock.
     path, eyes = output.expanduser().absolute(), Watch()
     figures = run_status(path, num_chunks, watch=eyes)
-    if not watch:
-        if as_json:
-            print_json(figures)
-        else:
-            show(*status_parts(figures, every_chunk))
-        raise typer.Exit(figures["total"]["exit_code"])
-    with nullcontext(print_json) if as_json else refreshing(every_chunk) as show_look:
-        try:
-            while True:
-                show_look(figures)
-                # Nothing else ends a watch: a task that has stopped may be requeued.
-                if figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
-                    break
-                time.sleep(every)
-                figures = run_status(path, num_chunks, watch=eyes)
-        except KeyboardInterrupt:  # how a watch ends that does not wait for the end of the run
-            pass
+    show_once = partial(print_result, parts=partial(status_parts, every_chunk=every_chunk), as_json=as_json)
+    looks = refreshing(every_chunk) if watch and not as_json else nullcontext(show_once)
+    # Ctrl-C is how a watch ends that does not wait for the end of the run.
+    with looks as show_look, suppress(KeyboardInterrupt) if watch else nullcontext():
+        while True:
+            show_look(figures)
+            # Nothing else ends a watch: a task that has stopped may be requeued.
+            if not watch or figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
+                break
+            time.sleep(every)
+            figures = run_status(path, num_chunks, watch=eyes)
     raise typer.Exit(figures["total"]["exit_code"])

@@ -3,22 +3,16 @@
 import os
 from contextlib import ExitStack
 from dataclasses import replace
-from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_json
+from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_result
 from asrbatch.cli.options import MODEL_OPTIONS, READING, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import names_data_set
-
-
-class AudioCheck(str, Enum):
-    header = "header"
-    decode = "decode"
-    none = "none"
 
 
 @takes(options=run_options(only=(*READING, *MODEL_OPTIONS)))
@@ -28,8 +22,9 @@ def validate(
         list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
     ] = None,
     audio: Annotated[
-        AudioCheck, typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone.")
-    ] = AudioCheck.header,
+        Literal["header", "decode", "none"],
+        typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone."),
+    ] = "header",
     model: Annotated[
         str | None,
         typer.Option(
@@ -65,7 +60,6 @@ def validate(
     """
     from asrbatch.cli.display.checks import validation_parts
     from asrbatch.cli.display.progress import ProbeBar, ReadingBar
-    from asrbatch.cli.display.tables import show
     from asrbatch.manifest.probe import ALWAYS, NEVER
     from asrbatch.manifest.validate import Validation
     from asrbatch.manifest.writer import check_new_manifest
@@ -96,7 +90,7 @@ def validate(
         config = options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None)
         check, rules = rules_of_model(config, asked)
     reading = options.reading
-    if audio is AudioCheck.none and all(map(names_data_set, sources)):
+    if audio == "none" and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     with ExitStack() as stack:
         # The file is there whole or not at all, also when reading is interrupted.
@@ -106,8 +100,8 @@ def validate(
                 sources, reading, check=check, for_lines=clean is not None, strict=strict,
                 on_issue=problems and problems.add, observe=bar.update,
             )  # fmt: skip
-        if audio is not AudioCheck.none:
-            decodes = audio is AudioCheck.decode
+        if audio != "none":
+            decodes = audio == "decode"
             with_bar = ("decoding", "decoded") if decodes else ("reading headers", "headers read")
             with ProbeBar(len(found), *with_bar) as bar:
                 found.judge_audio(
@@ -125,10 +119,7 @@ def validate(
         except UsageError as e:  # said behind the reasons
             nothing_clean = e
     told = found.as_dict()
-    if as_json:
-        print_json(told)
-    else:
-        show(*validation_parts(told, with_model=model is not None))
+    print_result(told, partial(validation_parts, with_model=model is not None), as_json)
     if nothing_clean is not None:
         raise nothing_clean
     raise typer.Exit(found.exit_code)
