@@ -6,7 +6,8 @@ receives what the group makes of them. Says no option itself but those that are 
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ import typer
 
 from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
+    STDIN,
     ChunkOptions,
     EngineConfig,
     LimitOptions,
@@ -29,7 +31,7 @@ from asrbatch.config import (
 )
 from asrbatch.errors import UsageError
 from asrbatch.evaluation.options import ScoreOptions
-from asrbatch.options import flag, flags, option
+from asrbatch.options import CheckedOptions, flag, flags, option
 
 Parameters = dict[str, inspect.Parameter]
 
@@ -161,16 +163,38 @@ def flag_of(name: str) -> str:
     return flag(FIELDS[name])
 
 
-def choose_manifest(manifest: str | None, dataset: str | None, *, name: str = "MANIFEST") -> str:
-    """What is to be read. Raises UsageError: nothing, or two things."""
-    if manifest is None and dataset is None:
+def choose_sources(given: Sequence[str], dataset: str | None, *, name: str = "MANIFEST") -> list[str]:
+    """What is to be read, at least one thing. Raises UsageError: nothing, or what cannot be read together."""
+    if given and dataset is not None:
+        raise UsageError(f"--dataset {dataset}: the manifest is {given[0]} already; give one of them")
+    if not given and dataset is None:
         raise UsageError(f"{name} is missing; give a file, a folder, - for standard input, or --dataset NAME")
-    if manifest is not None and dataset is not None:
-        raise UsageError(f"--dataset {dataset}: the manifest is {manifest} already; give one of them")
-    return manifest if dataset is None else f"hf://{dataset}"
+    if given.count(STDIN) > 1:
+        raise UsageError("-: standard input can be read once")
+    return list(given) or [f"hf://{dataset}"]
 
 
-class RunOptions:
+def choose_manifest(given: str | None, dataset: str | None, *, name: str = "MANIFEST") -> str:
+    """`choose_sources` where there can be one alone."""
+    return choose_sources([] if given is None else [given], dataset, name=name)[0]
+
+
+@dataclass(frozen=True)
+class ProbeOptions(CheckedOptions):
+    """How audio is read that is looked at and not transcribed."""
+
+    workers: int | None = option(None, "Processes that read audio. [default: 8, or one per core]", minimum=1)
+    decode_timeout_s: float = option(
+        300.0, "Seconds that 30 s of one file may take to decode.", flags="--decode-timeout", minimum=0.001
+    )
+
+    @property
+    def num_workers(self) -> int:
+        # Headers are waited for more than worked on; decoding needs cores.
+        return self.workers or max(8, min(32, len(os.sched_getaffinity(0))))
+
+
+class RunOptions(NamedTuple):
     """What was given on the command line.
 
     Attributes:
@@ -178,9 +202,8 @@ class RunOptions:
         given: the names of those that were written.
     """
 
-    def __init__(self, values: dict[str, Any], given: list[str]):
-        self.values = values
-        self.given = given
+    values: dict[str, Any]
+    given: list[str]
 
     @property
     def reading(self) -> SourceOptions:

@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.commands.validate import check_timeout, choose_sources, default_workers
 from asrbatch.cli.common import Verbose, print_result
-from asrbatch.cli.options import READING, RunOptions, run_options, takes
+from asrbatch.cli.options import READING, ProbeOptions, RunOptions, choose_sources, options_of, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 
 
-@takes(reading=run_options(only=READING))
+@takes(probing=options_of(ProbeOptions), reading=run_options(only=READING))
 def make_manifest(
     source: Annotated[
         list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
@@ -24,13 +23,10 @@ def make_manifest(
         typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --output.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read audio. [default: 8, or one per core]")
-    ] = None,
-    decode_timeout: Annotated[float, typer.Option(help="Seconds that 30 s of one file may take to decode.")] = 300.0,
+    *,
+    probing: ProbeOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
     verbose: Verbose = False,
-    *,
     reading: RunOptions,
 ) -> None:
     """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.
@@ -44,8 +40,7 @@ def make_manifest(
 
     if output is None:
         raise UsageError("--output is missing; give the JSONL file to write, for example -o manifest.jsonl")
-    path, sources = Path(output).expanduser().absolute(), choose_sources(source, reading.values["dataset"])
-    check_timeout(decode_timeout)
+    path, sources = Path(output).expanduser().absolute(), choose_sources(source or [], reading.values["dataset"])
     # Before hours of decoding, which would be for nothing.
     check_new_manifest(path, "--output", sources, overwrite)
     options = reading.reading
@@ -57,8 +52,8 @@ def make_manifest(
         stats = check_sources(sources, options, observe=bar.update)
     with ProbeBar(len(stats), "measuring", "measured") as bar:
         made = write_manifest(
-            stats, path, headers_only=headers_only, num_workers=workers or default_workers(), timeout_s=decode_timeout,
-            observe=bar.update,
+            stats, path, headers_only=headers_only, num_workers=probing.num_workers,
+            timeout_s=probing.decode_timeout_s, observe=bar.update,
         )  # fmt: skip
     told = made.as_dict()
     print_result(told, made_parts, as_json)
