@@ -218,6 +218,8 @@ class ChunkOptions(CheckedOptions):
         if (self.num_chunks is None) != (self.chunk_id is None):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
         if self.num_chunks is None or self.chunk_id is None:
+            if self.strategy != "balanced":
+                raise UsageError(f"--strategy {self.strategy}: deals out chunks; give --num-chunks as well")
             return
         if not 0 <= self.chunk_id < self.num_chunks:
             fits = f"must be from 0 to {self.num_chunks - 1}, for {self.num_chunks} chunks"

@@ -232,24 +232,22 @@ class RunOptions(NamedTuple):
         del values["dataset"]
         return run_config(values)
 
-    def reading_arguments(self) -> list[str]:
-        """The arguments that say how the manifest is read, for another command."""
-        return self.arguments(without=tuple(name for name in FIELDS if name not in READING))
-
-    def arguments(self, *, without: tuple[str, ...] = (), **changes: Any) -> list[str]:
+    def arguments(
+        self, *, only: Iterable[str] = tuple(FIELDS), without: Iterable[str] = (), **changes: Any
+    ) -> list[str]:
         """The arguments of `asrbatch transcribe` that say the same, the manifest first.
 
         Args:
-            without: options to leave out.
+            only, without: options to keep, and of them those to leave out.
             changes: values that take the place of those given, by name.
         """
         words: list[str] = []
         for name, field in FIELDS.items():
             value = changes.get(name, self.values[name])
             # Only what was written: a script says what its user has said, and no more.
-            if name in without or (name not in self.given and name not in changes) or value is None:
-                continue
-            words += [str(value)] if name == "manifest" else _words(field, value)
+            is_said = name in changes or (name in self.given and name in only and name not in without)
+            if is_said and value is not None:
+                words += [str(value)] if name == "manifest" else _words(field, value)
         return words
 
 

@@ -15,7 +15,6 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import RunConfig
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
-from asrbatch.errors import UsageError
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
@@ -96,7 +95,5 @@ def _voice_choices(rules: WindowConfig) -> dict[str, Any]:
 
 def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
     if config.num_chunks is None:
-        if config.strategy != "balanced":
-            raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
         return None
     return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy, in_groups=manifest.in_groups)

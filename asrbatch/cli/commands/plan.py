@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_result
-from asrbatch.cli.options import RunOptions, run_options, takes
+from asrbatch.cli.options import READING, RunOptions, run_options, takes
+from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
 
@@ -72,8 +73,6 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         chunk_offset=None,
         streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
     )
-    if num_chunks is None and config.strategy != "balanced":
-        raise UsageError(f"--strategy {config.strategy}: deals out chunks; give --num-chunks as well")
     stats = ManifestStats(config.manifest, with_files=probe_workers is not None, reading=config.reading)
     verdict = None
     if values["model"] is not None:
@@ -98,15 +97,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         "model": verdict and {"model": values["model"], "refused": verdict.refused, "not_checked": verdict.not_checked},
         "probe": found and found.results.as_dict(stats.manifest),
         "commands": _commands(options, config.output_path),
-        "notes": _notes(
-            stats,
-            balance,
-            verdict,
-            time,
-            in_chunks=num_chunks is not None,
-            devices=config.devices,
-            probed=found is not None,
-        ),
+        "notes": _notes(config, stats, balance, verdict, time, probed=found is not None),
         "exit_code": EXIT_USAGE if verdict and verdict.refused else exit_code,
     }
 
@@ -138,21 +129,15 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
     if values["num_chunks"] is not None:
         lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
         lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
-        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.reading_arguments()]
+        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.arguments(only=READING)]
     lines["status"] = ["status", name]
     return {what: shlex.join(["asrbatch", *words]) for what, words in lines.items()}
 
 
 def _notes(
-    stats: "ManifestStats",
-    balance: "Balance",
-    verdict: "PreflightResult | None",
-    time: "Estimate | None",
-    *,
-    in_chunks: bool,
-    devices: str | None,
-    probed: bool,
-) -> list[str]:
+    config: RunConfig, stats: "ManifestStats", balance: "Balance", verdict: "PreflightResult | None",
+    time: "Estimate | None", *, probed: bool,
+) -> list[str]:  # fmt: skip
     notes = []
     if verdict is None:
         notes.append(
@@ -167,7 +152,7 @@ def _notes(
         notes.append(
             f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration"
         )
-    if not in_chunks:
+    if config.num_chunks is None:
         notes.append("--num-chunks N shows how even N chunks would be, and the lines that run them")
     elif balance.num_in_turn:
         rows = f"{balance.num_in_turn} of {len(stats)} rows state no duration"
@@ -177,6 +162,6 @@ def _notes(
     elif time.rows_not_counted:
         fix = "their headers do not tell" if probed else "--probe measures them"
         notes.append(f"the time leaves out {time.rows_not_counted} rows of unknown length; {fix}")
-    if time is not None and _num_devices(devices) is None:
+    if time is not None and _num_devices(config.devices) is None:
         notes.append("--devices all: the time is that of one device a process; divide it by their number")
     return notes

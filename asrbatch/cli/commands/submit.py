@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.common import Verbose, log
-from asrbatch.cli.options import RunOptions, run_options, slurm_options, takes
+from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
 from asrbatch.cluster.slurm_submit import Script, Submitted
 from asrbatch.cluster.slurm_submit import submit as submit_scripts
-from asrbatch.config import STDIN, RunConfig
+from asrbatch.config import STDIN, EngineConfig, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
 from asrbatch.storage.paths import find_chunks
@@ -52,7 +52,8 @@ def submit(
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
     arguments = _merge_arguments(options, config, manifest)
-    merge_job = _merge(slurm, config, arguments) if slurm.merge else None
+    merge_path = _beside(output, "merge")
+    merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
     for note in _notes(config, slurm):
         log(f"note: {note}")
     if dry_run:
@@ -109,12 +110,9 @@ def _array(
     place = "" if len(arrays) == 1 else f"-{array.offset}"
     path = _beside(config.output_path, f"array{place}")
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
-    changes = {"manifest": manifest, "output": str(config.output_path), "model": _model(config.engine.model)}
-    for option in ("tokenizer", "lora"):
-        if (name := getattr(config.engine, option)) is not None and Path(name).expanduser().is_dir():
-            changes[option] = str(_absolute(name))
+    changes = {"manifest": manifest, "output": str(config.output_path), **_absolute_folders(config.engine)}
     # --overwrite is the script's business: a requeued task would remove the rows of its first start.
-    arguments = ["transcribe", *options.arguments(without=("chunk_id", "chunk_offset", "overwrite"), **changes)]
+    arguments = ["transcribe", *options.arguments(without=("overwrite",), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
     return Script(path, text, ranges(array.chunks))
@@ -122,38 +120,26 @@ def _array(
 
 def _merge_arguments(options: RunOptions, config: RunConfig, manifest: str) -> list[str]:
     """What merges this run, for the merge job and for a person."""
-    arguments = [
-        "merge-shards",
-        str(config.output_path),
-        "--manifest",
-        manifest,
-        "--num-chunks",
-        str(config.num_chunks),
-    ]
-    arguments += options.reading_arguments()
-    if config.overwrite:
-        arguments.append("--overwrite")
-    return arguments
-
-
-def _merge(slurm: SlurmOptions, config: RunConfig, arguments: list[str]) -> Script:
-    path = _beside(config.output_path, "merge")
-    return Script(path, merge_script(slurm, arguments, path=path))
+    arguments = ["merge-shards", str(config.output_path), "--manifest", manifest]
+    arguments += ["--num-chunks", str(config.num_chunks), *options.arguments(only=READING)]
+    return [*arguments, "--overwrite"] if config.overwrite else arguments
 
 
 def _beside(output: Path, what: str) -> Path:
     return output.with_name(f"{output.name.removesuffix('.jsonl')}.{what}.sbatch")
 
 
-def _model(name: str) -> str:
-    """A folder as an absolute path; a hub name as it is."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return str(folder.absolute())
-    # No name on the hub begins so: a folder was meant.
-    if name.startswith((".", "~")):
-        raise UsageError(f"--model {name}: no such folder")
-    return name
+def _absolute_folders(engine: EngineConfig) -> dict[str, str]:
+    """The options that name a folder here, as absolute paths; names on the hub stay as they are."""
+    changes = {}
+    for option in ("model", "tokenizer", "lora"):
+        name = getattr(engine, option)
+        if name is not None and Path(name).expanduser().is_dir():
+            changes[option] = str(_absolute(name))
+        # No name on the hub begins so: a folder was meant.
+        elif name is not None and name.startswith((".", "~")):
+            raise UsageError(f"--{option} {name}: no such folder")
+    return changes
 
 
 def _absolute(path: str | Path | None) -> Path | None:
