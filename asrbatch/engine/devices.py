@@ -6,6 +6,7 @@ code runs on a laptop and in the tests. Imports neither torch nor vllm.
 
 import os
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from itertools import pairwise, takewhile
@@ -75,43 +76,41 @@ def vllm_build() -> str:
 
 
 def _cpu_info() -> tuple[set[str], str]:
-    flags: set[str] = set()
-    name = os.uname().machine
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                key, _, value = line.partition(":")
-                if key.strip() == "model name":
-                    name = value.strip()
-                # Arm's kernels call them Features. One core speaks for all.
-                elif key.strip() in ("flags", "Features"):
-                    flags = set(value.split())
-                    break
-    except OSError:  # not Linux: nothing is known, and float32 is always right
-        pass
-    return flags, f"{name}, {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else name
+    info = _kernel_says("cpuinfo")
+    # Arm's kernels call them Features.
+    flags = info.get("flags") or info.get("Features", "")
+    return set(flags.split()), f"{info.get('model name', os.uname().machine)}, {len(_our_cores())} cores"
 
 
 def _available_memory() -> int:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:  # not Linux
-        pass
-    return 0
+    return int(_kernel_says("meminfo").get("MemAvailable", "0 kB").split()[0]) * 1024
+
+
+def _kernel_says(name: str) -> dict[str, str]:
+    """The lines of a file of /proc, by what stands before the colon; the first of each: one core speaks for all.
+    Nothing where there is no such file: float32 is always right."""
+    found: dict[str, str] = {}
+    with suppress(OSError), open(f"/proc/{name}", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            key, _, value = line.partition(":")
+            found.setdefault(key.strip(), value.strip())
+    return found
 
 
 def _first_gpu() -> tuple[str, float] | None:
-    # Not torch: its import takes seconds, and a run that must be refused should be refused before.
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
     try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
-        name, _, capability = out.strip().splitlines()[0].rpartition(",")
+        name, _, capability = _nvidia_smi("name,compute_cap")[0].rpartition(",")
         return name.strip(), float(capability)
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return None
+
+
+def _nvidia_smi(fields: str) -> list[str]:
+    """Of each GPU of the machine. Raises OSError or SubprocessError."""
+    # Not torch: its import takes seconds, and a run that must be refused should be refused before.
+    query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    return [line.strip() for line in out.splitlines() if line.strip()]
 
 
 @dataclass(frozen=True)
@@ -192,14 +191,14 @@ def _core_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     if len(names) > len(cores):
         raise UsageError(f"--devices {asked}: {len(names)} workers, but only {len(cores)} cores")
     bounds = [len(cores) * k // len(names) for k in range(len(names) + 1)]
-    shares = [cores[start:end] for start, end in pairwise(bounds)]
+    shares = list(pairwise(bounds))
+    model = device.name.rpartition(", ")[0] or device.name
     slots = []
     for name in names:
-        share = shares[int(name)]
-        model = device.name.rpartition(", ")[0] or device.name
+        start, end = shares[int(name)]
         # Each takes its key-value cache from what is free, and all start at once.
-        part = replace(device, name=f"{model}, {len(share)} cores", memory_bytes=device.memory_bytes // len(shares))
-        slots.append(Slot(name, part, share, {}))
+        part = replace(device, name=f"{model}, {end - start} cores", memory_bytes=device.memory_bytes // len(names))
+        slots.append(Slot(name, part, cores[start:end], {}))
     return slots
 
 
@@ -213,9 +212,7 @@ def _visible_gpus() -> list[str]:
         entries = [entry.strip() for entry in visible.split(",")]
         # CUDA stops at the first that names none.
         return list(takewhile(lambda entry: entry and entry != "NoDevFiles" and not entry.startswith("-"), entries))
-    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
     try:
-        out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+        return _nvidia_smi("index")
     except (OSError, subprocess.SubprocessError) as e:
         raise UsageError(f"--devices: the GPUs cannot be listed: {e}; set CUDA_VISIBLE_DEVICES") from e
-    return [line.strip() for line in out.splitlines() if line.strip()]

@@ -9,6 +9,7 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from concurrent.futures import Future
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -33,20 +34,18 @@ class Driver(ABC):
 
     def __init__(self, start: Callable[[], Any], deliver: Callable[[Any, Any], None], request_args: dict[str, Any]):
         self._start, self._deliver, self._request_args = start, deliver, request_args
-        self._started: SimpleQueue = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="asrbatch-engine", daemon=True)
+        started: Future[Any] = Future()
+        self._thread = threading.Thread(target=self._run, args=[started], name="asrbatch-engine", daemon=True)
         self._thread.start()
-        self.engine = self._started.get()
-        if isinstance(self.engine, BaseException):
-            raise self.engine
+        self.engine = started.result()
 
-    def _run(self) -> None:
+    def _run(self, started: Future[Any]) -> None:
         try:
             engine = self._start_engine()
         except BaseException as e:  # handed to the constructor, which raises it
-            self._started.put(e)
+            started.set_exception(e)
             return
-        self._started.put(engine)
+        started.set_result(engine)
         self._serve(engine)
 
     def _start_engine(self) -> Any:

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from concurrent.futures import Future
 
 from asrbatch.child_process import WATCH_S, end_when
 from asrbatch.engine.base import Engine
@@ -104,27 +104,18 @@ def start_aside(start: Callable[[], Engine]) -> Engine:
     Raises:
         BaseException: whatever `start` raised.
     """
-    outcome: SimpleQueue = SimpleQueue()
-    is_wanted: SimpleQueue = SimpleQueue()
+    outcome: Future[Engine] = Future()
 
     def call() -> None:
         try:
-            engine = start()
+            outcome.set_result(start())
         except BaseException as e:  # raised where somebody waits for it
-            outcome.put((None, e))
-            return
-        outcome.put((engine, None))
-        # Asked, not looked at: whoever waits may be interrupted just when the engine is handed over.
-        if not is_wanted.get():
-            engine.close()
+            outcome.set_exception(e)
 
     threading.Thread(target=call, name="asrbatch-start", daemon=True).start()
     try:
-        engine, error = outcome.get()
+        return outcome.result()
     except BaseException:
-        is_wanted.put(False)
+        # At once where the engine is there: whoever waits may be interrupted just when it is handed over.
+        outcome.add_done_callback(lambda started: started.exception() or started.result().close())
         raise
-    if error is not None:
-        raise error
-    is_wanted.put(True)
-    return engine

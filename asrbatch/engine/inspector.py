@@ -58,7 +58,7 @@ class Inspector:
             name=checkpoint.name,
             architectures=list(architectures),
             style=config.engine.prompt_style,
-            task=config.task if config.task == "transcribe" else "translate",
+            task=config.task,
             prompt=config.prompt or CHAT_PROMPT,
             words={
                 "language": config.language,

@@ -4,11 +4,9 @@ vLLM says nothing about a plugin that is named and not installed, and only logs 
 much later as an unknown architecture. One that raises while it registers takes the engine down, and vLLM does not say
 which. Here the culprit is named."""
 
-import functools
 import os
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint, entry_points
-from typing import NamedTuple
 
 from asrbatch.errors import UsageError
 from asrbatch.formatting import one_line
@@ -55,7 +53,7 @@ def check_names(names: Sequence[str] | None) -> None:
 
 
 def load(names: Sequence[str] | None) -> dict[str, str]:
-    """Imports and registers plugins in vLLM's place, each once: not every `register` bears being called again.
+    """Imports and registers plugins in vLLM's place. Call it once: not every `register` bears being called again.
 
     Args:
         names: an allow-list; None for what VLLM_PLUGINS says, or all.
@@ -67,41 +65,28 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
         UsageError: one that was named is not installed or cannot be imported, or any raised; with its cause.
     """
     check_names(names)
-    problems = {}
+    problems, loaded = {}, versions(names)
     for point in installed():
-        if point.name in versions(names) and (problem := problem_of(point)):
+        if point.name not in loaded:
+            continue
+        what = f"{point.value} (from {loaded[point.name]})"
+        try:
+            # Apart from `register()`, because vLLM forgives only a failed import.
+            register = point.load()
+        except Exception as e:  # whatever its import does
+            problems[point.name] = f"{what} cannot be imported: {one_line(e)[:300]}"
             if names is not None:
-                raise UsageError(f"--plugin {point.name}: {problem.text}")
-            # As vLLM does: what cannot be imported is skipped, what raises while it registers is not caught.
-            if problem.is_fatal:
-                fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
-                raise UsageError(f"plugin {point.name}: {problem.text}; vLLM does not start with it: {fix}")
-            problems[point.name] = problem.text
+                raise UsageError(f"--plugin {point.name}: {problems[point.name]}") from e
+            continue
+        try:
+            register()
+        except Exception as e:
+            problem = f"{what} raised while it registered its models: {one_line(e)[:300]}"
+            if names is not None:
+                raise UsageError(f"--plugin {point.name}: {problem}") from e
+            fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
+            raise UsageError(f"plugin {point.name}: {problem}; vLLM does not start with it: {fix}") from e
     return problems
-
-
-class PluginError(NamedTuple):
-    """Why a plugin does not work here; `is_fatal` where vLLM does not go on without it."""
-
-    text: str
-    is_fatal: bool
-
-
-@functools.cache
-def problem_of(point: EntryPoint) -> PluginError | None:
-    """Imports and registers a plugin; None when it works."""
-    of = f" (from {point.dist.name} {point.dist.version})" if point.dist is not None else ""
-    try:
-        # Apart from `register()`, because vLLM forgives only a failed import.
-        register = point.load()
-    except Exception as e:  # whatever its import does
-        return PluginError(f"{point.value}{of} cannot be imported: {one_line(e)[:300]}", is_fatal=False)
-    try:
-        register()
-    except Exception as e:
-        why = one_line(e)[:300]
-        return PluginError(f"{point.value}{of} raised while it registered its models: {why}", is_fatal=True)
-    return None
 
 
 def _of_environment() -> list[str] | None:

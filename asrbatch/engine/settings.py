@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from asrbatch.config import DTYPES, ENGINE_MODES
 from asrbatch.engine.devices import Device
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import UsageError
@@ -16,7 +15,6 @@ from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.quantization import dtypes_taken, stated_quantization
 
 _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
-_ALIASES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 
 # Whisper's encoder has 1500 positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
@@ -83,11 +81,8 @@ def resolve_dtype(asked: str, checkpoint: Checkpoint, device: Device, engine_arg
     that they can run in.
 
     Raises:
-        UsageError: there is no such dtype, or the checkpoint's quantised weights cannot run in it.
+        UsageError: the checkpoint's quantised weights cannot run in it.
     """
-    asked = _ALIASES.get(asked, asked)
-    if asked not in DTYPES:
-        raise UsageError(f"--dtype {asked}: must be one of {', '.join(DTYPES)}")
     forced = (engine_args or {}).get("quantization")
     taken, by = dtypes_taken(stated_quantization(checkpoint.config), forced, has_amx=device.has_amx)
     if asked != "auto":
@@ -120,8 +115,6 @@ def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     for the same cores. On a GPU the process should win, because the frontend's Python and features run while the GPU
     works; that is expected, not measured yet. Several ranks need processes anyway.
     """
-    if asked not in ENGINE_MODES:
-        raise UsageError(f"--engine-mode {asked}: must be one of {', '.join(ENGINE_MODES)}")
     parallel = any(int(user_args.get(k, 1)) > 1 for k in ("tensor_parallel_size", "pipeline_parallel_size"))
     if asked == "thread" and parallel:
         raise UsageError("--engine-mode thread: tensor and pipeline parallel engines need --engine-mode process")

@@ -56,7 +56,8 @@ class Session:
         self._durations_s = plan.manifest.scan.durations_s
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
-        self.record.update({"num_devices": _num_devices(plan)})
+        # A session's GPU-hours are its wall time times these.
+        self.record.update({"num_devices": len(plan.slots) or plan.engine.num_ranks})
         self.record_deaths()
         self._update_record()
 
@@ -206,13 +207,6 @@ def _facts(config: RunConfig, plan: RunPlan) -> dict[str, Any]:
         "manifest": plan.manifest.record(),
         "model": plan.engine.checkpoint.as_dict(),
     }
-
-
-def _num_devices(plan: RunPlan) -> int:
-    """Devices this session occupies: a session's GPU-hours are its wall time times these."""
-    args = plan.engine.engine_args
-    of_one = int(args.get("tensor_parallel_size", 1)) * int(args.get("pipeline_parallel_size", 1))
-    return len(plan.slots) or of_one
 
 
 def _known(seconds: float) -> float | None:

@@ -21,7 +21,7 @@ from asrbatch.child_process import connect
 from asrbatch.config import PROMPT_STYLES
 from asrbatch.engine import environment, plugins
 from asrbatch.engine.base import innermost, root_cause
-from asrbatch.engine.vllm.option_support import default_target, detect_supported_options
+from asrbatch.engine.vllm.option_support import FEATURES_OF, default_target, detect_supported_options
 from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
 from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, STYLE_NAMES, ModelCapabilities
@@ -33,14 +33,6 @@ _SHORTEST_S = (0.1, 0.2, 0.5, 1.0)
 _USUAL_WINDOW_S = 30.0
 # Of models that take audio of any length.
 _LONGEST_WINDOW_S = 600.0
-
-# Words of a run to the feature that takes them.
-_FEATURE_OF_WORD = {
-    "language": "language",
-    "request_prompt": "prompt",
-    "hotwords": "hotwords",
-    "to_language": "target_language",
-}
 
 
 def _main() -> None:
@@ -68,9 +60,9 @@ def _import_vllm(request: dict[str, Any]) -> dict[str, str]:
     some of those.
     """
     environment.configure(mode="thread", device_kind=request["device_kind"], plugins=request["plugins"])
-    from asrbatch.engine.vllm import registry
+    import vllm.plugins
 
-    registry.hold_plugins()
+    vllm.plugins.plugins_loaded = True  # by us, and so not by vLLM
     return plugins.load(request["plugins"])
 
 
@@ -114,7 +106,7 @@ class _Inspection:
         fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
         try:
             self._config, renderer, self._kv_bytes = registry.without_engine({**request["settings"], **fixed})
-            self._model = registry.model_of(self._config)
+            self._model = registry.get_model_cls(self._config)
         except Exception as e:  # of vLLM, transformers, pydantic, or the checkpoint's own code
             why = _why_not(request["architectures"], e, problems)
             raise UsageError(f"{self._at}: {why}{_of_tokenizer(request)}") from e
@@ -238,14 +230,14 @@ class _Inspection:
 def _style(wanted: str, model: type, at: str) -> str:
     from asrbatch.engine.vllm import registry
 
-    has_interface = registry.has_interface(model)
+    has_interface = registry.supports_transcription(model)
     style = wanted if wanted in PROMPT_STYLES[1:] else INTERFACE_STYLE if has_interface else CHAT_STYLE
     if style == INTERFACE_STYLE and not has_interface:
         raise UsageError(
             f"--prompt-style {style}: {model.__name__} does not implement vLLM's SupportsTranscription; "
             "leave it out to use its chat template (asrbatch models lists which do)"
         )
-    if not registry.generates_text(model):
+    if not registry.is_text_generation_model(model):  # some take audio and only embed it
         raise UsageError(f"{at}: {model.__name__} writes no text; asrbatch models lists models that transcribe")
     if style == CHAT_STYLE and registry.placeholder_of(model) is None:
         raise UsageError(
@@ -257,7 +249,7 @@ def _style(wanted: str, model: type, at: str) -> str:
 
 def _words(given: dict[str, str | None], supports: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
     """What of the run's words goes into the prompt; the rest is refused elsewhere."""
-    words = {w: given[w] for w, feature in _FEATURE_OF_WORD.items() if given[w] is not None and feature in supports}
+    words = {w: given[w] for w, of in FEATURES_OF.items() if given[w] is not None and of[-1] in supports}
     for name in ("language", "to_language"):
         if name in words and (code := find(words.pop(name), languages)) is not None:
             words[name] = code

@@ -22,6 +22,10 @@ _ALSO_NEEDS = {
     "GraniteSpeechPlusForConditionalGeneration": ["torchaudio"],
 }
 
+_UNKNOWN = {
+    "asked": None, "sample_rate": None, "window_s": None, "languages": [], "can": [], "placeholder": None, "lacks": None
+}  # fmt: skip
+
 
 def list_models(problems: dict[str, str]) -> dict[str, Any]:
     """JSON-serialisable: `vllm` (version), `plugins` (installed ones by name, with their problem or None), `models` (by
@@ -35,21 +39,20 @@ def list_models(problems: dict[str, str]) -> dict[str, Any]:
 
 
 def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
+    row = {"architecture": name, **_UNKNOWN}
     try:
         model = load()
     except Exception as e:
         lacks = _lacking(e)
-        return {**_empty(name), "lacks": lacks} if lacks is not None and registry.may_take_audio(name) else None
-    if registry.has_interface(model):
+        return {**row, "lacks": lacks} if lacks is not None and registry.may_take_audio(name) else None
+    if registry.supports_transcription(model):
         lacks = next((p for p in _ALSO_NEEDS.get(name, ()) if importlib.util.find_spec(p) is None), None)
-        return {**_with_interface(name, model), "lacks": lacks}
-    if not registry.generates_text(model):
+        return {**row, **_with_interface(name, model), "lacks": lacks}
+    if not registry.is_text_generation_model(model):
         return None
     if (placeholder := registry.placeholder_of(model)) is None:
-        return (
-            {**_empty(name), "lacks": "a placeholder for audio in its class"} if registry.takes_audio(model) else None
-        )
-    return {**_empty(name), "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
+        return {**row, "lacks": "a placeholder for audio in its class"} if registry.takes_audio(model) else None
+    return {**row, "asked": CHAT_STYLE, "can": ["prompt"], "placeholder": placeholder}
 
 
 def _lacking(error: Exception) -> str | None:
@@ -67,7 +70,7 @@ def _lacking(error: Exception) -> str | None:
 
 
 def _with_interface(name: str, model: type) -> dict[str, Any]:
-    row = {**_empty(name), "asked": INTERFACE_STYLE, "languages": sorted(model.supported_languages)}
+    row = {"asked": INTERFACE_STYLE, "languages": sorted(model.supported_languages)}
     try:  # some classes state them whatever the checkpoint
         capabilities = model.get_speech_to_text_config(None, "transcribe")
         row |= {"sample_rate": int(capabilities.sample_rate), "window_s": capabilities.max_audio_clip_s}
@@ -77,16 +80,3 @@ def _with_interface(name: str, model: type) -> dict[str, Any]:
         can = ["language", "prompt", "hotwords", "translation", "timestamps", "detection"]
         return {**row, "asked": WHISPER_STYLE, "languages": [], "can": can}  # a checkpoint has its own
     return {**row, "can": supported_options_in_source(inspect.getsource(model.get_generation_prompt))}
-
-
-def _empty(name: str) -> dict[str, Any]:
-    return {
-        "architecture": name,
-        "asked": None,
-        "sample_rate": None,
-        "window_s": None,
-        "languages": [],
-        "can": [],
-        "placeholder": None,
-        "lacks": None,
-    }

@@ -8,7 +8,7 @@ PromptText = Callable[..., str | None]
 None where the model refuses them."""
 
 # A field of SpeechToTextParams that a class uses, to the features that need it.
-_FEATURES_OF = {
+FEATURES_OF = {
     "language": ["language"],
     "request_prompt": ["prompt"],
     "hotwords": ["hotwords"],
@@ -55,7 +55,7 @@ def supported_options_in_source(source: str) -> list[str]:
     """
     supports: list[str] = []
     source = re.sub(r"raise \w+\([^)]*\)", "", source)
-    for field, features in _FEATURES_OF.items():
+    for field, features in FEATURES_OF.items():
         local = re.search(rf"(\w+) = stt_params\.{field}\b", source)
         elsewhere = source.replace(local[0], "") if local else source
         name = local[1] if local else rf"stt_params\.{field}"

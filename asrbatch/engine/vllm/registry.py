@@ -11,13 +11,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import vllm
-import vllm.plugins
 from vllm.config.lora import LoRAConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.peft_helper import PEFTHelper
-from vllm.model_executor.model_loader import get_model_cls
-from vllm.model_executor.models.interfaces import supports_transcription
-from vllm.model_executor.models.interfaces_base import is_text_generation_model
+from vllm.model_executor.model_loader import get_model_cls as get_model_cls
+from vllm.model_executor.models.interfaces import supports_transcription as supports_transcription
+from vllm.model_executor.models.interfaces_base import is_text_generation_model as is_text_generation_model
 from vllm.model_executor.models.registry import _MULTIMODAL_MODELS, _VLLM_MODELS, ModelRegistry
 from vllm.renderers.registry import renderer_from_config
 
@@ -37,10 +36,6 @@ def without_engine(settings: dict[str, Any]) -> tuple[Any, Any, int]:
     # vLLM counts the layers of one pipeline rank.
     layers = model.get_num_layers(config.parallel_config) * config.parallel_config.pipeline_parallel_size
     return model, renderer_from_config(config), 2 * layers * heads * model.get_head_size()
-
-
-def model_of(model_config: Any) -> type:
-    return get_model_cls(model_config)
 
 
 def placeholder_of(model: type) -> str | None:
@@ -104,17 +99,3 @@ def check_adapter(folder: str, max_rank: int) -> None:
         if config.get(name) and name not in known:
             raise ValueError(f"vLLM {VERSION} does not know {name}")
     PEFTHelper.from_local_dir(folder, None).validate_legal(LoRAConfig(max_lora_rank=max_rank))
-
-
-def hold_plugins() -> None:
-    """Keeps vLLM from loading plugins in this process."""
-    vllm.plugins.plugins_loaded = True
-
-
-def generates_text(model: type) -> bool:
-    """Some models take audio and only embed it."""
-    return bool(is_text_generation_model(model))
-
-
-def has_interface(model: type) -> bool:
-    return bool(supports_transcription(model))
