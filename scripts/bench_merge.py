@@ -74,7 +74,7 @@ def make_row(utterance: Utterance) -> dict:
     window = Window(0, int(utterance.duration_s * SAMPLE_RATE))
     state = Timed(utterance, audio_s=utterance.duration_s)
     state.answered.append(InFlightWindow(state, 0, AudioWindow(window, np.zeros(0)), attempts=attempts))
-    return ok_row(state, WindowConfig(SAMPLE_RATE, 30.0, 160), SimpleNamespace(is_translated=False))
+    return ok_row(state, SimpleNamespace(is_translated=False, window_config=WindowConfig(SAMPLE_RATE, 30.0, 160)))
 
 
 class Timed(UtteranceState):

@@ -1,7 +1,7 @@
 """A pipeline on the engine that counts tone bursts, with everything around it recorded."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from beep_engine import RATE, BeepEngine
@@ -9,6 +9,9 @@ from beep_engine import RATE, BeepEngine
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.pipeline.budget import Limits
+
+
+RULES = WindowConfig(RATE, 30.0, 160)
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Asks:
     detects_language: bool = True
     is_translated: bool = False
     target_language: str | None = None
+    window_config: WindowConfig = RULES
 
     def language_of(self, utterance):
         return self.language
@@ -29,7 +33,6 @@ class Asks:
         return utterance.prompt
 
 
-RULES = WindowConfig(RATE, 30.0, 160)
 ASKS = Asks()
 
 
@@ -68,8 +71,7 @@ class Run:
         self.pipeline = self._stack.enter_context(
             make_pipeline(
                 config,
-                asks,
-                rules,
+                replace(asks, window_config=rules),
                 lambda deliver: engine(deliver, **engine_options),
                 write=write,
                 on_submit=self.submitted.append,

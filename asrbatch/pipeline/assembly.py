@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
-from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import RunConfig
 from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.spec import EngineSpec
@@ -18,7 +17,6 @@ from asrbatch.pipeline.queues import EventQueue
 def make_pipeline(
     config: RunConfig,
     spec: EngineSpec,
-    windows: WindowConfig,
     start_engine: Callable[[Deliver], Engine],
     **callbacks: Any,
 ) -> Iterator[Pipeline]:
@@ -29,11 +27,11 @@ def make_pipeline(
         callbacks: `write`, `on_submit` and `on_tick` of `Pipeline`.
     """
     events = EventQueue()
-    pool = PreprocessPool(config.num_workers, windows, decode_timeout_s=config.decode_timeout_s)
+    pool = PreprocessPool(config.num_workers, spec.window_config, decode_timeout_s=config.decode_timeout_s)
     # The pool first: its decoder processes come up while the engine does.
     with closing(pool), closing(start_engine(lambda key, outcome: events.put((key, outcome)))) as engine:
-        limits = Limits.of(config, engine, windows.window_s)
-        pipeline = Pipeline(engine, pool, events, limits, spec, windows, **callbacks)
+        limits = Limits.of(config, engine, spec.window_config.window_s)
+        pipeline = Pipeline(engine, pool, events, limits, spec, **callbacks)
         # Where each recording waits for its own answers, as many must be open as the engine holds, and a few behind.
         num_recordings = min(limits.windows, engine.max_num_seqs + pool.num_workers)
         pool.begin(engine, events.put, pipeline.budget, num_recordings)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine.base import DecodingOptions, Engine, Failure
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, RowError
@@ -48,7 +47,6 @@ class Pipeline:
         events: EventQueue,
         limits: Limits,
         spec: EngineSpec,
-        windows: WindowConfig,
         *,
         write: Callable[[dict[str, Any]], None],
         on_submit: Callable[[int], None],
@@ -56,7 +54,7 @@ class Pipeline:
     ):
         self.engine, self.limits, self.budget = engine, limits, Budget(limits.windows, limits.audio_s)
         self.monitor = EngineMonitor(engine.max_num_seqs, limits.hang_timeout_s)
-        self._pool, self._events, self._spec, self._windows = pool, events, spec, windows
+        self._pool, self._events, self._spec, self._windows = pool, events, spec, spec.window_config
         self._write, self._on_submit, self._on_tick = write, on_submit, on_tick
         self._working: dict[int, UtteranceState] = {}
         self._in_flight: dict[tuple[int, int], InFlightWindow] = {}
@@ -233,7 +231,7 @@ class Pipeline:
 
     def _write_if_done(self, state: UtteranceState) -> None:
         if state.is_preprocessed and state.num_whole == state.num_windows:
-            self._write_row(state, ok_row(state, self._windows, self._spec))
+            self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
         self._write_row(state, failed_row(state.utterance, error, state.timing))

@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
-from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import RowError
 from asrbatch.languages import NO_SPACES
@@ -49,12 +48,13 @@ _RESERVED = {"index", "input", *RESULT_FIELDS}
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)
 
 
-def ok_row(state: UtteranceState, config: WindowConfig, spec: EngineSpec) -> dict[str, Any]:
+def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
     """The row of an utterance whose windows are all answered.
 
     A window may reach into the next, which then hears again what comes from its start on, or into skipped audio, which
     nobody was asked about: what counts of its answer ends there.
     """
+    config = spec.window_config
     windows, texts, segments, results = [], [], [], []
     answered = sorted(state.answered, key=lambda window: window.span.start)
     starts = sorted([*(window.span.start for window in answered[1:]), *(skip.start for skip in state.skips)])

@@ -30,64 +30,34 @@ SPEED_ONLY_ENGINE_ARGS = frozenset((
 
 
 def fingerprint(
-    *,
-    rows_digest: str,
-    num_rows: int,
-    model_digest: str,
-    revision: str | None,
-    dtype: str,
-    sampling: dict[str, Any],
-    task: str,
-    language: str | None,
-    prompt: str | None,
-    windows: dict[str, Any],
     engine_args: dict[str, Any],
+    sharding: Sharding | None = None,
     asked: dict[str, Any] | None = None,
     audio_folder: str | None = None,
-    num_chunks: int = 1,
-    strategy: str | None = None,
-    chunks: str | None = None,
+    **choices: Any,
 ) -> dict[str, Any]:
     """The fingerprint of a run; every value is plain JSON.
 
     Args:
-        rows_digest: SHA-256 over the canonical manifest rows.
-        model_digest: SHA-256 over the checkpoint's content.
-        sampling: the SamplingParams that requests share.
         engine_args: what the user gave as `--engine-arg`; those that only change speed are left out.
+        sharding: how rows are dealt out to chunks; None for a run in one piece.
         asked: how the model is asked, where that was chosen or the model is not Whisper.
         audio_folder: what relative paths are relative to, where that depends on where the run began and not on the
             manifest.
-        strategy, chunks: how rows are dealt out to chunks, and `Sharding.digest`; None for a run in one piece.
+        choices: all else that decides the rows, by the name under which a difference is told.
     """
+    deciding = {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS}
     return {
-        "manifest": rows_digest,
-        "num_rows": num_rows,
-        "model": model_digest,
-        "revision": revision,
-        "dtype": dtype,
-        "quantization": engine_args.get("quantization"),
-        "sampling": sampling,
-        "task": task,
-        "language": language,
-        "prompt": prompt,
-        "windows": windows,
-        "engine_args": {
-            k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS and k != "quantization"
-        },
-        "num_chunks": num_chunks,
-        "strategy": strategy,
-        "chunks": chunks,
+        **choices,
+        "quantization": deciding.pop("quantization", None),
+        "engine_args": deciding,
+        "num_chunks": sharding.num_chunks if sharding else 1,
+        "strategy": sharding and sharding.strategy,
+        "chunks": sharding and sharding.digest,
+        # Fingerprints of before there were such choices are still those of runs without.
         **({"asked": asked} if asked else {}),
         **({"audio_folder": audio_folder} if audio_folder else {}),
     }
-
-
-def chunk_fields(sharding: Sharding | None) -> dict[str, Any]:
-    """What a fingerprint says about chunks; the arguments of `fingerprint` for them."""
-    if sharding is None:
-        return {}
-    return {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
 
 
 def digest(fingerprint: dict[str, Any]) -> str:

@@ -24,7 +24,6 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
     pipeline = make_pipeline(
         session.config,
         spec,
-        session.plan.rules,
         # In a thread, so that Ctrl-C interrupts our waiting and never a library that is being imported.
         lambda deliver: start_aside(lambda: start(spec, deliver)),
         write=session.write,

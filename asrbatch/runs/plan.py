@@ -20,7 +20,7 @@ from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.stdin import KeptManifest
-from asrbatch.runs.fingerprint import chunk_fields, fingerprint
+from asrbatch.runs.fingerprint import fingerprint
 from asrbatch.runs.model_selection import resolve_model
 from asrbatch.runs.row_check import check_row
 
@@ -34,7 +34,6 @@ class RunPlan:
         manifest: all of it.
         sharding: how it is dealt out to chunks; None for a run in one piece.
         chunk: bool [rows of the manifest], those of this process; None for all.
-        rules: what the model takes at once, and how longer audio is cut.
         num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
         fingerprint: see `fingerprint.py`.
 
@@ -50,7 +49,6 @@ class RunPlan:
         self.engine = resolve_model(config)
         # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
-        self.rules: WindowConfig = self.engine.window_config
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         source, reading = config.manifest, config.reading
         if kept is not None:
@@ -66,31 +64,31 @@ class RunPlan:
         # Stated durations are float32, in which the sum of a large manifest would be inexact.
         self.total_audio_s = None if np.isnan(durations_s).any() else float(durations_s.sum(dtype="float64"))
         self.fingerprint = fingerprint(
-            rows_digest=self.manifest.scan.digest,
+            engine_args=self.engine.engine_args,
+            sharding=self.sharding,
+            asked=self.engine.model_options.fingerprint,
+            audio_folder=kept.folder if kept is not None else config.reading.audio_folder or self.manifest.audio_folder,
+            manifest=self.manifest.scan.digest,
             # Of the whole manifest, not of the chunk: the chunks of a run have one fingerprint, and merge-shards joins
             # no others.
             num_rows=len(self.manifest),
             # By content, not by path: the nodes of a cluster have local copies.
-            model_digest=self.engine.checkpoint.digest,
+            model=self.engine.checkpoint.digest,
             revision=config.engine.revision,
             dtype=self.engine.dtype,
             sampling=self.engine.sampling,
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.rules.choices | _voice_choices(self.rules),
-            engine_args=self.engine.engine_args,
-            asked=self.engine.model_options.fingerprint,
-            audio_folder=kept.folder if kept is not None else config.reading.audio_folder or self.manifest.audio_folder,
-            **chunk_fields(self.sharding),
+            windows=self.engine.window_config.choices | _voice_choices(self.engine.window_config),
         )
 
 
-def _voice_choices(rules: WindowConfig) -> dict[str, Any]:
+def _voice_choices(windows: WindowConfig) -> dict[str, Any]:
     """How speech is told from silence, where it is."""
-    if rules.windows == "silence":
+    if windows.windows == "silence":
         return silence.choices()
-    return choices_of_skips() if rules.vad_filter else {}
+    return choices_of_skips() if windows.vad_filter else {}
 
 
 def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:

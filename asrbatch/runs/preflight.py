@@ -68,7 +68,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
     engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
     try:
         if not_checked is None:
-            return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).rules)
+            return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).engine.window_config)
         # Without the engine's options, which only a vLLM can judge.
         spec = resolve_model(replace(config, engine=EngineConfig(engine.model)), with_vllm=False)
         for language in languages:

@@ -95,8 +95,9 @@ class Session:
         """
         chunk = self.plan.chunk
         rows = np.arange(len(self.plan.manifest)) if chunk is None else np.flatnonzero(chunk)
-        if self.plan.rules.is_sequential:
-            rows = rows[longest_first(self._durations_s[rows], self.plan.rules.window_s)]
+        windows = self.plan.engine.window_config
+        if windows.is_sequential:
+            rows = rows[longest_first(self._durations_s[rows], windows.window_s)]
         for index in map(int, rows):
             if not self.journal.finished[index] and self.deaths.get(index, 0) in deaths:
                 yield index

@@ -74,8 +74,9 @@ def row_of(
     target_language=None,
 ) -> dict:
     state = state(utterance, audio_s=audio_s, flags=flags, skips=list(skips), answered=windows)
-    spec = SimpleNamespace(is_translated=is_translated, target_language=target_language)
-    return ok_row(state, WindowConfig(sample_rate, 30.0, 160, drop_no_speech=drop_no_speech), spec)
+    window_config = WindowConfig(sample_rate, 30.0, 160, drop_no_speech=drop_no_speech)
+    spec = SimpleNamespace(is_translated=is_translated, target_language=target_language, window_config=window_config)
+    return ok_row(state, spec)
 
 
 def transcribed(*generations: DecodingResult, audio_flags=(), options=(), **fields) -> dict:

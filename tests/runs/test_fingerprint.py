@@ -9,9 +9,9 @@ import pytest
 from asrbatch.runs.fingerprint import SPEED_ONLY_ENGINE_ARGS, differences, digest, fingerprint
 
 CHOICES = {
-    "rows_digest": "a" * 64,
+    "manifest": "a" * 64,
     "num_rows": 100,
-    "model_digest": "b" * 64,
+    "model": "b" * 64,
     "revision": None,
     "dtype": "bfloat16",
     "sampling": {"temperature": 0.0, "max_tokens": 444, "seed": 0},
@@ -25,9 +25,9 @@ CHOICES = {
 
 # What is changed, and the name and values under which the difference is told.
 CHANGES = {
-    "rows_digest": ("c" * 64, f'manifest: was "{"a" * 59}…, now "{"c" * 59}…'),
+    "manifest": ("c" * 64, f'manifest: was "{"a" * 59}…, now "{"c" * 59}…'),
     "num_rows": (101, "num_rows: was 100, now 101"),
-    "model_digest": ("d" * 64, f'model: was "{"b" * 59}…, now "{"d" * 59}…'),
+    "model": ("d" * 64, f'model: was "{"b" * 59}…, now "{"d" * 59}…'),
     "revision": ("main", 'revision: was null, now "main"'),
     "dtype": ("float32", 'dtype: was "bfloat16", now "float32"'),
     "sampling": ({"temperature": 0.0, "max_tokens": 200, "seed": 0}, "sampling.max_tokens: was 444, now 200"),

@@ -107,7 +107,6 @@ class WorkerPool:
         setup = WorkerSetup(
             config=_share_of(self._session.config, slot, len(plan.slots)),
             engine=plan.engine.on(slot.device),
-            rules=plan.rules,
             start=self._start,
         )
         try:
@@ -203,7 +202,7 @@ class WorkerPool:
 
     def _submit(self, worker: WorkerHandle, index: int) -> None:
         # A worker holds no more than a window or two of a recording at a time, however long that is.
-        window_s = self._session.plan.rules.window_s
+        window_s = self._session.plan.engine.window_config.window_s
         worker.submit(index, min(self._session.duration_s(index) or window_s, window_s))
 
     def _schedule_idle(self, worker: WorkerHandle) -> None:
@@ -219,7 +218,9 @@ class WorkerPool:
     def _has_capacity(self, worker: WorkerHandle) -> bool:
         if not worker.held:
             return True
-        most_audio_s = self._session.config.max_audio_s or worker.windows * self._session.plan.rules.window_s
+        most_audio_s = (
+            self._session.config.max_audio_s or worker.windows * self._session.plan.engine.window_config.window_s
+        )
         return (
             not worker.runs_alone
             and len(worker.held) < min(worker.windows, self._fair_share())

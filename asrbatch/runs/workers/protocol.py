@@ -13,7 +13,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from asrbatch.audio.windows import WindowConfig
     from asrbatch.config import RunConfig
     from asrbatch.engine.base import Engine
     from asrbatch.engine.spec import EngineSpec
@@ -46,5 +45,4 @@ class WorkerSetup:
 
     config: "RunConfig"
     engine: "EngineSpec"
-    rules: "WindowConfig"
     start: "Callable[..., Engine]"

@@ -71,7 +71,6 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
     pipeline = make_pipeline(
         setup.config,
         setup.engine,
-        setup.rules,
         partial(setup.start, setup.engine),
         write=lambda row: _send(connection, ("row", row)),
         on_submit=lambda index: _send(connection, ("submitted", index)),
