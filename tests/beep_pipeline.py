@@ -10,7 +10,6 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.pipeline.budget import Limits
 
-
 RULES = WindowConfig(RATE, 30.0, 160)
 
 
