@@ -162,20 +162,8 @@ class EngineSpec:
         """Of its requests; None has it detected, or leaves it to the model."""
         if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
-        return self.check_language(utterance.lang, "lang") if utterance.lang else self.language
-
-    def check_language(self, language: str, option: str) -> str:
-        """The model's own code for a language.
-
-        Args:
-            option: where it was written, for the message.
-
-        Raises:
-            UsageError: the model takes no language, or lacks this one.
-        """
-        if self.capabilities.is_whisper:
-            return self.prompts.check_language(language, option)
-        return self.capabilities.check_language(language, f"{option} {language}")
+        lang = utterance.lang
+        return self.capabilities.check_language(lang, "lang") if lang else self.language
 
     def prompt_of(self, utterance: Utterance) -> str | None:
         prompt = self.prompt if utterance.prompt is None else utterance.prompt

@@ -101,15 +101,20 @@ class ModelCapabilities:
     def check_language(self, language: str, option: str) -> str:
         """The model's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
 
+        Args:
+            option: where it was written, for the message.
+
         Raises:
             UsageError: it takes no language, or lacks this one.
         """
-        self.require("language", option, "; say it in the prompt instead")
-        if (code := find(language, self.languages)) is not None:
-            return code
-        raise UsageError(
-            f"{option}: {self.architecture} has no such language; it has {' '.join(sorted(self.languages))}"
-        )
+        said, problem = f"{option} {language!r}", f"has no such language; it has {' '.join(sorted(self.languages))}"
+        if self.is_whisper and "language" not in self.supports:  # its rows may say all the same that they are English
+            problem = "is English-only; give a multilingual checkpoint"
+        else:
+            self.require("language", said, "; say it in the prompt instead")
+        if (code := find(language, self.languages)) is None:
+            raise UsageError(f"{said}: {self.architecture} {problem}")
+        return code
 
     def as_dict(self) -> dict[str, Any]:
         """For the run record, whose keys are older than the names here."""

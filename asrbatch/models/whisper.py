@@ -16,9 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from asrbatch.config import TASKS
 from asrbatch.errors import RowError, UsageError
-from asrbatch.languages import find
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
 from asrbatch.types import DecodingResult, Segment
@@ -64,8 +62,6 @@ class WhisperPrompts:
     def __init__(self, checkpoint: Checkpoint, task: str = "transcribe", *, timestamps: bool = False):
         self.checkpoint = checkpoint
         self.task = task
-        if task not in TASKS:
-            raise UsageError(f"--task {task}: must be one of {', '.join(TASKS)}")
         if task == "translate" and not checkpoint.is_multilingual:
             raise UsageError(f"--task translate: {checkpoint.name} is English-only; give a multilingual checkpoint")
         tokens = checkpoint.added_tokens
@@ -109,28 +105,11 @@ class WhisperPrompts:
         unnamed = None if before in tokens.values() else before
         return tokens.get("<|nospeech|>", tokens.get("<|nocaptions|>", unnamed))
 
-    def check_language(self, language: str, option: str = "language") -> str:
-        """The checkpoint's own code for a language (`EN`, `en-US`, `eng`, `English` → `en`).
-
-        Args:
-            option: where it stands, for the message.
-
-        Raises:
-            UsageError: the checkpoint lacks it.
-        """
-        if (code := find(language, self.checkpoint.languages)) is not None:
-            return code
-        name = self.checkpoint.name
-        if not self.checkpoint.is_multilingual:
-            raise UsageError(f"{option} {language!r}: {name} is English-only; give a multilingual checkpoint")
-        known = " ".join(sorted(self.checkpoint.languages))
-        raise UsageError(f"{option} {language!r}: {name} has no such language; it has {known}")
-
     def controls(self, language: str | None, *, timestamps: bool) -> Controls:
         """What the engine must enforce for one kind of request.
 
         Args:
-            language: a code `check_language` returned, or None to have the model detect it.
+            language: one of the checkpoint's codes, or None to have the model detect it.
         """
         forced: list[tuple[int, ...]] = []
         if self.checkpoint.is_multilingual:

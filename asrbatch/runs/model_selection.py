@@ -73,11 +73,10 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
         timestamps=capabilities.is_whisper if config.timestamps is None else config.timestamps,
         temperatures=TEMPERATURES if config.fallback else GREEDY,
     )
-    if capabilities.is_whisper:
-        _check_whisper(config, spec)
+    _check_prompts(config, spec)
     if config.language is None:
         return spec
-    return replace(spec, language=spec.check_language(config.language, "--language"))
+    return replace(spec, language=capabilities.check_language(config.language, "--language"))
 
 
 def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowConfig:
@@ -104,7 +103,7 @@ def _model_options(
     inspector: Inspector | None,
 ) -> ModelOptions:
     engine = config.engine
-    template_kwargs = _json_object("--chat-template-kwargs", engine.chat_template_kwargs)
+    template_kwargs = _template_kwargs(engine.chat_template_kwargs)
     architectures = _architectures(checkpoint, engine_args)
     tokenizer = None if engine.tokenizer is None else find_tokenizer(engine.tokenizer)
     if inspector is not None:
@@ -159,14 +158,15 @@ def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[st
     return replace(capabilities, window_s=config.window_s, window_source="--window-seconds")
 
 
-def _check_whisper(config: RunConfig, spec: EngineSpec) -> None:
-    prompts = spec.prompts  # refuses tasks and timestamps that the checkpoint lacks
-    if config.drop_no_speech and prompts.no_speech is None:
+def _check_prompts(config: RunConfig, spec: EngineSpec) -> None:
+    prompts = spec.prompts if spec.capabilities.is_whisper else None  # refuses tasks and timestamps that there are not
+    if config.drop_no_speech and (prompts is None or prompts.no_speech is None):
         raise UsageError(
-            f"--drop-no-speech: {spec.checkpoint.name} has no token that says whether anybody speaks; leave it out"
+            f"--drop-no-speech: {spec.checkpoint.name} has no token that says whether anybody speaks, as Whisper has; "
+            "leave it out"
         )
     for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
-        if text is not None:
+        if prompts is not None and text is not None:
             prompts.check_words(option, text)
 
 
@@ -174,7 +174,6 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
     """Refuses what the model would ignore."""
     if config.task == "translate" and not capabilities.is_whisper:  # Whisper's prompts know their tasks
         capabilities.require("translation", "--task translate", "; say it in --prompt instead")
-    _check_target(config, capabilities)
     for is_given, feature, option, chat_fix in (
         (config.prompt is not None, "prompt", f"--prompt {config.prompt!r}", ""),
         (config.hotwords is not None, "hotwords", f"--hotwords {config.hotwords!r}", "; name them in --prompt instead"),
@@ -188,39 +187,30 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
         raise UsageError(
             f"--hotwords and --condition-on-previous: the text before would push the words out of the prompt; {fix}"
         )
-    if config.drop_no_speech and not capabilities.is_whisper:
-        raise UsageError(
-            f"--drop-no-speech: {capabilities.architecture} has no token that says whether anybody speaks, as Whisper "
-            "has; leave it out"
-        )
-
-
-def _check_target(config: RunConfig, capabilities: ModelCapabilities) -> None:
-    target, has = config.target_language, " ".join(sorted(capabilities.languages))
-    if target is None:
-        if (
-            config.task == "translate"
-            and capabilities.default_target is None
-            and "target_language" in capabilities.supports
-        ):
-            raise UsageError(
-                f"--task translate: {capabilities.architecture} must be told into what; give --target-language ({has})"
-            )
-        return
-    if config.task != "translate":
-        raise UsageError(f"--target-language {target}: without --task translate nothing is translated")
-    if capabilities.is_whisper and primary(target) == "en":
-        return
-    capabilities.require("target_language", f"--target-language {target}")
-    if find(target, capabilities.languages) is None:
-        raise UsageError(f"--target-language {target}: {capabilities.architecture} has {has}")
 
 
 def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str | None:
-    """The language to translate into, by the model's own code; Whisper's only one goes without saying."""
-    if config.target_language is not None:
-        return find(config.target_language, capabilities.languages) or primary(config.target_language)
-    return capabilities.default_target if config.task == "translate" and not capabilities.is_whisper else None
+    """The language to translate into, by the model's own code; Whisper's only one goes without saying.
+
+    Raises:
+        UsageError: nothing is translated, or not into that.
+    """
+    target, known, model = config.target_language, capabilities.languages, capabilities.architecture
+    if target is None:
+        if config.task != "translate" or capabilities.is_whisper:
+            return None
+        if capabilities.default_target is None and "target_language" in capabilities.supports:
+            has = " ".join(sorted(known))
+            raise UsageError(f"--task translate: {model} must be told into what; give --target-language ({has})")
+        return capabilities.default_target
+    if config.task != "translate":
+        raise UsageError(f"--target-language {target}: without --task translate nothing is translated")
+    if capabilities.is_whisper and primary(target) == "en":
+        return "en"
+    capabilities.require("target_language", f"--target-language {target}")
+    if (code := find(target, known)) is None:
+        raise UsageError(f"--target-language {target}: {model} has {' '.join(sorted(known))}")
+    return code
 
 
 def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
@@ -235,15 +225,16 @@ def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> li
     return list(named or checkpoint.config.get("architectures") or [])
 
 
-def _json_object(option: str, text: str | None) -> dict[str, Any]:
-    if text is None:
-        return {}
+def _template_kwargs(text: str | None) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = {} if text is None else json.loads(text)
     except ValueError as e:
-        raise UsageError(f"{option} {text}: is not JSON ({e}); write it as '{{\"enable_thinking\": false}}'") from e
+        value = e
     if not isinstance(value, dict):
-        raise UsageError(f"{option} {text}: must be a JSON object, such as '{{\"enable_thinking\": false}}'")
+        why = f" ({value})" if isinstance(value, ValueError) else ""
+        raise UsageError(
+            f"--chat-template-kwargs {text}: must be a JSON object, such as '{{\"enable_thinking\": false}}'{why}"
+        )
     return value
 
 
@@ -282,18 +273,16 @@ def _lora(
 
 def _max_tokens(wanted: int | None, checkpoint: Checkpoint, capabilities: ModelCapabilities) -> int:
     if capabilities.is_whisper:
-        limit = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
-        if wanted is not None and wanted > limit:
-            raise UsageError(f"--max-tokens {wanted}: the model's decoder has room for {limit}")
-        return wanted or limit
-    # Of these models prompt, audio and answer share the length; Whisper's audio counts apart.
-    limit = capabilities.max_model_len - capabilities.window_tokens
-    if wanted is not None and wanted > limit:
+        limit = default = checkpoint.config.get("max_target_positions", 448) - _PROMPT_TOKENS
+        why = "in the model's decoder"
+    else:
+        # Of these models prompt, audio and answer share the length; Whisper's audio counts apart.
+        limit = capabilities.max_model_len - capabilities.window_tokens
+        default = min(limit, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * capabilities.window_s)))
         why = (
             f"of {capabilities.max_model_len} tokens, {capabilities.window_s:g} s of audio and the prompt take "
-            f"{capabilities.window_tokens}"
+            f"{capabilities.window_tokens}; --window-seconds makes windows shorter"
         )
-        raise UsageError(
-            f"--max-tokens {wanted}: there is room for {limit}: {why}; --window-seconds makes windows shorter"
-        )
-    return wanted or min(limit, max(_LEAST_TOKENS, math.ceil(_TOKENS_PER_S * capabilities.window_s)))
+    if wanted is not None and wanted > limit:
+        raise UsageError(f"--max-tokens {wanted}: there is room for {limit}: {why}")
+    return wanted or default

@@ -72,7 +72,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
         # Without the engine's options, which only a vLLM can judge.
         spec = resolve_model(replace(config, engine=EngineConfig(engine.model)), with_vllm=False)
         for language in languages:
-            spec.check_language(language, "language")
+            spec.capabilities.check_language(language, "language")
     except (UsageError, ManifestError) as e:
         # Messages name the folder that took the model's place above; the user wrote the name.
         return PreflightResult(str(e).replace(checkpoint.folder, model), not_checked, rules)

@@ -25,7 +25,7 @@ def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
     capabilities = spec.capabilities
     if utterance.lang:
         try:
-            spec.check_language(utterance.lang, "lang")
+            capabilities.check_language(utterance.lang, "lang")
         except UsageError as e:
             fix = "rename the field (others are only carried along), or give another model"
             return str(e) if capabilities.is_whisper else f"{e}; {fix}"

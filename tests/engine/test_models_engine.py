@@ -249,7 +249,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         (
             "qwen2",
             {"language": "en"},
-            "--language en: Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt",
+            "--language 'en': Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt",
         ),
         ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
         ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
@@ -259,7 +259,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         ("qwen2", {"window_s": 31.0}, "--window-seconds 31: .* hears 30 s at once"),
         ("qwen2", {"prompt_style": "transcription"}, "does not implement vLLM's SupportsTranscription"),
         ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
-        ("glm", {"language": "en"}, "--language en: GlmAsr.*, asked by its transcription interface, would ignore it"),
+        ("glm", {"language": "en"}, "--language 'en': GlmAsr.*, asked by its transcription interface, would ignore it"),
         (
             "glm",
             {"prompt": "Norland"},
@@ -497,7 +497,9 @@ def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatc
 
 
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
-    with pytest.raises(ManifestError, match=r"m.jsonl:1: lang en: .* would ignore it; models that honour it: Whisper"):
+    with pytest.raises(
+        ManifestError, match=r"m.jsonl:1: lang 'en': .* would ignore it; models that honour it: Whisper"
+    ):
         runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
 
 

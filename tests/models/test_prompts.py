@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from asrbatch.config import TaskOptions
 from asrbatch.errors import RowError, UsageError
-from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.capabilities import whisper_capabilities
+from asrbatch.models.checkpoint import WHISPER, Checkpoint
 from asrbatch.models.whisper import WhisperPrompts
 from asrbatch.types import Segment
 
@@ -197,27 +199,28 @@ def test_a_word_added_to_the_vocabulary_is_text():
 
 
 @pytest.mark.parametrize("written", ["de", "DE", "de-AT", "de_at", " De ", "deu", "ger", "German", "deu-AT"])
-def test_language_as_people_write_it(prompts, written):
-    assert prompts.check_language(written) == "de"
+def test_language_as_people_write_it(written):
+    assert whisper_capabilities(checkpoint()).check_language(written, "lang") == "de"
 
 
-def test_languages_of_three_letters(prompts):
-    assert [prompts.check_language(code) for code in ("haw", "yue-Hant-HK")] == ["haw", "yue"]
+def test_languages_of_three_letters():
+    check = whisper_capabilities(checkpoint()).check_language
+    assert [check(code, "lang") for code in ("haw", "yue-Hant-HK")] == ["haw", "yue"]
 
 
 @pytest.mark.parametrize("written", ["xx", "germanic", "", "-", "d e"])
-def test_language_the_checkpoint_lacks(prompts, written):
+def test_language_the_checkpoint_lacks(written):
     with pytest.raises(UsageError) as error:
-        prompts.check_language(written)
-    assert str(error.value) == f"language {written!r}: acme/whisper has no such language; it has de en es fr haw yue zh"
+        whisper_capabilities(checkpoint()).check_language(written, "lang")
+    assert str(error.value) == f"lang {written!r}: {WHISPER} has no such language; it has de en es fr haw yue zh"
 
 
 def test_language_of_an_english_only_checkpoint():
-    prompts = WhisperPrompts(checkpoint(english=True))
-    assert [prompts.check_language(code) for code in ("en", "EN", "en-US")] == ["en"] * 3
+    check = whisper_capabilities(checkpoint(english=True)).check_language
+    assert [check(code, "lang") for code in ("en", "EN", "en-US")] == ["en"] * 3
     with pytest.raises(UsageError) as error:
-        prompts.check_language("de")
-    assert str(error.value) == "language 'de': acme/whisper is English-only; give a multilingual checkpoint"
+        check("de", "lang")
+    assert str(error.value) == f"lang 'de': {WHISPER} is English-only; give a multilingual checkpoint"
 
 
 def test_translate_needs_a_multilingual_checkpoint():
@@ -228,7 +231,7 @@ def test_translate_needs_a_multilingual_checkpoint():
 
 def test_unknown_task():
     with pytest.raises(UsageError, match="--task summarise: must be one of transcribe, translate"):
-        WhisperPrompts(checkpoint(), "summarise")
+        TaskOptions(task="summarise")
 
 
 @pytest.mark.parametrize(
