@@ -65,9 +65,8 @@ def main() -> int:
     code = EXIT_ERROR
     try:
         app()
-    except (
-        SystemExit
-    ) as e:  # how typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130)
+    except SystemExit as e:
+        # How typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130).
         code = EXIT_INTERRUPTED if e.code == 130 else e.code
     except Interrupted as e:
         print(f"asrbatch: {e}", file=sys.stderr)

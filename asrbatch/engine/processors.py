@@ -50,12 +50,12 @@ class WhisperProcessor:
         self.prompts, self.frontend = spec.prompts, frontend
         self._api, self._max_tokens, self._seed = api, spec.max_tokens, spec.seed
         self._params = functools.cache(self._make_params)
-        kinds = (
-            {"timestamps": True, "no_timestamps": False} if self.prompts.has_timestamps else {"no_timestamps": False}
-        )
-        self.warm_ups = [DecodingOptions(timestamps=timestamps) for timestamps in kinds.values()]
-        rules = {name: self.prompts.controls(None, timestamps=timestamps) for name, timestamps in kinds.items()}
-        self.facts = {"token_rules": {name: controls.as_dict() for name, controls in rules.items()}}
+        kinds = {"timestamps": True, "no_timestamps": False}
+        if not self.prompts.has_timestamps:
+            del kinds["timestamps"]
+        self.warm_ups = [DecodingOptions(timestamps=kind) for kind in kinds.values()]
+        rules = {name: self.prompts.controls(None, timestamps=kind).as_dict() for name, kind in kinds.items()}
+        self.facts = {"token_rules": rules}
 
     def preprocess(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         prompt_ids = self.prompts.prompt_ids(prompt, self.frontend.encode)

@@ -19,11 +19,8 @@ _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Whisper's encoder has 1500 positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
 
-# By a logits processor ours runs in every worker of vLLM's, which takes them by these names alone.
-_LOGITS_PROCESSORS = {
-    True: "asrbatch.engine.vllm.logits:WhisperLogitsProcessor",
-    False: "asrbatch.engine.vllm.logits:WatchdogLogitsProcessor",
-}
+# By it ours runs in every worker of vLLM's, which takes it by its name alone.
+_LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogitsProcessor"
 
 _OWN_OPTIONS = {
     "model": "use --model",
@@ -150,7 +147,7 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
     if on_cpu and "kv_cache_memory_bytes" not in settings and "gpu_memory_utilization" not in settings:
         settings["kv_cache_memory_bytes"] = _kv_cache_bytes(spec, settings["max_num_seqs"])
     # Last, and refused to the user: without it Whisper's rules would not hold, and workers would outlive us.
-    settings["logits_processors"] = [_LOGITS_PROCESSORS[spec.capabilities.is_whisper]]
+    settings["logits_processors"] = [_LOGITS_PROCESSOR]
     return settings
 
 

@@ -64,11 +64,7 @@ class ModelOptions:
         """vLLM's engine arguments that follow from it. What was not given is left out: to vLLM an empty string is not
         "none".
         """
-        settings: dict[str, Any] = {}
-        if self.tokenizer is not None:
-            settings["tokenizer"] = self.tokenizer
-        if self.trust_remote_code:
-            settings["trust_remote_code"] = True
+        settings = {name: value for name in ("tokenizer", "trust_remote_code") if (value := getattr(self, name))}
         if self.lora is not None:
             settings |= {"enable_lora": True, "max_lora_rank": self.lora_rank, "max_loras": 1}
         return settings

@@ -6,7 +6,7 @@ that is not on this machine is left alone: a plan downloads nothing.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 from asrbatch.audio.windows import WindowConfig
@@ -79,10 +79,8 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
     return PreflightResult(None, not_checked, rules)
 
 
-# Options of a run with Whisper that can be judged without a vLLM. Not hotwords: they are counted with a library of its.
-_WITHOUT_VLLM = frozenset((
-    "revision", "task", "target_language", "windows", "window_s", "language", "prompt", "timestamps",
-))  # fmt: skip
+# Options of a run with Whisper that take a vLLM to be judged: hotwords are counted with a library of its.
+_WITH_VLLM = {"hotwords", *(field.name for field in fields(EngineConfig) if field.name != "revision")}
 
 
 def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, WindowConfig]:
@@ -96,7 +94,7 @@ def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, Wi
         UsageError: an option that the model cannot honour.
     """
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    needs_vllm = checkpoint.architecture != WHISPER or not _WITHOUT_VLLM.issuperset(given)
+    needs_vllm = checkpoint.architecture != WHISPER or not _WITH_VLLM.isdisjoint(given)
     spec = resolve_model(config, with_vllm=needs_vllm)
     inspector.close()
     return partial(check_row, spec), spec.window_config

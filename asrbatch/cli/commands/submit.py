@@ -15,7 +15,7 @@ from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arra
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
 from asrbatch.cluster.slurm_submit import Script, Submitted
 from asrbatch.cluster.slurm_submit import submit as submit_scripts
-from asrbatch.config import STDIN, EngineConfig, RunConfig
+from asrbatch.config import STDIN, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
 from asrbatch.storage.paths import find_chunks
@@ -38,11 +38,7 @@ def submit(
         raise UsageError(
             "--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold"
         )
-    # Tasks may start in another folder than this one, so nothing stays relative.
-    if (tars := options.values["tars"]) is not None:
-        options.values["tars"] = ",".join(map(absolute, tars.split(",")))
-    if (folder := options.values["audio_folder"]) is not None:
-        options.values["audio_folder"] = absolute(folder)
+    _make_absolute(options.values)
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
     manifest = _manifest(config, slurm["chdir"], dry_run)
@@ -110,7 +106,7 @@ def _array(
     place = "" if len(arrays) == 1 else f"-{array.offset}"
     path = _beside(config.output_path, f"array{place}")
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
-    changes = {"manifest": manifest, "output": str(config.output_path), **_absolute_folders(config.engine)}
+    changes = {"manifest": manifest, "output": str(config.output_path)}
     # --overwrite is the script's business: a requeued task would remove the rows of its first start.
     arguments = ["transcribe", *options.arguments(without=("overwrite",), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
@@ -129,17 +125,19 @@ def _beside(output: Path, what: str) -> Path:
     return output.with_name(f"{output.name.removesuffix('.jsonl')}.{what}.sbatch")
 
 
-def _absolute_folders(engine: EngineConfig) -> dict[str, str]:
-    """The options that name a folder here, as absolute paths; names on the hub stay as they are."""
-    changes = {}
+def _make_absolute(values: dict[str, Any]) -> None:
+    """Tasks may start in another folder than this one, so no path stays relative; names on the hub stay as they are."""
+    if values["tars"] is not None:
+        values["tars"] = ",".join(map(absolute, values["tars"].split(",")))
+    if values["audio_folder"] is not None:
+        values["audio_folder"] = absolute(values["audio_folder"])
     for option in ("model", "tokenizer", "lora"):
-        name = getattr(engine, option)
-        if name is not None and Path(name).expanduser().is_dir():
-            changes[option] = str(_absolute(name))
+        name = values[option] or ""
+        if name and Path(name).expanduser().is_dir():
+            values[option] = str(_absolute(name))
         # No name on the hub begins so: a folder was meant.
-        elif name is not None and name.startswith((".", "~")):
+        elif name.startswith((".", "~")):
             raise UsageError(f"--{option} {name}: no such folder")
-    return changes
 
 
 def _absolute(path: str | Path | None) -> Path | None:

@@ -5,7 +5,7 @@ Knows nothing of requests, and does not judge what a model makes of a prompt. Im
 
 import dataclasses
 import re
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jinja2.meta
@@ -26,8 +26,7 @@ _STANDARD_VARIABLES = frozenset((
 # A tag of transformers' that marks what the assistant says; Jinja itself does not know it.
 _GENERATION_TAG = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 
-# Prompts of a chat that are kept: rows may bring their own, and memory must not grow with them.
-_MAX_PROMPTS = 64
+_MAX_PROMPTS = 64  # of a chat that are kept
 
 # Where `SpeechToTextParams` lacks a field in some vLLM, no model of that vLLM takes it.
 _PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
@@ -103,13 +102,8 @@ class InterfaceFrontend(Frontend):
         given = {name: value for name, value in words.items() if value is not None}
         if missing := given.keys() - _PARAMS:
             raise ValueError(f"this vLLM has no {', '.join(sorted(missing))} for any model")
-        params = {
-            "audio": samples,
-            "stt_config": self.speech_config,
-            "model_config": self.model_config,
-            "task_type": self._task,
-        }
-        return self.model.get_generation_prompt(SpeechToTextParams(**{**params, **given}))
+        settled = {"stt_config": self.speech_config, "model_config": self.model_config, "task_type": self._task}
+        return self.model.get_generation_prompt(SpeechToTextParams(audio=samples, **(settled | given)))
 
     def render(self, samples: Any, prompt: str | None = None, language: str | None = None) -> Any:
         """Features and prompt of one window as vLLM's engine input."""
@@ -151,10 +145,11 @@ class ChatFrontend(Frontend):
         super().__init__(model_config, renderer)
         # Without it a template leaves the user's turn open, and the model goes on in it.
         self._kwargs = {"add_generation_prompt": True, **template_kwargs}
+        # Rows may bring their own prompts, and memory must not grow with them.
+        self.prompt_ids = lru_cache(_MAX_PROMPTS)(partial(self._prompt_ids, kwargs=self._kwargs))
         self.placeholder = placeholder_of(self.model)
         if self.placeholder is None:
             raise ValueError(f"{self.model.__name__} has no placeholder for audio, so vLLM cannot give it any")
-        self._prompts: dict[str, list[int]] = {}
 
     @property
     def sample_rate(self) -> int:
@@ -173,7 +168,7 @@ class ChatFrontend(Frontend):
         length = getattr(extractor, "chunk_length", None)
         return None if length is None else float(length)
 
-    def prompt_ids(self, prompt: str) -> list[int]:
+    def _prompt_ids(self, prompt: str, kwargs: dict[str, Any]) -> list[int]:
         """Token ids of the whole chat, the audio a placeholder.
 
         The audio stands where the text says `{audio}`, otherwise at its end. A template that takes parts puts in its
@@ -182,24 +177,19 @@ class ChatFrontend(Frontend):
         Raises:
             RowError: `bad_row`, the prompt would be read as something else than one text with one audio.
         """
-        if prompt not in self._prompts:
-            self._check(prompt)
-            before, _, after = prompt.partition("{audio}")
-            texts = [{"type": "text", "text": t} for t in (before, after)]
-            # A part with a uuid promises its audio for later; vLLM 0.28 takes that promise of an `audio_url` alone.
-            audio = {"type": "audio_url", "audio_url": None, "uuid": "window"}
-            parts = [part for part in (texts[0], audio, texts[1]) if part is audio or part["text"].strip()]
-            conversation, chat = self._chat(parts, "auto")
-            # For plain text vLLM writes the placeholder before it, unless the text has it: so it is written in.
-            if isinstance(conversation[0]["content"], str):
-                gap = "" if "{audio}" in prompt or not before.strip() else " "
-                text = f"{before}{gap}{self.placeholder}{after}"
-                _, chat = self._chat([audio, {"type": "text", "text": text}], "string")
-            if len(self._prompts) == _MAX_PROMPTS:
-                # The oldest; a dict keeps the order in which it was filled.
-                del self._prompts[next(iter(self._prompts))]
-            self._prompts[prompt] = list(chat["prompt_token_ids"])
-        return self._prompts[prompt]
+        self._check(prompt)
+        before, _, after = prompt.partition("{audio}")
+        texts = [{"type": "text", "text": t} for t in (before, after)]
+        # A part with a uuid promises its audio for later; vLLM 0.28 takes that promise of an `audio_url` alone.
+        audio = {"type": "audio_url", "audio_url": None, "uuid": "window"}
+        parts = [part for part in (texts[0], audio, texts[1]) if part is audio or part["text"].strip()]
+        conversation, chat = self._chat(parts, "auto", kwargs)
+        # For plain text vLLM writes the placeholder before it, unless the text has it: so it is written in.
+        if isinstance(conversation[0]["content"], str):
+            gap = "" if "{audio}" in prompt or not before.strip() else " "
+            text = f"{before}{gap}{self.placeholder}{after}"
+            _, chat = self._chat([audio, {"type": "text", "text": text}], "string", kwargs)
+        return list(chat["prompt_token_ids"])
 
     def render(self, samples: Any, prompt: str, language: str | None = None) -> Any:
         """Features and prompt of one window as vLLM's engine input; a chat has no place for a language."""
@@ -238,17 +228,12 @@ class ChatFrontend(Frontend):
         return [name for name in self._kwargs if name not in known and not self._matters(name)]
 
     def _matters(self, name: str) -> bool:
-        given, without = self._kwargs, {key: value for key, value in self._kwargs.items() if key != name}
-        prompts = []
+        without = {key: value for key, value in self._kwargs.items() if key != name}
+        others = [without, *({**without, name: other} for other in (True, False, "Norland"))]
         try:
-            for kwargs in (given, without, *({**given, name: other} for other in (True, False, "Norland"))):
-                self._kwargs, self._prompts = kwargs, {}
-                prompts.append(self.prompt_ids("Norland"))
+            return any(self._prompt_ids("Norland", kwargs) != self.prompt_ids("Norland") for kwargs in others)
         except Exception:  # a template that does not take every value looks at it
             return True
-        finally:
-            self._kwargs, self._prompts = given, {}
-        return any(prompt != prompts[0] for prompt in prompts)
 
     def _check(self, prompt: str) -> None:
         if prompt.count("{audio}") > 1:
@@ -260,6 +245,6 @@ class ChatFrontend(Frontend):
             )
         self.check_words("prompt", text)
 
-    def _chat(self, parts: list[dict[str, Any]], content_format: str) -> tuple[Any, Any]:
-        params = ChatParams(chat_template_content_format=content_format, chat_template_kwargs=self._kwargs)
+    def _chat(self, parts: list[dict[str, Any]], content_format: str, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        params = ChatParams(chat_template_content_format=content_format, chat_template_kwargs=kwargs)
         return self._renderer.render_messages([{"role": "user", "content": parts}], params)

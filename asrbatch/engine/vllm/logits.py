@@ -1,4 +1,4 @@
-"""vLLM logits processors: one that makes Whisper choose its tokens as its authors' decoder does, and a watchdog.
+"""vLLM's logits processor of ours: makes Whisper choose its tokens as its authors' decoder does, and is a watchdog.
 
 vLLM applies neither `suppress_tokens` nor `begin_suppress_tokens` of a checkpoint's generation config, nor Whisper's
 rules for timestamps. All are enforced here (`token_rules.py`), and so are the control tokens that begin an answer
@@ -10,12 +10,10 @@ vLLM fills in the real ones before it samples, because a custom logits processor
 (`update_async_output_token_ids`, 0.28 to 0.32). What is kept of a row is brought up to date by its newest token alone,
 for all rows at once: a step costs a batch of hundreds little more than a batch of one.
 
-Models without token rules of ours get one that leaves every token as it is and only ends its process when asrbatch is
-gone: a logits processor is the one place where code of ours runs in every worker, which would otherwise outlive a
-killed asrbatch and keep the GPU's memory."""
+It is given to models without token rules, too: a logits processor is the one place where code of ours runs in every
+worker, which would otherwise outlive a killed asrbatch and keep the GPU's memory."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +50,7 @@ class _RowGroup:
 
 
 class WhisperLogitsProcessor(LogitsProcessor):
-    """Whisper's token rules for the rows of a batch that came with controls."""
+    """Whisper's token rules for the rows of a batch that came with controls; others stay as they are."""
 
     def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
         self._device, self._pins = device, is_pin_memory
@@ -206,19 +204,3 @@ def _read(states: np.ndarray, which: np.ndarray, tokens: np.ndarray, rules: Toke
     states[:, _BEFORE] = np.where(counts, states[:, _LAST], states[:, _BEFORE])
     states[:, _LAST] = np.where(counts, is_stamp, states[:, _LAST])
     states[:, _STAMP] = np.where(counts & is_stamp, stamps, states[:, _STAMP])
-
-
-class WatchdogLogitsProcessor(LogitsProcessor):
-    """See the module docstring, its end."""
-
-    def __init__(self, vllm_config: Any, device: Any, is_pin_memory: bool):
-        die_with_owner()
-
-    def is_argmax_invariant(self) -> bool:
-        return True
-
-    def update_state(self, batch_update: Any) -> None:
-        pass
-
-    def apply(self, logits: Any) -> Any:
-        return logits
