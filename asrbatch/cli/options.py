@@ -49,13 +49,21 @@ class OptionGroup(NamedTuple):
 
 
 def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
-    """Gives a command the options of each group, in place of its parameter of that name."""
+    """Gives a command the options of each group, in place of its parameter of that name.
+
+    Its own options have an `option()` in place of their default.
+    """
 
     def decorate(command: Callable) -> Callable:
         # Only the context tells what was written from a default of the same value.
         parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
         for name, own in inspect.signature(command).parameters.items():
-            taken = groups[name].parameters.values() if name in groups else [own]
+            taken = [own]
+            if name in groups:
+                taken = groups[name].parameters.values()
+            elif isinstance(own.default, Field):  # of no class, which would have told it these
+                own.default.name, own.default.type = name, own.annotation
+                taken = parameters_of([own.default], with_bounds=True).values()
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
 
         @functools.wraps(command)
@@ -100,7 +108,7 @@ def parameters_of(
 
 def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> inspect.Parameter:
     told = option.metadata
-    if option.name == "manifest":
+    if option.name == "manifest" and not told["flags"]:
         # The one that is written by its place.
         info = typer.Argument(help=told["help"], show_default=False)
     else:

@@ -362,7 +362,7 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
     ("arguments", "message"),
     [
         (["--prompt-style", "chat"], "--prompt-style chat: Whisper is asked by its own token ids"),
-        (["--chat-template-kwargs", "{}x"], "--chat-template-kwargs {}x: is not JSON"),
+        (["--chat-template-kwargs", "{}x"], "--chat-template-kwargs {}x: must be a JSON object"),
         (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs [1]: must be a JSON object"),
         (["--chat-template-kwargs", '{"a": 1}'], "Whisper has no chat template"),
         (["--tokenizer", ""], "--tokenizer is empty; leave it out"),

@@ -7,6 +7,7 @@ import typer
 
 from asrbatch.cli.common import AsJson, Verbose, log, print_result
 from asrbatch.cli.options import scoring_options, takes
+from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
@@ -16,10 +17,8 @@ if TYPE_CHECKING:
 def compare(
     a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
     b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],
-    common: Annotated[
-        bool, typer.Option("--common", help="Compare the rows both have, also of runs over different manifests.")
-    ] = False,
-    show_changes: Annotated[int, typer.Option("--show", min=0, help="Of the largest changes, so many each way.")] = 5,
+    common: bool = option(False, "Compare the rows both have, also of runs over different manifests."),
+    show_changes: int = option(5, "Of the largest changes, so many each way.", flags="--show", minimum=0),
     as_json: AsJson = False,
     verbose: Verbose = False,
     *,

@@ -1,13 +1,14 @@
 """`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON, results for other tools."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asrbatch.cli.common import Verbose, log
 from asrbatch.cli.options import options_of, takes
 from asrbatch.export.options import CueLimits, ResultNames
+from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.export.exporter import ExportResult
@@ -19,17 +20,14 @@ def export(
     formats: Annotated[
         str, typer.Option("--format", help="Of srt, vtt, txt, tsv, ctm, json, nemo, leaderboard, with commas.")
     ],
-    to: Annotated[str | None, typer.Option(help="The folder to write to. [default: X.export beside X.jsonl]")] = None,
-    per_run: Annotated[
-        bool, typer.Option("--per-run", help="One file for all utterances, instead of one for each.")
-    ] = False,
-    times: Annotated[
-        Literal["row", "file"],
-        typer.Option(help="Times count from the start of the row's own audio, or of the file that it was cut from."),
-    ] = "row",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that are there and say something else.")
-    ] = False,
+    to: str | None = option(None, "The folder to write to. [default: X.export beside X.jsonl]"),
+    per_run: bool = option(False, "One file for all utterances, instead of one for each."),
+    times: str = option(
+        "row",
+        "Times count from the start of the row's own audio, or of the file that it was cut from.",
+        choices=("row", "file"),
+    ),
+    overwrite: bool = option(False, "Replace files that are there and say something else."),
     *,
     limits: CueLimits,
     names: ResultNames,

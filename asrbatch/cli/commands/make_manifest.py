@@ -1,31 +1,24 @@
 """`asrbatch make-manifest`: any source as JSON Lines with measured durations."""
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, print_result
+from asrbatch.cli.common import Sources, Verbose, print_result
 from asrbatch.cli.options import READING, ProbeOptions, RunOptions, choose_sources, options_of, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
+from asrbatch.options import option
 
 
 @takes(probing=options_of(ProbeOptions), reading=run_options(only=READING))
 def make_manifest(
-    source: Annotated[
-        list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option("--output", "-o", help="The JSONL file to write; required.", show_default=False)
-    ] = None,
-    headers_only: Annotated[
-        bool,
-        typer.Option("--headers-only", help="Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file at --output.")] = False,
+    source: Sources = None,
+    output: str | None = option(None, "The JSONL file to write; required.", flags="--output -o"),
+    headers_only: bool = option(False, "Believe headers, decode nothing: faster; MP3 and the like are 0.1 s off."),
+    overwrite: bool = option(False, "Replace the file at --output."),
     *,
     probing: ProbeOptions,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of lines.")] = False,
+    as_json: bool = option(False, "Print one JSON object instead of lines.", flags="--json"),
     verbose: Verbose = False,
     reading: RunOptions,
 ) -> None:

@@ -8,23 +8,16 @@ import typer
 from asrbatch.cli.common import Verbose, log
 from asrbatch.cli.options import READING, RunOptions, choose_manifest, run_options, takes
 from asrbatch.formatting import clock
+from asrbatch.options import option
 
 
 @takes(reading=run_options(only=READING))
 def merge_shards(
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
-    manifest: Annotated[
-        str | None, typer.Option(help="What was transcribed; or --dataset.", show_default=False)
-    ] = None,
-    num_chunks: Annotated[
-        int | None,
-        typer.Option(help="Of how many chunks the run is, where files of several runs are there.", show_default=False),
-    ] = None,
-    allow_incomplete: Annotated[
-        bool,
-        typer.Option("--allow-incomplete", help="Write the rows there are when some are missing; marked incomplete."),
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the merged rows of another run.")] = False,
+    manifest: str | None = option(None, "What was transcribed; or --dataset.", flags="--manifest"),
+    num_chunks: int | None = option(None, "Of how many chunks the run is, where files of several runs are there."),
+    allow_incomplete: bool = option(False, "Write the rows there are when some are missing; marked incomplete."),
+    overwrite: bool = option(False, "Replace the merged rows of another run."),
     verbose: Verbose = False,
     *,
     reading: RunOptions,

@@ -9,6 +9,7 @@ from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
+from asrbatch.options import option
 
 
 @takes(options=run_options(only=MODEL_OPTIONS))
@@ -18,7 +19,7 @@ def models(
         str | None,
         typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    as_json: bool = option(False, "Print JSON instead of text.", flags="--json"),
     verbose: Verbose = False,
 ) -> None:
     """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its

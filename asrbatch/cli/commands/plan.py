@@ -3,7 +3,7 @@
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from asrbatch.cli.options import READING, RunOptions, run_options, takes
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
+from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.audio.windows import WindowConfig
@@ -25,15 +26,10 @@ PLACEHOLDER = "MODEL"
 @takes(options=run_options(without=("chunk_id", "chunk_offset")))
 def plan(
     options: RunOptions,
-    probe: Annotated[bool, typer.Option("--probe", help="Read the header of every file, in parallel.")] = False,
-    probe_workers: Annotated[int, typer.Option(min=1, help="Processes that read headers.")] = 8,
-    rtfx: Annotated[
-        float | None,
-        typer.Option(help="Seconds of audio a device does per second, to estimate the time from.", show_default=False),
-    ] = None,
-    startup: Annotated[
-        float, typer.Option(min=0.0, max=86400.0, help="Seconds until an engine is ready, for the estimate.")
-    ] = 0.0,
+    probe: bool = option(False, "Read the header of every file, in parallel."),
+    probe_workers: int = option(8, "Processes that read headers.", minimum=1),
+    rtfx: float | None = option(None, "Seconds of audio a device does per second, to estimate the time from."),
+    startup: float = option(0.0, "Seconds until an engine is ready, for the estimate.", minimum=0.0, maximum=86400.0),
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:

@@ -1,12 +1,13 @@
 """`asrbatch report`: a page to look at what was transcribed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.common import Predictions, Verbose, log
 from asrbatch.cli.options import scoring_options, takes
+from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
@@ -14,14 +15,10 @@ if TYPE_CHECKING:
 
 @takes(options=scoring_options())
 def report(
-    predictions: Annotated[
-        str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")
-    ],
-    to: Annotated[str | None, typer.Option(help="The HTML file. [default: X.report.html beside X.jsonl]")] = None,
-    title: Annotated[str | None, typer.Option(help="Of the page. [default: the name of the rows file]")] = None,
-    max_rows: Annotated[
-        int, typer.Option(min=1, help="Utterances on the page; of more, those with the most errors.")
-    ] = 100_000,
+    predictions: Predictions,
+    to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl]"),
+    title: str | None = option(None, "Of the page. [default: the name of the rows file]"),
+    max_rows: int = option(100_000, "Utterances on the page; of more, those with the most errors.", minimum=1),
     verbose: Verbose = False,
     *,
     options: "ScoreOptions",

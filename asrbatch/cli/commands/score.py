@@ -1,11 +1,11 @@
 """`asrbatch score`: word and character error rates of predictions."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, log, print_result
+from asrbatch.cli.common import AsJson, Predictions, Verbose, log, print_result
 from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 @takes(options=scoring_options())
 def score(
-    predictions: Annotated[
-        str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")
-    ],
+    predictions: Predictions,
     as_json: AsJson = False,
     verbose: Verbose = False,
     *,

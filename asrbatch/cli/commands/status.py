@@ -9,21 +9,19 @@ from typing import Annotated
 import typer
 
 from asrbatch.cli.common import Verbose, print_result
+from asrbatch.cli.options import takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
+from asrbatch.options import option
 
 
+@takes()
 def status(
     output: Annotated[Path, typer.Argument(help="The run's output, X.jsonl, also of a run in chunks.")],
-    num_chunks: Annotated[
-        int | None,
-        typer.Option(help="Which run, where chunks of several numbers lie side by side.", show_default=False),
-    ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on until the run is complete, or Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks of --watch.")] = 10.0,
-    every_chunk: Annotated[
-        bool, typer.Option("--all", help="Show complete chunks too, however many there are.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --watch one a line.")] = False,
+    num_chunks: int | None = option(None, "Which run, where chunks of several numbers lie side by side."),
+    watch: bool = option(False, "Go on until the run is complete, or Ctrl-C."),
+    every: float = option(10.0, "Seconds between two looks of --watch.", minimum=0.1),
+    every_chunk: bool = option(False, "Show complete chunks too, however many there are.", flags="--all"),
+    as_json: bool = option(False, "Print one JSON object; with --watch one a line.", flags="--json"),
     verbose: Verbose = False,
 ) -> None:
     """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees

@@ -4,7 +4,7 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -18,6 +18,7 @@ from asrbatch.cluster.slurm_submit import submit as submit_scripts
 from asrbatch.config import STDIN, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
+from asrbatch.options import option
 from asrbatch.storage.paths import find_chunks
 from asrbatch.storage.remote import absolute
 
@@ -26,7 +27,7 @@ from asrbatch.storage.remote import absolute
 def submit(
     options: RunOptions,
     slurm: dict[str, Any],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the scripts; write and submit nothing.")] = False,
+    dry_run: bool = option(False, "Print the scripts; write and submit nothing."),
     verbose: Verbose = False,
 ) -> None:
     """Submit a run to SLURM: an array of one task per chunk, and a merge job that waits for all of them.
@@ -131,13 +132,13 @@ def _make_absolute(values: dict[str, Any]) -> None:
         values["tars"] = ",".join(map(absolute, values["tars"].split(",")))
     if values["audio_folder"] is not None:
         values["audio_folder"] = absolute(values["audio_folder"])
-    for option in ("model", "tokenizer", "lora"):
-        name = values[option] or ""
+    for place in ("model", "tokenizer", "lora"):
+        name = values[place] or ""
         if name and Path(name).expanduser().is_dir():
-            values[option] = str(_absolute(name))
+            values[place] = str(_absolute(name))
         # No name on the hub begins so: a folder was meant.
         elif name.startswith((".", "~")):
-            raise UsageError(f"--{option} {name}: no such folder")
+            raise UsageError(f"--{place} {name}: no such folder")
 
 
 def _absolute(path: str | Path | None) -> Path | None:

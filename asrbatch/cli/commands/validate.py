@@ -4,11 +4,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_result
+from asrbatch.cli.common import AsJson, Sources, Verbose, fetch_no_model, print_result
 from asrbatch.cli.options import (
     MODEL_OPTIONS,
     READING,
@@ -22,6 +22,7 @@ from asrbatch.cli.options import (
 )
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import names_data_set
+from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.audio.windows import WindowConfig
@@ -32,35 +33,19 @@ if TYPE_CHECKING:
 @takes(options=run_options(only=(*READING, *MODEL_OPTIONS)), probing=options_of(ProbeOptions))
 def validate(
     options: RunOptions,
-    manifest: Annotated[
-        list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
-    ] = None,
-    audio: Annotated[
-        Literal["header", "decode", "none"],
-        typer.Option(help="Read the header of every file, decode all audio, or look at the rows alone."),
-    ] = "header",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", "-m", help="Also ask what a run with this model, and the options of that run, asks of rows."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Rows that would be flagged are wrong too: another duration, digital silence."),
-    ] = False,
-    write_clean: Annotated[
-        str | None, typer.Option(help="Write the rows that pass to this JSONL file.", show_default=False)
-    ] = None,
-    report: Annotated[
-        str | None,
-        typer.Option(
-            help="List every problem in this file, a JSON line each, in the order of finding.", show_default=False
-        ),
-    ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the files of --write-clean and --report.")
-    ] = False,
+    manifest: Sources = None,
+    audio: str = option(
+        "header",
+        "Read the header of every file, decode all audio, or look at the rows alone.",
+        choices=("header", "decode", "none"),
+    ),
+    model: str | None = option(
+        None, "Also ask what a run with this model, and the options of that run, asks of rows.", flags="--model -m"
+    ),
+    strict: bool = option(False, "Rows that would be flagged are wrong too: another duration, digital silence."),
+    write_clean: str | None = option(None, "Write the rows that pass to this JSONL file."),
+    report: str | None = option(None, "List every problem in this file, a JSON line each, in the order of finding."),
+    overwrite: bool = option(False, "Replace the files of --write-clean and --report."),
     *,
     probing: ProbeOptions,
     as_json: AsJson = False,
@@ -110,9 +95,9 @@ def _check_new_files(clean: Path | None, listed: Path | None, sources: list[str]
         raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
     if clean is not None and clean == listed:
         raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
-    for path, option in ((clean, "--write-clean"), (listed, "--report")):
+    for path, name in ((clean, "--write-clean"), (listed, "--report")):
         if path is not None:
-            check_new_manifest(path, option, sources, overwrite)
+            check_new_manifest(path, name, sources, overwrite)
 
 
 def _rules(
