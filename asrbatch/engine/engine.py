@@ -106,11 +106,7 @@ class SpeechEngine:
             # The folder differs between nodes, and a token is a secret; the record is passed around.
             "settings": {k: v for k, v in settings.items() if k not in ("model", "hf_token")},
             "quantization": self._driver.engine.model_config.quantization,
-            "asked": {
-                **options.capabilities.as_dict(),
-                "plugins": options.plugin_versions,
-                "lora": options.lora,
-            },
+            "asked": {**options.capabilities.as_dict(), "plugins": options.plugin_versions, "lora": options.lora},
             "sampling_params": [self._recorded_params(spec, temperature) for temperature in spec.temperatures],
             **self._processor.facts,
         }

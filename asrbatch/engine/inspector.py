@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from asrbatch.child_process import ChildProcess
@@ -104,10 +104,7 @@ class Inspector:
         return self._request("models")
 
     def _request(self, what: str, **arguments: Any) -> dict[str, Any]:
-        plugins = None if self.plugins is None else list(self.plugins)
-        settled = {"plugins": plugins, "device_kind": self.device_kind}
-        request = json.dumps({"what": what, **arguments, **settled}, sort_keys=True)
-        response = json.loads(_respond(request, json.dumps(settled, sort_keys=True)))
+        response = json.loads(_respond(self, json.dumps({"what": what, **arguments, **asdict(self)}, sort_keys=True)))
         if (refusal := response.get("refused")) is not None:
             raise UsageError(refusal)
         return response["found"]
@@ -120,12 +117,12 @@ def close() -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def _respond(request: str, settled: str) -> str:
-    if settled not in _processes:
+def _respond(inspector: Inspector, request: str) -> str:
+    if inspector not in _processes:
         close()
-        _processes[settled] = _InspectorProcess()
+        _processes[inspector] = _InspectorProcess()
     try:
-        return _processes[settled].respond(request)
+        return _processes[inspector].respond(request)
     except BaseException:  # a response that is still to come would be taken for that to the next request
         close()
         raise
@@ -137,10 +134,7 @@ class _InspectorProcess:
     def __init__(self) -> None:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = ChildProcess(
-            "asrbatch.engine.vllm.inspector_process",
-            environment=os.environ,
-            output=self._log,
-            reap_timeout_s=5.0,
+            "asrbatch.engine.vllm.inspector_process", environment=os.environ, output=self._log, reap_timeout_s=5.0
         )
 
     def respond(self, request: str) -> str:
@@ -165,4 +159,4 @@ class _InspectorProcess:
 
 
 # At most one: two imported vLLMs are a gigabyte.
-_processes: dict[str, _InspectorProcess] = {}
+_processes: dict[Inspector, _InspectorProcess] = {}

@@ -96,11 +96,7 @@ def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowC
 
 
 def _model_options(
-    config: RunConfig,
-    checkpoint: Checkpoint,
-    engine_args: Mapping[str, Any],
-    dtype: str,
-    inspector: Inspector | None,
+    config: RunConfig, checkpoint: Checkpoint, engine_args: Mapping[str, Any], dtype: str, inspector: Inspector | None
 ) -> ModelOptions:
     engine = config.engine
     template_kwargs = _template_kwargs(engine.chat_template_kwargs)

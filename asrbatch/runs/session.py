@@ -52,7 +52,11 @@ class Session:
         self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
         # After the deaths were counted: they are in the last session's log, which this one replaces.
         self.in_flight = InFlightLog(self.paths.in_flight)
-        self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, started, **_facts(config, plan))
+        facts = {
+            "chunk_id": config.chunk_id, "num_chunks": config.num_chunks, "total_audio_s": plan.total_audio_s,
+            "manifest": plan.manifest.record(), "model": plan.engine.checkpoint.as_dict(),
+        }  # fmt: skip
+        self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, started, **facts)
         self._durations_s = plan.manifest.scan.durations_s
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
@@ -197,17 +201,6 @@ class Session:
                 if changed := [f"{part} {before.get(part)} → {facts[part]}" for part in parts]:
                     self.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
                 return
-
-
-def _facts(config: RunConfig, plan: RunPlan) -> dict[str, Any]:
-    """What the run record says beside fingerprint and sessions."""
-    return {
-        "chunk_id": config.chunk_id,
-        "num_chunks": config.num_chunks,
-        "total_audio_s": plan.total_audio_s,
-        "manifest": plan.manifest.record(),
-        "model": plan.engine.checkpoint.as_dict(),
-    }
 
 
 def _known(seconds: float) -> float | None:

@@ -14,11 +14,7 @@ if TYPE_CHECKING:
 
 @takes(options=scoring_options())
 def score(
-    predictions: Predictions,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-    *,
-    options: "ScoreOptions",
+    predictions: Predictions, as_json: AsJson = False, verbose: Verbose = False, *, options: "ScoreOptions"
 ) -> None:
     """Score predictions: WER and CER with intervals, in all and by group, and how long rows took.
 

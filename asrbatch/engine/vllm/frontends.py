@@ -76,13 +76,7 @@ class InterfaceFrontend(Frontend):
     """
 
     def __init__(
-        self,
-        model_config: Any,
-        renderer: Any,
-        task: str,
-        words: dict[str, str | None],
-        *,
-        is_thread_safe: bool = False,
+        self, model_config: Any, renderer: Any, task: str, words: dict[str, str | None], *, is_thread_safe: bool = False
     ):
         super().__init__(model_config, renderer, is_thread_safe=is_thread_safe)
         self._task, self.words = task, words
