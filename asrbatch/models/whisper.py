@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import RowError, UsageError
+from asrbatch.formatting import show
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
 from asrbatch.types import DecodingResult, Segment
@@ -136,7 +137,7 @@ class WhisperPrompts:
         # With a space before it, as openai-whisper encodes its initial prompt: text tokens begin with one.
         ids = encode(" " + prompt.strip())
         if any(i in self._control_ids or is_timestamp(i, self.first_timestamp) for i in ids):
-            raise RowError("bad_row", f"prompt {prompt[:60]!r}: holds a control token such as <|…|>; remove it")
+            raise RowError("bad_row", f"prompt {show(prompt)}: holds a control token such as <|…|>; remove it")
         return tuple(ids[-self.max_prompt_tokens :])
 
     def check_words(self, option: str, text: str) -> None:
@@ -151,7 +152,7 @@ class WhisperPrompts:
         """
         for token, i in self.checkpoint.added_tokens.items():
             if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
-                raise UsageError(f"{option} {text[:60]!r}: holds the control token {token}; remove it")
+                raise UsageError(f"{option} {show(text)}: holds the control token {token}; remove it")
         file = Path(self.checkpoint.folder, "tokenizer.json")
         if option != "--hotwords" or not file.is_file():
             return
@@ -160,7 +161,7 @@ class WhisperPrompts:
         num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
         if num_tokens > self.max_prompt_tokens:
             too_many = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
-            raise UsageError(f"{option} {text[:60]!r}: are {too_many}; give fewer")
+            raise UsageError(f"{option} {show(text)}: are {too_many}; give fewer")
 
     def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
         """The token ids the decoder starts from.

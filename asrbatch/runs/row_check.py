@@ -2,6 +2,7 @@
 
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import UsageError
+from asrbatch.formatting import show
 from asrbatch.languages import primary
 from asrbatch.types import Utterance
 
@@ -38,7 +39,7 @@ def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
 def _check_prompt(spec: EngineSpec, utterance: Utterance) -> str | None:
     if utterance.prompt:
         try:
-            spec.capabilities.require("prompt", f"prompt {utterance.prompt[:40]!r}")
+            spec.capabilities.require("prompt", f"prompt {show(utterance.prompt)}")
         except UsageError as e:
             return f"{e}; remove the field"
     if utterance.prompt is not None and not utterance.prompt.strip() and spec.capabilities.is_chat:

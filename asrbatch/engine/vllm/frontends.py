@@ -16,6 +16,7 @@ from vllm.renderers.params import ChatParams
 from asrbatch.engine.vllm.registry import placeholder_of
 from asrbatch.engine.vllm.rendering import Frontend
 from asrbatch.errors import RowError
+from asrbatch.formatting import show
 from asrbatch.models.capabilities import CHAT_STYLE, WHISPER_STYLE
 
 # What every template is given, and Jinja's and transformers' own functions.
@@ -231,11 +232,11 @@ class ChatFrontend(Frontend):
 
     def _check(self, prompt: str) -> None:
         if prompt.count("{audio}") > 1:
-            raise RowError("bad_row", f"prompt {prompt[:60]!r}: says {{audio}} more than once; a row has one audio")
+            raise RowError("bad_row", f"prompt {show(prompt)}: says {{audio}} more than once; a row has one audio")
         text = prompt.replace("{audio}", " ")
         if self.placeholder in text:
             raise RowError(
-                "bad_row", f"prompt {prompt[:60]!r}: holds the audio placeholder {self.placeholder}; write {{audio}}"
+                "bad_row", f"prompt {show(prompt)}: holds the audio placeholder {self.placeholder}; write {{audio}}"
             )
         self.check_words("prompt", text)
 

@@ -14,6 +14,7 @@ from vllm.model_executor.model_loader import get_model_cls
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from asrbatch.errors import RowError
+from asrbatch.formatting import show
 
 
 class Frontend:
@@ -87,7 +88,7 @@ class Frontend:
             found = [token for token in getattr(self._tokenizer, "all_special_tokens", ()) if token in text]
             shown = found[0] if found else ""
         if found:
-            raise RowError("bad_row", f"{option} {text[:60]!r}: holds the control token {shown}; remove it")
+            raise RowError("bad_row", f"{option} {show(text)}: holds the control token {shown}; remove it")
 
     def post_process(self, text: str) -> str:
         """As the model's own class does; a class that does nothing changes nothing."""
