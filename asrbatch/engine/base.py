@@ -3,7 +3,7 @@
 The engine (`engine.py`) moves requests and knows nothing of speech; a processor (`processors.py`) knows speech and
 moves nothing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,6 +129,13 @@ class Processor(Protocol):
 
     def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
         """The result in a finished `RequestOutput` of vLLM's; runs in the driver's thread."""
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came of or while what it was raised, one by one."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def innermost(error: BaseException) -> BaseException:

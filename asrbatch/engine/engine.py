@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.engine import environment
-from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request, root_cause
+from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request, chain, root_cause
 from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import engine_settings
@@ -193,10 +193,6 @@ def likely_fix(error: BaseException, log: str) -> str | None:
     Args:
         log: the end of the engine's log; an engine process writes its reasons only there.
     """
-    messages = [log]
-    while error is not None:
-        messages.append(str(error))
-        error = error.__cause__ or error.__context__
-    text = "\n".join(messages).lower()
+    text = "\n".join([log, *map(str, chain(error))]).lower()
     # vLLM has no exceptions of their own for these, so its words are all there is to go by.
     return next((fix for piece, fix in _FIXES.items() if piece in text), None)

@@ -46,11 +46,10 @@ def fingerprint(
             manifest.
         choices: all else that decides the rows, by the name under which a difference is told.
     """
-    deciding = {k: v for k, v in sorted(engine_args.items()) if k not in SPEED_ONLY_ENGINE_ARGS}
+    elsewhere = SPEED_ONLY_ENGINE_ARGS | {"quantization"}  # which is a choice of its own
     return {
         **choices,
-        "quantization": deciding.pop("quantization", None),
-        "engine_args": deciding,
+        "engine_args": {k: v for k, v in sorted(engine_args.items()) if k not in elsewhere},
         "num_chunks": sharding.num_chunks if sharding else 1,
         "strategy": sharding and sharding.strategy,
         "chunks": sharding and sharding.digest,

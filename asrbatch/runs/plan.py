@@ -76,6 +76,7 @@ class RunPlan:
             model=self.engine.checkpoint.digest,
             revision=config.engine.revision,
             dtype=self.engine.dtype,
+            quantization=self.engine.engine_args.get("quantization"),
             sampling=self.engine.sampling,
             task=config.task,
             language=self.engine.language,

@@ -54,11 +54,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
     is_whisper = checkpoint.architecture == WHISPER
-    try:
-        rules = window_config(config, whisper_capabilities(checkpoint)) if is_whisper else None
-    except UsageError as e:
-        return PreflightResult(refused=str(e))
-    not_checked = None
+    not_checked = rules = None
     try:
         detect_device()
     except UsageError as e:
@@ -67,6 +63,8 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
         not_checked = f"engine options and the rows' tasks: {e}"
     engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
     try:
+        if is_whisper:
+            rules = window_config(config, whisper_capabilities(checkpoint))
         if not_checked is None:
             return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).engine.window_config)
         # Without the engine's options, which only a vLLM can judge.

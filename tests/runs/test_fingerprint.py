@@ -14,6 +14,7 @@ CHOICES = {
     "model": "b" * 64,
     "revision": None,
     "dtype": "bfloat16",
+    "quantization": None,
     "sampling": {"temperature": 0.0, "max_tokens": 444, "seed": 0},
     "task": "transcribe",
     "language": "en",
@@ -30,6 +31,7 @@ CHANGES = {
     "model": ("d" * 64, f'model: was "{"b" * 59}…, now "{"d" * 59}…'),
     "revision": ("main", 'revision: was null, now "main"'),
     "dtype": ("float32", 'dtype: was "bfloat16", now "float32"'),
+    "quantization": ("fp8", 'quantization: was null, now "fp8"'),
     "sampling": ({"temperature": 0.0, "max_tokens": 200, "seed": 0}, "sampling.max_tokens: was 444, now 200"),
     "task": ("translate", 'task: was "transcribe", now "translate"'),
     "language": (None, 'language: was "en", now null'),
@@ -83,7 +85,8 @@ def test_other_arguments_count(name):
 
 
 def test_quantization_is_named_once():
-    now = fingerprint(**{**CHOICES, "engine_args": {**CHOICES["engine_args"], "quantization": "fp8"}})
+    engine_args = {**CHOICES["engine_args"], "quantization": "fp8"}
+    now = fingerprint(**{**CHOICES, "engine_args": engine_args, "quantization": "fp8"})
     assert differences(fingerprint(**CHOICES), now) == ['quantization: was null, now "fp8"']
 
 

@@ -120,29 +120,27 @@ class _Inspection:
         is_chat, frontend = self._style == CHAT_STYLE, self._frontend
         with self._explained():
             rate = frontend.sample_rate
-            self._render, supports, languages, language, target = self._try_chat() if is_chat else self._try_interface()
+            found = self._try_chat() if is_chat else self._try_interface()
             # First, because what is wrong with it is not the length.
             one_second = self._prompt_ids(rate)
             min_samples = self._shortest(rate)
             if is_chat:
                 self._check_template_kwargs()
         window_s, window_source, window_tokens = self._window(rate)
+        if getattr(self._model, "supports_lora", False):
+            found["supports"].append("lora")
         return ModelCapabilities(
+            **found,
             architecture=self._model.__name__,
             prompt_style=self._style,
             sample_rate=rate,
             window_s=window_s,
             window_source=window_source,
             min_samples=min_samples,
-            languages=languages,
-            default_language=language if "language" in supports else None,
-            supports=(*supports, *(("lora",) if getattr(self._model, "supports_lora", False) else ())),
             max_model_len=self._config.max_model_len,
             window_tokens=window_tokens,
             kv_bytes_per_token=self._kv_bytes,
-            placeholder=frontend.placeholder if is_chat else None,
             example_prompt=_collapsed(one_second, frontend.decode),
-            default_target=target,
         )
 
     @contextlib.contextmanager
@@ -159,18 +157,25 @@ class _Inspection:
                 f"{_reason(e)}{_of_tokenizer(self._asked)}"
             ) from e
 
-    def _try_interface(self) -> tuple[Callable, list[str], dict[str, str], str | None, str | None]:
+    def _try_interface(self) -> dict[str, Any]:
+        """Capabilities by their name; from here on windows are rendered as the run would have them."""
         frontend, languages = self._frontend, dict(self._model.supported_languages)
         prompt_text = partial(frontend.prompt_text, np.zeros(frontend.sample_rate, np.float32))
         supports = detect_supported_options(prompt_text, list(languages))
         words = _words(self._asked["words"], supports, list(languages))
         frontend.words = {name: words.get(name) for name in ("hotwords", "to_language")}
-        render = partial(frontend.render, prompt=words.get("request_prompt"), language=words.get("language"))
-        return render, supports, languages, frontend.default_language, default_target(prompt_text, list(languages))
+        self._render = partial(frontend.render, prompt=words.get("request_prompt"), language=words.get("language"))
+        return {
+            "supports": supports,
+            "languages": languages,
+            "default_language": frontend.default_language if "language" in supports else None,
+            "default_target": default_target(prompt_text, list(languages)),
+        }
 
-    def _try_chat(self) -> tuple[Callable, list[str], dict[str, str], None, None]:
-        supports = ["prompt"] if self._frontend.takes_prompts else []
-        return partial(self._frontend.render, prompt=self._asked["prompt"]), supports, {}, None, None
+    def _try_chat(self) -> dict[str, Any]:
+        frontend = self._frontend
+        self._render = partial(frontend.render, prompt=self._asked["prompt"])
+        return {"supports": ["prompt"] if frontend.takes_prompts else [], "placeholder": frontend.placeholder}
 
     def _check_template_kwargs(self) -> None:
         given = self._asked["template_kwargs"]

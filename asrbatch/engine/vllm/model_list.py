@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asrbatch.engine import plugins
+from asrbatch.engine.base import chain
 from asrbatch.engine.vllm import registry
 from asrbatch.engine.vllm.option_support import supported_options_in_source
 from asrbatch.models.capabilities import CHAT_STYLE, INTERFACE_STYLE, WHISPER_STYLE
@@ -57,15 +58,10 @@ def _row(name: str, load: Callable[[], type]) -> dict[str, Any] | None:
 
 def _lacking(error: Exception) -> str | None:
     """The package that is missing, also where transformers says that a module of its own is; None where none is."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if (
-            isinstance(cause, ImportError)
-            and cause.name
-            and importlib.util.find_spec(package := cause.name.split(".")[0]) is None
-        ):
+    for cause in chain(error):
+        package = (getattr(cause, "name", None) or "").partition(".")[0]
+        if isinstance(cause, ImportError) and package and importlib.util.find_spec(package) is None:
             return package
-        cause = cause.__cause__ or cause.__context__
     return None
 
 
