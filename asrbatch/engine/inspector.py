@@ -15,6 +15,7 @@ from typing import Any
 
 from asrbatch.child_process import ChildProcess
 from asrbatch.config import RunConfig
+from asrbatch.engine import plugins
 from asrbatch.errors import EngineStartError, UsageError
 from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint
@@ -29,10 +30,17 @@ class Inspector:
     Attributes:
         plugins: an allow-list; None for what VLLM_PLUGINS says, or all.
         device_kind: `cpu` or `cuda`.
+
+    Raises:
+        UsageError: a plugin that is not installed.
     """
 
     plugins: tuple[str, ...] | None
     device_kind: str
+
+    def __post_init__(self) -> None:
+        # Before seconds of importing vLLM, which says nothing of one that is not installed.
+        plugins.check_names(self.plugins)
 
     def capabilities(
         self,

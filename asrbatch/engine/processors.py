@@ -31,16 +31,17 @@ def make_processor(api: Any, engine: Any, spec: EngineSpec) -> Processor:
     """
     from asrbatch.engine.vllm.frontends import make_frontend  # imports vllm
 
-    options = spec.model_options
+    options, is_whisper = spec.model_options, spec.capabilities.is_whisper
     frontend = make_frontend(
         engine.model_config,
         engine.renderer,
-        options.capabilities.prompt_style,
+        spec.capabilities.prompt_style,
         task=spec.task,
         template_kwargs=options.chat_template_kwargs,
-        words={} if options.capabilities.is_whisper else options.words,  # Whisper's stand in the text before
+        # Whisper's stand in the text before.
+        words={} if is_whisper else {"hotwords": options.hotwords, "to_language": options.target_language},
     )
-    return (WhisperProcessor if options.capabilities.is_whisper else GenerativeProcessor)(api, frontend, spec)
+    return (WhisperProcessor if is_whisper else GenerativeProcessor)(api, frontend, spec)
 
 
 class WhisperProcessor:

@@ -5,6 +5,7 @@ refused before half a minute of imports and loading.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,11 +58,8 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--engine-arg {key}: given twice")
         if key in _OWN_OPTIONS:
             raise UsageError(f"--engine-arg {key}: asrbatch sets it; {_OWN_OPTIONS[key]}")
-        try:
-            if key in _COUNTS and not int(value) >= 1:
-                raise ValueError
-        except ValueError:
-            raise UsageError(f"--engine-arg {item}: must be a whole number from 1") from None
+        if key in _COUNTS and not re.fullmatch(r"\s*[1-9]\d*\s*", value):
+            raise UsageError(f"--engine-arg {item}: must be a whole number from 1")
         try:
             parsed[key] = json.loads(value, parse_constant=str)  # NaN stays text: a record cannot hold it
         except ValueError:

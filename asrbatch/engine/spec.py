@@ -4,7 +4,7 @@ Everything a process with an engine needs to know, so that it can be sent to a w
 `runs/model_selection.py`; knows nothing of manifests and outputs.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -53,11 +53,6 @@ class ModelOptions:
     def plugin_versions(self) -> dict[str, str]:
         """What is installed of the plugins that vLLM will load."""
         return plugins.versions(self.plugins)
-
-    @property
-    def words(self) -> dict[str, str | None]:
-        """What of it goes into every prompt of vLLM's transcription interface."""
-        return {"hotwords": self.hotwords, "to_language": self.target_language}
 
     @property
     def engine_settings(self) -> dict[str, Any]:
@@ -177,10 +172,6 @@ class EngineSpec:
         if len(self.temperatures) == 1:
             return sampling
         return sampling | {"fallback": {"temperatures": list(self.temperatures), **fallback.THRESHOLDS}}
-
-    def on(self, device: Device) -> "EngineSpec":
-        """The same on another device of the same kind."""
-        return replace(self, device=device)
 
     def __str__(self) -> str:
         how = "" if self.capabilities.is_whisper else f" asked by its {self.capabilities.prompt_style} style,"

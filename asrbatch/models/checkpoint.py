@@ -206,15 +206,8 @@ def _from_hub(option: str, name: str, revision: str | None, *, weights: bool, fe
     import huggingface_hub  # 0.5 s, and only hub names need it
 
     def snapshot(*patterns: str) -> Path:
-        return Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=revision,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(UNUSED_WEIGHTS),
-                local_files_only=not fetch,
-            )
-        )
+        which = {"allow_patterns": list(patterns), "ignore_patterns": list(UNUSED_WEIGHTS)}
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=not fetch, **which))
 
     try:
         folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS[:weights])

@@ -57,7 +57,8 @@ class Attempts:
         last = self.generations[-1]
         if len(self.generations) == 1 or not failure_reasons(last):
             return last
-        return max(self._sound or self.generations, key=_belief)
+        # Below every mean log-probability: an answer that has none is chosen last.
+        return max(self._sound or self.generations, key=lambda g: -1e9 if g.avg_logprob is None else g.avg_logprob)
 
     @property
     def reason(self) -> str | None:
@@ -108,8 +109,3 @@ def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
         }
         for g in attempts.generations
     ]
-
-
-def _belief(generation: DecodingResult) -> float:
-    # Below every mean log-probability: an answer that has none is chosen last.
-    return -1e9 if generation.avg_logprob is None else generation.avg_logprob

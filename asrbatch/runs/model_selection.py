@@ -15,7 +15,6 @@ from typing import Any
 from asrbatch.audio.vad import check_available
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import SEQUENTIAL, RunConfig
-from asrbatch.engine import plugins
 from asrbatch.engine.devices import Device, detect_device
 from asrbatch.engine.inspector import Inspector
 from asrbatch.engine.settings import parse_engine_args, resolve_dtype, resolve_mode
@@ -102,9 +101,6 @@ def _model_options(
     template_kwargs = _template_kwargs(engine.chat_template_kwargs)
     architectures = _architectures(checkpoint, engine_args)
     tokenizer = None if engine.tokenizer is None else find_tokenizer(engine.tokenizer)
-    if inspector is not None:
-        # vLLM says nothing of one that is not installed; later the architecture would be called unknown.
-        plugins.check_names(inspector.plugins)
     options = ModelOptions(
         # Found below, with what was chosen.
         capabilities=None,

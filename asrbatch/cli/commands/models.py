@@ -36,15 +36,13 @@ def models(
 
 
 def _all(options: RunOptions) -> dict[str, Any]:
-    from asrbatch.engine import inspector, plugins
+    from asrbatch.engine import inspector
     from asrbatch.engine.devices import detect_device
 
     for name in options.given:
         if name != "plugins":
             raise UsageError(f"{flag_of(name)}: says how one checkpoint is asked; name it, or leave the option out")
     names = options.values["plugins"] or None
-    # Before a process spends seconds on importing vLLM.
-    plugins.check_names(names)
     return inspector.Inspector(names and tuple(names), detect_device().kind).list_models()
 
 

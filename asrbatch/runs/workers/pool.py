@@ -106,7 +106,7 @@ class WorkerPool:
         plan = self._session.plan
         setup = WorkerSetup(
             config=_share_of(self._session.config, slot, len(plan.slots)),
-            engine=plan.engine.on(slot.device),
+            engine=replace(plan.engine, device=slot.device),
             start=self._start,
         )
         try:
