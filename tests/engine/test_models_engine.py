@@ -577,7 +577,7 @@ def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
         return CliRunner().invoke(app, ["validate", str(tmp_path / "m.jsonl"), *options, *more])
 
     done = validated("--target-language", "French")
-    assert done.exit_code == EXIT_USAGE and "m.jsonl:2: prompt 'x'" in done.stdout and "target_lang" not in done.stdout
+    assert done.exit_code == EXIT_USAGE and 'm.jsonl:2: prompt "x"' in done.stdout and "target_lang" not in done.stdout
     done = validated("--target-language", "de", "--prompt-style", "chat")
     assert isinstance(done.exception, UsageError) and "asked by its chat template, would ignore it" in str(
         done.exception
