@@ -159,22 +159,18 @@ def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:
     visible = _visible_gpus()
     if not visible:
         raise UsageError(f"--devices {asked}: no GPU is visible here (CUDA_VISIBLE_DEVICES)")
-    if names == ["all"]:
-        names = [str(number) for number in range(len(visible))]
+    # A number counts among the visible ones, as CUDA counts: SLURM shows a job only the GPUs it was given.
+    numbered = {str(number): gpu for number, gpu in enumerate(visible)}
+    known = {gpu: gpu for gpu in visible if not gpu.isdecimal()} | numbered  # a UUID names itself
     slots = []
     cores = _our_cores()
-    for name in names:
-        # A number counts among the visible ones, as CUDA counts: SLURM shows a job only the GPUs it was given.
-        if name.isdecimal() and int(name) < len(visible):
-            gpu = visible[int(name)]
-        elif name in visible and not name.isdecimal():  # a UUID
-            gpu = name
-        else:
-            there = f"0 to {len(visible) - 1}"
+    for name in list(numbered) if names == ["all"] else names:
+        if name not in known:
             raise UsageError(
-                f"--devices {asked}: there is no GPU {name} here; visible are {there} (CUDA_VISIBLE_DEVICES)"
+                f"--devices {asked}: there is no GPU {name} here; visible are 0 to {len(visible) - 1} "
+                "(CUDA_VISIBLE_DEVICES)"
             )
-        environment = {"CUDA_VISIBLE_DEVICES": gpu}
+        environment = {"CUDA_VISIBLE_DEVICES": known[name]}
         # A number and the UUID that it stands for are two names of one GPU, so names alone do not tell.
         if same := next((slot.name for slot in slots if slot.environment == environment), None):
             raise UsageError(f"--devices {asked}: {same} and {name} are one GPU; one worker to a device")

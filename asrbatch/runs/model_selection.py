@@ -208,12 +208,10 @@ def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str 
 def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
     # A plugin may want another architecture than the checkpoint's files name: NeMo's speech LM does.
     overrides = engine_args.get("hf_overrides") or {}
-    if not isinstance(overrides, dict):
-        raise UsageError(
-            f'--engine-arg hf_overrides={overrides}: must be a JSON object, such as \'{{"architectures": ["…"]}}\''
-        )
-    if not isinstance(named := overrides.get("architectures") or [], list):
-        raise UsageError(f'--engine-arg hf_overrides: architectures {json.dumps(named)} must be a list, such as ["…"]')
+    named = (overrides.get("architectures") or []) if isinstance(overrides, dict) else None
+    if not isinstance(named, list):
+        fix = 'a JSON object with a list of architectures, such as {"architectures": ["…"]}'
+        raise UsageError(f"--engine-arg hf_overrides={json.dumps(overrides)}: must be {fix}")
     return list(named or checkpoint.config.get("architectures") or [])
 
 

@@ -376,7 +376,7 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
         (["--window-seconds", "1"], "--window-seconds 1.0: must be at least 2"),
         (["--hotwords", " "], "--hotwords is empty"),
         (["--prompt", ""], "--prompt is empty; leave it out, or give '{audio}'"),
-        (["--engine-arg", 'hf_overrides={"architectures": "A"}'], 'hf_overrides: architectures "A" must be a list'),
+        (["--engine-arg", 'hf_overrides={"architectures": "A"}'], 'hf_overrides={"architectures": "A"}: must be'),
         (["--lora", "./nowhere"], "--lora ./nowhere: is no folder of a PEFT adapter"),
         (["--plugin", "nobodys"], "--plugin nobodys: no such vLLM plugin"),
         (["--engine-arg", "trust_remote_code=true"], "use --trust-remote-code"),

@@ -15,8 +15,6 @@ from asrbatch.manifest.source import names_data_set
 from asrbatch.options import option
 
 if TYPE_CHECKING:
-    from asrbatch.audio.windows import WindowConfig
-    from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import Balance, Estimate, ManifestStats
     from asrbatch.runs.preflight import PreflightResult
 
@@ -56,6 +54,8 @@ def plan(
 
 def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None, startup_s: float) -> dict[str, Any]:
     """All that is shown, as one JSON object; see README for its fields."""
+    from asrbatch.cli.display.progress import ProbeBar
+    from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import ManifestStats, estimate
 
     values = options.values
@@ -76,8 +76,14 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
 
         # Rows without `lang` ask for nothing that could be refused.
         verdict = check_run(config, filter(None, stats.languages))
-    # With the model's own bounds where it is known: what is too short or too long depends on it.
-    found = _probe(stats, probe_workers, config.decode_timeout_s, verdict and verdict.rules) if probe_workers else None
+    found = None
+    if probe_workers is not None:
+        with ProbeBar(len(stats)) as bar:
+            # With the model's own bounds where it is known: what is too short or too long depends on it.
+            found = AudioProbe(
+                stats.manifest, stats.files, num_workers=probe_workers, timeout_s=config.decode_timeout_s,
+                config=verdict and verdict.rules, observe=bar.update,
+            )  # fmt: skip
     # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
     num_devices = _num_devices(config.devices) or 1
@@ -96,16 +102,6 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         "notes": _notes(config, stats, balance, verdict, time, probed=found is not None),
         "exit_code": EXIT_USAGE if verdict and verdict.refused else exit_code,
     }
-
-
-def _probe(stats: "ManifestStats", num_workers: int, timeout_s: float, rules: "WindowConfig | None") -> "AudioProbe":
-    from asrbatch.cli.display.progress import ProbeBar
-    from asrbatch.manifest.probe import AudioProbe
-
-    with ProbeBar(len(stats)) as bar:
-        return AudioProbe(
-            stats.manifest, stats.files, num_workers=num_workers, timeout_s=timeout_s, config=rules, observe=bar.update
-        )
 
 
 def _num_devices(devices: str | None) -> int | None:
