@@ -129,7 +129,7 @@ def _read_stdin(options: SourceOptions) -> Reader:
 
 def _format_of(name: str, text: TextFile, options: SourceOptions) -> str:
     """Which of `_TEXTS` a text is that has no file name."""
-    head = text.read_at(0, HEAD_BYTES)
+    head = text.pread(HEAD_BYTES, 0)
     if looks_like_cuts(head):
         return "lhotse"
     if has_header(head, options):

@@ -48,7 +48,7 @@ def rows_of(manifest):
 @pytest.mark.parametrize("kind", ["gz", "zst"])
 def test_packed_lines_are_the_same_manifest_in_any_order_of_reading(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(text, "_BLOCK_BYTES", 700)  # many blocks, marks and restarts
-    monkeypatch.setattr(text, "_ZSTD_PIECE_BYTES", 50)
+    monkeypatch.setattr(text, "_PIECE_BYTES", 50)
     plain, other = tmp_path / "m.jsonl", tmp_path / f"m.jsonl.{kind}"
     plain.write_bytes(lines_of(ROWS))
     other.write_bytes(packed(lines_of(ROWS), kind))

@@ -105,7 +105,7 @@ class LineReader(Reader):
         """A row's lines, with the blank ones that follow."""
         self._file.check()
         start, end = self._starts[index], self._starts[index + 1]
-        return self._file.read_at(start, end - start)
+        return self._file.pread(end - start, start)
 
 
 class JoinedReader(Reader):

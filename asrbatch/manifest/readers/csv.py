@@ -5,11 +5,12 @@ a row may say is the business of `row.py`. Keeps 16 bytes a row."""
 
 import codecs
 import csv
+import io
 import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
@@ -28,7 +29,8 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infin
 # An empty cell says nothing in these; in others it is an empty text.
 _NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", "prompt", *REFUSED_FIELDS))
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
-# A record of several lines ends by then, or a quote is open: five times as much memory holds it.
+# A record of several lines ends by then, or a quote is open, which would take the whole file into one record: five
+# times as much memory holds it.
 _MOST_RECORD_BYTES = 32 << 20
 _FIX = "quote its fields, and end lines with LF or CRLF, not with CR alone"
 csv.field_size_limit(1 << 30)  # the library's own limit is 128 KB, less than a second of audio in a data: URI
@@ -49,10 +51,8 @@ class CsvReader(LineReader):
     def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
         super().__init__(file, folder)
         self._lines = array("Q")
-        with file.open() as raw:
-            first = _strip_bom(raw.readline())
         if delimiter is None:
-            text = first.decode("utf-8", "replace")
+            text = next(file.lines(), b"").decode("utf-8", "replace")
             # By the header alone: texts in the rows hold commas of their own.
             delimiter = max(_DELIMITERS, key=text.count)
         self._dialect: dict[str, Any] = {"delimiter": delimiter, "strict": True}
@@ -64,29 +64,14 @@ class CsvReader(LineReader):
         self._columns = self._choose_columns(options)
 
     def rows(self) -> Iterator[Row | InvalidRow]:
-        with self._file.open() as raw:
-            # The csv module does not say where a record begins in bytes, so the lines it takes are counted.
-            lines = _RecordLines(raw)
-            reader = csv.reader(lines, **self._dialect)
-            is_header = True
-            while True:
-                lines.begin_record()
-                try:
-                    values = next(reader, None)
-                except csv.Error:
-                    # One quote that is not closed may have taken in any number of lines: only the first of them is bad.
-                    values = self._values(lines.unread_all_but_first())
-                if values is None:
-                    break
-                if values == []:
-                    continue
-                if is_header:
-                    is_header = False
-                    continue
-                self._starts.append(lines.start)
-                self._lines.append(lines.first_line)
-                yield row_or_error(self._parse, values)
-            self._starts.append(lines.end)
+        records, end = self._records(), 0
+        next(records)  # the header
+        for record in records:
+            end = record.end
+            self._starts.append(record.start)
+            self._lines.append(record.first_line)
+            yield row_or_error(self._parse, record.values)
+        self._starts.append(end)
         self._file.check()
 
     def row(self, index: int) -> Row:
@@ -96,15 +81,13 @@ class CsvReader(LineReader):
         return f"{self.source}:{self._lines[index]}"
 
     def _read_header(self) -> list[str]:
-        with self._file.open() as raw:
-            try:
-                header = next((record for record in csv.reader(_RecordLines(raw), **self._dialect) if record), None)
-            except csv.Error as e:
-                raise ManifestError(f"{self.source}: its header cannot be read: {e}; {_FIX}") from e
-        if header is None:
+        record = next(self._records(), None)
+        if record is None:
             raise ManifestError(f"{self.source}: holds no rows; expected a header and at least one utterance")
+        if isinstance(record.values, csv.Error):
+            raise ManifestError(f"{self.source}: its header cannot be read: {record.values}; {_FIX}")
         # pandas writes its index as a column without a name.
-        names = [name.strip() or f"column_{number}" for number, name in enumerate(header, 1)]
+        names = [name.strip() or f"column_{number}" for number, name in enumerate(record.values, 1)]
         for name in names:
             if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
                 raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
@@ -123,10 +106,33 @@ class CsvReader(LineReader):
                 options = replace(options, audio_column=found[0])
         return Columns(options)
 
+    def _records(self) -> Iterator["_Record"]:
+        """All records, the header first. The csv module does not say where one begins in bytes, so lines are counted."""
+        lines = self._file.lines()
+        first_line = next(lines, b"")
+        unread = [first_line.removeprefix(codecs.BOM_UTF8)]  # lines to be read before all others, the next one last
+        end, number = len(first_line) - len(unread[0]), 1
+        taken: list[bytes] = []  # the lines of a record
+        while True:
+            taken.clear()
+            try:
+                values = next(csv.reader(_take_lines(lines, unread, taken), **self._dialect), None)
+            except csv.Error:
+                # One quote that is not closed may have taken in any number of lines: only the first of them is bad.
+                unread += reversed(taken[1:])
+                del taken[1:]
+                values = self._values(taken[0])
+            if values is None:
+                return
+            start, end = end, end + sum(map(len, taken))
+            if values != []:
+                yield _Record(start, end, number, values)
+            number += len(taken)
+
     def _values(self, data: bytes) -> list[str] | csv.Error:
         """The fields of the one record in some lines, or what is wrong with it."""
         try:
-            return next((record for record in csv.reader(_split(data), **self._dialect) if record), [])
+            return next(filter(None, csv.reader(map(_decode, io.BytesIO(data)), **self._dialect)), [])
         except csv.Error as e:
             return e
 
@@ -171,54 +177,30 @@ def _value(name: str, text: str) -> Any:
     return text
 
 
-class _RecordLines:
-    """Lines of a file as text, with the place in bytes and lines where the record under way began."""
+class _Record(NamedTuple):
+    """Bytes [start, end) of a file."""
 
-    def __init__(self, raw: BinaryIO):
-        self._raw = raw
-        self.start = self.end = 0
-        self.line = self.first_line = 0
-        self._record: list[bytes] = []  # lines of the record under way
-        self._unread: list[bytes] = []  # the next one last
+    start: int
+    end: int
+    first_line: int
+    values: list[str] | csv.Error
 
-    def begin_record(self) -> None:
-        self._record.clear()
 
-    def unread_all_but_first(self) -> bytes:
-        """The first line of the record under way; those after it come once more."""
-        first, *others = self._record
-        self.end -= sum(map(len, others))
-        self.line -= len(others)
-        self._unread += reversed(others)
-        return _strip_bom(first) if self.start == 0 else first
-
-    def __iter__(self) -> "_RecordLines":
-        return self
-
-    def __next__(self) -> str:
-        # A quote that is never closed would take the whole file into one record.
-        if self._record and self.end - self.start > _MOST_RECORD_BYTES:
-            raise csv.Error("unexpected end of data")
-        line = self._unread.pop() if self._unread else self._raw.readline()
+def _take_lines(lines: Iterator[bytes], unread: list[bytes], taken: list[bytes]) -> Iterator[str]:
+    """The lines of one record, first those that are unread. Raises csv.Error when it is too long."""
+    num_bytes = 0
+    while num_bytes <= _MOST_RECORD_BYTES:
+        line = unread.pop() if unread else next(lines, b"")
         if not line:
-            raise StopIteration
-        begin = self.end
-        self.end += len(line)
-        self.line += 1
-        if not self._record:
-            self.start, self.first_line = begin, self.line
-        self._record.append(line)
-        if begin == 0:
-            line = _strip_bom(line)
-        return line.decode("utf-8", "surrogateescape")
+            return
+        taken.append(line)
+        num_bytes += len(line)
+        yield _decode(line)
+    raise csv.Error("unexpected end of data")
 
 
-def _split(data: bytes) -> list[str]:
-    return [line.decode("utf-8", "surrogateescape") for line in re.findall(rb"[^\n]*\n|[^\n]+", data)]
-
-
-def _strip_bom(line: bytes) -> bytes:
-    return line.removeprefix(codecs.BOM_UTF8)
+def _decode(line: bytes) -> str:
+    return line.decode("utf-8", "surrogateescape")
 
 
 def open_csv(source: ManifestSource) -> Reader | None:

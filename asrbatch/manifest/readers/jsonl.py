@@ -62,18 +62,17 @@ class JsonlReader(LineReader):
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         end = 0
-        with self._file.open() as lines:
-            for line in lines:
-                start, end = end, end + len(line)
-                # Windows editors write one; a row would otherwise begin with an invisible character.
-                if start == 0 and line.startswith(codecs.BOM_UTF8):
-                    line, start = line[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
-                if not line or line.isspace():
-                    self._blank_before.append(len(self._starts))
-                    continue
-                self._starts.append(start)
-                yield row_or_error(self._parse, line)
-            self._starts.append(end)
+        for line in self._file.lines():
+            start, end = end, end + len(line)
+            # Windows editors write one; a row would otherwise begin with an invisible character.
+            if start == 0 and line.startswith(codecs.BOM_UTF8):
+                line, start = line[len(codecs.BOM_UTF8) :], len(codecs.BOM_UTF8)
+            if not line or line.isspace():
+                self._blank_before.append(len(self._starts))
+                continue
+            self._starts.append(start)
+            yield row_or_error(self._parse, line)
+        self._starts.append(end)
         self._file.check()
 
     @property

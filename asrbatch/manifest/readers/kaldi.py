@@ -166,15 +166,14 @@ class KeyedLines:
         self._starts, self._numbers = array("Q"), array("Q")
         hashes, self._first_words = array("q"), array("q")
         end = number = 0
-        with self._file.open() as lines:
-            for line in lines:
-                start, end, number = end, end + len(line), number + 1
-                words = line.split(None, 2)
-                if words:
-                    self._starts.append(start)
-                    self._numbers.append(number)
-                    hashes.append(hash(words[0]))
-                    self._first_words.append(hash(words[1]) if len(words) > 1 else 0)
+        for line in self._file.lines():
+            start, end, number = end, end + len(line), number + 1
+            words = line.split(None, 2)
+            if words:
+                self._starts.append(start)
+                self._numbers.append(number)
+                hashes.append(hash(words[0]))
+                self._first_words.append(hash(words[1]) if len(words) > 1 else 0)
         self._starts.append(end)
         self._index = HashIndex(hashes)
 
@@ -221,7 +220,7 @@ class KeyedLines:
 
     def _data(self, index: int) -> bytes:
         start, end = self._starts[index], self._starts[index + 1]
-        return self._file.read_at(start, end - start).strip()
+        return self._file.pread(end - start, start).strip()
 
 
 def _stray(path: str, keys: list[str], problem: str) -> ManifestError:

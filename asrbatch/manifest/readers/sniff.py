@@ -68,7 +68,7 @@ def unpacked_head(path: str) -> bytes:
     """The first bytes of a file's text, also where it is packed."""
     # Only a packed file needs a decoder to show how its text begins.
     head = head_of(path)
-    return open_text(path).read_at(0, HEAD_BYTES) if head.startswith((GZIP, ZSTD)) else head
+    return open_text(path).pread(HEAD_BYTES, 0) if head.startswith((GZIP, ZSTD)) else head
 
 
 ENDINGS = frozenset((
