@@ -7,13 +7,14 @@ no datasets, so that light commands start at once.
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.formatting import show
 from asrbatch.manifest.readers.base import Reader
-from asrbatch.manifest.readers.columnar import open_arrow, open_parquet, open_saved
+from asrbatch.manifest.readers.columnar import open_saved, open_table
 from asrbatch.manifest.readers.csv import csv_reader, has_header, open_csv, open_tsv, tsv_reader
 from asrbatch.manifest.readers.folder import open_audio
 from asrbatch.manifest.readers.hub import open_hub
@@ -49,8 +50,8 @@ _COLUMNS = ("audio_column", "text_column", "id_column")
 FORMATS = {
     "saved": _Format(open_saved, _COLUMNS),
     "hub": _Format(open_hub, ("dataset_config", "streaming", *_COLUMNS)),
-    "parquet": _Format(open_parquet, _COLUMNS),
-    "arrow": _Format(open_arrow, _COLUMNS),
+    "parquet": _Format(partial(open_table, kind="parquet"), _COLUMNS),
+    "arrow": _Format(partial(open_table, kind="arrow"), _COLUMNS),
     "kaldi": _Format(open_kaldi, ("allow_pipes",)),
     "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
     "webdataset": _Format(open_webdataset, ("text_column", "id_column")),

@@ -535,7 +535,7 @@ def test_damaged_sources_are_named(tmp_path):
     (tmp_path / "dict").mkdir()
     (tmp_path / "dict" / "dataset_dict.json").write_text("{}")
     with pytest.raises(
-        ManifestError, match=r"dict: dataset_dict.json cannot be read \('splits'\); save the data set again"
+        ManifestError, match=r"dict: dataset_dict.json cannot be read \(KeyError: 'splits'\); save the data set again"
     ):
         open_manifest(tmp_path / "dict")
 

@@ -4,16 +4,14 @@ Knows columns and bytes; what a row means is the business of `table.py`. A folde
 read without `datasets`: importing that takes 2 s.
 """
 
-import json
-import os
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
 
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import one_line
 from asrbatch.manifest.readers.table import Table, explain_arrow, feature_types, hold_bytes
 from asrbatch.storage.files import FileState
 
@@ -26,97 +24,58 @@ class ArrowTable(Table):
 
     Args:
         paths: the files, in the order of their rows.
+        name: what to call them all in messages; None names the file of a row.
 
     Raises:
         ManifestError: a file cannot be read, or has other columns than the first one.
     """
 
-    def __init__(self, paths: list[str]):
-        self._paths = paths
+    def __init__(self, paths: list[str], name: str | None = None):
+        self._paths, self._name = paths, name
         self._states = [FileState(path) for path in paths]
-        self._batches: list[pa.RecordBatch] = []
-        self._starts: list[int] = []
-        self._file_of: list[int] = []
-        self.num_rows = 0
-        for number, path in enumerate(paths):
-            schema, batches = _map(path)
-            if number == 0:
-                self.schema = schema
-            # Types too: batches of one table are read by one schema.
-            elif not schema.equals(self.schema):
+        tables = [_map(path) for path in paths]
+        self.schema = tables[0].schema
+        for path, table in zip(paths, tables, strict=True):
+            # Types too: all are read as one table, by one schema.
+            if not table.schema.equals(self.schema):
                 raise ManifestError(f"{path}: other columns, or types, than {paths[0]}; give files of one data set")
-            for batch in batches:
-                # An empty batch would have the start of the next one.
-                if batch.num_rows:
-                    self._batches.append(batch)
-                    self._starts.append(self.num_rows)
-                    self._file_of.append(number)
-                    self.num_rows += batch.num_rows
-        self.feature_types = feature_types(self.schema)
+        self._table = pa.concat_tables(tables)
+        self._ends = list(accumulate(table.num_rows for table in tables))
+        self.num_rows, self.feature_types = self._table.num_rows, feature_types(self.schema)
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
-        for batch in self._batches:
+        for batch in self._table.to_batches():
             yield batch.select(columns), self._hold_bytes(batch)
         for state in self._states:
             state.check()
 
-    def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
-        batch = self._slice(index)
-        return batch, self._hold_bytes(batch)[0]
+    def row(self, index: int) -> tuple[pa.Table, bool]:
+        row = self._slice(index)
+        return row, self._hold_bytes(row)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
         return self._slice(index).column(self._audio)[0].as_py()
 
     def file(self, index: int) -> str:
-        return self._paths[self._file_of[bisect_right(self._starts, index) - 1]]
+        return self._name or self._paths[bisect_right(self._ends, index)]
 
-    def _slice(self, index: int) -> pa.RecordBatch:
-        at = bisect_right(self._starts, index) - 1
-        self._states[self._file_of[at]].check()
-        return self._batches[at].slice(index - self._starts[at], 1)
+    def _slice(self, index: int) -> pa.Table:
+        self._states[bisect_right(self._ends, index)].check()
+        return self._table.slice(index, 1)
 
-    def _hold_bytes(self, batch: pa.RecordBatch) -> list[bool]:
+    def _hold_bytes(self, batch: pa.RecordBatch | pa.Table) -> list[bool]:
         if not self._in_cells:
             return [False] * batch.num_rows
         return hold_bytes(batch.column(self._audio))
 
 
-def _map(path: str) -> tuple[pa.Schema, list[pa.RecordBatch]]:
+def _map(path: str) -> pa.Table:
     with explain_arrow(path, "Arrow"):
         source = pa.memory_map(path)
         if source.read(len(_MAGIC)) == _MAGIC:
-            reader = pa.ipc.open_file(source)
-            return reader.schema, [reader.get_batch(number) for number in range(reader.num_record_batches)]
+            return pa.ipc.open_file(source).read_all()
         source.seek(max(0, source.size() - len(_END_OF_STREAM)))
         if source.read() != _END_OF_STREAM:  # one cut off between two batches would read as a shorter one
             raise pa.ArrowInvalid("the stream does not end")
         source.seek(0)
-        reader = pa.ipc.open_stream(source)
-        return reader.schema, list(reader)
-
-
-class SavedTable(ArrowTable):
-    """One split of what `save_to_disk` of `datasets` wrote: Arrow files that `state.json` names in order.
-
-    Attributes:
-        split: its name; None where the writer gave none.
-
-    Raises:
-        ManifestError: it is damaged, or holds no rows.
-    """
-
-    def __init__(self, folder: str):
-        try:
-            # It lists the files in the order of their rows; names need not sort so.
-            with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
-                state = json.load(file)
-            names, self.split = [each["filename"] for each in state["_data_files"]], state.get("_split")
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise ManifestError(f"{folder}: state.json cannot be read ({one_line(e)}); save the data set again") from e
-        if not names:  # datasets writes no file for a data set without rows
-            raise ManifestError(f"{folder}: holds no rows; expected at least one utterance")
-        super().__init__([os.path.join(folder, name) for name in names])
-        self._folder = folder
-
-    def file(self, index: int) -> str:
-        return self._folder
+        return pa.ipc.open_stream(source).read_all()

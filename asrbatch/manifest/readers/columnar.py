@@ -5,8 +5,11 @@ Imports no pyarrow: that happens when such a source is opened, in `parquet.py`, 
 
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 
 from asrbatch.errors import ManifestError
+from asrbatch.formatting import one_line
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader
 from asrbatch.manifest.readers.sniff import check_shards, head_of, is_file, shard_of
@@ -15,30 +18,29 @@ from asrbatch.manifest.source import ManifestSource, choose_split, common_folder
 _HEADS = {"parquet": (b"PAR1",), "arrow": (b"ARROW1", b"\xff\xff\xff\xff")}  # of Arrow a file, and a stream
 
 
-def open_parquet(source: ManifestSource) -> Reader | None:
-    return _open_table(source, "parquet")
-
-
-def open_arrow(source: ManifestSource) -> Reader | None:
-    return _open_table(source, "arrow")
-
-
 def open_saved(source: ManifestSource) -> Reader | None:
     """What `save_to_disk` of Hugging Face `datasets` wrote: one split, or a folder of several."""
-    path = source.path
+    path, split = source.path, source.options.split
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):
-        label = choose_split(path, _saved_splits(path), source.options.split)
+        splits = _read_saved(path, "dataset_dict.json", lambda saved: list(map(str, saved["splits"])))
+        label = choose_split(path, splits, split)
         folder = os.path.join(path, label)
     elif all(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_info.json")):
         folder, label = path, None
     else:
         return None
-    from asrbatch.manifest.readers.arrow import SavedTable
+    # It lists the files in the order of their rows; names need not sort so.
+    names, state = _read_saved(
+        folder, "state.json", lambda saved: ([file["filename"] for file in saved["_data_files"]], saved)
+    )
+    if not names:  # datasets writes no file for a data set without rows
+        raise ManifestError(f"{folder}: holds no rows; expected at least one utterance")
+    if label is None:
+        label = choose_split(path, filter(None, [state.get("_split")]), split) or "data"
+    from asrbatch.manifest.readers.arrow import ArrowTable
     from asrbatch.manifest.readers.table import TableReader
 
-    table = SavedTable(folder)
-    if label is None:
-        label = choose_split(path, [table.split] if table.split else [], source.options.split) or "data"
+    table = ArrowTable([os.path.join(folder, name) for name in names], folder)
     return TableReader(table, path, path, label, Columns(source.options))
 
 
@@ -53,7 +55,8 @@ def table_reader(source: ManifestSource, kind: str, files: list[str], label: str
     return TableReader(FileTable(files), source.path, folder, label, Columns(source.options))
 
 
-def _open_table(source: ManifestSource, kind: str) -> Reader | None:
+def open_table(source: ManifestSource, kind: str) -> Reader | None:
+    """One file of that kind, a folder or a glob of such files."""
     found = _files_of_split(source, kind)
     if found is None:
         return None
@@ -97,9 +100,10 @@ def _files_of_split(source: ManifestSource, kind: str) -> tuple[list[str], str] 
     return files, split or "data"
 
 
-def _saved_splits(path: str) -> list[str]:
+def _read_saved(folder: str, name: str, choose: Callable[[Any], Any]) -> Any:
+    """What is wanted of a file that says what `save_to_disk` wrote."""
     try:
-        with open(os.path.join(path, "dataset_dict.json"), encoding="utf-8") as file:
-            return [str(split) for split in json.load(file)["splits"]]
+        with open(os.path.join(folder, name), encoding="utf-8") as file:
+            return choose(json.load(file))
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise ManifestError(f"{path}: dataset_dict.json cannot be read ({e}); save the data set again") from e
+        raise ManifestError(f"{folder}: {name} cannot be read ({one_line(e)}); save the data set again") from e

@@ -107,7 +107,7 @@ class CsvReader(LineReader):
         return Columns(options)
 
     def _records(self) -> Iterator["_Record"]:
-        """All records, the header first. The csv module does not say where one begins in bytes, so lines are counted."""
+        """All records, the header first. The csv module does not say in which bytes one stands: lines are counted."""
         lines = self._file.lines()
         first_line = next(lines, b"")
         unread = [first_line.removeprefix(codecs.BOM_UTF8)]  # lines to be read before all others, the next one last

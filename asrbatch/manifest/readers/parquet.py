@@ -14,8 +14,7 @@ lack both audio and a path is the audio read once, when their turn comes in the 
 
 import threading
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asrbatch.errors import ManifestError, RowError
+from asrbatch.manifest.readers.blocks import ForwardBlocks
 from asrbatch.manifest.readers.table import Table, explain_arrow, feature_types, hold_bytes, kind_of_cell
 from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import is_remote, open_remote
@@ -100,9 +100,8 @@ class ParquetTable(Table):
         self._is_mixed = [in_cells and self._has_empty(group) for group in self._groups]
         self._held: dict[int, np.ndarray] = {}  # of a mixed row group, bool [num_rows]
         self._lock = threading.Lock()
-        names = list(self._light.values())
-        self._light_batches = _Batches(partial(self._read, names=names, batch_bytes=_LIGHT_BATCH_BYTES))
-        self._audio_batches = _Batches(partial(self._read, names=[audio], batch_bytes=_AUDIO_BATCH_BYTES))
+        self._light_batches = self._batches(list(self._light.values()), _LIGHT_BATCH_BYTES)
+        self._audio_batches = self._batches([audio], _AUDIO_BATCH_BYTES)
         # Audio in row groups of several rows: one cannot be read without those before it.
         self.in_groups = any(
             held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True)
@@ -110,34 +109,44 @@ class ParquetTable(Table):
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
         wanted = [light for name, light in self._light.items() if name in columns]
-        for at, group in enumerate(self._groups):
-            start = 0
-            for batch in self._read(group, wanted, _LIGHT_BATCH_BYTES):
-                yield batch, self._in_cells(at, start, start + batch.num_rows)
-                start += batch.num_rows
+        for start, batch in self._walk(0, wanted, _LIGHT_BATCH_BYTES):
+            yield batch, self._in_cells(start, batch.num_rows)
         for state in self._states.values():
             state.check()
 
     def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
-        at, group = self._group(index)
-        number = index - group.start
-        return self._light_batches.row(group, index), self._in_cells(at, number, number + 1)[0]
+        return self._row(self._light_batches, index), self._in_cells(index, 1)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
-        _, group = self._group(index)
         try:
-            return self._audio_batches.row(group, index).column(0)[0].as_py()
+            return self._row(self._audio_batches, index).column(0)[0].as_py()
         except ManifestError as e:  # a damaged page is the loss of its rows, not of the run
             raise RowError("unreadable", str(e)) from e
 
     def file(self, index: int) -> str:
-        return self._paths[self._group(index, check=False)[1].file]
+        return self._paths[self._groups[self._group_of(index)].file]
 
-    def _group(self, index: int, check: bool = True) -> tuple[int, _RowGroupSpan]:
-        at = bisect_right(self._starts, index) - 1
-        if check and (state := self._states.get(self._groups[at].file)) is not None:
+    def _group_of(self, index: int) -> int:
+        return bisect_right(self._starts, index) - 1
+
+    def _batches(self, names: list[str], batch_bytes: int) -> ForwardBlocks:
+        walk = partial(self._walk, names=names, batch_bytes=batch_bytes)
+        return ForwardBlocks(walk, lambda index: self._starts[self._group_of(index)], _KEPT_BATCHES)
+
+    def _walk(self, index: int, names: list[str], batch_bytes: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """(first row, batch) of some columns, from the row group with row `index` on."""
+        for group in self._groups[self._group_of(index) :]:
+            start = group.start
+            for batch in self._read(group, names, batch_bytes):
+                yield start, batch
+                start += batch.num_rows
+
+    def _row(self, batches: ForwardBlocks, index: int) -> pa.RecordBatch:
+        state = self._states.get(self._groups[self._group_of(index)].file)
+        if state is not None:
             state.check()
-        return at, self._groups[at]
+        start, batch = batches.find(index)
+        return batch.slice(index - start, 1)
 
     def _may_hold(self, group: _RowGroupSpan) -> bool:
         """False only where the statistics prove that every cell of the row group is a mere path."""
@@ -156,17 +165,19 @@ class ParquetTable(Table):
     def _num_nulls(self, group: _RowGroupSpan, column_name: str) -> int | None:
         """None where the writer did not say."""
         # Not every writer states them; then any cell may hold audio.
-        statistics = next(self._columns(group, [column_name])).statistics
+        statistics = next((column.statistics for column in self._columns(group, [column_name])), None)
         return None if statistics is None or not statistics.has_null_count else statistics.null_count
 
-    def _in_cells(self, at: int, start: int, stop: int) -> list[bool]:
-        """Whether the audio of rows [start, stop) of a row group may be in their cells; the same at every call."""
+    def _in_cells(self, index: int, num_rows: int) -> list[bool]:
+        """Whether the audio of rows of one row group may be in their cells; the same at every call."""
+        at = self._group_of(index)
         if not self._is_mixed[at]:
-            return [self._may_hold_bytes[at]] * (stop - start)
+            return [self._may_hold_bytes[at]] * num_rows
         with self._lock:
             if at not in self._held:
                 self._held[at] = self._find_held(self._groups[at])
-        return self._held[at][start:stop].tolist()
+        start = index - self._starts[at]
+        return self._held[at][start : start + num_rows].tolist()
 
     def _find_held(self, group: _RowGroupSpan) -> np.ndarray:
         """Which cells hold audio, bool [num_rows]. Those from a damaged page on may: they fail in their turn."""
@@ -203,48 +214,6 @@ class ParquetTable(Table):
         if num_rows != group.num_rows:
             problem = f"row group {group.number} holds {num_rows} rows, not {group.num_rows}"
             raise ManifestError(f"{path}: {problem}; write it again")
-
-
-# A row group that is being read, and the next row that this will give.
-_Open = tuple[_RowGroupSpan | None, Iterator[pa.RecordBatch], int]
-_NOTHING_OPEN: _Open = (None, iter(()), 0)
-
-
-class _Batches:
-    """Single rows of some columns, by way of batches that are read forwards; the last few batches are kept."""
-
-    def __init__(self, read: Callable[[_RowGroupSpan], Iterator[pa.RecordBatch]]):
-        self._read = read
-        self._kept: OrderedDict[int, pa.RecordBatch] = OrderedDict()  # by first row; the last used one last
-        self._open = _NOTHING_OPEN
-        self._lock = threading.Lock()
-
-    def row(self, group: _RowGroupSpan, index: int) -> pa.RecordBatch:
-        with self._lock:
-            start = self._find(index)
-            if start is None:
-                start = self._advance(group, index)
-            self._kept.move_to_end(start)
-            batch = self._kept[start]
-        return batch.slice(index - start, 1)
-
-    def _find(self, index: int) -> int | None:
-        return next((start for start, batch in self._kept.items() if start <= index < start + batch.num_rows), None)
-
-    def _advance(self, group: _RowGroupSpan, index: int) -> int:
-        opened, batches, next_row = self._open
-        self._open = _NOTHING_OPEN  # until this has worked
-        # Rows mostly come in order: then the open group goes on where it is.
-        if opened != group or next_row > index:  # another row group, or a row that has passed
-            batches, next_row = self._read(group), group.start
-        while next_row <= index:
-            batch = next(batches)
-            start, next_row = next_row, next_row + batch.num_rows
-            while len(self._kept) >= _KEPT_BATCHES:
-                self._kept.popitem(last=False)
-            self._kept[start] = batch
-        self._open = (group, batches, next_row)
-        return start
 
 
 def _open(path: str) -> Any:

@@ -32,7 +32,7 @@ def explain_arrow(path: str, format: str) -> Iterator[None]:
     """What Arrow's libraries raise about a file, as a ManifestError that names it."""
     try:
         yield
-    except (pa.ArrowException, OSError) as e:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:  # the last for names of columns
         problem = one_line(e, with_type=False)
         raise ManifestError(f"{path}: cannot be read as {format}: {problem}; is it complete?") from e
 
