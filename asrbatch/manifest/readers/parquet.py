@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.manifest.readers.blocks import ForwardBlocks
 from asrbatch.manifest.readers.table import Table, explain_arrow, feature_types, hold_bytes, kind_of_cell
+from asrbatch.manifest.readers.text import ForwardBlocks
 from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import is_remote, open_remote
 
