@@ -97,7 +97,8 @@ class Predictions:
         """
         try:
             row = self._lines.read(index)
-            row["id"] = self._final_id(row, index)
+            row_id, is_made = self._id(row, index)
+            row["id"] = numbered(row_id, index, self._ordinals) if is_made else row_id
         except ValueError as e:
             raise self._changed() from e
         if hash(row["id"]) != self.keys[index]:
@@ -169,10 +170,6 @@ class Predictions:
         ]
         more = [f"… and {len(doubled) - _SHOWN} more"] if len(doubled) > _SHOWN else []
         raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
-
-    def _final_id(self, row: dict[str, Any], index: int) -> str:
-        row_id, is_made = self._id(row, index)
-        return numbered(row_id, index, self._ordinals) if is_made else row_id
 
     def _id(self, row: dict[str, Any], index: int) -> tuple[str, bool]:
         """The row's id, and whether it was made here and may therefore repeat.

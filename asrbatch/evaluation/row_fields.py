@@ -6,6 +6,7 @@ Knows a row as a dict; knows nothing of files.
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from asrbatch.errors import OutputError
@@ -16,6 +17,7 @@ from asrbatch.manifest.row import MAX_SECONDS
 DURATION = "duration"
 NO_VALUE, NO_ENTRY = "(none)", "(empty)"
 _DURATION_BOUNDS_S = (2, 5, 10, 15, 20, 30, 60, 300)
+_DURATION_BINS = ("< 2 s", *(f"{low} to {high} s" for low, high in pairwise(_DURATION_BOUNDS_S)), "300 s and more")
 
 
 def finite_seconds(value: Any) -> float | None:
@@ -102,14 +104,7 @@ def values_of(name: str, fields: Mapping[str, Any]) -> list[str] | None:
 
 def duration_bin(audio_s: float | None) -> str:
     """`5 to 10 s`: from 5 s up to but without 10 s."""
-    if audio_s is None:
-        return NO_VALUE
-    at = bisect_right(_DURATION_BOUNDS_S, audio_s)
-    if at == 0:
-        return f"< {_DURATION_BOUNDS_S[0]} s"
-    if at == len(_DURATION_BOUNDS_S):
-        return f"{_DURATION_BOUNDS_S[-1]} s and more"
-    return f"{_DURATION_BOUNDS_S[at - 1]} to {_DURATION_BOUNDS_S[at]} s"
+    return NO_VALUE if audio_s is None else _DURATION_BINS[bisect_right(_DURATION_BOUNDS_S, audio_s)]
 
 
 def _as_text(value: Any) -> str:

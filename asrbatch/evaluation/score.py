@@ -6,7 +6,7 @@ of the counts. Knows nothing of how results are shown.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.evaluation.counting import count_rows, how_counted
@@ -32,20 +32,13 @@ def score(path: Path, options: ScoreOptions, log: Callable[[str], None] = lambda
         UsageError, ManifestError: this cannot be done as asked, or no row has a reference.
         OutputError: the file is damaged.
     """
-    return score_rows(path, options, log).metrics
-
-
-class ScoreResult(NamedTuple):
-    """What `--json` prints of a score, and what can go over the rows again."""
-
-    metrics: dict[str, Any]
-    rows: ScoredRows
+    return score_rows(path, options, log)[0]
 
 
 def score_rows(
     path: Path, options: ScoreOptions, log: Callable[[str], None], *, needs_rates: bool = True
-) -> ScoreResult:
-    """The same as `score`, with what the metrics are made of.
+) -> tuple[dict[str, Any], ScoredRows]:
+    """The same as `score`, with the rows that the metrics are made of.
 
     Args:
         needs_rates: where no row has a reference, refuse; else rates are null then, and there are no groups.
@@ -59,7 +52,7 @@ def score_rows(
             f"name the field with --text-field (now {options.text_field}); two runs without references can be compared "
             "with asrbatch compare"
         )
-    return ScoreResult(_metrics(inputs, tally), rows)
+    return _metrics(inputs, tally), rows
 
 
 def _metrics(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:

@@ -131,7 +131,11 @@ class ScoredRows:
             reference = self._reference(index, fields, rows) if self.inputs.has_references else None
             predictions = [_prediction(file, row, fields["id"]) for file, row in zip(self._files, rows, strict=True)]
             lang, is_stated = self._language(fields, rows)
-            texts = self._texts(reference, [said.text for said in predictions], lang)
+            hypotheses = [said.text for said in predictions]
+            wanted = reference if self.inputs.has_references else hypotheses[0] or ""
+            texts = self.inputs.rules.prepare(wanted, hypotheses, lang)
+            if not self.inputs.has_references:  # two empty predictions are alike, and count
+                texts = texts._replace(excluded=None)
             # What a translation was heard as is not what it is written in.
             heard = not self.inputs.written_language and any(is_heard_as_another(row, lang) for row in rows)
             # Two runs may have decoded different lengths. Not A's: swapping the files must put the row into the same
@@ -160,12 +164,6 @@ class ScoredRows:
             for row, file in zip(rows, self._files, strict=True)
         ]
         return self._agreed(fields["id"], f"references ({name})", found, _FIX)
-
-    def _texts(self, reference: str | None, hypotheses: list[str | None], lang: str) -> Texts:
-        if self.inputs.has_references:
-            return self.inputs.rules.prepare(reference, hypotheses, lang)
-        # Two empty predictions are alike, and count.
-        return self.inputs.rules.prepare(hypotheses[0] or "", hypotheses, lang)._replace(excluded=None)
 
     def _language(self, fields: Mapping[str, Any], rows: FoundRows) -> tuple[str, bool]:
         """The language of a row, and whether it is stated: by the references, or else by any of the files."""

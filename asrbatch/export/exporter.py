@@ -21,7 +21,7 @@ from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import file_name, name_key
 from asrbatch.export.options import CueLimits, ResultNames
 from asrbatch.export.results import RESULT_FILES, ResultFile
-from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
+from asrbatch.export.transcript import audio_path_of, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.journal import decode_row
 from asrbatch.storage.paths import find_chunks
@@ -103,8 +103,9 @@ def export(
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
     with explained(result.folder):
         result.folder.mkdir(parents=True, exist_ok=True)
-    # A run may be writing: both passes read up to where the file ends now.
-    size = _size(rows_path)
+    with explained(rows_path):
+        # A run may be writing: both passes read up to where the file ends now.
+        size = rows_path.stat().st_size
     shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
     open_file = OneFile if per_run else OneFileEach
     with ExitStack() as files:
@@ -138,46 +139,34 @@ def _check_exists(rows: Path) -> None:
     fix = "give the rows file that transcribe or merge-shards wrote"
     if rows.is_file():
         return
-    if rows.exists():
-        raise UsageError(f"{rows}: is no file; {fix}")
-    if rows.parent.is_dir() and (chunks := find_chunks(rows)):
+    if not rows.exists() and rows.parent.is_dir() and (chunks := find_chunks(rows)):
         first = next(iter(next(iter(chunks.values())).values()))
         raise UsageError(
             f"{rows}: is not there, but chunks of it are; merge-shards joins them, or give one of them, such as "
             f"{first.rows.name}"
         )
-    raise UsageError(f"{rows}: no such file; {fix}")
+    raise UsageError(f"{rows}: {'is no' if rows.exists() else 'no such'} file; {fix}")
 
 
 def _write_row(
     where: str, row: dict[str, Any], from_file_start: bool, shared_names: frozenset[int], result: ExportResult
 ) -> None:
-    """One row to all files. Only results hold rows that failed."""
-    transcript = _transcript(where, row, from_file_start, result)
+    """One row to all files, and counts it. Only results hold rows that failed."""
+    transcript = None
+    if row["status"] == "ok":
+        try:
+            transcript = transcript_of(row, from_file_start=from_file_start)
+        except ValueError as e:
+            raise _not_ours(where, e) from e
+        result.num_rows += 1
+    else:
+        result.failed[row["error"]["kind"]] += 1
     for output in result.outputs.values():
         if isinstance(output, ResultFile):
             output.add_row(row)
         elif transcript is not None:
             named_by = transcript.id, transcript.audio_path
             output.add(transcript, file_name(*named_by, collides=hash(name_key(*named_by)) in shared_names))
-
-
-def _transcript(where: str, row: dict[str, Any], from_file_start: bool, result: ExportResult) -> Transcript | None:
-    """The transcript of a row; None for one that failed. Counts it."""
-    if row["status"] != "ok":
-        result.failed[row["error"]["kind"]] += 1
-        return None
-    try:
-        transcript = transcript_of(row, from_file_start=from_file_start)
-    except ValueError as e:
-        raise _not_ours(where, e) from e
-    result.num_rows += 1
-    return transcript
-
-
-def _size(path: Path) -> int:
-    with explained(path):
-        return path.stat().st_size
 
 
 def _rows(path: Path, size: int, result: ExportResult) -> Iterator[tuple[str, dict[str, Any]]]:

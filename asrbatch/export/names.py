@@ -6,6 +6,7 @@ Knows nothing of folders and of what is there already.
 import hashlib
 import re
 import unicodedata
+from urllib.parse import quote
 
 _UNSAFE = frozenset('/\\:*?"<>|')
 # Stands before a hash, and nowhere else: an id that holds it has `_` there.
@@ -49,7 +50,9 @@ def column(text: str) -> str:
     """
     if text.isascii() and text.isprintable() and not {" ", "%"} & set(text) and text[:1] != ";":
         return text
-    escaped = "".join(_escape(c) if c.isspace() or c == "%" or not c.isprintable() else c for c in text)
+    escaped = "".join(
+        quote(c, safe="", errors="surrogatepass") if c.isspace() or c == "%" or not c.isprintable() else c for c in text
+    )
     return "%3B" + escaped[1:] if escaped.startswith(";") else escaped
 
 
@@ -64,7 +67,3 @@ def _readable(row_id: str, audio_path: str | None) -> str:
 
 def _digest(row_id: str) -> str:
     return hashlib.blake2b(row_id.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-
-
-def _escape(character: str) -> str:
-    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))

@@ -298,11 +298,11 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def hundred_thousand(tmp_path_factory) -> Path:
-    scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
-    listed, _ = worst_rows(scored.rows, None, 1000, lambda line: None)
+    metrics, scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
+    listed, _ = worst_rows(scored, None, 1000, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
     path = tmp_path_factory.mktemp("many") / "report.html"
-    path.write_text(make_page("A title", scored.metrics, {}, rows, ()), encoding="utf-8")
+    path.write_text(make_page("A title", metrics, {}, rows, ()), encoding="utf-8")
     return path
 
 
@@ -352,8 +352,8 @@ def test_of_a_long_utterance_the_errors_are_shown(opened, tmp_path):
 
 def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(40)])
-    scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
-    listing = scored.rows, tmp_path, 100, lambda line: None
+    _, scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
+    listing = scored, tmp_path, 100, lambda line: None
     everything, _ = worst_rows(*listing)
     assert len(everything) == 40 and all(len(json.dumps(row)) < 30_000 for row in everything)
     some, _ = worst_rows(*listing, most_bytes=100_000)

@@ -161,11 +161,13 @@ def _score_tables(figures: dict[str, Any]) -> Iterable[Table]:
 
 
 def _compare_tables(figures: dict[str, Any]) -> Iterable[Table]:
+    cells = _paired_cells if figures["against"] == "references" else _cells_against_a
     for name, groups in ({"": {"all rows": figures["total"]}} | figures["by"]).items():
         for unit in UNITS:
-            of_unit = {value: group for value, group in groups.items() if group[unit.rate]["reference"]}
-            if of_unit:
-                yield _paired_table(name, largest_groups(of_unit), unit, figures["against"] == "references")
+            of_unit = largest_groups({value: of for value, of in groups.items() if of[unit.rate]["reference"]})
+            rows = [(_group(value), cells(of[unit.rate], unit.rate.upper())) for value, of in of_unit.items()]
+            if rows:
+                yield _table(_title(name, unit), plain(name), rows)
     titles = {"got_worse": "worse in B", "got_better": "better in B", "most_different": "most different"}
     for name, title in titles.items():
         if figures.get(name):
@@ -213,12 +215,6 @@ def _rates(group: dict[str, Any], unit: Unit) -> Cells:
 def _rate(figures: dict[str, Any], unit: Unit) -> Cells:
     rate, interval = figures[f"{unit.rate}_percent"], figures[f"{unit.rate}_percent_interval"]
     return {f"{unit.rate.upper()} %": f"{rate:.2f}", "95 %": interval_text(interval)}
-
-
-def _paired_table(name: str, groups: dict[str, Any], unit: Unit, has_references: bool) -> Table:
-    cells = _paired_cells if has_references else _cells_against_a
-    rows = [(_group(value), cells(group[unit.rate], unit.rate.upper())) for value, group in groups.items()]
-    return _table(_title(name, unit), plain(name), rows)
 
 
 def _paired_cells(of: dict[str, Any], rate: str) -> Cells:

@@ -60,9 +60,8 @@ def make_report(
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
     # What was transcribed can be looked at without a reference.
-    scored = score_rows(path, options, log, needs_rates=False)
-    metrics = scored.metrics
-    rows, rates = worst_rows(scored.rows, _audio_folder(path, metrics["references"]), most_rows, log)
+    metrics, scored_rows = score_rows(path, options, log, needs_rates=False)
+    rows, rates = worst_rows(scored_rows, _audio_folder(path, metrics["references"]), most_rows, log)
     text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)
     with (
         explained(to, fix="choose another --to, or run the same command again when that is mended"),

@@ -27,12 +27,8 @@ from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 _HERE = Path(__file__).parent
-# Heads of the table for rows counted in words, in characters alone, or some in either; false: in characters.
-_HEADS = {
-    frozenset((True,)): ("WER %", "words"),
-    frozenset((False,)): ("CER %", "characters"),
-    frozenset((True, False)): ("WER or CER %", "words or characters"),
-}
+# Rates and units of rows counted in words (true), or in characters alone.
+_HEADS = {True: ("WER", "words"), False: ("CER", "characters")}
 _SHOWN_CHARS = 80
 _SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
 
@@ -57,8 +53,8 @@ def page(
         f"base-uri 'none'"
     )
     data, filters = _table_data(rows, by)
-    units = frozenset(row["in_words"] for row in rows if row["errors"] is not None)
-    rate_head, units_head = _HEADS.get(units, _HEADS[frozenset((True,))])
+    in_words = sorted({row["in_words"] for row in rows if row["errors"] is not None}, reverse=True) or [True]
+    rate_head, units_head = (" or ".join(heads) for heads in zip(*(_HEADS[each] for each in in_words), strict=True))
     plots = "".join((*_rate_plots(metrics), *_distributions(metrics, rates)))
     num_rows = metrics["total"]["rows"] + sum(metrics["excluded"].values())
     # What is filled in is not searched for names again: a `$` in a text or in our script stays what it is.
@@ -77,7 +73,7 @@ def page(
         times="".join(_times(metrics)),
         shown="" if len(rows) == num_rows else f" (the {len(rows):,} with the most errors of {num_rows:,})",
         filters="".join(filters),
-        rate_head=rate_head,
+        rate_head=f"{rate_head} %",
         units_head=units_head,
         data=script_json(data),
     )
