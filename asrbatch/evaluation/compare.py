@@ -59,7 +59,7 @@ def _metrics(inputs: EvaluationInputs, tally: PairTally, left_out: int) -> dict[
     draws = scoring.resamples, scoring.seed, has_references
     is_whole = not (inputs.is_partial or tally.failed.total() or tally.missing.total())
     # Without references no change is for the better, and all of them are differences.
-    worse, better = tally.got_worse.as_list(), tally.got_better.as_list()
+    worse, better = ([change for *_, change in of.ranked()] for of in (tally.got_worse, tally.got_better))
     return {
         "asrbatch": __version__,
         **{

@@ -103,9 +103,8 @@ def export(
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
     with explained(result.folder):
         result.folder.mkdir(parents=True, exist_ok=True)
-    with explained(rows_path):
-        # A run may be writing: both passes read up to where the file ends now.
-        size = rows_path.stat().st_size
+    # A run may be writing: both passes read up to where the file ends now.
+    size = _size(rows_path)
     shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
     open_file = OneFile if per_run else OneFileEach
     with ExitStack() as files:
@@ -167,6 +166,11 @@ def _write_row(
         elif transcript is not None:
             named_by = transcript.id, transcript.audio_path
             output.add(transcript, file_name(*named_by, collides=hash(name_key(*named_by)) in shared_names))
+
+
+def _size(path: Path) -> int:
+    with explained(path):
+        return path.stat().st_size
 
 
 def _rows(path: Path, size: int, result: ExportResult) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -9,6 +9,7 @@ where words differ by more than case and punctuation; errors are counted in what
 find fewer. Of long texts some errors are shown, with words around them. Knows nothing of how changes were found."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from rich import box
@@ -61,13 +62,12 @@ def _marked(reference: str, said: str | None, in_words: bool) -> Text:
     pieces = alignment(*(between.join(units) for units in keys), in_words=in_words, with_compounds=False)
     shown = excerpt(wanted, heard, pieces, _MOST_UNITS)
     text = Text(overflow="fold")
-    at = at_said = 0
+    units, units_said = iter(shown.reference), iter(shown.hypothesis)
     for kind, number, number_said in shown.pieces:
         if kind == "gap":
             text.append("…" + (between or " "))
             continue
-        left, right = shown.reference[at : at + number], shown.hypothesis[at_said : at_said + number_said]
-        at, at_said = at + number, at_said + number_said
+        left, right = list(islice(units, number)), list(islice(units_said, number_said))
         if kind == "equal":
             text.append(plain(between.join(right) + between))
             continue

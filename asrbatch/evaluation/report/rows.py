@@ -4,6 +4,7 @@ What the page gets of one row is bounded, however long it is, and so are all row
 """
 
 import json
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -68,11 +69,10 @@ def _worst_of(
             rates[edits.errors, edits.reference] += 1
         worst.add(-1 if edits is None else edits.errors, str(row.fields["id"]), row)
     entries = []
-    for row in worst.as_list():
+    for rank, row_id, row in worst.ranked():
         edits = row.predictions[0].edits
         entry = {**_entry(rows, folder, row), **(_as_written(row) if edits is None else _aligned(rows, row, edits))}
-        rank = 1 if edits is None else -edits.errors
-        entries.append((rank, str(row.fields["id"]), len(json.dumps(list(entry.values()))), entry))
+        entries.append((rank, row_id, len(json.dumps(list(entry.values()))), entry))
     return entries, rates
 
 
@@ -112,16 +112,11 @@ def _aligned(rows: ScoredRows, row: ScoredRow, edits: Edits) -> dict[str, Any]:
 def _audio(fields: Mapping[str, Any], folder: Path) -> list[Any] | None:
     """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
     path = fields.get("audio_filepath")
-    if type(path) is not str or "\0" in path or not path.strip():
-        return None
-    found = Path(folder, path)
-    try:
-        if not found.is_file():
-            return None
-    except OSError:  # a name that is too long for a file system
+    # `isfile` is false of names that no file can have, too.
+    if type(path) is not str or not path.strip() or not os.path.isfile(found := os.path.join(folder, path)):
         return None
     start, length = finite_seconds(fields.get("offset")), finite_seconds(fields.get("duration"))
-    return [found.absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
+    return [Path(found).absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
 
 
 def _as_written(row: ScoredRow) -> dict[str, Any]:
@@ -145,20 +140,21 @@ def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_
     # Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
     # segment before or after.
     segments = (row or {}).get("segments")
-    if not isinstance(segments, list) or len(segments) < 2 or not num_units:
+    if not isinstance(segments, list) or len(segments) < 2 or not num_units or not all(map(_has_time, segments)):
         return None
-    starts, sizes = [], []
-    for segment in segments:
-        start = finite_seconds(segment.get("start")) if isinstance(segment, dict) else None
-        if start is None or type(segment.get("text")) is not str:
-            return None
-        starts.append(start)
-        sizes.append(len(segment["text"].split() if in_words else segment["text"]))
+    starts = [finite_seconds(segment["start"]) for segment in segments]
+    sizes = [len(segment["text"].split() if in_words else segment["text"]) for segment in segments]
     ends = list(accumulate(sizes))
     if not ends[-1]:
         return None
     found = (bisect_right(ends, place * ends[-1] / num_units) for place in places)
     return [starts[min(at, len(starts) - 1)] for at in found]
+
+
+def _has_time(segment: Any) -> bool:
+    if not isinstance(segment, dict):
+        return False
+    return type(segment.get("text")) is str and finite_seconds(segment.get("start")) is not None
 
 
 def _cut(text: str | None) -> str | None:

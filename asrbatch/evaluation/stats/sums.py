@@ -84,17 +84,15 @@ class LargestItems:
         self._ranked.append((-size, name, item))
         # An item holds texts, of long recordings perhaps: not many more than are wanted are ever in memory.
         if len(self._ranked) > 2 * self._most + 100:
-            self._ranked = self._largest()
+            self._ranked = self.ranked()
 
     def update(self, other: "LargestItems") -> None:
         """Adds what was found in another part."""
         self._ranked += other._ranked
-        self._ranked = self._largest()
+        self._ranked = self.ranked()
 
-    def as_list(self) -> list[Any]:
-        return [item for *_, item in self._largest()]
-
-    def _largest(self) -> list[tuple[int, str, Any]]:
+    def ranked(self) -> list[tuple[int, str, Any]]:
+        """Minus size, name and item of each."""
         # By names of rows: items cannot be compared.
         return nsmallest(self._most, self._ranked, key=lambda ranked: ranked[:2])
 
