@@ -59,9 +59,8 @@ class EvaluationInputs:
                 f"--split {options.split}: is of a manifest, and none is read here; name it with --references"
             )
         self.files, self.references, self.join_notes = join(files, references, [run.audio_folder for run in self.runs])
-        self.has_references = (
-            len(files) == 1 or references is not None or any(file.num_references for file in self.files)
-        )
+        carries_references = len(files) == 1 or any(file.num_references for file in files)
+        self.has_references = references is not None or carries_references
         self.language = options.language or self._language_of_runs() or "en"
         self.written_language = self._written_language()
         self.unmatched = [0 if references is None else len(file.without(self.references.keys)) for file in self.files]
@@ -88,9 +87,8 @@ class EvaluationInputs:
         # are held against each other.
         if self.common or (len(files) > 1 and not any(file.num_references for file in files)):
             return [FoundReferences(None, "", False)] * len(files)
-        return [
-            find_references(None, options.split, run, len(file)) for run, file in zip(self.runs, files, strict=True)
-        ]
+        each = zip(self.runs, files, strict=True)
+        return [find_references(None, options.split, run, len(file)) for run, file in each]
 
     def _language_of_runs(self) -> str | None:
         """What the runs were told to take rows for. Raises UsageError where they were told different languages."""

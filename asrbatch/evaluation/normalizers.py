@@ -41,8 +41,8 @@ class Normalizer:
 def _whisper_english() -> Normalizer:
     basic, english = _modules()
     table = Path(english.__file__).with_name("normalizers") / "english.json"
-    files = (english.__file__, basic.__file__, table)
-    return Normalizer("whisper-english", _library(), _sha256(*files), english.EnglishTextNormalizer())
+    sha256 = _sha256(english.__file__, basic.__file__, table)
+    return Normalizer("whisper-english", _library(), sha256, english.EnglishTextNormalizer())
 
 
 def _whisper_basic() -> Normalizer:

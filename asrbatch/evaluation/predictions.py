@@ -75,7 +75,7 @@ class Predictions:
                 made_rows.append(index)
                 # A made id is 16 hexadecimal digits, so 8 bytes keep it until it is known whether it repeats.
                 made_hashes.append(int(row_id, 16))
-        self.num_made = len(made_rows)
+        self.num_made, self.torn = len(made_rows), self._lines.torn > 0
         self.keys = np.array(ids, np.int64)
         # Which ids repeat is known only now, at the end of the file; their rows are called by other names from here on.
         self._ordinals = number_repeats(self.keys, made_rows, made_hashes)
@@ -131,10 +131,6 @@ class Predictions:
             return []
         others = show_text(", ".join(self.other_fields))
         return [f"predictions are those in {self.pred_field}; there are also {others}: --pred-field chooses"]
-
-    @property
-    def torn(self) -> bool:
-        return self._lines.torn > 0
 
     def _candidates(self) -> list[str]:
         return sorted(name for name in self._names if name.startswith("pred_text"))

@@ -58,8 +58,6 @@ def score_rows(
 def _metrics(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:
     options, [file], [run] = inputs.options, inputs.files, inputs.runs
     by_group = tally.by_group(options.resamples, options.seed)
-    # Of some of the rows a stated speed would not be the number that the leaderboard makes of the file.
-    stated = tally.stated.as_dict(tally.total.rows + tally.excluded.total() - tally.total.missing)
     # Failed and missing rows count as empty hypotheses, and the exit code tells that the rate is theirs too.
     is_whole = not (inputs.is_partial or tally.total.failed or tally.total.missing)
     return {
@@ -74,7 +72,7 @@ def _metrics(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:
         "unmatched_predictions": inputs.unmatched[0],
         "languages": tally.languages.as_dict(),
         "by": by_group,
-        "speed": {**run.speed(len(file)), **stated},
+        "speed": {**run.speed(len(file)), **tally.stated_speed()},
         "latency_s": tally.stage_seconds.as_dict(),
         "notes": [
             *inputs.notes_of(0),

@@ -109,7 +109,13 @@ class LeaderboardFile(ResultFile):
     """
 
     def __init__(self, rows: Path, folder: Path, names: ResultNames, overwrite: bool, files: ExitStack):
-        name, self._rtfx = names.file_name(), _rtfx_of_engine(rows)
+        name, paths = names.file_name(), RunPaths(rows)
+        self._rtfx = (read_completion_mark(paths) or {}).get("rtfx_engine")
+        if not self._rtfx:
+            raise UsageError(
+                f"--format leaderboard: {paths.done.name} does not say how fast the engine was, and `time` is made of "
+                "that; finish the run, or merge its chunks"
+            )
         super().__init__(folder / name, overwrite, files)
         self._rules = TextRules("leaderboard")
         self._language = RunFacts(rows).language or "en"
@@ -175,13 +181,3 @@ def _absolute(path: Any, base: str) -> str | None:
     if path[:5].lower() == "data:" or scheme_of(path) is not None:
         return path
     return join_url(base, path) if is_remote(base) else os.path.join(base, path)
-
-
-def _rtfx_of_engine(rows: Path) -> float:
-    mark = read_completion_mark(RunPaths(rows))
-    if not (mark or {}).get("rtfx_engine"):
-        raise UsageError(
-            f"--format leaderboard: {RunPaths(rows).done.name} does not say how fast the engine was, and `time` is "
-            "made of that; finish the run, or merge its chunks"
-        )
-    return mark["rtfx_engine"]

@@ -14,10 +14,7 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
     yield Text(f"manifest: {figures['manifest']['source']}")
     yield from problem_parts(figures["problems"])
     audio = figures["audio"]
-    if audio is None:
-        yield Text("audio: not looked at")
-    else:
-        yield Text(f"audio: {audio_line(audio)}")
+    yield Text(f"audio: {audio_line(audio) if audio else 'not looked at'}")
     rows = figures["manifest"]["rows"]
     yield Text(
         f"rows: {rows:,}; {figures['rows_passing']:,} pass, {figures['rows_refused']:,} cannot be run, "

@@ -21,7 +21,7 @@ from asrbatch.formatting import clock
 
 # Of more, complete chunks are left out: those that need a person must not scroll away.
 _FEW_CHUNKS = 40
-# Examples of each kind of broken file: as many as there are.
+# Examples of each kind of broken file: as many as a probe keeps, because a plan has no file with all of them.
 _SHOWN_PROBED = 20
 # A thousand chunks may each have one.
 _SHOWN_NOTES = 10
@@ -121,9 +121,8 @@ def status_parts(figures: dict[str, Any], every_chunk: bool, summary_first: bool
         summary_first: for a screen that cuts off what does not fit below.
     """
     chunks, summary = figures["chunks"], _summary(figures["total"])
-    shown = chunks
-    if len(chunks) > _FEW_CHUNKS and not every_chunk:
-        shown = [chunk for chunk in chunks if not chunk["state"].startswith("complete")]
+    hides = len(chunks) > _FEW_CHUNKS and not every_chunk
+    shown = [chunk for chunk in chunks if not (hides and chunk["state"].startswith("complete"))]
     table: list[RenderableType] = [_status_table(shown, make_console().width)] if shown else []
     if hidden := len(chunks) - len(shown):
         table.append(Text(f"{hidden} complete chunks are not shown; --all shows them"))
@@ -142,6 +141,7 @@ def _summary(total: dict[str, Any]) -> list[RenderableType]:
 
 # Where a terminal is too narrow, those that stand first are left out; --json has them all.
 _LEFT_OUT_FIRST = ("sessions", "on", "RTFx", "audio h", "failed", "RTFx now")
+# All others are figures, which are compared down the column.
 _TEXT_COLUMNS = ("state", "on")
 
 
@@ -177,6 +177,7 @@ def _status_cells(chunk: dict[str, Any]) -> dict[str, str]:
     }
 
 
+# Green needs nobody, yellow may, red does.
 _STYLES = {"running": "green", "complete": "green", "silent": "yellow", "stopped by an error": "red", "damaged": "red"}
 
 

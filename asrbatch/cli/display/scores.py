@@ -93,6 +93,7 @@ Facts = Iterable[tuple[str, str | None]]
 Parts = Iterable[RenderableType]
 
 
+# Words and characters have tables of their own: a rate over both would mix languages with and without spaces.
 class Unit(NamedTuple):
     """What is counted.
 

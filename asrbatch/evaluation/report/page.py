@@ -16,13 +16,7 @@ from typing import Any
 
 from asrbatch.evaluation.report.excerpt import KINDS
 from asrbatch.evaluation.report.plots import Bar, bars
-from asrbatch.evaluation.summary import (
-    MOST_GROUPS,
-    aligner_line,
-    interval_text,
-    largest_groups,
-    normalizer_lines,
-)
+from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 

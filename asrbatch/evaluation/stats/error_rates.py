@@ -156,29 +156,6 @@ class StageSeconds(dict[str, array]):
 
 
 @dataclass
-class StatedTimes(Sums):
-    """What rows of another tool say in `time` and `duration`, in microseconds; `rows` say both."""
-
-    rows: int = 0
-    time_us: int = 0
-    duration_us: int = 0
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        time_s, duration_s = (finite_seconds(row.get(name)) for name in ("time", "duration"))
-        if "status" in row or not time_s or not duration_s:  # a `time` in our rows is a field of the manifest
-            return
-        self.rows += 1
-        self.time_us += _microseconds(time_s)
-        self.duration_us += _microseconds(duration_s)
-
-    def as_dict(self, num_rows: int) -> dict[str, float]:
-        """The leaderboard's RTFx, where as many rows as there are say both; nothing otherwise."""
-        if not self.time_us or not self.duration_us or self.rows < num_rows:
-            return {}
-        return {"rtfx_stated": round(self.duration_us / self.time_us, 4)}
-
-
-@dataclass
 class TextTally(Sums):
     """What is counted of the texts of rows, whether one system predicted them or two.
 
@@ -229,6 +206,7 @@ class Tally(TextTally):
         total: over all rows scored; `groups`: by field, then by its value.
         excluded_words: words that the model said in rows that are not scored, by reason.
         failed_kinds: rows scored that had failed, by error kind.
+        stated: what rows of another tool say in `time` and `duration`, in microseconds; `rows` say both.
     """
 
     total: Counts = field(default_factory=Counts)
@@ -236,7 +214,7 @@ class Tally(TextTally):
     excluded_words: Counter = field(default_factory=Counter)
     failed_kinds: Counter = field(default_factory=Counter)
     stage_seconds: StageSeconds = field(default_factory=StageSeconds)
-    stated: StatedTimes = field(default_factory=StatedTimes)
+    stated: Counter = field(default_factory=Counter)
 
     def add(self, row: ScoredRow, groups: Mapping[str, list[str]]) -> None:
         """Adds one row, which is in these groups, by field."""
@@ -244,7 +222,7 @@ class Tally(TextTally):
         [said] = row.predictions
         if said.row is not None:
             self.stage_seconds.add(said.row)
-            self.stated.add(said.row)
+            self.stated.update(_stated_times(said.row))
         if row.texts.excluded:
             # No rate shows what a model says where nothing is to be held against it.
             self.excluded_words[row.texts.excluded] += len(row.texts.hypotheses[0].split())
@@ -253,6 +231,14 @@ class Tally(TextTally):
             self.failed_kinds[said.failed] += 1
         for counts in (self.total, *self.groups.counts_of(groups)):
             counts.add(said, row.audio_s)
+
+    def stated_speed(self) -> dict[str, float]:
+        """The leaderboard's RTFx, where every row with a prediction says both; nothing otherwise."""
+        # Of some of the rows it would not be the number that the leaderboard makes of the file.
+        num_rows = self.total.rows + self.excluded.total() - self.total.missing
+        if not self.stated["time_us"] or not self.stated["duration_us"] or self.stated["rows"] < num_rows:
+            return {}
+        return {"rtfx_stated": round(self.stated["duration_us"] / self.stated["time_us"], 4)}
 
     def by_group(self, resamples: int, seed: int) -> dict[str, Any]:
         """By field: the metrics of each value, and their unweighted means: small groups count as large ones."""
@@ -305,6 +291,13 @@ class UnweightedMean:
             f"{rate}_percent": percent(math.fsum(self._rates), groups),
             f"{rate}_percent_interval": percent_interval(self._resampled / groups) if has_interval else None,
         }
+
+
+def _stated_times(row: Mapping[str, Any]) -> dict[str, int]:
+    time_s, duration_s = (finite_seconds(row.get(name)) for name in ("time", "duration"))
+    if "status" in row or not time_s or not duration_s:  # a `time` in our rows is a field of the manifest
+        return {}
+    return {"rows": 1, "time_us": _microseconds(time_s), "duration_us": _microseconds(duration_s)}
 
 
 def _microseconds(seconds: float) -> int:
