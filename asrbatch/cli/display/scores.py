@@ -1,12 +1,12 @@
 """What `score` and `compare` show: tables on standard output, of the same figures that `--json` prints.
 
+Of a changed row `compare` shows both predictions beside each other, with what differs from the reference marked. Marks
+are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written, where
+words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may find
+fewer. Of long texts some errors are shown, with words around them.
+
 Texts of models and manifests are shown without control characters. Knows nothing of how figures were found.
-
-What `compare` shows of a row: both predictions beside each other, with what differs from the reference marked.
-
-Marks are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written,
-where words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may
-find fewer. Of long texts some errors are shown, with words around them. Knows nothing of how changes were found."""
+"""
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -25,12 +25,18 @@ from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
-MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
+_MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
 _MOST_UNITS = 120  # of both texts together: some twenty lines of half a terminal
 _DELETED, _ADDED = "red", "green"
+_SHOWN_CHARS = 80  # of the name of a group
+_LEAST_NAME = 11  # columns of a terminal that a name keeps
+Cells = dict[str, str]  # by the head of their column
+NamedCells = tuple[Text, Cells]
+Facts = Iterable[tuple[str, str | None]]
+Parts = Iterable[RenderableType]
 
 
-def changes(rows: list[dict[str, Any]], title: str) -> Table:
+def _changes(rows: list[dict[str, Any]], title: str) -> Table:
     """A table of changes: of each its id, errors, and A beside B; without a reference B alone, held against A.
 
     Args:
@@ -39,7 +45,7 @@ def changes(rows: list[dict[str, Any]], title: str) -> Table:
     has_references = any(change["reference"] is not None for change in rows)
     heads = ("A", "B") if has_references else ("B against A",)
     columns = [Column(head, overflow="fold", ratio=1) for head in heads]
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"{title}: {MARKS}", title_justify="left", expand=True)
+    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"{title}: {_MARKS}", title_justify="left", expand=True)
     for change in rows:
         in_words = change["unit"] == "words"
         errors = [f"{change['errors_a']} errors", f"{change['errors_b']} errors, in {change['unit']}"]
@@ -83,14 +89,6 @@ def _key(unit: str) -> str:
     """A word without case and punctuation; one that is nothing else stays what it is, and a character stays one."""
     key = "".join(c for c in unit.casefold() if c.isalnum()) or unit
     return unit if len(unit) == 1 < len(key) else key
-
-
-_SHOWN_CHARS = 80
-_LEAST_NAME = 11  # columns of a terminal that a name keeps
-Cells = dict[str, str]  # by the head of their column
-NamedCells = tuple[Text, Cells]
-Facts = Iterable[tuple[str, str | None]]
-Parts = Iterable[RenderableType]
 
 
 # Words and characters have tables of their own: a rate over both would mix languages with and without spaces.
@@ -152,9 +150,9 @@ def compare_parts(figures: dict[str, Any]) -> Parts:
 
 def _score_tables(figures: dict[str, Any]) -> Iterable[Table]:
     total, latencies, speed = figures["total"], figures["latency_s"], figures["speed"]
-    yield from _unit_tables("", {"all rows": total})
+    yield from _unit_tables("", {"all rows": total}, total)
     for name, part in figures["by"].items():
-        yield from _unit_tables(name, part["groups"], part["unweighted_mean"], total)
+        yield from _unit_tables(name, part["groups"], total, part["unweighted_mean"])
     if latencies:
         yield _latencies(latencies)
     if speed:
@@ -172,7 +170,7 @@ def _compare_tables(figures: dict[str, Any]) -> Iterable[Table]:
     titles = {"got_worse": "worse in B", "got_better": "better in B", "most_different": "most different"}
     for name, title in titles.items():
         if figures.get(name):
-            yield changes(figures[name], title)
+            yield _changes(figures[name], title)
 
 
 def _shown(figures: dict[str, Any], facts: Facts, tables: Iterable[Table], by: dict[str, Any]) -> Parts:
@@ -191,16 +189,20 @@ def _shown(figures: dict[str, Any], facts: Facts, tables: Iterable[Table], by: d
 
 
 def _unit_tables(
-    name: str, groups: dict[str, Any], mean: dict[str, Any] | None = None, total: dict[str, Any] | None = None
+    name: str, groups: dict[str, Any], total: dict[str, Any], mean: dict[str, Any] | None = None
 ) -> Iterable[Table]:
-    """A table in words, of the groups that have any, and one in characters."""
+    """A table in words, of the groups that have any, and one in characters.
+
+    Args:
+        mean: the unweighted one, which stands below the groups with that of `total`; None for rows that are all.
+    """
     for unit in UNITS:
         # A group without reference words has no rate in words; languages without spaces have one in characters.
         of_unit = {value: group for value, group in groups.items() if group[f"{unit.rate}_percent"] is not None}
         if not of_unit:
             continue
         below = []
-        if mean is not None and total is not None:
+        if mean is not None:
             if mean[f"{unit.rate}_percent"] is not None:
                 below.append((Text(f"unweighted mean of {len(of_unit)}"), _rate(mean, unit)))
             below.append((Text(f"weighted by {unit.name}"), _rates(total, unit)))
