@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
+from asrbatch.cli.common import Verbose
 from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
     STDIN,
@@ -34,6 +35,8 @@ from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.options import CheckedOptions, flag, flags, option
 
 Parameters = dict[str, inspect.Parameter]
+# Of every command; its callback does what there is to do.
+_VERBOSE = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Verbose)
 
 
 class OptionGroup(NamedTuple):
@@ -49,7 +52,7 @@ class OptionGroup(NamedTuple):
 
 
 def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
-    """Gives a command the options of each group, in place of its parameter of that name.
+    """Gives a command the options of each group, in place of its parameter of that name, and --verbose.
 
     Its own options have an `option()` in place of their default.
     """
@@ -67,14 +70,14 @@ def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
 
         @functools.wraps(command)
-        def called(context: typer.Context, **values: Any) -> Any:
+        def called(context: typer.Context, verbose: bool, **values: Any) -> Any:
             for name, group in groups.items():
                 written = [n for n in group.parameters if context.get_parameter_source(n).name == "COMMANDLINE"]
                 values[name] = group.make({n: values.pop(n) for n in group.parameters}, written)
             return command(**values)
 
         # typer makes options of this, and believes it rather than the function's own.
-        called.__signature__ = inspect.Signature(parameters)
+        called.__signature__ = inspect.Signature([*parameters, _VERBOSE])
         called.__annotations__ = {}  # typer would ask for those of the command
         return called
 

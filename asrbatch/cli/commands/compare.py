@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, log, print_result
+from asrbatch.cli.common import AsJson, log, print_result
 from asrbatch.cli.options import scoring_options, takes
 from asrbatch.options import option
 
@@ -20,7 +20,6 @@ def compare(
     common: bool = option(False, "Compare the rows both have, also of runs over different manifests."),
     show_changes: int = option(5, "Of the largest changes, so many each way.", flags="--show", minimum=0),
     as_json: AsJson = False,
-    verbose: Verbose = False,
     *,
     scoring: "ScoreOptions",
 ) -> None:

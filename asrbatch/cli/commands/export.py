@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.common import log
 from asrbatch.cli.options import options_of, takes
 from asrbatch.export.options import CueLimits, ResultNames
 from asrbatch.options import option
@@ -31,7 +31,6 @@ def export(
     *,
     limits: CueLimits,
     names: ResultNames,
-    verbose: Verbose = False,
 ) -> None:
     """Write the rows of a run as subtitles, texts, times of words, Whisper's JSON, or results; the run stays as it is.
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.common import log
 from asrbatch.cli.options import READING, RunOptions, choose_manifest, run_options, takes
 from asrbatch.formatting import clock
 from asrbatch.options import option
@@ -18,7 +18,6 @@ def merge_shards(
     num_chunks: int | None = option(None, "Of how many chunks the run is, where files of several runs are there."),
     allow_incomplete: bool = option(False, "Write the rows there are when some are missing; marked incomplete."),
     overwrite: bool = option(False, "Replace the merged rows of another run."),
-    verbose: Verbose = False,
     *,
     reading: RunOptions,
 ) -> None:

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import Verbose
 from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
@@ -20,7 +19,6 @@ def models(
         typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed."),
     ] = None,
     as_json: bool = option(False, "Print JSON instead of text.", flags="--json"),
-    verbose: Verbose = False,
 ) -> None:
     """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its
     weights.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from asrbatch.cli.common import AsJson, Verbose, fetch_no_model, print_result
+from asrbatch.cli.common import AsJson, fetch_no_model, print_result
 from asrbatch.cli.options import READING, RunOptions, run_options, takes
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
@@ -29,7 +29,6 @@ def plan(
     rtfx: float | None = option(None, "Seconds of audio a device does per second, to estimate the time from."),
     startup: float = option(0.0, "Seconds until an engine is ready, for the estimate.", minimum=0.0, maximum=86400.0),
     as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command
     lines.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import Predictions, Verbose, log
+from asrbatch.cli.common import Predictions, log
 from asrbatch.cli.options import scoring_options, takes
 from asrbatch.options import option
 
@@ -19,7 +19,6 @@ def report(
     to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl]"),
     title: str | None = option(None, "Of the page. [default: the name of the rows file]"),
     max_rows: int = option(100_000, "Utterances on the page; of more, those with the most errors.", minimum=1),
-    verbose: Verbose = False,
     *,
     options: "ScoreOptions",
 ) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import AsJson, Predictions, Verbose, log, print_result
+from asrbatch.cli.common import AsJson, Predictions, log, print_result
 from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
@@ -13,9 +13,7 @@ if TYPE_CHECKING:
 
 
 @takes(options=scoring_options())
-def score(
-    predictions: Predictions, as_json: AsJson = False, verbose: Verbose = False, *, options: "ScoreOptions"
-) -> None:
+def score(predictions: Predictions, as_json: AsJson = False, *, options: "ScoreOptions") -> None:
     """Score predictions: WER and CER with intervals, in all and by group, and how long rows took.
 
     Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import Verbose, print_result
+from asrbatch.cli.common import print_result
 from asrbatch.cli.options import takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.options import option
@@ -22,7 +22,6 @@ def status(
     every: float = option(10.0, "Seconds between two looks of --watch.", minimum=0.1),
     every_chunk: bool = option(False, "Show complete chunks too, however many there are.", flags="--all"),
     as_json: bool = option(False, "Print one JSON object; with --watch one a line.", flags="--json"),
-    verbose: Verbose = False,
 ) -> None:
     """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees
     them.

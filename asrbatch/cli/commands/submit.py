@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from asrbatch.cli.common import Verbose, log
+from asrbatch.cli.common import log
 from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
@@ -28,7 +28,6 @@ def submit(
     options: RunOptions,
     slurm: dict[str, Any],
     dry_run: bool = option(False, "Print the scripts; write and submit nothing."),
-    verbose: Verbose = False,
 ) -> None:
     """Submit a run to SLURM: an array of one task per chunk, and a merge job that waits for all of them.
 

@@ -4,13 +4,13 @@ import os
 
 import typer
 
-from asrbatch.cli.common import Verbose, stop_on_signals
+from asrbatch.cli.common import stop_on_signals
 from asrbatch.cli.display.progress import Terminal
 from asrbatch.cli.options import RunOptions, run_options, takes
 
 
 @takes(options=run_options())
-def transcribe(options: RunOptions, verbose: Verbose = False) -> None:
+def transcribe(options: RunOptions) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 
     Exit codes: 0 complete; 1 stopped by an error; 2 usage; 3 complete, some rows failed; 4 interrupted, resume with

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import AsJson, Sources, Verbose, fetch_no_model, print_result
+from asrbatch.cli.common import AsJson, Sources, fetch_no_model, print_result
 from asrbatch.cli.options import (
     MODEL_OPTIONS,
     READING,
@@ -49,7 +49,6 @@ def validate(
     *,
     probing: ProbeOptions,
     as_json: AsJson = False,
-    verbose: Verbose = False,
 ) -> None:
     """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
 
