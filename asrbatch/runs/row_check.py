@@ -16,20 +16,17 @@ def _primary(lang: object) -> object:
 
 def check_row(spec: EngineSpec, utterance: Utterance) -> str | None:
     """Why a run cannot do what a row wants; None where it can."""
-    for check in (_check_language, _check_prompt, _check_target, _check_task):
-        if (problem := check(spec, utterance)) is not None:
-            return problem
-    return None
+    try:
+        checks = (_check_language, _check_prompt, _check_target, _check_task)
+        return next(filter(None, (check(spec, utterance) for check in checks)), None)
+    except UsageError as e:  # said of an option as well, where there is no field
+        return f"{e}; or rename the field: others are only carried along"
 
 
 def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
     capabilities = spec.capabilities
     if utterance.lang:
-        try:
-            capabilities.check_language(utterance.lang, "lang")
-        except UsageError as e:
-            fix = "rename the field (others are only carried along), or give another model"
-            return str(e) if capabilities.is_whisper else f"{e}; {fix}"
+        capabilities.check_language(utterance.lang, "lang")
     elif spec.language is None and (default := capabilities.default_language) is not None:
         taken = f"{capabilities.architecture} detects no language and would take {default!r}"
         return f"states no language: {taken}; give it `lang`, or give --language"
@@ -38,10 +35,7 @@ def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
 
 def _check_prompt(spec: EngineSpec, utterance: Utterance) -> str | None:
     if utterance.prompt:
-        try:
-            spec.capabilities.require("prompt", f"prompt {show(utterance.prompt)}")
-        except UsageError as e:
-            return f"{e}; remove the field"
+        spec.capabilities.require("prompt", f"prompt {show(utterance.prompt)}")
     if utterance.prompt is not None and not utterance.prompt.strip() and spec.capabilities.is_chat:
         return (
             "prompt is empty, and a chat needs an instruction; remove the field, or give {audio} to ask without words"
