@@ -122,7 +122,7 @@ def measure(output: Path, manifest: Path, num_processes: int | None) -> dict:
         output, str(manifest), num_processes=num_processes, log=lambda line: clock.append(time.perf_counter())
     )
     clock.append(time.perf_counter())
-    assert merged.exit_code == 0, merged.findings.lines()
+    assert merged.exit_code == 0, merged.report.lines()
     started, reading, writing, ended = clock
     return {
         "manifest": reading - started,

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from asrbatch.cluster.merge_output import rows_in_order, write_merged
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
-from asrbatch.cluster.merged_output import RowLocations, write_merged
 from asrbatch.cluster.shard_files import (
     ChunkFiles,
     add_missing,
@@ -25,7 +25,7 @@ from asrbatch.cluster.shard_files import (
     find_run,
     read_chunk_files,
 )
-from asrbatch.cluster.shard_rows import ChunkRows, ExpectedRows, name_row, read_chunks
+from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
 from asrbatch.formatting import first_of
@@ -111,7 +111,7 @@ def merge(
     _check_replaceable(paths, fingerprint, overwrite)
     of_run = check_files(chunks, fingerprint, sharding, report)
     log(f"reading {len(of_run)} of {num_chunks} chunks, for {len(manifest)} rows")
-    locations, counts_by_chunk = _read_rows(of_run, manifest, sharding, report, num_processes)
+    lines, counts_by_chunk = _read_rows(of_run, manifest, sharding, report, num_processes)
     if not (report.complete or (allow_incomplete and report.only_missing)):
         return MergeResult(paths, report, None, EXIT_ERROR)
 
@@ -125,7 +125,7 @@ def merge(
         # Only another run's files go first: those of this run stand until the new rows are on the disk.
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)
-        write_merged(paths, record, tally, metrics, locations, files, check)
+        write_merged(paths, record, tally, metrics, rows_in_order(lines, sharding.chunk_of, files), check)
     if not report.complete:
         return MergeResult(paths, report, record, EXIT_ERROR)
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
@@ -145,21 +145,19 @@ def _only_writer(paths: RunPaths, log: Callable[[str], None]) -> Iterator[Callab
 
 def _read_rows(
     chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, report: MergeReport, num_processes: int | None
-) -> tuple[RowLocations, dict[int, StatusCounts]]:
-    """Reads every row once. Returns where they are, and the counts of every chunk."""
-    locations, counts_by_chunk, elsewhere = RowLocations.nowhere(sharding.chunk_of), {}, {}
+) -> tuple[np.ndarray, dict[int, StatusCounts]]:
+    """Reads every row once. Returns where they are, `LINE` [rows of the manifest], and the counts of every chunk."""
+    lines, counts_by_chunk, elsewhere = np.zeros(len(manifest), LINE), {}, {}
     by_id = {chunk.chunk_id: chunk for chunk in chunks}
     paths = {chunk_id: chunk.paths.rows for chunk_id, chunk in by_id.items()}
-    for rows in read_chunks(paths, ExpectedRows(manifest, sharding.chunk_of), num_processes):
-        locations.offsets[rows.indexes] = rows.offsets
-        locations.lengths[rows.indexes] = rows.lengths
-        locations.checksums[rows.indexes] = rows.checksums
+    for rows in read_chunks(paths, manifest, sharding, num_processes):
+        lines[rows.lines["index"]] = rows.lines
         counts_by_chunk[rows.chunk_id] = rows.tally
         if len(rows.elsewhere):
             elsewhere[rows.chunk_id] = rows.elsewhere
         _check_rows(by_id[rows.chunk_id], rows, manifest, sharding, report)
-    _find_rows_of_several_chunks(elsewhere, locations, manifest, report)
-    return locations, dict(sorted(counts_by_chunk.items()))
+    _find_rows_of_several_chunks(elsewhere, lines["length"] > 0, sharding, manifest, report)
+    return lines, dict(sorted(counts_by_chunk.items()))
 
 
 def _check_rows(
@@ -186,7 +184,7 @@ def _check_rows(
     # Of the rest of the file nothing can be said, least of all that it is missing.
     if rows.malformed:  # what follows in the file was not looked at
         return
-    absent = np.setdiff1d(sharding.rows(chunk_id), rows.indexes, assume_unique=True)
+    absent = np.setdiff1d(sharding.rows(chunk_id), rows.lines["index"], assume_unique=True)
     # Without a mark rows may be missing, and the same command will do. With one they were lost.
     if chunk.mark is None:
         add_missing(chunk, len(absent), _name_rows(absent, manifest), sharding, report)
@@ -205,20 +203,24 @@ def _name_rows(indexes: np.ndarray, manifest: Manifest) -> str:
 
 
 def _find_rows_of_several_chunks(
-    elsewhere: dict[int, np.ndarray], locations: RowLocations, manifest: Manifest, report: MergeReport
+    elsewhere: dict[int, np.ndarray], is_there: np.ndarray, sharding: Sharding, manifest: Manifest, report: MergeReport
 ) -> None:
-    """Rows that stand in the file of a chunk they do not belong to, and once more in any file."""
+    """Rows that stand in the file of a chunk they do not belong to, and once more in any file.
+
+    Args:
+        is_there: bool [rows of the manifest], those that stand in the file of their own chunk.
+    """
     if not elsewhere:
         return
     indexes, times = np.unique(np.concatenate(list(elsewhere.values())), return_counts=True)
     # A row in a stranger's file alone is foreign; in its own file as well it is doubled.
-    times += locations.lengths[indexes] > 0
+    times += is_there[indexes]
     doubled, times = indexes[times > 1], times[times > 1]
     lines = []
     for index, number in zip(doubled[:SHOWN_LINES].tolist(), times.tolist(), strict=False):
         holders = {chunk_id for chunk_id, found in elsewhere.items() if index in found}
-        if locations.lengths[index]:
-            holders.add(int(locations.chunk_of[index]))
+        if is_there[index]:
+            holders.add(int(sharding.chunk_of[index]))
         among = ", ".join(map(str, sorted(holders)))
         lines.append(f"{name_row(index, manifest.read(index).id)}: {number} times, in the files of chunks {among}")
     report.add_rows("doubled", lines, len(doubled))

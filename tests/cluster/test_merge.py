@@ -697,13 +697,13 @@ def test_a_reading_process_that_is_killed_is_an_error(output, manifest):
 DIE_WHILE_READING = """
 import multiprocessing, os, signal, sys
 from pathlib import Path
-from asrbatch.cluster.shard_rows import ExpectedRows, read_chunks
+from asrbatch.cluster.shard_rows import read_chunks
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.storage.paths import chunk_path
 from asrbatch.manifest.sharding import Sharding
 manifest = open_manifest(sys.argv[2])
 chunks = {chunk_id: chunk_path(Path(sys.argv[1]), chunk_id, 4) for chunk_id in range(4)}
-reading = read_chunks(chunks, ExpectedRows(manifest, Sharding(manifest.scan.durations_s, 4).chunk_of), 2)
+reading = read_chunks(chunks, manifest, Sharding(manifest.scan.durations_s, 4), 2)
 next(reading)
 print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

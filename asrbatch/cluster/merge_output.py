@@ -7,9 +7,8 @@ import hashlib
 import os
 import resource
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +28,12 @@ _BLOCK_ROWS = 1024
 _SPARE_FILES = 32
 
 
-@dataclass(frozen=True)
-class RowLocations:
-    """Where each row of a manifest stands; all arrays are [rows of the manifest].
-
-    Attributes:
-        chunk_of: int32, the chunk whose file holds it.
-        offsets: uint64, first byte in that file.
-        lengths: uint32, bytes, newline included; 0 where there is no row.
-        checksums: uint32, CRC-32 of those bytes.
-    """
-
-    chunk_of: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    checksums: np.ndarray
-
-    @classmethod
-    def nowhere(cls, chunk_of: np.ndarray) -> "RowLocations":
-        num_rows = len(chunk_of)
-        return cls(
-            chunk_of, np.zeros(num_rows, np.uint64), np.zeros(num_rows, np.uint32), np.zeros(num_rows, np.uint32)
-        )
-
-
 def write_merged(
     paths: RunPaths,
     record: dict[str, Any],
     tally: StatusCounts,
     metrics: dict[str, Any],
-    locations: RowLocations,
-    files: dict[int, Path],
+    blocks: Iterable[bytes],
     check: Callable[[], None],
 ) -> None:
     """Writes `X.run.json`, `X.jsonl`, and when `record["complete"]` is true `X.done.json`.
@@ -68,7 +42,7 @@ def write_merged(
     absent or true. The old rows stand until all new ones are on the disk.
 
     Args:
-        files: rows files by chunk id.
+        blocks: the rows, many at a time; see `rows_in_order`.
         check: called now and then, and before the rows take their place; raises when another process has taken over.
 
     Raises:
@@ -83,7 +57,7 @@ def write_merged(
             remove_leftovers(path)
         with replacing(paths.rows) as file:
             sha256 = hashlib.sha256()
-            for block in rows_in_order(locations, files):
+            for block in blocks:
                 check()
                 sha256.update(block)
                 file.write(block)
@@ -102,21 +76,26 @@ def write_merged(
         write_json_atomically(paths.done, mark)
 
 
-def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[bytes]:
-    """The located rows in manifest order, many at a time.
+def rows_in_order(lines: np.ndarray, chunk_of: np.ndarray, files: dict[int, Path]) -> Iterator[bytes]:
+    """The rows that were found, in manifest order, many at a time.
 
     Every chunk took its rows in manifest order and wrote them as they finished, so within each file this reads forward
     but for some steps back as long as what its engine held at once: the system's read-ahead serves all files.
+
+    Args:
+        lines: `shard_rows.LINE` [rows of the manifest]; of length 0 where there is no row.
+        chunk_of: int [rows of the manifest], the chunk whose file holds it.
+        files: rows files by chunk id.
 
     Raises:
         OutputError: a file cannot be read, or is no longer what was located.
     """
     with _opened(files) as descriptors:
-        for start in range(0, len(locations.chunk_of), _BLOCK_ROWS):
+        for start in range(0, len(lines), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
-            columns = (locations.chunk_of, locations.offsets, locations.lengths, locations.checksums)
-            lines = []
-            for chunk_id, offset, length, checksum in zip(*(column[block].tolist() for column in columns), strict=True):
+            places = lines[["offset", "length", "checksum"]][block].tolist()
+            found = []
+            for chunk_id, (offset, length, checksum) in zip(chunk_of[block].tolist(), places, strict=True):
                 if not length:
                     continue
                 try:
@@ -131,8 +110,8 @@ def rows_in_order(locations: RowLocations, files: dict[int, Path]) -> Iterator[b
                         f"{files[chunk_id]}: was changed while it was being merged; run the same command again when "
                         "nothing writes it any more"
                     )
-                lines.append(line)
-            yield b"".join(lines)
+                found.append(line)
+            yield b"".join(found)
 
 
 @contextmanager
