@@ -113,7 +113,7 @@ DAMAGE = {
     "its rows are gone": (
         lambda c: c[1].rows.unlink(),
         {"damaged"},
-        r"chunk 1: out\.chunk-00001-of-00003\.jsonl is not there",
+        r"chunk 1: out\.chunk-00001-of-00003\.jsonl: is gone, although .*done\.json says",
         [1],
         [1],
     ),
@@ -233,7 +233,7 @@ DAMAGE = {
     "all files another chunk's": (
         lambda c: copy(c[2], c[0], "rows", "record", "done"),
         {"damaged"},
-        r"chunk 0: out\.chunk-00000-of-00003\.run\.json is the record of chunk 2 of 3$",
+        r"chunk 0: out\.chunk-00000-of-00003\.run\.json: is the record of chunk 2 of 3; was it renamed\?$",
         [0],
         [0],
     ),
@@ -254,7 +254,7 @@ DAMAGE = {
     "an edited record": (
         lambda c: change_json(c[1].record, lambda record: record.update(sessions=[7])),
         {"damaged"},
-        r"chunk 1: .*run\.json is no run record; it was edited$",
+        r"chunk 1: .*run\.json: is not what asrbatch writes; it was edited$",
         [1],
         [1],
     ),
@@ -268,7 +268,7 @@ DAMAGE = {
     "another run's mark": (
         lambda c: change_json(c[1].done, lambda mark: mark.update(fingerprint="ab")),
         {"damaged"},
-        r"chunk 1: .*done\.json is another run's",
+        r"chunk 1: .*done\.json: is another run's",
         [1],
         [1],
     ),

@@ -7,7 +7,7 @@ once, in the chunk it belongs to, under its own id. Rows are read twice and neve
 Never changes a chunk. Knows nothing of engines and audio.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,7 @@ import numpy as np
 
 from asrbatch.cluster.merge_output import rows_in_order, write_merged
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
-from asrbatch.cluster.shard_files import (
-    ChunkFiles,
-    add_missing,
-    check_files,
-    choose_num_chunks,
-    find_run,
-    read_chunk_files,
-)
+from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
@@ -40,6 +33,7 @@ from asrbatch.storage.lease import Heartbeat, Lease
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
 from asrbatch.storage.paths import RunPaths, check_output
 from asrbatch.storage.record import now, read_completion_mark, read_record
+from asrbatch.storage.run_files import RunFiles
 from asrbatch.version import __version__
 
 _NAMED_ROWS = 5
@@ -95,9 +89,7 @@ def merge(
         manifest_source = str(paths.spool)
         # The chunks read what the first of them kept of standard input; it lies beside the output.
         reading = options_for_kept(manifest_source, reading or SourceOptions())
-    num_chunks, warnings = choose_num_chunks(output, num_chunks)
-    for warning in warnings:
-        log(f"warning: {warning}")
+    num_chunks = choose_num_chunks(output, num_chunks, log)
     if names_data_set(manifest_source):
         reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
     manifest = open_manifest(manifest_source, split=split, options=reading)
@@ -115,7 +107,7 @@ def merge(
     if not (report.complete or (allow_incomplete and report.only_missing)):
         return MergeResult(paths, report, None, EXIT_ERROR)
 
-    tally = sum_counts(counts_by_chunk.values())
+    tally = sum(counts_by_chunk.values(), StatusCounts())
     metrics = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
     record = _record(manifest, fingerprint, of_run, tally, counts_by_chunk, metrics, report)
     _warn_of_different_versions(record["versions"], log)
@@ -144,7 +136,7 @@ def _only_writer(paths: RunPaths, log: Callable[[str], None]) -> Iterator[Callab
 
 
 def _read_rows(
-    chunks: list[ChunkFiles], manifest: Manifest, sharding: Sharding, report: MergeReport, num_processes: int | None
+    chunks: list[RunFiles], manifest: Manifest, sharding: Sharding, report: MergeReport, num_processes: int | None
 ) -> tuple[np.ndarray, dict[int, StatusCounts]]:
     """Reads every row once. Returns where they are, `LINE` [rows of the manifest], and the counts of every chunk."""
     lines, counts_by_chunk, elsewhere = np.zeros(len(manifest), LINE), {}, {}
@@ -160,9 +152,7 @@ def _read_rows(
     return lines, dict(sorted(counts_by_chunk.items()))
 
 
-def _check_rows(
-    chunk: ChunkFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, report: MergeReport
-) -> None:
+def _check_rows(chunk: RunFiles, rows: ChunkRows, manifest: Manifest, sharding: Sharding, report: MergeReport) -> None:
     """Compares what a rows file holds with what the chunk's completion mark says, and with what it should hold."""
     chunk_id, name = chunk.chunk_id, f"chunk {chunk.chunk_id}"
     # Read anew, because the file may have been right when its mark was read: --overwrite takes the mark away first.
@@ -226,21 +216,10 @@ def _find_rows_of_several_chunks(
     report.add_rows("doubled", lines, len(doubled))
 
 
-def sum_counts(counts_by_chunk: Iterable[StatusCounts]) -> StatusCounts:
-    """Counts over several files."""
-    result = StatusCounts()
-    for tally in counts_by_chunk:
-        result.rows += tally.rows
-        result.audio_s += tally.audio_s
-        for name in ("statuses", "flags", "errors"):
-            getattr(result, name).update(getattr(tally, name))
-    return result
-
-
 def _record(
     manifest: Manifest,
     fingerprint: dict[str, Any],
-    chunks: list[ChunkFiles],
+    chunks: list[RunFiles],
     tally: StatusCounts,
     counts_by_chunk: dict[int, StatusCounts],
     metrics: dict[str, Any],
@@ -270,7 +249,7 @@ def _record(
     }
 
 
-def _chunk_summary(chunk: ChunkFiles, tally: StatusCounts) -> dict[str, Any]:
+def _chunk_summary(chunk: RunFiles, tally: StatusCounts) -> dict[str, Any]:
     sessions = chunk.record["sessions"]
     return {
         "chunk_id": chunk.chunk_id,

@@ -5,7 +5,7 @@ nothing.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from asrbatch.formatting import first_of
 from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
-from asrbatch.storage.paths import RunPaths, chunk_path, find_chunks
+from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.record import RECORD_REFRESH_S, read_record
-from asrbatch.storage.run_files import RunFiles, read_run_files
+from asrbatch.storage.run_files import RunFiles, read_chunks_of
 
 _ALIVE_S = 4 * RECORD_REFRESH_S  # generous, for the clocks of two machines
 _OUTCOMES = {
@@ -28,60 +28,22 @@ _OUTCOMES = {
 }
 
 
-@dataclass(frozen=True)
-class ChunkFiles(RunFiles):
-    """What stands of one chunk.
+def choose_num_chunks(output: Path, wanted: int | None, log: Callable[[str], None]) -> int:
+    """Of how many chunks the run `output` is, by the names of their files.
 
-    Attributes:
-        damage: why these files cannot be trusted; None when they can.
-    """
-
-    damage: str | None = None
-
-    @property
-    def last_session(self) -> dict[str, Any]:
-        return self.record["sessions"][-1] if self.record and self.record["sessions"] else {}
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it seems to be written now: a guess, since clocks of two machines may be compared."""
-        session = self.last_session
-        try:
-            beat = datetime.fromisoformat(session["heartbeat"])
-            # abs: the clock of the machine that writes may be ahead of ours.
-            recently = abs((datetime.now(UTC) - beat).total_seconds()) < _ALIVE_S
-            return session["outcome"] is None and recently and not self.has_ended
-        # An edited record; `_damage` names what is wrong with it.
-        except (KeyError, TypeError, ValueError):
-            return False
-
-    @property
-    def state(self) -> str:
-        """Why it is not complete, in a few words."""
-        session = self.last_session
-        if not session:
-            return "not there"
-        if self.is_running:
-            return f"still running on {session.get('host')}, or killed less than {_ALIVE_S:g} s ago"
-        outcome = session.get("outcome")
-        return (
-            f"killed, last sign of life {session.get('heartbeat')}"
-            if outcome is None
-            else _OUTCOMES.get(outcome, outcome)
-        )
-
-
-def choose_num_chunks(output: Path, wanted: int | None) -> tuple[int, list[str]]:
-    """Of how many chunks the run `output` is, by the names of their files. Returns it with warnings.
+    Args:
+        log: receives a line about each other run whose chunks lie there too.
 
     Raises:
         OutputError: there are no chunks, or chunks of several runs.
     """
     found = find_chunks(output)
     if wanted is None and len(found) == 1:
-        return next(iter(found)), []
+        return next(iter(found))
     if wanted in found:
-        return wanted, [f"left alone, another run's {names}" for names in _names(found, without=wanted)]
+        for names in _names(found, without=wanted):
+            log(f"warning: left alone, another run's {names}")
+        return wanted
     if found:
         asked = "" if wanted is None else f"none of {wanted}, which --num-chunks asks for; "
         several = "chunks of several runs" if len(found) > 1 else "chunks of another run"
@@ -100,16 +62,14 @@ def choose_num_chunks(output: Path, wanted: int | None) -> tuple[int, list[str]]
 
 def _names(found: dict[int, dict[int, RunPaths]], without: int | None = None) -> list[str]:
     """A line for every number of chunks: the rows file of each chunk that has left a file."""
-    lines = []
-    for num_chunks, chunks in found.items():
-        if num_chunks == without:
-            continue
-        names = [paths.rows.name for paths in chunks.values()]
-        lines.append(f"chunks of {num_chunks}: {first_of(names, SHOWN_LINES)}")
-    return lines
+    return [
+        f"chunks of {num_chunks}: {first_of([paths.rows.name for paths in chunks.values()], SHOWN_LINES)}"
+        for num_chunks, chunks in found.items()
+        if num_chunks != without
+    ]
 
 
-def read_chunk_files(output: Path, num_chunks: int, report: MergeReport) -> list[ChunkFiles]:
+def read_chunk_files(output: Path, num_chunks: int, report: MergeReport) -> list[RunFiles]:
     """The files of chunks 0 to N - 1; those of a chunk id beyond are left over.
 
     Raises:
@@ -117,41 +77,36 @@ def read_chunk_files(output: Path, num_chunks: int, report: MergeReport) -> list
     """
     for chunk_id, paths in find_chunks(output).get(num_chunks, {}).items():
         if chunk_id >= num_chunks:
-            report.add(
-                "leftover", f"{paths.rows.name} and what belongs to it: there is no chunk {chunk_id} of {num_chunks}"
-            )
-    paths = [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
-    return [
-        ChunkFiles(**vars(files), damage=_damage(files, num_chunks))
-        for files in read_run_files(paths, range(num_chunks))
-    ]
+            name = f"{paths.rows.name} and what belongs to it"
+            report.add("leftover", f"{name}: there is no chunk {chunk_id} of {num_chunks}")
+    chunks = read_chunks_of(output, num_chunks)
+    for chunk in chunks:
+        # That a file cannot be read says nothing of what it holds.
+        if chunk.problem and isinstance(chunk.problem.__cause__, OSError):
+            raise chunk.problem
+    return chunks
 
 
-def _damage(files: RunFiles, num_chunks: int) -> str | None:
-    """What keeps these files from being one chunk's."""
+def damage_of(files: RunFiles, num_chunks: int | None) -> str | None:
+    """What keeps these files from being those of one chunk of so many, or of a run in one piece; None for nothing."""
     paths, record, mark = files.paths, files.record, files.mark
     if files.problem:
-        if isinstance(files.problem.__cause__, OSError):  # says nothing of what the file holds
-            raise files.problem
         return str(files.problem)
     if record is None:
         if mark is None and not files.num_bytes:
             return None
-        return f"{paths.record.name} is not there, so nobody can say what made its rows"
+        return f"{paths.rows.name}: the run record {paths.record.name} is not there, so nobody can say what made it"
     sessions = record["sessions"]
-    if (
-        not isinstance(record["fingerprint"], dict)
-        or not isinstance(sessions, list)
-        or not all(map(_is_session, sessions))
-    ):
-        return f"{paths.record.name} is no run record; it was edited"
+    if not (isinstance(record["fingerprint"], dict) and isinstance(sessions, list) and all(map(_is_session, sessions))):
+        return f"{paths.record.name}: is not what asrbatch writes; it was edited"
     if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, num_chunks):
-        return f"{paths.record.name} is the record of chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
+        whose = f"chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
+        return f"{paths.record.name}: is the record of {whose}; was it renamed?"
     # A mark that was copied from another run, or left when a record was put back.
     if mark is not None and mark.get("fingerprint") != digest(record["fingerprint"]):
-        return f"{paths.done.name} is another run's: its fingerprint is not that of {paths.record.name}"
+        return f"{paths.done.name}: is another run's, not that of {paths.record.name}; put the right one back"
     if mark is not None and files.num_bytes is None:
-        return f"{paths.rows.name} is not there, though {paths.done.name} says that it is complete"
+        return f"{paths.rows.name}: is gone, although {paths.done.name} says that it is complete; put it back"
     return None
 
 
@@ -159,15 +114,16 @@ def _is_session(value: Any) -> bool:
     return isinstance(value, dict) and {"started", "heartbeat", "outcome"} <= value.keys()
 
 
-def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tuple[dict[str, Any], Sharding]:
+def find_run(output: Path, chunks: list[RunFiles], manifest: Manifest) -> tuple[dict[str, Any], Sharding]:
     """The fingerprint of the run, and how its rows are dealt out: what most chunks made from this manifest say.
 
     Raises:
         OutputError: no chunk was made from this manifest, or none says how its rows were dealt out.
     """
-    usable = [chunk for chunk in chunks if chunk.record and not chunk.damage]
+    damages = [damage_of(chunk, len(chunks)) for chunk in chunks]
+    usable = [chunk for chunk, damage in zip(chunks, damages, strict=True) if chunk.record and not damage]
     if not usable:
-        damage = next((chunk.damage for chunk in chunks if chunk.damage), "none has begun")
+        damage = next(filter(None, damages), "none has begun")
         raise OutputError(
             f"{output}: no chunk has a run record that can be used: {damage}; put the records beside the rows, or run "
             "the chunks again with --overwrite"
@@ -200,18 +156,17 @@ def find_run(output: Path, chunks: list[ChunkFiles], manifest: Manifest) -> tupl
 
 
 def check_files(
-    chunks: list[ChunkFiles], fingerprint: dict[str, Any], sharding: Sharding, report: MergeReport
-) -> list[ChunkFiles]:
+    chunks: list[RunFiles], fingerprint: dict[str, Any], sharding: Sharding, report: MergeReport
+) -> list[RunFiles]:
     """The chunks of this run that have rows to be read; what is wrong with the others goes to `report`."""
     readable = []
     for chunk in chunks:
         name = f"chunk {chunk.chunk_id}"
-        if chunk.damage:
-            report.add("damaged", f"{name}: {chunk.damage}")
+        if damage := damage_of(chunk, len(chunks)):
+            report.add("damaged", f"{name}: {damage}")
             report.overwrite.add(chunk.chunk_id)
-        elif chunk.record is None or (
-            not chunk.num_bytes and chunk.mark is None
-        ):  # without rows it is bound to no options
+        # Without rows it is bound to no options.
+        elif chunk.record is None or (not chunk.num_bytes and chunk.mark is None):
             add_missing(chunk, int(sharding.num_rows[chunk.chunk_id]), "", sharding, report)
         elif changed := differences(fingerprint, chunk.record["fingerprint"]):
             report.add("other_run", f"{name}, where the others are what it was before: {'; '.join(changed)}")
@@ -221,12 +176,31 @@ def check_files(
     return readable
 
 
-def add_missing(chunk: ChunkFiles, num_missing: int, named: str, sharding: Sharding, report: MergeReport) -> None:
+def add_missing(chunk: RunFiles, num_missing: int, named: str, sharding: Sharding, report: MergeReport) -> None:
     """Books what a chunk without a completion mark still lacks: no row at all, perhaps, but the mark.
 
     Args:
         named: some of the rows.
     """
+    why, is_running = _why_unfinished(chunk)
     of = f"{num_missing} of its {sharding.num_rows[chunk.chunk_id]} rows missing{named}"
-    report.add("missing", f"chunk {chunk.chunk_id}: {chunk.state}; {of}", num_missing)
-    (report.running if chunk.is_running else report.again).add(chunk.chunk_id)
+    report.add("missing", f"chunk {chunk.chunk_id}: {why}; {of}", num_missing)
+    (report.running if is_running else report.again).add(chunk.chunk_id)
+
+
+def _why_unfinished(chunk: RunFiles) -> tuple[str, bool]:
+    """In a few words; and whether it seems to be written now: a guess, since clocks of two machines may be compared."""
+    if not (chunk.record and chunk.record["sessions"]):
+        return "not there", False
+    session = chunk.record["sessions"][-1]
+    outcome, heartbeat = session["outcome"], session["heartbeat"]
+    if outcome is not None:
+        return _OUTCOMES.get(outcome, outcome), False
+    try:
+        # abs: the clock of the machine that writes may be ahead of ours.
+        is_recent = abs((datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds()) < _ALIVE_S
+    except (TypeError, ValueError):  # an edited record
+        is_recent = False
+    if is_recent and not chunk.has_ended:
+        return f"still running on {session.get('host')}, or killed less than {_ALIVE_S:g} s ago", True
+    return f"killed, last sign of life {heartbeat}", False

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from asrbatch.cluster.shard_files import damage_of
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.metrics import device_seconds
@@ -96,21 +97,11 @@ def run_status(
 
 
 def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_parts: int) -> dict[str, Any]:
+    if damage := damage_of(files, None if files.chunk_id is None else num_parts):
+        return _line(files, DAMAGED, damage)
     record, mark = files.record, files.mark
-    if files.problem:
-        return _line(files, DAMAGED, str(files.problem))
     if record is None:
-        if mark or files.num_bytes:
-            return _line(
-                files, DAMAGED, f"{files.paths.rows}: the run record {files.paths.record.name} is not beside it"
-            )
         return _line(files, NOT_STARTED if files.num_bytes is None else STARTING)
-    if (record.get("chunk_id"), record.get("num_chunks")) != (
-        files.chunk_id,
-        None if files.chunk_id is None else num_parts,
-    ):
-        whose = f"chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
-        return _line(files, DAMAGED, f"{files.paths.record}: is the record of {whose}; was it renamed?")
     session = record["sessions"][-1]
     silent_s = watch.silent_s(files.paths.record, session["heartbeat"], now=now, clock_s=clock_s)
     state, note = _state(files, session, silent_s)
@@ -160,16 +151,6 @@ def _line(files: RunFiles, state: str, note: str | None = None, **values: Any) -
 def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[str, str | None]:
     mark, outcome = files.mark, session["outcome"]
     if mark:
-        if mark.get("fingerprint") != digest(files.record["fingerprint"]):
-            return (
-                DAMAGED,
-                f"{files.paths.done}: is the completion mark of another run; put the right one back, or --overwrite",
-            )
-        if files.num_bytes is None:
-            return (
-                DAMAGED,
-                f"{files.paths.rows}: is gone, although its run completed; put it back, or run it with --overwrite",
-            )
         return (COMPLETE_WITH_FAILURES if mark["statuses"].get("failed") else COMPLETE), None
     if outcome in _OUTCOMES:
         why = f"{files.paths.rows}: {_OUTCOMES[outcome]}; see {files.paths.log.name} and what the command printed"

@@ -10,7 +10,8 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ class StatusCounts:
         rows, failed: numbers of rows.
         audio_s: seconds of audio decoded for rows with status `ok`.
         statuses, flags, errors: rows by status, by flag, by error kind.
+
+    Those of several files add up.
     """
 
     rows: int = 0
     audio_s: float = 0.0
-    # Counters, so that those of several files add up.
     statuses: Counter[str] = field(default_factory=Counter)
     flags: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -53,14 +55,12 @@ class StatusCounts:
         else:
             self.errors[row["error"]["kind"]] += 1
 
+    def __add__(self, other: "StatusCounts") -> "StatusCounts":
+        return StatusCounts(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
+
     def as_dict(self) -> dict[str, Any]:
-        return {
-            "rows": self.rows,
-            "audio_s": round(self.audio_s, 3),
-            "statuses": dict(self.statuses),
-            "flags": dict(self.flags),
-            "errors": dict(self.errors),
-        }
+        # A copy: counts go on while another thread writes the record that they stand in.
+        return {**deepcopy(vars(self)), "audio_s": round(self.audio_s, 3)}
 
 
 class Journal:

@@ -59,6 +59,12 @@ def read_run_files(paths: Sequence[RunPaths], chunk_ids: Iterable[int | None]) -
         return list(pool.map(_read, paths, chunk_ids))
 
 
+def read_chunks_of(output: Path, num_chunks: int) -> list[RunFiles]:
+    """The files of every chunk of the run `output`, by its id; those without files too."""
+    paths = [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
+    return read_run_files(paths, range(num_chunks))
+
+
 def _read(paths: RunPaths, chunk_id: int | None) -> RunFiles:
     found: dict[str, Any] = {}
     try:
@@ -104,11 +110,9 @@ def read_run(output: Path, num_chunks: int | None = None) -> FoundRun:
     """
     check_output(output)
     num_chunks = _choose(output, find_chunks(output) if output.parent.is_dir() else {}, num_chunks)
-    paths = [RunPaths(output)]
+    (whole,) = read_run_files([RunPaths(output)], [None])
     if num_chunks is not None:
-        paths += [RunPaths(chunk_path(output, chunk_id, num_chunks)) for chunk_id in range(num_chunks)]
-    whole, *parts = read_run_files(paths, [None, *range(len(paths) - 1)])
-    if num_chunks is not None:
+        parts = read_chunks_of(output, num_chunks)
         alone = None if whole.is_merged or whole.is_nothing else whole
         return FoundRun(parts, whole if whole.is_merged else None, alone)
     if whole.is_nothing:

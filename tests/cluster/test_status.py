@@ -242,9 +242,9 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
             "not what asrbatch writes",
         ),
         (lambda p: edit(p.record, lambda r: r.update(chunk_id=3)), "is the record of chunk 3 of 4; was it renamed?"),
-        (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "is the completion mark of another run"),
-        (lambda p: p.rows.unlink(), "is gone, although its run completed"),
-        (lambda p: p.record.unlink(), "the run record out.chunk-00002-of-00004.run.json is not beside it"),
+        (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "done.json: is another run's"),
+        (lambda p: p.rows.unlink(), "is gone, although out.chunk-00002-of-00004.done.json says that it is complete"),
+        (lambda p: p.record.unlink(), "the run record out.chunk-00002-of-00004.run.json is not there"),
     ],
 )
 def test_a_damaged_chunk_is_named_and_hides_no_other(copy, damage, note):
