@@ -7,8 +7,8 @@ once, in the chunk it belongs to, under its own id. Rows are read twice and neve
 Never changes a chunk. Knows nothing of engines and audio.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from asrbatch.manifest.source import names_data_set
 from asrbatch.runs.fingerprint import differences
 from asrbatch.storage.files import explained, remove
 from asrbatch.storage.journal import StatusCounts
-from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
 from asrbatch.storage.paths import RunPaths, check_output
 from asrbatch.storage.record import now, read_completion_mark, read_record
@@ -113,26 +113,14 @@ def merge(
     _warn_of_different_versions(record["versions"], log)
     log(f"writing {tally.rows} rows")
     files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
-    with _only_writer(paths, log) as check:
+    with closing(Heartbeat(paths.lease, log)) as heartbeat:
         # Only another run's files go first: those of this run stand until the new rows are on the disk.
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)
-        write_merged(paths, record, tally, metrics, rows_in_order(lines, sharding.chunk_of, files), check)
+        write_merged(paths, record, tally, metrics, rows_in_order(lines, sharding.chunk_of, files), heartbeat.check)
     if not report.complete:
         return MergeResult(paths, report, record, EXIT_ERROR)
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
-
-
-@contextmanager
-def _only_writer(paths: RunPaths, log: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Holds the output's lease; gives what to call now and then to be sure of it."""
-    with ExitStack() as stack:
-        lease = Lease(paths.lease, log=log)
-        stack.callback(lease.release)
-        heartbeat = Heartbeat(lease)
-        heartbeat.start()
-        stack.callback(heartbeat.stop)
-        yield heartbeat.check
 
 
 def _read_rows(

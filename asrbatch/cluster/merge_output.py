@@ -19,8 +19,7 @@ from asrbatch.runs.fingerprint import digest
 from asrbatch.storage.files import explained, remove_leftovers, replacing, write_json_atomically
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.paths import RunPaths
-from asrbatch.storage.record import now
-from asrbatch.version import __version__
+from asrbatch.storage.record import write_mark
 
 # Between two looks at the lease; some megabytes of rows.
 _BLOCK_ROWS = 1024
@@ -65,15 +64,7 @@ def write_merged(
             check()
     write_json_atomically(paths.record, record)
     if record["complete"]:
-        mark = {
-            **tally.as_dict(),
-            "sha256": sha256.hexdigest(),
-            "fingerprint": digest(record["fingerprint"]),
-            "asrbatch": __version__,
-            "completed": now(),
-            **metrics,
-        }
-        write_json_atomically(paths.done, mark)
+        write_mark(paths, tally, sha256.hexdigest(), digest(record["fingerprint"]), metrics)
 
 
 def rows_in_order(lines: np.ndarray, chunk_of: np.ndarray, files: dict[int, Path]) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ before the engine, which takes the longest, is started.
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from asrbatch.runs.session import Session
 from asrbatch.runs.workers.pool import transcribe_on_devices
 from asrbatch.storage.files import explained, remove
 from asrbatch.storage.journal import Journal
-from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.problems import ProblemFile
@@ -70,14 +70,8 @@ def run(
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        lease = Lease(paths.lease, log=observer.log)
-        # Callbacks run from the last to the first: the lease is let go when the rows are closed and nobody beats any
-        # more.
-        stack.callback(lease.release)
-        # At once: taking in a long rows file takes longer than a lease may be silent.
-        heartbeat = Heartbeat(lease)
-        heartbeat.start()
-        stack.callback(heartbeat.stop)
+        # Closed last: the lease is let go when the rows are closed.
+        heartbeat = stack.enter_context(closing(Heartbeat(paths.lease, observer.log)))
         if config.overwrite:
             # The mark goes first: a crash in between must not leave one that says complete of rows that are gone.
             remove(paths.done, paths.rows, paths.record, paths.in_flight)
@@ -92,16 +86,17 @@ def run(
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
         # After a takeover by time into a new file: what the former holder writes, should it wake up, lands in the old
         # one.
-        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=lease.judged_by_time)
+        new_file = heartbeat.lease.judged_by_time
+        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=new_file)
         stack.callback(journal.close)
-        session = Session(config, plan, lease, heartbeat, record, journal, observer, started)
+        session = Session(config, plan, heartbeat, record, journal, observer, started)
         with session.running():
             # A run that lacks no row any more gets its mark without an engine.
             if journal.num_missing:
                 transcribe = transcribe_on_devices if plan.slots else transcribe_here
                 with engine_log(paths.log):
                     transcribe(session, stop, start)
-        return _summary(session, lease)
+        return _summary(session, heartbeat)
 
 
 def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
@@ -131,12 +126,12 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     return plan
 
 
-def _summary(session: Session, lease: Lease) -> Summary:
+def _summary(session: Session, heartbeat: Heartbeat) -> Summary:
     paths, progress, outcome = session.paths, session.progress, session.outcome
     if outcome == "interrupted":
         return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
     # Asked once more: only the holder may say that the run is complete.
-    lease.ensure()
+    heartbeat.lease.ensure()
     run_metrics = metrics(session.record.value["sessions"])
     mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), run_metrics)
     return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)

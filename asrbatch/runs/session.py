@@ -20,7 +20,7 @@ from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.progress import Observer, Progress
 from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
 from asrbatch.storage.journal import Journal
-from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 from asrbatch.types import Utterance
 
@@ -38,7 +38,6 @@ class Session:
         self,
         config: RunConfig,
         plan: RunPlan,
-        lease: Lease,
         heartbeat: Heartbeat,
         previous: dict[str, Any] | None,
         journal: Journal,
@@ -47,7 +46,7 @@ class Session:
     ):
         self.config, self.plan, self.paths, self.journal = config, plan, config.paths, journal
         self.log, self._observer, self._started = observer.log, observer, started
-        self._lease, self._heartbeat = lease, heartbeat
+        self._heartbeat = heartbeat
         self.outcome = "error"
         self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
         # After the deaths were counted: they are in the last session's log, which this one replaces.
@@ -183,7 +182,7 @@ class Session:
     def _close(self, outcome: str) -> None:
         self._update_record()
         try:
-            self._lease.ensure()
+            self._heartbeat.lease.ensure()
         except LeaseError:
             # Another process owns these files now.
             return

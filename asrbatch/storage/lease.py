@@ -197,20 +197,16 @@ class Lease:
         return _token(_read(self.path)) == self.token and not self._beside(self.token).exists()
 
     def _check(self) -> None:
-        if self.lost:
-            content = _read(self.path)
-            if content:
-                what = f"our lease was taken over by {_holder(content)}"
-                then = "Rows written so far are kept; run the same command again when that process has ended"
-            else:
-                what = "our lease was removed"
-                then = (
-                    "Put the folder back if it was moved, and run the same command again: it goes on with the rows "
-                    "it finds"
-                )
-            # A lease that was removed names nobody to wait for.
-            kind = LeaseError if content else LeaseRemovedError
-            raise kind(f"{self.path}: {what}; this process stops before it writes another row. {then}")
+        if not self.lost:
+            return
+        stops = "this process stops before it writes another row"
+        content = _read(self.path)
+        # A lease that was removed names nobody to wait for.
+        if not content:
+            fix = "Put the folder back if it was moved, and run the same command again: it goes on with its rows"
+            raise LeaseRemovedError(f"{self.path}: our lease was removed; {stops}. {fix}")
+        fix = "Rows written so far are kept; run the same command again when that process has ended"
+        raise LeaseError(f"{self.path}: our lease was taken over by {_holder(content)}; {stops}. {fix}")
 
     def _refusal(self, content: str) -> LeaseError:
         return LeaseError(
@@ -258,12 +254,8 @@ def _is_alive_here(content: str) -> bool | None:
     """Whether the holder lives, when this machine's kernel can tell; None when only time can."""
     holder, space = _parsed(content), _pid_space()
     pid = holder.get("pid")
-    if (
-        not space
-        or holder.get("pid_space") != space
-        or holder.get("host") != socket.gethostname()
-        or type(pid) is not int
-    ):
+    same_space = space and (holder.get("pid_space"), holder.get("host")) == (space, socket.gethostname())
+    if not same_space or type(pid) is not int:
         return None
     try:
         os.kill(pid, 0)
@@ -330,23 +322,25 @@ def _holder(content: str | None) -> str:
 
 
 class Heartbeat:
-    """A thread that refreshes a lease and a run record, and hands what goes wrong there to whoever calls `check`.
+    """Holds a lease and, by a thread that refreshes it and a run record, shows that its holder lives.
 
-    Start it as soon as the lease is held: taking in a long rows file takes longer than a lease may be silent.
+    What goes wrong in that thread is handed to whoever calls `check`. It runs from the moment the lease is held: taking
+    in a long rows file takes longer than a lease may be silent.
 
     Attributes:
         record: refreshed as well, once it is set.
         failure: why no more signs of life are given; None while they are.
+
+    Args:
+        path, log: those of `Lease`, whose errors it raises.
     """
 
-    def __init__(self, lease: Lease):
-        self._lease = lease
+    def __init__(self, path: Path, log: Callable[[str], None]):
+        self.lease = Lease(path, log=log)
         self.record: RunRecord | None = None
+        self.failure: OutputError | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asrbatch-heartbeat", daemon=True)
-        self.failure: OutputError | None = None
-
-    def start(self) -> None:
         self._thread.start()
 
     def check(self) -> None:
@@ -357,22 +351,22 @@ class Heartbeat:
         """
         if self.failure is not None:
             raise self.failure
-        self._lease.ensure()
+        self.lease.ensure()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """Ends the thread, then lets the lease go."""
         self._end.set()
         self._thread.join()
+        self.lease.release()
 
     def _run(self) -> None:
         written_at = time.monotonic()
+        refresh_s = self.lease.refresh_s
         try:
-            while not self._end.wait(self._lease.refresh_s):
-                self._lease.refresh()
+            while not self._end.wait(refresh_s):
+                self.lease.refresh()
                 # The record is larger and read by fewer: it is written less often than the lease.
-                if (
-                    self.record is not None
-                    and time.monotonic() - written_at >= RECORD_REFRESH_S - self._lease.refresh_s / 2
-                ):
+                if self.record is not None and time.monotonic() - written_at >= RECORD_REFRESH_S - refresh_s / 2:
                     written_at = time.monotonic()
                     self.record.write()
         except OutputError as e:

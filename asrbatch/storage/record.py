@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asrbatch.storage.files import explained, read_json, remove_leftovers, write_json_atomically
-from asrbatch.storage.journal import Journal
+from asrbatch.storage.journal import Journal, StatusCounts
 from asrbatch.storage.paths import RunPaths
 from asrbatch.version import __version__
 
@@ -115,14 +115,15 @@ def write_completion_mark(
     if journal.num_missing:
         raise ValueError(f"{journal.path}: {journal.num_missing} rows are missing; the run is not complete")
     journal.sync()  # the mark must never reach the disk before the rows it vouches for
-    mark = {
-        **journal.tally.as_dict(),
-        "sha256": journal.sha256,
-        "fingerprint": fingerprint_digest,
-        "asrbatch": __version__,
-        "completed": now(),
-        **metrics,
-    }
+    return write_mark(paths, journal.tally, journal.sha256, fingerprint_digest, metrics)
+
+
+def write_mark(
+    paths: RunPaths, tally: StatusCounts, sha256: str, fingerprint_digest: str, metrics: dict[str, Any]
+) -> dict[str, Any]:
+    """The mark of rows that were proved to be complete, and are on the disk. Returns what was written."""
+    made = {"fingerprint": fingerprint_digest, "asrbatch": __version__, "completed": now()}
+    mark = {**tally.as_dict(), "sha256": sha256, **made, **metrics}
     write_json_atomically(paths.done, mark)
     return mark
 
