@@ -152,6 +152,11 @@ class RunFacts:
     Attributes:
         record: of the rows file, or of the first chunk that has one; None where there is none.
         problem: why they cannot be used, or None.
+        language: what the run was told to take rows without `lang` for.
+        task: `transcribe` or `translate`; None where no record says.
+        manifest_digest: of the manifest that was transcribed.
+        manifest_source: where that was when the run was started.
+        holds_audio: audio may lie inside the manifest, under names that are no files.
     """
 
     def __init__(self, path: Path):
@@ -163,16 +168,10 @@ class RunFacts:
         self.problem = next((str(files.problem) for files in found if files.problem), None)
         self.record = self._records[0] if self._records else None
         self._fingerprint, self._made_from = self._part("fingerprint"), self._part("manifest")
-
-    @property
-    def language(self) -> str | None:
-        """What the run was told to take rows without `lang` for."""
-        return self._fingerprint.get("language")
-
-    @property
-    def task(self) -> str | None:
-        """`transcribe` or `translate`; None where no record says."""
-        return self._fingerprint.get("task")
+        self.language, self.task, self.manifest_digest = map(self._fingerprint.get, ("language", "task", "manifest"))
+        source = self._made_from.get("source")
+        self.manifest_source: str | None = source if type(source) is str else None
+        self.holds_audio = self._made_from.get("holds_audio") is True
 
     @property
     def written_language(self) -> str | None:
@@ -188,23 +187,12 @@ class RunFacts:
     @property
     def covers(self) -> tuple[Any, ...] | None:
         """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
-        if self._fingerprint.get("manifest") is None:
+        if self.manifest_digest is None:
             return None
         record = self.record or {}
         is_part = record.get("chunk_id") is not None and not self._in_chunks
         chunk = (record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
-        return self._fingerprint["manifest"], chunk
-
-    @property
-    def manifest_source(self) -> str | None:
-        """Where the manifest was when the run was started."""
-        source = self._made_from.get("source")
-        return source if type(source) is str else None
-
-    @property
-    def holds_audio(self) -> bool:
-        """Whether audio may lie inside the manifest, under names that are no files."""
-        return self._made_from.get("holds_audio") is True
+        return self.manifest_digest, chunk
 
     @property
     def audio_base(self) -> str:
@@ -214,11 +202,6 @@ class RunFacts:
             if type(folder) is str and folder:
                 return folder
         return str(self._folder_of_source())
-
-    @property
-    def audio_folder(self) -> Path:
-        """`audio_base` as a folder of this machine."""
-        return Path(self.audio_base)
 
     def _folder_of_source(self) -> Path:
         """As far as the manifest's name tells: of several sources that of the first."""
@@ -231,10 +214,6 @@ class RunFacts:
         return source if is_folder else source.parent
 
     @property
-    def manifest_digest(self) -> str | None:
-        return self._fingerprint.get("manifest")
-
-    @property
     def chunk(self) -> tuple[int, int, str, str] | None:
         """Of a rows file that is one chunk: its number, how many there are, how rows were dealt out, the digest of
         that.
@@ -242,12 +221,8 @@ class RunFacts:
         if self._in_chunks or self.record is None or type(self.record.get("chunk_id")) is not int:
             return None
         found = self._fingerprint
-        return (
-            self.record["chunk_id"],
-            found.get("num_chunks") or 0,
-            str(found.get("strategy")),
-            str(found.get("chunks")),
-        )
+        digest, strategy = str(found.get("chunks")), str(found.get("strategy"))
+        return self.record["chunk_id"], found.get("num_chunks") or 0, strategy, digest
 
     def is_incomplete(self, num_rows: int) -> bool:
         """Whether the record says that there should be another number of rows; False where there is none."""
@@ -257,9 +232,8 @@ class RunFacts:
         """RTFx and wall time of a complete run; nothing otherwise, or where the marks vouch for
         another number of rows.
         """
-        if not self._marks or len(self._marks) < len(self._files) or self._num_chunks_missing:
-            return {}
-        if sum(mark["rows"] for mark in self._marks) != num_rows:
+        num_files = (self.record or {}).get("num_chunks") if self._in_chunks else 1
+        if len(self._marks) != num_files or sum(mark["rows"] for mark in self._marks) != num_rows:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
@@ -287,10 +261,6 @@ class RunFacts:
         elif self.record is not None and self.record.get("chunk_id") is not None:
             notes.append(f"chunk {self.record['chunk_id']} of {self.record.get('num_chunks')} alone")
         return notes
-
-    @property
-    def _num_chunks_missing(self) -> int:
-        return self.record["num_chunks"] - len(self._files) if self._in_chunks and self.record else 0
 
     @property
     def _expected(self) -> int | None:

@@ -83,7 +83,7 @@ def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
 def _audio_folder(path: Path, references: str | None) -> Path:
     """What relative audio paths are relative to: the folder of the references, or what the run says."""
     if references is None:
-        return RunFacts(path).audio_folder
+        return Path(RunFacts(path).audio_base)
     return Path(references) if Path(references).is_dir() else Path(references).parent
 
 
