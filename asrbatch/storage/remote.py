@@ -30,10 +30,10 @@ _PACKAGES = {
 MOST_BYTES = 2 << 30
 MOST_KEPT_BYTES = 256 << 20  # of a manifest or tar on a server that does not send parts of a file
 _MOST_AT_ONCE = 16
-TRIES = 4
+_PAUSES_S = (0.5, 1.0, 2.0)
+_TRIES = len(_PAUSES_S) + 1
 # Their library, by scheme, tries again by itself, six times with up to 33 s of pauses: it is asked once.
 _TRIES_ITSELF = {"gs": "gcsfs", "gcs": "gcsfs"}
-_FIRST_PAUSE_S = 0.5
 # Of silence, not of a whole file: a slow server that sends is waited for.
 TIMEOUT_S = 60.0
 
@@ -103,8 +103,8 @@ def read_remote(url: str, name: str) -> bytes:
         ) from e
 
 
-class RemoteFile:
-    """A file behind a URL, read at any place.
+class RemoteFile(io.RawIOBase):
+    """A file behind a URL, read at any place, also by libraries that read a file themselves; each read is a request.
 
     Raises:
         ManifestError: it cannot be read, or what its scheme needs is not installed.
@@ -114,8 +114,7 @@ class RemoteFile:
         self.path = url
         if reason := why_not(scheme_of(url)):
             raise ManifestError(f"{url}: {reason[0]}; {reason[1]}")
-        self._state = self._look()
-        self.size = self._state[0]
+        self.size, self._at = self._look(), 0
         self._whole: bytes | None = None  # of a server that knows no ranges, and sends all of it whatever is asked for
 
     def pread(self, count: int, start: int) -> bytes:
@@ -130,7 +129,7 @@ class RemoteFile:
         """Nothing: to ask for every row would cost a round trip each; ids and hashes of rows notice a change."""
 
     def _read(self, start: int, end: int) -> bytes:
-        system = _file_system(self.path)
+        system = _system(scheme_of(self.path))
         if scheme_of(self.path) not in http.SCHEMES:
             return _exactly(system.cat_file(self.path, start=start, end=end), end - start)
         answer = http.get(system, self.path, MOST_KEPT_BYTES, start, end)
@@ -140,11 +139,30 @@ class RemoteFile:
         self._whole = _exactly(answer.data, self.size)
         return self._whole[start:end]
 
-    def _look(self) -> tuple[int, str]:
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self.size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.pread(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def _look(self) -> int:
         info = self._explained(lambda: _info(self.path))
         if info.get("size") is None:
             raise ManifestError(f"{self.path}: the server does not say how long it is; fetch it first")
-        return int(info["size"]), str(info.get("ETag") or info.get("etag") or info.get("mtime") or "")
+        return int(info["size"])
 
     def _explained(self, read: Callable[[], _T]) -> _T:
         try:
@@ -165,43 +183,14 @@ def list_remote(pattern: str) -> list[str]:
     if reason := why_not(scheme_of(pattern)):
         raise ManifestError(f"{pattern}: {reason[0]}; {reason[1]}")
     try:
-        system = _file_system(pattern)
+        system = _system(scheme_of(pattern))
         return sorted(system.unstrip_protocol(path) for path in _try_again(pattern, lambda: system.glob(pattern)))
     except Exception as e:
         raise ManifestError(f"{pattern}: cannot be listed: {_told(pattern, e)}") from e
 
 
-def open_remote(url: str) -> io.RawIOBase:
-    """A seekable file for libraries that read one by themselves: each read is one request. Raises ManifestError."""
-    return _Readable(RemoteFile(url))
-
-
-class _Readable(io.RawIOBase):
-    def __init__(self, file: RemoteFile):
-        self._file, self._at = file, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._file.size}[whence]
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.pread(len(buffer), self._at)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
 def _read_all(url: str) -> bytes:
-    system = _file_system(url)
+    system = _system(scheme_of(url))
     if scheme_of(url) in http.SCHEMES:
         return http.get(system, url, MOST_BYTES).data
     size = system.info(url).get("size")
@@ -214,7 +203,7 @@ def _read_all(url: str) -> bytes:
 
 
 def _info(url: str) -> dict[str, Any]:
-    system = _file_system(url)
+    system = _system(scheme_of(url))
     return http.info(system, url) if scheme_of(url) in http.SCHEMES else system.info(url)
 
 
@@ -227,24 +216,19 @@ def _exactly(data: bytes, count: int) -> bytes:
 
 def _try_again(url: str, read: Callable[[], _T]) -> _T:
     """Raises what the last try raised; what trying again does not change at once."""
-    pause_s = _FIRST_PAUSE_S
-    for left in reversed(range(1 if scheme_of(url) in _TRIES_ITSELF else TRIES)):
+    for pause_s in () if scheme_of(url) in _TRIES_ITSELF else _PAUSES_S:
         try:
             return read()
         except Exception as e:
-            if not left or _is_final(e):
+            if _is_final(e):
                 raise
         time.sleep(pause_s)
-        pause_s *= 2
-    raise AssertionError("unreachable")
+    return read()
 
 
 def _is_final(error: Exception) -> bool:
     """Whether the same question would get the same answer."""
-    if (
-        isinstance(error, (FileNotFoundError, PermissionError, TooLargeError))
-        or type(error).__name__ in _NO_CREDENTIALS
-    ):
+    if isinstance(error, (FileNotFoundError, TooLargeError)) or _is_refused(error):
         return True
     # Other 400s are about the question, and stay; the 500s and broken connections are about the moment.
     status = _status(error)
@@ -272,7 +256,7 @@ def _told(url: str, error: Exception) -> str:
         return one_line(error)
     if not _is_final(error):
         library = _TRIES_ITSELF.get(scheme_of(url) or "")
-        tried = f"tried {TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
+        tried = f"tried {_TRIES} times" if library is None else f"asked once, because {library} tries again by itself"
         return f"{one_line(error)}; {tried}"
     if _is_refused(error):
         return f"{one_line(error)}; give this process credentials that may read it"
@@ -304,10 +288,6 @@ def _fsspec() -> Any:
     import fsspec
 
     return fsspec
-
-
-def _file_system(url: str) -> Any:
-    return _system(scheme_of(url))
 
 
 def absolute(path: str) -> str:

@@ -28,7 +28,7 @@ from asrbatch.errors import ManifestError, RowError
 from asrbatch.manifest.readers.table import Table, explain_arrow, feature_types, hold_bytes, kind_of_cell
 from asrbatch.manifest.readers.text import ForwardBlocks
 from asrbatch.storage.files import FileState
-from asrbatch.storage.remote import is_remote, open_remote
+from asrbatch.storage.remote import RemoteFile, is_remote
 
 _BATCH_ROWS = 8192
 _LIGHT_BATCH_BYTES = 4 << 20  # as encoded, before compression
@@ -217,7 +217,7 @@ class ParquetTable(Table):
 
 
 def _open(path: str) -> Any:
-    return pa.PythonFile(open_remote(path), "r") if is_remote(path) else pa.OSFile(path)
+    return pa.PythonFile(RemoteFile(path), "r") if is_remote(path) else pa.OSFile(path)
 
 
 def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:

@@ -21,7 +21,7 @@ from asrbatch.manifest.readers.sniff import check_numbers
 from asrbatch.manifest.readers.text import LocalFile
 from asrbatch.manifest.row import Row, annotate, invalid_field
 from asrbatch.manifest.source import ManifestSource, choose_split, expand
-from asrbatch.storage.remote import MOST_BYTES, RemoteFile, is_remote, open_remote
+from asrbatch.storage.remote import MOST_BYTES, RemoteFile, is_remote
 from asrbatch.types import AudioRef
 
 _MOST_OPEN = 64
@@ -87,7 +87,7 @@ class Tars:
 
 
 def _open(path: str) -> BinaryIO:
-    return io.BufferedReader(open_remote(path), _REMOTE_BYTES) if is_remote(path) else open(path, "rb")
+    return io.BufferedReader(RemoteFile(path), _REMOTE_BYTES) if is_remote(path) else open(path, "rb")
 
 
 class TarIndex:
