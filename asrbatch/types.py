@@ -1,7 +1,6 @@
 """The nouns that travel along the pipeline. Standard library only.
 
-Seconds are floats named `*_s`; sample counts are integers. `samples` is always a 1-D float32 numpy array, mono, at
-the model's rate (typed `Any` here so that this module needs no numpy).
+Seconds are floats named `*_s`; sample counts are integers.
 """
 
 from collections.abc import Callable
@@ -79,27 +78,6 @@ class Issue(NamedTuple):
     of: str
     kind: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Audio:
-    """Decoded audio of one utterance.
-
-    Attributes:
-        samples: 1-D float32, mono, `sample_rate` Hz, finite, at least one sample.
-        sample_rate: Hz.
-        flags: what is worth knowing about it, e.g. `duration_mismatch`, `no_speech`.
-        read_s: seconds it took to read, decode and resample.
-    """
-
-    samples: Any
-    sample_rate: int
-    flags: tuple[str, ...] = ()
-    read_s: float = 0.0
-
-    @property
-    def duration_s(self) -> float:
-        return len(self.samples) / self.sample_rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ import soundfile
 from get_model import GetModelError, cache_folder, made_whole
 from get_speech import GetSpeechError, is_whole, need, speech_manifest, unpack_debian
 
-from asrbatch.audio.load import load_audio
+from asrbatch.audio.load import stream_audio
 
 LAYOUT = "v1"  # part of the cache path: raise it when what is made here changes
 SAMPLE_RATE = 16_000  # Hz, of every Whisper
@@ -193,11 +193,7 @@ def rms(samples: np.ndarray) -> float:
 def speech(name: str, keep: Callable[[dict], bool]) -> list[Utterance]:
     """The recordings of one of get_speech.py's sets whose rows `keep` accepts, in its order."""
     lines = speech_manifest(name, cache_folder()).read_text(encoding="utf-8").splitlines()
-    return [
-        Utterance(row["text"], load_audio(row["audio_filepath"], name=row["id"], sample_rate=SAMPLE_RATE).samples)
-        for row in map(json.loads, lines)
-        if keep(row)
-    ]
+    return [Utterance(row["text"], read_samples(row["audio_filepath"])) for row in map(json.loads, lines) if keep(row)]
 
 
 def is_sentence(row: dict) -> bool:
@@ -207,7 +203,13 @@ def is_sentence(row: dict) -> bool:
 def read_music(folder: Path) -> list[np.ndarray]:
     root = unpack_debian([MUSIC], folder)
     files = sorted(need(root / "usr/share/asterisk/moh", root).glob("*.wav"))
-    return [load_audio(str(file), name=file.name, sample_rate=SAMPLE_RATE).samples for file in files]
+    return [read_samples(str(file)) for file in files]
+
+
+def read_samples(path: str) -> np.ndarray:
+    """1-D float32, mono, 16 kHz."""
+    with stream_audio(path, name=path, sample_rate=SAMPLE_RATE) as stream:
+        return np.concatenate(list(stream))
 
 
 def librivox(random: np.random.Generator, _scratch: Path) -> Tape:

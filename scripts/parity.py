@@ -3,7 +3,7 @@
 
     python scripts/parity.py [--count 300] [--model tiny.en] [--out FILE.md]
 
-Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load.load_audio), and have the
+Both sides compute in float32, decode greedily, hear the same samples (asrbatch.audio.load.stream_audio), and have the
 same suppressed tokens and the same room for text. asrbatch goes the way its users go (`asrbatch.transcribe`, vLLM in a
 thread); transformers generates in batches of 8. Stripped texts are compared character by character.
 

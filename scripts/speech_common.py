@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
+import numpy as np
 from get_model import cache_folder
 from get_speech import speech_manifest
 
-from asrbatch.audio.load import load_audio
+from asrbatch.audio.load import stream_audio
 
 SAMPLE_RATE = 16_000  # Hz, of every Whisper
 WINDOW_S = 30.0  # what Whisper hears at once; longer recordings would compare ways to cut, not engines
-# Decoder positions that hold no text, as asrbatch counts them (job.py): so every system may generate equally much.
+# Decoder positions that hold no text, as asrbatch counts them: so every system may generate equally much.
 PROMPT_TOKENS = 4
 
 
@@ -44,7 +45,13 @@ class Clip:
 
     def samples(self) -> Any:
         """1-D float32, mono, 16 kHz: exactly what asrbatch hears."""
-        return load_audio(self.path, name=self.id, sample_rate=SAMPLE_RATE, duration_s=self.duration_s).samples
+        return read_samples(self.path, duration_s=self.duration_s)
+
+
+def read_samples(path: str, **clip: Any) -> np.ndarray:
+    """A recording as asrbatch hears it; 1-D float32, mono, 16 kHz."""
+    with stream_audio(path, name=path, sample_rate=SAMPLE_RATE, **clip) as stream:
+        return np.concatenate(list(stream))
 
 
 def read_set(name: str) -> list[Clip]:

@@ -5,8 +5,8 @@ answers.
 from queue import SimpleQueue
 
 import numpy as np
+from whole_audio import load_audio
 
-from asrbatch.audio.load import load_audio
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.spec import EngineSpec

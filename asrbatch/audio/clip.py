@@ -1,7 +1,6 @@
 """The part of an audio file that a row names, in terms both decoders share. Knows neither of them."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,24 +22,23 @@ class DecodeError(Exception):
     """The file cannot be read, although the decoder raised nothing; the text says why."""
 
 
-def join_blocks(blocks: Iterator[np.ndarray]) -> np.ndarray:
-    """All blocks (1-D float32, at least one) as one array; a single one as it is."""
-    first, samples = next(blocks), None
-    for block in blocks:
-        samples = bytearray(first) if samples is None else samples
-        samples += block.data  # grows in place, where a list of blocks would be held twice while it is joined
-    return first if samples is None else np.frombuffer(samples, np.float32)
-
-
 @dataclass(frozen=True)
 class Clip:
-    """What a row names of its file; for the fields see `load.stream_audio`."""
+    """What a row names of its file.
+
+    Attributes:
+        name: what to call the file in messages.
+        offset_s: start in seconds, >= 0; None means that the row does not say (0).
+        duration_s: seconds to read, > 0; None means to the end.
+        channel: 0-based channel to pick; None means the mean of all.
+        max_s: a longer clip is refused, without decoding all of it; None means any length.
+    """
 
     name: str
-    offset_s: float | None
-    duration_s: float | None
-    channel: int | None
-    max_s: float | None
+    offset_s: float | None = None
+    duration_s: float | None = None
+    channel: int | None = None
+    max_s: float | None = None
 
     def start(self, rate: int) -> int:
         return round((self.offset_s or 0.0) * rate)

@@ -25,12 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.audio.clip import join_blocks
-from asrbatch.audio.decoder_process import READY, BlockFollows, DecodeRequest, HeaderRequest
+from asrbatch.audio.decoder_process import READY, DecodeRequest, HeaderRequest
 from asrbatch.audio.header import Header
 from asrbatch.child_process import ChildProcess
 from asrbatch.errors import AsrbatchError, RowError
-from asrbatch.types import Audio
 
 # How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
 START_TIMEOUT_S = 120.0
@@ -76,16 +74,6 @@ class Decoder:
         self._close_stream()
         self._stream = DecodedStream(request, self._answers(request))
         return self._stream
-
-    def decode(self, request: DecodeRequest) -> Audio:
-        """Decodes in the child; see `load.load_audio`.
-
-        Raises:
-            RowError, AsrbatchError: as a `DecodedStream`.
-        """
-        stream = self.stream(request)
-        samples = join_blocks(stream)
-        return Audio(samples, request.sample_rate, stream.flags, stream.read_s)
 
     def read_header(self, request: HeaderRequest) -> Header:
         """Reads a header in the child; see `load.read_header`.
@@ -160,9 +148,9 @@ class Decoder:
             if not connection.poll(self.timeout_s):
                 raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
             answer = connection.recv()
-            if not isinstance(answer, BlockFollows):
+            if not isinstance(answer, int):
                 return answer
-            block = np.empty(answer.num_samples, np.float32)
+            block = np.empty(answer, np.float32)
             connection.recv_bytes_into(block)
             return block
 
@@ -238,7 +226,7 @@ class DecodedStream:
             block = next(self._answers)
         except StopIteration as e:
             if e.value is not None:
-                self.flags, self.read_s = e.value.flags, e.value.read_s
+                self.flags, self.read_s = e.value
             raise
         self.num_samples += len(block)
         return block

@@ -1,8 +1,9 @@
 """The decoder process: answers requests, until its parent closes the pipe or is gone.
 
-Defines what the two say to each other. The child says READY once. It answers a request by any number of blocks, each
-announced as a `BlockFollows`, and at last by a `RowError`, a `Header` or a `DecodeSummary`. While the parent does not
-read, the child waits in its send, holds two blocks and no clock runs.
+Defines what the two say to each other. The child says READY once. A request comes as the name of its class and its
+fields. It is answered by any number of blocks, each as the number of its samples and then their bytes (float32), and at
+last by a `RowError`, a `Header`, or flags and seconds of an `AudioStream` at its end. While the parent does not read,
+the child waits in its send, holds two blocks and no clock runs.
 
 Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
 """
@@ -44,22 +45,6 @@ class HeaderRequest:
     name: str
 
 
-@dataclass(frozen=True)
-class BlockFollows:
-    """The next message is the bytes of so many float32 samples."""
-
-    num_samples: int
-
-
-@dataclass(frozen=True)
-class DecodeSummary:
-    """What `load.AudioStream` knows at its end."""
-
-    flags: tuple[str, ...]
-    num_samples: int
-    read_s: float
-
-
 def main() -> None:
     """Runs the child; its argument is the time limit of a block."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the parent decides when we end
@@ -90,20 +75,19 @@ def _serve(connection: Connection, timeout_s: float) -> None:
         except ConnectionError:  # the parent hung up
             raise
         except Exception as e:  # a bug must cost one row, and be seen in it
-            text = one_line(e)
-            answer = RowError("unreadable", f"{request['name']}: {text}")
+            answer = RowError("unreadable", f"{request['name']}: {one_line(e)}")
         connection.send(answer)
 
 
-def _send_blocks(connection: Connection, stream, timeout_s: float) -> DecodeSummary:
+def _send_blocks(connection: Connection, stream, timeout_s: float) -> tuple[tuple[str, ...], float]:
     """Sends all blocks of an `AudioStream`; the limit is for decoding each, not for the parent to take it."""
     with stream:
         while True:
             with _time_limit(timeout_s):
                 block = next(stream, None)
             if block is None:
-                return DecodeSummary(stream.flags, stream.num_samples, stream.read_s)
-            connection.send(BlockFollows(len(block)))
+                return stream.flags, stream.read_s
+            connection.send(len(block))
             connection.send_bytes(block)
 
 
@@ -122,7 +106,4 @@ def _time_limit(timeout_s: float) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    # Again under its own name: the parent knows no `__main__.BlockFollows`, as which pickle would name it.
-    from asrbatch.audio import decoder_process
-
-    decoder_process.main()
+    main()

@@ -1,6 +1,6 @@
 """What an audio file says about itself, and what a row that names it has to expect from that.
 
-Says the same as `load.load_audio` does, as far as a header can tell without decoding: a file that is damaged further
+Says the same as `load.stream_audio` does, as far as a header can tell without decoding: a file that is damaged further
 in, or whose length nobody wrote down, is only found when it is read. Knows neither of the decoders.
 """
 
@@ -41,7 +41,7 @@ class Header:
 def predict_decoding(
     header: Header, clip: Clip, *, sample_rate: int | None = None, min_samples: int = 1
 ) -> tuple[float | None, str | None]:
-    """What `load_audio` will make of a clip of a file.
+    """What `stream_audio` will make of a clip of a file.
 
     Args:
         sample_rate, min_samples: what the model needs; the rate is None when no model is known.
@@ -51,7 +51,7 @@ def predict_decoding(
         duration contradicts the file, None where it does not.
 
     Raises:
-        RowError: empty_audio, too_long, bad_row, unreadable or too_short, when `load_audio` is sure to raise it.
+        RowError: empty_audio, too_long, bad_row, unreadable or too_short, when `stream_audio` is sure to raise it.
     """
     rate, name = header.sample_rate, clip.name
     start, stop = clip.start(rate), clip.stop(rate)

@@ -16,25 +16,16 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import soxr
 
-from asrbatch.audio.clip import (
-    CORRECT_OFFSET,
-    LENGTH_SLACK_S,
-    MAX_RATE,
-    MIN_RATE,
-    Clip,
-    DecodeError,
-    join_blocks,
-)
+from asrbatch.audio.clip import CORRECT_OFFSET, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, Clip, DecodeError
 from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
 from asrbatch.audio.header import Header
 from asrbatch.audio.sndfile import LibsndfileError, SndFile
 from asrbatch.errors import RowError
-from asrbatch.types import Audio
 
 # Seconds in a block: what most models take at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
 BLOCK_S = 30
@@ -47,24 +38,7 @@ _WRITE_AGAIN = "write it again, or drop the row"
 AudioFile = SndFile | FFmpegFile
 
 
-def load_audio(source: str | bytes, *, name: str, sample_rate: int, **options) -> Audio:
-    """All blocks of `stream_audio` in one array, in [-1, 1) for integer PCM; its arguments, flags and errors."""
-    with stream_audio(source, name=name, sample_rate=sample_rate, **options) as stream:
-        samples = join_blocks(stream)
-    return Audio(samples, sample_rate, stream.flags, stream.read_s)
-
-
-def stream_audio(
-    source: str | bytes,
-    *,
-    name: str,
-    sample_rate: int,
-    offset_s: float | None = None,
-    duration_s: float | None = None,
-    channel: int | None = None,
-    max_s: float | None = None,
-    min_samples: int = 1,
-) -> "AudioStream":
+def stream_audio(source: str | bytes, *, sample_rate: int, min_samples: int = 1, **clip: Any) -> "AudioStream":
     """Opens one file to decode it, or a clip of it, block by block; never holds all of it.
 
     At the file's own rate the clip is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
@@ -72,13 +46,9 @@ def stream_audio(
 
     Args:
         source: path of a file, or the bytes of one.
-        name: what to call it in messages. Its suffix matters only where it is `.g722`, which has no header to go by.
         sample_rate: Hz of the result.
-        offset_s: start in seconds, >= 0; None means that the row does not say (0).
-        duration_s: seconds to read, > 0; None means to the end.
-        channel: 0-based channel to pick; None means the mean of all.
-        max_s: refuse a longer clip, without decoding all of it; None means any length.
         min_samples: refuse a shorter result.
+        clip: fields of `Clip`. The suffix of its name matters only where it is `.g722`, which has no header to go by.
 
     Raises:
         RowError: missing, unreadable, too_long, empty_audio or bad_row, where the header tells. Otherwise, and for
@@ -86,15 +56,15 @@ def stream_audio(
             others when they are met.
     """
     started = time.perf_counter()
-    for what, value in (("offset", offset_s), ("duration", duration_s)):
+    wanted = Clip(**clip)
+    for what, value in (("offset", wanted.offset_s), ("duration", wanted.duration_s)):
         if value is not None and not 0 <= value < math.inf:
-            raise RowError("bad_row", f"{name}: {what} {value:g} s; it must be a length of time")
-    clip = Clip(name, offset_s, duration_s, channel, max_s)
-    with ExitStack() as stack, _as_row_errors(name):
-        file = stack.enter_context(_open_file(source, name))
-        opened = _choose_decoder(file, _suffix(source, name), clip, stack)
+            raise RowError("bad_row", f"{wanted.name}: {what} {value:g} s; it must be a length of time")
+    with ExitStack() as stack, _as_row_errors(wanted.name):
+        file = stack.enter_context(_open_file(source, wanted.name))
+        opened = _choose_decoder(file, _suffix(source, wanted.name), wanted, stack)
         _check_rate(opened.rate)
-        clip.check_length(opened.rate, opened.length)
+        wanted.check_length(opened.rate, opened.length)
         return AudioStream(opened, sample_rate, min_samples, stack.pop_all(), started)
 
 
@@ -232,7 +202,7 @@ def read_header(source: str | bytes, *, name: str) -> Header:
     Raises:
         RowError: missing, unreadable, empty_audio.
     """
-    clip = Clip(name, None, None, None, None)
+    clip = Clip(name)
     with ExitStack() as stack, _as_row_errors(name):
         file = stack.enter_context(_open_file(source, name))
         header = _choose_decoder(file, _suffix(source, name), clip, stack).header()

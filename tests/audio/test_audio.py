@@ -16,11 +16,11 @@ import soxr
 from audio_files import EXACT, LOSSY, RATE, encode, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from whole_audio import decode, load_audio
 
 from asrbatch.audio import ffmpeg, sndfile
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
-from asrbatch.audio.load import load_audio
 from asrbatch.errors import RowError
 
 
@@ -542,7 +542,7 @@ def test_mutated_files_give_audio_or_a_row_error(folder, speech, lossy):
                 if rng.random() < 0.3:
                     del mutant[int(rng.integers(1, len(mutant))) :]
                 try:
-                    got = decoder.decode(DecodeRequest(bytes(mutant), name, RATE, max_s=60.0))
+                    got = decode(decoder, DecodeRequest(bytes(mutant), name, RATE, max_s=60.0))
                     assert np.isfinite(got.samples).all() and 1 <= len(got.samples) <= 60 * RATE + 1
                     outcomes.append("audio")
                 except RowError as e:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 from processes import hangs_in_pipe, is_running, wait_until
+from whole_audio import decode, load_audio
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
-from asrbatch.audio.load import load_audio
 from asrbatch.errors import AsrbatchError, RowError
 
 RATE = 16000
@@ -78,23 +78,23 @@ def test_decodes_like_our_own_process(start, speech_wav):
     decoder = start()
     for options in ({}, {"offset_s": 1.0, "duration_s": 9.0}, {"sample_rate": 8000, "channel": 0}):
         asked = request(str(speech_wav), **options)
-        got = decoder.decode(asked)
+        got = decode(decoder, asked)
         assert same(got, load_audio(**vars(asked)))
         assert got.samples.dtype == np.float32 and got.samples.flags.writeable and got.read_s > 0
         data = speech_wav.read_bytes()
-        assert same(decoder.decode(request(data, **options)), got)
+        assert same(decode(decoder, request(data, **options)), got)
     assert got.duration_s == pytest.approx(sf.info(speech_wav).duration, abs=1e-3)
-    assert decoder.decode(request(str(speech_wav), offset_s=1.0, duration_s=9.0)).flags == ("duration_mismatch",)
+    assert decode(decoder, request(str(speech_wav), offset_s=1.0, duration_s=9.0)).flags == ("duration_mismatch",)
 
 
 def test_one_child_serves_many_rows(start, speech_wav):
     decoder = start()
-    decoder.decode(request(str(speech_wav)))
+    decode(decoder, request(str(speech_wav)))
     pid = child_of(decoder)
     for _ in range(20):
-        decoder.decode(request(str(speech_wav)))
+        decode(decoder, request(str(speech_wav)))
         with pytest.raises(RowError):
-            decoder.decode(request(b"not audio"))
+            decode(decoder, request(b"not audio"))
     assert child_of(decoder) == pid
 
 
@@ -110,17 +110,17 @@ def test_row_errors_arrive_as_they_were(start, tmp_path):
         with pytest.raises(RowError) as here:
             load_audio(**vars(asked))
         with pytest.raises(RowError) as there:
-            decoder.decode(asked)
+            decode(decoder, asked)
         assert (there.value.kind, there.value.message) == (here.value.kind, here.value.message)
 
 
 def test_an_unforeseen_exception_costs_one_row(start, speech_wav):
     decoder = start()
     with pytest.raises(RowError) as caught:
-        decoder.decode(request(3.5))  # no path, no bytes: a defect of the caller
+        decode(decoder, request(3.5))  # no path, no bytes: a defect of the caller
     assert caught.value.kind == "unreadable" and "TypeError" in caught.value.message
     pid = child_of(decoder)
-    decoder.decode(request(str(speech_wav)))
+    decode(decoder, request(str(speech_wav)))
     assert child_of(decoder) == pid
 
 
@@ -135,29 +135,29 @@ def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, fifo
     watcher = threading.Thread(target=watch_two_children)
     watcher.start()
     with pytest.raises(RowError) as caught:
-        decoder.decode(request(fifo))
+        decode(decoder, request(fifo))
     watcher.join()
     assert (caught.value.kind, caught.value.message) == (
         "decode_timeout",
         "row 7: decoding took longer than 1 s, twice",
     )
-    assert same(decoder.decode(request(str(speech_wav))), load_audio(**vars(request(str(speech_wav)))))
+    assert same(decode(decoder, request(str(speech_wav))), load_audio(**vars(request(str(speech_wav)))))
     assert child_of(decoder) not in children
     wait_until(lambda: not any(map(is_running, children)))
 
 
 def test_a_huge_timeout_is_fine(start, speech_wav):
     for timeout_s in (1e12, float("inf")):
-        assert start(timeout_s=timeout_s).decode(request(str(speech_wav))).duration_s > 1
+        assert decode(start(timeout_s=timeout_s), request(str(speech_wav))).duration_s > 1
 
 
 def test_no_descriptor_is_left_open(start, speech_wav):
     decoder = start()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        decoder.decode(request(str(speech_wav)))
+        decode(decoder, request(str(speech_wav)))
         os.kill(child_of(decoder), signal.SIGKILL)
-        decoder.decode(request(str(speech_wav)))
+        decode(decoder, request(str(speech_wav)))
     decoder.close()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -166,19 +166,19 @@ def test_a_crash_is_tried_twice_and_the_next_row_is_fine(start, speech_wav, fifo
     decoder = start()
     killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
     with pytest.raises(RowError) as caught:
-        decoder.decode(request(fifo))
+        decode(decoder, request(fifo))
     killer.join()
     assert caught.value.kind == "decode_crash"
     text = "row 7: decoding ended its process (signal 11, Segmentation fault), twice"
     assert caught.value.message == text
-    assert decoder.decode(request(str(speech_wav))).duration_s > 1
+    assert decode(decoder, request(str(speech_wav))).duration_s > 1
 
 
 def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, fifo):
     decoder = start()
-    decoder.decode(request(str(speech_wav)))
+    decode(decoder, request(str(speech_wav)))
     os.kill(child_of(decoder), signal.SIGKILL)  # between two rows, as the OOM killer might
-    assert decoder.decode(request(str(speech_wav))).duration_s > 1
+    assert decode(decoder, request(str(speech_wav))).duration_s > 1
     killer = kill_when_it_hangs(decoder, [signal.SIGKILL])
 
     def open_at_the_second_try():
@@ -189,7 +189,7 @@ def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, fifo)
     writer = threading.Thread(target=open_at_the_second_try)
     writer.start()
     with pytest.raises(RowError) as caught:
-        decoder.decode(request(fifo))
+        decode(decoder, request(fifo))
     writer.join()
     assert (caught.value.kind, caught.value.message) == ("unreadable", "row 7: not a regular file")
 
@@ -198,7 +198,7 @@ def test_a_crash_then_a_hang_tells_both(start, fifo):
     decoder = start(timeout_s=3.0)
     killer = kill_when_it_hangs(decoder, [signal.SIGABRT])
     with pytest.raises(RowError) as caught:
-        decoder.decode(request(fifo))
+        decode(decoder, request(fifo))
     killer.join()
     assert caught.value.kind == "decode_timeout"
     assert caught.value.message.endswith("ended its process (signal 6, Aborted), then took longer than 3 s")
@@ -206,30 +206,30 @@ def test_a_crash_then_a_hang_tells_both(start, fifo):
 
 def test_ctrl_c_and_termination_leave_the_child_to_its_parent(start, speech_wav):
     decoder = start()
-    decoder.decode(request(str(speech_wav)))
+    decode(decoder, request(str(speech_wav)))
     pid = child_of(decoder)
     assert os.getsid(pid) == pid  # a terminal's Ctrl-C does not reach it
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(pid, number)
-        decoder.decode(request(str(speech_wav)))
+        decode(decoder, request(str(speech_wav)))
     assert child_of(decoder) == pid
 
 
 def test_close_ends_the_child(start, speech_wav, fifo):
     decoder = start()
-    decoder.decode(request(str(speech_wav)))
+    decode(decoder, request(str(speech_wav)))
     pid = child_of(decoder)
     decoder.close()
     decoder.close()
     wait_until(lambda: not is_running(pid))
     with pytest.raises(AsrbatchError, match="the decoder was closed"):
-        decoder.decode(request(str(speech_wav)))
+        decode(decoder, request(str(speech_wav)))
 
     abandoned = start()  # from another thread, while it hangs
     closer = threading.Thread(target=lambda: wait_until(lambda: hung_child(abandoned)) and abandoned.close())
     closer.start()
     with pytest.raises(AsrbatchError, match="the decoder was closed"):
-        abandoned.decode(request(fifo))
+        decode(abandoned, request(fifo))
     closer.join()
 
 
@@ -237,10 +237,10 @@ PARENT = """
 import sys
 from asrbatch.audio.decoder import Decoder, DecodeRequest
 decoder = Decoder(timeout_s=600)
-decoder.decode(DecodeRequest(sys.argv[1], "first", 16000))
+list(decoder.stream(DecodeRequest(sys.argv[1], "first", 16000)))
 print(decoder._process.pid, flush=True)
 if len(sys.argv) > 2:
-    decoder.decode(DecodeRequest(sys.argv[2], "hangs", 16000))
+    list(decoder.stream(DecodeRequest(sys.argv[2], "hangs", 16000)))
 sys.stdin.read()
 """
 
@@ -279,7 +279,7 @@ def test_parallel_decoders_give_what_one_gives(start, speech_wav, tmp_path):
     def work(mine: list[str]):
         decoder = start()
         for path in mine * 3:
-            got[path] = decoder.decode(request(path))
+            got[path] = decode(decoder, request(path))
 
     threads = [threading.Thread(target=work, args=(files[i::2],)) for i in range(2)]
     for thread in threads:
@@ -309,7 +309,7 @@ def test_what_the_child_prints_goes_to_the_log(start, fifo, tmp_path, capfd):
         decoder = start(log_fd=log.fileno())
         killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
         with pytest.raises(RowError):
-            decoder.decode(request(fifo))
+            decode(decoder, request(fifo))
         killer.join()
     assert "Segmentation fault" in (tmp_path / "log").read_text()  # faulthandler's traceback
     assert capfd.readouterr() == ("", "")
@@ -319,10 +319,10 @@ def test_a_file_in_the_working_directory_does_not_replace_a_library(start, speec
     for name in ("soundfile.py", "av.py", "asrbatch.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong file')\n")
     monkeypatch.chdir(tmp_path)
-    assert start().decode(request(str(speech_wav))).duration_s > 1
+    assert decode(start(), request(str(speech_wav))).duration_s > 1
 
 
 def test_a_child_that_cannot_start_is_not_the_rows_fault(start, speech_wav, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(AsrbatchError, match=r"the decoder process ended while it started \(exit status 1\)"):
-        start().decode(request(str(speech_wav)))
+        decode(start(), request(str(speech_wav)))

@@ -17,10 +17,11 @@ from audio_files import EXACT, LOSSY, encode, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import is_running, wait_until
+from whole_audio import decode, load_audio
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
-from asrbatch.audio.load import BLOCK_S, load_audio, stream_audio
+from asrbatch.audio.load import BLOCK_S, stream_audio
 from asrbatch.errors import AsrbatchError, RowError
 
 RATE = 16000
@@ -182,7 +183,7 @@ def test_a_decoder_streams_what_our_own_process_loads(start, files):
         ):
             asked = request(path, **options)
             assert same(joined(decoder.stream(asked)), loaded(asked))
-    assert decoder.decode(asked).flags == loaded(asked)[1]
+    assert decode(decoder, asked).flags == loaded(asked)[1]
 
 
 # ---------------------------------------------------------------- errors on the way
@@ -288,7 +289,7 @@ def test_an_hour_is_not_held(folder, speech, start, long_mp3, kind):
             for _ in range(36):
                 f.write(speech)
     decoder = start()
-    decoder.decode(request(small))
+    decode(decoder, request(small))
     before = peak_mib(child_of(decoder))
     began = time.perf_counter()
     num_samples = sum(map(len, decoder.stream(request(str(path)))))
@@ -331,7 +332,7 @@ def test_a_crash_between_two_blocks_costs_nothing(long_mp3, long_samples, start,
     blocks.extend(stream)
     assert np.array_equal(np.concatenate(blocks), long_samples) and stream.num_samples == len(long_samples)
     assert child_of(decoder) != killed
-    assert decoder.decode(request(long_mp3, duration_s=1.0)).duration_s == 1
+    assert decode(decoder, request(long_mp3, duration_s=1.0)).duration_s == 1
 
 
 def test_two_crashes_are_the_rows_fault(long_mp3, start):
@@ -343,7 +344,7 @@ def test_two_crashes_are_the_rows_fault(long_mp3, start):
         list(stream)
     assert caught.value.kind == "decode_crash"
     assert caught.value.message == "row 7: decoding ended its process (signal 9, Killed), twice"
-    assert decoder.decode(request(long_mp3, duration_s=1.0)).duration_s == 1
+    assert decode(decoder, request(long_mp3, duration_s=1.0)).duration_s == 1
 
 
 def test_a_hang_on_the_way_is_killed_twice(long_mp3, long_samples, start):
@@ -361,7 +362,7 @@ def test_a_hang_on_the_way_is_killed_twice(long_mp3, long_samples, start):
     )
     assert np.array_equal(np.concatenate(blocks), long_samples[: stream.num_samples])
     wait_until(lambda: not is_running(first))
-    assert decoder.decode(request(long_mp3, duration_s=1.0)).duration_s == 1
+    assert decode(decoder, request(long_mp3, duration_s=1.0)).duration_s == 1
 
 
 def test_a_file_replaced_before_the_second_try_is_not_mixed_with_the_first(folder, speech, start):
@@ -391,7 +392,7 @@ def test_a_stream_may_be_left_before_its_end(long_mp3, folder, speech, start):
     stream = decoder.stream(request(path))
     list(stream)
     stream.close()
-    decoder.decode(request(path))
+    decode(decoder, request(path))
     assert child_of(decoder) == pid
 
 

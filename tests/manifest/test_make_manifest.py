@@ -12,8 +12,8 @@ from audio_files import encode
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
 from typer.testing import CliRunner
+from whole_audio import load_audio
 
-from asrbatch.audio.load import load_audio
 from asrbatch.cli.app import app
 from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError

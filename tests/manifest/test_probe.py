@@ -14,12 +14,13 @@ import pytest
 import soundfile as sf
 from audio_files import LOSSY, encode, write
 from conftest import write_jsonl
+from whole_audio import load_audio
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import HeaderRequest
 from asrbatch.audio.header import Header, predict_decoding
-from asrbatch.audio.load import load_audio, read_header
+from asrbatch.audio.load import read_header
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.cli.display import progress
 from asrbatch.errors import ManifestError, RowError
