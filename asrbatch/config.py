@@ -249,7 +249,7 @@ class LimitOptions(CheckedOptions):
     """How much is held at once, and how long things may take."""
 
     workers: int | None = option(
-        None, "Preparation threads, each with a decoder process. [default: one per core, at most 16]", minimum=1
+        None, "Preprocess threads, each with a decoder process. [default: one per core, at most 16]", minimum=1
     )
     max_windows: int | None = option(
         None, "Windows between manifest and output at any time. [default: twice what the engine works on]", minimum=1

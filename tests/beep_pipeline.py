@@ -3,12 +3,12 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from beep_engine import RATE, BeepEngine
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.pipeline.assembly import make_pipeline
-from asrbatch.pipeline.budget import Limits
 
 RULES = WindowConfig(RATE, 30.0, 160)
 
@@ -35,6 +35,15 @@ class Asks:
 ASKS = Asks()
 
 
+class Limits(NamedTuple):
+    """Options of a run by which the loop is bounded."""
+
+    max_windows: int
+    max_audio_s: float
+    grace_s: float
+    hang_timeout_s: float = 1800.0
+
+
 class Run:
     """A pipeline with everything around it recorded."""
 
@@ -58,14 +67,7 @@ class Run:
             on_write(row)
 
         limits = limits or Limits(8, 1000.0, 10.0)
-        config = SimpleNamespace(
-            num_workers=workers,
-            decode_timeout_s=timeout_s,
-            max_windows=limits.windows,
-            max_audio_s=limits.audio_s,
-            grace_s=limits.grace_s,
-            hang_timeout_s=limits.hang_timeout_s,
-        )
+        config = SimpleNamespace(num_workers=workers, decode_timeout_s=timeout_s, **limits._asdict())
         self._stack = ExitStack()
         self.pipeline = self._stack.enter_context(
             make_pipeline(

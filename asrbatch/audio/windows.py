@@ -73,11 +73,6 @@ def energy(buffer: np.ndarray, limits: WindowLimits) -> Split:
     return Split(least + quietest(buffer[least:most], limits))
 
 
-def silence(limits: WindowLimits) -> "SilenceSplitter":
-    """A splitter for one recording. Raises what `silence_tracker` does."""
-    return SilenceSplitter(limits, silence_tracker(limits))
-
-
 class SilenceSplitter:
     """Cuts one recording.
 
@@ -144,7 +139,7 @@ SPLITTERS: dict[str, Callable[[WindowLimits], Splitter]] = {
     "none": lambda limits: partial(whole, limits=limits),
     "fixed": lambda limits: partial(fixed, limits=limits),
     "energy": lambda limits: partial(energy, limits=limits),
-    "silence": silence,
+    "silence": lambda limits: SilenceSplitter(limits, silence_tracker(limits)),
 }
 
 # Raise it when other windows, or other features of them, are made with the same figures: rows of two such runs must not

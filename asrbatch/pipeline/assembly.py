@@ -7,7 +7,7 @@ from typing import Any
 from asrbatch.config import RunConfig
 from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.spec import EngineSpec
-from asrbatch.pipeline.budget import Limits
+from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.loop import Pipeline
 from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.pipeline.queues import EventQueue
@@ -30,9 +30,10 @@ def make_pipeline(
     pool = PreprocessPool(config.num_workers, spec.window_config, decode_timeout_s=config.decode_timeout_s)
     # The pool first: its decoder processes come up while the engine does.
     with closing(pool), closing(start_engine(lambda key, outcome: events.put((key, outcome)))) as engine:
-        limits = Limits.of(config, engine, spec.window_config.window_s)
-        pipeline = Pipeline(engine, pool, events, limits, spec, **callbacks)
+        # Twice as many full windows as the engine works on at once: the next are ready when its places become free.
+        most_windows = config.max_windows or 2 * engine.max_num_seqs
+        budget = Budget(most_windows, config.max_audio_s or most_windows * spec.window_config.window_s)
+        pipeline = Pipeline(engine, pool, events, budget, config, spec, **callbacks)
         # Where each recording waits for its own answers, as many must be open as the engine holds, and a few behind.
-        num_recordings = min(limits.windows, engine.max_num_seqs + pool.num_workers)
-        pool.begin(engine, events.put, pipeline.budget, num_recordings)
+        pool.begin(engine, events.put, budget, min(most_windows, engine.max_num_seqs + pool.num_workers))
         yield pipeline

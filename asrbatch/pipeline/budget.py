@@ -8,22 +8,18 @@ other.
 """
 
 import threading
-from dataclasses import dataclass
-
-from asrbatch.config import RunConfig
-from asrbatch.engine.base import Engine
 
 
 class Budget:
     """Counts windows and their seconds of audio; safe in any thread.
 
     Args:
-        windows: most windows, taken and reserved.
-        audio_s: seconds of audio; reached, no more is taken. The last window taken may exceed it.
+        most_windows: being prepared, waiting for the engine, or in it, and rows that wait for their turn.
+        most_audio_s: seconds of audio in them; reached, no more is taken. The last window taken may exceed it.
     """
 
-    def __init__(self, windows: int, audio_s: float):
-        self._most_windows, self._most_audio_s = windows, audio_s
+    def __init__(self, most_windows: int, most_audio_s: float):
+        self.most_windows, self._most_audio_s = most_windows, most_audio_s
         self._windows = self._reserved = 0
         self._audio_s = self._reserved_s = 0.0
         self._changed = threading.Condition()
@@ -32,10 +28,7 @@ class Budget:
     def has_capacity(self) -> bool:
         """Whether another row may be reserved for."""
         with self._changed:
-            # An empty engine takes any row, or one longer than the bound would wait for ever.
-            windows, seconds = self._windows + self._reserved, self._audio_s + self._reserved_s
-            # With nothing under way there is always room: what is longer than all of it must be done, too.
-            return not windows or (windows < self._most_windows and seconds < self._most_audio_s)
+            return self._fits(self._windows + self._reserved, self._audio_s + self._reserved_s)
 
     def reserve(self, audio_s: float) -> None:
         """A row waits for its turn, with so many seconds in its first window."""
@@ -57,13 +50,14 @@ class Budget:
             timeout_s: how long to wait; None for ever.
         """
         with self._changed:
-            if not self._changed.wait_for(self._has_capacity_or_is_closed, timeout_s) or self._closed:
+            # Reservations are left out on purpose: see above.
+            self._changed.wait_for(lambda: self._closed or self._fits(self._windows, self._audio_s), timeout_s)
+            if self._closed or not self._fits(self._windows, self._audio_s):
                 return False
             self._windows += 1
             self._audio_s += audio_s
             if reserved_s is not None:
-                self._reserved -= 1
-                self._reserved_s -= reserved_s
+                self.unreserve(reserved_s)
             return True
 
     def release(self, audio_s: float) -> None:
@@ -82,33 +76,6 @@ class Budget:
             self._closed = True
             self._changed.notify_all()
 
-    def _has_capacity_or_is_closed(self) -> bool:
-        # Reservations are left out on purpose: see above.
-        has_capacity_now = not self._windows or (
-            self._windows < self._most_windows and self._audio_s < self._most_audio_s
-        )
-        return self._closed or has_capacity_now
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds on what is between the manifest and the output.
-
-    Attributes:
-        windows: windows being prepared, waiting for the engine, or in it, and rows that wait for their turn.
-        audio_s: seconds of audio in them; reached, no more is taken. The last window taken may exceed it.
-        grace_s: seconds a stopped run may take to finish what is in the engine.
-        hang_timeout_s: seconds an engine that holds windows may answer none before it is taken for dead.
-    """
-
-    windows: int
-    audio_s: float
-    grace_s: float
-    hang_timeout_s: float = 1800.0
-
-    @classmethod
-    def of(cls, config: RunConfig, engine: Engine, window_s: float) -> "Limits":
-        """What the options ask for; by default twice as many full windows as the engine works on at once."""
-        # So the next windows are ready when the engine's places become free, and it never waits for us.
-        windows = config.max_windows or 2 * engine.max_num_seqs
-        return cls(windows, config.max_audio_s or windows * window_s, config.grace_s, config.hang_timeout_s)
+    def _fits(self, windows: int, audio_s: float) -> bool:
+        # With nothing under way there is always room, or what is longer than all of it would wait for ever.
+        return not windows or (windows < self.most_windows and audio_s < self._most_audio_s)

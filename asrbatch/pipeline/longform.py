@@ -16,7 +16,7 @@ the next window starts there anyway.
 Knows nothing of the engine or of files.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from queue import SimpleQueue
 
 import numpy as np
@@ -81,40 +81,21 @@ def sequential_windows(
     Args:
         skips: receives long silences, where the options say that they are passed over.
     """
+    rules, condition = config.in_samples, config.condition_on_previous
     spoken: AudioBuffer | SpeechOnlyBuffer = buffer
     if config.vad_filter:
-        spoken = SpeechOnlyBuffer(buffer, silence_tracker(config.in_samples), skips)
-    condition, drop = config.condition_on_previous, config.drop_no_speech
-    return decode_sequentially(spoken, config.in_samples, answers.get, condition=condition, drop_no_speech=drop)
-
-
-def decode_sequentially(
-    buffer: AudioBuffer | SpeechOnlyBuffer,
-    rules: WindowLimits,
-    answer: Callable[[], DecodingResult | None],
-    *,
-    condition: bool,
-    drop_no_speech: bool,
-) -> Iterator[AudioWindow]:
-    """The windows of a recording, each after the answer to the one before.
-
-    Args:
-        buffer: the recording, or all of it but its long silences.
-        answer: waits for the answer to the last window; None when nobody wants the rest.
-        condition: ask each window with the text before it.
-        drop_no_speech: text of windows without speech counts for nothing.
-    """
+        spoken = SpeechOnlyBuffer(buffer, silence_tracker(rules), skips)
     previous: tuple[int, ...] = ()
     num_small = 0
-    while len(shown := buffer.peek(rules.lookahead)):
-        samples, start = shown[: _length(len(shown), rules)], buffer.position
+    while len(shown := spoken.peek(rules.lookahead)):
+        samples, start = shown[: _length(len(shown), rules)], spoken.position
         # A copy: a view would keep all that the buffer holds in memory for as long as the window waits for its answer.
         yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
-        generation = answer()
+        generation = answers.get()
         if generation is None:
             return
-        if drop_no_speech and quality.is_no_speech(generation):
-            buffer.advance(len(samples))
+        if config.drop_no_speech and quality.is_no_speech(generation):
+            spoken.advance(len(samples))
             continue
         passed = heard(generation, samples, rules, is_last=len(samples) == len(shown))
         num_small = num_small + 1 if passed < rules.min_tail else 0
@@ -124,7 +105,7 @@ def decode_sequentially(
         previous = (*previous, *(i for segment in kept for i in segment.token_ids))[-_MAX_PREVIOUS:]
         if generation.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
             previous = ()
-        buffer.advance(passed)
+        spoken.advance(passed)
 
 
 def _length(num_shown: int, rules: WindowLimits) -> int:

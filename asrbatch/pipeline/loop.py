@@ -5,7 +5,7 @@ is one place where things happen, one after the other:
 
     manifest -> schedule -> [preprocess pool] -> run -> [engine] -> collect -> postprocess -> row
 
-Knows nothing of vLLM, of audio formats or of files. Memory is bounded by `Limits`, whatever the manifest's length.
+Knows nothing of vLLM, of audio formats or of files. Memory is bounded by the `Budget`, whatever the manifest's length.
 """
 
 import math
@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from asrbatch.config import RunConfig
 from asrbatch.engine.base import DecodingOptions, Engine, Failure
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.models.fallback import Attempts
-from asrbatch.pipeline.budget import Budget, Limits
+from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.longform import unheard_tail
 from asrbatch.pipeline.monitor import EngineMonitor, StageTimes
 from asrbatch.pipeline.preprocess import PreprocessPool
@@ -45,15 +46,16 @@ class Pipeline:
         engine: Engine,
         pool: PreprocessPool,
         events: EventQueue,
-        limits: Limits,
+        budget: Budget,
+        config: RunConfig,
         spec: EngineSpec,
         *,
         write: Callable[[dict[str, Any]], None],
         on_submit: Callable[[int], None],
         on_tick: Callable[[StageTimes, int], None],
     ):
-        self.engine, self.limits, self.budget = engine, limits, Budget(limits.windows, limits.audio_s)
-        self.monitor = EngineMonitor(engine.max_num_seqs, limits.hang_timeout_s)
+        self.engine, self.budget, self._grace_s = engine, budget, config.grace_s
+        self.monitor = EngineMonitor(engine.max_num_seqs, config.hang_timeout_s)
         self._pool, self._events, self._spec, self._windows = pool, events, spec, spec.window_config
         self._write, self._on_submit, self._on_tick = write, on_submit, on_tick
         self._working: dict[int, UtteranceState] = {}
@@ -118,7 +120,7 @@ class Pipeline:
             state.reserved_s = min(utterance.duration_s or window_s, window_s)
             self._working[utterance.index] = state
             self.budget.reserve(state.reserved_s)
-            self._pool.put(state)
+            self._pool.tasks.put_utterance(state)
 
     def _watch(self) -> None:
         self._tick()
@@ -205,7 +207,8 @@ class Pipeline:
         leaves_tail = not self._windows.is_sequential
         start = unheard_tail(window.audio, result, self._windows.in_samples) if leaves_tail else None
         if start is not None:
-            self._pool.put_tail(window.tail(start))
+            # Within the budget that the whole window holds.
+            self._pool.tasks.put_window(window.tail(start))
         else:
             self.budget.release(window.budget_s)
             state.num_whole += 1
@@ -247,8 +250,8 @@ class Pipeline:
         """What has not reached the engine is let go: it is unfinished, and the next session takes it again."""
         if self.stopped:
             return
-        self._stop_by = time.monotonic() + self.limits.grace_s
-        self._pool.drop_waiting()
+        self._stop_by = time.monotonic() + self._grace_s
+        self._pool.tasks.drop_utterances()
         for state in [s for s in self._working.values() if not s.is_preprocessed]:
             state.is_ending = True
             # Of one that has begun, all windows may be in the engine already.

@@ -5,7 +5,7 @@ it). Audio is decoded as it is needed: of a recording of hours a thread holds a 
 budget before it goes on. Threads with nothing to take compute features for those that cut long recordings, so that one
 recording at a run's end keeps the engine as busy as many.
 
-Knows the engine only by `prepare`, and nothing of answers; where windows wait for each other, `longform.py` does.
+Knows the engine only by `preprocess`, and nothing of answers; where windows wait for each other, `longform.py` does.
 """
 
 import threading
@@ -40,6 +40,7 @@ class PreprocessPool:
 
     Attributes:
         num_workers: as given.
+        tasks: what waits for its threads; to be put there from any thread.
     """
 
     def __init__(self, num_workers: int, config: WindowConfig, *, decode_timeout_s: float):
@@ -48,7 +49,7 @@ class PreprocessPool:
         # Of sequential windows there are more threads than that, most of them waiting for an answer.
         self._cores = threading.BoundedSemaphore(num_workers)
         self._begun, self._ended = threading.Event(), False
-        self._tasks = TaskQueue()
+        self.tasks = TaskQueue()
         self._decoders: list[Decoder] = []
         self._threads: list[threading.Thread] = []
         self._add_threads(num_workers, starts_decoder=True)
@@ -59,24 +60,13 @@ class PreprocessPool:
         Args:
             deliver: receives `InFlightWindow`s, each `UtteranceState` once its last window is cut, or the exception of
                 a broken thread; from that thread.
-            budget: where a thread waits before it prepares a window.
+            budget: where a thread waits before it computes the features of a window.
             num_recordings: how many may be in the engine at once, where each waits for its own answers.
         """
         self._engine, self._deliver, self._budget = engine, deliver, budget
         if self._config.is_sequential:
             self._add_threads(num_recordings - len(self._threads), starts_decoder=False)
         self._begun.set()
-
-    def put(self, state: UtteranceState) -> None:
-        self._tasks.put_utterance(state)
-
-    def put_tail(self, window: InFlightWindow) -> None:
-        """Has the features of a tail computed, within the budget that the whole window holds."""
-        self._tasks.put_window(window)
-
-    def drop_waiting(self) -> None:
-        """Forgets the utterances that no thread has taken yet."""
-        self._tasks.drop_utterances()
 
     def close(self) -> None:
         """Ends the threads and their decoders; what they are at is given a second. Utterances waiting are dropped."""
@@ -86,7 +76,7 @@ class PreprocessPool:
         if self._begun.is_set():
             self._budget.close()
         self._begun.set()
-        self._tasks.close()
+        self.tasks.close()
         deadline = time.monotonic() + _CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -97,7 +87,7 @@ class PreprocessPool:
     def _add_threads(self, count: int, *, starts_decoder: bool) -> None:
         for _ in range(count):
             decoder = Decoder(timeout_s=self._decode_timeout_s)
-            name = f"asrbatch-prepare-{len(self._threads)}"
+            name = f"asrbatch-preprocess-{len(self._threads)}"
             thread = threading.Thread(target=self._run, args=(decoder, starts_decoder), name=name, daemon=True)
             self._decoders.append(decoder)
             self._threads.append(thread)
@@ -120,7 +110,7 @@ class PreprocessPool:
 
     def _work(self, decoder: Decoder) -> None:
         self._engine.prepare_thread()
-        while (task := self._tasks.next()) is not None:
+        while (task := self.tasks.next()) is not None:
             if isinstance(task, InFlightWindow):
                 self._compute_features(task)
                 continue
@@ -143,7 +133,7 @@ class PreprocessPool:
                 if not self._reserve(window):
                     return False
                 # A thread that will wait for the answer gains nothing by another that computes the features.
-                if self._config.is_sequential or not self._tasks.put_window(window, only_if_idle=True):
+                if self._config.is_sequential or not self.tasks.put_window(window, only_if_idle=True):
                     self._compute_features(window)
                 state.num_windows += 1
         state.audio_s, state.flags = stream.num_samples / rate, stream.flags
@@ -170,7 +160,7 @@ class PreprocessPool:
         False: do not go on."""
         state = window.utterance
         while not (state.is_cancelled or state.is_ending or self._budget.is_closed):
-            if (other := self._tasks.next_window()) is not None:
+            if (other := self.tasks.next_window()) is not None:
                 self._compute_features(other)
             elif self._budget.take(window.budget_s, reserved_s=state.reserved_s, timeout_s=_POLL_S):
                 state.reserved_s = None

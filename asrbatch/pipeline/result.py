@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
@@ -72,6 +72,8 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
     # The first window's: all others were decoded in it where the model detects languages.
     language = results[0].language if results else None
     text = _joined(list(filter(None, texts)), spec.target_language if spec.is_translated else language)
+    # Over the text tokens and, where it came to that, the end token.
+    avg_logprob = _mean_logprob((r.avg_logprob, r.num_tokens + (r.finish_reason == "stop")) for r in results)
     reasoning = [result.reasoning for result in results if result.reasoning is not None]
     return _row(
         state.utterance,
@@ -85,7 +87,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         skips=[_span(skip, config.sample_rate) for skip in state.skips],
         segments=segments,
         num_tokens=sum(result.num_tokens for result in results),
-        avg_logprob=quality.rounded(_mean_logprob(results), 4),
+        avg_logprob=quality.rounded(avg_logprob, 4),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
         flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows)])),
         timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.generations]),
@@ -99,12 +101,11 @@ def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | 
     return _row(utterance, status="failed", error=reason, timing=timing, **empty)
 
 
-def _mean_logprob(results: Sequence[DecodingResult]) -> float | None:
-    """Over the text tokens and, where it came to that, the end token."""
-    weights = [
-        (r.avg_logprob, r.num_tokens + (r.finish_reason == "stop")) for r in results if r.avg_logprob is not None
-    ]
-    return sum(p * n for p, n in weights) / sum(n for _, n in weights) if weights else None
+def _mean_logprob(weights: Iterable[tuple[float | None, int]]) -> float | None:
+    """Over mean log-probabilities with numbers of tokens; None over no token, or where no token has one."""
+    known = [(p, n) for p, n in weights if p is not None]
+    num_tokens = sum(n for _, n in known)
+    return sum(p * n for p, n in known) / num_tokens if num_tokens else None
 
 
 def _row_flags(text: str, windows: Sequence[dict[str, Any]]) -> list[str]:
@@ -134,16 +135,15 @@ def kept_part(generation: DecodingResult, window: Window, kept_until: int) -> De
     if kept_until >= window.end:
         return generation
     pieces = generation.closed_segments
-    weights = [(p.avg_logprob, p.num_tokens) for p in pieces if p.avg_logprob is not None]
-    num_tokens = sum(n for _, n in weights)
+    avg_logprob = _mean_logprob((piece.avg_logprob, piece.num_tokens) for piece in pieces)
     return replace(
         generation,
         text="".join(piece.text for piece in pieces),
-        num_tokens=num_tokens,
+        num_tokens=sum(piece.num_tokens for piece in pieces if piece.avg_logprob is not None),
         segments=pieces,
         resume_s=None,
         finish_reason="stop",
-        avg_logprob=sum(p * n for p, n in weights) / num_tokens if num_tokens else generation.avg_logprob,
+        avg_logprob=generation.avg_logprob if avg_logprob is None else avg_logprob,
     )
 
 
@@ -175,13 +175,9 @@ def _segment_row(
 
 
 def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:
-    carried: dict[str, Any] = {}
-    moved: dict[str, Any] = {}
-    for name, value in utterance.fields.items():
-        # Stands first, as a string.
-        if name == "id":
-            continue
-        (moved if name in _RESERVED else carried)[name] = _carried(value)
+    # `id` stands first, as a string.
+    carried = {name: _carried(value) for name, value in utterance.fields.items() if name != "id"}
+    moved = {name: carried.pop(name) for name in list(carried) if name in _RESERVED}
     row = {"id": utterance.id, "index": utterance.index, **carried}
     if moved:
         row["input"] = moved

@@ -1,6 +1,7 @@
 """Voice activity, where every loud sound is speech: what is skipped, where windows end, and that nothing is lost."""
 
 from itertools import cycle
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from asrbatch.audio.buffer import AudioBuffer, WindowLimits
 from asrbatch.audio.silence import SilenceTracker, SpeechOnlyBuffer
 from asrbatch.audio.vad import FRAME
 from asrbatch.audio.windows import SilenceSplitter
-from asrbatch.pipeline.longform import decode_sequentially
+from asrbatch.pipeline.longform import sequential_windows
 from asrbatch.types import DecodingResult, Window
 
 S = 16_000
@@ -181,7 +182,8 @@ def test_sequential_passes_over_long_silences_wherever_the_model_leaves_a_window
 
     blocks = iter(samples[start : start + 7 * S] for start in range(0, len(samples), 7 * S))
     buffer = SpeechOnlyBuffer(AudioBuffer(blocks), SilenceTracker(Loud()), skips)
-    for piece in decode_sequentially(buffer, rules, answer, condition=False, drop_no_speech=False):
+    config = SimpleNamespace(in_samples=rules, vad_filter=False, condition_on_previous=False, drop_no_speech=False)
+    for piece in sequential_windows(buffer, config, SimpleNamespace(get=answer), skips):
         windows.append(piece.window)
         assert np.array_equal(piece.samples, samples[piece.window.start : piece.window.end])
     assert all(0 < w.end - w.start <= limit for w in windows)

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 from beep_engine import RATE, BeepEngine, beep_answer
-from beep_pipeline import Asks, Run
+from beep_pipeline import Asks, Limits, Run
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine.base import Failure
 from asrbatch.errors import RowError
-from asrbatch.pipeline.budget import Limits
 from asrbatch.types import AudioRef, Utterance
 
 WINDOW_S = 3.0

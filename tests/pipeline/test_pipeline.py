@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 from beep_engine import RATE
-from beep_pipeline import Run
+from beep_pipeline import Limits, Run
 
 from asrbatch.engine.base import Failure
 from asrbatch.errors import EngineDiedError, RowError
-from asrbatch.pipeline.budget import Limits
 from asrbatch.types import AudioRef, Utterance
 
 
@@ -130,7 +129,7 @@ def test_a_stop_does_not_outlast_its_grace(utterances):
     assert time.monotonic() - started < 18
 
 
-def test_a_defect_in_a_preparation_thread_is_raised_not_swallowed(utterances):
+def test_a_defect_in_a_preprocess_thread_is_raised_not_swallowed(utterances):
     with Run() as run:
         run.engine.preprocess = lambda *a: 1 / 0
         with pytest.raises(ZeroDivisionError):

@@ -211,7 +211,7 @@ def test_foreign_completion_mark(paths):
 
 
 def session(paths: RunPaths, outcome: str | None, submitted=(), finished=(), num_rows=6, torn=b"") -> dict[int, int]:
-    """One session as `job.py` runs it; returns the deaths it began with. Outcome None: it was killed."""
+    """One session as `runs/session.py` has it; returns the deaths it began with. Outcome None: it was killed."""
     previous = read_record(paths)
     journal = Journal(paths.rows, num_rows)
     deaths = update_deaths(previous, paths.in_flight, journal.finished)

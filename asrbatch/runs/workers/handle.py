@@ -139,7 +139,7 @@ def _to_send(utterance: Utterance) -> Utterance:
 
 
 def _audio(utterance: Utterance) -> bytes | Exception:
-    """The bytes, or why there are none, as preparation would meet it in a run without workers."""
+    """The bytes, or why there are none, as a preprocess thread would meet it in a run without workers."""
     try:
         return utterance.audio.load()
     except (RowError, OSError, ValueError) as e:

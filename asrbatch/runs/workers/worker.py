@@ -78,7 +78,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
     )
     with pipeline as loop:
         threading.Thread(target=_receive, args=(connection, rows, loop, audio), daemon=True).start()
-        _send(connection, ("ready", loop.engine.facts, loop.engine.max_num_seqs, loop.limits.windows))
+        _send(connection, ("ready", loop.engine.facts, loop.engine.max_num_seqs, loop.budget.most_windows))
         loop.run(_received(rows))
         _send(connection, ("ended",))
 
