@@ -46,18 +46,14 @@ def check_available(sample_rate: int = SAMPLE_RATE) -> None:
     _model_path()
 
 
+@cache
 def model_digest() -> str:
     """SHA-256 of the model file, in hexadecimal.
 
     Raises:
         UsageError: the package is missing or too old.
     """
-    return _digest(_model_path())
-
-
-@cache
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(_model_path().read_bytes()).hexdigest()
 
 
 def _model_path() -> Path:
@@ -81,17 +77,13 @@ def _load(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _session() -> Any:
-    """The model, loaded once; any number of threads may use it at the same time."""
-    with _lock:
-        return _load(_model_path())
-
-
 class SileroVad:
     """Finds speech in one recording, from its start on: two passes at once, of which the more probable counts."""
 
     def __init__(self) -> None:
-        self._session = _session()
+        # Loaded once; any number of threads may use it at the same time.
+        with _lock:
+            self._session = _load(_model_path())
         self._whole, self._recent = _Memory(self._session), _Memory(self._session)
         self._num_frames = 0
         # What the second pass sees again, the context of that, and what there is of the next frame.

@@ -60,7 +60,6 @@ def merge(
     output: Path,
     manifest_source: str,
     *,
-    split: str | None = None,
     reading: SourceOptions | None = None,
     num_chunks: int | None = None,
     allow_incomplete: bool = False,
@@ -72,7 +71,7 @@ def merge(
 
     Args:
         output: absolute; the output path that the chunks' commands were given.
-        manifest_source, split, reading: what they transcribed, and how it was read.
+        manifest_source, reading: what they transcribed, and how it was read.
         num_chunks: of how many chunks the run is; None finds out.
         allow_incomplete: write the rows there are when the only thing wrong is that some are missing.
         overwrite: replace the merged rows of another run.
@@ -92,7 +91,7 @@ def merge(
     num_chunks = choose_num_chunks(output, num_chunks, log)
     if names_data_set(manifest_source):
         reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
-    manifest = open_manifest(manifest_source, split=split, options=reading)
+    manifest = open_manifest(manifest_source, options=reading)
     # Checked before anything is written: the merged rows would replace it.
     if Path(manifest.source) == output:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")

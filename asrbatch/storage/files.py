@@ -134,15 +134,14 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
     Raises:
         OutputError: the file is damaged, or lacks one of the `required` fields.
     """
-    try:
-        with explained(path):
-            text = path.read_bytes().decode()
-        value = json.loads(text)
-    except OutputError as e:
+    with explained(path):
         # Found by opening, not by asking first: the file may come or go in between.
-        if isinstance(e.__cause__, FileNotFoundError):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
             return None
-        raise
+    try:
+        value = json.loads(data.decode())
     # RecursionError: brackets nested some thousands deep.
     except (ValueError, RecursionError) as e:
         raise _damaged(path, f"not valid JSON ({e})") from e

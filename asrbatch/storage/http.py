@@ -20,6 +20,9 @@ _RANGE = re.compile(r"bytes (\d+)-")
 class TooLargeError(Exception):
     """A file that is not read, however often it is tried."""
 
+    def __init__(self, size: int | str, most: int):
+        super().__init__(f"{size} bytes; at most {most} are read, cut it or copy it to a local disk")
+
 
 class HttpResponse(NamedTuple):
     """What a server gave: `data` is all of the file where `whole`, otherwise what was asked for."""
@@ -77,7 +80,7 @@ async def _get(system: Any, url: str, most: int, start: int | None, end: int | N
             return HttpResponse((await _body(answer, end, drop_rest=True))[start:], whole=False)
         # Refused by the length the server states, before a gigabyte has travelled.
         if (answer.content_length or 0) > most:
-            raise TooLargeError(_too_large(answer.content_length, most))
+            raise TooLargeError(answer.content_length, most)
         return HttpResponse(await _body(answer, most), whole=True)
 
 
@@ -88,11 +91,7 @@ async def _body(answer: Any, most: int, *, drop_rest: bool = False) -> bytes:
         size += len(piece)
         # A server need not state a length, nor keep to it.
         if size > most and not drop_rest:
-            raise TooLargeError(_too_large(f"more than {most}", most))
+            raise TooLargeError(f"more than {most}", most)
         if size >= most and drop_rest:
             break
     return b"".join(pieces)[:most]
-
-
-def _too_large(size: int | str, most: int) -> str:
-    return f"{size} bytes; at most {most} are read, cut it or copy it to a local disk"

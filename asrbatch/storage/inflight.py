@@ -9,10 +9,10 @@ happens to the same row three times.
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asrbatch.errors import OutputError
 from asrbatch.storage.files import explained
 
 RUN_ALONE_AFTER = 2
@@ -72,14 +72,10 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
 def _unfinished(path: Path, finished: bytearray) -> set[int]:
     """Rows of the log that have no output row; few, however long the log."""
     found = set()
-    try:
-        with explained(path), open(path, "rb") as file:
-            for line in file:
-                if line.endswith(b"\n") and line[:-1].isdigit():  # else torn: the row was not submitted yet
-                    index = int(line)
-                    if index < len(finished) and not finished[index]:
-                        found.add(index)
-    except OutputError as e:
-        if not isinstance(e.__cause__, FileNotFoundError):
-            raise
+    with explained(path), suppress(FileNotFoundError), open(path, "rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line[:-1].isdigit():  # else torn: the row was not submitted yet
+                index = int(line)
+                if index < len(finished) and not finished[index]:
+                    found.add(index)
     return found

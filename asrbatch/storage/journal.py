@@ -240,17 +240,13 @@ def _problem(row: Any) -> str | None:
         if name not in row:
             return f"it has no {name}"
     ok, error = row["status"] == "ok", row["error"]
-    if type(row["id"]) is not str:
-        return "its id is not a string"
-    # Not isinstance: JSON's true would be row 1.
-    if type(row["index"]) is not int:
-        return "its index is not a whole number"
-    if not ok and row["status"] != "failed":
-        return "its status is neither ok nor failed"
-    if ok and type(row["audio_s"]) not in (int, float):
-        return "its audio_s is not a number"
-    if not ok and not (type(error) is dict and type(error.get("kind")) is str):
-        return "it failed without an error kind"
-    if type(row["flags"]) is not list or not all(type(flag) is str for flag in row["flags"]):
-        return "its flags are not strings"
-    return None
+    # By type, not isinstance: JSON's true would be row 1.
+    holds = {
+        "its id is not a string": type(row["id"]) is str,
+        "its index is not a whole number": type(row["index"]) is int,
+        "its status is neither ok nor failed": ok or row["status"] == "failed",
+        "its audio_s is not a number": not ok or type(row["audio_s"]) in (int, float),
+        "it failed without an error kind": ok or (type(error) is dict and type(error.get("kind")) is str),
+        "its flags are not strings": type(row["flags"]) is list and all(type(flag) is str for flag in row["flags"]),
+    }
+    return next((problem for problem, is_right in holds.items() if not is_right), None)

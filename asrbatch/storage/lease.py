@@ -296,10 +296,9 @@ def _start_time(pid: int) -> str | None:
 
 def _read(path: Path) -> str | None:
     """The lease as it stands now; opening anew makes network file systems look."""
-    try:
+    with suppress(FileNotFoundError):
         return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
+    return None
 
 
 def _parsed(content: str | None) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def _read_all(url: str) -> bytes:
         return http.get(system, url, MOST_BYTES).data
     size = system.info(url).get("size")
     if size is not None and size > MOST_BYTES:
-        raise TooLargeError(f"{size} bytes; at most {MOST_BYTES} are read, cut it or copy it to a local disk")
+        raise TooLargeError(size, MOST_BYTES)
     data: bytes = system.cat_file(url)
     if size is not None:
         _exactly(data, size)

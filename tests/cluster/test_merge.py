@@ -27,7 +27,7 @@ from processes import die_at
 
 from asrbatch.cluster.merge import merge
 from asrbatch.cluster.merge_report import KINDS, SHOWN_LINES, MergeReport, ranges
-from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.config import EngineConfig, RunConfig, SourceOptions
 from asrbatch.errors import (
     EXIT_COMPLETE,
     EXIT_ERROR,
@@ -564,7 +564,7 @@ def test_usage(output, manifest, tmp_path):
     with pytest.raises(ManifestError, match="does not exist"):
         merge(output, str(tmp_path / "nowhere.jsonl"))
     with pytest.raises(ManifestError, match="has no splits, so --split train means nothing"):
-        merge(output, str(manifest), split="train")
+        merge(output, str(manifest), reading=SourceOptions(split="train"))
     merge(output, str(manifest))
     with pytest.raises(UsageError, match="is the output itself; give what was transcribed"):
         merge(output, str(output))

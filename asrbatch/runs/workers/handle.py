@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -15,8 +16,7 @@ from asrbatch.child_process import ChildProcess
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
 from asrbatch.pipeline.monitor import StageTimes
-from asrbatch.runs.workers import protocol
-from asrbatch.runs.workers.protocol import WorkerSetup
+from asrbatch.runs.workers.protocol import WorkerSetup, request_audio
 from asrbatch.types import AudioRef, Utterance
 
 _END = object()
@@ -135,7 +135,7 @@ def _to_send(utterance: Utterance) -> Utterance:
     """The same with its audio in a form that travels: a path, or a way to ask for the bytes."""
     if utterance.audio.load is None:
         return utterance
-    return replace(utterance, audio=AudioRef(utterance.audio.name, load=protocol.remote_audio(utterance.index)))
+    return replace(utterance, audio=AudioRef(utterance.audio.name, load=partial(request_audio, utterance.index)))
 
 
 def _audio(utterance: Utterance) -> bytes | Exception:

@@ -1,6 +1,6 @@
 """What parent and worker process agree on: what a worker is to do, and how it gets audio that only the parent has open.
 
-Bytes inside a data set are such audio. An `AudioRef.load` that was made with `remote_audio` requests them when the
+Bytes inside a data set are such audio. An `AudioRef.load` that was made of `request_audio` requests them when the
 row's turn has come, so that no more audio travels than is being preprocessed.
 
 A module of its own, because it keeps a global: `worker.py` runs as `__main__`, and what is unpickled there would import
@@ -9,7 +9,6 @@ it a second time.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,12 +25,8 @@ def install(request: Callable[[int], bytes]) -> None:
     _request = request
 
 
-def remote_audio(index: int) -> Callable[[], bytes]:
-    """A picklable `AudioRef.load` for row `index`."""
-    return partial(_load, index)
-
-
-def _load(index: int) -> bytes:
+def request_audio(index: int) -> bytes:
+    """The audio of row `index`, in the process that `install` was called in."""
     return _request(index)
 
 
