@@ -24,6 +24,7 @@ import numpy as np
 import soundfile as sf
 from fuzz_seeds import RATE, left_out, make_seeds
 
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest, HeaderRequest
 from asrbatch.errors import RowError
@@ -165,8 +166,8 @@ def _read(
     started = time.monotonic()
     try:
         for request in (
-            HeaderRequest(data, f"x{suffix}"),
-            DecodeRequest(data, f"x{suffix}", RATE, min_samples=160, **part),
+            HeaderRequest(data, Clip(f"x{suffix}")),
+            DecodeRequest(data, Clip(f"x{suffix}", **part), RATE, min_samples=160),
         ):
             if isinstance(request, HeaderRequest):
                 try:

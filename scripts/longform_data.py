@@ -33,6 +33,7 @@ import soundfile
 from get_model import GetModelError, cache_folder, made_whole
 from get_speech import GetSpeechError, is_whole, need, speech_manifest, unpack_debian
 
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.load import stream_audio
 
 LAYOUT = "v1"  # part of the cache path: raise it when what is made here changes
@@ -208,7 +209,7 @@ def read_music(folder: Path) -> list[np.ndarray]:
 
 def read_samples(path: str) -> np.ndarray:
     """1-D float32, mono, 16 kHz."""
-    with stream_audio(path, name=path, sample_rate=SAMPLE_RATE) as stream:
+    with stream_audio(path, Clip(path), SAMPLE_RATE) as stream:
         return np.concatenate(list(stream))
 
 

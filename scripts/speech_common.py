@@ -18,6 +18,7 @@ import numpy as np
 from get_model import cache_folder
 from get_speech import speech_manifest
 
+from asrbatch.audio.clip import Clip as AudioClip
 from asrbatch.audio.load import stream_audio
 
 SAMPLE_RATE = 16_000  # Hz, of every Whisper
@@ -45,12 +46,12 @@ class Clip:
 
     def samples(self) -> Any:
         """1-D float32, mono, 16 kHz: exactly what asrbatch hears."""
-        return read_samples(self.path, duration_s=self.duration_s)
+        return read_samples(self.path, self.duration_s)
 
 
-def read_samples(path: str, **clip: Any) -> np.ndarray:
+def read_samples(path: str, duration_s: float | None = None) -> np.ndarray:
     """A recording as asrbatch hears it; 1-D float32, mono, 16 kHz."""
-    with stream_audio(path, name=path, sample_rate=SAMPLE_RATE, **clip) as stream:
+    with stream_audio(path, AudioClip(path, duration_s=duration_s), SAMPLE_RATE) as stream:
         return np.concatenate(list(stream))
 
 

@@ -5,7 +5,7 @@ answers.
 from queue import SimpleQueue
 
 import numpy as np
-from whole_audio import load_audio
+from whole_audio import load_audio, request
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.base import DecodingOptions
@@ -22,7 +22,7 @@ def spec_of(folder: str, *, args=("max_num_seqs=4",), mode="thread", **options) 
 
 
 def samples_of(rows: list[dict]) -> list[np.ndarray]:
-    return [load_audio(r["audio_filepath"], name=r["id"], sample_rate=RATE).samples for r in rows if r["duration"] < 29]
+    return [load_audio(request(r["audio_filepath"])).samples for r in rows if r["duration"] < 29]
 
 
 class Asked:

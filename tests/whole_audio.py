@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import DecodedStream, Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
 from asrbatch.audio.load import AudioStream, stream_audio
@@ -23,9 +24,19 @@ class Audio:
         return len(self.samples) / self.sample_rate
 
 
-def load_audio(source: str | bytes, **options) -> Audio:
-    """What `stream_audio` takes and raises."""
-    with stream_audio(source, **options) as stream:
+RATE = 16000
+
+
+def request(
+    source: str | bytes, *, name: str = "row 7", sample_rate: int = RATE, min_samples: int = 1, **clip
+) -> DecodeRequest:
+    """A request for a clip of a file, by the fields of all that it is made of."""
+    return DecodeRequest(source, Clip(name, **clip), sample_rate, min_samples)
+
+
+def load_audio(asked: DecodeRequest) -> Audio:
+    """What it gives; raises what `stream_audio` does."""
+    with stream_audio(**vars(asked)) as stream:
         return whole(stream)
 
 

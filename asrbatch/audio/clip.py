@@ -47,7 +47,8 @@ class Clip:
         return None if self.duration_s is None else round(self.duration_s * rate)
 
     def stop(self, rate: int) -> float:
-        return math.inf if self.duration_s is None else self.start(rate) + self.count(rate)
+        count = self.count(rate)
+        return math.inf if count is None else self.start(rate) + count
 
     def limit(self, rate: int) -> float:
         """The most frames it may have."""
@@ -56,7 +57,8 @@ class Clip:
     def frames_of(self, length: int, rate: int) -> int:
         """How many of a file's frames it has."""
         left = max(0, length - self.start(rate))
-        return left if self.duration_s is None else min(left, self.count(rate))
+        count = self.count(rate)
+        return left if count is None else min(left, count)
 
     def check_length(self, rate: int, length: int | None, slack: int = 0) -> None:
         """Raises RowError empty_audio or too_long, where a file's length tells; `slack` is what that may be off by."""

@@ -19,7 +19,6 @@ import os
 import threading
 import zlib
 from collections.abc import Generator, Iterator
-from dataclasses import asdict
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -104,7 +103,7 @@ class Decoder:
         checksums: list[int] = []
         while len(lost) < 2:
             try:
-                answer = yield from self._new_blocks(self._send(request), request.name, checksums)
+                answer = yield from self._new_blocks(self._send(request), request.clip.name, checksums)
             except _ChildLostError as e:
                 self._kill()
                 lost.append(e)
@@ -117,12 +116,12 @@ class Decoder:
                 return answer
         (_, first), (kind, second) = lost[0].args, lost[1].args
         how = f"{first}, twice" if first == second else f"{first}, then {second}"
-        raise RowError(kind, f"{request.name}: decoding {how}")
+        raise RowError(kind, f"{request.clip.name}: decoding {how}")
 
     def _send(self, request: DecodeRequest | HeaderRequest) -> Connection:
         connection = self._process.connection if self._process else self._start()
         with self._watching():
-            connection.send((type(request).__name__, asdict(request)))
+            connection.send((type(request).__name__, vars(request)))
         return connection
 
     def _new_blocks(self, connection: Connection, name: str, checksums: list[int]) -> Generator[np.ndarray, None, Any]:
@@ -205,7 +204,7 @@ class DecodedStream:
 
     def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
         self.sample_rate, self.num_samples, self.flags, self.read_s = request.sample_rate, 0, (), 0.0
-        self._name, self._answers, self._is_closed = request.name, answers, False
+        self._name, self._answers, self._is_closed = request.clip.name, answers, False
 
     def __iter__(self) -> "DecodedStream":
         return self

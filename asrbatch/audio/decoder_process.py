@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from asrbatch.audio.clip import Clip
 from asrbatch.child_process import connect
 from asrbatch.errors import RowError
 from asrbatch.formatting import one_line
@@ -28,12 +29,8 @@ class DecodeRequest:
     """What `load.stream_audio` takes; its arguments, one for one."""
 
     source: str | bytes
-    name: str
+    clip: Clip
     sample_rate: int
-    offset_s: float | None = None
-    duration_s: float | None = None
-    channel: int | None = None
-    max_s: float | None = None
     min_samples: int = 1
 
 
@@ -42,7 +39,7 @@ class HeaderRequest:
     """What `load.read_header` takes; its arguments, one for one."""
 
     source: str | bytes
-    name: str
+    clip: Clip
 
 
 def main() -> None:
@@ -75,7 +72,7 @@ def _serve(connection: Connection, timeout_s: float) -> None:
         except ConnectionError:  # the parent hung up
             raise
         except Exception as e:  # a bug must cost one row, and be seen in it
-            answer = RowError("unreadable", f"{request['name']}: {one_line(e)}")
+            answer = RowError("unreadable", f"{request['clip'].name}: {one_line(e)}")
         connection.send(answer)
 
 

@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import soxr
@@ -38,7 +38,7 @@ _WRITE_AGAIN = "write it again, or drop the row"
 AudioFile = SndFile | FFmpegFile
 
 
-def stream_audio(source: str | bytes, *, sample_rate: int, min_samples: int = 1, **clip: Any) -> "AudioStream":
+def stream_audio(source: str | bytes, clip: Clip, sample_rate: int, min_samples: int = 1) -> "AudioStream":
     """Opens one file to decode it, or a clip of it, block by block; never holds all of it.
 
     At the file's own rate the clip is `round(duration_s * rate)` frames from frame `round(offset_s * rate)`, as far as
@@ -46,9 +46,9 @@ def stream_audio(source: str | bytes, *, sample_rate: int, min_samples: int = 1,
 
     Args:
         source: path of a file, or the bytes of one.
+        clip: what to read of it. The suffix of its name matters only where it is `.g722`, which has no header to go by.
         sample_rate: Hz of the result.
         min_samples: refuse a shorter result.
-        clip: fields of `Clip`. The suffix of its name matters only where it is `.g722`, which has no header to go by.
 
     Raises:
         RowError: missing, unreadable, too_long, empty_audio or bad_row, where the header tells. Otherwise, and for
@@ -56,15 +56,14 @@ def stream_audio(source: str | bytes, *, sample_rate: int, min_samples: int = 1,
             others when they are met.
     """
     started = time.perf_counter()
-    wanted = Clip(**clip)
-    for what, value in (("offset", wanted.offset_s), ("duration", wanted.duration_s)):
+    for what, value in (("offset", clip.offset_s), ("duration", clip.duration_s)):
         if value is not None and not 0 <= value < math.inf:
-            raise RowError("bad_row", f"{wanted.name}: {what} {value:g} s; it must be a length of time")
-    with ExitStack() as stack, _as_row_errors(wanted.name):
-        file = stack.enter_context(_open_file(source, wanted.name))
-        opened = _choose_decoder(file, _suffix(source, wanted.name), wanted, stack)
+            raise RowError("bad_row", f"{clip.name}: {what} {value:g} s; it must be a length of time")
+    with ExitStack() as stack, _as_row_errors(clip.name):
+        file = stack.enter_context(_open_file(source, clip.name))
+        opened = _choose_decoder(file, _suffix(source, clip.name), clip, stack)
         _check_rate(opened.rate)
-        wanted.check_length(opened.rate, opened.length)
+        clip.check_length(opened.rate, opened.length)
         return AudioStream(opened, sample_rate, min_samples, stack.pop_all(), started)
 
 
@@ -193,22 +192,21 @@ class AudioStream:
         return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
 
 
-def read_header(source: str | bytes, *, name: str) -> Header:
+def read_header(source: str | bytes, clip: Clip) -> Header:
     """What a file says about itself; of its sound no more than the first packet is decoded.
 
     Args:
-        source, name: as `stream_audio`.
+        source, clip: as `stream_audio`; of the clip the name matters alone.
 
     Raises:
         RowError: missing, unreadable, empty_audio.
     """
-    clip = Clip(name)
-    with ExitStack() as stack, _as_row_errors(name):
-        file = stack.enter_context(_open_file(source, name))
-        header = _choose_decoder(file, _suffix(source, name), clip, stack).header()
+    with ExitStack() as stack, _as_row_errors(clip.name):
+        file = stack.enter_context(_open_file(source, clip.name))
+        header = _choose_decoder(file, _suffix(source, clip.name), clip, stack).header()
         _check_rate(header.sample_rate)
     if header.num_frames == 0:
-        raise RowError("empty_audio", f"{name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
+        raise RowError("empty_audio", f"{clip.name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
     return header
 
 

@@ -7,7 +7,6 @@ row. Knows what `header.predict_decoding` says of a row, not how headers are rea
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -150,7 +149,7 @@ class AudioProbe:
         found.num_files += 1
         try:
             source = row.audio.resolve()
-            header = decoder.read_header(HeaderRequest(source, name))
+            header = decoder.read_header(HeaderRequest(source, Clip(name)))
         except RowError as e:
             return _Opened(source, e)
         except (OSError, ValueError) as e:  # as the run would call it; see `preprocess.py`
@@ -172,7 +171,7 @@ class AudioProbe:
         if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, clip)):
             # Without a model nothing is resampled: the length is then that of the file, to the frame.
             needs = needs or {"sample_rate": header.sample_rate}
-            stream = decoder.stream(DecodeRequest(opened.source, **asdict(clip), **needs))
+            stream = decoder.stream(DecodeRequest(opened.source, clip, **needs))
             for _ in stream:
                 pass
             audio_s, is_exact = stream.num_samples / stream.sample_rate, True

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
 from asrbatch.audio.windows import SPLITTERS, WindowConfig, cut
@@ -199,13 +200,6 @@ def _decode_request(utterance: Utterance, config: WindowConfig) -> DecodeRequest
         source = utterance.audio.resolve()
     except (OSError, ValueError) as e:
         raise RowError("unreadable", f"{utterance.audio.name}: {e}") from e
-    return DecodeRequest(
-        source=source,
-        name=utterance.audio.name,
-        sample_rate=config.sample_rate,
-        offset_s=utterance.offset_s,
-        duration_s=utterance.duration_s,
-        channel=utterance.channel,
-        max_s=config.max_s,
-        min_samples=config.min_samples,
-    )
+    name = utterance.audio.name
+    clip = Clip(name, utterance.offset_s, utterance.duration_s, utterance.channel, config.max_s)
+    return DecodeRequest(source, clip, config.sample_rate, config.min_samples)

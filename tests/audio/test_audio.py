@@ -16,11 +16,10 @@ import soxr
 from audio_files import EXACT, LOSSY, RATE, encode, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from whole_audio import decode, load_audio
+from whole_audio import decode, load_audio, request
 
 from asrbatch.audio import ffmpeg, sndfile
 from asrbatch.audio.decoder import Decoder
-from asrbatch.audio.decoder_process import DecodeRequest
 from asrbatch.errors import RowError
 
 
@@ -49,7 +48,7 @@ def lossy(folder, speech) -> dict[str, str]:
 
 
 def load(source, **options):
-    return load_audio(source, **{"name": "row 7", "sample_rate": RATE, **options})
+    return load_audio(request(source, **options))
 
 
 def fails(source, **options) -> tuple[str, str]:
@@ -542,7 +541,7 @@ def test_mutated_files_give_audio_or_a_row_error(folder, speech, lossy):
                 if rng.random() < 0.3:
                     del mutant[int(rng.integers(1, len(mutant))) :]
                 try:
-                    got = decode(decoder, DecodeRequest(bytes(mutant), name, RATE, max_s=60.0))
+                    got = decode(decoder, request(bytes(mutant), name=name, max_s=60.0))
                     assert np.isfinite(got.samples).all() and 1 <= len(got.samples) <= 60 * RATE + 1
                     outcomes.append("audio")
                 except RowError as e:

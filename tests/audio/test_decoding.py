@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 import soundfile as sf
 from processes import hangs_in_pipe, is_running, wait_until
-from whole_audio import decode, load_audio
+from whole_audio import decode, load_audio, request
 
 from asrbatch.audio.decoder import Decoder
-from asrbatch.audio.decoder_process import DecodeRequest
 from asrbatch.errors import AsrbatchError, RowError
 
 RATE = 16000
@@ -42,10 +41,6 @@ def start():
 def fifo(tmp_path) -> str:
     os.mkfifo(tmp_path / "hang.wav")
     return str(tmp_path / "hang.wav")
-
-
-def request(source, **options) -> DecodeRequest:
-    return DecodeRequest(**{"source": source, "name": "row 7", "sample_rate": RATE, **options})
 
 
 def child_of(decoder: Decoder) -> int:
@@ -79,7 +74,7 @@ def test_decodes_like_our_own_process(start, speech_wav):
     for options in ({}, {"offset_s": 1.0, "duration_s": 9.0}, {"sample_rate": 8000, "channel": 0}):
         asked = request(str(speech_wav), **options)
         got = decode(decoder, asked)
-        assert same(got, load_audio(**vars(asked)))
+        assert same(got, load_audio(asked))
         assert got.samples.dtype == np.float32 and got.samples.flags.writeable and got.read_s > 0
         data = speech_wav.read_bytes()
         assert same(decode(decoder, request(data, **options)), got)
@@ -108,7 +103,7 @@ def test_row_errors_arrive_as_they_were(start, tmp_path):
     ):  # fmt: skip
         asked = request(source, **options)
         with pytest.raises(RowError) as here:
-            load_audio(**vars(asked))
+            load_audio(asked)
         with pytest.raises(RowError) as there:
             decode(decoder, asked)
         assert (there.value.kind, there.value.message) == (here.value.kind, here.value.message)
@@ -141,7 +136,7 @@ def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, fifo
         "decode_timeout",
         "row 7: decoding took longer than 1 s, twice",
     )
-    assert same(decode(decoder, request(str(speech_wav))), load_audio(**vars(request(str(speech_wav)))))
+    assert same(decode(decoder, request(str(speech_wav))), load_audio(request(str(speech_wav))))
     assert child_of(decoder) not in children
     wait_until(lambda: not any(map(is_running, children)))
 
@@ -235,12 +230,13 @@ def test_close_ends_the_child(start, speech_wav, fifo):
 
 PARENT = """
 import sys
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder, DecodeRequest
 decoder = Decoder(timeout_s=600)
-list(decoder.stream(DecodeRequest(sys.argv[1], "first", 16000)))
+list(decoder.stream(DecodeRequest(sys.argv[1], Clip("first"), 16000)))
 print(decoder._process.pid, flush=True)
 if len(sys.argv) > 2:
-    list(decoder.stream(DecodeRequest(sys.argv[2], "hangs", 16000)))
+    list(decoder.stream(DecodeRequest(sys.argv[2], Clip("hangs"), 16000)))
 sys.stdin.read()
 """
 
@@ -273,7 +269,7 @@ def test_parallel_decoders_give_what_one_gives(start, speech_wav, tmp_path):
     for i in range(12):
         files.append(str(tmp_path / f"{i}.flac"))
         sf.write(files[-1], np.roll(x, 997 * i), (8000, 16000, 44100)[i % 3])
-    expected = [load_audio(**vars(request(path))) for path in files]
+    expected = [load_audio(request(path)) for path in files]
     got: dict[str, object] = {}
 
     def work(mine: list[str]):

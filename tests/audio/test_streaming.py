@@ -17,7 +17,7 @@ from audio_files import EXACT, LOSSY, encode, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import is_running, wait_until
-from whole_audio import decode, load_audio
+from whole_audio import decode, load_audio, request
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
@@ -76,10 +76,6 @@ def start():
         decoder.close()
 
 
-def request(source, **options) -> DecodeRequest:
-    return DecodeRequest(**{"source": source, "name": "row 7", "sample_rate": RATE, **options})
-
-
 def child_of(decoder: Decoder) -> int:
     return decoder._process.pid
 
@@ -115,7 +111,7 @@ def outcome(decode):
 
 
 def loaded(asked: DecodeRequest):
-    audio = load_audio(**vars(asked))
+    audio = load_audio(asked)
     return audio.samples, audio.flags
 
 
@@ -142,10 +138,10 @@ def test_blocks_together_are_the_whole(files, data):
     if data.draw(st.booleans()):
         source = Path(source).read_bytes()
         source = source[: data.draw(st.sampled_from([len(source), len(source), round(0.6 * len(source))]))]
-    asked = DecodeRequest(
+    asked = request(
         source,
-        name,
-        data.draw(st.sampled_from([RATE, 8000, 22050])),
+        name=name,
+        sample_rate=data.draw(st.sampled_from([RATE, 8000, 22050])),
         offset_s=data.draw(st.none() | st.floats(0, 110)),
         duration_s=data.draw(st.none() | st.sampled_from([30.0, 60.0, 60.0001]) | st.floats(0, 110)),
         channel=data.draw(st.sampled_from([None, 0, 1])),

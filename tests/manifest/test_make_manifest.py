@@ -12,7 +12,7 @@ from audio_files import encode
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
 from typer.testing import CliRunner
-from whole_audio import load_audio
+from whole_audio import load_audio, request
 
 from asrbatch.cli.app import app
 from asrbatch.config import SourceOptions
@@ -59,7 +59,7 @@ def test_every_format_becomes_lines_with_the_same_ids_and_audio_or_says_why_not(
     for index in range(4):
         ours, theirs = made.read(index), given.read(index)
         assert (ours.id, ours.lang, ours.fields["text"]) == (theirs.id, theirs.lang, theirs.fields["text"])
-        same = [load_audio(row.audio.resolve(), name="x", sample_rate=RATE).samples for row in (ours, theirs)]
+        same = [load_audio(request(row.audio.resolve())).samples for row in (ours, theirs)]
         assert np.array_equal(*same)
 
 
@@ -97,7 +97,7 @@ def test_lossy_files_are_measured_to_the_frame(tmp_path, speech_wav):
     for index in range(10):
         row, rate = made.read(index), av.open(lines[index]["audio_filepath"]).streams.audio[0].rate
         whole, part = (
-            load_audio(row.audio.path, name="x", sample_rate=rate, offset_s=row.offset_s, duration_s=duration_s)
+            load_audio(request(row.audio.path, sample_rate=rate, offset_s=row.offset_s, duration_s=duration_s))
             for duration_s in (None, row.duration_s)
         )
         assert np.array_equal(part.samples, whole.samples) and part.flags == (), row

@@ -14,7 +14,7 @@ import pytest
 import soundfile as sf
 from audio_files import LOSSY, encode, write
 from conftest import write_jsonl
-from whole_audio import load_audio
+from whole_audio import load_audio, request
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
@@ -87,7 +87,7 @@ def decoded(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None
             "max_s": max_s,
             "min_samples": 160,
         }
-        return None, load_audio(path, name="x", sample_rate=RATE, **options).duration_s
+        return None, load_audio(request(path, name="x", **options)).duration_s
     except RowError as e:
         return e.kind, None
 
@@ -95,7 +95,7 @@ def decoded(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None
 def foretold(path: str, offset_s, duration_s, channel, max_s) -> tuple[str | None, float | None]:
     try:
         part = Clip("x", offset_s, duration_s, channel, max_s)
-        return None, predict_decoding(read_header(path, name="x"), part, sample_rate=RATE, min_samples=160)[0]
+        return None, predict_decoding(read_header(path, Clip("x")), part, sample_rate=RATE, min_samples=160)[0]
     except RowError as e:
         return e.kind, None
 
@@ -110,7 +110,7 @@ def is_near_end(header: Header, offset_s, duration_s) -> bool:
 def test_headers_foretell_what_decoding_does(files):
     """Never a false alarm; and where the length is more than a guess, nothing is missed and the seconds are right."""
     for (name, path), part in itertools.product(files.items(), PARTS):
-        header = read_header(path, name="x")
+        header = read_header(path, Clip("x"))
         kind, seconds = foretold(path, *part)
         really, really_s = decoded(path, *part)
         if kind is not None:
@@ -121,7 +121,7 @@ def test_headers_foretell_what_decoding_does(files):
 
 
 def test_headers_say_what_a_file_is(files):
-    seen = {name: read_header(path, name="x") for name, path in files.items()}
+    seen = {name: read_header(path, Clip("x")) for name, path in files.items()}
     assert {name: header.container for name, header in seen.items()} == {
         "mp4": "mov aac", "webm": "matroska opus", "mkv": "matroska aac", "opus": "ogg opus", "adts": "aac",
         "mp3": "mp3",
@@ -150,14 +150,14 @@ def test_a_decoder_process_reads_the_same_headers(files):
     decoder = Decoder(timeout_s=60)
     try:
         for path in files.values():
-            assert decoder.read_header(HeaderRequest(path, "x")) == read_header(path, name="x")
+            assert decoder.read_header(HeaderRequest(path, Clip("x"))) == read_header(path, Clip("x"))
         for hopeless in (b"", b"not audio at all", "/nowhere.wav"):
             with pytest.raises(RowError) as here:
-                read_header(hopeless, name="x")
+                read_header(hopeless, Clip("x"))
             with pytest.raises(RowError) as there:
-                decoder.read_header(HeaderRequest(hopeless, "x"))
+                decoder.read_header(HeaderRequest(hopeless, Clip("x")))
             assert (there.value.kind, there.value.message) == (here.value.kind, here.value.message)
-        assert decoder.read_header(HeaderRequest(Path(files["mp3"]).read_bytes(), "x")).container == "mp3"
+        assert decoder.read_header(HeaderRequest(Path(files["mp3"]).read_bytes(), Clip("x"))).container == "mp3"
     finally:
         decoder.close()
 
