@@ -132,9 +132,8 @@ class Decoder:
                 if isinstance(answer, RowError):
                     return answer
                 if not isinstance(answer, np.ndarray) or zlib.crc32(answer) != checksums[i]:
-                    raise RowError(
-                        "unreadable", f"{name}: decoded again after a crash or a hang, it gave other samples"
-                    )
+                    problem = "decoded again after a crash or a hang, it gave other samples"
+                    raise RowError("unreadable", f"{name}: {problem}")
             elif not isinstance(answer, np.ndarray):
                 return answer
             else:

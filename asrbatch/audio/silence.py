@@ -173,9 +173,8 @@ class SilenceTracker:
         if (span := self.span) is not None:
             silent_until = span.parts[0][0] - PAD
         else:
-            silent_until = (
-                self._shown if is_end else self._detected - PAD
-            )  # it may begin right after what the detector has seen
+            # Speech may begin right after what the detector has seen.
+            silent_until = self._shown if is_end else self._detected - PAD
         return max(0, silent_until - self.position)
 
 

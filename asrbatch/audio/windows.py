@@ -109,9 +109,8 @@ class SilenceSplitter:
         is_last = is_end and self._tracker.is_last(span)
         if is_last and len(buffer) <= limits.limit and len(buffer) - end < MIN_SKIP:
             return len(buffer)
-        if (
-            end <= limits.limit
-        ):  # whether the silence after it is a long one may not be known yet, but that it is a pause
+        # Whether the silence after it is a long one may not be known yet, but that it is a pause.
+        if end <= limits.limit:
             return end
         most = max(1, min(limits.limit, end - limits.min_tail))
         if (pause := self._longest_pause(span, most)) is not None:

@@ -19,7 +19,7 @@ from asrbatch.cluster.merge_output import rows_in_order, write_merged
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
-from asrbatch.config import SourceOptions
+from asrbatch.config import STDIN, SourceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
 from asrbatch.formatting import first_of
 from asrbatch.manifest.formats import options_for_kept
@@ -84,17 +84,8 @@ def merge(
             cannot be read or written.
     """
     paths = RunPaths(check_output(output))
-    if manifest_source == "-":
-        manifest_source = str(paths.spool)
-        # The chunks read what the first of them kept of standard input; it lies beside the output.
-        reading = options_for_kept(manifest_source, reading or SourceOptions())
     num_chunks = choose_num_chunks(output, num_chunks, log)
-    if names_data_set(manifest_source):
-        reading = replace(reading or SourceOptions(), streaming=True)  # the rows without their audio
-    manifest = open_manifest(manifest_source, options=reading)
-    # Checked before anything is written: the merged rows would replace it.
-    if Path(manifest.source) == output:
-        raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
+    manifest = _open_manifest(manifest_source, paths, reading or SourceOptions())
     report = MergeReport()
     chunks = read_chunk_files(output, num_chunks, report)
     fingerprint, sharding = find_run(output, chunks, manifest)
@@ -120,6 +111,21 @@ def merge(
     if not report.complete:
         return MergeResult(paths, report, record, EXIT_ERROR)
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+
+
+def _open_manifest(source: str, paths: RunPaths, reading: SourceOptions) -> Manifest:
+    """What the chunks transcribed. Raises UsageError where it is the output itself."""
+    if source == STDIN:
+        # The chunks read what the first of them kept of standard input; it lies beside the output.
+        source = str(paths.spool)
+        reading = options_for_kept(source, reading)
+    if names_data_set(source):
+        reading = replace(reading, streaming=True)  # the rows without their audio
+    manifest = open_manifest(source, options=reading)
+    # Checked before anything is written: the merged rows would replace it.
+    if Path(manifest.source) == paths.rows:
+        raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
+    return manifest
 
 
 def _read_rows(

@@ -96,9 +96,6 @@ def _sbatch(script: Path, *options: str) -> str:
         ) from e
     # sbatch may explain itself in several lines; a message of ours is one.
     if done.returncode:
-        said = (
-            " ".join(line.strip() for line in done.stderr.splitlines() if line.strip())
-            or f"exit code {done.returncode}"
-        )
+        said = "; ".join(filter(None, map(str.strip, done.stderr.splitlines()))) or f"exit code {done.returncode}"
         raise AsrbatchError(f"sbatch refused {script}: {said}")
     return done.stdout.strip().partition(";")[0]  # `ID;CLUSTER` where there are several clusters

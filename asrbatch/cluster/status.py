@@ -88,11 +88,9 @@ def run_status(
             chunks.append(_describe(files, watch, now, clock_s, len(found.parts)))
             sessions += files.record["sessions"] if files.record and not files.problem else []
         except _UNEXPECTED as e:
-            problem = (
-                f"{files.paths.record}: not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
-            )
+            what = f"not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
             # One record that somebody edited must not hide the state of all other chunks.
-            chunks.append(_line(files, DAMAGED, problem))
+            chunks.append(_line(files, DAMAGED, f"{files.paths.record}: {what}"))
     return {"chunks": chunks, "total": _total(output, found, chunks, sessions)}
 
 
@@ -160,10 +158,8 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
         return KILLED, None
     if silent_s > SILENT_AFTER_S:
         if outcome == "complete":
-            return (
-                INTERRUPTED,
-                f"{files.paths.rows}: has all its rows, but no completion mark; run the same command again",
-            )
+            missing = "has all its rows, but no completion mark; run the same command again"
+            return INTERRUPTED, f"{files.paths.rows}: {missing}"
         return SILENT, f"no sign of life since {session['heartbeat']}: killed, or its machine's clock is wrong"
     return (RUNNING if session.get("rows") or session.get("startup_s") is not None else STARTING), None
 

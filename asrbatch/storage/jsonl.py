@@ -72,9 +72,8 @@ class JsonLines:
             if known := known_head(head):
                 raise UsageError(f"{path}: is {known[0]} and no JSON Lines; {known[1]}")
             if _is_array(head):
-                raise UsageError(
-                    f"{path}: is one JSON array and no JSON Lines; write each of its objects on a line of its own"
-                )
+                fix = "write each of its objects on a line of its own"
+                raise UsageError(f"{path}: is one JSON array and no JSON Lines; {fix}")
         self.torn = 0
         # Places are counted through all files, as if they were one: `_bases` is where each of them begins.
         self._starts = array("Q")

@@ -67,10 +67,8 @@ def join_url(folder: str, path: str) -> str:
 def why_not(scheme: str) -> tuple[str, str] | None:
     """(problem, fix) when URLs of this scheme cannot be read here; None when they can."""
     if scheme not in _PACKAGES:
-        return (
-            f"{scheme}:// is not supported",
-            f"give a local path, or one of {', '.join(f'{s}://' for s in _PACKAGES)}",
-        )
+        known = ", ".join(f"{each}://" for each in _PACKAGES)
+        return f"{scheme}:// is not supported", f"give a local path, or one of {known}"
     # Asked before any row is read, so that a missing package is one message and not one a row.
     package, extra = _PACKAGES[scheme]
     fsspec = _fsspec()
@@ -98,9 +96,8 @@ def read_remote(url: str, name: str) -> bytes:
     except FileNotFoundError as e:
         raise RowError("missing", f"{name}: no such file") from e
     except Exception as e:  # every file system behind fsspec has errors of its own
-        raise RowError(
-            "unreadable", f"{name}: {_told(url, e)}", has_fix=_is_refused(e) or isinstance(e, TooLargeError)
-        ) from e
+        has_fix = _is_refused(e) or isinstance(e, TooLargeError)
+        raise RowError("unreadable", f"{name}: {_told(url, e)}", has_fix) from e
 
 
 class RemoteFile(io.RawIOBase):

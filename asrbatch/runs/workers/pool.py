@@ -320,9 +320,8 @@ class WorkerPool:
 def _mean(stage_times: list[StageTimes], wall: float, num_devices: int) -> StageTimes:
     """One process's stage times over its devices: engine times are means, so that they compare with wall time."""
     total = {field.name: sum(getattr(times, field.name) for times in stage_times) for field in fields(StageTimes)}
-    return StageTimes(
-        **total | {"wall": wall, "engine": total["engine"] / num_devices, "full": total["full"] / num_devices}
-    )
+    means = {name: total[name] / num_devices for name in ("engine", "full")}
+    return StageTimes(**{**total, **means, "wall": wall})
 
 
 def _share_of(config: RunConfig, slot: Slot, num_devices: int) -> RunConfig:
