@@ -1,4 +1,4 @@
-"""The nouns that travel along the pipeline. Standard library only.
+"""The nouns that travel along the pipeline. Standard library and our errors only.
 
 Seconds are floats named `*_s`; sample counts are integers.
 """
@@ -6,6 +6,8 @@ Seconds are floats named `*_s`; sample counts are integers.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+from asrbatch.errors import RowError
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +29,11 @@ class AudioRef:
     url: str | None = None
 
     def resolve(self) -> str | bytes:
-        """The path, or the bytes. Raises whatever `load` raises."""
-        return self.path if self.load is None else self.load()  # type: ignore[return-value]  # one of the two is there
+        """The path, or the bytes. Raises RowError where these cannot be had."""
+        try:
+            return self.path if self.load is None else self.load()  # type: ignore[return-value]  # one of the two is there
+        except (OSError, ValueError) as e:
+            raise RowError("unreadable", f"{self.name}: {e}") from e
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,15 +145,12 @@ class AudioProbe:
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
     def _open(self, row: Utterance, decoder: Decoder, found: ProbeResults) -> "_Opened":
-        name, source = row.audio.name, None
-        found.num_files += 1
+        source, found.num_files = None, found.num_files + 1
         try:
             source = row.audio.resolve()
-            header = decoder.read_header(HeaderRequest(source, Clip(name)))
+            header = decoder.read_header(HeaderRequest(source, Clip(row.audio.name)))
         except RowError as e:
             return _Opened(source, e)
-        except (OSError, ValueError) as e:  # as the run would call it; see `preprocess.py`
-            return _Opened(source, RowError("unreadable", f"{name}: {e}"))
         found.containers[header.container] += 1
         found.sample_rates[header.sample_rate] += 1
         return _Opened(source, header)

@@ -196,10 +196,6 @@ def _decode_request(utterance: Utterance, config: WindowConfig) -> DecodeRequest
     # Let through by --on-bad-row fail: a fault of the row, told when its turn has come.
     if utterance.problem is not None:
         raise RowError("bad_row", utterance.problem)
-    try:
-        source = utterance.audio.resolve()
-    except (OSError, ValueError) as e:
-        raise RowError("unreadable", f"{utterance.audio.name}: {e}") from e
-    name = utterance.audio.name
-    clip = Clip(name, utterance.offset_s, utterance.duration_s, utterance.channel, config.max_s)
-    return DecodeRequest(source, clip, config.sample_rate, config.min_samples)
+    audio = utterance.audio
+    clip = Clip(audio.name, utterance.offset_s, utterance.duration_s, utterance.channel, config.max_s)
+    return DecodeRequest(audio.resolve(), clip, config.sample_rate, config.min_samples)

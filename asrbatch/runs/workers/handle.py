@@ -141,6 +141,6 @@ def _to_send(utterance: Utterance) -> Utterance:
 def _audio(utterance: Utterance) -> bytes | Exception:
     """The bytes, or why there are none, as a preprocess thread would meet it in a run without workers."""
     try:
-        return utterance.audio.load()
-    except (RowError, OSError, ValueError) as e:
-        return e if isinstance(e, RowError) else RowError("unreadable", f"{utterance.audio.name}: {e}")
+        return utterance.audio.resolve()
+    except RowError as e:
+        return e
