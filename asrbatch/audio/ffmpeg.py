@@ -62,8 +62,14 @@ class FFmpegFile:
         self.rate, self.tick = self.first.sample_rate, self.first.time_base
         self.origin, self.frames_per_tick = self.first.pts or 0, float(self.tick * self.rate)
         self.slack = round(LENGTH_SLACK_S * self.rate)
+        # By its last page or its index; of some containers FFmpeg divides the size by the bit rate.
+        self.stated_length = None
+        if self.stream.duration:
+            self.stated_length = round(self.stream.duration * self.stream.time_base * self.rate)
+        elif container.duration:
+            self.stated_length = round(container.duration * self.rate / av.time_base)
         if (self.kind == MOV or (self.kind == "mp3" and counted)) and self.stream.duration:
-            self.length = round(self.stream.duration * self.stream.time_base * self.rate)
+            self.length = self.stated_length
         elif self.kind == MATROSKA and len(container.streams) == 1 and container.duration:
             # Of the whole recording, in which the sound may begin late.
             self.length = round((container.duration / av.time_base - self.origin * self.tick) * self.rate)
@@ -73,13 +79,8 @@ class FFmpegFile:
         what = codec if container in codec else f"{container} {codec}"
         if self.first is None:
             return Header(what, self.rate, 1, 0, 0)
-        channels, length, is_exact = self.first.layout.nb_channels, self.length, True
-        if length is None:
-            if self.stream.duration:
-                length = round(self.stream.duration * self.stream.time_base * self.rate)
-            elif self.container.duration:
-                length = round(self.container.duration * self.rate / av.time_base)
-            is_exact = self.kind == "ogg"  # from its last page; of the others FFmpeg divides the size by the bit rate
+        channels, is_exact = self.first.layout.nb_channels, self.length is not None or self.kind == "ogg"
+        length = self.stated_length if self.length is None else self.length
         return Header(what, self.rate, channels, length, length, is_exact, self.cut_off, self.slack)
 
     def blocks(self) -> Iterator[np.ndarray]:

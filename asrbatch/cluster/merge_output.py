@@ -16,7 +16,7 @@ import numpy as np
 
 from asrbatch.errors import OutputError
 from asrbatch.runs.fingerprint import digest
-from asrbatch.storage.files import explained, remove_leftovers, replacing, write_json_atomically
+from asrbatch.storage.files import explained, remove, remove_leftovers, replacing, write_json_atomically
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import write_mark
@@ -48,20 +48,17 @@ def write_merged(
         OutputError: the disk refused, a file cannot be read, or is no longer what was located.
     """
     # First: a mark beside rows that are being replaced would be a lie.
-    with explained(paths.done):
-        paths.done.unlink(missing_ok=True)
+    remove(paths.done)
     write_json_atomically(paths.record, {**record, "complete": False})
-    with explained(paths.rows):
-        for path in (paths.rows, paths.record, paths.done):
-            remove_leftovers(path)
-        with replacing(paths.rows) as file:
-            sha256 = hashlib.sha256()
-            for block in blocks:
-                check()
-                sha256.update(block)
-                file.write(block)
-            # Once more before the rows take their place: fetching them took long.
+    remove_leftovers(paths.rows, paths.record, paths.done)
+    with explained(paths.rows), replacing(paths.rows) as file:
+        sha256 = hashlib.sha256()
+        for block in blocks:
             check()
+            sha256.update(block)
+            file.write(block)
+        # Once more before the rows take their place: fetching them took long.
+        check()
     write_json_atomically(paths.record, record)
     if record["complete"]:
         write_mark(paths, tally, sha256.hexdigest(), digest(record["fingerprint"]), metrics)

@@ -85,12 +85,14 @@ def remove(*paths: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Removes what processes that were killed inside `replacing(path)` left behind."""
-    path = path.resolve()
-    for entry in os.scandir(path.parent):
-        if entry.name.startswith(_temporary_prefix(path)):
-            Path(entry.path).unlink(missing_ok=True)
+def remove_leftovers(*paths: Path) -> None:
+    """Removes what processes that were killed inside `replacing(path)` left behind. Raises OutputError."""
+    for path in paths:
+        with explained(path):
+            path = path.resolve()
+            for entry in os.scandir(path.parent):
+                if entry.name.startswith(_temporary_prefix(path)):
+                    Path(entry.path).unlink(missing_ok=True)
 
 
 def _temporary_prefix(path: Path) -> str:

@@ -12,7 +12,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from asrbatch.storage.files import explained, read_json, remove_leftovers, write_json_atomically
+from asrbatch.storage.files import read_json, remove_leftovers, write_json_atomically
 from asrbatch.storage.journal import Journal, StatusCounts
 from asrbatch.storage.paths import RunPaths
 from asrbatch.version import __version__
@@ -56,9 +56,7 @@ class RunRecord:
         **facts: Any,
     ):
         self._path = paths.record
-        for path in (paths.record, paths.done):
-            with explained(path):
-                remove_leftovers(path)
+        remove_leftovers(paths.record, paths.done)
         self._started = time.monotonic() if started is None else started
         self.value: dict[str, Any] = {
             "asrbatch": __version__,

@@ -111,13 +111,13 @@ def read_run(output: Path, num_chunks: int | None = None) -> FoundRun:
     check_output(output)
     num_chunks = _choose(output, find_chunks(output) if output.parent.is_dir() else {}, num_chunks)
     (whole,) = read_run_files([RunPaths(output)], [None])
+    merged = whole if whole.is_merged else None
     if num_chunks is not None:
-        parts = read_chunks_of(output, num_chunks)
         alone = None if whole.is_merged or whole.is_nothing else whole
-        return FoundRun(parts, whole if whole.is_merged else None, alone)
+        return FoundRun(read_chunks_of(output, num_chunks), merged, alone)
     if whole.is_nothing:
         raise UsageError(f"{output}: no run is there, neither in one piece nor in chunks; give the --output of a run")
-    return FoundRun([], whole) if whole.is_merged else FoundRun([whole], None)
+    return FoundRun([] if merged else [whole], merged)
 
 
 def _choose(output: Path, found: dict[int, dict[int, RunPaths]], asked: int | None) -> int | None:
