@@ -189,10 +189,7 @@ class RunFacts:
         """What the rows are rows of: manifest by digest, and chunk; None where that is unknown."""
         if self.manifest_digest is None:
             return None
-        record = self.record or {}
-        is_part = record.get("chunk_id") is not None and not self._in_chunks
-        chunk = (record["chunk_id"], self._fingerprint.get("chunks")) if is_part else None
-        return self.manifest_digest, chunk
+        return self.manifest_digest, self.chunk and (self.chunk[0], self.chunk[-1])
 
     @property
     def audio_base(self) -> str:
