@@ -58,7 +58,8 @@ class EvaluationInputs:
             raise UsageError(
                 f"--split {options.split}: is of a manifest, and none is read here; name it with --references"
             )
-        self.files, self.references, self.join_notes = join(files, references, [Path(run.audio_base) for run in self.runs])
+        folders = [Path(run.audio_base) for run in self.runs]
+        self.files, self.references, self.join_notes = join(files, references, folders)
         carries_references = len(files) == 1 or any(file.num_references for file in files)
         self.has_references = references is not None or carries_references
         self.language = options.language or self._language_of_runs() or "en"
