@@ -8,17 +8,20 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.formatting import first_of
-from asrbatch.manifest.manifest import Manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.record import RECORD_REFRESH_S, read_record
 from asrbatch.storage.run_files import RunFiles, read_chunks_of
+
+# Not loaded for `status`, which asks `damage_of` alone.
+if TYPE_CHECKING:
+    from asrbatch.manifest.manifest import Manifest
 
 _ALIVE_S = 4 * RECORD_REFRESH_S  # generous, for the clocks of two machines
 _OUTCOMES = {
@@ -114,7 +117,7 @@ def _is_session(value: Any) -> bool:
     return isinstance(value, dict) and {"started", "heartbeat", "outcome"} <= value.keys()
 
 
-def find_run(output: Path, chunks: list[RunFiles], manifest: Manifest) -> tuple[dict[str, Any], Sharding]:
+def find_run(output: Path, chunks: list[RunFiles], manifest: "Manifest") -> tuple[dict[str, Any], Sharding]:
     """The fingerprint of the run, and how its rows are dealt out: what most chunks made from this manifest say.
 
     Raises:
