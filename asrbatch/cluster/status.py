@@ -86,7 +86,8 @@ def run_status(
     for files in found.parts:
         try:
             chunks.append(_describe(files, watch, now, clock_s, len(found.parts)))
-            sessions += files.record["sessions"] if files.record and not files.problem else []
+            if files.record and chunks[-1]["state"] != DAMAGED:
+                sessions += files.record["sessions"]
         except _UNEXPECTED as e:
             what = f"not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
             # One record that somebody edited must not hide the state of all other chunks.
