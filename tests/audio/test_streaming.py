@@ -165,7 +165,7 @@ def test_the_length_is_rounded_as_ever(folder, n, near, rate):
         sf.write(path, np.full(num_frames, 0.25, np.float32), rate, subtype="PCM_16")
         length = round(num_frames * RATE / rate)
         if length:
-            with stream_audio(str(path), name="x", sample_rate=RATE) as stream:
+            with stream_audio(**vars(request(str(path)))) as stream:
                 assert len(joined(stream)[0]) == length
 
 
