@@ -25,6 +25,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -209,7 +210,7 @@ def read_music(folder: Path) -> list[np.ndarray]:
 
 def read_samples(path: str) -> np.ndarray:
     """1-D float32, mono, 16 kHz."""
-    with stream_audio(path, Clip(path), SAMPLE_RATE) as stream:
+    with closing(stream_audio(path, Clip(path), SAMPLE_RATE)) as stream:
         return np.concatenate(list(stream))
 
 

@@ -9,6 +9,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ class Clip:
 
 def read_samples(path: str, duration_s: float | None = None) -> np.ndarray:
     """A recording as asrbatch hears it; 1-D float32, mono, 16 kHz."""
-    with stream_audio(path, AudioClip(path, duration_s=duration_s), SAMPLE_RATE) as stream:
+    with closing(stream_audio(path, AudioClip(path, duration_s=duration_s), SAMPLE_RATE)) as stream:
         return np.concatenate(list(stream))
 
 

@@ -1,5 +1,6 @@
 """All audio of a file at once, where the product streams it; for tests that compare whole recordings."""
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +37,7 @@ def request(
 
 def load_audio(asked: DecodeRequest) -> Audio:
     """What it gives; raises what `stream_audio` does."""
-    with stream_audio(**vars(asked)) as stream:
+    with closing(stream_audio(**vars(asked))) as stream:
         return whole(stream)
 
 

@@ -78,7 +78,7 @@ def _serve(connection: Connection, timeout_s: float) -> None:
 
 def _send_blocks(connection: Connection, stream, timeout_s: float) -> tuple[tuple[str, ...], float]:
     """Sends all blocks of an `AudioStream`; the limit is for decoding each, not for the parent to take it."""
-    with stream:
+    with contextlib.closing(stream):
         while True:
             with _time_limit(timeout_s):
                 block = next(stream, None)

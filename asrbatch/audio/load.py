@@ -70,8 +70,8 @@ def stream_audio(source: str | bytes, clip: Clip, sample_rate: int, min_samples:
 class AudioStream:
     """Iterates once over blocks of one clip of a file: 1-D float32, writable, `sample_rate` Hz, finite.
 
-    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. A context manager that closes the file;
-    the end of the file and errors close it too.
+    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. Its
+    end and errors close the file, and so does `close`.
 
     Attributes:
         sample_rate: Hz.
@@ -109,12 +109,6 @@ class AudioStream:
             raise
         finally:
             self.read_s += time.perf_counter() - started
-
-    def __enter__(self) -> "AudioStream":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the file; may be called more than once."""

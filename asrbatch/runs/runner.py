@@ -108,7 +108,7 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
         raise UsageError(
             f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another"
         )
-    with ProblemFile(path) as problems:
+    with closing(ProblemFile(path)) as problems:
         try:
             plan = RunPlan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
         except ManifestError as e:

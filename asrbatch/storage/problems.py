@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from asrbatch.storage.files import explained, json_bytes, replacing
@@ -15,7 +14,7 @@ from asrbatch.types import Issue
 
 
 class ProblemFile:
-    """Collects problems, then writes them all. A context manager: what it had to put on disk meanwhile ends with it.
+    """Collects problems, then writes them all; what it has to put on disk meanwhile is gone when it is closed.
 
     Attributes:
         num_problems: added so far.
@@ -59,9 +58,7 @@ class ProblemFile:
             self._file = tempfile.TemporaryFile(dir=self.path.parent)
         return self._file
 
-    def __enter__(self) -> "ProblemFile":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def close(self) -> None:
+        """Forgets what is not written."""
         if self._file is not None:
             self._file.close()

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +150,7 @@ def test_blocks_together_are_the_whole(files, data):
     )
 
     def streamed():
-        with stream_audio(**vars(asked)) as stream:
+        with closing(stream_audio(**vars(asked))) as stream:
             return joined(stream)
 
     assert same(outcome(lambda: loaded(asked)), outcome(streamed))
@@ -165,7 +165,7 @@ def test_the_length_is_rounded_as_ever(folder, n, near, rate):
         sf.write(path, np.full(num_frames, 0.25, np.float32), rate, subtype="PCM_16")
         length = round(num_frames * RATE / rate)
         if length:
-            with stream_audio(**vars(request(str(path)))) as stream:
+            with closing(stream_audio(**vars(request(str(path))))) as stream:
                 assert len(joined(stream)[0]) == length
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from contextlib import closing
 
 import pytest
 from conftest import read_jsonl, write_jsonl
@@ -28,7 +29,7 @@ def bad_rows(number: int) -> list[dict]:
 
 
 def test_problems_come_from_threads_those_of_a_row_in_order(tmp_path):
-    with ProblemFile(tmp_path / "new" / "list") as problems:
+    with closing(ProblemFile(tmp_path / "new" / "list")) as problems:
         add = [
             threading.Thread(
                 target=lambda part: [
@@ -121,7 +122,7 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
     assert len(said) == 5 and said[-1].startswith(
         f"the list of all of them was not written: {RunPaths(config.output_path).problems}"
     )
-    with ProblemFile(path / "below" / "list") as problems, pytest.raises(OutputError, match="Not a directory"):
+    with closing(ProblemFile(path / "below" / "list")) as problems, pytest.raises(OutputError, match="Not a directory"):
         problems.add(Issue(0, "m:1", None, "rows", "k", "t"))
         problems.write()
     os.rename(path, tmp_path / "other.problems")

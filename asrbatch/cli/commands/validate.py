@@ -1,6 +1,6 @@
 """`asrbatch validate`: what is wrong with a manifest and its audio, and a manifest of the rows that pass."""
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,7 @@ def validate(
     if audio == "none" and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     # The file is there whole or not at all, also when reading is interrupted.
-    with nullcontext() if listed is None else ProblemFile(listed) as problems:
+    with nullcontext() if listed is None else closing(ProblemFile(listed)) as problems:
         with ReadingBar() as bar:
             found = Validation(
                 sources, reading, check=check, for_lines=clean is not None, strict=strict,
