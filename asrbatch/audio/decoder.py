@@ -16,6 +16,8 @@ the row; a child taken by the OOM killer is an ordinary crash.
 import contextlib
 import itertools
 import os
+import socket
+import struct
 import threading
 import zlib
 from collections.abc import Generator, Iterator
@@ -144,7 +146,7 @@ class Decoder:
         """A block (1-D float32), or the last word on a request."""
         with self._watching():
             if not connection.poll(self.timeout_s):
-                raise _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
+                raise self._timed_out()
             answer = connection.recv()
             if not isinstance(answer, int):
                 return answer
@@ -156,6 +158,8 @@ class Decoder:
     def _watching(self) -> Iterator[None]:
         try:
             yield
+        except BlockingIOError as e:  # it stopped in the middle of a message
+            raise self._timed_out() from e
         except (EOFError, OSError) as e:  # the other end is gone
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
 
@@ -170,6 +174,9 @@ class Decoder:
             reap_timeout_s=1.0,
         )
         connection = self._process.connection
+        # `poll` waits for the beginning of a message; what is longer than a socket holds may stop on the way.
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(self.timeout_s) + 1, 0))
         problem = f"did not start within {START_TIMEOUT_S:g} s"
         try:
             if connection.poll(START_TIMEOUT_S) and connection.recv() == READY and not self._closed:
@@ -178,6 +185,9 @@ class Decoder:
             problem = f"ended while it started ({self._how_it_ended()}); the reason is in the log"
         self._kill()
         raise AsrbatchError("the decoder was closed" if self._closed else f"the decoder process {problem}")
+
+    def _timed_out(self) -> _ChildLostError:
+        return _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
 
     def _how_it_ended(self) -> str:
         if self._closed:

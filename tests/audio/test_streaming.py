@@ -361,6 +361,17 @@ def test_a_hang_on_the_way_is_killed_twice(long_mp3, long_samples, start):
     assert decode(decoder, request(long_mp3, duration_s=1.0)).duration_s == 1
 
 
+def test_a_child_that_stops_in_the_middle_of_a_block_is_killed(long_mp3, long_samples, start):
+    decoder = start(timeout_s=1.5)
+    stream = decoder.stream(request(long_mp3))
+    blocks, first = [next(stream)], child_of(decoder)
+    time.sleep(1.0)  # by now it sends the second block, which is more than the socket holds
+    os.kill(first, signal.SIGSTOP)
+    blocks.append(next(stream))
+    assert child_of(decoder) != first and not is_running(first)
+    assert np.array_equal(np.concatenate(blocks), long_samples[: 2 * BLOCK])
+
+
 def test_a_file_replaced_before_the_second_try_is_not_mixed_with_the_first(folder, speech, start):
     path, decoder = folder / "changes.wav", start()
     sf.write(path, speech, RATE)
