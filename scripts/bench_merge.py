@@ -29,7 +29,7 @@ from asrbatch.manifest.sharding import Sharding
 from asrbatch.models.fallback import Attempts
 from asrbatch.pipeline.result import ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
-from asrbatch.runs.fingerprint import chunk_fields, digest, fingerprint
+from asrbatch.runs.fingerprint import digest, fingerprint
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, chunk_path
@@ -95,7 +95,7 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
         prompt=None,
         windows="none",
         engine_args={},
-        **chunk_fields(sharding),
+        sharding=sharding,
     )
     rng = random.Random(0)
     for chunk_id in range(num_chunks):
