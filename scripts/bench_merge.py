@@ -84,9 +84,9 @@ class Timed(UtteranceState):
 def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
     sharding = Sharding(manifest.scan.durations_s, num_chunks)
     run = fingerprint(
-        rows_digest=manifest.scan.digest,
+        manifest=manifest.scan.digest,
         num_rows=len(manifest),
-        model_digest="made up",
+        model="made up",
         revision=None,
         dtype="bfloat16",
         sampling={"temperature": 0.0},
