@@ -14,7 +14,7 @@ from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.manifest.formats import open_reader
 from asrbatch.manifest.issues import OnIssue
-from asrbatch.manifest.readers.base import JoinedReader, Reader
+from asrbatch.manifest.readers.base import Reader, join
 from asrbatch.manifest.row import InvalidRow
 from asrbatch.manifest.scan import Check, Ids, Observe, Scan, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
@@ -159,7 +159,7 @@ def open_manifest(
     try:
         # All are opened before the first is read: a typo in the last is reported at once.
         readers = [open_reader(each, options) for each in sources]
-        reader = readers[0] if len(readers) == 1 else JoinedReader(", ".join(r.source for r in readers), readers)
+        reader = join(", ".join(reader.source for reader in readers), readers)
         keep_bad = options.on_bad_row == "fail"
         return Manifest(reader, check, *scan_rows(reader, check, keep_bad=keep_bad, on_issue=on_issue, observe=observe))
     except OSError as e:  # a folder without permission, a disk that fails during the scan

@@ -14,12 +14,13 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.formatting import first_of, show
+from asrbatch.options import flag
 from asrbatch.storage.remote import absolute, is_remote, list_remote, scheme_of
 
 # NeMo's `audio__OP_0..127_CL_.tar`, also written `audio_{0..127}.tar`.
@@ -140,11 +141,11 @@ def parse_name(given: str) -> tuple[str, str | None]:
 
 
 ENDING = ".toml"
-# Key: field of the options. Not --allow-pipes: whether commands are run is for whoever starts the run to say.
+# Not --allow-pipes: whether commands are run is for whoever starts the run to say.
+_NO_KEYS = ("audio_folder", "allow_pipes", "on_bad_row")
 _KEYS = {
-    "format": "format", "config": "dataset_config", "split": "split", "streaming": "streaming", "tars": "tars",
-    "audio_column": "audio_column", "text_column": "text_column", "id_column": "id_column",
-}  # fmt: skip
+    flag(each).removeprefix("--").replace("-", "_"): each for each in fields(SourceOptions) if each.name not in _NO_KEYS
+}
 
 
 def is_source_file(given: str) -> bool:
@@ -185,15 +186,16 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
         if key not in _KEYS:
             raise ManifestError(f"{path}: {key}: is none of source, {', '.join(_KEYS)}; remove it")
         # TOML tells a string from a number: `split = 1` would otherwise become a split that is called 1.
-        if type(value) is not (bool if key == "streaming" else str):
-            kind = "true or false" if key == "streaming" else "a string"
+        option = _KEYS[key]
+        if type(value) is not (bool if option.type is bool else str):
+            kind = "true or false" if option.type is bool else "a string"
             raise ManifestError(f"{path}: {key} = {show(value)}: must be {kind}")
         # An option may repeat what the file says, or add to it. Which of two would win, nobody should have to know.
-        given = getattr(options, _KEYS[key])
+        given = getattr(options, option.name)
         if given not in (None, False, value):
-            option = f"--{key.replace('_', '-')}"
-            raise UsageError(f"{option} {given}: {path} says {key} = {show(value)}; leave it out, or change the file")
-        changes[_KEYS[key]] = value
+            fix = "leave it out, or change the file"
+            raise UsageError(f"{flag(option)} {given}: {path} says {key} = {show(value)}; {fix}")
+        changes[option.name] = value
     # So that the file and what it names can be moved together.
     if scheme_of(source) is None:
         source = os.path.join(os.path.dirname(absolute(path)), source)

@@ -563,7 +563,7 @@ def test_usage(output, manifest, tmp_path):
         merge(output.with_suffix(".json"), str(manifest))
     with pytest.raises(ManifestError, match="does not exist"):
         merge(output, str(tmp_path / "nowhere.jsonl"))
-    with pytest.raises(ManifestError, match="has no splits, so --split train means nothing"):
+    with pytest.raises(UsageError, match="--split: means nothing for .*, which is read as --format jsonl"):
         merge(output, str(manifest), reading=SourceOptions(split="train"))
     merge(output, str(manifest))
     with pytest.raises(UsageError, match="is the output itself; give what was transcribed"):

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asrbatch.errors import EXIT_USAGE, ManifestError, RowError
+from asrbatch.errors import EXIT_USAGE, ManifestError, RowError, UsageError
 from asrbatch.manifest import manifest as manifest_module
 from asrbatch.manifest import scan
 from asrbatch.manifest.manifest import open_manifest
@@ -518,7 +518,10 @@ def test_any_file_name_is_json_lines_when_it_begins_like_it(tmp_path):
 
 
 def test_split_means_nothing_for_json_lines(tmp_path):
-    with pytest.raises(ManifestError, match="has no splits, so --split test means nothing; leave it out"):
+    with pytest.raises(
+        UsageError,
+        match=r"--split: means nothing for .*, which is read as --format jsonl; leave it out; it is for",
+    ):
         open_manifest(write(tmp_path, PASSED), split="test")
 
 

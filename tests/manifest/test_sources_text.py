@@ -209,7 +209,7 @@ CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": []
         (
             b"sound;id\na.wav;1\n",
             0,
-            'standard input: starts with "sound;id"; say what it is with --format, one of jsonl, lh',
+            'standard input: starts with "sound;id"; say what it is with --format, one of lhotse, js',
         ),
         (b"PK\3\4" + bytes(99), 0, "standard input: is a zip archive, unpack it first"),
     ],
@@ -231,6 +231,16 @@ def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, 
         else:
             with pytest.raises(ManifestError, match=says.replace("standard input", name)):
                 opened()
+    stdin._unnamed_copy.cache_clear()
+
+
+def test_standard_input_takes_texts_for_no_header_and_no_split(monkeypatch):
+    line = b'{"audio_filepath": "a.wav", "text": "the path, file, and"}\n'
+    monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(line)}))
+    stdin._unnamed_copy.cache_clear()
+    assert open_manifest("-").read(0).fields["text"] == "the path, file, and"
+    with pytest.raises(UsageError, match="--split: means nothing for standard input, which is read as --format jsonl"):
+        open_manifest("-", split="x")
     stdin._unnamed_copy.cache_clear()
 
 

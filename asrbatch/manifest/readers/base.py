@@ -14,15 +14,17 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import RowError
 from asrbatch.formatting import show_text
-from asrbatch.manifest.readers.sniff import is_file
+from asrbatch.manifest.readers.sniff import is_file, unpacked_head
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.row import InvalidRow, Row, audio_ref
-from asrbatch.manifest.source import ManifestSource, choose_split
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.types import AudioRef
 
 _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
@@ -165,26 +167,37 @@ class JoinedReader(Reader):
         return self._readers[at], index - self._firsts[at]
 
 
-def open_texts(source: ManifestSource) -> list[TextFile]:
-    """Its files, opened."""
-    return [open_text(file, keep_open=len(source.files) <= _MOST_OPEN) for file in source.files]
+def join(name: str, readers: list[Reader]) -> Reader:
+    return readers[0] if len(readers) == 1 else JoinedReader(name, readers)
 
 
-def join(source: ManifestSource, readers: list[Reader]) -> Reader:
-    return readers[0] if len(readers) == 1 else JoinedReader(source.path, readers)
+def read_texts(source: ManifestSource, read: Callable[[ManifestSource, TextFile], Reader]) -> Reader:
+    """The rows of its files, each opened and read by itself."""
+    keep_open = len(source.files) <= _MOST_OPEN
+    return join(source.path, [read(source, open_text(file, keep_open=keep_open)) for file in source.files])
 
 
-def open_lines(
-    source: ManifestSource, is_ours: Callable[[str], bool], read: Callable[[ManifestSource, TextFile], Reader]
-) -> Reader | None:
-    """When the files are of the format that `--format` names, or look like it."""
-    if not source.files or not all(map(is_file, source.files)):
-        return None
-    # The first one only: a file of another kind among them is then reported for its first line.
-    if source.format is None and not is_ours(source.files[0]):
-        return None
-    choose_split(source.path, [], source.options.split)
-    return join(source, [read(source, file) for file in open_texts(source)])
+class TextFormat(NamedTuple):
+    """A format whose rows are in text: one file or several, or standard input.
+
+    Attributes:
+        is_ours: whether it is that of a text, by its path ("" where it has none), how it begins, and the options.
+        read: the rows of one text.
+    """
+
+    is_ours: Callable[[str, bytes, SourceOptions], bool]
+    read: Callable[[ManifestSource, TextFile], Reader]
+
+    def recognises(self, source: ManifestSource) -> bool:
+        """Whether the files are of the format that `--format` names, or look like it."""
+        if not source.files or not all(map(is_file, source.files)):
+            return False
+        # The first one only: a file of another kind among them is then reported for its first line.
+        first = source.files[0]
+        return source.format is not None or self.is_ours(first, unpacked_head(first), source.options)
+
+    def open(self, source: ManifestSource) -> Reader | None:
+        return read_texts(source, self.read) if self.recognises(source) else None
 
 
 def folder_of(source: ManifestSource, file: TextFile) -> str:

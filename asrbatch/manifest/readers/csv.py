@@ -10,14 +10,15 @@ import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import LineReader, Reader, folder_of, open_lines, row_or_error
-from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
+from asrbatch.manifest.readers.base import LineReader, TextFormat, folder_of, row_or_error
+from asrbatch.manifest.readers.sniff import bare_name
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import REFUSED_FIELDS, InvalidRow, Row, invalid_field, parse_row
 from asrbatch.manifest.source import ManifestSource
@@ -203,34 +204,21 @@ def _decode(line: bytes) -> str:
     return line.decode("utf-8", "surrogateescape")
 
 
-def open_csv(source: ManifestSource) -> Reader | None:
-    return open_lines(source, lambda path: _is_table(path, source.options), csv_reader)
+def is_csv(path: str, head: bytes, options: SourceOptions) -> bool:
+    """Whether a text is called a table, or its first line names a column of audio, among others."""
+    if bare_name(path).endswith((".csv", ".tsv", ".tab")):
+        return known_head(head) is None
+    first_line = head.removeprefix(codecs.BOM_UTF8).partition(b"\n")[0].decode("utf-8", "replace")
+    names = re.split(r"[,\t;|]", first_line.strip())
+    return len(names) > 1 and any(name.strip(' "\r') in (*AUDIO_COLUMNS, options.audio_column) for name in names)
 
 
-def open_tsv(source: ManifestSource) -> Reader | None:
-    # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
-    return None if source.format is None else open_lines(source, lambda path: True, tsv_reader)
-
-
-def csv_reader(source: ManifestSource, file: TextFile, delimiter: str | None = None) -> Reader:
+def csv_reader(source: ManifestSource, file: TextFile, delimiter: str | None = None) -> CsvReader:
     if delimiter is None and bare_name(file.path).endswith((".tsv", ".tab")):
         delimiter = "\t"
     return CsvReader(file, folder_of(source, file), source.options, delimiter)
 
 
-def tsv_reader(source: ManifestSource, file: TextFile) -> Reader:
-    return csv_reader(source, file, "\t")
-
-
-def _is_table(path: str, options: SourceOptions) -> bool:
-    head = unpacked_head(path)
-    if bare_name(path).endswith((".csv", ".tsv", ".tab")):
-        return known_head(head) is None
-    return has_header(head, options)
-
-
-def has_header(head: bytes, options: SourceOptions) -> bool:
-    """Whether the first line names a column of audio, among others."""
-    first_line = head.removeprefix(b"\xef\xbb\xbf").partition(b"\n")[0].decode("utf-8", "replace")
-    names = re.split(r"[,\t;|]", first_line.strip())
-    return len(names) > 1 and any(name.strip(' "\r') in (*AUDIO_COLUMNS, options.audio_column) for name in names)
+CSV = TextFormat(is_csv, csv_reader)
+# Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
+TSV = TextFormat(lambda path, head, options: False, partial(csv_reader, delimiter="\t"))

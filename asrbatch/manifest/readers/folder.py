@@ -11,14 +11,13 @@ from typing import Any
 
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, show_text
-from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import HashIndex, Reader
 from asrbatch.manifest.readers.csv import csv_reader
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_audio, walk_files
 from asrbatch.manifest.readers.text import open_text
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
-from asrbatch.manifest.source import ManifestSource, choose_split, common_folder
+from asrbatch.manifest.source import ManifestSource, common_folder
 from asrbatch.storage.remote import is_remote
 from asrbatch.types import AudioRef
 
@@ -77,6 +76,14 @@ class FolderReader(Reader):
             raise InvalidRow(name, "not UTF-8", "save it as UTF-8") from e
 
 
+class _MetadataReader(JsonlReader):
+    def _fields(self, line: dict[str, Any]) -> dict[str, Any]:
+        """The rows of a `metadata.jsonl` call the path `file_name`."""
+        if "file_name" not in line or "audio_filepath" in line:
+            return line
+        return {"audio_filepath" if name == "file_name" else name: value for name, value in line.items()}
+
+
 class DescribedFolder(Reader):
     """A folder whose rows a metadata file says.
 
@@ -133,24 +140,13 @@ def find_metadata(folder: str) -> str | None:
     return None
 
 
-def name_files(fields: dict[str, Any]) -> dict[str, Any]:
-    """The rows of a `metadata.jsonl` call the path `file_name`."""
-    if "file_name" not in fields or "audio_filepath" in fields:
-        return fields
-    return {"audio_filepath" if name == "file_name" else name: value for name, value in fields.items()}
-
-
 def open_audio(source: ManifestSource) -> Reader | None:
     if source.is_folder:
         folder = source.path
         if (path := find_metadata(folder)) is not None:
-            # A folder has no splits: --split is refused.
-            choose_split(folder, [], source.options.split)
             file = open_text(path)
-            if path.endswith(".jsonl"):
-                reader = JsonlReader(file, folder, Columns(source.options), adapt=name_files)
-            else:
-                reader = csv_reader(source, file)
+            is_table = not path.endswith(".jsonl")
+            reader = csv_reader(source, file) if is_table else _MetadataReader(file, folder, source.options)
             return DescribedFolder(folder, reader)
         files = list(walk_audio(folder))
     else:
@@ -161,7 +157,6 @@ def open_audio(source: ManifestSource) -> Reader | None:
         files = [os.path.relpath(file, folder) for file in files]
     if not files:
         return None
-    choose_split(source.path, [], source.options.split)
     if source.options.names_columns:
         raise ManifestError(f"{source.path}: a folder of audio has no columns; leave out --audio-column and the like")
     return FolderReader(source.path, folder, files)

@@ -14,8 +14,8 @@ from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, one_line, show, show_text
 from asrbatch.manifest.readers.base import Reader
 from asrbatch.manifest.readers.columnar import table_reader
-from asrbatch.manifest.readers.csv import open_csv
-from asrbatch.manifest.readers.jsonl import open_jsonl
+from asrbatch.manifest.readers.csv import CSV
+from asrbatch.manifest.readers.jsonl import JSONL
 from asrbatch.manifest.readers.sniff import check_shards
 from asrbatch.manifest.readers.webdataset import open_webdataset
 from asrbatch.manifest.source import PREFIX, ManifestSource, choose_split, is_data_set, parse_name
@@ -24,8 +24,8 @@ _TIMEOUT_S = 20.0
 _MOST_SHOWN = 10
 # What else data files may be, by the name of the module in datasets.
 _OTHER_KINDS: dict[str, tuple[str, Callable[[ManifestSource], Reader | None]]] = {
-    "json": ("jsonl", open_jsonl),
-    "csv": ("csv", open_csv),
+    "json": ("jsonl", JSONL.open),
+    "csv": ("csv", CSV.open),
     "webdataset": ("webdataset", open_webdataset),
 }
 

@@ -1,31 +1,27 @@
 """Manifests in JSON Lines: one JSON object per line, UTF-8, found again by its byte offset.
 
 Blank lines are no rows; a byte-order mark at the start and CRLF line ends are accepted. What a row may say is the
-business of `row.py`. Keeps 8 bytes a row. Lines that mean rows of another kind (lhotse's cuts, NeMo's tars) are read
-here too, by way of `adapt` and `locate`.
+business of `row.py`. Keeps 8 bytes a row. Readers of lines that mean something else (lhotse's cuts, NeMo's tars) build
+on `JsonlReader`.
 """
 
 import codecs
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from asrbatch.config import SourceOptions
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import LineReader, Reader, folder_of, open_lines, row_or_error
-from asrbatch.manifest.readers.sniff import bare_name, unpacked_head
+from asrbatch.manifest.readers.base import LineReader, TextFormat, folder_of, row_or_error
+from asrbatch.manifest.readers.sniff import bare_name
 from asrbatch.manifest.readers.text import TextFile
-from asrbatch.manifest.row import InvalidRow, Row, audio_ref, parse_row
-from asrbatch.manifest.source import ManifestSource
+from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.storage.jsonl import known_head
-from asrbatch.types import AudioRef
 
 _ONE_OBJECT = "write one JSON object per line"
-
-# Where the audio of a row lives, other than in `audio_filepath` relative to a folder.
-Locate = Callable[[Row], AudioRef]
 
 
 class JsonlReader(LineReader):
@@ -33,31 +29,14 @@ class JsonlReader(LineReader):
 
     Args:
         file: the text.
-        folder: what relative audio paths are relative to; empty where paths are names of members of tars.
-        columns: fields under other names.
-        adapt: turns a line's object into a row's fields, where lines are not rows of ours. Raises InvalidRow.
-        check: called with a row's fields when they have our names. Raises InvalidRow.
-        locate: where a row's audio lives; None looks for a file.
-        find_folder: called when all rows have passed, see `Reader.audio_folder`.
+        folder: what relative audio paths are relative to.
+        options: which fields have other names.
     """
 
-    def __init__(
-        self,
-        file: TextFile,
-        folder: str,
-        columns: Columns,
-        *,
-        adapt: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        check: Callable[[dict[str, Any]], None] | None = None,
-        locate: Locate | None = None,
-        find_folder: Callable[[], str | None] = lambda: None,
-    ):
+    def __init__(self, file: TextFile, folder: str, options: SourceOptions):
         super().__init__(file, folder)
-        self._folder, self._adapt, self._check, self._locate = folder, adapt, check, locate
-        self._find_folder = find_folder
-        self.base_folder, self.holds_audio = folder or None, not folder
-        self._rename = columns.rename
-        self.is_plain = adapt is None and locate is None and not columns.given
+        self._columns = Columns(options)
+        self.is_plain = not self._columns.given
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
     def rows(self) -> Iterator[Row | InvalidRow]:
@@ -75,32 +54,21 @@ class JsonlReader(LineReader):
         self._starts.append(end)
         self._file.check()
 
-    @property
-    def audio_folder(self) -> str | None:
-        return self._find_folder()
-
     def row(self, index: int) -> Row:
         return self._parse(self._bytes_of(index))
 
     def line(self, index: int) -> bytes | None:
-        # A folder's metadata is adapted to rows without a place of their own; cuts and tars keep lines that say theirs.
-        if self._adapt is not None and self._locate is None:
-            return None
         return self._bytes_of(index).partition(b"\n")[0] + b"\n"
-
-    def audio(self, index: int, row: Row) -> AudioRef:
-        return audio_ref(row.path, self._folder) if self._locate is None else self._locate(row)
 
     def where(self, index: int) -> str:
         return f"{self.source}:{index + 1 + bisect_right(self._blank_before, index)}"
 
+    def _fields(self, line: dict[str, Any]) -> dict[str, Any]:
+        """A row's fields, where lines are not rows of ours. Raises InvalidRow."""
+        return line
+
     def _parse(self, line: bytes) -> Row:
-        fields = parse_object(line)
-        if self._adapt is not None:
-            fields = self._adapt(fields)
-        fields = self._rename(fields)
-        if self._check is not None:
-            self._check(fields)
+        fields = self._columns.rename(self._fields(parse_object(line)))
         return parse_row(fields, fields.get("audio_filepath"))
 
 
@@ -156,18 +124,12 @@ _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 _JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
 
 
-def open_jsonl(source: ManifestSource) -> Reader | None:
-    return open_lines(source, is_jsonl, jsonl_reader)
-
-
-def jsonl_reader(source: ManifestSource, file: TextFile) -> Reader:
-    return JsonlReader(file, folder_of(source, file), Columns(source.options))
-
-
-def is_jsonl(path: str) -> bool:
-    """Whether a file is, or is meant to be, JSON Lines."""
-    head = unpacked_head(path)
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+def is_jsonl(path: str, head: bytes, options: SourceOptions) -> bool:
+    """Whether a text is, or is meant to be, JSON Lines."""
+    start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.
     called_jsonl = bare_name(path).endswith(_JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
     return not start or start.startswith(b"{") or called_jsonl
+
+
+JSONL = TextFormat(is_jsonl, lambda source, file: JsonlReader(file, folder_of(source, file), source.options))

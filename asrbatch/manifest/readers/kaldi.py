@@ -15,7 +15,7 @@ from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.readers.base import HashIndex, Reader, check_pipe, folder_of_first, is_relative, pipe_or_file
 from asrbatch.manifest.readers.text import LocalFile
 from asrbatch.manifest.row import InvalidRow, Row, annotate, parse_row
-from asrbatch.manifest.source import ManifestSource, choose_split
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.types import AudioRef
 
 _SHOWN = 5
@@ -232,5 +232,4 @@ def _stray(path: str, keys: list[str], problem: str) -> ManifestError:
 def open_kaldi(source: ManifestSource) -> Reader | None:
     if not source.is_folder or not os.path.isfile(os.path.join(source.path, "wav.scp")):
         return None
-    choose_split(source.path, [], source.options.split)
     return KaldiReader(source.path, allow_pipes=source.options.allow_pipes)

@@ -3,26 +3,25 @@
 Audio that a cut would make out of others when it is loaded (mixed, padded, at another speed) is not made here: such
 rows are bad. Only importer of lhotse; that takes 3 s, so it happens when there are cuts."""
 
+import codecs
 import os
 import re
 from typing import Any
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import one_line, show, show_text
 from asrbatch.languages import primary
-from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import (
     PIPE,
-    Reader,
+    TextFormat,
     check_pipe,
     folder_of,
     folder_of_first,
     is_relative,
-    open_lines,
     pipe_or_file,
 )
 from asrbatch.manifest.readers.jsonl import JsonlReader
-from asrbatch.manifest.readers.sniff import unpacked_head
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import InvalidRow, Row, annotate
 from asrbatch.manifest.source import ManifestSource
@@ -34,52 +33,41 @@ _CODE = re.compile(r"[a-z]{2,3}")
 _FIX = "save it as audio of its own (CutSet.save_audios)"
 
 
-def looks_like_cuts(head: bytes) -> bool:
-    """Whether a file that begins so holds cuts."""
-    line = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
-    return b'"audio_filepath"' not in line and (_CUT.match(line) is not None or _CUT_TYPE.search(line) is not None)
-
-
-class LhotseCuts:
-    """What a line of cuts means: `adapt` and `locate` of a `JsonlReader`.
-
-    Args:
-        source: for messages.
-        folder: of the file. Relative paths are relative to it, or to the current folder, see `folder_of_first`.
-        allow_pipes: run the commands that recordings hold, when a row's turn has come.
+class LhotseReader(JsonlReader):
+    """The cuts of one file. Relative paths are relative to its folder, or to the current one, see `folder_of_first`.
 
     Raises:
         ManifestError: lhotse is not installed.
     """
 
-    def __init__(self, source: str, folder: str, *, allow_pipes: bool = False):
+    def __init__(self, source: ManifestSource, file: TextFile):
+        super().__init__(file, folder_of(source, file), source.options)
         try:
             from lhotse.serialization import deserialize_item
         except ImportError as e:
             fix = "pip install 'asrbatch[lhotse]'"
-            raise ManifestError(f"{source}: holds lhotse cuts, and lhotse is not installed: {fix}") from e
-        self._deserialize, self._folder, self._allow_pipes = deserialize_item, folder, allow_pipes
+            raise ManifestError(f"{file.path}: holds lhotse cuts, and lhotse is not installed: {fix}") from e
+        self._deserialize, self._allow_pipes, self.is_plain = deserialize_item, source.options.allow_pipes, False
         self._base: str | None = None
 
+    @property
     def audio_folder(self) -> str | None:
-        """What relative paths are relative to, where that is not the file's folder."""
-        return None if self._base == self._folder else self._base
+        return None if self._base == self.base_folder else self._base
 
-    def adapt(self, line: dict[str, Any]) -> dict[str, Any]:
-        """A cut as a row of ours. Raises InvalidRow."""
+    def audio(self, index: int, row: Row) -> AudioRef:
+        return pipe_or_file(row.path, self._base_of(row.path))
+
+    def _fields(self, line: dict[str, Any]) -> dict[str, Any]:
         fields: dict[str, Any] = {"id": line.get("id")}
         with annotate(fields):
             custom = line.get("custom")  # before lhotse, which takes it out of the line
             cut = self._cut(line)
-            fields |= self._audio(cut)
+            fields |= self._audio_fields(cut)
             self._base_of(fields["audio_filepath"])
             fields |= _transcript(cut.supervisions)
         if custom is not None:
             fields["custom"] = custom
         return fields
-
-    def locate(self, row: Row) -> AudioRef:
-        return pipe_or_file(row.path, self._base_of(row.path))
 
     def _cut(self, line: dict[str, Any]) -> Any:
         kind = line.get("type")
@@ -103,7 +91,7 @@ class LhotseCuts:
             raise InvalidRow(f"id = {show(cut.id)}", problem, _FIX)
         return cut
 
-    def _audio(self, cut: Any) -> dict[str, Any]:
+    def _audio_fields(self, cut: Any) -> dict[str, Any]:
         # `MultiCut` has a list of channels, `MonoCut` one number.
         channels = cut.channel if isinstance(cut.channel, list) else [cut.channel]
         found = [source for source in cut.recording.sources if set(channels) & set(source.channels)]
@@ -130,8 +118,8 @@ class LhotseCuts:
         if self._base is None and path.startswith(PIPE):
             self._base = os.getcwd()  # where lhotse would run it
         elif self._base is None and is_relative(path):
-            self._base = folder_of_first(path, self._folder)
-        return self._base or self._folder
+            self._base = folder_of_first(path, self.base_folder)
+        return self._base or self.base_folder
 
 
 def _transcript(supervisions: list[Any]) -> dict[str, Any]:
@@ -152,12 +140,10 @@ def _transcript(supervisions: list[Any]) -> dict[str, Any]:
     return fields
 
 
-def open_lhotse(source: ManifestSource) -> Reader | None:
-    return open_lines(source, lambda path: looks_like_cuts(unpacked_head(path)), cuts_reader)
+def is_lhotse(path: str, head: bytes, options: SourceOptions) -> bool:
+    """Whether a text that begins so holds cuts."""
+    line = head.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0]
+    return b'"audio_filepath"' not in line and (_CUT.match(line) is not None or _CUT_TYPE.search(line) is not None)
 
 
-def cuts_reader(source: ManifestSource, file: TextFile) -> Reader:
-    folder = folder_of(source, file)
-    cuts = LhotseCuts(file.path, folder, allow_pipes=source.options.allow_pipes)
-    columns = Columns(source.options)
-    return JsonlReader(file, folder, columns, adapt=cuts.adapt, locate=cuts.locate, find_folder=cuts.audio_folder)
+LHOTSE = TextFormat(is_lhotse, LhotseReader)

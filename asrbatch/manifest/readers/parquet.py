@@ -115,9 +115,11 @@ class ParquetTable(Table):
             state.check()
 
     def row(self, index: int) -> tuple[pa.RecordBatch, bool]:
+        self._check_file(index)
         return self._row(self._light_batches, index), self._in_cells(index, 1)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
+        self._check_file(index)
         try:
             return self._row(self._audio_batches, index).column(0)[0].as_py()
         except ManifestError as e:  # a damaged page is the loss of its rows, not of the run
@@ -142,11 +144,13 @@ class ParquetTable(Table):
                 start += batch.num_rows
 
     def _row(self, batches: ForwardBlocks, index: int) -> pa.RecordBatch:
-        state = self._states.get(self._groups[self._group_of(index)].file)
-        if state is not None:
-            state.check()
         start, batch = batches.find(index)
         return batch.slice(index - start, 1)
+
+    def _check_file(self, index: int) -> None:
+        file = self._groups[self._group_of(index)].file
+        if file in self._states:
+            self._states[file].check()
 
     def _may_hold(self, group: _RowGroupSpan) -> bool:
         """False only where the statistics prove that every cell of the row group is a mere path."""

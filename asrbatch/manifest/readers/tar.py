@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import HashIndex, Reader, join, open_texts
-from asrbatch.manifest.readers.jsonl import JsonlReader, is_jsonl
+from asrbatch.manifest.readers.base import HashIndex, Reader, read_texts
+from asrbatch.manifest.readers.jsonl import JSONL, JsonlReader
 from asrbatch.manifest.readers.sniff import check_numbers
-from asrbatch.manifest.readers.text import LocalFile
+from asrbatch.manifest.readers.text import LocalFile, TextFile
 from asrbatch.manifest.row import Row, annotate, invalid_field
-from asrbatch.manifest.source import ManifestSource, choose_split, expand
+from asrbatch.manifest.source import ManifestSource, expand
 from asrbatch.storage.remote import MOST_BYTES, RemoteFile, is_remote
 from asrbatch.types import AudioRef
 
@@ -90,20 +90,21 @@ def _open(path: str) -> BinaryIO:
     return io.BufferedReader(RemoteFile(path), _REMOTE_BYTES) if is_remote(path) else open(path, "rb")
 
 
-class TarIndex:
-    """Members of tars by name: 32 bytes each.
+class NemoMembers:
+    """Which member of which tar a row of a NeMo manifest means. 32 bytes a member; names are compared by 64-bit hashes.
 
-    Names are compared by 64-bit hashes.
+    `shard_id` is the number in a tar's name, as NeMo writes both; where names are not numbered alike it counts tars
+    from 0.
 
     Raises:
         ManifestError: a tar cannot be read, or holds a name twice.
     """
 
     def __init__(self, paths: list[str]):
-        self.tars = Tars(paths)
+        self._paths, self._tars, self._numbers = paths, Tars(paths), _numbers_in(paths)
         hashes, self._offsets, self._sizes = array("q"), array("Q"), array("Q")
         for number in range(len(paths)):
-            for member in self.tars.members(number):
+            for member in self._tars.members(number):
                 hashes.append(hash((number, member.name)))
                 self._offsets.append(member.offset)
                 self._sizes.append(member.size)
@@ -111,53 +112,32 @@ class TarIndex:
         if self._index.has_repeats:
             raise ManifestError(f"{paths[0]}: a tar holds a name twice; which is meant? write it again")
 
-    def find(self, name: str, number: int | None) -> list[tuple[int, int, int]]:
-        """(tar, offset, size) of the members of that name, in one tar or in all."""
-        tars = range(len(self.tars.paths)) if number is None else (number,)
-        return [(tar, self._offsets[at], self._sizes[at]) for tar in tars for at in self._index.find(hash((tar, name)))]
-
-
-class NemoMembers:
-    """Which member of which tar a row of a NeMo manifest means: `check` and `locate` of a `JsonlReader`.
-
-    `shard_id` is the number in a tar's name, as NeMo writes both; where names are not numbered alike it counts tars
-    from 0."""
-
-    def __init__(self, paths: list[str]):
-        self._index = TarIndex(paths)
-        self._numbers = _numbers_in(paths)
-
-    def check(self, fields: dict[str, Any]) -> None:
-        """Raises InvalidRow: no tar holds the row's member."""
-        name = fields.get("audio_filepath")
-        if type(name) is str and name:
-            self._find(name, fields)
-
     def locate(self, row: Row) -> AudioRef:
-        number, offset, size = self._find(row.path, row.fields)
-        return AudioRef(row.path, load=partial(self._index.tars.read, number, offset, size, row.path))
+        """Raises InvalidRow: no tar, or more than one, holds the row's member."""
+        with annotate(row.fields):
+            tar, at = self._find(row.path, self._tar_of(row.fields.get("shard_id")))
+        read = partial(self._tars.read, tar, self._offsets[at], self._sizes[at], row.path)
+        return AudioRef(row.path, load=read)
 
-    def _find(self, name: str, fields: dict[str, Any]) -> tuple[int, int, int]:
-        paths = self._index.tars.paths
-        with annotate(fields):
-            shard = self._tar_of(fields.get("shard_id"))
-            # As NeMo looks them up: as written, without `./`, and as the file that several rows share.
-            names = (name, name.removeprefix("./"), _SUB.sub("", name))
-            found = next(filter(None, (self._index.find(each, shard) for each in names)), [])
-            if not found:
-                problem = "no tar holds it" if shard is None else f"{os.path.basename(paths[shard])} does not hold it"
-                fix = "give the tars this manifest was written with (--tars)"
-                raise invalid_field("audio_filepath", name, problem, fix)
+    def _find(self, name: str, shard: int | None) -> tuple[int, int]:
+        """(tar, member) of that name, in one tar or in all."""
+        tars = range(len(self._paths)) if shard is None else (shard,)
+        # As NeMo looks them up: as written, without `./`, and as the file that several rows share.
+        for each in (name, name.removeprefix("./"), _SUB.sub("", name)):
+            found = [(tar, at) for tar in tars for at in self._index.find(hash((tar, each)))]
             if len(found) > 1:
                 fix = "give the rows shard_id, or one tar at a time"
                 raise invalid_field("audio_filepath", name, f"{len(found)} tars hold one of this name", fix)
-        return found[0]
+            if found:
+                return found[0]
+        problem = "no tar holds it" if shard is None else f"{os.path.basename(self._paths[shard])} does not hold it"
+        raise invalid_field("audio_filepath", name, problem, "give the tars this manifest was written with (--tars)")
 
     def _tar_of(self, shard: Any) -> int | None:
         """The place of a shard's tar among all; None where the row does not say. Raises InvalidRow: there is none."""
         if shard is None:
             return None
-        paths, numbers = self._index.tars.paths, self._numbers
+        paths, numbers = self._paths, self._numbers
         if type(shard) is int and shard in numbers:
             return numbers[shard]
         problem, fix = f"there are {len(paths)} tars", "give the tars of all shards, in order"
@@ -165,6 +145,24 @@ class NemoMembers:
             problem = f"none of the {len(paths)} tars has that number in its name"
             fix = "give the tars of all shards, named by their shard_id"
         raise invalid_field("shard_id", shard, problem, fix)
+
+
+class NemoReader(JsonlReader):
+    """The rows of one manifest of NeMo, whose audio is in tars."""
+
+    holds_audio = True
+
+    def __init__(self, file: TextFile, members: NemoMembers, options: SourceOptions):
+        super().__init__(file, "", options)
+        self._members, self.base_folder, self.is_plain = members, None, False
+
+    def audio(self, index: int, row: Row) -> AudioRef:
+        return self._members.locate(row)
+
+    def _parse(self, line: bytes) -> Row:
+        row = super()._parse(line)
+        self._members.locate(row)  # a row whose member is not there is a bad one
+        return row
 
 
 def _numbers_in(paths: list[str]) -> dict[int, int]:
@@ -183,7 +181,7 @@ def open_nemo_tars(source: ManifestSource) -> Reader | None:
     tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
     if not os.path.isfile(manifest) if source.is_folder else tars is None:
         return None
-    if not source.is_folder and source.format is None and not (source.files and is_jsonl(source.files[0])):
+    if not source.is_folder and not JSONL.recognises(source):
         return None  # so that --tars is refused for what it is
     if source.is_folder:
         source = ManifestSource(source.path, (manifest,), source.options)
@@ -197,10 +195,8 @@ def open_nemo_tars(source: ManifestSource) -> Reader | None:
         if not paths:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
         check_numbers(source.path, paths)
-    choose_split(source.path, [], source.options.split)
-    members, columns = NemoMembers(paths), Columns(source.options)
-    check, locate = members.check, members.locate
-    return join(source, [JsonlReader(text, "", columns, check=check, locate=locate) for text in open_texts(source)])
+    members = NemoMembers(paths)
+    return read_texts(source, lambda source, file: NemoReader(file, members, source.options))
 
 
 def tars_in(folder: str) -> list[str]:

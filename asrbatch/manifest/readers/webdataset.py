@@ -14,7 +14,7 @@ from asrbatch.manifest.readers.jsonl import parse_object
 from asrbatch.manifest.readers.sniff import Names, bare_name, check_numbers, is_audio
 from asrbatch.manifest.readers.tar import Tars, tars_in
 from asrbatch.manifest.row import IN_CELL, InvalidRow, Row, parse_row
-from asrbatch.manifest.source import ManifestSource, choose_split
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.types import AudioRef
 
 _MOST_TEXT_BYTES = 16 << 20
@@ -143,7 +143,6 @@ def open_webdataset(source: ManifestSource) -> Reader | None:
             return None
     if not files:
         return None
-    choose_split(source.path, [], source.options.split)
     if (name := source.options.audio_column) is not None:
         fix = "leave it out; --text-column and --id-column name fields of the JSON"
         problem = f"the audio of {source.path} is a member of its tars, known by its ending"
