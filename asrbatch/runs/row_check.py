@@ -50,7 +50,7 @@ def _check_target(spec: EngineSpec, utterance: Utterance) -> str | None:
         if _primary(target) == _primary(utterance.lang or spec.language):  # the text's language is the speech's
             return None
         return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
-    into = spec.model_options.target_language or spec.capabilities.default_target
+    into = spec.target_language
     if _primary(target) == _primary(into):
         return None
     if spec.capabilities.is_whisper:
