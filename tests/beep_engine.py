@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from asrbatch.engine.base import DecodingOptions, Failure, Request
+from asrbatch.engine.base import DecodingOptions, Request
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.types import DecodingResult, Segment
 
@@ -85,7 +85,7 @@ class DiesOn:
 
     def __call__(self, spec, deliver):
         held: dict = {}
-        died = Failure(EngineDiedError("the engine process died: killed by row 7"))
+        died = EngineDiedError("the engine process died: killed by row 7")
 
         def fate(key):
             if self.index in {index for index, _ in held} | {key[0]}:

@@ -83,9 +83,7 @@ def start(spec, deliver):
             if fate != "one death":
                 time.sleep(0.1)  # others are in flight by now
             if fate == "death told":
-                from asrbatch.engine.base import Failure
-
-                deliver(key, Failure(EngineDiedError("the engine process died: killed by row 7")))
+                deliver(key, EngineDiedError("the engine process died: killed by row 7"))
                 return
             os.kill(os.getpid(), signal.SIGKILL)
         answer(key, request, question)

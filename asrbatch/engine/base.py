@@ -51,14 +51,10 @@ class Request:
     clamp: Callable[[float], None] | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """There is no result. `error` is a `RowError` when one request is at fault, `EngineDiedError` when all are."""
+Outcome = DecodingResult | RowError | EngineDiedError
+"""A result, or why there is none: a `RowError` when one request is at fault, `EngineDiedError` when all are."""
 
-    error: RowError | EngineDiedError
-
-
-Deliver = Callable[[Any, DecodingResult | Failure], None]
+Deliver = Callable[[Any, Outcome], None]
 """Called with the key and the outcome of each submission, once, from a thread of the engine's.
 
 When the engine dies, requests in it fail with `EngineDiedError`; one with the key None says so when there were none.

@@ -14,7 +14,6 @@ from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from asrbatch.engine.base import Failure
 from asrbatch.errors import EngineDiedError, RowError
 
 _STOP = object()
@@ -25,7 +24,7 @@ class Driver(ABC):
 
     Args:
         start: builds the engine; runs in that thread.
-        deliver: receives `(key, RequestOutput)` for a finished request, `(key, Failure)` otherwise.
+        deliver: receives `(key, RequestOutput)` for a finished request, `(key, error)` otherwise.
         request_args: more arguments of every request.
 
     Raises:
@@ -192,14 +191,14 @@ class ProcessDriver(Driver):
             self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
 
 
-def _death(message: str, cause: BaseException | None = None) -> Failure:
+def _death(message: str, cause: BaseException | None = None) -> EngineDiedError:
     died = EngineDiedError(message)
     died.__cause__ = cause
-    return Failure(died)
+    return died
 
 
-def _refusal(error: Exception) -> Failure:
-    return Failure(RowError("rejected", f"the engine refused the request: {_reason(error)}"))
+def _refusal(error: Exception) -> RowError:
+    return RowError("rejected", f"the engine refused the request: {_reason(error)}")
 
 
 def _reason(error: Exception) -> str:

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from asrbatch.engine import environment
-from asrbatch.engine.base import DecodingOptions, Deliver, Failure, Processor, Request, chain, root_cause
+from asrbatch.engine.base import DecodingOptions, Deliver, Outcome, Processor, Request, chain, root_cause
 from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import engine_settings
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError
 from asrbatch.models.capabilities import ModelCapabilities
-from asrbatch.types import DecodingResult
 
 # A piece of vLLM's message, lower case, to what usually helps.
 _FIXES = {
@@ -143,23 +142,23 @@ class SpeechEngine:
             self.deliver(None, outcome)
             return
         request, options = self._in_flight.pop(key)
-        if not isinstance(outcome, Failure):
+        if not isinstance(outcome, RowError | EngineDiedError):
             try:
                 outcome = self._result(request, options, outcome)
             except Exception as e:  # another vLLM than we know: it would fail for every request
-                outcome = Failure(EngineDiedError(f"the engine's answer cannot be read: {root_cause(e)}"))
+                outcome = EngineDiedError(f"the engine's answer cannot be read: {root_cause(e)}")
         if key == _WARM_UP:
             self._warmed_up.put(outcome)
         else:
             self.deliver(key, outcome)
 
-    def _result(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult | Failure:
+    def _result(self, request: Request, options: DecodingOptions, output: Any) -> Outcome:
         reason = self._api.finish_reason(output)
         if reason == "abort":  # nobody here aborts: the engine is being stopped under us
-            return Failure(EngineDiedError("the engine is shutting down; something else stopped it"))
+            return EngineDiedError("the engine is shutting down; something else stopped it")
         # Read by what is known to be a result: other versions have other reasons.
         if reason not in ("stop", "length"):
-            return Failure(RowError("rejected", f"the engine ended the request with {reason!r}"))
+            return RowError("rejected", f"the engine ended the request with {reason!r}")
         return self._processor.postprocess(request, options, output)
 
     def _warm_up(self, capabilities: ModelCapabilities) -> None:
@@ -183,8 +182,8 @@ class SpeechEngine:
     def _decode_silence(self, num_samples: int, options: DecodingOptions) -> None:
         self.submit(_WARM_UP, self.preprocess(np.zeros(num_samples, np.float32), None), options)
         outcome = self._warmed_up.get()
-        if isinstance(outcome, Failure):
-            raise outcome.error
+        if isinstance(outcome, Exception):
+            raise outcome
 
 
 def likely_fix(error: BaseException, log: str) -> str | None:

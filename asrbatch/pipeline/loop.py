@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from asrbatch.config import RunConfig
-from asrbatch.engine.base import DecodingOptions, Engine, Failure
+from asrbatch.engine.base import DecodingOptions, Engine, Outcome
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.models.fallback import Attempts
@@ -25,7 +25,7 @@ from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.pipeline.queues import EventQueue
 from asrbatch.pipeline.result import failed_row, ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
-from asrbatch.types import DecodingResult, Utterance
+from asrbatch.types import Utterance
 
 _STOP = "stop"
 
@@ -141,8 +141,8 @@ class Pipeline:
             case UtteranceState():
                 self._on_preprocessed(event)
             # Of no window: the engine itself failed, and all of them with it.
-            case None, Failure() as failure:
-                raise failure.error
+            case None, EngineDiedError() as error:
+                raise error
             case (int(), int()) as key, outcome:
                 self._collect(key, outcome)
             case BaseException():
@@ -179,14 +179,14 @@ class Pipeline:
         self._in_flight[window.key] = window
         self.engine.submit(window.key, request, options)
 
-    def _collect(self, key: tuple[int, int], outcome: DecodingResult | Failure) -> None:
+    def _collect(self, key: tuple[int, int], outcome: Outcome) -> None:
         """The engine has an answer: it is asked again at a higher temperature, or the answer counts."""
         self.monitor.track(len(self._in_flight), is_answer=True)
         window = self._in_flight.pop(key)
-        if isinstance(outcome, Failure):
-            if isinstance(outcome.error, EngineDiedError):
-                raise outcome.error
-            self._drop(window, outcome.error)
+        if isinstance(outcome, EngineDiedError):
+            raise outcome
+        if isinstance(outcome, RowError):
+            self._drop(window, outcome)
         elif window.utterance.is_cancelled:
             self._drop(window, None)
         else:

@@ -16,7 +16,7 @@ import torch
 from asked import Asked, samples_of, spec_of
 from transformers import WhisperFeatureExtractor
 
-from asrbatch.engine.base import DecodingOptions, Failure
+from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.engine import start_engine
 from asrbatch.engine.settings import engine_settings, parse_engine_args
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
@@ -174,7 +174,7 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
     os.kill(core.pid, signal.SIGKILL)
     outcomes = multilingual.collect(4, timeout_s=30)
     assert time.monotonic() - killed < 25
-    assert all(isinstance(o, Failure) and isinstance(o.error, EngineDiedError) for o in outcomes)
+    assert all(isinstance(o, EngineDiedError) for o in outcomes)
 
 
 def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
@@ -186,7 +186,7 @@ def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
         key, outcome = asked.answers.get(timeout=30)
     finally:
         asked.engine.close()
-    assert key is None and isinstance(outcome.error, EngineDiedError)
+    assert key is None and isinstance(outcome, EngineDiedError)
 
 
 def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
@@ -204,7 +204,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
         (outcome,) = tiny(samples_of(demo_rows)[1:2], timeout_s=60)
     finally:
         tiny.engine._engine._api = api
-    assert isinstance(outcome, Failure) and "cannot be read" in str(outcome.error)
+    assert isinstance(outcome, EngineDiedError) and "cannot be read" in str(outcome)
 
 
 def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):

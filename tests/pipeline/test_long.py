@@ -16,7 +16,6 @@ from beep_engine import RATE, BeepEngine, beep_answer
 from beep_pipeline import Asks, Limits, Run
 
 from asrbatch.audio.windows import WindowConfig
-from asrbatch.engine.base import Failure
 from asrbatch.errors import RowError
 from asrbatch.types import AudioRef, Utterance
 
@@ -236,7 +235,7 @@ def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
 @pytest.mark.parametrize("windows", ["energy", "sequential"])
 def test_a_refused_window_fails_its_row_and_no_other(recordings, windows):
     def fate(key):
-        return Failure(RowError("rejected", "refused")) if key == (0, 3) else None
+        return RowError("rejected", "refused") if key == (0, 3) else None
 
     with Run(rules=rules(windows), fate=fate) as run:
         run.pipeline.run([r.utterance for r in recordings])

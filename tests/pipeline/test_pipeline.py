@@ -11,7 +11,6 @@ import soundfile
 from beep_engine import RATE
 from beep_pipeline import Limits, Run
 
-from asrbatch.engine.base import Failure
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.types import AudioRef, Utterance
 
@@ -91,7 +90,7 @@ def test_a_row_fails_by_itself(utterances, tmp_path):
         utterances[4],
         utterances[5],
     ]
-    refused = Failure(RowError("rejected", "the engine refused the request: too much"))
+    refused = RowError("rejected", "the engine refused the request: too much")
     with Run(fate=lambda key: refused if key[0] == 4 else None) as run:
         run.pipeline.run(iter(rows))
     by_index = {row["index"]: row for row in run.rows}
@@ -103,7 +102,7 @@ def test_a_row_fails_by_itself(utterances, tmp_path):
 
 
 def test_a_dead_engine_stops_the_run_and_keeps_what_is_written(utterances):
-    died = Failure(EngineDiedError("the engine process died: killed"))
+    died = EngineDiedError("the engine process died: killed")
     with Run(fate=lambda key: died if key[0] == 20 else None) as run, pytest.raises(EngineDiedError, match="killed"):
         run.pipeline.run(iter(utterances))
     assert 0 < len(run.rows) < 40
