@@ -25,10 +25,11 @@ from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, describe
 from asrbatch.manifest.readers.tar import open_nemo_tars
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.readers.webdataset import open_webdataset
-from asrbatch.manifest.source import ManifestSource, is_source_file, read_source_file, resolve
+from asrbatch.manifest.source import ManifestSource, expand, is_source_file, read_source_file
 from asrbatch.manifest.stdin import open_stdin
 from asrbatch.options import flag
 from asrbatch.storage.jsonl import known_head
+from asrbatch.storage.remote import absolute
 
 ACCEPTED = (
     "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV "
@@ -77,7 +78,7 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
         return _read_stdin(options)
     if is_source_file(given):
         given, options = read_source_file(given, options)
-    source = resolve(given, options)
+    source = ManifestSource(absolute(given), tuple(expand(given)), options)
     # With --format nothing is guessed, and nothing else is tried: a wrong guess would hide what is wrong with the
     # file.
     if source.format is not None:

@@ -19,9 +19,8 @@ from asrbatch.manifest.probe_results import MISMATCH, ProbeResults
 from asrbatch.manifest.scan import Observe
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.validate import without_place
-from asrbatch.manifest.writer import has_place, line_fields, new_manifest
+from asrbatch.manifest.writer import line_fields, new_manifest
 from asrbatch.storage.files import json_bytes
-from asrbatch.types import Utterance
 
 _MISMATCH_FIX = "the duration written is that of the audio; where the file goes on after the row, that of the row"
 
@@ -68,16 +67,10 @@ def check_sources(sources: Sequence[str], reading: SourceOptions, *, observe: Ob
         ManifestError: the sources cannot be read, or hold bad rows.
         UsageError: a row's audio lies inside its source.
     """
-    without: list[int] = []
-
-    def check(row: Utterance) -> None:
-        if not without and not has_place(row):
-            without.append(row.index)
-
-    stats = ManifestStats(sources, with_files=True, reading=reading, check=check, observe=observe)
+    stats = ManifestStats(sources, reading=reading, observe=observe)
     # Only the first is reported: where one row of a source has its audio inside, mostly all have.
-    if without:
-        raise UsageError(without_place(stats.manifest.where(without[0])))
+    if stats.without_place:
+        raise UsageError(without_place(stats.manifest.where(stats.without_place[0])))
     return stats
 
 

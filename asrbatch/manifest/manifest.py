@@ -5,7 +5,6 @@ of `row.py`. Opening reads nothing about audio and keeps no rows. Importing this
 datasets."""
 
 import os
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -27,25 +26,20 @@ class Manifest:
     Attributes:
         source: absolute path (or glob) as a string.
         scan: what the one pass at opening found.
-        num_bad: rows that will fail because of what they say; 0 where bad rows were to be refused.
+        num_bad: rows that will fail because of what they say (`is_bad(index)`); 0 where bad rows were to be refused.
+        keys: int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one.
+        audio_folder, in_groups, where, line: see `Reader`.
+        has_plain_lines: each line of its files is a row under our names.
     """
 
     def __init__(self, reader: Reader, check: Check | None, scan: Scan, ids: Ids):
         self._reader, self._check, self.scan, self._ids = reader, check, scan, ids
-        self.source, self.num_bad = reader.source, len(ids.bad)
+        self.source, self.num_bad, self.is_bad = reader.source, len(ids.bad), ids.is_bad
+        self.keys, self.audio_folder, self.in_groups = ids.keys, reader.audio_folder, reader.in_groups
+        self.has_plain_lines, self.where, self.line = reader.is_plain, reader.where, reader.line
 
     def __len__(self) -> int:
         return self.scan.num_rows
-
-    @property
-    def keys(self) -> array:
-        """int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one."""
-        return self._ids.keys
-
-    @property
-    def audio_folder(self) -> str | None:
-        """See `Reader.audio_folder`."""
-        return self._reader.audio_folder
 
     def record(self) -> dict[str, Any]:
         """What a run record says of it, for whoever looks for the audio later.
@@ -60,17 +54,9 @@ class Manifest:
             "holds_audio": self._reader.holds_audio,
         }
 
-    def where(self, index: int) -> str:
-        """File and line, or row, of a row; for messages."""
-        return self._reader.where(index)
-
     def examples(self, found: list[tuple[int, str]]) -> list[dict[str, Any]]:
         """Rows and what is wrong with them, in plain JSON values."""
         return [{"row": index, "where": self.where(index), "text": text} for index, text in found]
-
-    def is_bad(self, index: int) -> bool:
-        """Whether a row will fail because of what it says."""
-        return self._ids.is_bad(index)
 
     def read(self, index: int) -> Utterance:
         """Row `index` (0-based), with the id the scan gave it. From any thread; reads nothing about its audio.
@@ -109,20 +95,6 @@ class Manifest:
                 raise manifest_changed(self._reader.where(index))
             return self._failing(index, row_id, row.fields, problem)
         return utterance
-
-    def line(self, index: int) -> bytes | None:
-        """A row as it stands in a file of JSON Lines; None where it has no line of its own."""
-        return self._reader.line(index)
-
-    @property
-    def in_groups(self) -> bool:
-        """Audio is read in groups of neighbouring rows: a single row costs what stands before it in its group."""
-        return self._reader.in_groups
-
-    @property
-    def has_plain_lines(self) -> bool:
-        """Each line of its files is a row under our names."""
-        return self._reader.is_plain
 
     def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
         where = self._reader.where(index)

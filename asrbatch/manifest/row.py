@@ -28,14 +28,13 @@ from asrbatch.types import AudioRef
 REFUSED_FIELDS = frozenset((
     "temperature", "top_p", "top_k", "min_p", "seed", "best_of", "max_tokens", "min_tokens", "max_new_tokens",
     "min_new_tokens", "presence_penalty", "frequency_penalty", "repetition_penalty", "repetition_detection",
-    "length_penalty",
-    "no_repeat_ngram_size", "stop_token_ids", "bad_words", "ignore_eos", "logit_bias", "allowed_token_ids",
-    "logits_processors", "structured_outputs", "guided_decoding", "thinking_token_budget", "skip_special_tokens",
-    "include_stop_str_in_output", "watermarking", "sampling_params", "generation_config", "generation_kwargs",
-    "generate_kwargs", "extra_args", "do_sample", "num_beams", "beam_size", "beam_width", "use_beam_search",
-    "num_return_sequences", "suppress_tokens", "forced_decoder_ids", "condition_on_previous_text", "system",
-    "system_prompt",
-    "user_prompt", "initial_prompt", "messages", "chat_template_kwargs",
+    "length_penalty", "no_repeat_ngram_size", "stop_token_ids", "bad_words", "ignore_eos", "logit_bias",
+    "allowed_token_ids", "logits_processors", "structured_outputs", "guided_decoding", "thinking_token_budget",
+    "skip_special_tokens", "include_stop_str_in_output", "watermarking", "sampling_params", "generation_config",
+    "generation_kwargs", "generate_kwargs", "extra_args", "do_sample", "num_beams", "beam_size", "beam_width",
+    "use_beam_search", "num_return_sequences", "suppress_tokens", "forced_decoder_ids",
+    "condition_on_previous_text", "system", "system_prompt", "user_prompt", "initial_prompt", "messages",
+    "chat_template_kwargs",
 ))  # fmt: skip
 SEVERAL_CLIPS_FIELDS = frozenset(("audio_filepaths", "audios"))
 # Every field this module looks at. A reader that skips columns must not skip these.
@@ -73,10 +72,9 @@ class InvalidRow(Exception):
         given = self.fields.get("id")
         if given is None:
             given = self.row_id
-        if type(given) is int or (type(given) is str and given):
-            return Row(str(given), False, None, None, None, None, None, None, self.fields)
+        is_given = type(given) is int or (type(given) is str and given != "")
         made = hashlib.blake2b(str(self).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        return Row(made, True, None, None, None, None, None, None, self.fields)
+        return Row(str(given) if is_given else made, not is_given, *[None] * 6, self.fields)
 
 
 @contextmanager

@@ -63,15 +63,9 @@ class Ids:
 
     def __init__(self) -> None:
         self.keys = array("q")  # hash(final id) per row
-        self._repeated_rows = array("Q")  # ascending
-        self._ordinals = array("Q")  # 2 for the second row with that hash, and so on
+        self.ordinals: dict[int, int] = {}  # by row: 2 for the second row with that hash, and so on
         self.bad = array("Q")  # rows that are to fail, ascending
         self._given_twice: dict[int, tuple[int, str]] = {}
-
-    def add_repeat(self, index: int, ordinal: int) -> None:
-        """Row `index` is the `ordinal`-th with its hash. Indexes must come in ascending order."""
-        self._repeated_rows.append(index)
-        self._ordinals.append(ordinal)
 
     def is_bad(self, index: int) -> bool:
         at = bisect_left(self.bad, index)
@@ -94,11 +88,7 @@ class Ids:
         """The id of a row as the scan made it."""
         if index in self._given_twice:
             return self._given_twice[index][1]
-        if row.hashed:
-            at = bisect_left(self._repeated_rows, index)
-            if at < len(self._repeated_rows) and self._repeated_rows[at] == index:
-                return numbered_id(row.id, self._ordinals[at])
-        return row.id
+        return numbered_id(row.id, self.ordinals[index]) if index in self.ordinals else row.id
 
 
 def numbered_id(row_hash: str, ordinal: int) -> str:
@@ -111,12 +101,7 @@ def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utteran
 
 
 def scan_rows(
-    reader: Reader,
-    check: Check | None = None,
-    *,
-    keep_bad: bool = False,
-    on_issue: OnIssue | None = None,
-    observe: Observe | None = None,
+    reader: Reader, check: Check | None, *, keep_bad: bool, on_issue: OnIssue | None, observe: Observe | None
 ) -> tuple[Scan, Ids]:
     """Read every row once.
 
@@ -138,19 +123,14 @@ def scan_rows(
         # Not for every row: who observes may draw on a terminal.
         if observe is not None and index % _OBSERVED_ROWS == 0:
             observe(index, found.number, reader.share_read(index))
-        problem = None
+        problem, kind = None, "the run cannot do it"
         if type(row) is InvalidRow:
-            problem, kind = str(row), row.kind
-            durations_s.append(nan)
-            # A bad row keeps its place, id and digest, so that rows after it have the same numbers in every run.
-            row = row.row()  # keeps the place
-            digest.add(row.id, row.hashed, canonical_tail(row))
-        else:
-            kind = "the run cannot do it"
-            if check is not None:
-                problem = check(make_utterance(reader, index, row.id, row))
-            durations_s.append(nan if row.duration_s is None else row.duration_s)
-            digest.add(row.id, row.hashed, canonical_tail(row))
+            # What stands in its place keeps id and digest, so that rows after it have the same numbers in every run.
+            problem, kind, row = str(row), row.kind, row.row()
+        elif check is not None:
+            problem = check(make_utterance(reader, index, row.id, row))
+        durations_s.append(nan if row.duration_s is None else row.duration_s)
+        digest.add(row)
         if problem is not None:
             found.add(index, None if row.hashed else row.id, kind, problem)
             if keep_bad:
@@ -200,11 +180,11 @@ class _Digest:
     def num_waiting(self) -> int:
         return len(self._ids)
 
-    def add(self, row_id: str, hashed: bool, tail: str) -> None:
-        if hashed:
+    def add(self, row: Row) -> None:
+        if row.hashed:
             self._hashed.append(len(self._ids))
-        self._ids.append(row_id)
-        self._tails.append(tail)
+        self._ids.append(row.id)
+        self._tails.append(canonical_tail(row))
 
     def flush(self, ids: Ids) -> None:
         hashes = np.array([int(self._ids[at], 16) for at in self._hashed], np.uint64)
@@ -212,7 +192,7 @@ class _Digest:
         for which in np.flatnonzero(before):
             at, ordinal = self._hashed[which], int(before[which]) + 1
             self._ids[at] = numbered_id(self._ids[at], ordinal)
-            ids.add_repeat(len(ids.keys) + at, ordinal)
+            ids.ordinals[len(ids.keys) + at] = ordinal
         ids.keys.extend(map(hash, self._ids))
         self._sha.update("".join(map(canonical_row, self._ids, self._tails)).encode("ascii"))
         self._clear()

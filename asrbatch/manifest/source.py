@@ -57,12 +57,6 @@ class ManifestSource:
         return self.is_one and os.path.isdir(self.path)
 
 
-def resolve(given: str, options: SourceOptions) -> ManifestSource:
-    """Raises ManifestError: a list names a file that is not there, or a pattern stands for too many."""
-    path = absolute(given)
-    return ManifestSource(path, tuple(expand(given)), options)
-
-
 def expand(given: str) -> list[str]:
     """The files that a path, list, glob or `_OP_0..7_CL_` pattern names, as absolute paths or URLs; none if none match.
 

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -141,30 +142,20 @@ def keep_stdin(config: RunConfig) -> KeptManifest:
         UsageError, OutputError: see `spool_stdin`.
     """
     # A mistyped manifest that was refused must not stand in the way of the right one.
-    may_replace = config.overwrite or not any(paths.record.exists() for paths in _all_paths(config.output_path))
-    path = spool_stdin(RunPaths(config.output_path).spool, may_replace)
-    begun_in = None if config.overwrite else next(_folders(config.output_path), None)
-    return KeptManifest(path, begun_in or os.getcwd())
+    records = iter(()) if config.overwrite else _records(config.output_path)
+    first = next(records, None)
+    path = spool_stdin(RunPaths(config.output_path).spool, replace=first is None)
+    folders = (record["fingerprint"].get("audio_folder") for record in chain(filter(None, [first]), records))
+    return KeptManifest(path, next(filter(None, folders), os.getcwd()))
 
 
-def _folders(output: Path) -> Iterator[str]:
-    """What sessions of this run, or of its chunks, took relative paths to be relative to."""
-    for paths in _all_paths(output):
-        if (folder := _fingerprint(paths).get("audio_folder")) is not None:
-            yield folder
-
-
-def _all_paths(output: Path) -> Iterator[RunPaths]:
-    """Of the run, and of its chunks that have left a file."""
-    yield RunPaths(output)
-    if output.parent.is_dir():
-        for chunks in find_chunks(output).values():
-            yield from chunks.values()
-
-
-def _fingerprint(paths: RunPaths) -> dict[str, Any]:
-    try:
-        record = read_record(paths)
-    except OutputError:  # reported where that file is used
-        return {}
-    return record["fingerprint"] if record else {}
+def _records(output: Path) -> Iterator[dict[str, Any]]:
+    """Run records of this run, or of its chunks; a damaged one, which is reported where it is used, says nothing."""
+    chunks = find_chunks(output).values() if output.parent.is_dir() else ()
+    for paths in (RunPaths(output), *(paths for of_run in chunks for paths in of_run.values())):
+        try:
+            record = read_record(paths)
+        except OutputError:
+            record = {"fingerprint": {}}
+        if record is not None:
+            yield record

@@ -1,7 +1,7 @@
 """What a manifest amounts to: rows, hours, duplicates, how even its chunks are, and what that costs at a given speed.
 
 All from one pass over the manifest and none from its audio (that is `probe.py`). Knows nothing of models and devices,
-and shows nothing. Keeps 8 bytes a row beside what the manifest keeps, and 8 more when files are to be probed.
+and shows nothing. Keeps 16 bytes a row beside what the manifest keeps.
 
 Fields of `Durations`, `Duplicates` and `Estimate` are those of `plan --json`, which prints them by
 `dataclasses.asdict`: README lists them, and renaming one breaks scripts.
@@ -22,6 +22,7 @@ from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.scan import Check, Observe
 from asrbatch.manifest.sharding import Sharding
+from asrbatch.manifest.writer import has_place
 from asrbatch.types import Utterance
 
 # What most models take at once; longer rows are worth knowing about.
@@ -142,11 +143,11 @@ class ManifestStats:
     Attributes:
         manifest: opened and checked.
         languages: rows by `lang`; those without under None, and those beyond the first 1,000 languages under "…".
-        files: int64 [rows], equal for rows of one file; None without `with_files`.
+        files: int64 [rows], equal for rows of one file.
+        without_place: uint64, good rows that no line of a manifest could name the audio of, see `has_place`.
 
     Args:
         source, reading, check, on_issue, observe: as `open_manifest`.
-        with_files: keep `files`.
 
     Raises:
         ManifestError: it cannot be used; see `open_manifest`.
@@ -156,7 +157,6 @@ class ManifestStats:
         self,
         source: str | Sequence[str],
         *,
-        with_files: bool = False,
         reading: SourceOptions | None = None,
         check: Check | None = None,
         on_issue: OnIssue | None = None,
@@ -165,12 +165,12 @@ class ManifestStats:
         self._check = check
         self.languages: Counter[str | None] = Counter()
         self._pieces = array("q")
-        self._files = array("q") if with_files else None
+        self._files, self.without_place = array("q"), array("Q")
         self.manifest: Manifest = open_manifest(
             source, check=self._add, options=reading, on_issue=on_issue, observe=observe
         )
         self._pass_over_bad(len(self.manifest))
-        self.files = None if self._files is None else np.frombuffer(self._files, np.int64)
+        self.files = np.frombuffer(self._files, np.int64)
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -179,8 +179,7 @@ class ManifestStats:
         """Gives the bad rows up to `index`, which no check saw, a piece and a file of their own."""
         while (place := len(self._pieces)) < index:
             self._pieces.append(hash(("bad", place)))
-            if self._files is not None:
-                self._files.append(hash(("bad", place)))
+            self._files.append(hash(("bad", place)))
 
     def _add(self, row: Utterance) -> str | None:
         problem = None if self._check is None else self._check(row)
@@ -189,8 +188,9 @@ class ManifestStats:
         self._pass_over_bad(row.index)
         file = file_of(row)
         self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
-        if self._files is not None:
-            self._files.append(hash(file))
+        self._files.append(hash(file))
+        if not has_place(row):
+            self.without_place.append(row.index)
         # A column of free text given as `lang` must not fill the memory.
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1

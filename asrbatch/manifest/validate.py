@@ -3,7 +3,6 @@
 Judges rows as `scan.py` does and audio as `probe.py` does, and adds them up; knows nothing of how either is
 done, and shows nothing. Imports neither torch nor vllm."""
 
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from asrbatch.manifest.scan import Check, Observe
 from asrbatch.manifest.survey import ManifestStats
 from asrbatch.manifest.writer import has_place, line_fields, new_manifest, place_from
 from asrbatch.storage.files import json_bytes
-from asrbatch.types import Utterance
 
 
 class Validation:
@@ -58,20 +56,17 @@ class Validation:
         observe: Observe | None = None,
     ):
         self._refuses = reading.on_bad_row == "refuse"
-        self._check, self._strict, self._on_issue = check, strict, on_issue
-        self._without_place = array("Q")
+        self._strict, self._on_issue = strict, on_issue
         # Bad rows are kept, to be listed and to have their audio left out, whatever a run would do with them.
         keeping = replace(reading, on_bad_row="fail")
-        self._stats = ManifestStats(
-            sources, with_files=True, reading=keeping, check=self._check_row, on_issue=on_issue, observe=observe
-        )
+        self._stats = ManifestStats(sources, reading=keeping, check=check, on_issue=on_issue, observe=observe)
         self.manifest: Manifest = self._stats.manifest
         self.num_bad = self.manifest.num_bad
         self.probe: AudioProbe | None = None
         self.clean: tuple[Path, int] | None = None
         self.report: tuple[Path, int] | None = None
         # At once, before hours of decoding: a row whose audio is inside its source cannot be written.
-        for index in self._without_place if for_lines else ():
+        for index in self._stats.without_place if for_lines else ():
             if self.manifest.line(index) is None:
                 raise UsageError(f"--write-clean: {without_place(self.manifest.where(index))}")
 
@@ -176,11 +171,6 @@ class Validation:
         ]
         of_audio = self.probe.results.issues(manifest) if self.probe else []
         return [{"of": "rows", **issue} for issue in of_rows] + [{"of": "audio", **issue} for issue in of_audio]
-
-    def _check_row(self, row: Utterance) -> str | None:
-        if not has_place(row):
-            self._without_place.append(row.index)
-        return None if self._check is None else self._check(row)
 
 
 def without_place(where: str) -> str:

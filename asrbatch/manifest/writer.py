@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asrbatch.errors import OutputError, UsageError
-from asrbatch.storage.files import replacing
+from asrbatch.errors import UsageError
+from asrbatch.storage.files import explained, replacing
 from asrbatch.storage.remote import scheme_of
 from asrbatch.types import Utterance
 
@@ -103,10 +103,7 @@ def new_manifest(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the disk refused; nothing is there then, or what was there before.
     """
-    try:
+    with explained(path, "nothing was written; mend that and run the same command again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             yield file
-    except OSError as e:
-        fix = "nothing was written; mend that and run the same command again"
-        raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e

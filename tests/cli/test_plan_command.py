@@ -125,7 +125,7 @@ def test_a_survey_keeps_few_bytes_a_row(tmp_path):
         tmp_path / "m.jsonl", [{"audio_filepath": f"a/{i}.wav", "duration": 1 + i % 7} for i in range(num_rows)]
     )
     tracemalloc.start()
-    survey = ManifestStats(str(path), with_files=True)
+    survey = ManifestStats(str(path))
     kept, _ = tracemalloc.get_traced_memory()
     tracemalloc.reset_peak()
     duplicates = survey.duplicates()

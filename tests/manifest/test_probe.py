@@ -163,7 +163,7 @@ def test_a_decoder_process_reads_the_same_headers(files):
 
 
 def probe(folder: Path, rows: list[dict], **options) -> AudioProbe:
-    survey = ManifestStats(str(write_jsonl(folder / "m.jsonl", rows)), with_files=True)
+    survey = ManifestStats(str(write_jsonl(folder / "m.jsonl", rows)))
     return AudioProbe(
         survey.manifest, survey.files, **{"num_workers": 3, "timeout_s": 20.0, "config": WHISPER, **options}
     )
@@ -264,7 +264,7 @@ def test_a_file_of_many_rows_is_opened_once(tmp_path):
 
 def test_equal_hashes_of_different_files_cost_time_alone(tmp_path):
     rows = [*interleaved(tmp_path, 3, 30), {"audio_filepath": "gone.wav"}]
-    survey = ManifestStats(str(write_jsonl(tmp_path / "m.jsonl", rows)), with_files=True)
+    survey = ManifestStats(str(write_jsonl(tmp_path / "m.jsonl", rows)))
     options = {"num_workers": 2, "timeout_s": 20.0}
     apart = AudioProbe(survey.manifest, survey.files, **options)
     together = AudioProbe(survey.manifest, np.zeros(len(rows), np.int64), **options)
@@ -289,7 +289,7 @@ def test_audio_inside_parquet_is_probed_from_its_bytes(files, tmp_path):
     cells = [Path(files["mp3"]).read_bytes(), None, b"junk", Path(files["sf WAV"]).read_bytes()]
     audio = pa.array([{"bytes": cell, "path": None if cell else "gone.flac"} for cell in cells])
     pq.write_table(pa.table({"audio": audio, "duration": [12.0, 1.0, 1.0, 9.0]}), tmp_path / "train.parquet")
-    survey = ManifestStats(str(tmp_path / "train.parquet"), with_files=True)
+    survey = ManifestStats(str(tmp_path / "train.parquet"))
     found = AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=20.0).results
     kinds = {index: kind for kind, examples in found.examples.items() for index, _ in examples}
     assert kinds == {1: "missing", 2: "unreadable", 3: MISMATCH}
@@ -301,7 +301,6 @@ def test_an_error_ends_the_probe_and_its_processes(tmp_path):
     os.mkfifo(tmp_path / "hangs.wav")
     survey = ManifestStats(
         str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])),
-        with_files=True,
     )
     children = []
 

@@ -68,7 +68,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         chunk_offset=None,
         streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
     )
-    stats = ManifestStats(config.manifest, with_files=probe_workers is not None, reading=config.reading)
+    stats = ManifestStats(config.manifest, reading=config.reading)
     verdict = None
     if values["model"] is not None:
         from asrbatch.runs.preflight import check_run

@@ -14,7 +14,7 @@ from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.readers.base import HashIndex, Reader
 from asrbatch.manifest.readers.csv import csv_reader
 from asrbatch.manifest.readers.jsonl import JsonlReader
-from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_audio, walk_files
+from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_files
 from asrbatch.manifest.readers.text import open_text
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource, common_folder
@@ -108,7 +108,9 @@ class DescribedFolder(Reader):
         if num_bad:  # they may be what names the others
             return
         known = HashIndex(named)
-        unnamed = [path for path in walk_audio(self._folder) if not known.find(hash(os.path.normpath(path)))]
+        unnamed = [
+            path for path in filter(is_audio, walk_files(self._folder)) if not known.find(hash(os.path.normpath(path)))
+        ]
         if unnamed:
             shown = first_of(sorted(unnamed), _SHOWN_FILES)
             fix = "add them, move them away, or give the metadata file itself as the manifest"
@@ -148,7 +150,7 @@ def open_audio(source: ManifestSource) -> Reader | None:
             is_table = not path.endswith(".jsonl")
             reader = csv_reader(source, file) if is_table else _MetadataReader(file, folder, source.options)
             return DescribedFolder(folder, reader)
-        files = list(walk_audio(folder))
+        files = list(filter(is_audio, walk_files(folder)))
     else:
         files = [file for file in source.files if is_file(file) and not is_remote(file) and is_audio(file)]
         if not files or len(files) < len(source.files):  # other files among them: not ours to pass over

@@ -78,7 +78,7 @@ class KaldiReader(Reader):
         return pipe_or_file(row.path, self.base_folder)
 
     def where(self, index: int) -> str:
-        return f"{self._utterances.path}:{self._utterances.line_number(index)}"
+        return f"{self._utterances.path}:{self._utterances.numbers[index]}"
 
     def _path(self, place: str) -> str:
         if not place:
@@ -95,10 +95,10 @@ class KaldiReader(Reader):
     def _check_keys(self) -> None:
         # As in `validate_data_dir.sh`. `utt2spk` may have more: it decides nothing here.
         for name, file in self._others.items():
-            unknown = file.keys_not_in(self._utterances)
+            unknown = file.keys_not_in(self._utterances.hashes)
             if unknown and name in ("text", "lang"):
                 raise _stray(file.path, unknown, f"{os.path.basename(self._utterances.path)} lacks")
-        if self._segments is not None and (unused := self._wavs.keys_not_in_values(self._segments)):
+        if self._segments is not None and (unused := self._wavs.keys_not_in(self._segments.first_words)):
             raise _stray(self._wavs.path, unused, "no segment uses")
 
     def _choose_base(self) -> str:
@@ -156,6 +156,10 @@ def _invalid_line(file: str, line: str, problem: str, fix: str) -> InvalidRow:
 class KeyedLines:
     """A file of lines `key value`, by line and by key.
 
+    Attributes:
+        numbers: of its lines that are not blank, from 1.
+        hashes, first_words: hashes of their keys, and of the first words of their values.
+
     Raises:
         ManifestError: it cannot be opened, or is not UTF-8.
     """
@@ -163,28 +167,24 @@ class KeyedLines:
     def __init__(self, path: str):
         self.path = path
         self._file = LocalFile(path)
-        self._starts, self._numbers = array("Q"), array("Q")
-        hashes, self._first_words = array("q"), array("q")
+        self.check = self._file.check
+        self._starts, self.numbers = array("Q"), array("Q")
+        hashes, self.first_words = array("q"), array("q")
         end = number = 0
         for line in self._file.lines():
             start, end, number = end, end + len(line), number + 1
             words = line.split(None, 2)
             if words:
                 self._starts.append(start)
-                self._numbers.append(number)
+                self.numbers.append(number)
                 hashes.append(hash(words[0]))
-                self._first_words.append(hash(words[1]) if len(words) > 1 else 0)
+                self.first_words.append(hash(words[1]) if len(words) > 1 else 0)
         self._starts.append(end)
         self._index = HashIndex(hashes)
+        self.hashes = self._index.hashes
 
     def __len__(self) -> int:
-        return len(self._numbers)
-
-    def check(self) -> None:
-        self._file.check()
-
-    def line_number(self, index: int) -> int:
-        return self._numbers[index]
+        return len(self.numbers)
 
     def line(self, index: int) -> tuple[str, str]:
         """Key and value of a line. Raises InvalidRow: not UTF-8."""
@@ -192,7 +192,7 @@ class KeyedLines:
         try:
             key, _, value = data.decode().replace("\t", " ", 1).partition(" ")
         except UnicodeDecodeError as e:
-            where, fix = f"{self.path}:{self._numbers[index]}", "write the whole file in UTF-8"
+            where, fix = f"{self.path}:{self.numbers[index]}", "write the whole file in UTF-8"
             raise InvalidRow(show_text(data.decode("utf-8", "backslashreplace")), f"not UTF-8: {where}", fix) from e
         return key, value.strip()
 
@@ -203,18 +203,12 @@ class KeyedLines:
         values = {index: value for index, (its_key, value) in found.items() if its_key == key}
         if len(values) > 1:
             name, fix = os.path.basename(self.path), "keep one of the lines"
-            both = " and ".join(f"{self.path}:{self._numbers[index]}" for index in list(values)[:2])
+            both = " and ".join(f"{self.path}:{self.numbers[index]}" for index in list(values)[:2])
             raise InvalidRow(show_text(key), f"key given twice in {name}: {both}", fix)
         return next(iter(values.values()), None)
 
-    def keys_not_in(self, other: "KeyedLines") -> list[str]:
-        return self._keys_not_in(other._index.hashes)
-
-    def keys_not_in_values(self, other: "KeyedLines") -> list[str]:
-        """Keys that are the first word of no line's value."""
-        return self._keys_not_in(other._first_words)
-
-    def _keys_not_in(self, hashes: Iterable[int]) -> list[str]:
+    def keys_not_in(self, hashes: Iterable[int]) -> list[str]:
+        """Keys with none of these hashes."""
         keys = (self._data(index).split(None, 1)[0] for index in self._index.positions_not_in(hashes))
         return [key.decode("utf-8", "backslashreplace") for key in keys]
 

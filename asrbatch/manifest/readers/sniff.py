@@ -85,11 +85,6 @@ def is_audio(name: str) -> bool:
     return os.path.splitext(base)[1].lower() in ENDINGS and not base.startswith(".")
 
 
-def walk_audio(folder: str) -> Iterator[str]:
-    """Audio files as `walk_files` finds them."""
-    return filter(is_audio, walk_files(folder))
-
-
 def walk_files(folder: str) -> Iterator[str]:
     """Files in a folder and all below it, without hidden ones; paths relative to the folder, in no order.
 
