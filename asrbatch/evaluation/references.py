@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import AsrbatchError, UsageError
 from asrbatch.evaluation.predictions import Predictions, audio_id, number_repeats, numbered
 from asrbatch.formatting import show, show_text
@@ -95,7 +96,7 @@ def find_references(source: str | None, split: str | None, run: RunFacts, num_ro
         ManifestError: the given manifest cannot be read.
     """
     if source is not None:
-        return FoundReferences(References(open_manifest(source, split=split)), "; the others count as empty", False)
+        return FoundReferences(References(open_manifest(source, options=SourceOptions(split=split))), "; the others count as empty", False)
     # A run that lacks rows would score better than it is if they were not counted.
     if not run.is_incomplete(num_rows):
         return FoundReferences(None, "", False)
@@ -114,7 +115,7 @@ def _of_run(run: RunFacts, split: str | None) -> References:
     """The rows that a run was to write. Raises AsrbatchError where that cannot be told."""
     if run.manifest_source is None:
         raise UsageError("the run record names no manifest")
-    manifest = open_manifest(run.manifest_source, split=split)
+    manifest = open_manifest(run.manifest_source, options=SourceOptions(split=split))
     if manifest.scan.digest != run.manifest_digest:
         raise UsageError(f"{manifest.source} is not what was transcribed any more")
     if run.chunk is None:

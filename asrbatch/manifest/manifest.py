@@ -6,7 +6,6 @@ datasets."""
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from asrbatch.config import SourceOptions
@@ -104,7 +103,6 @@ class Manifest:
 def open_manifest(
     source: str | os.PathLike[str] | Sequence[str],
     *,
-    split: str | None = None,
     check: Check | None = None,
     options: SourceOptions | None = None,
     on_issue: OnIssue | None = None,
@@ -114,7 +112,6 @@ def open_manifest(
 
     Args:
         source: what holds the rows; see `formats.py` for all that is recognised. Several are one manifest.
-        split: which split of a data set; the same as that of the options.
         check: called once with every good row; returns None, or `value: problem; fix` for a row this run cannot do.
             Ids of rows that repeat are not numbered yet then, and a data set's columns of lists, structs and bytes are
             left out.
@@ -125,8 +122,6 @@ def open_manifest(
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
     """
     options = options or SourceOptions()
-    if split is not None:
-        options = replace(options, split=split)
     sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
     try:
         # All are opened before the first is read: a typo in the last is reported at once.

@@ -47,7 +47,6 @@ class Sharding:
         if num_chunks < 1:
             raise UsageError(f"--num-chunks {num_chunks}: must be at least 1")
         self.num_chunks = num_chunks
-        self._durations_s = durations_s
         # Row groups dealt out row by row would be read whole by every chunk: N times the audio.
         if strategy == "balanced" and in_groups:
             strategy = "consecutive"
@@ -65,11 +64,6 @@ class Sharding:
     def num_rows(self) -> np.ndarray:
         """int64 [chunks]: rows of each chunk."""
         return np.bincount(self.chunk_of, minlength=self.num_chunks)
-
-    @cached_property
-    def audio_s(self) -> np.ndarray:
-        """float64 [chunks]: seconds of audio the manifest states for each chunk; unstated ones count as 0."""
-        return np.bincount(self.chunk_of, np.nan_to_num(self._durations_s), minlength=self.num_chunks)
 
     @cached_property
     def digest(self) -> str:
@@ -94,7 +88,7 @@ def _balanced(durations_s: np.ndarray, num_chunks: int) -> np.ndarray:
     costs_ms = np.rint(durations_s[stated].astype(np.float64) * 1000).astype(np.int64)
     order = np.argsort(-costs_ms, kind="stable")
     lightest = [(0, chunk) for chunk in range(num_chunks)]
-    for start in range(0, len(order), _BLOCK_ROWS):  # Python's own numbers take ten times the room of an array's
+    for start in range(0, len(order), _BLOCK_ROWS):  # Python's own numbers take ten times the memory of an array's
         places = order[start : start + _BLOCK_ROWS]
         chosen = []
         for cost_ms in costs_ms[places].tolist():

@@ -104,14 +104,10 @@ def _put(temporary: Path, path: Path, replace: bool) -> None:
     try:
         os.link(temporary, path)  # fails when it exists, also where two do it at once
         return
-    except FileExistsError:
-        pass
-    except OSError as e:  # a file system without links
+    except OSError:  # it exists, or a file system without links
         if not path.exists():
             os.replace(temporary, path)
             return
-        if not filecmp.cmp(temporary, path, shallow=False) and not replace:
-            raise OutputError(f"{path}: cannot be compared or replaced: {e.strerror}") from e
     if filecmp.cmp(temporary, path, shallow=False):
         return
     if not replace:

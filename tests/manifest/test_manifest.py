@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import EXIT_USAGE, ManifestError, RowError, UsageError
 from asrbatch.manifest import manifest as manifest_module
 from asrbatch.manifest import scan
@@ -522,7 +523,7 @@ def test_split_means_nothing_for_json_lines(tmp_path):
         UsageError,
         match=r"--split: means nothing for .*, which is read as --format jsonl; leave it out; it is for",
     ):
-        open_manifest(write(tmp_path, PASSED), split="test")
+        open_manifest(write(tmp_path, PASSED), options=SourceOptions(split="test"))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -180,7 +180,7 @@ NO_IDS = table().drop_columns("id")
     ],
 )
 def test_rows_without_ids_are_called_by_split_and_row(tmp_path, make, split, label):
-    manifest = open_manifest(make(tmp_path), split=split)
+    manifest = open_manifest(make(tmp_path), options=SourceOptions(split=split))
     utterances = read_all(manifest)
     assert [utterance.id for utterance in utterances] == [f"{label}/{n}" for n in range(NUM_ROWS)]
     assert [utterance.audio.name for utterance in utterances] == [f"{label}/{n}" for n in range(NUM_ROWS)]
@@ -205,18 +205,18 @@ def test_splits_are_chosen_by_name(tmp_path):
         names = "train, test" if source.name == "saved" else "test, train"
         assert str(caught.value) == f"{source}: holds several splits ({names}); choose one with --split"
         with pytest.raises(ManifestError, match='has no split "dev"; there is t'):
-            open_manifest(source, split="dev")
-    assert len(open_manifest(tmp_path / "saved", split="test")) == NUM_ROWS - 5
-    assert open_manifest(tmp_path / "saved", split="test").read(0).id == "r5"
-    assert len(open_manifest(folder, split="test")) == NUM_ROWS
+            open_manifest(source, options=SourceOptions(split="dev"))
+    assert len(open_manifest(tmp_path / "saved", options=SourceOptions(split="test"))) == NUM_ROWS - 5
+    assert open_manifest(tmp_path / "saved", options=SourceOptions(split="test")).read(0).id == "r5"
+    assert len(open_manifest(folder, options=SourceOptions(split="test"))) == NUM_ROWS
 
 
 def test_split_of_a_source_without_splits_is_refused(tmp_path):
     for source in (save(tmp_path / "s", table()), write_parquet(tmp_path / "rows.parquet", table())):
         with pytest.raises(ManifestError, match="has no splits, so --split test means nothing; leave it out"):
-            open_manifest(source, split="test")
+            open_manifest(source, options=SourceOptions(split="test"))
     with pytest.raises(ManifestError, match='has no split "test"; there is train'):
-        open_manifest(save(tmp_path / "s2", table(), datasets.Split.TRAIN), split="test")
+        open_manifest(save(tmp_path / "s2", table(), datasets.Split.TRAIN), options=SourceOptions(split="test"))
 
 
 # --- the audio column -------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_standard_input_takes_texts_for_no_header_and_no_split(monkeypatch):
     stdin._unnamed_copy.cache_clear()
     assert open_manifest("-").read(0).fields["text"] == "the path, file, and"
     with pytest.raises(UsageError, match="--split: means nothing for standard input, which is read as --format jsonl"):
-        open_manifest("-", split="x")
+        open_manifest("-", options=SourceOptions(split="x"))
     stdin._unnamed_copy.cache_clear()
 
 

@@ -128,13 +128,9 @@ def find_metadata(folder: str) -> str | None:
         raise ManifestError(f"{folder}: holds {' and '.join(here)}; keep one of them, which of the two is meant?")
     if here:
         return os.path.join(folder, here[0])
-    below, any_audio = [], False
     # Metadata in folders below would say what their files are, and go unread.
-    for file in walk_files(folder):
-        any_audio = any_audio or is_audio(file)
-        if os.path.basename(file) in _METADATA:
-            below.append(file)
-    if below and any_audio:
+    below = [file for file in walk_files(folder) if os.path.basename(file) in _METADATA]
+    if below and any(map(is_audio, walk_files(folder))):
         audio = os.path.join(folder, "**", "*.wav")
         fix = f"give one of those folders, or a glob of audio ('{audio}') to leave them unread"
         found = first_of(sorted(below), _SHOWN_FILES)

@@ -96,15 +96,15 @@ class ParquetTable(Table):
             del self._light[audio]
         elif in_cells:
             self._light[audio] = self._path
-        self._may_hold_bytes = [in_cells and self._may_hold(group) for group in self._groups]
-        self._is_mixed = [in_cells and self._has_empty(group) for group in self._groups]
+        self._holding = [in_cells and self._hold_audio(group) for group in self._groups]
         self._held: dict[int, np.ndarray] = {}  # of a mixed row group, bool [num_rows]
         self._lock = threading.Lock()
         self._light_batches = self._batches(list(self._light.values()), _LIGHT_BATCH_BYTES)
         self._audio_batches = self._batches([audio], _AUDIO_BATCH_BYTES)
         # Audio in row groups of several rows: one cannot be read without those before it.
         self.in_groups = any(
-            held and group.num_rows > 1 for held, group in zip(self._may_hold_bytes, self._groups, strict=True)
+            holding is not False and group.num_rows > 1
+            for holding, group in zip(self._holding, self._groups, strict=True)
         )
 
     def scan(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, list[bool]]]:
@@ -152,19 +152,16 @@ class ParquetTable(Table):
         if file in self._states:
             self._states[file].check()
 
-    def _may_hold(self, group: _RowGroupSpan) -> bool:
-        """False only where the statistics prove that every cell of the row group is a mere path."""
-        return self._num_nulls(group, self._bytes) != group.num_rows
-
-    def _has_empty(self, group: _RowGroupSpan) -> bool:
-        """Whether the statistics say that some cells hold audio and some do not, of which some may have no path either.
-
-        False for URLs, where it would take fetching all of the audio to know which.
+    def _hold_audio(self, group: _RowGroupSpan) -> bool | None:
+        """Whether the cells of a row group may hold audio, by the statistics: False where these prove that every cell
+        is a mere path; None where some hold audio and some do not, of which some may have no path either: that is to
+        be read. Not behind URLs, where it would take fetching all of the audio.
         """
         num_nulls = self._num_nulls(group, self._bytes)
-        if not num_nulls or num_nulls == group.num_rows or is_remote(self._paths[group.file]):
+        if num_nulls == group.num_rows:
             return False
-        return self._path is None or bool(self._num_nulls(group, self._path))
+        is_mixed = num_nulls and not is_remote(self._paths[group.file])
+        return None if is_mixed and (self._path is None or self._num_nulls(group, self._path)) else True
 
     def _num_nulls(self, group: _RowGroupSpan, column_name: str) -> int | None:
         """None where the writer did not say."""
@@ -175,8 +172,8 @@ class ParquetTable(Table):
     def _in_cells(self, index: int, num_rows: int) -> list[bool]:
         """Whether the audio of rows of one row group may be in their cells; the same at every call."""
         at = self._group_of(index)
-        if not self._is_mixed[at]:
-            return [self._may_hold_bytes[at]] * num_rows
+        if self._holding[at] is not None:
+            return [self._holding[at]] * num_rows
         with self._lock:
             if at not in self._held:
                 self._held[at] = self._find_held(self._groups[at])

@@ -9,7 +9,6 @@ import datetime
 import decimal
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,6 @@ from asrbatch.formatting import one_line
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader, row_or_error
 from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, InvalidRow, Row, audio_ref, parse_row
-from asrbatch.storage.remote import is_remote, join_url, read_remote
 from asrbatch.types import AudioRef
 
 
@@ -198,19 +196,16 @@ class TableReader(Reader):
         if not cell["path"]:
             problem = "the audio cell holds neither bytes nor a path; drop the row"
             raise RowError("missing", f"{name}: {problem}", has_fix=True)
-        path = cell["path"]
-        if is_remote(self._folder) and not is_remote(path):
-            path = join_url(self._folder, path)
-        if is_remote(path):
-            return read_remote(path, name)
-        path = os.path.join(self._folder, path)
+        ref = audio_ref(cell["path"], self._folder)
+        if ref.load is not None:
+            return ref.load()
         try:
-            with open(path, "rb") as file:
+            with open(ref.path, "rb") as file:
                 return file.read()
         except FileNotFoundError as e:
-            raise RowError("missing", f"{name}: {path} does not exist, and the audio cell holds no bytes") from e
+            raise RowError("missing", f"{name}: {ref.path} does not exist, and the audio cell holds no bytes") from e
         except (OSError, ValueError) as e:
-            raise RowError("unreadable", f"{name}: {path}: {e}") from e
+            raise RowError("unreadable", f"{name}: {ref.path}: {e}") from e
 
 
 def find_audio_column(source: str, schema: pa.Schema, feature_types: dict[str, str], given: str | None = None) -> str:
@@ -292,9 +287,9 @@ def _plain(value: Any) -> Any:
 
 
 def feature_types(schema: pa.Schema) -> dict[str, str]:
-    """What `datasets` noted in the file about its columns: {column: class of its feature}; empty for other writers."""
+    """What `datasets` wrote about columns into the file: {column: class of its feature}; empty for other writers."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature["_type"] for name, feature in features.items() if "_type" in feature}
-    except (KeyError, TypeError, ValueError):  # a note that is absent, or not the one we know
+    except (KeyError, TypeError, ValueError):  # metadata that is absent, or not what we know
         return {}
