@@ -72,31 +72,29 @@ class AudioProbe:
         self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
         self._groups = _by_file(files)
-        self._lock, self._stopping = threading.Lock(), False
+        self.results, self._lock, self._stopping = ProbeResults(), threading.Lock(), False
         # A header that takes longer hangs, and thousands on a dead file system would each cost the time of a whole
         # file.
         timeout_s = min(timeout_s, MOST_TIMEOUT_S) if decode == NEVER else timeout_s
-        self.results = self._run([Decoder(timeout_s=timeout_s) for _ in range(num_workers)], observe)
+        self._run([Decoder(timeout_s=timeout_s) for _ in range(num_workers)], observe)
 
-    def _run(self, decoders: list[Decoder], observe: Callable[[int, int], None]) -> ProbeResults:
-        parts = [ProbeResults() for _ in decoders]  # one for each thread, which then needs no lock
+    def _run(self, decoders: list[Decoder], observe: Callable[[int, int], None]) -> None:
         # Threads, not processes: they wait for decoder processes, and what is found needs no copying.
         with ThreadPoolExecutor(len(decoders), "asrbatch-probe") as pool:
             try:
-                working = {pool.submit(self._work, *own) for own in zip(decoders, parts, strict=True)}
+                working = {pool.submit(self._work, decoder) for decoder in decoders}
                 while working:
                     done, working = wait(working, 0.2, FIRST_EXCEPTION)
                     for future in done:
                         future.result()
-                    observe(sum(part.num_rows for part in parts), sum(part.num_failing for part in parts))
+                    observe(self.results.num_rows, self.results.num_failing)
             finally:  # after an error or Ctrl-C the other threads must not go on
                 self._stopping = True
                 for decoder in decoders:
                     decoder.close()
-        results = ProbeResults()
-        for part in parts:
-            results.join(part)
-        return results
+        self.results.audio_s = float(np.nansum(self.audio_s))
+        self.results.num_unknown = int(np.isnan(self.audio_s).sum())
+        self.results.num_guessed = int(self.is_guess.sum())
 
     def kind_of(self, index: int) -> str | None:
         """What was found about a row, a key of `FIXES`; the first thing, where there are two. None: nothing."""
@@ -112,7 +110,7 @@ class AudioProbe:
     def decodes_all(self) -> bool:
         return self._decode == ALWAYS
 
-    def _work(self, decoder: Decoder, found: ProbeResults) -> None:
+    def _work(self, decoder: Decoder) -> None:
         while (rows := self._take()) is not None:
             file: object = None
             opened: _Opened | None = None
@@ -124,38 +122,40 @@ class AudioProbe:
                 self.audio_s[row.index] = 0.0
                 if row.problem is None:
                     if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
-                        file, opened = file_of(row), self._open(row, decoder, found)
+                        file, opened = file_of(row), self._open(row, decoder)
                     try:
-                        self._measure(row, opened, decoder, found)
+                        self._measure(row, opened, decoder)
                     except RowError as e:
-                        self._add(found, row, e.kind, e.message, e.has_fix)
+                        self._add(row, e.kind, e.message, e.has_fix)
                 elif self._judge_bad:
-                    self._add(found, row, "bad_row", row.problem, has_fix=True)
-                found.num_rows += 1
+                    self._add(row, "bad_row", row.problem, has_fix=True)
+                with self._lock:
+                    self.results.num_rows += 1
 
     def _take(self) -> np.ndarray | None:
         with self._lock:
             return next(self._groups, None)
 
-    def _add(self, found: ProbeResults, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
-        found.add(row.index, kind, text)
+    def _add(self, row: Utterance, kind: str, text: str, has_fix: bool = False) -> None:
+        with self._lock:
+            self.results.add(row.index, kind, text)
         if self._on_issue is not None:
             text = text if has_fix else f"{text}; {FIXES[kind]}"
             self._on_issue(Issue(row.index, self._manifest.where(row.index), row.id, "audio", kind, text))
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
-    def _open(self, row: Utterance, decoder: Decoder, found: ProbeResults) -> "_Opened":
-        source, found.num_files = None, found.num_files + 1
+    def _open(self, row: Utterance, decoder: Decoder) -> "_Opened":
+        source = None
         try:
             source = row.audio.resolve()
             header = decoder.read_header(HeaderRequest(source, Clip(row.audio.name)))
         except RowError as e:
-            return _Opened(source, e)
-        found.containers[header.container] += 1
-        found.sample_rates[header.sample_rate] += 1
+            header = e
+        with self._lock:
+            self.results.add_file(header)
         return _Opened(source, header)
 
-    def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder, found: ProbeResults) -> None:
+    def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder) -> None:
         """Adds what a row will yield. Raises RowError when it will fail."""
         header, config = opened.header, self._config
         if isinstance(header, RowError):
@@ -174,17 +174,11 @@ class AudioProbe:
             audio_s, is_exact = stream.num_samples / stream.sample_rate, True
             mismatch = f"{clip.name}: {_describe_mismatch(clip, audio_s)}" if MISMATCH in stream.flags else None
             if SILENT in stream.flags:
-                self._add(found, row, SILENT, f"{clip.name}: {audio_s:.2f} s without a sound")
+                self._add(row, SILENT, f"{clip.name}: {audio_s:.2f} s without a sound")
         if mismatch:
-            self._add(found, row, MISMATCH, mismatch)
-        if audio_s is None:
-            self.audio_s[row.index] = np.nan
-            found.num_unknown += 1
-        else:
-            self.audio_s[row.index] = audio_s
-            found.audio_s += audio_s
-            found.num_guessed += not is_exact
-            self.is_guess[row.index] = not is_exact
+            self._add(row, MISMATCH, mismatch)
+        self.audio_s[row.index] = np.nan if audio_s is None else audio_s
+        self.is_guess[row.index] = audio_s is not None and not is_exact
 
 
 class _Opened(NamedTuple):

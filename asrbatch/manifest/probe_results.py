@@ -8,7 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from asrbatch.errors import ROW_ERROR_KINDS
+from asrbatch.audio.header import Header
+from asrbatch.errors import ROW_ERROR_KINDS, RowError
 from asrbatch.manifest.manifest import Manifest
 
 SHOWN_ROWS = 20
@@ -32,7 +33,7 @@ FIXES = {
 
 @dataclass
 class ProbeResults:
-    """What was found about the audio of a manifest. Threads add to results of their own, joined at the end.
+    """What was found about the audio of a manifest.
 
     Attributes:
         num_rows, num_files: seen so far; a file is counted when it is opened.
@@ -58,22 +59,17 @@ class ProbeResults:
     def add(self, index: int, kind: str, text: str) -> None:
         self.counts[kind] += 1
         self.num_failing += kind in ROW_ERROR_KINDS
-        self._keep_example(kind, (index, text))
-
-    def join(self, other: "ProbeResults") -> None:
-        for name in ("num_rows", "num_files", "num_failing", "audio_s", "num_guessed", "num_unknown"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for name in ("counts", "containers", "sample_rates"):
-            getattr(self, name).update(getattr(other, name))
-        for kind, examples in other.examples.items():
-            for example in examples:
-                self._keep_example(kind, example)
-
-    def _keep_example(self, kind: str, example: tuple[int, str]) -> None:
+        # Threads add rows in no order.
         kept = self.examples.setdefault(kind, [])
-        if len(kept) < SHOWN_ROWS or example < kept[-1]:
-            insort(kept, example)
-            del kept[SHOWN_ROWS:]
+        insort(kept, (index, text))
+        del kept[SHOWN_ROWS:]
+
+    def add_file(self, header: Header | RowError) -> None:
+        """A file that was opened, by its header or why that cannot be read."""
+        self.num_files += 1
+        if isinstance(header, Header):
+            self.containers[header.container] += 1
+            self.sample_rates[header.sample_rate] += 1
 
     @property
     def kinds(self) -> list[str]:

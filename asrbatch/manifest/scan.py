@@ -117,7 +117,8 @@ def scan_rows(
     Raises:
         ManifestError: there are no rows, or bad ones: their number by kind, and the first 20.
     """
-    digest, ids, durations_s = _Digest(), Ids(), array("f")
+    ids, durations_s = Ids(), array("f")
+    digest = _Digest(ids)
     found = IssueCounts(reader.source, reader.where, on_issue)
     for index, row in enumerate(reader.rows()):
         # Not for every row: who observes may draw on a terminal.
@@ -135,10 +136,7 @@ def scan_rows(
             found.add(index, None if row.hashed else row.id, kind, problem)
             if keep_bad:
                 ids.bad.append(index)
-        # By the block: a call of numpy costs about as much for one hash as for hundreds.
-        if digest.num_waiting == _BLOCK_ROWS:
-            digest.flush(ids)
-    digest.flush(ids)
+    digest.flush()
 
     num_rows = len(ids.keys)
     if num_rows == 0:
@@ -166,9 +164,8 @@ def repeated_id(reader: Reader, row_id: str, first: int) -> str:
 class _Digest:
     """Rows waiting for their final ids; flushed by the block, because repeats are cheap to find in arrays only."""
 
-    def __init__(self) -> None:
-        self._sha = hashlib.sha256()
-        self._seen = SeenHashes()
+    def __init__(self, final_ids: Ids):
+        self._final_ids, self._sha, self._seen = final_ids, hashlib.sha256(), SeenHashes()
         self._clear()
 
     def _clear(self) -> None:
@@ -176,17 +173,17 @@ class _Digest:
         self._tails: list[str] = []
         self._hashed: list[int] = []  # positions in _ids
 
-    @property
-    def num_waiting(self) -> int:
-        return len(self._ids)
-
     def add(self, row: Row) -> None:
         if row.hashed:
             self._hashed.append(len(self._ids))
         self._ids.append(row.id)
         self._tails.append(canonical_tail(row))
+        # By the block: a call of numpy costs about as much for one hash as for hundreds.
+        if len(self._ids) == _BLOCK_ROWS:
+            self.flush()
 
-    def flush(self, ids: Ids) -> None:
+    def flush(self) -> None:
+        ids = self._final_ids
         hashes = np.array([int(self._ids[at], 16) for at in self._hashed], np.uint64)
         before = self._seen.add(hashes)
         for which in np.flatnonzero(before):

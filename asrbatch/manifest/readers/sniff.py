@@ -72,10 +72,9 @@ def unpacked_head(path: str) -> bytes:
 
 
 ENDINGS = frozenset((
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv", ".mov",
-    ".wma",
-    ".amr", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".g722", ".3gp", ".avi", ".ts",
-    ".mp2", ".mpga", ".wv", ".spx", ".tta", ".ac3", ".eac3", ".voc", ".flv",
+    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv",
+    ".mov", ".wma", ".amr", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".g722",
+    ".3gp", ".avi", ".ts", ".mp2", ".mpga", ".wv", ".spx", ".tta", ".ac3", ".eac3", ".voc", ".flv",
 ))  # fmt: skip
 
 
@@ -201,9 +200,8 @@ def check_alone(folder: str, name: str) -> None:
     for file in walk_files(folder):
         kind = "audio" if is_audio(file) else os.path.splitext(file)[1]
         is_ours = kind == _ENDINGS[name]
-        is_read = is_ours and (
-            name in ("folder", "nemo-tar") or not os.path.dirname(file)
-        )  # a list says which tars it means
+        # A list of NeMo says which tars it means, and audio is read in all folders.
+        is_read = is_ours and (name in ("folder", "nemo-tar") or not os.path.dirname(file))
         if kind in _ENDINGS.values() and not is_read and os.path.basename(file)[0] != "_":
             left[f"{kind}, in folders below" if is_ours else kind].append(file)
     for kind, files in sorted(left.items()):
