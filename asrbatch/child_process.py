@@ -76,6 +76,10 @@ class ChildProcess:
             return "it closed its pipe"
         return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, such as the OOM killer's, and not its own code."""
+        return self._process.returncode is not None and self._process.returncode < 0
+
     def kill(self) -> None:
         """Ends it at once, and all it started; may be called more than once."""
         with contextlib.suppress(ProcessLookupError):

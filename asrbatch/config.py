@@ -131,6 +131,11 @@ class WindowOptions(CheckedOptions):
     )
     # No run has it: it is there for those who look for Whisper's option of that name.
     word_timestamps: bool = option(False, "Refused: says what is missing for times of words.")
+    track: int | None = option(
+        None,
+        "Audio track, from 0, of rows without `track`. [default: the file's default track, or the first with sound]",
+        minimum=0,
+    )
     fallback: bool = option(False, "Ask again, at rising temperatures, for windows whose text looks wrong.")
     drop_no_speech: bool | None = option(
         None,

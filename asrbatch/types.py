@@ -50,6 +50,7 @@ class Utterance:
         lang: ISO 639-1 code from the row, or None.
         prompt: previous text (Whisper) from the row, or None.
         fields: every field of the row as it was written, in order; these are carried to the output.
+        track: 0-based audio track of a file with several; None means the one that `ffmpeg.py` chooses.
         problem: why the row cannot be transcribed, where bad rows are to be failed rows; None for a good one.
     """
 
@@ -62,6 +63,7 @@ class Utterance:
     lang: str | None = None
     prompt: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
+    track: int | None = None
     problem: str | None = None
 
 

@@ -45,11 +45,21 @@ def write(folder: Path, x: np.ndarray, container: str = "WAV", subtype: str | No
 
 
 def encode(
-    path: Path, x: np.ndarray, container: str, codec: str, rate: int, *, video=False, gap_at=None, late_s=0, **options
+    path: Path,
+    x: np.ndarray,
+    container: str,
+    codec: str,
+    rate: int,
+    *,
+    video=False,
+    gap_at=None,
+    gap_s=2,
+    late_s=0,
+    **options,
 ) -> str:
     """Writes (frames,) or (frames, channels) at 16 kHz through FFmpeg.
 
-    `gap_at`: 2 s of time stamps left out there; `late_s`: time of the first.
+    `gap_at`: so many seconds of time stamps (`gap_s`) left out there; `late_s`: time of the first; of pictures it is 0.
     """
     x = x.reshape(len(x), -1)
     layout = {1: "mono", 2: "stereo", 8: "7.1", 24: "22.2"}[x.shape[1]]
@@ -65,7 +75,9 @@ def encode(
                 for packet in picture.encode(av.VideoFrame(64, 64, "yuv420p")):
                     out.mux(packet)
             for frame in av.AudioResampler(shape, layout, rate).resample(piece):
-                frame.pts = late_s * rate + start + (2 * rate if gap_at is not None and start >= gap_at * rate else 0)
+                frame.pts = (
+                    late_s * rate + start + (gap_s * rate if gap_at is not None and start >= gap_at * rate else 0)
+                )
                 for packet in stream.encode(frame):
                     out.mux(packet)
         for packet in [*stream.encode(None), *(picture.encode(None) if picture else [])]:

@@ -14,6 +14,9 @@ LENGTH_SLACK_S = 0.1
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 # Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
 BLOCK_VALUES = 1 << 18
+# Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
+# failed: what a model makes of silence is for the reader of the output to judge.
+SILENCE_PEAK = 1e-4
 # What to do about a row whose clip of its file holds nothing.
 CORRECT_OFFSET, CORRECT_DURATION = "correct the offset, or drop the row", "correct the duration, or drop the row"
 
@@ -32,6 +35,7 @@ class Clip:
         duration_s: seconds to read, > 0; None means to the end.
         channel: 0-based channel to pick; None means the mean of all.
         max_s: a longer clip is refused, without decoding all of it; None means any length.
+        track: 0-based audio stream of a file with several; None means the default one, else the first with sound.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Clip:
     duration_s: float | None = None
     channel: int | None = None
     max_s: float | None = None
+    track: int | None = None
 
     def start(self, rate: int) -> int:
         return round((self.offset_s or 0.0) * rate)
@@ -68,16 +73,48 @@ class Clip:
         if length is not None and (num_frames := self.frames_of(length, rate)) > self.limit(rate) + slack:
             raise RowError("too_long", f"{self.name}: {num_frames / rate:.2f} s; the limit is {self.max_s:g} s")
 
-    def mix(self, block: np.ndarray) -> np.ndarray:
-        """(frames, channels) float32 to (frames,): one channel, or the mean of all."""
-        if self.channel is None and block.shape[1] > 1:
-            with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
-                return block.mean(axis=1)
-        self.check_channel(block.shape[1])
-        return block[:, self.channel or 0]
-
     def check_channel(self, channels: int) -> None:
         """Raises RowError `bad_row` where the file lacks the channel that is wanted."""
         if not 0 <= (self.channel or 0) < channels:
             message = f"{self.name}: channel {self.channel} does not exist; it has {channels}, counted from 0"
             raise RowError("bad_row", message)
+
+    def check_track(self, tracks: int) -> None:
+        """Raises RowError `bad_row` where the file lacks the track that is wanted."""
+        if self.track is not None and not 0 <= self.track < tracks:
+            message = f"{self.name}: track {self.track} does not exist; it has {tracks}, counted from 0"
+            raise RowError("bad_row", message)
+
+
+class Mixer:
+    """Blocks of all channels to one: the clip's channel, or the mean of all.
+
+    Attributes:
+        cancels: somewhere the channels cancelled each other out (one is the other's negative, as a wrongly wired plug
+            makes it), and a loud one was taken there.
+    """
+
+    # Power of the mean in that of the loudest channel, -15 dB: what is left of opposite channels by a lossy codec. Of
+    # two microphones it is a quarter and more.
+    _CANCELLED = 0.03
+    _HALF_LIFE = 1 << 16  # samples
+
+    def __init__(self, clip: Clip):
+        self._clip, self.cancels = clip, False
+        self._mean_power, self._powers = 0.0, 0.0  # summed up, of the last seconds most
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """(frames, channels) float32 to (frames,)."""
+        if self._clip.channel is not None or block.shape[1] == 1:
+            self._clip.check_channel(block.shape[1])
+            return block[:, self._clip.channel or 0]
+        with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
+            mean, kept = block.mean(axis=1), 0.5 ** (len(block) / self._HALF_LIFE)
+            # A pause is judged with the speech before it: of what a codec leaves of it, nothing can be said.
+            self._mean_power = kept * self._mean_power + np.square(mean).sum(dtype=np.float64)
+            self._powers = kept * self._powers + np.square(block).sum(axis=0, dtype=np.float64)
+            loudest = np.max(self._powers)
+            if self._mean_power < self._CANCELLED * loudest and loudest > len(block) * SILENCE_PEAK**2:
+                self.cancels = True
+                return block[:, np.argmax(self._powers > loudest / 2)]  # the first of the loud ones, block after block
+        return mean

@@ -33,6 +33,8 @@ from asrbatch.errors import AsrbatchError, RowError
 
 # How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
 START_TIMEOUT_S = 120.0
+# Where memory is short the OOM killer takes what has just begun; a child that ends by itself will always do so.
+START_TRIES = 3
 # The child's C library keeps so much freed memory. It would give every block's back, and 1000 pages a block have to be
 # faulted in again: 2.9 ms in place of 1.6 ms for 26 s of WAV.
 KEPT_BYTES = str(32 << 20)
@@ -65,7 +67,8 @@ class Decoder:
             AsrbatchError: the child cannot be started.
         """
         if self._process is None:
-            self._start()
+            with contextlib.suppress(_ChildLostError):  # the first file tries again
+                self._start()
 
     def stream(self, request: DecodeRequest) -> "DecodedStream":
         """Decodes in the child, block by block; see `load.stream_audio`. Begins with the first block asked for.
@@ -164,27 +167,35 @@ class Decoder:
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
 
     def _start(self) -> Connection:
+        """Raises _ChildLostError: it was killed again and again."""
+        for _ in range(START_TRIES):
+            process = self._process = self._new_child()
+            try:
+                if process.connection.poll(START_TIMEOUT_S) and process.connection.recv() == READY and not self._closed:
+                    return process.connection
+                problem = f"did not start within {START_TIMEOUT_S:g} s"
+            except (EOFError, OSError):
+                problem = f"ended while it started ({self._how_it_ended()}); the reason is in the log"
+            was_killed = process.was_killed()
+            self._kill()
+            if self._closed or not was_killed:
+                raise AsrbatchError("the decoder was closed" if self._closed else f"the decoder process {problem}")
+        raise _ChildLostError("decode_crash", f"{problem.partition(';')[0]}, {START_TRIES} times")
+
+    def _new_child(self) -> ChildProcess:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         memory = dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), KEPT_BYTES)
-        self._process = ChildProcess(
+        child = ChildProcess(
             "asrbatch.audio.decoder_process",
             self.timeout_s,
             environment={**memory, **os.environ, **one_thread},
             output=self.log_fd,  # stdout carries results only
             reap_timeout_s=1.0,
         )
-        connection = self._process.connection
         # `poll` waits for the beginning of a message; what is longer than a socket holds may stop on the way.
-        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        with socket.socket(fileno=os.dup(child.connection.fileno())) as end:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", int(self.timeout_s) + 1, 0))
-        problem = f"did not start within {START_TIMEOUT_S:g} s"
-        try:
-            if connection.poll(START_TIMEOUT_S) and connection.recv() == READY and not self._closed:
-                return connection
-        except (EOFError, OSError):
-            problem = f"ended while it started ({self._how_it_ended()}); the reason is in the log"
-        self._kill()
-        raise AsrbatchError("the decoder was closed" if self._closed else f"the decoder process {problem}")
+        return child
 
     def _timed_out(self) -> _ChildLostError:
         return _ChildLostError("decode_timeout", f"took longer than {self.timeout_s:g} s")
@@ -208,11 +219,11 @@ class DecodedStream:
     Attributes:
         sample_rate: Hz.
         num_samples: how many the blocks so far have.
-        flags, read_s: those of `load.AudioStream`; known after the last block.
+        flags, track, read_s: those of `load.AudioStream`; known after the last block.
     """
 
     def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
-        self.sample_rate, self.num_samples, self.flags, self.read_s = request.sample_rate, 0, (), 0.0
+        self.sample_rate, self.num_samples, self.flags, self.track, self.read_s = request.sample_rate, 0, (), None, 0.0
         self._name, self._answers, self._is_closed = request.clip.name, answers, False
 
     def __iter__(self) -> "DecodedStream":
@@ -234,7 +245,7 @@ class DecodedStream:
             block = next(self._answers)
         except StopIteration as e:
             if e.value is not None:
-                self.flags, self.read_s = e.value
+                self.flags, self.track, self.read_s = e.value
             raise
         self.num_samples += len(block)
         return block

@@ -2,8 +2,8 @@
 
 Defines what the two say to each other. The child says READY once. A request comes as the name of its class and its
 fields. It is answered by any number of blocks, each as the number of its samples and then their bytes (float32), and at
-last by a `RowError`, a `Header`, or flags and seconds of an `AudioStream` at its end. While the parent does not read,
-the child waits in its send, holds two blocks and no clock runs.
+last by a `RowError`, a `Header`, or flags, track and seconds of an `AudioStream` at its end. While the parent does not
+read, the child waits in its send, holds two blocks and no clock runs.
 
 Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
 """
@@ -76,14 +76,14 @@ def _serve(connection: Connection, timeout_s: float) -> None:
         connection.send(answer)
 
 
-def _send_blocks(connection: Connection, stream, timeout_s: float) -> tuple[tuple[str, ...], float]:
+def _send_blocks(connection: Connection, stream, timeout_s: float) -> tuple[tuple[str, ...], int | None, float]:
     """Sends all blocks of an `AudioStream`; the limit is for decoding each, not for the parent to take it."""
     with contextlib.closing(stream):
         while True:
             with _time_limit(timeout_s):
                 block = next(stream, None)
             if block is None:
-                return stream.flags, stream.read_s
+                return stream.flags, stream.track, stream.read_s
             connection.send(len(block))
             connection.send_bytes(block)
 

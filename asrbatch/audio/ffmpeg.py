@@ -3,19 +3,21 @@
 Sets PyAV's log level, which belongs to the whole process.
 """
 
-import io
+import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av import FFmpegError
-from av.stream import Discard
+from av.stream import Discard, Disposition
 
-from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError
+from asrbatch.audio import flac, mp3, ogg
+from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, SILENCE_PEAK, Clip, DecodeError, Mixer
 from asrbatch.audio.header import Header
+from asrbatch.audio.pcm_layout import RangeReader
 
 # What FFmpeg may recognise: files that hold sound themselves. Not the playlists and scripts that name other files or
 # hosts (hls, concat, dash, sdp ...), nor headerless formats that accept any bytes (g722 is asked for by name).
@@ -24,9 +26,15 @@ MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names th
 # An offset shorter than the first is decoded from the start; a longer one starts PREROLL_S early, because a decoder
 # needs what came before (Opus settles in 0.08 s; an MP3 frame leans on up to nine others, 0.3 s).
 SKIP_AFTER_S, PREROLL_S = 5.0, 1.0
-# A jump in packet times between these two is sound that was never sent (a muted microphone) and becomes silence, so
-# that times stay true; a smaller one is jitter, a larger one is another clock.
-MIN_GAP_S, MAX_GAP_S = 0.1, 60.0
+# A jump in packet times larger than this is sound that was never sent (a muted microphone, a track that begins late)
+# and becomes silence, so that times stay true; a smaller one is jitter. A jump back of a second is another clock: that
+# of a file which was joined on.
+MIN_GAP_S, RESTART_S = 0.1, 1.0
+# A jump of less than a minute is believed; a larger one where it ends before the container's stated end, or within a
+# day where that states none. What leads further is a broken clock.
+SURE_GAP_S, MAX_GAP_S = 60.0, 24 * 3600.0
+# Decoders that take what FFmpeg's own do not: frames without sound (SID, NO_DATA) of AMR with DTX.
+DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
 
 __all__ = ["FFmpegError", "FFmpegFile"]
 
@@ -34,45 +42,67 @@ av.logging.set_level(av.logging.PANIC)  # prints nothing, but errors then carry 
 
 
 class FFmpegFile:
-    """A file that FFmpeg reads, the first audio stream of it; attributes as in `sndfile.SndFile`.
+    """A file that FFmpeg reads, one audio stream of it; attributes as in `sndfile.SndFile`, and:
 
-    Time 0 is the first sample that is heard: priming samples that the file marks as such are cut by FFmpeg.
+    Attributes:
+        track: which of its audio streams, from 0.
+        num_tracks: how many it has.
+        has_gaps: silence was filled in where the file has no packets; known once `blocks()` is exhausted.
+
+    Time 0 is where the container begins: its first picture, if the sound begins later. Priming samples that the file
+    marks as such are cut by FFmpeg.
     """
 
     def __init__(self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None):
         self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
-        counted, self.cut_off = _mp3_counts_frames(file), _ends_inside_ogg_page(file)
-        file.seek(0)
-        allowed = {"protocol_whitelist": "none", "format_whitelist": format or FFMPEG_FORMATS}
+        self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
+        mp3_length, sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
+        parts = ogg.parts(file) or flac.parts(file) if sound_end is None else [(0, sound_end)]
+        self.later_parts = [RangeReader(file, [part]) for part in parts[1:]]
+        if parts:
+            file = RangeReader(file, parts[:1])
         self.num_errors = av.logging.get_last_error()[0]
-        container = av.open(_Nameless(file), format=format, metadata_errors="ignore", container_options=allowed)
-        self.container = stack.enter_context(container)
-        self.kind = container.format.name
-        if not container.streams.audio:
+        self.container = stack.enter_context(_open(file, format))
+        self.track, self.num_tracks = clip.track or 0, len(self.container.streams.audio)
+        if not self.num_tracks:
             raise DecodeError("it holds no audio stream")
-        self.stream = container.streams.audio[0]
-        for other in container.streams:
+        clip.check_track(self.num_tracks)
+        if clip.track is None and self.num_tracks > 1:
+            self.track = _choose_track(file, self.container.streams.audio, format)
+            self.container = stack.enter_context(_open(file, format))  # its place in the file has moved meanwhile
+        self.kind = self.container.format.name
+        self.stream = self.container.streams.audio[self.track]
+        for other in self.container.streams:
             if other is not self.stream:
                 other.discard = Discard.all  # do not even read the video
+        self.decoder = _decoder_of(self.stream)
         self.packets = self._demux()
         self.frames = self._decode(self.packets)
         self.first = next(self.frames, None)
         if self.first is None:
             return
-        self.rate, self.tick = self.first.sample_rate, self.first.time_base
-        self.origin, self.frames_per_tick = self.first.pts or 0, float(self.tick * self.rate)
+        self.rate, self.tick = self.first.sample_rate, self.first.time_base or self.stream.time_base
+        self.frames_per_tick = float(self.tick * self.rate)
+        self.origin = self.first.pts or 0
+        if len(self.container.streams) > 1 and self.container.start_time is not None:
+            self.origin = min(self.origin, round(self.container.start_time / av.time_base / self.tick))
         self.slack = round(LENGTH_SLACK_S * self.rate)
-        # By its last page or its index; of some containers FFmpeg divides the size by the bit rate.
-        self.stated_length = None
+        self._find_length(mp3_length)
+
+    def _find_length(self, mp3_length: int | None) -> None:
+        """By its last page or its index; of some containers FFmpeg divides the size by the bit rate."""
+        self.stated_length, begin = None, self._place(self.first.pts or 0)
         if self.stream.duration:
-            self.stated_length = round(self.stream.duration * self.stream.time_base * self.rate)
-        elif container.duration:
-            self.stated_length = round(container.duration * self.rate / av.time_base)
-        if (self.kind == MOV or (self.kind == "mp3" and counted)) and self.stream.duration:
+            self.stated_length = begin + round(self.stream.duration * self.stream.time_base * self.rate)
+        elif self.container.duration:
+            self.stated_length = round(self.container.duration * self.rate / av.time_base)
+        if self.kind == MOV and self.stream.duration:
             self.length = self.stated_length
-        elif self.kind == MATROSKA and len(container.streams) == 1 and container.duration:
+        elif self.kind == "mp3" and mp3_length is not None:
+            self.length = self.stated_length = mp3_length
+        elif self.kind == MATROSKA and len(self.container.streams) == 1 and self.container.duration:
             # Of the whole recording, in which the sound may begin late.
-            self.length = round((container.duration / av.time_base - self.origin * self.tick) * self.rate)
+            self.length = round((self.container.duration / av.time_base - self.origin * self.tick) * self.rate)
 
     def header(self) -> Header:
         codec, container = self.stream.codec_context.codec.canonical_name, self.kind.split(",")[0]
@@ -81,35 +111,83 @@ class FFmpegFile:
             return Header(what, self.rate, 1, 0, 0)
         channels, is_exact = self.first.layout.nb_channels, self.length is not None or self.kind == "ogg"
         length = self.stated_length if self.length is None else self.length
-        return Header(what, self.rate, channels, length, length, is_exact, self.cut_off, self.slack)
+        if self.later_parts:
+            length, is_exact = None, False
+        of_file = is_exact, self.cut_off, self.slack, self.num_tracks, tuple(self.flags())
+        return Header(what, self.rate, channels, length, length, *of_file)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """1-D float32 mono at `rate`, from the start of the clip to the end of the file."""
         if self.first is None:
             return
         start, stop = self.clip.start(self.rate), self.clip.stop(self.rate)
-        position, frames = 0, itertools.chain([self.first], self.frames)
-        if start > SKIP_AFTER_S * self.rate:
+        position, frames = 0, itertools.chain([self.first], self.frames, *map(_decode_part, self.later_parts))
+        if start > SKIP_AFTER_S * self.rate and not self.later_parts:
             position, frames = self._skip_to(start)
         waiting, num_waiting = [], 0
-        for frame in frames:
-            if frame.sample_rate != self.rate:
-                raise DecodeError(f"its sample rate changes from {self.rate} to {frame.sample_rate} Hz")
-            pieces = [self.clip.mix(_to_float(frame))]
-            gap = 0 if frame.pts is None else self._place(frame.pts) - position
-            if MIN_GAP_S * self.rate < gap <= MAX_GAP_S * self.rate:
-                pieces.insert(0, np.zeros(gap, np.float32))
-            for piece in pieces:
-                position += len(piece)
-                if position > start:
-                    waiting.append(piece[max(0, len(piece) - (position - start)) :])
-                    num_waiting += len(waiting[-1])
+        for piece in self._with_silence(position, frames):
+            position += len(piece)
+            if position > start:
+                waiting.append(piece[max(0, len(piece) - (position - start)) :])
+                num_waiting += len(waiting[-1])
             if num_waiting >= BLOCK_VALUES or position >= stop:  # and not a packet further: it may be a damaged one
                 yield np.concatenate(waiting)
                 waiting, num_waiting = [], 0
         self.end = position
         if waiting:
             yield np.concatenate(waiting)
+
+    def flags(self) -> list[str]:
+        """What had to be done to hear it; complete once `blocks()` is exhausted. See `load.AudioStream`."""
+        has_others = self.num_tracks > 1
+        marks = {"gap_filled": self.has_gaps, "other_tracks": has_others, "channels_cancel": self.mixer.cancels}
+        return [flag for flag, is_so in marks.items() if is_so]
+
+    def _with_silence(self, position: int, frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
+        """Mono samples at `rate` from `position` on, one after another; with zeros where no packets were sent."""
+        for frame in self._at_one_rate(frames):
+            gap = 0 if frame.pts is None else self._place(frame.pts) - position
+            if gap < -RESTART_S * self.rate:
+                self._restart(frame.pts, position)
+                gap = 0
+            if gap > MIN_GAP_S * self.rate:
+                self._check_gap(position, gap)
+                self.has_gaps = True
+                for left in range(gap, 0, -BLOCK_VALUES):
+                    yield np.zeros(min(left, BLOCK_VALUES), np.float32)
+                position += gap
+            samples = self.mixer(_to_float(frame))
+            position += len(samples)
+            yield samples
+
+    def _restart(self, pts: int, position: int) -> None:
+        """Another recording begins, whose clock is its own; and the end that was stated is that of the first."""
+        self.origin, self.stated_length = pts - round(position / self.frames_per_tick), None
+
+    def _check_gap(self, position: int, gap: int) -> None:
+        stated = self.stated_length
+        # Where it has gone on past its stated end already, that says nothing any more.
+        most = position + MAX_GAP_S * self.rate if stated is None or stated < position else stated + self.slack
+        if gap > SURE_GAP_S * self.rate and position + gap > most:
+            raise DecodeError(
+                f"damaged: after {position / self.rate:.2f} s its time stamps jump by {gap / self.rate:.0f} s"
+            )
+
+    def _at_one_rate(self, frames: Iterator[av.AudioFrame]) -> Iterator[av.AudioFrame]:
+        """All frames at the rate of the first: another recording may have been joined on, or a phone call changed."""
+        resampler, rate = None, self.rate
+        for frame in itertools.chain(frames, [None]):
+            if resampler is not None and (frame is None or frame.sample_rate != rate):
+                yield from _without_time(resampler.resample(None))
+                resampler = None
+            if frame is None:
+                return
+            rate = frame.sample_rate
+            if rate == self.rate:
+                yield frame
+                continue
+            resampler = resampler or av.AudioResampler("flt", frame.layout, self.rate)
+            yield from _without_time(resampler.resample(frame))
 
     def _place(self, pts: int) -> int:
         """The frame of the file that a time stamp means."""
@@ -121,8 +199,10 @@ class FFmpegFile:
         By the index where there is an exact one. Otherwise packets are passed over (1.4 us each), because FFmpeg
         guesses where to seek in MP3 or ADTS.
         """
-        wake, packets = self.origin + int((start / self.rate - PREROLL_S) / self.tick), self.packets
-        if self.kind in (MOV, MATROSKA):
+        packets, wake_s = self.packets, start / self.rate - PREROLL_S
+        is_indexed = self.kind in (MOV, MATROSKA) and (self.stated_length is None or start <= self.stated_length)
+        if is_indexed:
+            wake = self.origin + int(wake_s / self.tick)
             for target in (wake, self.origin):  # a broken index may lead too far: then from the start
                 self.container.seek(target, stream=self.stream)
                 packets = self._demux()
@@ -131,12 +211,17 @@ class FFmpegFile:
                     break
             packets = itertools.chain([packet], packets)
         else:
-            self.stream.codec_context.flush_buffers()
+            (self.decoder or self.stream.codec_context).flush_buffers()
         end = self.first.samples
         for packet in packets:
-            if packet.pts is None or packet.pts + (packet.duration or 0) > wake:  # None: the end of the file
+            if packet.pts is None:  # the end of the file
                 break
-            end = self._place(packet.pts + (packet.duration or 0))
+            if self._place(packet.pts) < end - RESTART_S * self.rate:
+                self._restart(packet.pts, end)
+            after = self._place(packet.pts + (packet.duration or 0))
+            if after > wake_s * self.rate:
+                break
+            end = after
         else:
             return end, iter(())
         frames = self._decode(itertools.chain([packet], packets))
@@ -166,9 +251,12 @@ class FFmpegFile:
             if self.kind == "ogg" and av.logging.get_last_error()[0] != self.num_errors:  # it drops a page and goes on
                 raise DecodeError(f"damaged: {av.logging.get_last_error()[1][2]}")
             try:
-                yield from packet.decode()
+                yield from (
+                    packet.decode() if self.decoder is None else self.decoder.decode(packet if packet.size else None)
+                )
             except av.InvalidDataError:
-                if bytes(packet)[:3] not in (b"ID3", b"TAG", b"APE"):  # a tag between joined MP3 files is no sound
+                # What lies between joined MP3 files, or behind one, is no sound: a tag, or zeros.
+                if self.kind != "mp3" or mp3.is_frame(bytes(packet)):
                     raise
         if self.cut_off:
             raise DecodeError("cut off: it ends in the middle of an Ogg page")
@@ -179,6 +267,20 @@ class _Nameless:
 
     def __init__(self, file: BinaryIO):
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _decode_part(file: BinaryIO) -> Iterator[av.AudioFrame]:
+    """All frames of the first audio stream, counted behind those of another part."""
+    with _open(file, None) as container:
+        for packet in container.demux(audio=0):
+            yield from _without_time(packet.decode())
+
+
+def _without_time(frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
+    """Time stamps of resampled frames count at the other rate."""
+    for frame in frames:
+        frame.pts = None
+    return frames
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
@@ -194,22 +296,37 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     return values.astype(np.float32, copy=False) / np.float32(scale)
 
 
-def _mp3_counts_frames(file: BinaryIO) -> bool:
-    """Whether an MP3 states its length: a Xing, Info or VBRI header in its first frame, behind any ID3v2 tag."""
+def _open(file: BinaryIO, format: str | None) -> av.container.InputContainer:
     file.seek(0)
-    head = file.read(10)
-    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
-    file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0)
-    first = file.read(256)
-    return any(word in first for word in (b"Xing", b"Info", b"VBRI"))
+    allowed = {"protocol_whitelist": "none", "format_whitelist": format or FFMPEG_FORMATS}
+    return av.open(_Nameless(file), format=format, metadata_errors="ignore", container_options=allowed)
 
 
-def _ends_inside_ogg_page(file: BinaryIO) -> bool:
-    """Whether an Ogg file is cut off. (That it lacks an end-of-stream mark is no proof: live recordings do.)"""
-    file.seek(0)
-    if file.read(4) != b"OggS":
-        return False
-    file.seek(max(0, file.seek(0, io.SEEK_END) - (1 << 16)))  # a page has at most 65,307 bytes
-    tail = file.read()
-    page = tail[tail.rfind(b"OggS\0") :]
-    return len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
+def _choose_track(file: BinaryIO, tracks: Sequence[av.AudioStream], format: str | None) -> int:
+    """Which of several audio streams to read: the default one, else the first that has sound."""
+    in_order = sorted(range(len(tracks)), key=lambda at: not tracks[at].disposition & Disposition.default)
+    return next((at for at in in_order if _has_sound(file, at, format)), in_order[0])
+
+
+def _has_sound(file: BinaryIO, track: int, format: str | None) -> bool:
+    with contextlib.suppress(FFmpegError, IndexError), _open(file, format) as container:
+        stream = container.streams.audio[track]
+        if stream.codec_context is not None:
+            return any(_peak(frame) >= SILENCE_PEAK for packet in container.demux(stream) for frame in packet.decode())
+    return False
+
+
+def _peak(frame: av.AudioFrame) -> float:
+    return np.abs(_to_float(frame)).max(initial=0.0)
+
+
+def _decoder_of(stream: av.AudioStream) -> av.AudioCodecContext | None:
+    """The decoder to use in place of FFmpeg's own; None for its own."""
+    native = stream.codec_context
+    if native is None:
+        raise DecodeError("its sound is of a codec that no decoder here knows")
+    if native.name not in DECODERS:
+        return None
+    decoder = av.CodecContext.create(DECODERS[native.name], "r")
+    decoder.sample_rate, decoder.layout = native.sample_rate, native.layout
+    return decoder

@@ -26,6 +26,8 @@ class Header:
         is_exact: the two are more than a guess by the bit rate.
         is_cut_off: it ends before its end.
         slack: frames by which they may be wrong all the same.
+        num_tracks: of audio.
+        flags: those of `load.AudioStream` that are known already.
     """
 
     container: str
@@ -36,6 +38,8 @@ class Header:
     is_exact: bool = True
     is_cut_off: bool = False
     slack: int = 0
+    num_tracks: int = 1
+    flags: tuple[str, ...] = ()
 
 
 def predict_decoding(
@@ -55,6 +59,7 @@ def predict_decoding(
     """
     rate, name = header.sample_rate, clip.name
     start, stop = clip.start(rate), clip.stop(rate)
+    clip.check_track(header.num_tracks)
     clip.check_length(rate, header.num_frames if header.is_exact else None, header.slack)
     if header.num_frames is None or not header.is_exact:
         clip.check_channel(header.channels)

@@ -21,7 +21,7 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from asrbatch.audio.clip import CORRECT_OFFSET, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, Clip, DecodeError
+from asrbatch.audio.clip import CORRECT_OFFSET, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, SILENCE_PEAK, Clip, DecodeError
 from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
 from asrbatch.audio.header import Header
 from asrbatch.audio.sndfile import LibsndfileError, SndFile
@@ -29,9 +29,6 @@ from asrbatch.errors import RowError
 
 # Seconds in a block: what most models take at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
 BLOCK_S = 30
-# Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
-# failed: what a model makes of silence is for the reader of the output to judge.
-SILENCE_PEAK = 1e-4
 # A larger sample is infinite for the engine, which squares sums of 400 samples in float32 (largest value 3e38).
 MAX_AMPLITUDE = 1e15
 _WRITE_AGAIN = "write it again, or drop the row"
@@ -77,12 +74,17 @@ class AudioStream:
         sample_rate: Hz.
         num_samples: how many the blocks so far have.
         flags: known after the last block. `duration_mismatch` (the file ends before the row does, or goes on although
-            the row gives no offset), `no_speech` (digital silence).
+            the row gives no offset), `no_speech` (digital silence), and what had to be done to hear it: `gap_filled`
+            (silence where no packets were sent), `other_tracks` (one of several was read), `trailing_audio` (more
+            follows, which is not read), `scaled` (floating-point samples in the scale of 16-bit integers),
+            `channels_cancel` (one channel in place of a mean that is silent).
+        track: which of several audio tracks is read, from 0; None where the file has one.
         read_s: seconds it has taken so far to open, read, decode and resample.
     """
 
     def __init__(self, opened: AudioFile, sample_rate: int, min_samples: int, files: ExitStack, started: float):
         self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
+        self.track = opened.track if opened.num_tracks > 1 else None
         self._opened, self._clip, self._min_samples, self._files = opened, opened.clip, max(min_samples, 1), files
         self._num_frames, self._peak = 0, 0.0  # of the clip, at the file's rate
         self._blocks, self._is_closed = self._cut_blocks(), False
@@ -183,6 +185,7 @@ class AudioStream:
             goes_on = self._clip.offset_s is None and length is not None and length > count
             difference = length - count if goes_on else count - self._num_frames
             flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * rate else []
+        flags += self._opened.flags()
         return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
 
 

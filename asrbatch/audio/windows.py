@@ -159,6 +159,7 @@ class WindowConfig:
         vad_filter: `sequential` passes over long silences.
         condition_on_previous: `sequential` prompts each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
+        track: of files with several, where the row does not say it; None for the one that `ffmpeg.py` chooses.
     """
 
     sample_rate: int
@@ -171,6 +172,7 @@ class WindowConfig:
     vad_filter: bool = False
     condition_on_previous: bool = False
     drop_no_speech: bool = False
+    track: int | None = None
 
     @property
     def is_sequential(self) -> bool:
@@ -190,6 +192,8 @@ class WindowConfig:
             "drop_no_speech": self.drop_no_speech,
             "version": _VERSION,
         }
+        if self.track is not None:
+            choices["track"] = self.track
         if self.windows != "none":
             choices["min_tail_s"] = self.min_tail_s
         if self.windows in ("energy", "silence"):

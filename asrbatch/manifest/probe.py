@@ -19,7 +19,7 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.errors import RowError
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest
-from asrbatch.manifest.probe_results import FIXES, MISMATCH, SILENT, ProbeResults
+from asrbatch.manifest.probe_results import FIXES, FLAGS, MISMATCH, SILENT, ProbeResults
 from asrbatch.manifest.survey import file_of
 from asrbatch.types import Issue, Utterance
 
@@ -160,9 +160,11 @@ class AudioProbe:
         header, config = opened.header, self._config
         if isinstance(header, RowError):
             raise header
-        clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, config.max_s if config else None)
+        max_s, track = (config.max_s, config.track) if config else (None, None)
+        track = track if row.track is None else row.track
+        clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, max_s, track)
         needs = {"sample_rate": config.sample_rate, "min_samples": config.min_samples} if config else {}
-        audio_s, mismatch, is_exact = None, None, header.is_exact
+        audio_s, mismatch, is_exact, flags = None, None, header.is_exact, header.flags
         if self._decode != ALWAYS:
             audio_s, mismatch = predict_decoding(header, clip, **needs)
         if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, clip)):
@@ -173,8 +175,11 @@ class AudioProbe:
                 pass
             audio_s, is_exact = stream.num_samples / stream.sample_rate, True
             mismatch = f"{clip.name}: {_describe_mismatch(clip, audio_s)}" if MISMATCH in stream.flags else None
-            if SILENT in stream.flags:
+            flags = stream.flags
+            if SILENT in flags:
                 self._add(row, SILENT, f"{clip.name}: {audio_s:.2f} s without a sound")
+        for flag in FLAGS.keys() & set(flags):
+            self._add(row, flag, f"{clip.name}: {FLAGS[flag]}")
         if mismatch:
             self._add(row, MISMATCH, mismatch)
         self.audio_s[row.index] = np.nan if audio_s is None else audio_s

@@ -14,8 +14,16 @@ from asrbatch.manifest.manifest import Manifest
 
 SHOWN_ROWS = 20
 MISMATCH, SILENT = "duration_mismatch", "no_speech"
-# Kinds of issues and what to do; the kinds are those of failed output rows, and two flags, with which a row does not
-# fail.
+_ONLY_FLAGGED = "(such a row does not fail, it is flagged)"
+# What a file is found to be by its sound (see `audio.load.AudioStream`); rows of it are flagged.
+FLAGS = {
+    "trailing_audio": "more sound follows in another format, which is not read",
+    "gap_filled": "silence is filled in where it has no packets",
+    "other_tracks": "it has several audio tracks, of which one is read",
+    "scaled": "its floating-point samples are in the scale of 16-bit integers, and are scaled",
+    "channels_cancel": "the mean of its channels is silent, so one channel is read",
+}
+# Kinds of issues and what to do; the kinds are those of failed output rows, and flags, with which a row does not fail.
 FIXES = {
     "missing": "correct audio_filepath (relative paths start at the manifest's folder), or drop the row",
     "unreadable": "convert or copy the file again, or drop the row",
@@ -26,8 +34,13 @@ FIXES = {
     "decode_timeout": "look at the file and its file system; it may hang the run's decoder as well",
     "decode_crash": "convert the file again, or drop the row",
     "non_finite": "write the file again from its source, or drop the row",
-    MISMATCH: "correct duration (such a row does not fail, it is flagged)",
-    SILENT: "digital silence: listen to it, or drop the row (such a row does not fail, it is flagged)",
+    MISMATCH: f"correct duration {_ONLY_FLAGGED}",
+    SILENT: f"digital silence: listen to it, or drop the row {_ONLY_FLAGGED}",
+    "trailing_audio": f"split the file into those that were joined, or convert it {_ONLY_FLAGGED}",
+    "gap_filled": f"nothing, if nothing was recorded then {_ONLY_FLAGGED}",
+    "other_tracks": f"nothing, or choose with a field `track` or --track {_ONLY_FLAGGED}",
+    "scaled": f"nothing, or divide the samples by 32,768 {_ONLY_FLAGGED}",
+    "channels_cancel": f"nothing, or choose with a field `channel` {_ONLY_FLAGGED}",
 }
 
 

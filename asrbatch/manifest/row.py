@@ -39,7 +39,7 @@ REFUSED_FIELDS = frozenset((
 SEVERAL_CLIPS_FIELDS = frozenset(("audio_filepaths", "audios"))
 # Every field this module looks at. A reader that skips columns must not skip these.
 KNOWN_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS | {
-    "audio_filepath", "id", "offset", "duration", "channel", "text", "lang", "prompt",
+    "audio_filepath", "id", "offset", "duration", "channel", "track", "text", "lang", "prompt",
 }  # fmt: skip
 MAX_SECONDS = 1e9  # 31 years: beyond any recording, and far inside float32, in which durations are kept
 IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row itself
@@ -95,7 +95,7 @@ class Row(NamedTuple):
         hashed: two rows may share this id, and then get a number each.
         path: `audio_filepath` as written; None when the row holds the audio itself.
         offset_s, duration_s: seconds; None where the row does not say.
-        channel, lang, prompt: None where the row does not say.
+        channel, track, lang, prompt: None where the row does not say.
         fields: all fields of the row, in order, as parsed.
     """
 
@@ -108,6 +108,7 @@ class Row(NamedTuple):
     lang: str | None
     prompt: str | None
     fields: dict[str, Any]
+    track: int | None = None
 
 
 def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> Row:
@@ -116,7 +117,7 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
     Args:
         fields: the row; not changed.
         audio: what it says about its audio, checked as a path or `data:` URI; `IN_CELL` if there is none to check.
-        row_id: the id of a row that has none. None: a hash of (path as written, offset, duration, channel).
+        row_id: the id of a row that has none. None: a hash of (path as written, offset, duration, channel, track).
 
     Raises:
         InvalidRow: the first thing found wrong.
@@ -149,11 +150,9 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         # It may mean nothing, or that nobody knows: which of the two is not ours to guess.
         if duration_s == 0:
             raise InvalidRow("duration = 0", "must be above 0", "leave it out to read to the end, or drop the row")
-    channel = get("channel")
-    # `true` is an int to Python; a channel it is not.
-    if channel is not None and (type(channel) is not int or channel < 0):
-        fix = "leave it out for the mean of all channels"
-        raise invalid_field("channel", channel, "must be a whole number from 0", fix)
+    channel, track = get("channel"), get("track")
+    if channel is not None or track is not None:
+        _check_numbers(channel=channel, track=track)
     lang = get("lang")
     if lang is not None and (type(lang) is not str or not lang):
         raise invalid_field("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
@@ -169,7 +168,7 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     hashed = False
     if given is None:
         hashed = row_id is None
-        given = hash_row(path, offset_s, duration_s, channel) if hashed else row_id
+        given = hash_row(path, offset_s, duration_s, channel, track) if hashed else row_id
     elif type(given) is int:
         given = str(given)
     elif type(given) is not str or not given:
@@ -177,14 +176,14 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         if type(given) is float and given.is_integer():  # 1 or 1.0? The same data set elsewhere says one of them
             fix = f'write {show(int(given))} or "{show(given)}", whichever it is, or {fix}'
         raise invalid_field("id", given, "must be a non-empty string or a whole number", fix)
-    return Row(given, hashed, path, offset_s, duration_s, channel, lang, prompt, fields)
+    return Row(given, hashed, path, offset_s, duration_s, channel, lang, prompt, fields, track)
 
 
 def canonical_row(row_id: str, tail: str) -> str:
     """The line that stands for a row in the manifest's digest: a JSON list in ASCII, and a newline.
 
     `[id, offset, duration, channel, lang, prompt]` exactly as `json.dumps(..., separators=(",", ":"))` writes it, with
-    seconds as floats and an absent offset as 0.0.
+    seconds as floats, an absent offset as 0.0, and the track behind the channel if there is one.
     """
     # Put together by hand: `json.dumps` is slower, and this runs for every row.
     return f"[{encode_basestring_ascii(row_id)},{tail}"
@@ -194,7 +193,7 @@ def canonical_tail(row: Row) -> str:
     """All of `canonical_row` that follows the id."""
     lang = "null" if row.lang is None else encode_basestring_ascii(row.lang)
     prompt = "null" if row.prompt is None else encode_basestring_ascii(row.prompt)
-    return f"{_json_numbers(row.offset_s, row.duration_s, row.channel)},{lang},{prompt}]\n"
+    return f"{_json_numbers(row.offset_s, row.duration_s, row.channel, row.track)},{lang},{prompt}]\n"
 
 
 def audio_ref(path: str, folder: str) -> AudioRef:
@@ -217,7 +216,7 @@ def audio_ref(path: str, folder: str) -> AudioRef:
 
 def invalid_field(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
     """A row of which one field cannot be what it is."""
-    if type(value) is float and (isnan(value) or (field in ("id", "channel") and value.is_integer())):
+    if type(value) is float and (isnan(value) or (field in ("id", "channel", "track") and value.is_integer())):
         fix += f" ({_OF_PANDAS})"
     return InvalidRow(f"{field} = {show(value)}", problem, fix)
 
@@ -273,15 +272,26 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         raise invalid_field("audio_filepath", path, "a path cannot hold a zero character", _GIVE_PATH)
 
 
-def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
+def _check_numbers(**numbers: Any) -> None:
+    without = {"channel": "leave it out for the mean of all channels", "track": "leave it out for the default track"}
+    for field, value in numbers.items():
+        # `true` is an int to Python; a channel it is not.
+        if value is not None and (type(value) is not int or value < 0):
+            raise invalid_field(field, value, "must be a whole number from 0", without[field])
+
+
+def _json_numbers(offset_s: float | None, duration_s: float | None, channel: int | None, track: int | None) -> str:
     duration = "null" if duration_s is None else repr(duration_s)
-    return f"{offset_s or 0.0!r},{duration},{'null' if channel is None else channel}"
+    of_track = "" if track is None else f",{track}"  # ids and digests of before there were tracks stay
+    return f"{offset_s or 0.0!r},{duration},{'null' if channel is None else channel}{of_track}"
 
 
-def hash_row(path: str, offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
+def hash_row(
+    path: str, offset_s: float | None, duration_s: float | None, channel: int | None, track: int | None = None
+) -> str:
     """The id of a row that has none: 16 hexadecimal digits of what it says about its audio."""
     # By what the row says, not by where its manifest lies: a copied data set keeps its ids.
-    key = f"[{encode_basestring_ascii(path)},{_json_numbers(offset_s, duration_s, channel)}]"
+    key = f"[{encode_basestring_ascii(path)},{_json_numbers(offset_s, duration_s, channel, track)}]"
     return hashlib.blake2b(key.encode("ascii"), digest_size=8).hexdigest()
 
 

@@ -97,7 +97,8 @@ def numbered_id(row_hash: str, ordinal: int) -> str:
 
 def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utterance:
     audio = reader.audio(index, row)
-    return Utterance(index, row_id, audio, row.offset_s, row.duration_s, row.channel, row.lang, row.prompt, row.fields)
+    timing = row.offset_s, row.duration_s, row.channel
+    return Utterance(index, row_id, audio, *timing, row.lang, row.prompt, row.fields, row.track)
 
 
 def scan_rows(

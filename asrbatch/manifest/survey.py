@@ -46,7 +46,7 @@ class Durations:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows that name the same piece of audio (file, offset, duration, channel) as an earlier row.
+    """Rows that name the same piece of audio (file, offset, duration, channel, track) as an earlier row.
 
     Attributes:
         rows: how many.
@@ -187,7 +187,7 @@ class ManifestStats:
             return problem
         self._pass_over_bad(row.index)
         file = file_of(row)
-        self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel)))
+        self._pieces.append(hash((file, row.offset_s or 0.0, row.duration_s, row.channel, row.track)))
         self._files.append(hash(file))
         if not has_place(row):
             self.without_place.append(row.index)
@@ -267,5 +267,5 @@ def file_of(row: Utterance) -> Any:
     return (audio.load.func, audio.load.args) if isinstance(audio.load, partial) else row.index
 
 
-def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None]:
-    return file_of(row), row.offset_s or 0.0, row.duration_s, row.channel
+def _piece_of(row: Utterance) -> tuple[Any, float, float | None, int | None, int | None]:
+    return file_of(row), row.offset_s or 0.0, row.duration_s, row.channel, row.track

@@ -137,7 +137,7 @@ class PreprocessPool:
                 if self._config.is_sequential or not self.tasks.put_window(window, only_if_idle=True):
                     self._compute_features(window)
                 state.num_windows += 1
-        state.audio_s, state.flags = stream.num_samples / rate, stream.flags
+        state.audio_s, state.flags, state.track = stream.num_samples / rate, stream.flags, stream.track
         return not state.is_cancelled
 
     def _windows(self, state: UtteranceState, buffer: AudioBuffer) -> Iterator[AudioWindow]:
@@ -197,5 +197,6 @@ def _decode_request(utterance: Utterance, config: WindowConfig) -> DecodeRequest
     if utterance.problem is not None:
         raise RowError("bad_row", utterance.problem)
     audio = utterance.audio
-    clip = Clip(audio.name, utterance.offset_s, utterance.duration_s, utterance.channel, config.max_s)
+    track = config.track if utterance.track is None else utterance.track
+    clip = Clip(audio.name, utterance.offset_s, utterance.duration_s, utterance.channel, config.max_s, track)
     return DecodeRequest(audio.resolve(), clip, config.sample_rate, config.min_samples)

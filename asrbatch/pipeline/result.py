@@ -43,7 +43,7 @@ TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
 # Two letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
 # A manifest field of such a name moves under `input`, so one called `input` must move as well.
-_RESERVED = {"index", "input", *RESULT_FIELDS}
+_RESERVED = {"index", "input", "audio_track", *RESULT_FIELDS}
 # RFC 2397, base64 only: a text may well begin with "data:".
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)
 
@@ -75,7 +75,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
     # Over the text tokens and, where it came to that, the end token.
     avg_logprob = _mean_logprob((r.avg_logprob, r.num_tokens + (r.finish_reason == "stop")) for r in results)
     reasoning = [result.reasoning for result in results if result.reasoning is not None]
-    return _row(
+    row = _row(
         state.utterance,
         status="ok",
         pred_text=text,
@@ -92,6 +92,8 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows)])),
         timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.generations]),
     )
+    # Few files have several tracks, so this is no field of every row.
+    return row if state.track is None else row | {"audio_track": state.track}
 
 
 def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | None]) -> dict[str, Any]:

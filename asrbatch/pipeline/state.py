@@ -111,6 +111,7 @@ class UtteranceState:
     read_s: float = 0.0
     audio_s: float = 0.0
     flags: tuple[str, ...] = ()
+    track: int | None = None  # which was read, of a file with several
     num_windows: int = 0
     skips: list[Window] = field(default_factory=list)
     error: RowError | None = None

@@ -91,6 +91,7 @@ def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowC
         condition_on_previous=config.condition_on_previous,
         # By default where openai-whisper does it, whose algorithm `sequential` is.
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
+        track=config.track,
     )
 
 

@@ -322,3 +322,42 @@ def test_a_child_that_cannot_start_is_not_the_rows_fault(start, speech_wav, monk
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(AsrbatchError, match=r"the decoder process ended while it started \(exit status 1\)"):
         decode(start(), request(str(speech_wav)))
+
+
+@pytest.mark.parametrize(("kills", "outcome"), [(1, "decoded"), (2, "decoded"), (3, "decoded"), (6, "decode_crash")])
+def test_a_child_killed_while_it_starts_is_started_again(start, speech_wav, monkeypatch, kills, outcome):
+    """As the OOM killer does; six times, and the row is given up, not the run."""
+    killed, new_child = [], Decoder._new_child
+
+    def killing(self):
+        child = new_child(self)
+        if len(killed) < kills:
+            killed.append(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
+        return child
+
+    monkeypatch.setattr(Decoder, "_new_child", killing)
+    decoder = start()
+    if outcome == "decoded":
+        assert decode(decoder, request(str(speech_wav))).duration_s > 1
+    else:
+        with pytest.raises(RowError, match=r"ended while it started \(signal 9, Killed\), 3 times, twice") as caught:
+            decode(decoder, request(str(speech_wav)))
+        assert caught.value.kind == outcome
+    assert len(killed) == kills
+    assert decode(decoder, request(str(speech_wav))).duration_s > 1, "and the next row is fine"
+
+
+def test_a_child_killed_ahead_of_its_first_file_stops_nothing(start, speech_wav, monkeypatch):
+    monkeypatch.setattr("asrbatch.audio.decoder.START_TRIES", 1)
+    decoder, new_child = start(), Decoder._new_child
+
+    def killing(self):
+        child = new_child(self)
+        os.kill(child.pid, signal.SIGKILL)
+        monkeypatch.undo()
+        return child
+
+    monkeypatch.setattr(Decoder, "_new_child", killing)
+    decoder.start()
+    assert decode(decoder, request(str(speech_wav))).duration_s > 1

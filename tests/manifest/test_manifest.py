@@ -176,6 +176,7 @@ def digest_of(folder, *rows):
 @pytest.mark.parametrize(
     "change",
     [{"id": "z"}, {"offset": 1.5}, {"offset": None}, {"duration": 2.5}, {"duration": None}, {"channel": 1},
+     {"track": 1}, {"track": 0},
      {"channel": None}, {"lang": "fr"}, {"lang": None}, {"prompt": "q"}, {"prompt": None}, {"prompt": ""}],
 )  # fmt: skip
 def test_digest_changes_with_each_canonical_field(tmp_path, change):
@@ -322,6 +323,8 @@ BAD_ROWS = [
     ({**PASSED, "channel": -1}, "channel = -1: must be a whole number from 0; leave it out for the mean"),
     ({**PASSED, "channel": 1.0}, "channel = 1.0: must be a whole number from 0"),
     ({**PASSED, "channel": True}, "channel = true: must be a whole number"),
+    ({**PASSED, "track": -1}, "track = -1: must be a whole number from 0; leave it out for the default track"),
+    ({**PASSED, "track": "guest"}, 'track = "guest": must be a whole number'),
     ({**PASSED, "channel": "0"}, 'channel = "0": must be a whole number'),
     ({**PASSED, "lang": ""}, 'lang = "": must be a language code such as "en"; leave it out when unknown'),
     ({**PASSED, "lang": 5}, "lang = 5: must be a language code"),

@@ -28,7 +28,7 @@ AUDIO_COLUMNS = ("audio_filepath", "audio", "path", "file", "file_name", "filena
 _DELIMITERS = (",", "\t", ";", "|")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?(nan|inf|infinity)", re.IGNORECASE)
 # An empty cell says nothing in these; in others it is an empty text.
-_NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "lang", "prompt", *REFUSED_FIELDS))
+_NOTHING_WHEN_EMPTY = frozenset(("id", "offset", "duration", "channel", "track", "lang", "prompt", *REFUSED_FIELDS))
 _ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
 # A record of several lines ends by then, or a quote is open, which would take the whole file into one record: five
 # times as much memory holds it.
@@ -170,9 +170,9 @@ def _value(name: str, text: str) -> Any:
         if not _NUMBER.fullmatch(text.strip()):
             raise invalid_field(name, text, "must be a number of seconds", "write it like 12.5, or leave it empty")
         return float(text)
-    if name == "channel":
+    if name in ("channel", "track"):
         if not text.strip().isdecimal() or len(text) > 9:
-            fix = "leave it empty for the mean of all channels"
+            fix = f"leave it empty for the {'mean of all channels' if name == 'channel' else 'default track'}"
             raise invalid_field(name, text, "must be a whole number from 0", fix)
         return int(text)
     return text

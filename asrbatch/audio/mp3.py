@@ -1,0 +1,58 @@
+"""What FFmpeg does not tell of an MP3 file: how many samples it states, and where its sound ends and a tag begins."""
+
+import io
+import struct
+from typing import BinaryIO
+
+_ID3V1_BYTES, _APE_BYTES = 128, 32
+_SAMPLES = {3: 1152, 2: 576, 0: 576}  # in a frame of layer III, by version: MPEG 1, 2, 2.5
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+
+def is_frame(data: bytes) -> bool:
+    """Whether it begins as a frame does."""
+    return len(data) >= 4 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+
+
+def stated_length(file: BinaryIO) -> int | None:
+    """Samples per channel by the Xing, Info or VBRI header in the first frame, behind any ID3v2 tag; None without one.
+
+    FFmpeg does not believe it where the file's size is another than that header says, as with a tag or more frames
+    behind it, and divides the size by the bit rate instead. Without the encoder's delay and padding, as FFmpeg cuts it.
+    """
+    file.seek(0)
+    head = file.read(10)
+    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
+    file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0)
+    frame = file.read(256)
+    version = frame[1] >> 3 & 3 if is_frame(frame) else 1
+    at = next((at for name in (b"Xing", b"Info", b"VBRI") if (at := frame.find(name)) >= 0), -1)
+    if at < 0 or version not in _SAMPLES:
+        return None
+    if frame[at : at + 4] == b"VBRI":
+        return struct.unpack(">I", frame[at + 14 : at + 18])[0] * _SAMPLES[version]
+    flags, count = struct.unpack(">II", frame[at + 4 : at + 12])
+    if not flags & 1:
+        return None
+    # The LAME tag behind it: 12 bits each, how many samples the encoder put before and behind.
+    lame = at + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
+    added = frame[lame + 21 : lame + 24] if frame[lame : lame + 4] in (b"LAME", b"Lavf", b"Lavc") else bytes(3)
+    return count * _SAMPLES[version] - (added[0] << 4 | added[1] >> 4) - ((added[1] & 15) << 8 | added[2])
+
+
+def end_of_sound(file: BinaryIO) -> int | None:
+    """The byte at which tags begin that stand behind the sound (APE, ID3v1); None without any."""
+    size = end = file.seek(0, io.SEEK_END)
+    if _read(file, end - _ID3V1_BYTES, 3) == b"TAG":
+        end -= _ID3V1_BYTES
+    footer = _read(file, end - _APE_BYTES, _APE_BYTES)
+    if footer[:8] == b"APETAGEX" and len(footer) == _APE_BYTES:
+        num_bytes, _, flags = struct.unpack("<III", footer[12:24])
+        has_header = _APE_BYTES if flags >> 31 else 0
+        end = max(0, end - num_bytes - has_header)
+    return None if end == size else end
+
+
+def _read(file: BinaryIO, at: int, count: int) -> bytes:
+    file.seek(max(0, at))
+    return file.read(count)
