@@ -31,7 +31,8 @@ class AudioRef:
     def resolve(self) -> str | bytes:
         """The path, or the bytes. Raises RowError where these cannot be had."""
         try:
-            return self.path if self.load is None else self.load()  # type: ignore[return-value]  # one of the two is there
+            # One of the two is there.
+            return self.path if self.load is None else self.load()  # type: ignore[return-value]
         except (OSError, ValueError) as e:
             raise RowError("unreadable", f"{self.name}: {e}") from e
 

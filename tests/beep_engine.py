@@ -49,7 +49,7 @@ class BeepEngine:
         self.held = self.most_held = 0
         self._lock = threading.Lock()
 
-    def prepare_thread(self):
+    def start_preprocess_thread(self):
         pass
 
     def preprocess(self, samples, prompt, language=None):

@@ -74,7 +74,7 @@ class Engine(Protocol):
     facts: dict[str, Any]
     max_num_seqs: int
 
-    def prepare_thread(self) -> None:
+    def start_preprocess_thread(self) -> None:
         """Call once in each thread that will call `preprocess`."""
 
     def preprocess(self, samples: Any, prompt: str | None, language: str | None = None) -> Request:

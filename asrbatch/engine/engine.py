@@ -123,7 +123,7 @@ class SpeechEngine:
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {root_cause(e)}") from e
 
-    def prepare_thread(self) -> None:
+    def start_preprocess_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
         self._api.set_num_threads(1)
 

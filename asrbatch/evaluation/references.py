@@ -96,7 +96,9 @@ def find_references(source: str | None, split: str | None, run: RunFacts, num_ro
         ManifestError: the given manifest cannot be read.
     """
     if source is not None:
-        return FoundReferences(References(open_manifest(source, options=SourceOptions(split=split))), "; the others count as empty", False)
+        return FoundReferences(
+            References(open_manifest(source, options=SourceOptions(split=split))), "; the others count as empty", False
+        )
     # A run that lacks rows would score better than it is if they were not counted.
     if not run.is_incomplete(num_rows):
         return FoundReferences(None, "", False)

@@ -110,7 +110,7 @@ class PreprocessPool:
             decoder.close()
 
     def _work(self, decoder: Decoder) -> None:
-        self._engine.prepare_thread()
+        self._engine.start_preprocess_thread()
         while (task := self.tasks.next()) is not None:
             if isinstance(task, InFlightWindow):
                 self._compute_features(task)

@@ -43,7 +43,7 @@ def features(request) -> torch.Tensor:
 def test_features_from_several_threads_equal_serial_ones(tiny, demo_rows):
     clips = samples_of(demo_rows) * 4
     serial = [tiny.engine.preprocess(clip, None) for clip in clips]
-    with ThreadPoolExecutor(4, initializer=tiny.engine.prepare_thread) as pool:
+    with ThreadPoolExecutor(4, initializer=tiny.engine.start_preprocess_thread) as pool:
         threaded = list(pool.map(lambda clip: tiny.engine.preprocess(clip, None), clips))
     assert len({features(r).sum().item() for r in serial}) == len(clips) // 4, "the clips have different features"
     for one, other in zip(serial, threaded, strict=True):
