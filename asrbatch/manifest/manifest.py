@@ -72,32 +72,28 @@ class Manifest:
             row = self._reader.row(index)
         except InvalidRow as e:
             if not is_bad:  # it was good when it was scanned
-                raise manifest_changed(self._reader.where(index)) from e
+                raise manifest_changed(self.where(index)) from e
             row, problem = e.row(), str(e)
         except OSError as e:
             raise ManifestError(f"{self.source}: row {index} cannot be read: {e}") from e
         # Digest and chunks were made of the ids at opening: another id now means that the file changed.
         row_id = self._ids.final(index, row)
         if hash(row_id) != self._ids.keys[index]:
-            raise manifest_changed(self._reader.where(index))
-        if problem is not None:
-            return self._failing(index, row_id, row.fields, problem)
-        utterance = make_utterance(self._reader, index, row_id, row)
+            raise manifest_changed(self.where(index))
+        utterance = make_utterance(self._reader, index, row_id, row) if problem is None else None
         # Why it is bad was not kept, there may be millions: it is found again.
-        if is_bad:
+        if is_bad and problem is None:
             first = self._ids.first_with_id_of(index)
             if first is not None:
                 problem = repeated_id(self._reader, row.id, first)
             elif self._check is not None:
                 problem = self._check(utterance)
             if problem is None:
-                raise manifest_changed(self._reader.where(index))
-            return self._failing(index, row_id, row.fields, problem)
-        return utterance
-
-    def _failing(self, index: int, row_id: str, fields: dict, problem: str) -> Utterance:
-        where = self._reader.where(index)
-        return Utterance(index, row_id, AudioRef(where), fields=fields, problem=f"{where}: {problem}")
+                raise manifest_changed(self.where(index))
+        if problem is None:
+            return utterance
+        where = self.where(index)
+        return Utterance(index, row_id, AudioRef(where), fields=row.fields, problem=f"{where}: {problem}")
 
 
 def open_manifest(

@@ -37,6 +37,7 @@ class AudioProbe:
         results: what was found.
         audio_s: float64 [rows], seconds each row will yield; NaN where headers do not tell, 0 for rows that will fail.
         is_guess: bool [rows], whether that is a guess by the bit rate.
+        decodes_all: whether every row was decoded.
 
     Args:
         files: int64 [rows], equal for rows of one file, as `ManifestStats.files`.
@@ -67,7 +68,7 @@ class AudioProbe:
         on_issue: OnIssue | None = None,
     ):
         self._manifest, self._config, self._decode, self._judge_bad = manifest, config, decode, judge_bad
-        self._on_issue = on_issue
+        self._on_issue, self.decodes_all = on_issue, decode == ALWAYS
         self.audio_s = np.full(len(manifest), np.nan)
         self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
@@ -105,10 +106,6 @@ class AudioProbe:
     def num_found(self) -> int:
         """Rows about which anything was found."""
         return int(np.count_nonzero(self._kinds))
-
-    @property
-    def decodes_all(self) -> bool:
-        return self._decode == ALWAYS
 
     def _work(self, decoder: Decoder) -> None:
         while (rows := self._take()) is not None:
@@ -165,9 +162,9 @@ class AudioProbe:
         clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, max_s, track)
         needs = {"sample_rate": config.sample_rate, "min_samples": config.min_samples} if config else {}
         audio_s, mismatch, is_exact, flags = None, None, header.is_exact, header.flags
-        if self._decode != ALWAYS:
+        if not self.decodes_all:
             audio_s, mismatch = predict_decoding(header, clip, **needs)
-        if self._decode == ALWAYS or (self._decode == UNSURE and not _is_sure(header, clip)):
+        if self.decodes_all or (self._decode == UNSURE and not _is_sure(header, clip)):
             # Without a model nothing is resampled: the length is then that of the file, to the frame.
             needs = needs or {"sample_rate": header.sample_rate}
             stream = decoder.stream(DecodeRequest(opened.source, clip, **needs))

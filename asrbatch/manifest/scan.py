@@ -45,7 +45,6 @@ class Scan:
         num_rows: rows; blank lines are none.
         durations_s: float32 [num_rows], seconds; NaN where the row does not say. Read-only.
         digest: SHA-256 (hex) over the `canonical_row` of every row, in order.
-        num_without_duration: rows that do not say their duration.
         problems: how many of each kind; empty unless bad rows are to be failed rows.
         examples: (row, problem) of the first rows of each kind.
     """
@@ -53,7 +52,6 @@ class Scan:
     num_rows: int
     durations_s: np.ndarray
     digest: str
-    num_without_duration: int
     problems: Counter[str]
     examples: dict[str, list[tuple[int, str]]]
 
@@ -154,7 +152,7 @@ def scan_rows(
 
     seconds = np.frombuffer(durations_s, np.float32)
     seconds.flags.writeable = False
-    return Scan(num_rows, seconds, digest.hexdigest(), int(np.isnan(seconds).sum()), found.kinds, found.examples), ids
+    return Scan(num_rows, seconds, digest.hexdigest(), found.kinds, found.examples), ids
 
 
 def repeated_id(reader: Reader, row_id: str, first: int) -> str:

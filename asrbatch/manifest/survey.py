@@ -248,10 +248,8 @@ class ManifestStats:
 
 def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: float = 0.0) -> Estimate:
     """The time a run takes, from audio and speed alone; a chunk without rows starts no engine."""
-    # A chunk without rows ends before it starts an engine.
-    used = balance.num_rows > 0
     wall_s = float(balance.audio_s.max() / (rtfx * num_devices)) + startup_s
-    gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(used))
+    gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(balance.num_rows))
     wall_h, gpu_h = round(wall_s / 3600, 6), round(gpu_s / 3600, 6)
     return Estimate(rtfx, num_devices, startup_s, wall_h, gpu_h, int(balance.num_unknown.sum()))
 

@@ -152,8 +152,9 @@ class CsvReader(LineReader):
             except InvalidRow as e:  # the first is reported; the fields after it are read for the output row
                 invalid = invalid or e
         if invalid is not None:
-            is_text = {name: not (type(value) is str and _ESCAPED.search(value)) for name, value in fields.items()}
-            invalid.fields = {name: value for name, value in fields.items() if is_text[name]}
+            invalid.fields = {
+                name: value for name, value in fields.items() if not (type(value) is str and _ESCAPED.search(value))
+            }
             raise invalid
         return parse_row(fields, fields.get("audio_filepath") or None)
 

@@ -47,8 +47,7 @@ class FolderReader(Reader):
         if any("\udc80" <= c <= "\udcff" for c in path):
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise InvalidRow(f"audio_filepath = {show_text(shown)}", "its name is not UTF-8", "rename the file")
-        text = self._text_beside(path)
-        if text is not None:
+        if (text := self._text_beside(path)) is not None:
             fields["text"] = text
         return parse_row(fields, path)
 

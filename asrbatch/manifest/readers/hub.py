@@ -35,7 +35,10 @@ def open_hub(source: ManifestSource) -> Reader | None:
     if is_data_set(source.path):
         found = find_on_hub(source.path, source.options)
     elif source.is_folder and is_copy(source.path):
-        found = find_in_folder(source.path, source.options)
+        if source.options.streaming:
+            problem = "--streaming is for data sets on the hub; this one is here already"
+            raise ManifestError(f"{source.path}: {problem}, leave it out")
+        found = _find(source.path, source.path, None, source.options, folder=source.path)
     else:
         return None
     reader = _read(found, source.options)
@@ -114,14 +117,6 @@ def find_on_hub(given: str, options: SourceOptions) -> HubFiles:
     return replace(found, files=_fetch(found, name, commit, revision))
 
 
-def find_in_folder(folder: str, options: SourceOptions) -> HubFiles:
-    """The files of a folder with a data set card. Raises ManifestError."""
-    if options.streaming:
-        problem = "--streaming is for data sets on the hub; this one is here already"
-        raise ManifestError(f"{folder}: {problem}, leave it out")
-    return _find(folder, folder, None, options, folder=folder)
-
-
 def _find(
     source: str,
     path: str,
@@ -156,15 +151,14 @@ def _find(
 
 
 def _choose_config(source: str, configs: list[str], config: str | None) -> str:
-    if config is None:
-        if len(configs) > 1 and "default" not in configs:  # datasets would take the first
-            names = first_of(configs, _MOST_SHOWN)
-            raise ManifestError(f"{source}: has several configurations ({names}); choose one with --config")
+    if config is None and ("default" in configs or len(configs) == 1):
         return "default" if "default" in configs else configs[0]
-    if config not in configs:
-        names = first_of(configs, _MOST_SHOWN)
-        raise ManifestError(f"{source}: has no configuration {show(config)}; there is {names}")
-    return config
+    if config in configs:
+        return config
+    names = first_of(configs, _MOST_SHOWN)
+    if config is None:  # datasets would take the first
+        raise ManifestError(f"{source}: has several configurations ({names}); choose one with --config")
+    raise ManifestError(f"{source}: has no configuration {show(config)}; there is {names}")
 
 
 def _check_whole(source: str, files: tuple[str, ...]) -> None:

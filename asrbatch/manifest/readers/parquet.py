@@ -66,7 +66,8 @@ class ParquetTable(Table):
         self._groups: list[_RowGroupSpan] = []
         self.num_rows = 0
         for number, path in enumerate(paths):
-            metadata, schema = _read_footer(path)
+            with explain_arrow(path, "Parquet"), _open(path) as raw, pq.ParquetFile(raw) as file:
+                metadata, schema = file.metadata, file.schema_arrow
             if number == 0:
                 self.schema = schema
             # By name, not by type or order: writers differ between shards in both, and columns are read by name.
@@ -219,8 +220,3 @@ class ParquetTable(Table):
 
 def _open(path: str) -> Any:
     return pa.PythonFile(RemoteFile(path), "r") if is_remote(path) else pa.OSFile(path)
-
-
-def _read_footer(path: str) -> tuple[pq.FileMetaData, pa.Schema]:
-    with explain_arrow(path, "Parquet"), _open(path) as raw, pq.ParquetFile(raw) as file:
-        return file.metadata, file.schema_arrow
