@@ -3,8 +3,8 @@ commands in place of files.
 
 A reader tells where rows stand and what they say. It knows nothing of ids, digests, duplicates and chunks, which are
 the same for all formats (`scan.py`). To add a format, copy `lhotse.py`: a class that turns what stands there into the
-fields of a row, a function `open_…` that returns a reader or, for what is not its own, None; then a line in
-`formats.FORMATS`.
+fields of a row, and a `TextFormat` or, where it is no text, a function `open_…` that returns a reader or, for what is
+not its own, None; then a line in `formats.FORMATS`.
 """
 
 import os
@@ -91,12 +91,13 @@ class LineReader(Reader):
     """Rows of one file of text, found again by the byte at which they start.
 
     Args:
+        source: what the file is of; its options may say what relative audio paths are relative to.
         file: the text.
-        folder: what relative audio paths are relative to.
     """
 
-    def __init__(self, file: TextFile, folder: str):
-        self.source, self._file, self.base_folder = file.path, file, folder
+    def __init__(self, source: ManifestSource, file: TextFile):
+        self.source, self._file = file.path, file
+        self.base_folder = source.options.audio_folder or os.path.dirname(file.path)
         self._starts = array("Q")  # of every row passed, and at last the end of the file
 
     def share_read(self, num_rows: int) -> float | None:
@@ -198,10 +199,6 @@ class TextFormat(NamedTuple):
 
     def open(self, source: ManifestSource) -> Reader | None:
         return read_texts(source, self.read) if self.recognises(source) else None
-
-
-def folder_of(source: ManifestSource, file: TextFile) -> str:
-    return source.options.audio_folder or os.path.dirname(file.path)
 
 
 def folder_of_first(path: str, folder: str) -> str:

@@ -17,7 +17,7 @@ from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import LineReader, TextFormat, folder_of, row_or_error
+from asrbatch.manifest.readers.base import LineReader, TextFormat, row_or_error
 from asrbatch.manifest.readers.sniff import bare_name
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import REFUSED_FIELDS, InvalidRow, Row, invalid_field, parse_row
@@ -41,17 +41,17 @@ class CsvReader(LineReader):
     """The rows of one file.
 
     Args:
-        file: the text.
-        folder: what relative audio paths are relative to.
-        delimiter: between two fields; a tab means TSV. None goes by the header.
+        delimiter: between two fields; a tab means TSV. None goes by the file's name, then by the header.
 
     Raises:
         ManifestError: there is no header, or not one audio column in it.
     """
 
-    def __init__(self, file: TextFile, folder: str, options: SourceOptions, delimiter: str | None = None):
-        super().__init__(file, folder)
+    def __init__(self, source: ManifestSource, file: TextFile, delimiter: str | None = None):
+        super().__init__(source, file)
         self._lines = array("Q")
+        if delimiter is None and bare_name(file.path).endswith((".tsv", ".tab")):
+            delimiter = "\t"
         if delimiter is None:
             text = next(file.lines(), b"").decode("utf-8", "replace")
             # By the header alone: texts in the rows hold commas of their own.
@@ -62,7 +62,7 @@ class CsvReader(LineReader):
             # file.
             self._dialect["quoting"] = csv.QUOTE_NONE
         self._header = self._read_header()
-        self._columns = self._choose_columns(options)
+        self._columns = self._choose_columns(source.options)
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         records, end = self._records(), 0
@@ -214,12 +214,6 @@ def is_csv(path: str, head: bytes, options: SourceOptions) -> bool:
     return len(names) > 1 and any(name.strip(' "\r') in (*AUDIO_COLUMNS, options.audio_column) for name in names)
 
 
-def csv_reader(source: ManifestSource, file: TextFile, delimiter: str | None = None) -> CsvReader:
-    if delimiter is None and bare_name(file.path).endswith((".tsv", ".tab")):
-        delimiter = "\t"
-    return CsvReader(file, folder_of(source, file), source.options, delimiter)
-
-
-CSV = TextFormat(is_csv, csv_reader)
+CSV = TextFormat(is_csv, CsvReader)
 # Only when it is asked for: a table is recognised by its header, whatever stands between its fields.
-TSV = TextFormat(lambda path, head, options: False, partial(csv_reader, delimiter="\t"))
+TSV = TextFormat(lambda path, head, options: False, partial(CsvReader, delimiter="\t"))

@@ -12,7 +12,7 @@ from typing import Any
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, show_text
 from asrbatch.manifest.readers.base import HashIndex, Reader
-from asrbatch.manifest.readers.csv import csv_reader
+from asrbatch.manifest.readers.csv import CsvReader
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_files
 from asrbatch.manifest.readers.text import open_text
@@ -143,7 +143,7 @@ def open_audio(source: ManifestSource) -> Reader | None:
         if (path := find_metadata(folder)) is not None:
             file = open_text(path)
             is_table = not path.endswith(".jsonl")
-            reader = csv_reader(source, file) if is_table else _MetadataReader(file, folder, source.options)
+            reader = CsvReader(source, file) if is_table else _MetadataReader(source, file)
             return DescribedFolder(folder, reader)
         files = list(filter(is_audio, walk_files(folder)))
     else:

@@ -15,27 +15,22 @@ from typing import Any
 from asrbatch.config import SourceOptions
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.columns import Columns
-from asrbatch.manifest.readers.base import LineReader, TextFormat, folder_of, row_or_error
+from asrbatch.manifest.readers.base import LineReader, TextFormat, row_or_error
 from asrbatch.manifest.readers.sniff import bare_name
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
+from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
 
 _ONE_OBJECT = "write one JSON object per line"
 
 
 class JsonlReader(LineReader):
-    """The rows of one file.
+    """The rows of one file."""
 
-    Args:
-        file: the text.
-        folder: what relative audio paths are relative to.
-        options: which fields have other names.
-    """
-
-    def __init__(self, file: TextFile, folder: str, options: SourceOptions):
-        super().__init__(file, folder)
-        self._columns = Columns(options)
+    def __init__(self, source: ManifestSource, file: TextFile):
+        super().__init__(source, file)
+        self._columns = Columns(source.options)
         self.is_plain = not self._columns.given
         self._blank_before = array("Q")  # for every blank line, how many rows stand before it
 
@@ -132,4 +127,4 @@ def is_jsonl(path: str, head: bytes, options: SourceOptions) -> bool:
     return not start or start.startswith(b"{") or called_jsonl
 
 
-JSONL = TextFormat(is_jsonl, lambda source, file: JsonlReader(file, folder_of(source, file), source.options))
+JSONL = TextFormat(is_jsonl, JsonlReader)

@@ -12,15 +12,7 @@ from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import one_line, show, show_text
 from asrbatch.languages import primary
-from asrbatch.manifest.readers.base import (
-    PIPE,
-    TextFormat,
-    check_pipe,
-    folder_of,
-    folder_of_first,
-    is_relative,
-    pipe_or_file,
-)
+from asrbatch.manifest.readers.base import PIPE, TextFormat, check_pipe, folder_of_first, is_relative, pipe_or_file
 from asrbatch.manifest.readers.jsonl import JsonlReader
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import InvalidRow, Row, annotate
@@ -41,7 +33,7 @@ class LhotseReader(JsonlReader):
     """
 
     def __init__(self, source: ManifestSource, file: TextFile):
-        super().__init__(file, folder_of(source, file), source.options)
+        super().__init__(source, file)
         try:
             from lhotse.serialization import deserialize_item
         except ImportError as e:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
-from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, RowError
 from asrbatch.manifest.readers.base import HashIndex, Reader, read_texts
 from asrbatch.manifest.readers.jsonl import JSONL, JsonlReader
@@ -152,8 +151,8 @@ class NemoReader(JsonlReader):
 
     holds_audio = True
 
-    def __init__(self, file: TextFile, members: NemoMembers, options: SourceOptions):
-        super().__init__(file, "", options)
+    def __init__(self, source: ManifestSource, file: TextFile, members: NemoMembers):
+        super().__init__(source, file)
         self._members, self.base_folder, self.is_plain = members, None, False
 
     def audio(self, index: int, row: Row) -> AudioRef:
@@ -196,7 +195,7 @@ def open_nemo_tars(source: ManifestSource) -> Reader | None:
             raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
         check_numbers(source.path, paths)
     members = NemoMembers(paths)
-    return read_texts(source, lambda source, file: NemoReader(file, members, source.options))
+    return read_texts(source, partial(NemoReader, members=members))
 
 
 def tars_in(folder: str) -> list[str]:
