@@ -81,11 +81,11 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
     source = ManifestSource(absolute(given), tuple(expand(given)), options)
     # With --format nothing is guessed, and nothing else is tried: a wrong guess would hide what is wrong with the
     # file.
-    if source.format is not None:
-        reader = FORMATS[source.format].open(source) if source.files else None
+    if source.options.format is not None:
+        reader = FORMATS[source.options.format].open(source) if source.files else None
         if reader is None:
-            raise ManifestError(f"{source.path}: {describe(source)}; that is not --format {source.format}")
-        _check_options(source, source.format)
+            raise ManifestError(f"{source.path}: {describe(source)}; that is not --format {source.options.format}")
+        _check_options(source, source.options.format)
         return reader
     # An opener returns None for what is not its own, and raises for its own that is damaged: the next one would only
     # say that it does not know it.

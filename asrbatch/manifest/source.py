@@ -37,16 +37,11 @@ class ManifestSource:
         files: what it names, in order: absolute paths or URLs. A folder is one of them, itself. Empty when nothing
             matches.
         options: how to read it.
-        format: that of `--format`; None to find out.
     """
 
     path: str
     files: tuple[str, ...]
     options: SourceOptions
-
-    @property
-    def format(self) -> str | None:
-        return self.options.format
 
     @property
     def is_one(self) -> bool:

@@ -195,7 +195,7 @@ class TextFormat(NamedTuple):
             return False
         # The first one only: a file of another kind among them is then reported for its first line.
         first = source.files[0]
-        return source.format is not None or self.is_ours(first, unpacked_head(first), source.options)
+        return source.options.format is not None or self.is_ours(first, unpacked_head(first), source.options)
 
     def open(self, source: ManifestSource) -> Reader | None:
         return read_texts(source, self.read) if self.recognises(source) else None

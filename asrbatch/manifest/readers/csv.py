@@ -89,9 +89,8 @@ class CsvReader(LineReader):
             raise ManifestError(f"{self.source}: its header cannot be read: {record.values}; {_FIX}")
         # pandas writes its index as a column without a name.
         names = [name.strip() or f"column_{number}" for number, name in enumerate(record.values, 1)]
-        for name in names:
-            if _ESCAPED.search(name) or "\0" in name:  # a zero: UTF-16 without a byte-order mark
-                raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
+        if any(_ESCAPED.search(name) or "\0" in name for name in names):  # a zero: UTF-16 without a byte-order mark
+            raise ManifestError(f"{self.source}: its header is not UTF-8; save it as UTF-8")
         return names
 
     def _choose_columns(self, options: SourceOptions) -> Columns:

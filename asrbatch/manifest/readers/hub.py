@@ -42,7 +42,7 @@ def open_hub(source: ManifestSource) -> Reader | None:
     else:
         return None
     reader = _read(found, source.options)
-    if reader is None and found.folder == found.source and source.format is None:
+    if reader is None and found.folder == found.source and source.options.format is None:
         return None  # a folder here: perhaps one of audio
     if reader is None:
         problem = f"holds files that datasets reads as {found.kind}, which is not supported"

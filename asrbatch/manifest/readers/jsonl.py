@@ -16,7 +16,7 @@ from asrbatch.config import SourceOptions
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import LineReader, TextFormat, row_or_error
-from asrbatch.manifest.readers.sniff import bare_name
+from asrbatch.manifest.readers.sniff import JSONL_ENDINGS, bare_name
 from asrbatch.manifest.readers.text import TextFile
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource
@@ -116,14 +116,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
-_JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
-
 
 def is_jsonl(path: str, head: bytes, options: SourceOptions) -> bool:
     """Whether a text is, or is meant to be, JSON Lines."""
     start = head.removeprefix(codecs.BOM_UTF8).lstrip()
     # A file that is called JSON Lines and begins otherwise has a bad first line; report it with the other bad ones.
-    called_jsonl = bare_name(path).endswith(_JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
+    called_jsonl = bare_name(path).endswith(JSONL_ENDINGS) and not known_head(head) and not start.startswith(b"[")
     return not start or start.startswith(b"{") or called_jsonl
 
 

@@ -178,7 +178,7 @@ def check_shards(what: str, files: Iterable[str]) -> bool:
 # The ending of what is read, by format. A Kaldi folder, a copy of the hub's and save_to_disk say themselves what is
 # theirs.
 _ENDINGS = {"parquet": ".parquet", "arrow": ".arrow", "webdataset": ".tar", "nemo-tar": ".tar", "folder": "audio"}
-_LISTS = (".json", ".jsonl", ".ndjson", ".manifest")
+JSONL_ENDINGS = (".jsonl", ".json", ".ndjson", ".manifest")
 _NUMBERED = re.compile(r"(.*?)(\d+)\.[^.]*", re.DOTALL)
 _SHOWN = 3
 
@@ -243,7 +243,7 @@ def check_numbers(folder: str, files: Iterable[str]) -> None:
 def _is_list(folder: str, name: str) -> bool:
     """Whether it lists audio as NeMo does, and is no run's own file."""
     path = os.path.join(folder, name)
-    if name.startswith(".") or not bare_name(name).endswith(_LISTS) or not os.path.isfile(path):
+    if name.startswith(".") or not bare_name(name).endswith(JSONL_ENDINGS) or not os.path.isfile(path):
         return False
     # The rows file of a run lists audio too; it is no manifest of these tars.
     of_run = path.removesuffix(".jsonl").removesuffix(".manifest") + ".run.json"

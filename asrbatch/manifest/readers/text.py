@@ -126,8 +126,7 @@ class LocalFile:
                 raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
         if self._fd is not None:
             weakref.finalize(self, os.close, self._fd)
-        self._state = FileState(path, self._fd)
-        self.check = self._state.check
+        self.check = FileState(path, self._fd).check
 
     @property
     def size(self) -> int:

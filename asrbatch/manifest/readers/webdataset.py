@@ -68,7 +68,7 @@ class WebDatasetReader(Reader):
             if "audio_filepath" in fields:
                 fields["original_audio_filepath"] = fields.pop("audio_filepath")
             endings = [ending for ending, *_ in self._members(index)]
-            audio = [ending for ending in endings if _is_audio(ending)]
+            audio = [ending for ending in endings if is_audio(f"a.{ending}")]
             if len(audio) != 1:
                 problem = "several clips in one row are not supported" if audio else "no audio member"
                 value = f"{show_text(key)} with {', '.join(endings)}"
@@ -81,7 +81,7 @@ class WebDatasetReader(Reader):
 
     def audio(self, index: int, row: Row) -> AudioRef:
         name = row.fields["audio_filepath"]
-        _, offset, size = next(member for member in self._members(index) if _is_audio(member[0]))
+        _, offset, size = next(member for member in self._members(index) if is_audio(f"a.{member[0]}"))
         return AudioRef(name, load=partial(self._tars.read, self._tar_of[index], offset, size, name))
 
     def where(self, index: int) -> str:
@@ -129,16 +129,12 @@ class WebDatasetReader(Reader):
             raise InvalidRow(self._keys[index], e.message, "copy the tar again") from e
 
 
-def _is_audio(ending: str) -> bool:
-    return is_audio(f"a.{ending}")
-
-
 def open_webdataset(source: ManifestSource) -> Reader | None:
     if source.is_folder:
         files = tars_in(source.path)
         check_numbers(source.path, files)
     else:
-        files = [file for file in source.files if bare_name(file).endswith(".tar") or source.format]
+        files = [file for file in source.files if bare_name(file).endswith(".tar") or source.options.format]
         if len(files) < len(source.files):
             return None
     if not files:
