@@ -7,9 +7,9 @@ Every round runs every system once over the same recordings; the order changes f
 compared within a round, because a machine's speed drifts. Every system is warmed up first.
 
 - **asrbatch**: `asrbatch.runs.runner.run` into a fresh folder: read the manifest, decode in decoder processes,
-  features, engine, journal, run record. Its clock is the run's own (`Progress.clocks.wall`): from the first row taken
-  to the last row written. Starting the engine is NOT in it; nor are opening the checkpoint and the manifest before, and
-  the completion mark after (the column "whole call" has those, still without the engine's start).
+  features, engine, journal, run record. Its clock is the run's own (`Progress.stage_times.wall`): from the first row
+  taken to the last row written. Starting the engine is NOT in it; nor are opening the checkpoint and the manifest
+  before, and the completion mark after (the column "whole call" has those, still without the engine's start).
 - **bare engine**: the ceiling. The very same vLLM engine object (settings, sampling parameters, logits processor),
   in the same process and thread, given audio that is already decoded and in memory, in the simplest loop vLLM offers:
   render, `add_request`, `step` until nothing is left, as `LLM.generate` does. It uses none of asrbatch's code, writes
@@ -130,18 +130,17 @@ def run_vllm(job: Job) -> Runner:
 
     engine = None
 
-    def start(checkpoint: Any, **arguments: Any) -> Any:
+    def start(spec: Any, deliver: Any) -> Any:
         nonlocal engine
-        if engine is None:
-            engine = start_engine(checkpoint, **arguments)
-        engine.deliver = arguments["deliver"]
+        engine = engine or start_engine(spec, deliver)
+        engine.deliver = deliver
         return _Lent(engine)
 
     def transcribe(clips: Sequence[Clip]) -> Turn:
         with tempfile.TemporaryDirectory(prefix="asrbatch-bench-") as scratch:
             config = RunConfig(
-                write_manifest(clips, Path(scratch, "clips.jsonl")),
-                EngineConfig(job.folder, dtype=job.dtype, mode=job.mode),
+                manifest=str(write_manifest(clips, Path(scratch, "clips.jsonl"))),
+                engine=EngineConfig(model=job.folder, dtype=job.dtype, mode=job.mode),
                 output=str(Path(scratch, "out.jsonl")),
                 language="en",
                 timestamps=False,
@@ -150,7 +149,7 @@ def run_vllm(job: Job) -> Runner:
             summary = run(config, start=start)
             call_s, cpu = time.monotonic() - started, cpu_s() - cpu
             texts = texts_by_id(list(summary.rows()))
-        return Turn(tuple(texts[clip.id] for clip in clips), summary.progress.clocks.wall, cpu, call_s)
+        return Turn(tuple(texts[clip.id] for clip in clips), summary.progress.stage_times.wall, cpu, call_s)
 
     try:
         transcribe(job.clips[:BATCH])
@@ -189,10 +188,10 @@ class BareEngine:
         self._ours = engine
         self._vllm = engine._driver.engine
         self._parse = parse_model_prompt
-        # The question asrbatch asks, but with the text made by vLLM.
-        self._params = engine._asker.params_of(DecodingOptions("en", timestamps=False)).clone()
+        # What asrbatch asks for, but with the text made by vLLM.
+        self._params = engine._processor.sampling_params(DecodingOptions("en", timestamps=False)).clone()
         self._params.detokenize = True
-        self._decoder_ids = list(engine._asker.prompts.decoder_ids((), ()))
+        self._decoder_ids = list(engine._processor.prompts.decoder_ids((), ()))
         self._numbers = itertools.count()
 
     def turn(self, name: str, clips: Sequence[Clip]) -> Turn:
@@ -262,7 +261,7 @@ class BareEngine:
                 results.put(e)
 
         self._ours.deliver = deliver
-        self._ours.submit("door", self._ours.prepare(np.zeros(SAMPLE_RATE // 10, np.float32), None))
+        self._ours.submit("door", self._ours.preprocess(np.zeros(SAMPLE_RATE // 10, np.float32), None))
         result = results.get()
         if isinstance(result, BaseException):
             raise result
