@@ -45,7 +45,8 @@ class ManifestSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """What `make-manifest --json` prints; docs/commands.md lists the fields."""
-        return {
+        left_out = {"left_out": self.manifest.left_out} if self.manifest.left_out else {}
+        return left_out | {
             "source": self.manifest.source,
             "path": str(self.path),
             "rows": len(self.manifest),

@@ -27,7 +27,7 @@ class Manifest:
         scan: what the one pass at opening found.
         num_bad: rows that will fail because of what they say (`is_bad(index)`); 0 where bad rows were to be refused.
         keys: int64 [rows], `hash(id)`: means nothing to a process that was not forked from this one.
-        audio_folder, in_groups, where, line: see `Reader`.
+        audio_folder, in_groups, where, line, left_out: see `Reader`.
         has_plain_lines: each line of its files is a row under our names.
     """
 
@@ -36,6 +36,7 @@ class Manifest:
         self.source, self.num_bad, self.is_bad = reader.source, len(ids.bad), ids.is_bad
         self.keys, self.audio_folder, self.in_groups = ids.keys, reader.audio_folder, reader.in_groups
         self.has_plain_lines, self.where, self.line = reader.is_plain, reader.where, reader.line
+        self.left_out = reader.left_out
 
     def __len__(self) -> int:
         return self.scan.num_rows
@@ -52,6 +53,11 @@ class Manifest:
             "audio_folder": self._reader.base_folder,
             "holds_audio": self._reader.holds_audio,
         }
+
+    def figures(self) -> dict[str, Any]:
+        """What `plan --json` and `validate --json` say of it."""
+        figures = {"source": self.source, "rows": len(self), "digest": self.scan.digest}
+        return figures | ({"left_out": self.left_out} if self.left_out else {})
 
     def examples(self, found: list[tuple[int, str]]) -> list[dict[str, Any]]:
         """Rows and what is wrong with them, in plain JSON values."""

@@ -151,7 +151,7 @@ class Validation:
         """What `validate --json` prints; docs/commands.md lists the fields, and renaming one breaks scripts."""
         probe = self.probe
         return {
-            "manifest": {"source": self.manifest.source, "rows": len(self), "digest": self.manifest.scan.digest},
+            "manifest": self.manifest.figures(),
             "rows_refused": self.num_bad,
             "rows_failing": self.num_failing,
             "rows_passing": len(self) - self.num_bad - self.num_failing,

@@ -89,7 +89,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     time = None if rtfx is None else estimate(balance, rtfx=rtfx, num_devices=num_devices, startup_s=startup_s)
     exit_code = EXIT_ROWS_FAILED if found and found.results.num_failing else EXIT_COMPLETE
     return {
-        "manifest": {"source": stats.manifest.source, "rows": len(stats), "digest": stats.manifest.scan.digest},
+        "manifest": stats.manifest.figures(),
         "audio": asdict(stats.durations()),
         "languages": {language or "": rows for language, rows in stats.languages.most_common()},
         "duplicates": asdict(stats.duplicates()),
@@ -129,7 +129,7 @@ def _notes(
     config: RunConfig, stats: "ManifestStats", balance: "Balance", verdict: "PreflightResult | None",
     time: "Estimate | None", *, probed: bool,
 ) -> list[str]:  # fmt: skip
-    notes = []
+    notes = [stats.manifest.left_out] if stats.manifest.left_out else []
     if verdict is None:
         notes.append(
             f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above"

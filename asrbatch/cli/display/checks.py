@@ -12,6 +12,7 @@ from asrbatch.cli.display.tables import simple_table
 def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[RenderableType]:
     """The figures of a validation, ready to be shown."""
     yield Text(f"manifest: {figures['manifest']['source']}")
+    yield from left_out_parts(figures["manifest"])
     yield from problem_parts(figures["problems"])
     audio = figures["audio"]
     yield Text(f"audio: {audio_line(audio) if audio else 'not looked at'}")
@@ -30,12 +31,19 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
         yield Text("note: headers were read; damage behind them is found by --audio decode")
 
 
+def left_out_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
+    """Which files of a folder are no rows, where there are such."""
+    if "left_out" in figures:
+        yield Text(f"note: {figures['left_out']}")
+
+
 def made_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """What `make-manifest` wrote, ready to be shown."""
     if figures["problems"]:
         yield from problem_parts(figures["problems"])
     yield Text(f"audio: {audio_line(figures['audio'])}")
     corrected = f", {figures['rows_corrected']:,} had stated another duration" if figures["rows_corrected"] else ""
+    yield from left_out_parts(figures)
     yield Text(f"rows: {figures['rows']:,}, {figures['rows_measured']:,} of them measured{corrected}")
     if figures["rows_failing"]:
         yield Text(f"{figures['rows_failing']:,} rows name audio that will fail; they were written as they are")

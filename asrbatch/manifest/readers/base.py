@@ -43,6 +43,7 @@ class Reader:
         audio_folder: the same, only where it was found by where the command was run; known when all rows were read.
         holds_audio: audio may lie inside the source, under names that are no files.
         is_plain: each line of its files is a row under our names.
+        left_out: which files in a folder are no rows, as a message; None for none. Known when all rows were read.
     """
 
     source: str
@@ -52,6 +53,7 @@ class Reader:
     audio_folder: str | None = None
     holds_audio = False
     is_plain = False
+    left_out: str | None = None
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         """Every row once, in order. `audio` may be called at once for a row that came, the rest after the last one."""
@@ -131,6 +133,10 @@ class JoinedReader(Reader):
     @property
     def audio_folder(self) -> str | None:
         return ", ".join(dict.fromkeys(filter(None, (reader.audio_folder for reader in self._readers)))) or None
+
+    @property
+    def left_out(self) -> str | None:
+        return "; ".join(filter(None, (reader.left_out for reader in self._readers))) or None
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         num_rows = 0

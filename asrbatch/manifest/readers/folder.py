@@ -4,9 +4,10 @@ Files are known by their endings and taken in the order of their names. A folder
 says what the rows are instead; it must then name every audio file there is, because a forgotten one would be lost
 without a word."""
 
+import heapq
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asrbatch.errors import ManifestError
@@ -23,6 +24,7 @@ from asrbatch.types import AudioRef
 
 _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
+_TEXT = ".txt"
 _METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
@@ -33,13 +35,16 @@ class FolderReader(Reader):
         source: absolute path or glob, for messages.
         folder: what paths in rows are relative to.
         files: relative paths, in any order.
+        others: of files beside them that are no audio by their endings.
     """
 
-    def __init__(self, source: str, folder: str, files: list[str]):
+    def __init__(self, source: str, folder: str, files: list[str], others: Iterable[str] = ()):
         self.source, self.base_folder = source, folder
         # Sorted: the order in which a file system lists them differs between machines, and ids follow it.
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
+        texts = {os.path.splitext(file)[0] + _TEXT for file in files}
+        self.left_out = _left_out(folder, [name for name in others if name not in texts])
 
     def row(self, index: int) -> Row:
         path = self._files[index]
@@ -58,7 +63,7 @@ class FolderReader(Reader):
         return os.path.join(self.base_folder, self._files[index])
 
     def _text_beside(self, path: str) -> str | None:
-        name = os.path.splitext(path)[0] + ".txt"
+        name = os.path.splitext(path)[0] + _TEXT
         try:
             with open(os.path.join(self.base_folder, name), "rb") as file:
                 # One byte more than allowed, to see that there is more.
@@ -107,9 +112,9 @@ class DescribedFolder(Reader):
         if num_bad:  # they may be what names the others
             return
         known = HashIndex(named)
-        unnamed = [
-            path for path in filter(is_audio, walk_files(self._folder)) if not known.find(hash(os.path.normpath(path)))
-        ]
+        others = [path for path in walk_files(self._folder) if not known.find(hash(os.path.normpath(path)))]
+        self.left_out = _left_out(self._folder, [path for path in others if path not in _METADATA])
+        unnamed = list(filter(is_audio, others))
         if unnamed:
             shown = first_of(sorted(unnamed), _SHOWN_FILES)
             fix = "add them, move them away, or give the metadata file itself as the manifest"
@@ -137,7 +142,18 @@ def find_metadata(folder: str) -> str | None:
     return None
 
 
+def _left_out(folder: str, files: list[str]) -> str | None:
+    """Which files are no rows, for whoever expects them to be; None for none."""
+    if not files:
+        return None
+    shown = first_of([show_text(file) for file in heapq.nsmallest(_SHOWN_FILES, files)], _SHOWN_FILES, len(files))
+    left_out = "1 file is left out, no" if len(files) == 1 else f"{len(files)} files are left out, no"
+    return f"{folder}: {left_out} audio by the ending ({shown}); a manifest that names such a file has it read"
+
+
 def open_audio(source: ManifestSource) -> Reader | None:
+    files: list[str] = []
+    others: list[str] = []
     if source.is_folder:
         folder = source.path
         if (path := find_metadata(folder)) is not None:
@@ -145,7 +161,8 @@ def open_audio(source: ManifestSource) -> Reader | None:
             is_table = not path.endswith(".jsonl")
             reader = CsvReader(source, file) if is_table else _MetadataReader(source, file)
             return DescribedFolder(folder, reader)
-        files = list(filter(is_audio, walk_files(folder)))
+        for file in walk_files(folder):
+            (files if is_audio(file) else others).append(file)
     else:
         files = [file for file in source.files if is_file(file) and not is_remote(file) and is_audio(file)]
         if not files or len(files) < len(source.files):  # other files among them: not ours to pass over
@@ -156,4 +173,4 @@ def open_audio(source: ManifestSource) -> Reader | None:
         return None
     if source.options.names_columns:
         raise ManifestError(f"{source.path}: a folder of audio has no columns; leave out --audio-column and the like")
-    return FolderReader(source.path, folder, files)
+    return FolderReader(source.path, folder, files, others)

@@ -71,10 +71,20 @@ def unpacked_head(path: str) -> bytes:
     return open_text(path).pread(HEAD_BYTES, 0) if head.startswith((GZIP, ZSTD)) else head
 
 
+# Of what libsndfile and FFmpeg are let read (`audio/`), a line for each container; not those that mostly name something
+# else (.mat, .htk, .dat), nor headerless sound, whose rate nobody knows (.raw, .pcm).
 ENDINGS = frozenset((
-    ".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".mp4", ".m4b", ".aac", ".webm", ".mka", ".mkv",
-    ".mov", ".wma", ".amr", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64", ".rf64", ".sph", ".g722",
-    ".3gp", ".avi", ".ts", ".mp2", ".mpga", ".wv", ".spx", ".tta", ".ac3", ".eac3", ".voc", ".flv",
+    ".wav", ".wave", ".bwf", ".rf64", ".w64",
+    ".flac", ".fla", ".wv", ".tta", ".ape", ".mac",
+    ".mp3", ".mp2", ".mp1", ".mpga", ".mpa", ".m2a", ".aac", ".adts", ".ac3", ".eac3", ".ec3",
+    ".ogg", ".oga", ".ogv", ".ogx", ".opus", ".spx",
+    ".mp4", ".m4a", ".m4b", ".m4r", ".m4v", ".mov", ".qt", ".f4v", ".f4a", ".3gp", ".3g2", ".3ga", ".mj2", ".psp",
+    ".ism", ".isma", ".ismv",
+    ".webm", ".weba", ".mkv", ".mka", ".mk3d",
+    ".asf", ".wma", ".wmv", ".wm", ".avi", ".divx", ".flv",
+    ".ts", ".mts", ".m2t", ".m2ts", ".mpg", ".mpeg", ".m2p", ".vob",
+    ".aif", ".aiff", ".aifc", ".afc", ".caf", ".au", ".snd", ".sph", ".nist", ".voc", ".amr", ".awb", ".g722",
+    ".ircam", ".sf", ".paf", ".fap", ".pvf", ".avr", ".sds", ".svx", ".8svx", ".wve",
 ))  # fmt: skip
 
 
