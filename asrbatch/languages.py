@@ -56,5 +56,8 @@ def find(lang: str, known: Collection[str]) -> str | None:
     """Which of a model's codes a language is that someone wrote as `EN`, `en-US`, `en_us`, `eng` or `English`; None for
     none.
     """
-    # As written first: Whisper's own code for Javanese is jw, which is jv to us.
-    return next((code for code in (subtag(lang), primary(lang)) if code in known), None)
+    code = primary(lang)
+    # As written first: a model may have both of two codes that are one language to us. Last its own old or longer code
+    # for the language: Whisper's for Javanese is jw.
+    ours = (each for each in (subtag(lang), code) if each in known)
+    return next(ours, None) or next((each for each in known if primary(each) == code), None)

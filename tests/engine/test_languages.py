@@ -144,3 +144,11 @@ def test_a_row_in_a_language_the_model_lacks_is_named(transcribe, base, tmp_path
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "lang": "tlh"}])
     with pytest.raises(ManifestError, match=r"m.jsonl:1: lang.*'tlh': .* has no such language"):
         transcribe(manifest, base, tmp_path / "o.jsonl")
+
+
+def test_rows_that_write_languages_otherwise_than_the_model(transcribe, base, spoken, tmp_path):
+    """Previously a row in Javanese, by any code but Whisper's own, had the manifest refused."""
+    codes = {"jw": "jw", "jv": "jw", "Javanese": "jw", "iw": "he", "in": "id", "nb": "no", "zh-Hant": "zh"}
+    rows = [{"id": lang, "lang": lang, **spoken["es"][PROMPTS["es"]]} for lang in codes]
+    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", rows), base, tmp_path / "o.jsonl", language="jv")
+    assert {lang: row["language"] for lang, row in rows_of(summary).items()} == codes
