@@ -26,7 +26,7 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.cluster.merge import merge
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
-from asrbatch.models.fallback import Attempts
+from asrbatch.models.fallback import GREEDY, Attempts
 from asrbatch.pipeline.result import ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.runs.fingerprint import digest, fingerprint
@@ -68,16 +68,17 @@ def _words(index: int, duration_s: float) -> str:
 def make_row(utterance: Utterance) -> dict:
     text = _words(utterance.index, utterance.duration_s)
     num_tokens = len(text) // 4
-    generation = DecodingResult(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
-    attempts = Attempts()
-    attempts.add(generation)
+    result = DecodingResult(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
     window = Window(0, int(utterance.duration_s * SAMPLE_RATE))
-    state = Timed(utterance, audio_s=utterance.duration_s)
-    state.answered.append(InFlightWindow(state, 0, AudioWindow(window, np.zeros(0)), attempts=attempts))
+    state = FixedTiming(utterance, audio_s=utterance.duration_s)
+    in_flight = InFlightWindow(state, 0, AudioWindow(window, np.zeros(0)))
+    in_flight.attempts = Attempts(GREEDY)
+    in_flight.attempts.add(result)
+    state.answered.append(in_flight)
     return ok_row(state, SimpleNamespace(is_translated=False, window_config=WindowConfig(SAMPLE_RATE, 30.0, 160)))
 
 
-class Timed(UtteranceState):
+class FixedTiming(UtteranceState):
     timing = property(lambda self: {"read": 0.004231, "prepare": 0.006128, "total": 0.350982})
 
 

@@ -33,79 +33,79 @@ class Attempts:
         temperatures: to be tried in turn; the first is asked with anyway.
 
     Attributes:
-        generations: in the order they were asked for.
+        results: in the order they were asked for.
     """
 
-    def __init__(self, temperatures: Sequence[float] = GREEDY):
+    def __init__(self, temperatures: Sequence[float]):
         self._temperatures = temperatures
-        self.generations: list[DecodingResult] = []
+        self.results: list[DecodingResult] = []
 
-    def add(self, generation: DecodingResult) -> None:
-        self.generations.append(generation)
+    def add(self, result: DecodingResult) -> None:
+        self.results.append(result)
 
     @property
     def next_temperature(self) -> float | None:
         """What to try next; None when the last answer is good enough or the ladder has ended."""
-        tried = len(self.generations)
-        if tried == len(self._temperatures) or (tried and not failure_reasons(self.generations[-1])):
+        tried = len(self.results)
+        if tried == len(self._temperatures) or (tried and not failure_reasons(self.results[-1])):
             return None
         return self._temperatures[tried]
 
     @property
     def chosen(self) -> DecodingResult:
         """The answer that counts: the only one, the good one, or the best of bad ones."""
-        last = self.generations[-1]
-        if len(self.generations) == 1 or not failure_reasons(last):
+        last = self.results[-1]
+        if len(self.results) == 1 or not failure_reasons(last):
             return last
         # Below every mean log-probability: an answer that has none is chosen last.
-        return max(self._sound or self.generations, key=lambda g: -1e9 if g.avg_logprob is None else g.avg_logprob)
+        return max(self._sound or self.results, key=lambda r: -1e9 if r.avg_logprob is None else r.avg_logprob)
 
     @property
     def reason(self) -> str | None:
         """Why the chosen one was chosen; None when there was no choice."""
-        if len(self.generations) == 1:
+        if len(self.results) == 1:
             return None
-        if not failure_reasons(self.generations[-1]):
+        if not failure_reasons(self.results[-1]):
             return "first without faults"
         return "highest avg_logprob of those without loop or cut" if self._sound else "highest avg_logprob"
 
     @property
     def _sound(self) -> list[DecodingResult]:
-        return [g for g in self.generations if not g.is_truncated and not quality.is_repetitive(g.text.strip())]
+        return [r for r in self.results if not r.is_truncated and not quality.is_repetitive(r.text.strip())]
 
 
-def failure_reasons(generation: DecodingResult) -> list[str]:
-    """Why an answer is to be asked for again, each as `figure value`; none for silence, where any text is wrong."""
-    if quality.is_no_speech(generation):
+def failure_reasons(result: DecodingResult) -> list[str]:
+    """Why an answer is to be asked for again, each as `metric value`; none for silence, where any text is wrong."""
+    if quality.is_no_speech(result):
         return []
-    text = generation.text.strip()
+    text = result.text.strip()
     found: list[str] = []
     if (ratio := quality.compression_ratio(text)) > quality.COMPRESSION_RATIO:
         found.append(f"compression_ratio {ratio:.2f}")
     if (times := quality.repeats(text)) >= quality.LOOP_REPEATS:
         found.append(f"repeats {times}")
-    if quality.is_low_confidence(generation):
-        found.append(f"avg_logprob {generation.avg_logprob:.2f}")
-    if generation.finish_reason == "length":
+    if quality.is_low_confidence(result):
+        found.append(f"avg_logprob {result.avg_logprob:.2f}")
+    if result.finish_reason == "length":
         found.append("finish_reason length")
-    elif generation.is_truncated:
+    elif result.is_truncated:
         found.append("unclosed <think>")
     return found
 
 
 def as_rows(attempts: Attempts) -> list[dict[str, Any]]:
     """What a row says about them, in order; nothing when there was only one."""
-    if len(attempts.generations) == 1:
+    if len(attempts.results) == 1:
         return []
     return [
         {
-            "temperature": g.temperature,
-            "text": g.text.strip(),
-            "num_tokens": g.num_tokens,
-            "finish_reason": g.finish_reason,
-            "avg_logprob": quality.rounded(g.avg_logprob, 4),
-            "faults": failure_reasons(g),
-            "chosen": g is attempts.chosen,
+            "temperature": result.temperature,
+            "text": result.text.strip(),
+            "num_tokens": result.num_tokens,
+            "finish_reason": result.finish_reason,
+            "avg_logprob": quality.rounded(result.avg_logprob, 4),
+            "faults": failure_reasons(result),
+            "chosen": result is attempts.chosen,
         }
-        for g in attempts.generations
+        for result in attempts.results
     ]

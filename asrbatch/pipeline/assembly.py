@@ -9,8 +9,9 @@ from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.loop import Pipeline
+from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.pipeline.preprocess import PreprocessPool
-from asrbatch.pipeline.queues import EventQueue
+from asrbatch.pipeline.queues import EngineOutcome, EventQueue
 
 
 @contextmanager
@@ -18,22 +19,24 @@ def make_pipeline(
     config: RunConfig,
     spec: EngineSpec,
     start_engine: Callable[[Deliver], Engine],
-    **callbacks: Any,
+    write: Callable[[dict[str, Any]], None],
+    on_submit: Callable[[int], None],
+    on_tick: Callable[[StageTimes, int], None],
 ) -> Iterator[Pipeline]:
     """A loop, ready to run, with an engine and a pool that are closed at the end.
 
     Args:
         start_engine: takes where outcomes go, and returns a running engine.
-        callbacks: `write`, `on_submit` and `on_tick` of `Pipeline`.
+        write, on_submit, on_tick: as `Pipeline` takes them.
     """
     events = EventQueue()
     pool = PreprocessPool(config.num_workers, spec.window_config, decode_timeout_s=config.decode_timeout_s)
     # The pool first: its decoder processes come up while the engine does.
-    with closing(pool), closing(start_engine(lambda key, outcome: events.put((key, outcome)))) as engine:
+    with closing(pool), closing(start_engine(lambda *outcome: events.put(EngineOutcome(*outcome)))) as engine:
         # Twice as many full windows as the engine works on at once: the next are ready when its places become free.
         most_windows = config.max_windows or 2 * engine.max_num_seqs
         budget = Budget(most_windows, config.max_audio_s or most_windows * spec.window_config.window_s)
-        pipeline = Pipeline(engine, pool, events, budget, config, spec, **callbacks)
+        pipeline = Pipeline(engine, pool, events, budget, config, spec, write, on_submit, on_tick)
         # Where each recording waits for its own answers, as many must be open as the engine holds, and a few behind.
         pool.begin(engine, events.put, budget, min(most_windows, engine.max_num_seqs + pool.num_workers))
         yield pipeline

@@ -91,19 +91,19 @@ def sequential_windows(
         samples, start = shown[: _length(len(shown), rules)], spoken.position
         # A copy: a view would keep all that the buffer holds in memory for as long as the window waits for its answer.
         yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
-        generation = answers.get()
-        if generation is None:
+        result = answers.get()
+        if result is None:
             return
-        if config.drop_no_speech and quality.is_no_speech(generation):
+        if config.drop_no_speech and quality.is_no_speech(result):
             spoken.advance(len(samples))
             continue
-        passed = heard(generation, samples, rules, is_last=len(samples) == len(shown))
+        passed = heard(result, samples, rules, is_last=len(samples) == len(shown))
         num_small = num_small + 1 if passed < rules.min_tail else 0
         if num_small > _MAX_SMALL_STEPS:
             passed = len(samples)
-        kept = generation.segments if passed == len(samples) else generation.closed_segments
+        kept = result.segments if passed == len(samples) else result.closed_segments
         previous = (*previous, *(i for segment in kept for i in segment.token_ids))[-_MAX_PREVIOUS:]
-        if generation.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
+        if result.temperature > _MAX_TEMPERATURE_TO_CONDITION_ON:
             previous = ()
         spoken.advance(passed)
 
@@ -115,7 +115,7 @@ def _length(num_shown: int, rules: WindowLimits) -> int:
     return min(num_shown, rules.limit)
 
 
-def heard(generation: DecodingResult, samples: np.ndarray, rules: WindowLimits, *, is_last: bool) -> int:
+def heard(result: DecodingResult, samples: np.ndarray, rules: WindowLimits, *, is_last: bool) -> int:
     """How many samples of a window were heard whole, 1 to all.
 
     Up to the pause around the model's timestamp, which is coarse: cut at the timestamp itself, 3 in 100 words beside a
@@ -126,23 +126,23 @@ def heard(generation: DecodingResult, samples: np.ndarray, rules: WindowLimits, 
         is_last: what follows it is asked anyway, or nothing does.
     """
     # None: heard to its end. 0.0: nothing was heard whole, and a step of nothing would ask the same for ever.
-    if not generation.resume_s:
+    if not result.resume_s:
         return len(samples)
-    resume = min(round(generation.resume_s * rules.sample_rate), len(samples))
+    resume = min(round(result.resume_s * rules.sample_rate), len(samples))
     if is_last and len(samples) - resume < rules.min_tail:
         return len(samples)
     return pause_near(samples, resume, round(_AROUND_S * rules.sample_rate), rules)
 
 
-def unheard_tail(piece: AudioWindow, generation: DecodingResult, rules: WindowLimits) -> int | None:
+def unheard_tail(audio: AudioWindow, result: DecodingResult, rules: WindowLimits) -> int | None:
     """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for
     nowhere.
 
     With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends:
     tiny.en left out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such
     end. A rest shorter than a second, or one that would hardly be shorter than the window, is left."""
-    last = generation.segments[-1] if generation.segments else None
-    if quality.is_no_speech(generation) or (last and last.end_s is None and last.text.strip()):
+    last = result.segments[-1] if result.segments else None
+    if quality.is_no_speech(result) or (last and last.end_s is None and last.text.strip()):
         return None
-    resume = heard(generation, piece.samples, rules, is_last=True)
-    return None if resume == len(piece.samples) or resume < rules.min_tail else piece.window.start + resume
+    resume = heard(result, audio.samples, rules, is_last=True)
+    return None if resume == len(audio.samples) or resume < rules.min_tail else audio.window.start + resume

@@ -3,7 +3,7 @@
 It runs in one thread and owns all its state. Preprocess threads and engine answer through one queue of events, so there
 is one place where things happen, one after the other:
 
-    manifest -> schedule -> [preprocess pool] -> run -> [engine] -> collect -> postprocess -> row
+    manifest -> schedule -> [preprocess pool] -> submit -> [engine] -> collect -> postprocess -> row
 
 Knows nothing of vLLM, of audio formats or of files. Memory is bounded by the `Budget`, whatever the manifest's length.
 """
@@ -22,19 +22,17 @@ from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.longform import unheard_tail
 from asrbatch.pipeline.monitor import EngineMonitor, StageTimes
 from asrbatch.pipeline.preprocess import PreprocessPool
-from asrbatch.pipeline.queues import EventQueue
+from asrbatch.pipeline.queues import EngineOutcome, EventQueue, StopRequest
 from asrbatch.pipeline.result import failed_row, ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.types import Utterance
-
-_STOP = "stop"
 
 
 class Pipeline:
     """One loop over some utterances; made by `assembly.make_pipeline`.
 
     Args:
-        events: the queue that the engine delivers `(key, outcome)` into.
+        events: the queue that the engine's outcomes come through.
         spec: languages spoken and written, temperatures and timestamps.
         write: takes a finished row.
         on_submit: called with an utterance's index before its first window enters the engine.
@@ -49,7 +47,6 @@ class Pipeline:
         budget: Budget,
         config: RunConfig,
         spec: EngineSpec,
-        *,
         write: Callable[[dict[str, Any]], None],
         on_submit: Callable[[int], None],
         on_tick: Callable[[StageTimes, int], None],
@@ -69,7 +66,7 @@ class Pipeline:
 
     def request_stop(self) -> None:
         """Takes no more rows; what is in the engine is finished within the grace period. Safe in a signal handler."""
-        self._events.put(_STOP)
+        self._events.put(StopRequest())
 
     def wake(self) -> None:
         """Makes the loop look for more work at once. Safe in any thread."""
@@ -106,7 +103,8 @@ class Pipeline:
         """Hands utterances to the pool as long as the budget allows."""
         window_s = self._windows.window_s
         while not (self.stopped or self._source_ended):
-            if self._working if alone else not self.budget.has_capacity():
+            is_full = bool(self._working) if alone else not self.budget.has_capacity()
+            if is_full:
                 return
             try:
                 utterance = next(source)
@@ -134,32 +132,30 @@ class Pipeline:
         match event:
             case None:
                 pass
-            case "stop":
+            case StopRequest():
                 self._stop()
             case InFlightWindow():
-                self._run_window(event)
+                self._on_features(event)
             case UtteranceState():
                 self._on_preprocessed(event)
-            # Of no window: the engine itself failed, and all of them with it.
-            case None, EngineDiedError() as error:
-                raise error
-            case (int(), int()) as key, outcome:
+            case EngineOutcome(key, outcome):
                 self._collect(key, outcome)
             case BaseException():
                 raise event
             case _:
                 raise TypeError(f"unknown event {event!r}")
 
-    def _run_window(self, window: InFlightWindow) -> None:
+    def _on_features(self, window: InFlightWindow) -> None:
         """A window has its features, or none can be computed."""
         state = window.utterance
         if state.is_cancelled or window.error:
             self._drop(window, window.error)
             return
         # Noted before the engine sees it, so that a row that kills the engine is known to the next session.
-        if state.preprocess_s is None:
+        if not state.is_submitted:
             self._on_submit(state.utterance.index)
-        state.preprocess_s = (state.preprocess_s or 0.0) + window.preprocess_s
+            state.is_submitted = True
+        state.preprocess_s += window.preprocess_s
         self.monitor.times.prepare += window.preprocess_s
         window.attempts = Attempts(self._spec.temperatures)
         # The first window says which language is spoken, so that all of a recording is written in one.
@@ -182,17 +178,20 @@ class Pipeline:
     def _collect(self, key: tuple[int, int], outcome: Outcome) -> None:
         """The engine has an answer: it is asked again at a higher temperature, or the answer counts."""
         self.monitor.track(len(self._in_flight), is_answer=True)
-        window = self._in_flight.pop(key)
+        # All windows have failed with it; there may have been none, and so no key.
         if isinstance(outcome, EngineDiedError):
             raise outcome
+        window = self._in_flight.pop(key)
         if isinstance(outcome, RowError):
             self._drop(window, outcome)
         elif window.utterance.is_cancelled:
             self._drop(window, None)
         else:
             window.attempts.add(outcome)
-            is_final = window.attempts.next_temperature is None
-            (self._postprocess if is_final else self._submit)(window)
+            if window.attempts.next_temperature is None:
+                self._postprocess(window)
+            else:
+                self._submit(window)
 
     def _drop(self, window: InFlightWindow, error: RowError | None) -> None:
         """A window will have no answer; a stop or another window may have let its utterance go already."""
@@ -211,10 +210,10 @@ class Pipeline:
             self._pool.tasks.put_window(window.tail(start))
         else:
             self.budget.release(window.budget_s)
-            state.num_whole += 1
+            state.num_finished += 1
         window.drop_audio()
         state.answered.append(window)
-        state.answers.put(result)
+        state.sequential_answers.put(result)
         state.detected_language = state.detected_language or result.language
         while state.held_back:
             self._submit(state.held_back.pop(0))
@@ -233,7 +232,7 @@ class Pipeline:
             self._write_if_done(state)
 
     def _write_if_done(self, state: UtteranceState) -> None:
-        if state.is_preprocessed and state.num_whole == state.num_windows:
+        if state.is_preprocessed and state.num_finished == state.num_windows:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
@@ -251,11 +250,12 @@ class Pipeline:
         if self.stopped:
             return
         self._stop_by = time.monotonic() + self._grace_s
+        # Their reservations stay: after a stop nobody asks for capacity.
         self._pool.tasks.drop_utterances()
         for state in [s for s in self._working.values() if not s.is_preprocessed]:
             state.is_ending = True
             # Of one that has begun, all windows may be in the engine already.
-            if state.preprocess_s is None:
+            if not state.is_submitted:
                 self._release(state)
 
     def _release(self, state: UtteranceState) -> None:

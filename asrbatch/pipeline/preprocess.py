@@ -143,7 +143,7 @@ class PreprocessPool:
     def _windows(self, state: UtteranceState, buffer: AudioBuffer) -> Iterator[AudioWindow]:
         config = self._config
         if config.is_sequential:
-            return sequential_windows(buffer, config, state.answers, state.skips)
+            return sequential_windows(buffer, config, state.sequential_answers, state.skips)
         return cut(buffer, config.in_samples, SPLITTERS[config.windows](config.in_samples), state.skips)
 
     def _blocks(self, stream: Iterator[Any], state: UtteranceState) -> Iterator[Any]:

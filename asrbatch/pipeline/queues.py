@@ -5,7 +5,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asrbatch.engine.base import Outcome
 
 if TYPE_CHECKING:
     from asrbatch.pipeline.state import InFlightWindow, UtteranceState
@@ -13,6 +15,17 @@ if TYPE_CHECKING:
 _TICK_S = 0.1
 # A loop looks again though nothing came: for time that has run out.
 _MAX_WAIT_S = 0.2
+
+
+class StopRequest(NamedTuple):
+    """No more rows are to be taken."""
+
+
+class EngineOutcome(NamedTuple):
+    """What the engine delivers of an `InFlightWindow`; the key is None where it died and held none."""
+
+    key: Any
+    outcome: Outcome
 
 
 class EventQueue:

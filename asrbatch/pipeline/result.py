@@ -90,7 +90,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         avg_logprob=quality.rounded(avg_logprob, 4),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
         flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows)])),
-        timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.generations]),
+        timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.results]),
     )
     # Few files have several tracks, so this is no field of every row.
     return row if state.track is None else row | {"audio_track": state.track}
@@ -126,7 +126,7 @@ def _engine_timing(results: Sequence[DecodingResult]) -> dict[str, float | None]
     }
 
 
-def kept_part(generation: DecodingResult, window: Window, kept_until: int) -> DecodingResult:
+def kept_part(result: DecodingResult, window: Window, kept_until: int) -> DecodingResult:
     """The answer as far as the next window does not hear the same again, its tokens and their mean log-probability too.
 
     Args:
@@ -135,45 +135,46 @@ def kept_part(generation: DecodingResult, window: Window, kept_until: int) -> De
     A part ended where the model closed a segment: its `finish_reason` is `stop`.
     """
     if kept_until >= window.end:
-        return generation
-    pieces = generation.closed_segments
-    avg_logprob = _mean_logprob((piece.avg_logprob, piece.num_tokens) for piece in pieces)
+        return result
+    segments = result.closed_segments
+    avg_logprob = _mean_logprob((segment.avg_logprob, segment.num_tokens) for segment in segments)
     return replace(
-        generation,
-        text="".join(piece.text for piece in pieces),
-        num_tokens=sum(piece.num_tokens for piece in pieces if piece.avg_logprob is not None),
-        segments=pieces,
+        result,
+        text="".join(segment.text for segment in segments),
+        num_tokens=sum(segment.num_tokens for segment in segments if segment.avg_logprob is not None),
+        segments=segments,
         resume_s=None,
         finish_reason="stop",
-        avg_logprob=generation.avg_logprob if avg_logprob is None else avg_logprob,
+        avg_logprob=result.avg_logprob if avg_logprob is None else avg_logprob,
     )
 
 
-def segment_rows(generation: DecodingResult, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:
+def segment_rows(result: DecodingResult, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:
     """The segments of a window as a row has them, each with the metrics of `quality`; none without text.
 
     Args:
-        generation: as `kept_part` gives it.
+        result: as `kept_part` gives it.
     """
     first_s, last_s = window.start / sample_rate, min(window.end, kept_until) / sample_rate
-    pieces = [s for s in generation.segments if s.text.strip()]
-    if not generation.segments and generation.text.strip():
-        return [_segment_row(generation.text.strip(), first_s, last_s, generation.avg_logprob, generation)]
+    segments = [segment for segment in result.segments if segment.text.strip()]
+    if not result.segments and result.text.strip():
+        return [_segment_row(result.text.strip(), first_s, last_s, result.avg_logprob, result)]
     found, earliest_s = [], first_s
-    for piece, following in zip_longest(pieces, pieces[1:]):
-        start_s = min(max(first_s + piece.start_s, earliest_s), last_s)
+    for segment, following in zip_longest(segments, segments[1:]):
+        start_s = min(max(first_s + segment.start_s, earliest_s), last_s)
         # Text that the model did not close goes on until the next begins.
-        stated_end_s = piece.end_s if piece.end_s is not None else following.start_s if following else last_s - first_s
+        next_s = following.start_s if following else last_s - first_s
+        stated_end_s = next_s if segment.end_s is None else segment.end_s
         earliest_s = end_s = min(max(first_s + stated_end_s, start_s), last_s)
-        found.append(_segment_row(piece.text.strip(), start_s, end_s, piece.avg_logprob, generation))
+        found.append(_segment_row(segment.text.strip(), start_s, end_s, segment.avg_logprob, result))
     return found
 
 
 def _segment_row(
-    text: str, start_s: float, end_s: float, avg_logprob: float | None, generation: DecodingResult
+    text: str, start_s: float, end_s: float, avg_logprob: float | None, result: DecodingResult
 ) -> dict[str, Any]:
-    figures = quality.metrics(text, end_s - start_s, avg_logprob, generation.no_speech_prob)
-    return {"start": round(start_s, 6), "end": round(end_s, 6), "text": text, **figures}
+    metrics = quality.metrics(text, end_s - start_s, avg_logprob, result.no_speech_prob)
+    return {"start": round(start_s, 6), "end": round(end_s, 6), "text": text, **metrics}
 
 
 def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:

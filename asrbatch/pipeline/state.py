@@ -48,8 +48,8 @@ class InFlightWindow:
     error: RowError | None = None
     peak: float | None = None
     preprocess_s: float = 0.0
-    # By the loop.
-    attempts: Attempts = field(default_factory=Attempts)
+    # By the loop, when the features are there.
+    attempts: Attempts = field(init=False, repr=False)
 
     @property
     def span(self) -> Window:
@@ -91,10 +91,11 @@ class UtteranceState:
         read_s: seconds spent on decoding its audio.
         is_cut_short: preprocessing ended before its end, because of a cancellation or a stop.
         is_preprocessed: all its windows were cut; they may still wait for features or answers.
-        preprocess_s: seconds spent on features; None before its first window enters the engine.
+        is_submitted: its first window has its features, and enters the engine.
+        preprocess_s: seconds spent on features.
         held_back: windows that wait until the first one's answer says which language is spoken.
         answered: windows with their answers, in the order these came.
-        num_whole: windows that were heard to their end, some by way of a tail.
+        num_finished: windows that were decoded to their end, some by way of a tail.
     """
 
     # By the loop before it hands it to the pool.
@@ -118,20 +119,22 @@ class UtteranceState:
     is_cut_short: bool = False
     # Locked in themselves.
     peaks: ReorderBuffer = field(default_factory=ReorderBuffer)
-    answers: AnswerQueue = field(default_factory=AnswerQueue)
+    sequential_answers: AnswerQueue = field(default_factory=AnswerQueue)
     # By the loop, and read by it alone.
     is_preprocessed: bool = False
     detected_language: str | None = None
-    preprocess_s: float | None = None
+    is_submitted: bool = False
+    preprocess_s: float = 0.0
     held_back: list[InFlightWindow] = field(default_factory=list)
     answered: list[InFlightWindow] = field(default_factory=list)
-    num_whole: int = 0
+    num_finished: int = 0
 
     @property
     def timing(self) -> dict[str, float | None]:
-        return {"read": self.read_s, "prepare": self.preprocess_s, "total": time.monotonic() - self.taken_at}
+        prepare = self.preprocess_s if self.is_submitted else None
+        return {"read": self.read_s, "prepare": prepare, "total": time.monotonic() - self.taken_at}
 
     def cancel(self) -> None:
         self.is_cancelled = True
         # A thread may wait for an answer that nobody will give any more.
-        self.answers.close()
+        self.sequential_answers.close()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asrbatch.audio.buffer import AudioWindow, WindowLimits
 from asrbatch.models import quality
-from asrbatch.models.fallback import TEMPERATURES, Attempts, as_rows, failure_reasons
+from asrbatch.models.fallback import GREEDY, TEMPERATURES, Attempts, as_rows, failure_reasons
 from asrbatch.pipeline import result
 from asrbatch.pipeline.longform import heard, unheard_tail
 from asrbatch.types import DecodingResult, Segment, Window
@@ -88,7 +88,7 @@ def test_repeats_counts_characters_where_there_are_no_spaces():
 def climb(*answers: DecodingResult) -> Attempts:
     attempts = Attempts(TEMPERATURES)
     for answer, temperature in zip(answers, TEMPERATURES, strict=False):
-        assert not attempts.generations or attempts.next_temperature == temperature
+        assert not attempts.results or attempts.next_temperature == temperature
         attempts.add(replace(answer, temperature=temperature))
     return attempts
 
@@ -100,7 +100,7 @@ def test_a_good_answer_is_not_asked_for_again():
 
 
 def test_without_fallback_a_bad_answer_stands():
-    attempts = Attempts()
+    attempts = Attempts(GREEDY)
     attempts.add(said(" la" * 100))
     assert attempts.next_temperature is None and attempts.chosen.text == " la" * 100
 

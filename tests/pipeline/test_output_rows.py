@@ -57,7 +57,9 @@ def answered(window: Window, *generations: DecodingResult) -> InFlightWindow:
     attempts = Attempts(temperatures=range(len(generations)))
     for answer in generations:
         attempts.add(answer)
-    return InFlightWindow(None, 0, AudioWindow(window, None), attempts=attempts)
+    answered = InFlightWindow(None, 0, AudioWindow(window, None))
+    answered.attempts = attempts
+    return answered
 
 
 def row_of(
