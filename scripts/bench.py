@@ -52,8 +52,8 @@ from rich.console import Console
 from rich.table import Table
 from speech_common import (
     SAMPLE_RATE,
-    Clip,
     HuggingFace,
+    SpeechClip,
     choose,
     describe,
     read_set,
@@ -78,7 +78,7 @@ CLOSE_S = 20  # an engine's process ends in one or two
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """What every system is to do. `dtype` and `mode` are asrbatch's, resolved."""
 
     folder: str
@@ -86,7 +86,7 @@ class Job:
     dtype: str
     mode: str
     compute_type: str
-    clips: tuple[Clip, ...]
+    clips: tuple[SpeechClip, ...]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class System:
 Runner = Iterator[Turn | None]
 
 
-def run_vllm(job: Job) -> Runner:
+def run_vllm(job: Workload) -> Runner:
     """asrbatch and the bare engine, with one engine, built by asrbatch's own `start_engine`."""
     from asrbatch.config import EngineConfig, RunConfig
     from asrbatch.engine.engine import start_engine
@@ -136,7 +136,7 @@ def run_vllm(job: Job) -> Runner:
         engine.deliver = deliver
         return _Lent(engine)
 
-    def transcribe(clips: Sequence[Clip]) -> Turn:
+    def transcribe(clips: Sequence[SpeechClip]) -> Turn:
         with tempfile.TemporaryDirectory(prefix="asrbatch-bench-") as scratch:
             config = RunConfig(
                 manifest=str(write_manifest(clips, Path(scratch, "clips.jsonl"))),
@@ -194,7 +194,7 @@ class BareEngine:
         self._decoder_ids = list(engine._processor.prompts.decoder_ids((), ()))
         self._numbers = itertools.count()
 
-    def turn(self, name: str, clips: Sequence[Clip]) -> Turn:
+    def turn(self, name: str, clips: Sequence[SpeechClip]) -> Turn:
         audio = [clip.samples() for clip in clips]
         most = 2 * self._ours.max_num_seqs if name == WINDOWED else len(audio)
         if self._ours.facts["mode"] == "thread":
@@ -268,12 +268,12 @@ class BareEngine:
         return result
 
 
-def run_transformers(job: Job) -> Runner:
+def run_transformers(job: Workload) -> Runner:
     hf = HuggingFace(job.folder, job.dtype, BATCH)
     return _run_batched(job, lambda audio: [result.text for result in hf.transcribe(audio)])
 
 
-def run_faster_whisper(job: Job) -> Runner:
+def run_faster_whisper(job: Workload) -> Runner:
     import numpy as np
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
@@ -308,7 +308,7 @@ def run_faster_whisper(job: Job) -> Runner:
     return _run_batched(job, transcribe)
 
 
-def _run_batched(job: Job, transcribe: Callable[[list[Any]], list[str]]) -> Runner:
+def _run_batched(job: Workload, transcribe: Callable[[list[Any]], list[str]]) -> Runner:
     transcribe([clip.samples() for clip in job.clips[:BATCH]])
     yield None
     while True:
@@ -360,7 +360,7 @@ def ctranslate2_folder(model: str) -> Path:
 class Worker:
     """A process that runs one of the generators above; what it prints goes to `log`."""
 
-    def __init__(self, runner: Callable[[Job], Runner], job: Job, log: Path):
+    def __init__(self, runner: Callable[[Workload], Runner], job: Workload, log: Path):
         context = multiprocessing.get_context("spawn")
         self._log = log
         self._connection, theirs = context.Pipe()
@@ -410,7 +410,7 @@ class Worker:
             peak[0] = max(peak[0], total)
 
 
-def _work(runner: Callable[[Job], Runner], job: Job, connection: Connection, log: str) -> None:
+def _work(runner: Callable[[Workload], Runner], job: Workload, connection: Connection, log: str) -> None:
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -449,7 +449,7 @@ def spread(values: Sequence[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def result_rows(systems: Sequence[System], clips: Sequence[Clip]) -> list[list[str]]:
+def result_rows(systems: Sequence[System], clips: Sequence[SpeechClip]) -> list[list[str]]:
     ours, speech_s = systems[0], sum(clip.duration_s for clip in clips)
     rows = []
     for system in systems:
@@ -488,7 +488,7 @@ def verdict(systems: Sequence[System]) -> list[str]:
     ]
 
 
-def show(systems: Sequence[System], clips: Sequence[Clip]) -> None:
+def show(systems: Sequence[System], clips: Sequence[SpeechClip]) -> None:
     console = Console()
     console.width = max(console.width, 110)  # a table cut off in a log file helps nobody
     table = Table(*HEADINGS, title="median (lowest to highest) over the rounds", title_justify="left")
@@ -499,7 +499,7 @@ def show(systems: Sequence[System], clips: Sequence[Clip]) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def as_markdown(systems: Sequence[System], job: Job, facts: str) -> str:
+def as_markdown(systems: Sequence[System], job: Workload, facts: str) -> str:
     lines = ["# Speed", "", facts, "", f"| {' | '.join(HEADINGS)} |", "|---|" + "---:|" * (len(HEADINGS) - 1)]
     lines += [f"| {' | '.join(row)} |" for row in result_rows(systems, job.clips)]
     lines += ["", *verdict(systems), "", "Seconds of each turn, round by round:", ""]
@@ -507,7 +507,7 @@ def as_markdown(systems: Sequence[System], job: Job, facts: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def describe_machine(job: Job, device: Any) -> str:
+def describe_machine(job: Workload, device: Any) -> str:
     from importlib.metadata import version
 
     packages = [
@@ -558,7 +558,7 @@ def main() -> int:
     dtype = resolve_dtype(arguments.dtype, open_checkpoint(folder), device)
     clips = tuple(choose(read_set("prompts-en"), arguments.clips))
     mode = resolve_mode(arguments.engine_mode, device, {})
-    job = Job(folder, arguments.model, dtype, mode, arguments.compute_type, clips)
+    job = Workload(folder, arguments.model, dtype, mode, arguments.compute_type, clips)
     facts = describe_machine(job, device)
     say(facts)
     runners = {run_vllm: (OURS, BARE, WINDOWED), run_transformers: (HF,), run_faster_whisper: (FASTER_WHISPER,)}

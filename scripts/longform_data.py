@@ -57,7 +57,7 @@ BACKGROUNDS = (
 
 
 @dataclass(frozen=True)
-class Utterance:
+class Speech:
     """A piece of speech: `samples` is 1-D float32 at 16 kHz."""
 
     text: str
@@ -76,7 +76,7 @@ class Tape:
         self.pieces.append(samples.astype(np.float32))
         self.num_samples += len(samples)
 
-    def log(self, utterance: Utterance, over: np.ndarray | None = None, **more: str) -> None:
+    def log(self, utterance: Speech, over: np.ndarray | None = None, **more: str) -> None:
         """Adds an utterance, mixed with the audio `over` (as long, or None)."""
         start = self.num_samples
         self.add(utterance.samples if over is None else utterance.samples + over)
@@ -91,7 +91,7 @@ class Tape:
 # --- recordings -----------------------------------------------------------------------------------------------------
 
 
-def in_a_row(utterances: Sequence[Utterance], random: np.random.Generator, gaps_s: tuple[float, float]) -> Tape:
+def in_a_row(utterances: Sequence[Speech], random: np.random.Generator, gaps_s: tuple[float, float]) -> Tape:
     """All utterances in a random order, with silences of so many seconds (shortest, longest) around
     and between them.
     """
@@ -104,7 +104,7 @@ def in_a_row(utterances: Sequence[Utterance], random: np.random.Generator, gaps_
 
 
 def repeated(
-    utterances: Sequence[Utterance], random: np.random.Generator, gaps_s: tuple[float, float], until_s: float
+    utterances: Sequence[Speech], random: np.random.Generator, gaps_s: tuple[float, float], until_s: float
 ) -> Tape:
     """Rounds of the utterances, each in another order, until the next one would not end by `until_s`."""
     tape = Tape()
@@ -117,7 +117,7 @@ def repeated(
             tape.log(utterances[i])
 
 
-def scenes(utterances: Sequence[Utterance], random: np.random.Generator, music: Sequence[np.ndarray]) -> Tape:
+def scenes(utterances: Sequence[Speech], random: np.random.Generator, music: Sequence[np.ndarray]) -> Tape:
     """`adverse`: every kind of background once before any comes again."""
     tape = Tape()
     order = iter(random.permutation(len(utterances)))
@@ -130,9 +130,9 @@ def scenes(utterances: Sequence[Utterance], random: np.random.Generator, music: 
     return tape
 
 
-def group(utterances: Sequence[Utterance], order: Iterator[int]) -> list[Utterance]:
+def group(utterances: Sequence[Speech], order: Iterator[int]) -> list[Speech]:
     """The next utterances, until they are `SCENE_SPEECH_S` long."""
-    said: list[Utterance] = []
+    said: list[Speech] = []
     for i in order:
         said.append(utterances[i])
         if sum(len(u.samples) for u in said) >= SCENE_SPEECH_S * SAMPLE_RATE:
@@ -141,7 +141,7 @@ def group(utterances: Sequence[Utterance], order: Iterator[int]) -> list[Utteran
 
 
 def play_scene(
-    tape: Tape, said: list[Utterance], random: np.random.Generator, kind: str, db: int, music: Sequence[np.ndarray]
+    tape: Tape, said: list[Speech], random: np.random.Generator, kind: str, db: int, music: Sequence[np.ndarray]
 ) -> None:
     gaps = [round(random.uniform(0.3, 1.5) * SAMPLE_RATE) for _ in said]
     lead = round(float(np.exp(random.uniform(np.log(3), np.log(60)))) * SAMPLE_RATE)
@@ -192,10 +192,10 @@ def rms(samples: np.ndarray) -> float:
 # --- sets -----------------------------------------------------------------------------------------------------------
 
 
-def speech(name: str, keep: Callable[[dict], bool]) -> list[Utterance]:
+def speech(name: str, keep: Callable[[dict], bool]) -> list[Speech]:
     """The recordings of one of get_speech.py's sets whose rows `keep` accepts, in its order."""
     lines = speech_manifest(name, cache_folder()).read_text(encoding="utf-8").splitlines()
-    return [Utterance(row["text"], read_samples(row["audio_filepath"])) for row in map(json.loads, lines) if keep(row)]
+    return [Speech(row["text"], read_samples(row["audio_filepath"])) for row in map(json.loads, lines) if keep(row)]
 
 
 def is_sentence(row: dict) -> bool:

@@ -26,9 +26,9 @@ from get_model import MODELS, model_folder
 from rich.console import Console
 from rich.table import Table
 from speech_common import (
-    Clip,
     HfText,
     HuggingFace,
+    SpeechClip,
     choose,
     describe,
     read_set,
@@ -85,14 +85,14 @@ def main() -> int:
     return 1 if len(differences) > MAX_DIFFERING * len(clips) else 0
 
 
-def chosen_clips(count: int) -> list[Clip]:
+def chosen_clips(count: int) -> list[SpeechClip]:
     """`count` prompts, the same every time, and the demo set's recordings that are not among them."""
     prompts = choose(read_set("prompts-en"), count)
     known = {clip.id for clip in prompts}
     return prompts + [clip for clip in read_set("demo") if clip.id not in known]
 
 
-def transcribe_with_hf(hf: HuggingFace, clips: Sequence[Clip]) -> list[HfText]:
+def transcribe_with_hf(hf: HuggingFace, clips: Sequence[SpeechClip]) -> list[HfText]:
     import torch
 
     say("transcribing with transformers, batches of 8")
@@ -108,7 +108,7 @@ def transcribe_with_hf(hf: HuggingFace, clips: Sequence[Clip]) -> list[HfText]:
     return results
 
 
-def transcribe_with_asrbatch(folder: Path, clips: Sequence[Clip]) -> dict[str, str]:
+def transcribe_with_asrbatch(folder: Path, clips: Sequence[SpeechClip]) -> dict[str, str]:
     say("transcribing with asrbatch")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="asrbatch-parity-") as scratch:
@@ -128,7 +128,7 @@ def transcribe_with_asrbatch(folder: Path, clips: Sequence[Clip]) -> dict[str, s
     return texts
 
 
-def difference(hf: HuggingFace, clip: Clip, ours: str, theirs: HfText) -> Difference:
+def difference(hf: HuggingFace, clip: SpeechClip, ours: str, theirs: HfText) -> Difference:
     """Where the texts part, counted in tokens: ours are got by tokenising our text, which may differ from what was
     said.
     """
@@ -162,7 +162,10 @@ def show(figures: dict[str, str], differences: Sequence[Difference]) -> None:
 
 
 def as_markdown(
-    arguments: argparse.Namespace, clips: Sequence[Clip], figures: dict[str, str], differences: Sequence[Difference]
+    arguments: argparse.Namespace,
+    clips: Sequence[SpeechClip],
+    figures: dict[str, str],
+    differences: Sequence[Difference],
 ) -> str:
     from importlib.metadata import version
 

@@ -19,7 +19,7 @@ import numpy as np
 from get_model import cache_folder
 from get_speech import speech_manifest
 
-from asrbatch.audio.clip import Clip as AudioClip
+from asrbatch.audio.clip import Clip
 from asrbatch.audio.load import stream_audio
 
 SAMPLE_RATE = 16_000  # Hz, of every Whisper
@@ -36,7 +36,7 @@ def say(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class Clip:
+class SpeechClip:
     """One recording, no longer than Whisper's window; `row` is its manifest row, with an absolute path."""
 
     id: str
@@ -52,18 +52,20 @@ class Clip:
 
 def read_samples(path: str, duration_s: float | None = None) -> np.ndarray:
     """A recording as asrbatch hears it; 1-D float32, mono, 16 kHz."""
-    with closing(stream_audio(path, AudioClip(path, duration_s=duration_s), SAMPLE_RATE)) as stream:
+    with closing(stream_audio(path, Clip(path, duration_s=duration_s), SAMPLE_RATE)) as stream:
         return np.concatenate(list(stream))
 
 
-def read_set(name: str) -> list[Clip]:
+def read_set(name: str) -> list[SpeechClip]:
     """The clips of one of get_speech.py's sets that fit the window, in manifest order; fetched on first use."""
     lines = speech_manifest(name, cache_folder()).read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    return [Clip(r["id"], r["audio_filepath"], r["text"], r["duration"], r) for r in rows if r["duration"] <= WINDOW_S]
+    return [
+        SpeechClip(r["id"], r["audio_filepath"], r["text"], r["duration"], r) for r in rows if r["duration"] <= WINDOW_S
+    ]
 
 
-def choose(clips: Sequence[Clip], count: int) -> list[Clip]:
+def choose(clips: Sequence[SpeechClip], count: int) -> list[SpeechClip]:
     """The same `count` clips every time, as good as random: those whose ids have the smallest
     SHA-256, in that order.
     """
@@ -72,12 +74,12 @@ def choose(clips: Sequence[Clip], count: int) -> list[Clip]:
     return sorted(clips, key=lambda clip: hashlib.sha256(clip.id.encode()).digest())[:count]
 
 
-def write_manifest(clips: Sequence[Clip], path: Path) -> str:
+def write_manifest(clips: Sequence[SpeechClip], path: Path) -> str:
     path.write_text("".join(json.dumps(clip.row, ensure_ascii=False) + "\n" for clip in clips), encoding="utf-8")
     return str(path)
 
 
-def describe(clips: Sequence[Clip]) -> str:
+def describe(clips: Sequence[SpeechClip]) -> str:
     lengths = [clip.duration_s for clip in clips]
     return (
         f"{len(clips)} recordings, {sum(lengths):.0f} s of speech, {min(lengths):.1f} to {max(lengths):.1f} s long, "

@@ -5,7 +5,7 @@ answers.
 from queue import SimpleQueue
 
 import numpy as np
-from whole_audio import load_audio, request
+from audio_loading import load_audio, request
 
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine.base import DecodingOptions
@@ -25,7 +25,7 @@ def samples_of(rows: list[dict]) -> list[np.ndarray]:
     return [load_audio(request(r["audio_filepath"])).samples for r in rows if r["duration"] < 29]
 
 
-class Asked:
+class EngineClient:
     """An engine and the queue its answers arrive in.
 
     Args:

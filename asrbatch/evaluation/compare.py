@@ -14,7 +14,7 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.evaluation.counting import count_rows, how_counted
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
-from asrbatch.evaluation.scored_rows import ScoredRows
+from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.paired_rates import SIDES, PairTally
 from asrbatch.version import __version__
 

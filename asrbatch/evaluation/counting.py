@@ -8,7 +8,7 @@ from asrbatch.errors import UsageError
 from asrbatch.evaluation.alignment import aligner
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.row_fields import DURATION, NO_VALUE
-from asrbatch.evaluation.scored_rows import ScoredRows
+from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.error_rates import Tally, TextTally
 from asrbatch.evaluation.stats.paired_rates import PairTally
 from asrbatch.evaluation.stats.significance import COVERAGE

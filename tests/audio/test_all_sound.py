@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 from audio_files import RATE, encode
-from whole_audio import load_audio, request
+from audio_loading import load_audio, request
 
 from asrbatch.audio.load import read_header
 from asrbatch.errors import RowError

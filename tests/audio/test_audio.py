@@ -14,9 +14,9 @@ import pytest
 import soundfile as sf
 import soxr
 from audio_files import EXACT, LOSSY, RATE, encode, write
+from audio_loading import decode, load_audio, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from whole_audio import decode, load_audio, request
 
 from asrbatch.audio import ffmpeg, sndfile
 from asrbatch.audio.decoder import Decoder

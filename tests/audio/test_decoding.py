@@ -13,8 +13,8 @@ import threading
 import numpy as np
 import pytest
 import soundfile as sf
+from audio_loading import decode, load_audio, request
 from processes import hangs_in_pipe, is_running, wait_until
-from whole_audio import decode, load_audio, request
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.errors import AsrbatchError, RowError

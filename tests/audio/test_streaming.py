@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 from audio_files import EXACT, LOSSY, encode, write
+from audio_loading import decode, load_audio, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import is_running, wait_until
-from whole_audio import decode, load_audio, request
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.audio.decoder_process import DecodeRequest

@@ -13,7 +13,7 @@ import soxr
 import torch
 from conftest import REPO
 from silero_vad import load_silero_vad
-from whole import split
+from windowing import split
 
 from asrbatch.audio.buffer import WindowLimits
 from asrbatch.audio.silence import choices

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from whole import split
+from windowing import split
 
 from asrbatch.audio.buffer import AudioBuffer, WindowLimits
 from asrbatch.audio.windows import SPLITTERS, cut, energy, fixed, whole

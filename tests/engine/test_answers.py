@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from asked import RATE, Asked, samples_of
+from engine_client import RATE, EngineClient, samples_of
 from transformers import (
     SuppressTokensLogitsProcessor,
     WhisperFeatureExtractor,
@@ -20,13 +20,13 @@ from asrbatch.engine.base import DecodingOptions
 
 
 @pytest.fixture
-def tiny(engines, tiny_en) -> Asked:
-    return Asked(engines.start, tiny_en)
+def tiny(engines, tiny_en) -> EngineClient:
+    return EngineClient(engines.start, tiny_en)
 
 
 @pytest.fixture
-def multilingual(engines, base) -> Asked:
-    return Asked(engines.start, base)
+def multilingual(engines, base) -> EngineClient:
+    return EngineClient(engines.start, base)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 import numpy as np
 import pytest
 import torch
-from asked import Asked, samples_of, spec_of
+from engine_client import EngineClient, samples_of, spec_of
 from transformers import WhisperFeatureExtractor
 
 from asrbatch.engine.base import DecodingOptions
@@ -23,14 +23,14 @@ from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageEr
 
 
 @pytest.fixture
-def tiny(engines, tiny_en) -> Asked:
-    return Asked(engines.start, tiny_en)
+def tiny(engines, tiny_en) -> EngineClient:
+    return EngineClient(engines.start, tiny_en)
 
 
 @pytest.fixture(scope="module")
 def multilingual(base):
     """Whisper base in an EngineCore process of its own: the other way to run an engine."""
-    asked = Asked(start_engine, base, mode="process")
+    asked = EngineClient(start_engine, base, mode="process")
     yield asked
     asked.engine.close()
 
@@ -179,7 +179,7 @@ def test_a_slow_step_is_not_a_death_and_a_death_is_noticed(multilingual, demo_ro
 
 def test_a_death_with_nothing_in_the_engine_is_noticed(tiny_en):
     before = set(multiprocessing.active_children())
-    asked = Asked(start_engine, tiny_en, mode="process")
+    asked = EngineClient(start_engine, tiny_en, mode="process")
     try:
         (core,) = set(multiprocessing.active_children()) - before
         os.kill(core.pid, signal.SIGKILL)

@@ -4,8 +4,8 @@ five.
 
 import jiwer
 import pytest
-from asked import Asked
 from conftest import read_jsonl, script_output, write_jsonl
+from engine_client import EngineClient
 from transformers import WhisperTokenizer
 
 from asrbatch.errors import EXIT_COMPLETE, ManifestError, UsageError
@@ -109,9 +109,9 @@ def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base,
     """`<|startofprev|>` as one token, and `<|startoftranscript|>` once: what reaches the engine, beside transformers'
     prompt.
     """
-    from asked import samples_of
+    from engine_client import samples_of
 
-    asked, tokenizer = Asked(engines.start, base), WhisperTokenizer.from_pretrained(base)
+    asked, tokenizer = EngineClient(engines.start, base), WhisperTokenizer.from_pretrained(base)
     processor = asked.engine._processor
     request = asked.engine.preprocess(samples_of(demo_rows)[0], "buzón, dièse")
     ids = processor.engine_input(request, processor.warm_ups[0])["decoder_prompt"]["prompt_token_ids"]

@@ -46,7 +46,7 @@ def kind_of(timestamps: bool, forced: tuple) -> Controls:
     return Controls(SUPPRESS, BEGIN, (*forced, (NO_TIMESTAMPS,)), None, END)
 
 
-class Request:
+class BatchRequest:
     """A request in the batch: its kind and its tokens so far."""
 
     def __init__(self, controls: Controls | None, tokens=()):
@@ -80,17 +80,17 @@ class Request:
         return WhisperTimeStampLogitsProcessor(config, begin_index=0)(text, row)[0]
 
 
-def drawn(dice: random.Random) -> Request:
+def drawn(dice: random.Random) -> BatchRequest:
     """A request of some kind; some come back from preemption with tokens that obey no rules."""
     forced = dice.choice([(), ((31,), (TASK,)), (LANGUAGES, (TASK,))])
     controls = dice.choice([None, kind_of(False, forced), *[kind_of(True, forced)] * 4])
     some = [
         dice.choice([dice.randrange(END), ZERO + dice.randrange(1501)]) for _ in range(dice.choice([0, 0, 0, 1, 2, 9]))
     ]
-    return Request(controls, some)
+    return BatchRequest(controls, some)
 
 
-def change_batch(batch: list[Request], dice: random.Random):
+def change_batch(batch: list[BatchRequest], dice: random.Random):
     """Lets requests end, come and move as vLLM does (removed, added into their places, then moved);
     returns its update.
     """
@@ -150,7 +150,7 @@ def test_rows_come_go_and_move_and_each_obeys_the_rules(processor, seed):
 def first_row(processor, controls: Controls, tokens, logits: torch.Tensor) -> torch.Tensor:
     from vllm.v1.sample.logits_processor.interface import BatchUpdate
 
-    logits_processor, request = processor(), Request(controls, tokens)
+    logits_processor, request = processor(), BatchRequest(controls, tokens)
     added = [(0, request.params, [], request.output_ids)]
     logits_processor.update_state(BatchUpdate(batch_size=1, removed=[], added=added, moved=[]))
     return logits_processor.apply(logits)[0]

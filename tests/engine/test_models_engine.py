@@ -19,8 +19,8 @@ import pytest
 import soundfile
 import tiny_models
 import torch
-from asked import RATE, samples_of
 from conftest import read_jsonl, write_jsonl
+from engine_client import RATE, samples_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor
 from typer.testing import CliRunner
@@ -65,7 +65,7 @@ def plan_of(folder, **options):
     return resolve_model(RunConfig("-", EngineConfig(str(folder), **{**OPTIONS, **engine}), **options))
 
 
-class Asked:
+class PlannedEngine:
     """An engine as a run would start it, and the outcomes it delivers."""
 
     def __init__(self, engines, folder, **options):
@@ -86,12 +86,12 @@ class Asked:
 
 @pytest.fixture
 def chat(engines, qwen2):
-    return Asked(engines, qwen2)
+    return PlannedEngine(engines, qwen2)
 
 
 @pytest.fixture
 def interface(engines, glm):
-    return Asked(engines, glm)
+    return PlannedEngine(engines, glm)
 
 
 def runs(transcribe, folder, tmp_path, rows, **options):
@@ -160,7 +160,7 @@ def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clip
         started._api, started._driver.engine, replace(interface.plan, model_options=model_options)
     )
 
-    class Told(processor.frontend.model):
+    class PromptEcho(processor.frontend.model):
         @classmethod
         def get_generation_prompt(cls, stt_params):
             prompt = super().get_generation_prompt(stt_params)
@@ -168,7 +168,7 @@ def test_a_rows_words_and_the_runs_reach_a_class_that_takes_them(interface, clip
             ids = processor.frontend._tokenizer.encode(said, add_special_tokens=False)
             return {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *ids]}
 
-    monkeypatch.setattr(processor.frontend, "model", Told)
+    monkeypatch.setattr(processor.frontend, "model", PromptEcho)
     asked = processor.engine_input(processor.preprocess(clips[0], "a will", "fr"), DecodingOptions())[
         "prompt_token_ids"
     ]
@@ -180,12 +180,12 @@ def test_an_option_is_honoured_where_the_prompt_changes_with_it(interface, clips
     say, languages = partial(frontend.prompt_text, clips[0]), list(frontend.model.supported_languages)
     assert set(detect_supported_options(say, languages)) == {"translation", "target_language"}
 
-    class Told(frontend.model):
+    class OptionEcho(frontend.model):
         @classmethod
         def get_generation_prompt(cls, stt_params):
             return {"prompt": f"{stt_params.language} {stt_params.request_prompt} {stt_params.hotwords}"}
 
-    monkeypatch.setattr(frontend, "model", Told)
+    monkeypatch.setattr(frontend, "model", OptionEcho)
     assert set(detect_supported_options(say, languages)) == {"language", "prompt", "hotwords"}
 
 
@@ -327,7 +327,7 @@ def test_a_row_cannot_open_turns_of_its_own(chat, clips):
 def test_an_adapter_changes_the_answer_and_is_recorded(engines, glm, interface, clips, tmp_path):
     (tmp_path / "lora").mkdir()
     lora = tiny_models.adapter(tmp_path / "lora", glm)
-    (plain,), adapted = interface(clips[0]), Asked(engines, glm, lora=str(lora))
+    (plain,), adapted = interface(clips[0]), PlannedEngine(engines, glm, lora=str(lora))
     assert adapted(clips[0])[0].text != plain.text
     settings = adapted.engine.facts["settings"]
     assert (settings["enable_lora"], settings["max_lora_rank"]) == (True, 8)
@@ -402,7 +402,7 @@ def test_an_adapter_that_the_model_class_cannot_take_is_refused(qwen2, glm, tmp_
 def test_quantised_weights_are_run_as_they_are(engines, tmp_path, interface, clips):
     """In the dtype that a run would choose on this machine: on a CPU with AMX, vLLM's kernel takes 16 bits only."""
     folder = tiny_models.quantise(tiny_models.glm_asr(tmp_path))
-    quantised = Asked(engines, folder, dtype="auto")
+    quantised = PlannedEngine(engines, folder, dtype="auto")
     first, second = quantised(clips[0], clips[2])
     assert first.text and (first.text, first.avg_logprob) != (second.text, second.avg_logprob), "the audio matters"
     assert (quantised.engine.facts["quantization"], interface.engine.facts["quantization"]) == (

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from asked import RATE, samples_of
 from conftest import read_jsonl, write_jsonl
+from engine_client import RATE, samples_of
 
 pytest.importorskip("nemo.collections.speechlm2", reason="needs NeMo: make test-nemo")
 

@@ -399,7 +399,7 @@ def test_processes_count_what_one_counts(tmp_path):
 def test_texts_counted_in_batches_are_counted_once(tmp_path, monkeypatch):
     path = rows_file(tmp_path, *PAIRS[:40])
     whole, pairs = scored(path), compare(path, path, ScoreOptions(resamples=FEW))
-    monkeypatch.setattr("asrbatch.evaluation.scored_rows._BATCH_CHARS", 100)
+    monkeypatch.setattr("asrbatch.evaluation.rows._BATCH_CHARS", 100)
     assert scored(path) == whole and whole["total"]["rows"] == 40
     assert compare(path, path, ScoreOptions(resamples=FEW)) == pairs
 

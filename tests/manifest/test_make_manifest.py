@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 from audio_files import encode
+from audio_loading import load_audio, request
 from conftest import read_jsonl, write_jsonl
 from source_makers import MAKERS
 from typer.testing import CliRunner
-from whole_audio import load_audio, request
 
 from asrbatch.cli.app import app
 from asrbatch.config import SourceOptions

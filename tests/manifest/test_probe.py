@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 from audio_files import LOSSY, encode, write
+from audio_loading import load_audio, request
 from conftest import write_jsonl
-from whole_audio import load_audio, request
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder

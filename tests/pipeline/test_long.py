@@ -49,7 +49,7 @@ def recordings(tmp_path):
     return [Recording(tmp_path, index, seconds) for index, seconds in enumerate((60, 1, 25, 2.5, 40, 7, 9, 0.5))]
 
 
-class Listener(BeepEngine):
+class SpyEngine(BeepEngine):
     """Also remembers what it was asked."""
 
     def __init__(self, *args, **options):
@@ -66,7 +66,7 @@ class Listener(BeepEngine):
         super().submit(key, request, question)
 
 
-def transcribed(recordings, *, engine=Listener, **options):
+def transcribed(recordings, *, engine=SpyEngine, **options):
     with Run(engine=engine, **options) as run:
         run.pipeline.run([r.utterance for r in recordings])
     rows = {row["index"]: row for row in run.rows}
@@ -145,7 +145,7 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
     soundfile.write(path, samples, RATE, subtype="FLOAT")
     peaks, floors = [], {}
 
-    class Clamped(Listener):
+    class Clamped(SpyEngine):
         def preprocess(self, samples, prompt, language=None):
             time.sleep(0.02 * (len(self.asked) % 3))  # out of order
             request = replace(super().preprocess(samples, prompt, language), clamp=lambda peak: clamps.append(peak))
@@ -175,7 +175,7 @@ def test_a_window_knows_how_loud_the_recording_was_before_it(tmp_path, windows):
 
 
 def test_a_language_is_detected_once_for_all_windows(recordings):
-    class Detects(Listener):
+    class Detects(SpyEngine):
         def read(self, samples, question):
             # Whatever it would take later windows for, the first one decides.
             return replace(super().read(samples, question), language=question.language or "fr", language_prob=0.9)
@@ -189,7 +189,7 @@ def test_a_language_is_detected_once_for_all_windows(recordings):
 
 
 def test_a_window_that_looks_wrong_is_asked_again_and_every_attempt_is_kept(recordings):
-    class Unsure(Listener):
+    class Unsure(SpyEngine):
         def read(self, samples, question):
             answer = replace(super().read(samples, question), segments=(), text=f" at {question.temperature}")
             return answer if question.temperature >= 0.4 else replace(answer, avg_logprob=-1.5)
@@ -219,11 +219,11 @@ def test_long_recordings_never_wait_for_each_other(recordings, windows, limit):
 
 def test_many_recordings_are_in_the_engine_at_once_though_each_waits_for_its_answers(recordings):
     _, run = transcribed(recordings, rules=rules("sequential"), workers=1, seconds=lambda key: 0.2)
-    assert run.engine.most_held >= Listener.max_num_seqs
+    assert run.engine.most_held >= SpyEngine.max_num_seqs
 
 
 def test_threads_with_nothing_to_take_help_with_a_long_recording(recordings):
-    class Thorough(Listener):
+    class Thorough(SpyEngine):
         def preprocess(self, samples, prompt, language=None):
             time.sleep(0.03)
             return super().preprocess(samples, prompt, language)
@@ -273,7 +273,7 @@ def test_what_a_closed_answer_says_beyond_its_window_is_clipped(tmp_path):
     assert len(row["segments"]) == len(recording.bursts), "no text is lost for its times"
 
 
-class EndsEarly(Listener):
+class EndsEarly(SpyEngine):
     """Answers for at most two bursts, and expects more when there are more."""
 
     def read(self, samples, question):
@@ -301,7 +301,7 @@ def test_what_an_answer_leaves_out_is_asked_again(recordings, windows, limit):
 
 
 def test_a_model_without_a_notion_of_languages_is_asked_all_windows(recordings):
-    class Unlettered(Listener):
+    class Unlettered(SpyEngine):
         def read(self, samples, question):
             return replace(super().read(samples, question), language=None)
 
@@ -328,7 +328,7 @@ def test_a_stop_lets_what_is_in_the_engine_become_rows(tmp_path, windows):
 def test_a_recording_heard_by_tiny_steps_is_heard_to_its_end(tmp_path):
     """A model that always wants to go on 0.02 s further must neither stop the run nor lose what it does not say."""
 
-    class Stutters(Listener):
+    class Stutters(SpyEngine):
         def read(self, samples, question):
             return replace(super().read(samples, question), resume_s=0.02)
 

@@ -34,7 +34,7 @@ def read_audio(row: dict) -> np.ndarray:
     )
 
 
-class Told:
+class TimedSpeech:
     """Real utterances one after another, at known times."""
 
     def __init__(self, path, rows: list[dict], pauses_s: list[float], seed: int = 0):
@@ -66,7 +66,7 @@ def book(demo_rows) -> list[dict]:
 def recordings(book, demo_rows, tmp_path_factory):
     """100 s of a novel, and a prompt of 73 s."""
     folder = tmp_path_factory.mktemp("long")
-    novel = Told(folder / "novel.flac", book, [0.4, 0.7, 0.5, 0.6] * 5)
+    novel = TimedSpeech(folder / "novel.flac", book, [0.4, 0.7, 0.5, 0.6] * 5)
     prompt = next(row for row in demo_rows if row["duration"] > 60)
     return write_jsonl(folder / "long.jsonl", [novel.row, {**prompt, "id": "prompt"}]), novel
 
@@ -132,7 +132,7 @@ def test_without_timestamps_segments_are_windows(transcribe, tiny_en, recordings
 def hour(request, book, transcribe, tiny_en, tmp_path_factory):
     """An hour with eight sentences in it, spread over it, and the row it gives."""
     folder = tmp_path_factory.mktemp("hour")
-    told = Told(folder / "hour.flac", book, [30.0, 400.0, 500.0, 600.0, 450.0, 550.0, 300.0, 700.0])
+    told = TimedSpeech(folder / "hour.flac", book, [30.0, 400.0, 500.0, 600.0, 450.0, 550.0, 300.0, 700.0])
     assert told.row["duration"] > 3500
     summary = transcribe(
         write_jsonl(folder / "hour.jsonl", [told.row]),
@@ -203,7 +203,7 @@ def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, tmp_
     from conftest import script_output
 
     french = read_jsonl(script_output("scripts/get_speech.py", "prompts-fr"))
-    told = Told(tmp_path / "fr.flac", [row for row in french if 4 < row["duration"] < 10], [0.4] * 6)
+    told = TimedSpeech(tmp_path / "fr.flac", [row for row in french if 4 < row["duration"] < 10], [0.4] * 6)
     summary = transcribe(write_jsonl(tmp_path / "m.jsonl", [told.row]), base, tmp_path / "out.jsonl")
     (row,) = summary.rows()
     assert len(row["windows"]) >= 2 and row["language"] == "fr" and row["language_prob"] > 0.5

@@ -23,7 +23,7 @@ from asrbatch.runs.runner import run
 from asrbatch.storage.paths import RunPaths, chunk_path, find_chunks
 
 
-class Listener(Observer):
+class LogObserver(Observer):
     """Keeps what is said."""
 
     def __init__(self):
@@ -286,7 +286,7 @@ def test_another_strategy_is_refused(job, manifest, tmp_path, complete):
 def test_balanced_where_nothing_can_be_balanced_is_strided(job, tmp_path):
     """Without durations the two deal out the same rows, so one may go on with what the other began."""
     manifest = beep_manifest(tmp_path / "in", 10, durations="none")
-    listener = Listener()
+    listener = LogObserver()
     first = job(manifest, 3, 1, observer=listener)
     complaint = (
         "chunks are not balanced by audio: 10 of 10 rows state no duration; those are dealt out in turn (strided)"
@@ -296,14 +296,14 @@ def test_balanced_where_nothing_can_be_balanced_is_strided(job, tmp_path):
     record = record_of(first.paths)
     assert record["fingerprint"]["strategy"] == "strided" and record["total_audio_s"] is None
     kill(first.paths, 1)
-    listener = Listener()
+    listener = LogObserver()
     assert job(manifest, 3, 1, strategy="strided", observer=listener).outcome == "complete"
     assert not any("not balanced" in line for line in listener.lines), "who asks for strided needs no explanation"
 
 
 def test_partly_absent_durations_say_how_many(job, tmp_path):
     manifest = beep_manifest(tmp_path / "in", 10, durations="some")
-    listeners = [Listener(), Listener()]
+    listeners = [LogObserver(), LogObserver()]
     summaries = [job(manifest, 2, chunk_id, observer=listener) for chunk_id, listener in enumerate(listeners)]
     for listener in listeners:
         assert any(
@@ -311,7 +311,7 @@ def test_partly_absent_durations_say_how_many(job, tmp_path):
         )
     check_rows([summary.paths.rows for summary in summaries], range(10))
     assert record_of(summaries[0].paths)["fingerprint"]["strategy"] == "balanced"
-    listener = Listener()
+    listener = LogObserver()
     job(beep_manifest(tmp_path / "full", 10), 2, 0, output="out2.jsonl", observer=listener)
     assert not any("not balanced" in line for line in listener.lines)
 
@@ -400,7 +400,7 @@ def test_a_chunk_says_when_another_was_made_otherwise(job, demo_rows, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[:4])
 
     def warnings(chunk_id, **options):
-        listener = Listener()
+        listener = LogObserver()
         job(manifest, 2, chunk_id, observer=listener, **options)
         return [line for line in listener.lines if "another run's" in line]
 

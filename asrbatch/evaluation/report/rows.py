@@ -17,7 +17,7 @@ from typing import Any
 from asrbatch.evaluation.alignment import Edits, alignment
 from asrbatch.evaluation.report.excerpt import KINDS, excerpt
 from asrbatch.evaluation.row_fields import finite_seconds
-from asrbatch.evaluation.scored_rows import ScoredRow, ScoredRows
+from asrbatch.evaluation.rows import ScoredRow, ScoredRows
 from asrbatch.evaluation.stats.sums import LargestItems
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.parallel import over_rows

@@ -15,7 +15,7 @@ import numpy as np
 from asrbatch.evaluation.alignment import Edits
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.row_fields import finite_seconds, seconds_of_stage
-from asrbatch.evaluation.scored_rows import ScoredPrediction, ScoredRow
+from asrbatch.evaluation.rows import ScoredPrediction, ScoredRow
 from asrbatch.evaluation.stats.languages import LanguageCounts
 from asrbatch.evaluation.stats.significance import interval, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, Sums

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from asrbatch.evaluation.scored_rows import ScoredRow
+from asrbatch.evaluation.rows import ScoredRow
 from asrbatch.evaluation.stats.sums import Sums
 from asrbatch.formatting import first_of
 from asrbatch.languages import is_language, primary

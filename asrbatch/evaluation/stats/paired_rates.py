@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from asrbatch.evaluation.scored_rows import ScoredPrediction, ScoredRow
+from asrbatch.evaluation.rows import ScoredPrediction, ScoredRow
 from asrbatch.evaluation.stats.error_rates import Outcomes, RowCounts, TextTally, percent, percent_interval
 from asrbatch.evaluation.stats.significance import permutation_test, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, LargestItems
