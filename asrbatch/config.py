@@ -69,7 +69,7 @@ class EngineConfig(CheckedOptions):
     )  # fmt: skip
     prompt_style: str = option(
         "auto",
-        "Ask by vLLM's transcription interface, or by the checkpoint's chat template. [auto: what it has]",
+        "Prompt by vLLM's transcription interface, or by the checkpoint's chat template. [auto: what it has]",
         choices=PROMPT_STYLES,
     )
     chat_template_kwargs: str | None = option(
@@ -79,7 +79,7 @@ class EngineConfig(CheckedOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions(CheckedOptions):
-    """What the model is asked for, where a row does not say it."""
+    """What the model is to do, where a row does not say it."""
 
     language: str | None = option(
         None, "Language of rows without `lang`, e.g. en. [default: the model detects it, row by row]"
@@ -89,7 +89,7 @@ class TaskOptions(CheckedOptions):
     prompt: str | None = option(
         None,
         "For rows without `prompt`: the text before (Whisper: style, spelling of names), context, or the instruction "
-        "of models asked by their chat template; there {audio} says where the audio goes. "
+        "of models prompted by their chat template; there {audio} says where the audio goes. "
         "[default: none; in a chat 'Transcribe the following:']",
     )
     hotwords: str | None = option(None, "Words to expect, such as names; refused where the model would ignore them.")
@@ -114,17 +114,15 @@ class WindowOptions(CheckedOptions):
 
     windows: str = option(
         "energy",
-        "How audio longer than the model hears at once is cut: at quiet points, where the model's last segment ended, "
+        "How audio longer than the model's window is cut: at quiet points, where the model's last segment ended, "
         "in silences (long ones are skipped), at fixed lengths, or never.",
         choices=WINDOWS,
     )
-    window_s: float | None = option(
-        None, "Longest audio asked about at once. [default: what the model hears]", flags="--window-seconds", minimum=2
-    )
+    window_s: float | None = option(None, "Longest window. [default: the model's]", flags="--window-seconds", minimum=2)
     vad_filter: bool = option(
         False, "With --windows sequential: skip long silences, which --windows silence always does."
     )
-    condition_on_previous: bool = option(False, "With --windows sequential: ask each window with the text before it.")
+    condition_on_previous: bool = option(False, "With --windows sequential: prompt windows with the text before.")
     timestamps: bool | None = option(
         None,
         "Have the model say when each segment begins and ends; without, segments are windows. [default: where it can]",
@@ -136,10 +134,10 @@ class WindowOptions(CheckedOptions):
         "Audio track, from 0, of rows without `track`. [default: the file's default track, or the first with sound]",
         minimum=0,
     )
-    fallback: bool = option(False, "Ask again, at rising temperatures, for windows whose text looks wrong.")
+    fallback: bool = option(False, "Decode again, at rising temperatures, windows whose text looks wrong.")
     drop_no_speech: bool | None = option(
         None,
-        "Leave out text of windows in which the model hears nobody speak. [default: drop with --windows sequential]",
+        "Leave out text of windows in which the model finds no speech. [default: drop with --windows sequential]",
         flags="--drop-no-speech/--keep-no-speech",
     )
 

@@ -21,7 +21,7 @@ ROW_ERROR_KINDS = {
     "empty_audio": "0 samples: an empty file, or an offset at or past its end",
     "non_finite": "NaN, infinite or absurdly large samples, which would damage other rows inside the engine",
     "too_short": "fewer samples than the model needs for one feature frame",
-    "too_long": "with `--windows none`: more audio than the model hears in one window",
+    "too_long": "with `--windows none`: more audio than fits the model's window",
     "bad_row": "the row asks for something impossible, such as a channel the file lacks",
     "decode_timeout": "decoding took longer than `--decode-timeout` and was killed, twice",
     "decode_crash": "the decoder process died on it, twice",
@@ -64,7 +64,7 @@ class AsrbatchError(Exception):
 
 
 class UsageError(AsrbatchError):
-    """An option or argument that cannot be honoured."""
+    """An option or argument that is wrong, or that nothing here supports."""
 
     exit_code = EXIT_USAGE
 

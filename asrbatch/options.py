@@ -29,8 +29,8 @@ def option(
         choices: all values that it may have.
         metavar: what `--help` calls its value.
     """
-    told = {"help": help, "flags": flags, "minimum": minimum, "maximum": maximum, "choices": choices}
-    return field(default=default, metadata={**told, "metavar": metavar})
+    metadata = {"help": help, "flags": flags, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata={**metadata, "metavar": metavar})
 
 
 def flags(option: Field) -> list[str]:

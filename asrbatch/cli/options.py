@@ -110,18 +110,18 @@ def parameters_of(
 
 
 def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> inspect.Parameter:
-    told = option.metadata
-    if option.name == "manifest" and not told["flags"]:
+    metadata = option.metadata
+    if option.name == "manifest" and not metadata["flags"]:
         # The one that is written by its place.
-        info = typer.Argument(help=told["help"], show_default=False)
+        info = typer.Argument(help=metadata["help"], show_default=False)
     else:
         info = typer.Option(
             *flags(option),
-            help=told["help"],
-            metavar=told["metavar"],
-            show_default="[default:" not in told["help"],
-            min=told["minimum"] if with_bounds else None,
-            max=told["maximum"] if with_bounds else None,
+            help=metadata["help"],
+            metavar=metadata["metavar"],
+            show_default="[default:" not in metadata["help"],
+            min=metadata["minimum"] if with_bounds else None,
+            max=metadata["maximum"] if with_bounds else None,
         )
     type_ = type_ | None if default is None else type_
     return inspect.Parameter(

@@ -1,4 +1,4 @@
-"""What tables and the page say of a score in the same words, made of the figures that `--json` prints."""
+"""What tables and the page say of a score in the same words, made of the metrics that `--json` prints."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -12,14 +12,14 @@ def largest_groups(groups: dict[str, Any]) -> dict[str, Any]:
     return {value: group for value, group in groups.items() if value in shown}
 
 
-def normalizer_lines(figures: dict[str, Any]) -> Iterable[str]:
+def normalizer_lines(metrics: dict[str, Any]) -> Iterable[str]:
     """By version and digest: what was scored by other rules is not to be compared."""
-    return (f"{each['name']} ({each['version']}, {each['sha256'][:12]})" for each in figures["normalizers"])
+    return (f"{each['name']} ({each['version']}, {each['sha256'][:12]})" for each in metrics["normalizers"])
 
 
-def aligner_line(figures: dict[str, Any]) -> str:
+def aligner_line(metrics: dict[str, Any]) -> str:
     """What counted words."""
-    words = figures["words"]
+    words = metrics["words"]
     return f"{words['name']} {words['version']}{', compounds merged' if words['merge_compounds'] else ''}"
 
 

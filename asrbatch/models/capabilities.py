@@ -95,7 +95,7 @@ class ModelCapabilities:
         if feature not in self.supports:
             raise UsageError(
                 f"{option}: {self.architecture}, asked by its {STYLE_NAMES[self.prompt_style]}, would ignore it; "
-                f"models that honour it: {MODELS_SUPPORTING[feature]}{chat_fix if self.is_chat else ''}"
+                f"models that support it: {MODELS_SUPPORTING[feature]}{chat_fix if self.is_chat else ''}"
             )
 
     def check_language(self, language: str, option: str) -> str:
@@ -107,13 +107,13 @@ class ModelCapabilities:
         Raises:
             UsageError: it takes no language, or lacks this one.
         """
-        said, problem = f"{option} {language!r}", f"has no such language; it has {' '.join(sorted(self.languages))}"
+        given, problem = f"{option} {language!r}", f"has no such language; it has {' '.join(sorted(self.languages))}"
         if self.is_whisper and "language" not in self.supports:  # its rows may say all the same that they are English
             problem = "is English-only; give a multilingual checkpoint"
         else:
-            self.require("language", said, "; say it in the prompt instead")
+            self.require("language", given, "; say it in the prompt instead")
         if (code := find(language, self.languages)) is None:
-            raise UsageError(f"{said}: {self.architecture} {problem}")
+            raise UsageError(f"{given}: {self.architecture} {problem}")
         return code
 
     def as_dict(self) -> dict[str, Any]:

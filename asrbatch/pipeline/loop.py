@@ -203,8 +203,7 @@ class Pipeline:
         """A window has its answer: its tail, and the windows that waited for it, come next."""
         state, result = window.utterance, window.attempts.chosen
         # Sequential windows leave no tail: the next one starts where this one was heard to.
-        leaves_tail = not self._windows.is_sequential
-        start = unheard_tail(window.audio, result, self._windows.in_samples) if leaves_tail else None
+        start = None if self._windows.is_sequential else unheard_tail(window.audio, result, self._windows.in_samples)
         if start is not None:
             # Within the budget that the whole window holds.
             self._pool.tasks.put_window(window.tail(start))

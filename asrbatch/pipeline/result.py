@@ -163,9 +163,8 @@ def segment_rows(result: DecodingResult, window: Window, kept_until: int, sample
     for segment, following in zip_longest(segments, segments[1:]):
         start_s = min(max(first_s + segment.start_s, earliest_s), last_s)
         # Text that the model did not close goes on until the next begins.
-        next_s = following.start_s if following else last_s - first_s
-        stated_end_s = next_s if segment.end_s is None else segment.end_s
-        earliest_s = end_s = min(max(first_s + stated_end_s, start_s), last_s)
+        stated_s = segment.end_s if segment.end_s is not None else following.start_s if following else last_s - first_s
+        earliest_s = end_s = min(max(first_s + stated_s, start_s), last_s)
         found.append(_segment_row(segment.text.strip(), start_s, end_s, segment.avg_logprob, result))
     return found
 

@@ -264,7 +264,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         (
             "glm",
             {"prompt": "Norland"},
-            "--prompt 'Norland': GlmAsr.* would ignore it; models that honour it: Whisper, Moonshot",
+            "--prompt 'Norland': GlmAsr.* would ignore it; models that support it: Whisper, Moonshot",
         ),
         (
             "qwen2",
@@ -499,7 +499,7 @@ def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatc
 
 def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
     with pytest.raises(
-        ManifestError, match=r"m.jsonl:1: lang 'en': .* would ignore it; models that honour it: Whisper"
+        ManifestError, match=r"m.jsonl:1: lang 'en': .* would ignore it; models that support it: Whisper"
     ):
         runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
 
@@ -511,7 +511,7 @@ def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_pat
     assert (
         done.returncode == 2
         and problem["rows"] == 1
-        and "would ignore it; models that honour it: Whisper" in problem["examples"][0]["text"]
+        and "would ignore it; models that support it: Whisper" in problem["examples"][0]["text"]
     ), problem
 
 

@@ -33,6 +33,6 @@ def compare(
     from asrbatch.evaluation.compare import compare as compare_files
 
     paths = [Path(each).expanduser().absolute() for each in (a, b)]
-    figures = compare_files(*paths, scoring, log, common=common, shown=show_changes)
-    print_result(figures, compare_parts, as_json, ascii=True)
-    raise typer.Exit(figures["exit_code"])
+    metrics = compare_files(*paths, scoring, log, common=common, shown=show_changes)
+    print_result(metrics, compare_parts, as_json, ascii=True)
+    raise typer.Exit(metrics["exit_code"])

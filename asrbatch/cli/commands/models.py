@@ -20,17 +20,16 @@ def models(
     ] = None,
     as_json: bool = option(False, "Print JSON instead of text.", flags="--json"),
 ) -> None:
-    """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be asked, without its
-    weights.
+    """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be prompted, without
+    its weights.
     """
     if checkpoint is None:
         found = _all(options)
         typer.echo(json.dumps(found, ensure_ascii=False) if as_json else _table(found))
         return
-    said = _one(options, checkpoint)
-    typer.echo(
-        json.dumps(said, ensure_ascii=False) if as_json else "\n".join(f"{k}: {_shown(v)}" for k, v in said.items())
-    )
+    facts = _one(options, checkpoint)
+    lines = [f"{name}: {_shown(value)}" for name, value in facts.items()]
+    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
 def _all(options: RunOptions) -> dict[str, Any]:

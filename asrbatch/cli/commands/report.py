@@ -31,6 +31,6 @@ def report(
     path = Path(predictions).expanduser().absolute()
     stem = path.name.removesuffix(".jsonl")
     target = path.with_name(f"{stem}.report.html") if to is None else Path(to).expanduser().absolute()
-    figures = make_report(path, target, options, title=title or stem, most_rows=max_rows, log=log)
+    metrics = make_report(path, target, options, title=title or stem, most_rows=max_rows, log=log)
     typer.echo(target)
-    raise typer.Exit(figures["exit_code"])
+    raise typer.Exit(metrics["exit_code"])

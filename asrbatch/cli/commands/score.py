@@ -21,6 +21,6 @@ def score(predictions: Predictions, as_json: AsJson = False, *, options: "ScoreO
     from asrbatch.cli.display.scores import score_parts
     from asrbatch.evaluation.score import score as score_file
 
-    figures = score_file(Path(predictions).expanduser().absolute(), options, log)
-    print_result(figures, score_parts, as_json, ascii=True)
-    raise typer.Exit(figures["exit_code"])
+    metrics = score_file(Path(predictions).expanduser().absolute(), options, log)
+    print_result(metrics, score_parts, as_json, ascii=True)
+    raise typer.Exit(metrics["exit_code"])

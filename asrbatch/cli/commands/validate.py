@@ -39,9 +39,7 @@ def validate(
         "Read the header of every file, decode all audio, or look at the rows alone.",
         choices=("header", "decode", "none"),
     ),
-    model: str | None = option(
-        None, "Also ask what a run with this model, and the options of that run, asks of rows.", flags="--model -m"
-    ),
+    model: str | None = option(None, "Also check rows for a run with this model and its options.", flags="--model -m"),
     strict: bool = option(False, "Rows that would be flagged are wrong too: another duration, digital silence."),
     write_clean: str | None = option(None, "Write the rows that pass to this JSONL file."),
     report: str | None = option(None, "List every problem in this file, a JSON line each, in the order of finding."),
@@ -102,7 +100,7 @@ def _check_new_files(clean: Path | None, listed: Path | None, sources: list[str]
 def _rules(
     options: RunOptions, model: str | None, sources: list[str]
 ) -> tuple["Check", "WindowConfig"] | tuple[None, None]:
-    """What a run with the model asks of a row and of its audio; nothing without one."""
+    """What a run with the model needs of a row and of its audio; nothing without one."""
     from asrbatch.runs.preflight import rules_of_model
 
     asked = [name for name in options.given if name in MODEL_OPTIONS]

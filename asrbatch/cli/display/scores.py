@@ -1,11 +1,11 @@
-"""What `score` and `compare` show: tables on standard output, of the same figures that `--json` prints.
+"""What `score` and `compare` show: tables on standard output, of the same metrics that `--json` prints.
 
 Of a changed row `compare` shows both predictions beside each other, with what differs from the reference marked. Marks
 are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written, where
 words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may find
 fewer. Of long texts some errors are shown, with words around them.
 
-Texts of models and manifests are shown without control characters. Knows nothing of how figures were found.
+Texts of models and manifests are shown without control characters. Knows nothing of how metrics were found.
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,7 +40,7 @@ def _changes(rows: list[dict[str, Any]], title: str) -> Table:
     """A table of changes: of each its id, errors, and A beside B; without a reference B alone, held against A.
 
     Args:
-        rows: of `compare`'s figures.
+        rows: of `compare`'s metrics.
     """
     has_references = any(change["reference"] is not None for change in rows)
     heads = ("A", "B") if has_references else ("B against A",)
@@ -98,8 +98,8 @@ class Unit(NamedTuple):
     Attributes:
         name: of the unit.
         rate: its error rate.
-        rows: the figure with the rows that it is counted in.
-        counted: figures of its table, with their heads.
+        rows: the metric with the rows that it is counted in.
+        counted: metrics of its table, with their heads.
     """
 
     name: str
@@ -119,39 +119,39 @@ UNITS = (
 )
 
 
-def score_parts(figures: dict[str, Any]) -> Parts:
-    """The figures of `score`, ready to be shown."""
+def score_parts(metrics: dict[str, Any]) -> Parts:
+    """The metrics of `score`, ready to be shown."""
     facts = (
-        ("predictions", f"{figures['predictions']} ({figures['pred_field']})"),
-        ("references", figures["references"]),
-        *_rules(figures),
-        *_rows(figures),
+        ("predictions", f"{metrics['predictions']} ({metrics['pred_field']})"),
+        ("references", metrics["references"]),
+        *_rules(metrics),
+        *_rows(metrics),
     )
-    by = {name: part["groups"] for name, part in figures["by"].items()}
-    return _shown(figures, facts, _score_tables(figures), by)
+    by = {name: part["groups"] for name, part in metrics["by"].items()}
+    return _shown(metrics, facts, _score_tables(metrics), by)
 
 
-def compare_parts(figures: dict[str, Any]) -> Parts:
-    """The figures of `compare`, ready to be shown."""
-    a, b = figures["a"], figures["b"]
-    without = None if figures["against"] == "references" else "none: A is taken for the reference"
-    same_of = f"{figures['same_text']:,} of {figures['total']['rows']:,} rows"
+def compare_parts(metrics: dict[str, Any]) -> Parts:
+    """The metrics of `compare`, ready to be shown."""
+    a, b = metrics["a"], metrics["b"]
+    without = None if metrics["against"] == "references" else "none: A is taken for the reference"
+    same_of = f"{metrics['same_text']:,} of {metrics['total']['rows']:,} rows"
     facts = (
         *((side.upper(), f"{of['predictions']} ({of['pred_field']})") for side, of in (("a", a), ("b", b))),
-        ("references", figures["references"] or without),
-        *_rules(figures),
+        ("references", metrics["references"] or without),
+        *_rules(metrics),
         ("empty in A", _empty(a)),
         ("empty in B", _empty(b)),
-        ("same text", f"{same_of}; {figures['same_normalized']:,} normalised"),
-        ("left out", f"{figures['left_out']:,} rows that only one of them has" if figures["left_out"] else None),
+        ("same text", f"{same_of}; {metrics['same_normalized']:,} normalised"),
+        ("left out", f"{metrics['left_out']:,} rows that only one of them has" if metrics["left_out"] else None),
     )
-    return _shown(figures, facts, _compare_tables(figures), figures["by"])
+    return _shown(metrics, facts, _compare_tables(metrics), metrics["by"])
 
 
-def _score_tables(figures: dict[str, Any]) -> Iterable[Table]:
-    total, latencies, speed = figures["total"], figures["latency_s"], figures["speed"]
+def _score_tables(metrics: dict[str, Any]) -> Iterable[Table]:
+    total, latencies, speed = metrics["total"], metrics["latency_s"], metrics["speed"]
     yield from _unit_tables("", {"all rows": total}, total)
-    for name, part in figures["by"].items():
+    for name, part in metrics["by"].items():
         yield from _unit_tables(name, part["groups"], total, part["unweighted_mean"])
     if latencies:
         yield _latencies(latencies)
@@ -159,9 +159,9 @@ def _score_tables(figures: dict[str, Any]) -> Iterable[Table]:
         yield facts_table(*((f"{value:,.2f}", SPEEDS[name]) for name, value in speed.items() if value is not None))
 
 
-def _compare_tables(figures: dict[str, Any]) -> Iterable[Table]:
-    cells = _paired_cells if figures["against"] == "references" else _cells_against_a
-    for name, groups in ({"": {"all rows": figures["total"]}} | figures["by"]).items():
+def _compare_tables(metrics: dict[str, Any]) -> Iterable[Table]:
+    cells = _paired_cells if metrics["against"] == "references" else _cells_against_a
+    for name, groups in ({"": {"all rows": metrics["total"]}} | metrics["by"]).items():
         for unit in UNITS:
             of_unit = largest_groups({value: of for value, of in groups.items() if of[unit.rate]["reference"]})
             rows = [(_group(value), cells(of[unit.rate], unit.rate.upper())) for value, of in of_unit.items()]
@@ -169,22 +169,21 @@ def _compare_tables(figures: dict[str, Any]) -> Iterable[Table]:
                 yield _table(_title(name, unit), plain(name), rows)
     titles = {"got_worse": "worse in B", "got_better": "better in B", "most_different": "most different"}
     for name, title in titles.items():
-        if figures.get(name):
-            yield _changes(figures[name], title)
+        if metrics.get(name):
+            yield _changes(metrics[name], title)
 
 
-def _shown(figures: dict[str, Any], facts: Facts, tables: Iterable[Table], by: dict[str, Any]) -> Parts:
-    """What must be read before any figure, the facts and tables, and what is to be known of them."""
-    if figures["partial"]:
+def _shown(metrics: dict[str, Any], facts: Facts, tables: Iterable[Table], by: dict[str, Any]) -> Parts:
+    """What must be read before any metric, the facts and tables, and what is to be known of them."""
+    if metrics["partial"]:
         yield Text("partial: rows that the run has not written are not counted; see the notes")
     yield facts_table(*facts)
     yield from tables
     for name, groups in by.items():
         if len(groups) > MOST_GROUPS:
-            yield Text(
-                f"note: --by {name}: the {MOST_GROUPS} groups with the most rows, of {len(groups):,}; --json has all"
-            )
-    for note in figures["notes"]:
+            shown = f"the {MOST_GROUPS} groups with the most rows, of {len(groups):,}"
+            yield Text(f"note: --by {name}: {shown}; --json has all")
+    for note in metrics["notes"]:
         yield Text("note: ").append(plain(note))
 
 
@@ -215,8 +214,8 @@ def _rates(group: dict[str, Any], unit: Unit) -> Cells:
     return {"rows": f"{group[unit.rows]:,}", **_rate(group, unit), **counted}
 
 
-def _rate(figures: dict[str, Any], unit: Unit) -> Cells:
-    rate, interval = figures[f"{unit.rate}_percent"], figures[f"{unit.rate}_percent_interval"]
+def _rate(metrics: dict[str, Any], unit: Unit) -> Cells:
+    rate, interval = metrics[f"{unit.rate}_percent"], metrics[f"{unit.rate}_percent_interval"]
     return {f"{unit.rate.upper()} %": f"{rate:.2f}", "95 %": interval_text(interval)}
 
 
@@ -244,7 +243,7 @@ def _cells_against_a(of: dict[str, Any], rate: str) -> Cells:
 
 
 def _table(title: str, first: Text, rows: Sequence[NamedCells], below: Sequence[NamedCells] = ()) -> Table:
-    """A table of names and figures. Where a terminal is too narrow cells are wrapped, but no figure is parted or cut.
+    """A table of names and metrics. Where a terminal is too narrow cells are wrapped, but no number is parted or cut.
 
     Args:
         below: rows set off by a line; they may lack some cells.
@@ -267,24 +266,22 @@ def _title(name: str, unit: Unit) -> str:
     return f"by {name}, in {unit.name}" if name else f"in {unit.name}"
 
 
-def _rules(figures: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    for line, each in zip(normalizer_lines(figures), figures["normalizers"], strict=True):
+def _rules(metrics: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    for line, each in zip(normalizer_lines(metrics), metrics["normalizers"], strict=True):
         yield "normaliser", f"{line}, {each['rows']:,} rows"
-    bootstrap = figures["bootstrap"]
-    yield "words", aligner_line(figures)
+    bootstrap = metrics["bootstrap"]
+    yield "words", aligner_line(metrics)
     yield "intervals", f"95 %, bootstrap by utterance, {bootstrap['resamples']:,} resamples, seed {bootstrap['seed']}"
 
 
-def _rows(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
-    total = figures["total"]
+def _rows(metrics: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
+    total = metrics["total"]
     yield "scored", f"{total['rows']:,} rows"
-    yield "empty hypotheses", _empty(total, figures["failed_kinds"])
-    for reason, rows in figures["excluded"].items():
-        words = figures["words_said_in_excluded"].get(reason)
-        yield (
-            "not scored",
-            f"{rows:,} rows: {EXCLUDED[reason]}" + (f"; the model said {words:,} words there" if words else ""),
-        )
+    yield "empty hypotheses", _empty(total, metrics["failed_kinds"])
+    for reason, rows in metrics["excluded"].items():
+        words = metrics["words_said_in_excluded"].get(reason)
+        there = f"; the model said {words:,} words there" if words else ""
+        yield "not scored", f"{rows:,} rows: {EXCLUDED[reason]}{there}"
 
 
 def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | None:
