@@ -10,7 +10,7 @@ from typing import Any
 from asrbatch.config import PROMPT_STYLES
 from asrbatch.errors import UsageError
 from asrbatch.languages import find
-from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.checkpoint import WHISPER, Checkpoint
 
 # Where a prompt comes from: our own token ids; the class's SupportsTranscription interface; the checkpoint's chat
 # template with one audio part.
@@ -136,7 +136,7 @@ def whisper_capabilities(checkpoint: Checkpoint) -> ModelCapabilities:
     """Those of a Whisper checkpoint, from its files: neither vLLM nor an engine is needed."""
     multilingual = ("language", "translation", "detection") if checkpoint.is_multilingual else ()
     return ModelCapabilities(
-        architecture=checkpoint.architecture,
+        architecture=WHISPER,
         prompt_style=WHISPER_STYLE,
         sample_rate=checkpoint.sample_rate,
         window_s=checkpoint.window_s,

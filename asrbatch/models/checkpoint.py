@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -48,9 +49,23 @@ class Checkpoint:
     preprocessor_config: dict[str, Any] = field(default_factory=dict)
     added_tokens: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def architecture(self) -> str:
-        return (self.config.get("architectures") or ["unknown"])[0]
+    def architectures(self, engine_args: Mapping[str, Any]) -> list[str]:
+        """What vLLM will take it for.
+
+        Raises:
+            UsageError: `hf_overrides` of another shape.
+        """
+        # A plugin may want another architecture than the checkpoint's files name: NeMo's speech LM does.
+        overrides = engine_args.get("hf_overrides") or {}
+        named = (overrides.get("architectures") or []) if isinstance(overrides, dict) else None
+        if not isinstance(named, list):
+            fix = 'a JSON object with a list of architectures, such as {"architectures": ["…"]}'
+            raise UsageError(f"--engine-arg hf_overrides={json.dumps(overrides)}: must be {fix}")
+        return list(named or self.config.get("architectures") or [])
+
+    def is_whisper(self, engine_args: Mapping[str, Any]) -> bool:
+        """Whether a run with these arguments of the engine asks it as Whisper."""
+        return self.architectures(engine_args) == [WHISPER]
 
     @property
     def commit(self) -> str | None:

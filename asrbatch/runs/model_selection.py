@@ -23,7 +23,7 @@ from asrbatch.errors import UsageError
 from asrbatch.languages import find, primary
 from asrbatch.models import lora
 from asrbatch.models.capabilities import ModelCapabilities, whisper_capabilities
-from asrbatch.models.checkpoint import WHISPER, Checkpoint, find_tokenizer, open_checkpoint
+from asrbatch.models.checkpoint import Checkpoint, find_tokenizer, open_checkpoint
 from asrbatch.models.fallback import GREEDY, TEMPERATURES
 from asrbatch.runs.fingerprint import SPEED_ONLY_ENGINE_ARGS
 
@@ -43,7 +43,7 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
 
     Args:
         weights: demand and fetch them; otherwise configuration files are enough, for whoever starts no engine.
-        with_vllm: False does without a vLLM and its device: for Whisper checkpoints without engine options.
+        with_vllm: False does without a vLLM and its device: for `Checkpoint.is_whisper`.
 
     Raises:
         UsageError: an option the model cannot honour, a plugin that does not work, or a model vLLM cannot run.
@@ -100,18 +100,17 @@ def _model_options(
 ) -> ModelOptions:
     engine = config.engine
     template_kwargs = _template_kwargs(engine.chat_template_kwargs)
-    architectures = _architectures(checkpoint, engine_args)
-    tokenizer = None if engine.tokenizer is None else find_tokenizer(engine.tokenizer)
+    architectures = checkpoint.architectures(engine_args)
     options = ModelOptions(
         # Found below, with what was chosen.
         capabilities=None,
         plugins=inspector and inspector.plugins,
-        tokenizer=tokenizer,
+        tokenizer=None if engine.tokenizer is None else find_tokenizer(engine.tokenizer),
         trust_remote_code=engine.trust_remote_code,
         chat_template_kwargs=template_kwargs,
         hotwords=config.hotwords,
     )
-    if architectures == [WHISPER]:
+    if checkpoint.is_whisper(engine_args):
         capabilities = _whisper(config, checkpoint, template_kwargs)
         if inspector is not None and options.plugin_versions:
             inspector.check_plugins()  # vLLM loads them for every model, and one that raises takes the engine down
@@ -204,16 +203,6 @@ def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str 
     if (code := find(target, known)) is None:
         raise UsageError(f"--target-language {target}: {model} has {' '.join(sorted(known))}")
     return code
-
-
-def _architectures(checkpoint: Checkpoint, engine_args: Mapping[str, Any]) -> list[str]:
-    # A plugin may want another architecture than the checkpoint's files name: NeMo's speech LM does.
-    overrides = engine_args.get("hf_overrides") or {}
-    named = (overrides.get("architectures") or []) if isinstance(overrides, dict) else None
-    if not isinstance(named, list):
-        fix = 'a JSON object with a list of architectures, such as {"architectures": ["…"]}'
-        raise UsageError(f"--engine-arg hf_overrides={json.dumps(overrides)}: must be {fix}")
-    return list(named or checkpoint.config.get("architectures") or [])
 
 
 def _template_kwargs(text: str | None) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import detect_device
+from asrbatch.engine.settings import parse_engine_args
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.manifest.scan import Check
 from asrbatch.models.capabilities import whisper_capabilities
-from asrbatch.models.checkpoint import WHISPER, is_path, open_checkpoint
+from asrbatch.models.checkpoint import is_path, open_checkpoint
 from asrbatch.runs.model_selection import resolve_model, window_config
 from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.row_check import check_row
@@ -53,22 +54,22 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
         return PreflightResult(
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
-    is_whisper = checkpoint.architecture == WHISPER
+    engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
     not_checked = rules = None
     try:
-        detect_device()
-    except UsageError as e:
-        if not is_whisper:
-            return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
-        not_checked = f"engine options and the rows' tasks: {e}"
-    engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
-    try:
+        is_whisper = checkpoint.is_whisper(parse_engine_args(engine.args))
+        try:
+            detect_device()
+        except UsageError as e:
+            if not is_whisper:
+                return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
+            not_checked = f"engine options and the rows' tasks: {e}"
         if is_whisper:
             rules = window_config(config, whisper_capabilities(checkpoint))
         if not_checked is None:
             return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).engine.window_config)
-        # Without the engine's options, which only a vLLM can judge.
-        spec = resolve_model(replace(config, engine=EngineConfig(engine.model)), with_vllm=False)
+        # Without the engine's options, which only a vLLM can judge; its arguments may say that the model is Whisper.
+        spec = resolve_model(replace(config, engine=EngineConfig(engine.model, args=engine.args)), with_vllm=False)
         for language in languages:
             spec.capabilities.check_language(language, "language")
     except (UsageError, ManifestError) as e:
@@ -92,7 +93,7 @@ def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, Wi
         UsageError: an option that the model cannot honour.
     """
     checkpoint = open_checkpoint(config.engine.model, config.engine.revision)
-    needs_vllm = checkpoint.architecture != WHISPER or not _WITH_VLLM.isdisjoint(given)
+    needs_vllm = not (checkpoint.is_whisper(parse_engine_args(config.engine.args)) and _WITH_VLLM.isdisjoint(given))
     spec = resolve_model(config, with_vllm=needs_vllm)
     inspector.close()
     return partial(check_row, spec), spec.window_config

@@ -23,6 +23,7 @@ from processes import hangs_in_pipe
 from asrbatch.config import STRATEGIES, EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.survey import SHOWN_DUPLICATES, ManifestStats, estimate
+from asrbatch.models.checkpoint import WHISPER
 from asrbatch.runs import preflight
 
 # The documented fields, and those of the objects in them.
@@ -244,6 +245,30 @@ def test_a_machine_without_vllm_checks_model_and_languages(tiny_en, tmp_path, mo
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en, language="de"), []).refused
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en), ["en", "fr"]).refused
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en, task="translate"), []).refused
+
+
+def test_what_the_engine_is_told_to_take_the_model_for_is_what_it_is_checked_as(tiny_en, tmp_path, monkeypatch):
+    def no_vllm():
+        raise UsageError("vLLM is not installed")
+
+    def check(model, overrides: str) -> preflight.PreflightResult:
+        engine = EngineConfig(model=str(model), args=(f"hf_overrides={overrides}",))
+        return preflight.check_run(RunConfig(manifest=str(manifest), engine=engine), ["de"])
+
+    monkeypatch.setattr(preflight, "detect_device", no_vllm)
+    manifest = write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in Path(tiny_en).iterdir():
+        (other / path.name).symlink_to(path)
+    config = (other / "config.json").read_text().replace(WHISPER, "OtherForConditionalGeneration")
+    (other / "config.json").unlink()
+    (other / "config.json").write_text(config)
+    unknown = "the model and the rows' languages: vLLM is not installed"
+    assert check(other, "{}").not_checked == unknown
+    assert check(tiny_en, '{"architectures": ["OtherForConditionalGeneration"]}').not_checked == unknown
+    assert "is English-only" in check(other, f'{{"architectures": ["{WHISPER}"]}}').refused
+    assert "hf_overrides=3: must be a JSON object" in check(tiny_en, "3").refused
 
 
 def test_a_model_that_is_not_here_is_not_downloaded(cli, tmp_path):

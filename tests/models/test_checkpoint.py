@@ -103,7 +103,7 @@ def test_damaged_json(tmp_path, name):
 
 def test_multilingual(tmp_path):
     checkpoint = open_checkpoint(str(make(tmp_path / "m")))
-    assert checkpoint.architecture == "WhisperForConditionalGeneration"
+    assert checkpoint.is_whisper({})
     assert checkpoint.is_multilingual
     assert checkpoint.languages == {"en": 50259, "zh": 50260, "haw": 50352}
     assert checkpoint.added_tokens == MULTILINGUAL
