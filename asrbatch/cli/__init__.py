@@ -1,4 +1,5 @@
 """The command line: `asrbatch <command>` is `commands/<command>.py`; `display/` is what a person sees.
 
-Begin with `app.py`. May import everything; nothing imports it.
+Begin with `app.py`, then `options.py`. Nothing imports it. May import `cluster`, `engine`, `evaluation`, `export`,
+`manifest`, `models`, `runs`, `storage` and the root modules.
 """

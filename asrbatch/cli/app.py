@@ -1,6 +1,6 @@
 """The command line: which commands there are, and how any of them ends.
 
-Options in, exit codes out; what is done is in the modules the commands call, what is shown in `display.py`. Imports
+Options in, exit codes out; what is done is in the modules the commands call, what is shown in `display/`. Imports
 neither torch nor vllm, so that `--help` answers at once.
 """
 

@@ -1,4 +1,4 @@
 """A run over many tasks: SLURM scripts, how far all chunks are, and the merge that proves the run complete.
 
-Begin with `merge.py`, `status.py` or `slurm.py`. May import `manifest`, `storage` and the root modules; needs no
-engine."""
+Begin with `merge.py`, `status.py` or `slurm.py`. May import `manifest`, `runs` (a run's fingerprint alone),
+`storage` and the root modules; needs no engine."""

@@ -1,5 +1,5 @@
 """Transcripts for other tools: subtitles, CTM, text, NeMo's and the Open ASR Leaderboard's files.
 
 Begin with `exporter.py`; a new format is a function and a line in `formats.py`. May import `evaluation`, `manifest`,
-`storage` and the root modules.
+`pipeline` (names of fields), `storage` and the root modules.
 """

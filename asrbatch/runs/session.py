@@ -21,6 +21,7 @@ from asrbatch.runs.progress import Observer, Progress
 from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
+from asrbatch.storage.metrics import PARTS
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 from asrbatch.types import Utterance
 
@@ -196,8 +197,7 @@ class Session:
     def _warn_of_other_versions(self, facts: dict[str, Any]) -> None:
         for session in reversed(self.record.value["sessions"][:-1]):
             if before := session.get("engine"):
-                parts = [part for part in ("vllm", "torch", "device") if before.get(part) != facts[part]]
-                if changed := [f"{part} {before.get(part)} → {facts[part]}" for part in parts]:
+                if changed := [f"{p} {before.get(p)} → {facts[p]}" for p in PARTS if before.get(p) != facts[p]]:
                     self.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
                 return
 

@@ -17,7 +17,7 @@ _STAGES = {
     "read_summed_over_workers": "read_s",
     "prepare_summed_over_workers": "prepare_s",
 }
-_PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
+PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 
 
 def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def span_s(sessions: list[dict[str, Any]]) -> float:
 def versions(sessions: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
     """With what rows were made: for asrbatch, vllm, torch and device, how many sessions used which."""
     engines = [session["engine"] for session in sessions if session.get("engine")]
-    of_engine = {part: dict(Counter(str(engine.get(part)) for engine in engines)) for part in _PARTS}
+    of_engine = {part: dict(Counter(str(engine.get(part)) for engine in engines)) for part in PARTS}
     return {"asrbatch": dict(Counter(str(session.get("asrbatch")) for session in sessions)), **of_engine}
 
 
