@@ -242,9 +242,10 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
     red = by_name["FireRedASR2ForConditionalGeneration"]
     assert red["lacks"] == ("kaldi_native_fbank" if find_spec("kaldi_native_fbank") is None else None)
     if find_spec("torchvision") is None:
-        assert by_name["Gemma4ForConditionalGeneration"]["lacks"] == "torchvision", "transformers hides the cause"
-        without = by_name["Qwen3ASRRealtimeGeneration"]
-        assert (without["asked"], without["can"], without["lacks"]) == (None, [], "torchvision")
+        # transformers hides the cause; and some vLLM load these without it.
+        for name in ("Gemma4ForConditionalGeneration", "Qwen3ASRRealtimeGeneration"):
+            without = by_name[name]
+            assert without["asked"] or (without["can"], without["lacks"]) == ([], "torchvision")
     assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
 
 
