@@ -153,7 +153,7 @@ class EngineSpec:
         """Of its requests; None has it detected, or leaves it to the model."""
         if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
-        lang = utterance.lang
+        lang = utterance.lang if self.capabilities.takes_language else None
         return self.capabilities.check_language(lang, "lang") if lang else self.language
 
     def prompt_of(self, utterance: Utterance) -> str | None:

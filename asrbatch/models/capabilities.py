@@ -81,6 +81,11 @@ class ModelCapabilities:
     def is_chat(self) -> bool:
         return self.prompt_style == CHAT_STYLE
 
+    @property
+    def takes_language(self) -> bool:
+        """Whether what a row or a run states as its language is asked for, or held against the only one there is."""
+        return self.is_whisper or "language" in self.supports
+
     def require(self, feature: str, option: str, chat_fix: str = "") -> None:
         """Refuses an option that the model would ignore.
 

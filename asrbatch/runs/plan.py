@@ -4,7 +4,6 @@ Everything that can refuse a run without half a minute of loading does so here.
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.runs.fingerprint import fingerprint
 from asrbatch.runs.model_selection import resolve_model
-from asrbatch.runs.row_check import check_row
+from asrbatch.runs.row_check import RowCheck
 
 
 class RunPlan:
@@ -32,6 +31,7 @@ class RunPlan:
         engine: what is run and how.
         slots: where worker processes run; empty for one engine in this process.
         manifest: all of it.
+        notes: what a person should know of it.
         sharding: how it is dealt out to chunks; None for a run in one piece.
         chunk: bool [rows of the manifest], those of this process; None for all.
         num_rows, total_audio_s: of the rows of this process; the latter None when one does not state its duration.
@@ -54,8 +54,9 @@ class RunPlan:
         if kept is not None:
             source = str(kept.path)
             reading = options_for_kept(source, replace(reading, audio_folder=kept.folder))
-        check = partial(check_row, self.engine)
+        check = RowCheck(self.engine)
         self.manifest: Manifest = open_manifest(source, check=check, options=reading, on_issue=note)
+        self.notes = [each for each in (self.manifest.left_out, check.note) if each]
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s

@@ -5,9 +5,8 @@ missing, a Whisper model and the rows' languages are checked all the same, and w
 that is not on this machine is left alone: a plan downloads nothing.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import EngineConfig, RunConfig
@@ -15,12 +14,11 @@ from asrbatch.engine import inspector
 from asrbatch.engine.devices import detect_device
 from asrbatch.engine.settings import parse_engine_args
 from asrbatch.errors import ManifestError, UsageError
-from asrbatch.manifest.scan import Check
 from asrbatch.models.capabilities import whisper_capabilities
 from asrbatch.models.checkpoint import is_path, open_checkpoint
 from asrbatch.runs.model_selection import resolve_model, window_config
 from asrbatch.runs.plan import RunPlan
-from asrbatch.runs.row_check import check_row
+from asrbatch.runs.row_check import RowCheck
 
 
 @dataclass(frozen=True)
@@ -31,11 +29,13 @@ class PreflightResult:
         refused: what `transcribe` will say; None when nothing was found.
         not_checked: what could not be checked here, and why; None when everything was.
         rules: what the model takes at once; None when the model could not be opened.
+        notes: what `transcribe` will say of the manifest.
     """
 
     refused: str | None = None
     not_checked: str | None = None
     rules: WindowConfig | None = None
+    notes: Sequence[str] = ()
 
 
 def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
@@ -67,7 +67,8 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
         if is_whisper:
             rules = window_config(config, whisper_capabilities(checkpoint))
         if not_checked is None:
-            return PreflightResult(rules=RunPlan(replace(config, devices=None, engine=engine)).engine.window_config)
+            plan = RunPlan(replace(config, devices=None, engine=engine))
+            return PreflightResult(rules=plan.engine.window_config, notes=plan.notes)
         # Without the engine's options, which only a vLLM can judge; its arguments may say that the model is Whisper.
         spec = resolve_model(replace(config, engine=EngineConfig(engine.model, args=engine.args)), with_vllm=False)
         for language in languages:
@@ -82,7 +83,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
 _WITH_VLLM = {"hotwords", *(field.name for field in fields(EngineConfig) if field.name != "revision")}
 
 
-def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, WindowConfig]:
+def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[RowCheck, WindowConfig]:
     """What a run with this model and these options demands of a row and its audio; Whisper's without a vLLM where that
     is enough.
 
@@ -96,4 +97,4 @@ def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[Check, Wi
     needs_vllm = not (checkpoint.is_whisper(parse_engine_args(config.engine.args)) and _WITH_VLLM.isdisjoint(given))
     spec = resolve_model(config, with_vllm=needs_vllm)
     inspector.close()
-    return partial(check_row, spec), spec.window_config
+    return RowCheck(spec), spec.window_config

@@ -23,9 +23,34 @@ def check_row(spec: EngineSpec, utterance: Utterance) -> str | None:
         return f"{e}; or rename the field: others are only carried along"
 
 
+class RowCheck:
+    """`check_row` for a whole manifest; counts the rows whose `lang` the model cannot be told.
+
+    Those are run all the same: what language it hears is such a model's own business, and `lang` says how to score it.
+    """
+
+    def __init__(self, spec: EngineSpec):
+        self._spec, self._num_untold = spec, 0
+
+    def __call__(self, utterance: Utterance) -> str | None:
+        problem = check_row(self._spec, utterance)
+        # Not of a bad row, which may be checked again.
+        self._num_untold += problem is None and bool(utterance.lang) and not self._spec.capabilities.takes_language
+        return problem
+
+    @property
+    def note(self) -> str | None:
+        """What to say of those rows, once all were checked; None where there are none."""
+        if not self._num_untold:
+            return None
+        rows = "1 row states" if self._num_untold == 1 else f"{self._num_untold} rows state"
+        model = self._spec.capabilities.architecture
+        return f"{rows} a `lang`, which {model} cannot be told; it hears which it is, and `lang` stays for scoring"
+
+
 def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
     capabilities = spec.capabilities
-    if utterance.lang:
+    if utterance.lang and capabilities.takes_language:
         capabilities.check_language(utterance.lang, "lang")
     elif spec.language is None and (default := capabilities.default_language) is not None:
         taken = f"{capabilities.architecture} detects no language and would take {default!r}"

@@ -62,8 +62,8 @@ def run(
     if kept is not None and kept.folder != os.getcwd():
         observer.log(f"relative paths are those of {kept.folder}, where this run began")
     plan = _plan(config, kept)
-    if plan.manifest.left_out:
-        observer.log(f"warning: {plan.manifest.left_out}")
+    for note in plan.notes:
+        observer.log(f"note: {note}")
     _log_sharding(config, plan, observer)
     paths = config.paths
     # Rows would be added to the very file that they are read from.

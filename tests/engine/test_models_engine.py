@@ -37,6 +37,7 @@ from asrbatch.errors import EXIT_USAGE, EngineStartError, ManifestError, RowErro
 from asrbatch.models.checkpoint import open_checkpoint
 from asrbatch.models.quantization import METHODS, dtypes_taken
 from asrbatch.runs.model_selection import resolve_model
+from asrbatch.runs.progress import Observer
 from asrbatch.runs.row_check import check_row
 from asrbatch.types import AudioRef, Utterance
 
@@ -94,7 +95,7 @@ def interface(engines, glm):
     return PlannedEngine(engines, glm)
 
 
-def runs(transcribe, folder, tmp_path, rows, **options):
+def runs(transcribe, folder, tmp_path, rows, *, observer=None, **options):
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     from asrbatch.runs.runner import (
         run,
@@ -104,7 +105,7 @@ def runs(transcribe, folder, tmp_path, rows, **options):
     config = RunConfig(
         str(manifest), EngineConfig(str(folder), **{**OPTIONS, **engine}), output=str(tmp_path / "o.jsonl"), **options
     )
-    summary = run(config, start=transcribe.start)
+    summary = run(config, observer, start=transcribe.start)
     rows = sorted(read_jsonl(tmp_path / "o.jsonl"), key=lambda row: row["index"])
     return summary, rows, json.loads((tmp_path / "o.run.json").read_text())
 
@@ -497,21 +498,58 @@ def test_ranks_on_cpus_share_the_cores_unless_somebody_says_otherwise(monkeypatc
         assert os.environ[name] == "7"
 
 
-def test_a_row_that_states_a_language_the_model_cannot_be_told(engines, qwen2, tmp_path):
-    with pytest.raises(
-        ManifestError, match=r"m.jsonl:1: lang 'en': .* would ignore it; models that support it: Whisper"
-    ):
-        runs(engines, qwen2, tmp_path, [{"audio_filepath": "a.wav", "lang": "en"}])
+class Lines(Observer):
+    def __init__(self):
+        self.log = (lines := []).append
+        self.lines = lines
+
+
+@pytest.mark.parametrize("model", ["qwen2", "glm"])
+def test_rows_that_state_a_language_the_model_cannot_be_told(engines, model, request, demo_rows, tmp_path):
+    """Previously refused ("rename the field"), by a chat (Qwen2-Audio) and by the interface (GLM-ASR) alike.
+
+    Tried besides: `transcribe`, `plan`, `validate`, a Kaldi folder with utt2lang; a code, a name, a language that the
+    class does not list, one that is none. As before: `--language`, English-only Whisper told French, `prompt`.
+    """
+    folder, observer = request.getfixturevalue(model), Lines()
+    langs = ["en", "French", "tlh", "auto", None]
+    rows = [{"audio_filepath": demo_rows[1]["audio_filepath"], "id": str(n)} for n in range(len(langs))]
+    rows = [{**row, **({"lang": lang} if lang else {}), "text": "a"} for row, lang in zip(rows, langs, strict=True)]
+    summary, written, _ = runs(engines, folder, tmp_path, rows, observer=observer)
+    assert summary.exit_code == 0 and [row.get("lang") for row in written] == langs
+    assert len({row["pred_text"] for row in written}) == 1 and {row["language"] for row in written} == {None}
+    (said,) = (line for line in observer.lines if "`lang`" in line)
+    assert said.startswith("note: 4 rows state a `lang`, which ") and said.endswith("`lang` stays for scoring")
+    scores = CliRunner().invoke(app, ["score", str(tmp_path / "o.jsonl"), "--by", "lang", "--json"])
+    assert set(json.loads(scores.stdout)["by"]["lang"]["groups"]) >= {"en", "French", "tlh", "auto"}, scores.output
+    with pytest.raises(UsageError, match="--language 'en': .* would ignore it"):
+        runs(engines, folder, tmp_path, rows, language="en")
+    with pytest.raises(ManifestError, match=r"m.jsonl:1: target_lang 'de': this run transcribes"):
+        runs(engines, folder, tmp_path, [{**rows[0], "target_lang": "de"}])
+
+
+def test_a_kaldi_folder_says_languages_to_a_model_that_cannot_be_told(cli, glm, tmp_path, demo_rows):
+    (tmp_path / "data").mkdir()
+    for name, value in (("wav.scp", demo_rows[1]["audio_filepath"]), ("utt2lang", "de"), ("text", "eins")):
+        (tmp_path / "data" / name).write_text(f"utt1 {value}\n")
+    options = ("--model", glm, "--dtype", "float32", "--json")
+    planned = json.loads(cli("plan", "data", *options).stdout)
+    validated = json.loads(cli("validate", "data", *options).stdout)
+    assert planned["model"]["refused"] is None and planned["languages"] == {"de": 1} and validated["exit_code"] == 0
+    for figures in (planned, validated):
+        (said,) = (note for note in figures["notes"] if "`lang`" in note)
+        assert said.startswith("1 row states a `lang`, which GlmAsr")
+    assert "note: 1 row states a `lang`" in " ".join(cli("validate", "data", *options[:-1]).stdout.split())
 
 
 def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_path, demo_rows):
-    rows = [{**demo_rows[1], "lang": "fr"}, {"audio_filepath": demo_rows[2]["audio_filepath"]}]
+    rows = [{**demo_rows[1], "prompt": " "}, {"audio_filepath": demo_rows[2]["audio_filepath"]}]
     done = cli("validate", write_jsonl(tmp_path / "m.jsonl", rows), "--model", qwen2, "--json")
     (problem,) = json.loads(done.stdout)["problems"]
     assert (
         done.returncode == 2
         and problem["rows"] == 1
-        and "would ignore it; models that support it: Whisper" in problem["examples"][0]["text"]
+        and "a chat needs an instruction" in problem["examples"][0]["text"]
     ), problem
 
 

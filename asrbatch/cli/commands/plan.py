@@ -129,7 +129,8 @@ def _notes(
     config: RunConfig, stats: "ManifestStats", balance: "Balance", verdict: "PreflightResult | None",
     time: "Estimate | None", *, probed: bool,
 ) -> list[str]:  # fmt: skip
-    notes = [stats.manifest.left_out] if stats.manifest.left_out else []
+    left_out = [stats.manifest.left_out] if stats.manifest.left_out else []
+    notes = list(dict.fromkeys([*left_out, *(verdict.notes if verdict else ())]))
     if verdict is None:
         notes.append(
             f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above"

@@ -26,8 +26,8 @@ from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.audio.windows import WindowConfig
-    from asrbatch.manifest.scan import Check
     from asrbatch.manifest.validate import Validation
+    from asrbatch.runs.row_check import RowCheck
 
 
 @takes(options=run_options(only=(*READING, *MODEL_OPTIONS)), probing=options_of(ProbeOptions))
@@ -80,7 +80,8 @@ def validate(
         if clean is not None:
             found.write_clean(clean)
     finally:  # why nothing was written is said behind what is wrong
-        print_result(found.as_dict(), partial(validation_parts, with_model=model is not None), as_json)
+        told = {"notes": [check.note]} if check is not None and check.note else {}
+        print_result(found.as_dict() | told, partial(validation_parts, with_model=model is not None), as_json)
     raise typer.Exit(found.exit_code)
 
 
@@ -99,7 +100,7 @@ def _check_new_files(clean: Path | None, listed: Path | None, sources: list[str]
 
 def _rules(
     options: RunOptions, model: str | None, sources: list[str]
-) -> tuple["Check", "WindowConfig"] | tuple[None, None]:
+) -> tuple["RowCheck", "WindowConfig"] | tuple[None, None]:
     """What a run with the model needs of a row and of its audio; nothing without one."""
     from asrbatch.runs.preflight import rules_of_model
 

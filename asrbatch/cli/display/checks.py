@@ -25,6 +25,7 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
         yield Text(f"written: {figures['clean']['rows']:,} rows to {figures['clean']['path']}")
     if figures["report"]:
         yield Text(f"listed: {figures['report']['problems']:,} problems in {figures['report']['path']}")
+    yield from (Text(f"note: {note}") for note in figures.get("notes", ()))
     if not with_model:
         yield Text("note: without --model, languages and lengths were not held against one")
     if audio and not audio["decoded"]:
