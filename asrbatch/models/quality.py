@@ -39,19 +39,19 @@ def metrics(text: str, seconds: float, avg_logprob: float | None, no_speech_prob
     }
 
 
-def flags(generation: DecodingResult, seconds: float) -> list[str]:
+def flags(result: DecodingResult, seconds: float) -> list[str]:
     """What is to be said about an answer: `empty`, `truncated`, `loop`, `low_confidence`, `no_speech`, `too_fast`.
 
     Args:
         seconds: of audio it was given.
     """
-    text = generation.text.strip()
+    text = result.text.strip()
     signs = {
         "empty": not text,
-        "truncated": generation.is_truncated,
+        "truncated": result.is_truncated,
         "loop": is_repetitive(text),
-        "low_confidence": is_low_confidence(generation),
-        "no_speech": is_no_speech(generation),
+        "low_confidence": is_low_confidence(result),
+        "no_speech": is_no_speech(result),
         "too_fast": len(text) > CHARS_PER_S * max(seconds, 1.0),
     }
     return [flag for flag, holds in signs.items() if holds]
@@ -61,14 +61,14 @@ def is_repetitive(text: str) -> bool:
     return compression_ratio(text) > COMPRESSION_RATIO or repeats(text) >= LOOP_REPEATS
 
 
-def is_low_confidence(generation: DecodingResult) -> bool:
-    return generation.avg_logprob is not None and generation.avg_logprob < AVG_LOGPROB
+def is_low_confidence(result: DecodingResult) -> bool:
+    return result.avg_logprob is not None and result.avg_logprob < AVG_LOGPROB
 
 
-def is_no_speech(generation: DecodingResult) -> bool:
+def is_no_speech(result: DecodingResult) -> bool:
     """Whisper's rule: the model heard nobody speak, and did not believe what it wrote all the same."""
-    probability = generation.no_speech_prob
-    believed = generation.avg_logprob is not None and generation.avg_logprob > AVG_LOGPROB
+    probability = result.no_speech_prob
+    believed = result.avg_logprob is not None and result.avg_logprob > AVG_LOGPROB
     return probability is not None and probability > NO_SPEECH_PROB and not believed
 
 
