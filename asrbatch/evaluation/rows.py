@@ -111,9 +111,8 @@ class ScoredRows:
         counted = self.inputs.rules.count([row.texts for row in rows])
         for row, by_prediction in zip(rows, counted, strict=True):
             both = zip(row.predictions, by_prediction, strict=True)
-            yield row._replace(
-                predictions=[said._replace(words=words, characters=characters) for said, (words, characters) in both]
-            )
+            predictions = [each._replace(words=words, characters=chars) for each, (words, chars) in both]
+            yield row._replace(predictions=predictions)
 
     def groups_of(self, row: ScoredRow) -> dict[str, list[str]]:
         """By field of `--by`, the groups that a row is in. Raises OutputError where two files put it into different
