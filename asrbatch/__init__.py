@@ -6,13 +6,15 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from asrbatch.runs.progress import Observer, Stop, Summary
 
 
 def transcribe(
-    manifest: str,
+    manifest: "str | PathLike[str]",
     *,
-    model: str,
+    model: "str | PathLike[str]",
     observer: "Observer | None" = None,
     stop: "Stop | None" = None,
     **options: Any,
@@ -25,7 +27,7 @@ def transcribe(
         observer: told of progress; shows nothing by default.
         stop: lets another thread end the run in an orderly way (`stop.request()`).
         options: fields of `config.RunConfig` and `config.EngineConfig`, e.g. `output="run/out.jsonl"`,
-            `language="en"`, `dtype="float32"`, `args=("max_num_seqs=32",)`.
+            `language="en"`, `dtype="float32"`, `args=("max_num_seqs=32",)`. Every path may be a `pathlib.Path`.
 
     Returns:
         A `progress.Summary`; `summary.rows()` iterates over the output rows.
@@ -37,4 +39,4 @@ def transcribe(
     from asrbatch.config import run_config
     from asrbatch.runs.runner import run
 
-    return run(run_config({**options, "manifest": str(manifest), "model": model}), observer, stop)
+    return run(run_config({**options, "manifest": manifest, "model": model}), observer, stop)

@@ -3,6 +3,7 @@
 `cli/options.py` makes the command line of such fields. Knows no option by name.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
@@ -50,7 +51,7 @@ def flag(option: Field) -> str:
 
 @dataclass(frozen=True)
 class CheckedOptions:
-    """Options that are held against the bounds and choices of their fields.
+    """Options that are held against the bounds and choices of their fields; a path may be any `os.PathLike`.
 
     Raises:
         UsageError: a value out of range.
@@ -58,6 +59,9 @@ class CheckedOptions:
 
     def __post_init__(self) -> None:
         for each in fields(self):
+            if isinstance(path := getattr(self, each.name), os.PathLike):
+                # As text from here on: it goes into JSON, and is compared with what the command line gave.
+                object.__setattr__(self, each.name, os.fspath(path))
             # None is "not given", for which no bound holds.
             if each.metadata and (value := getattr(self, each.name)) is not None:
                 _check(each, value)

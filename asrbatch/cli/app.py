@@ -5,6 +5,7 @@ neither torch nor vllm, so that `--help` answers at once.
 """
 
 import os
+import signal
 import sys
 import threading
 from typing import Annotated
@@ -24,7 +25,9 @@ from asrbatch.cli.commands.submit import submit
 from asrbatch.cli.commands.transcribe import transcribe
 from asrbatch.cli.commands.validate import validate
 from asrbatch.cli.common import Interrupted, complain
+from asrbatch.cli.process import guard_streams, hand_over_signals, stop_signals
 from asrbatch.errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
+from asrbatch.storage.paths import in_current_folder
 from asrbatch.version import __version__
 
 app = typer.Typer(
@@ -52,19 +55,24 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
     version: Annotated[
         # Eager, because `asrbatch --version` names no command.
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    pass
+    # A run goes on without; its own take over when there is something to finish.
+    if context.invoked_subcommand != "transcribe":
+        hand_over_signals()
 
 
 def main() -> int:
     """Runs a command; returns the process's exit code, and never a traceback unless asked."""
     code = EXIT_ERROR
+    guard_streams()
     try:
-        app()
+        with in_current_folder():
+            app()
     except SystemExit as e:
         # How typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130).
         code = EXIT_INTERRUPTED if e.code == 130 else e.code
@@ -84,6 +92,9 @@ def _leave(code: int) -> None:
     """Ends the process without waiting for threads that are inside C++: after an interrupted start
     they never return.
     """
+    # It has ended: one more Ctrl-C, or the end of the terminal, changes nothing of how.
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN)
     # Without either there is nothing that could hang, and Python may end as it does.
     if threading.active_count() == 1 and sys.modules.keys().isdisjoint(("vllm", "torch")):
         return

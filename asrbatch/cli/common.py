@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.display.progress import Terminal
+from asrbatch.cli.process import lost_output, stop_signals
+from asrbatch.errors import OutputError
 from asrbatch.formatting import printable
 
 
@@ -54,19 +56,47 @@ def log(line: str) -> None:
 
 def print_json(metrics: dict[str, Any], ascii: bool = False) -> None:
     """A result on one line. NaN is no JSON, and would be a defect."""
+    # Where the terminal lacks a character, JSON has an escape for it.
+    ascii = ascii or not sys.stdout.encoding.lower().startswith("utf")
     typer.echo(json.dumps(metrics, ensure_ascii=ascii, allow_nan=False))
 
 
+def is_read() -> bool:
+    """Whether somebody still reads standard output; whoever has left has seen enough.
+
+    Raises:
+        OutputError: it took not all that was printed. Of commands whose result is what they print.
+    """
+    lost = lost_output()
+    if lost is not None and not isinstance(lost, BrokenPipeError):
+        raise OutputError(f"standard output: {lost.strerror}; what was printed there is not whole, run it again")
+    return lost is None
+
+
 def print_result(
-    metrics: dict[str, Any], parts: Callable[[dict[str, Any]], Iterable], as_json: bool, *, ascii: bool = False
+    metrics: dict[str, Any],
+    parts: Callable[[dict[str, Any]], Iterable],
+    as_json: bool,
+    *,
+    ascii: bool = False,
+    beside_file: bool = False,
 ) -> None:
-    """A result as the user wants it: one JSON object, or the tables that `parts` makes of it."""
+    """A result as the user wants it: one JSON object, or the tables that `parts` makes of it.
+
+    Args:
+        beside_file: the command's product is a file, which does not fail because words about it were lost.
+
+    Raises:
+        OutputError: see `is_read`.
+    """
     if as_json:
         print_json(metrics, ascii)
-        return
-    from asrbatch.cli.display.tables import show
+    else:
+        from asrbatch.cli.display.tables import show
 
-    show(*parts(metrics))
+        show(*parts(metrics))
+    if not beside_file:
+        is_read()
 
 
 def fetch_no_model(model: str | None) -> None:
@@ -85,11 +115,13 @@ def stop_on_signals(stop, terminal: Terminal) -> None:
         name = signal.Signals(number).name
         # In this order: the request itself makes it requested.
         again, running = stop.requested, stop.request()
+        # The end of a terminal comes twice, from the shell and from the kernel.
+        if again and running and number == signal.SIGHUP:
+            return
         if again or not running:
             # Safe in a handler, because the main thread only waits while a library starts (`engine/environment.py`).
             raise Interrupted(f"stopped by {name}; written rows are kept, the same command goes on from there")
         terminal.log(f"{name}: finishing what is in the engine; once more to leave at once")
 
-    # Ctrl-C, and what SLURM sends when it cancels or preempts.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in stop_signals():
         signal.signal(number, handle)

@@ -149,8 +149,8 @@ class ProcessDriver(Driver):
         # Ctrl-C in a terminal and SLURM's time limit signal every process of a job. vLLM's would stop with their
         # requests unfinished, while ours is about to let them finish; so they inherit a mask. Their end is `close`, or
         # our death.
-        resource_tracker.ensure_running()  # starting it later, with the first process, would unblock both signals
-        shielded = {signal.SIGINT, signal.SIGTERM}
+        resource_tracker.ensure_running()  # starting it later, with the first process, would unblock two of them
+        shielded = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         signal.pthread_sigmask(signal.SIG_BLOCK, shielded)
         try:
             return self._start()

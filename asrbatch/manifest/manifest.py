@@ -16,6 +16,7 @@ from asrbatch.manifest.readers.base import Reader, join
 from asrbatch.manifest.row import InvalidRow
 from asrbatch.manifest.scan import Check, Ids, Observe, Scan, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
+from asrbatch.storage.paths import in_current_folder
 from asrbatch.types import AudioRef, Utterance
 
 
@@ -127,7 +128,8 @@ def open_manifest(
     sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
     try:
         # All are opened before the first is read: a typo in the last is reported at once.
-        readers = [open_reader(each, options) for each in sources]
+        with in_current_folder():
+            readers = [open_reader(each, options) for each in sources]
         reader = join(", ".join(reader.source for reader in readers), readers)
         keep_bad = options.on_bad_row == "fail"
         return Manifest(reader, check, *scan_rows(reader, check, keep_bad=keep_bad, on_issue=on_issue, observe=observe))

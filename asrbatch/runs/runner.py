@@ -35,11 +35,12 @@ from asrbatch.storage.files import explained, remove
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics
-from asrbatch.storage.paths import RunPaths, find_chunks
+from asrbatch.storage.paths import RunPaths, find_chunks, in_current_folder
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
 
 
+@in_current_folder()
 def run(
     config: RunConfig,
     observer: Observer | None = None,

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +70,25 @@ def check_output(path: Path) -> Path:
         run = path.with_name(path.name.replace(match[0], ""))
         raise UsageError(f"--output {path}: is the name of one chunk's file; give the run's own, {run.name}")
     return path
+
+
+@contextmanager
+def in_current_folder() -> Iterator[None]:
+    """Raises UsageError where a relative path was met inside and the current folder is gone; `os.getcwd` says so
+    without a name."""
+    try:
+        yield
+    except FileNotFoundError as e:
+        if e.filename is not None:
+            raise
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            raise UsageError(
+                "the current folder is gone (removed, or another has its name now): change to one that is there, or "
+                "give absolute paths, --output too"
+            ) from e
+        raise
 
 
 def default_output(manifest: str, model: str) -> Path:

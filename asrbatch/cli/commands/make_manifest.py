@@ -48,5 +48,5 @@ def make_manifest(
             timeout_s=probing.decode_timeout_s, observe=bar.update,
         )  # fmt: skip
     told = made.as_dict()
-    print_result(told, made_parts, as_json)
+    print_result(told, made_parts, as_json, beside_file=True)
     raise typer.Exit(EXIT_ROWS_FAILED if told["rows_failing"] else EXIT_COMPLETE)

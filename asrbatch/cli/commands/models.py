@@ -1,10 +1,10 @@
 """`asrbatch models`: what the installed vLLM can transcribe with, and what will happen with a checkpoint."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
+from asrbatch.cli.common import is_read, print_json
 from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
@@ -24,12 +24,16 @@ def models(
     its weights.
     """
     if checkpoint is None:
-        found = _all(options)
-        typer.echo(json.dumps(found, ensure_ascii=False) if as_json else _table(found))
-        return
-    facts = _one(options, checkpoint)
-    lines = [f"{name}: {_shown(value)}" for name, value in facts.items()]
-    typer.echo(json.dumps(facts, ensure_ascii=False) if as_json else "\n".join(lines))
+        facts = _all(options)
+        text = _table(facts)
+    else:
+        facts = _one(options, checkpoint)
+        text = "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items())
+    if as_json:
+        print_json(facts)
+    else:
+        typer.echo(text)
+    is_read()
 
 
 def _all(options: RunOptions) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import print_result
+from asrbatch.cli.common import is_read, print_result
 from asrbatch.cli.options import takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.options import option
@@ -41,7 +41,7 @@ def status(
         while True:
             show_look(figures)
             # Nothing else ends a watch: a task that has stopped may be requeued.
-            if not watch or figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
+            if not is_read() or not watch or figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
                 break
             time.sleep(every)
             figures = run_status(path, num_chunks, watch=eyes)

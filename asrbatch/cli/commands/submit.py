@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from asrbatch.cli.common import log
+from asrbatch.cli.common import is_read, log
 from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
@@ -55,6 +55,7 @@ def submit(
     if dry_run:
         for script in [*scripts, *([merge_job] if merge_job else [])]:
             typer.echo(script.text)
+        is_read()
         return
     # Said in either case: a merge job may be cancelled, or find something that is missing.
     by_hand = shlex.join(["asrbatch", *arguments])

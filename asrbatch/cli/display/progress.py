@@ -1,8 +1,10 @@
 """What a person sees: a progress bar on a terminal, plain lines elsewhere, a summary table at the end.
 
-Everything goes to standard error, through a copy of its descriptor made before libraries' output is sent to the log."""
+Everything goes to standard error, through a copy of its descriptor made before libraries' output is sent to the log.
+Where that cannot be written, nothing is shown and the run goes on (`cli/process.py`)."""
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Self
@@ -11,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from asrbatch.cli.process import lossy_stream
 from asrbatch.formatting import clock
 
 PLAIN_EVERY_S = 30.0
@@ -65,8 +68,8 @@ class Terminal(_Bar):
     """
 
     def __init__(self) -> None:
-        # By lines, because somebody follows a job's log; a name may hold bytes that are not text.
-        self._file = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace", buffering=1)
+        # A name may hold bytes that are not text.
+        self._file = lossy_stream(os.dup(2), sys.stderr, "replace")
         # soft_wrap: a log has no width, and rich would break its lines at 80 columns.
         console = Console(file=self._file, highlight=False, soft_wrap=True)
         fields = ("amount", "rows", "rtfx", "eta", "failed", "engine")

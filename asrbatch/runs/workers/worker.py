@@ -35,7 +35,7 @@ def _main() -> None:
     connection, (cores,) = connect()
     # Before any library is imported that makes a thread for each core it sees.
     os.sched_setaffinity(0, map(int, cores.split(",")))
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # The parent decides when we end. A handler, because "ignore" would pass to the processes vLLM starts.
         signal.signal(number, lambda *_: None)
     try:
