@@ -81,14 +81,14 @@ def sequential_windows(
     Args:
         skips: receives long silences, where the options say that they are passed over.
     """
-    rules, condition = config.in_samples, config.condition_on_previous
+    limits, condition = config.in_samples, config.condition_on_previous
     spoken: AudioBuffer | SpeechOnlyBuffer = buffer
     if config.vad_filter:
-        spoken = SpeechOnlyBuffer(buffer, silence_tracker(rules), skips)
+        spoken = SpeechOnlyBuffer(buffer, silence_tracker(limits), skips)
     previous: tuple[int, ...] = ()
     num_small = 0
-    while len(shown := spoken.peek(rules.lookahead)):
-        samples, start = shown[: _length(len(shown), rules)], spoken.position
+    while len(shown := spoken.peek(limits.lookahead)):
+        samples, start = shown[: _length(len(shown), limits)], spoken.position
         # A copy: a view would keep all that the buffer holds in memory for as long as the window waits for its answer.
         yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
         result = answers.get()
@@ -97,8 +97,8 @@ def sequential_windows(
         if config.drop_no_speech and quality.is_no_speech(result):
             spoken.advance(len(samples))
             continue
-        passed = heard(result, samples, rules, is_last=len(samples) == len(shown))
-        num_small = num_small + 1 if passed < rules.min_tail else 0
+        passed = heard(result, samples, limits, is_last=len(samples) == len(shown))
+        num_small = num_small + 1 if passed < limits.min_tail else 0
         if num_small > _MAX_SMALL_STEPS:
             passed = len(samples)
         kept = result.segments if passed == len(samples) else result.closed_segments
@@ -108,14 +108,14 @@ def sequential_windows(
         spoken.advance(passed)
 
 
-def _length(num_shown: int, rules: WindowLimits) -> int:
+def _length(num_shown: int, limits: WindowLimits) -> int:
     """Of the next window: as long as the model hears, but what it leaves must be long enough to be a window itself."""
-    if rules.limit < num_shown < rules.lookahead:
-        return num_shown - rules.min_tail
-    return min(num_shown, rules.limit)
+    if limits.limit < num_shown < limits.lookahead:
+        return num_shown - limits.min_tail
+    return min(num_shown, limits.limit)
 
 
-def heard(result: DecodingResult, samples: np.ndarray, rules: WindowLimits, *, is_last: bool) -> int:
+def heard(result: DecodingResult, samples: np.ndarray, limits: WindowLimits, *, is_last: bool) -> int:
     """How many samples of a window were heard whole, 1 to all.
 
     Up to the pause around the model's timestamp, which is coarse: cut at the timestamp itself, 3 in 100 words beside a
@@ -128,13 +128,13 @@ def heard(result: DecodingResult, samples: np.ndarray, rules: WindowLimits, *, i
     # None: heard to its end. 0.0: nothing was heard whole, and a step of nothing would ask the same for ever.
     if not result.resume_s:
         return len(samples)
-    resume = min(round(result.resume_s * rules.sample_rate), len(samples))
-    if is_last and len(samples) - resume < rules.min_tail:
+    resume = min(round(result.resume_s * limits.sample_rate), len(samples))
+    if is_last and len(samples) - resume < limits.min_tail:
         return len(samples)
-    return pause_near(samples, resume, round(_AROUND_S * rules.sample_rate), rules)
+    return pause_near(samples, resume, round(_AROUND_S * limits.sample_rate), limits)
 
 
-def unheard_tail(audio: AudioWindow, result: DecodingResult, rules: WindowLimits) -> int | None:
+def unheard_tail(audio: AudioWindow, result: DecodingResult, limits: WindowLimits) -> int | None:
     """Where to ask again about the rest of a window that no other overlaps: a sample of the recording; None for
     nowhere.
 
@@ -144,5 +144,5 @@ def unheard_tail(audio: AudioWindow, result: DecodingResult, rules: WindowLimits
     last = result.segments[-1] if result.segments else None
     if quality.is_no_speech(result) or (last and last.end_s is None and last.text.strip()):
         return None
-    resume = heard(result, audio.samples, rules, is_last=True)
-    return None if resume == len(audio.samples) or resume < rules.min_tail else audio.window.start + resume
+    resume = heard(result, audio.samples, limits, is_last=True)
+    return None if resume == len(audio.samples) or resume < limits.min_tail else audio.window.start + resume

@@ -82,11 +82,11 @@ class RunPlan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.engine.window_config.choices | _voice_choices(self.engine.window_config),
+            windows=self.engine.window_config.choices | _vad_choices(self.engine.window_config),
         )
 
 
-def _voice_choices(windows: WindowConfig) -> dict[str, Any]:
+def _vad_choices(windows: WindowConfig) -> dict[str, Any]:
     """How speech is told from silence, where it is."""
     if windows.windows == "silence":
         return silence.choices()

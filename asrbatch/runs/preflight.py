@@ -28,13 +28,13 @@ class PreflightResult:
     Attributes:
         refused: what `transcribe` will say; None when nothing was found.
         not_checked: what could not be checked here, and why; None when everything was.
-        rules: what the model takes at once; None when the model could not be opened.
+        window_config: how long audio is cut, by what the model takes at once; None when the model could not be opened.
         notes: what `transcribe` will say of the manifest.
     """
 
     refused: str | None = None
     not_checked: str | None = None
-    rules: WindowConfig | None = None
+    window_config: WindowConfig | None = None
     notes: Sequence[str] = ()
 
 
@@ -55,7 +55,7 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
             not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
         )
     engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
-    not_checked = rules = None
+    not_checked = windows = None
     try:
         is_whisper = checkpoint.is_whisper(parse_engine_args(engine.args))
         try:
@@ -65,25 +65,25 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
                 return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
             not_checked = f"engine options and the rows' tasks: {e}"
         if is_whisper:
-            rules = window_config(config, whisper_capabilities(checkpoint))
+            windows = window_config(config, whisper_capabilities(checkpoint))
         if not_checked is None:
             plan = RunPlan(replace(config, devices=None, engine=engine))
-            return PreflightResult(rules=plan.engine.window_config, notes=plan.notes)
+            return PreflightResult(window_config=plan.engine.window_config, notes=plan.notes)
         # Without the engine's options, which only a vLLM can judge; its arguments may say that the model is Whisper.
         spec = resolve_model(replace(config, engine=EngineConfig(engine.model, args=engine.args)), with_vllm=False)
         for language in languages:
             spec.capabilities.check_language(language, "language")
     except (UsageError, ManifestError) as e:
         # Messages name the folder that took the model's place above; the user wrote the name.
-        return PreflightResult(str(e).replace(checkpoint.folder, model), not_checked, rules)
-    return PreflightResult(None, not_checked, rules)
+        return PreflightResult(str(e).replace(checkpoint.folder, model), not_checked, windows)
+    return PreflightResult(None, not_checked, windows)
 
 
 # Options of a run with Whisper that take a vLLM to be judged: hotwords are counted with a library of its.
 _WITH_VLLM = {"hotwords", *(field.name for field in fields(EngineConfig) if field.name != "revision")}
 
 
-def rules_of_model(config: RunConfig, given: Collection[str]) -> tuple[RowCheck, WindowConfig]:
+def check_of_model(config: RunConfig, given: Collection[str]) -> tuple[RowCheck, WindowConfig]:
     """What a run with this model and these options demands of a row and its audio; Whisper's without a vLLM where that
     is enough.
 

@@ -224,7 +224,7 @@ def test_a_run_that_transcribe_would_refuse_is_refused_after_the_figures(cli, ti
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
     done = cli("plan", manifest, "-m", tiny_en)
     assert done.returncode == EXIT_USAGE and "durations" in done.stdout
-    assert f"{manifest}:3: lang 'de'" in done.stderr, "the same words as transcribe's"
+    assert f'{manifest}:3: lang "de"' in done.stderr, "the same words as transcribe's"
     refused = json.loads(cli("plan", manifest, "-m", tiny_en, "--json").stdout)
     assert refused["exit_code"] == EXIT_USAGE and "is English-only" in refused["model"]["refused"]
 
@@ -240,7 +240,7 @@ def test_a_machine_without_vllm_checks_model_and_languages(tiny_en, tmp_path, mo
     monkeypatch.setattr(preflight, "detect_device", no_vllm)
     manifest = write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
     verdict = preflight.check_run(run_config(manifest, tiny_en, devices="0,1"), ["en"])
-    assert verdict.refused is None and verdict.rules.window_s == 30.0
+    assert verdict.refused is None and verdict.window_config.window_s == 30.0
     assert verdict.not_checked == "engine options and the rows' tasks: vLLM is not installed"
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en, language="de"), []).refused
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en), ["en", "fr"]).refused

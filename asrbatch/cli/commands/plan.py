@@ -81,7 +81,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
             # With the model's own bounds where it is known: what is too short or too long depends on it.
             found = AudioProbe(
                 stats.manifest, stats.files, num_workers=probe_workers, timeout_s=config.decode_timeout_s,
-                config=verdict and verdict.rules, observe=bar.update,
+                config=verdict and verdict.window_config, observe=bar.update,
             )  # fmt: skip
     # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
@@ -136,11 +136,11 @@ def _notes(
             f"no --model was given: model and languages were not checked, and it stands as {PLACEHOLDER} above"
         )
     elif (
-        verdict.rules
-        and verdict.rules.windows == "none"
-        and (num_long := stats.num_longer_than(verdict.rules.window_s))
+        verdict.window_config
+        and verdict.window_config.windows == "none"
+        and (num_long := stats.num_longer_than(verdict.window_config.window_s))
     ):
-        hears = f"the {verdict.rules.window_s:g} s that the model hears at once"
+        hears = f"the {verdict.window_config.window_s:g} s that the model hears at once"
         notes.append(
             f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration"
         )

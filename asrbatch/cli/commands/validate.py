@@ -60,7 +60,7 @@ def validate(
     sources = choose_sources(manifest or [], options.values["dataset"])
     clean, listed = (None if given is None else Path(given).expanduser().absolute() for given in (write_clean, report))
     _check_new_files(clean, listed, sources, overwrite)
-    check, rules = _rules(options, model, sources)
+    check, windows = _row_check(options, model, sources)
     reading = options.reading
     if audio == "none" and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
@@ -72,7 +72,7 @@ def validate(
                 on_issue=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio != "none":
-            _judge_audio(found, audio == "decode", probing, rules)
+            _judge_audio(found, audio == "decode", probing, windows)
         if problems is not None:
             problems.write()
             found.report = (listed, problems.num_problems)
@@ -98,11 +98,11 @@ def _check_new_files(clean: Path | None, listed: Path | None, sources: list[str]
             check_new_manifest(path, name, sources, overwrite)
 
 
-def _rules(
+def _row_check(
     options: RunOptions, model: str | None, sources: list[str]
 ) -> tuple["RowCheck", "WindowConfig"] | tuple[None, None]:
     """What a run with the model needs of a row and of its audio; nothing without one."""
-    from asrbatch.runs.preflight import rules_of_model
+    from asrbatch.runs.preflight import check_of_model
 
     asked = [name for name in options.given if name in MODEL_OPTIONS]
     if model is None:
@@ -113,10 +113,10 @@ def _rules(
     if not any(map(names_data_set, sources)):
         fetch_no_model(model)
     # As a run would be asked to; how its manifest is read makes no difference to the model.
-    return rules_of_model(options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None), asked)
+    return check_of_model(options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None), asked)
 
 
-def _judge_audio(found: "Validation", decodes: bool, probing: ProbeOptions, rules: "WindowConfig | None") -> None:
+def _judge_audio(found: "Validation", decodes: bool, probing: ProbeOptions, windows: "WindowConfig | None") -> None:
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import ALWAYS, NEVER
 
@@ -124,5 +124,5 @@ def _judge_audio(found: "Validation", decodes: bool, probing: ProbeOptions, rule
     with ProbeBar(len(found), *words) as bar:
         found.judge_audio(
             decode=ALWAYS if decodes else NEVER, num_workers=probing.num_workers, timeout_s=probing.decode_timeout_s,
-            config=rules, observe=bar.update,
+            config=windows, observe=bar.update,
         )  # fmt: skip
