@@ -16,8 +16,8 @@ from asrbatch.formatting import first_of
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.paths import RunPaths, find_chunks
-from asrbatch.storage.record import RECORD_REFRESH_S, read_record
-from asrbatch.storage.run_files import RunFiles, read_chunks_of
+from asrbatch.storage.record import RECORD_REFRESH_S
+from asrbatch.storage.run_files import RunFiles, read_chunks_of, read_files_of
 
 # Not loaded for `status`, which asks `damage_of` alone.
 if TYPE_CHECKING:
@@ -54,10 +54,11 @@ def choose_num_chunks(output: Path, wanted: int | None, log: Callable[[str], Non
         raise OutputError("\n".join((f"{output}: {asked}{several} are there; {fix}", *_names(found))))
     pattern = f"{output.name.removesuffix('.jsonl')}.chunk-*-of-*.jsonl"
     if output.exists():
-        record = read_record(RunPaths(output))
-        if record and record.get("merged"):
+        files = read_files_of(RunPaths(output))
+        if files.is_merged:
             raise OutputError(f"{output}: is merged already, and its chunks ({pattern}) are not there any more")
-        raise OutputError(f"{output}: is a run in one piece, without chunks ({pattern}); there is nothing to merge")
+        why = f"is a run in one piece, without chunks ({pattern}); there is nothing to merge"
+        raise files.problem or OutputError(f"{output}: {why}")
     raise OutputError(
         f"{output}: no chunks of it ({pattern}) are there; give the --output that their commands were given"
     )

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from asrbatch.config import RunConfig
-from asrbatch.errors import OutputError, UsageError
+from asrbatch.errors import UsageError
 from asrbatch.manifest.readers.text import LocalFile, TextFile, unpacked
 from asrbatch.storage.files import explained, sync_folder
 from asrbatch.storage.paths import RunPaths, find_chunks
-from asrbatch.storage.record import read_record
+from asrbatch.storage.run_files import read_files_of
 
 _NAME = "standard input"
 
@@ -149,9 +149,6 @@ def _records(output: Path) -> Iterator[dict[str, Any]]:
     """Run records of this run, or of its chunks; a damaged one, which is reported where it is used, says nothing."""
     chunks = find_chunks(output).values() if output.parent.is_dir() else ()
     for paths in (RunPaths(output), *(paths for of_run in chunks for paths in of_run.values())):
-        try:
-            record = read_record(paths)
-        except OutputError:
-            record = {"fingerprint": {}}
-        if record is not None:
-            yield record
+        files = read_files_of(paths)
+        if files.record is not None or files.problem:
+            yield files.record or {"fingerprint": {}}

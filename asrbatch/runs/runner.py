@@ -7,7 +7,7 @@ before the engine, which takes the longest, is started.
 import os
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from asrbatch.storage.metrics import metrics
 from asrbatch.storage.paths import RunPaths, find_chunks, in_current_folder
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
+from asrbatch.storage.run_files import read_files_of
 
 
 @in_current_folder()
@@ -166,12 +167,11 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
     siblings = find_chunks(config.output_path).get(config.num_chunks, {})
     for chunk_id, paths in siblings.items():
         # A damaged record is that chunk's own business.
-        with suppress(OutputError):
-            if chunk_id != config.chunk_id and (record := read_record(paths)):
-                if changed := differences(record["fingerprint"], plan.fingerprint):
-                    what = f"chunk {chunk_id} is another run's, merge-shards will not join it"
-                    observer.log(f"warning: {what}: {'; '.join(changed)}")
-                return
+        if chunk_id != config.chunk_id and (record := read_files_of(paths).record):
+            if changed := differences(record["fingerprint"], plan.fingerprint):
+                what = f"chunk {chunk_id} is another run's, merge-shards will not join it"
+                observer.log(f"warning: {what}: {'; '.join(changed)}")
+            return
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:

@@ -56,7 +56,7 @@ class RunFiles:
 def read_run_files(paths: Sequence[RunPaths], chunk_ids: Iterable[int | None]) -> list[RunFiles]:
     """The files of several outputs, many at a time."""
     with ThreadPoolExecutor(_READERS, "asrbatch-files") as pool:
-        return list(pool.map(_read, paths, chunk_ids))
+        return list(pool.map(read_files_of, paths, chunk_ids))
 
 
 def read_chunks_of(output: Path, num_chunks: int) -> list[RunFiles]:
@@ -65,7 +65,8 @@ def read_chunks_of(output: Path, num_chunks: int) -> list[RunFiles]:
     return read_run_files(paths, range(num_chunks))
 
 
-def _read(paths: RunPaths, chunk_id: int | None) -> RunFiles:
+def read_files_of(paths: RunPaths, chunk_id: int | None = None) -> RunFiles:
+    """The files of one output."""
     found: dict[str, Any] = {}
     try:
         with explained(paths.rows), suppress(FileNotFoundError):
@@ -110,7 +111,7 @@ def read_run(output: Path, num_chunks: int | None = None) -> FoundRun:
     """
     check_output(output)
     num_chunks = _choose(output, find_chunks(output) if output.parent.is_dir() else {}, num_chunks)
-    (whole,) = read_run_files([RunPaths(output)], [None])
+    whole = read_files_of(RunPaths(output))
     merged = whole if whole.is_merged else None
     if num_chunks is not None:
         alone = None if whole.is_merged or whole.is_nothing else whole

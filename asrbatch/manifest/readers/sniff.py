@@ -11,12 +11,14 @@ import re
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import first_of, show
 from asrbatch.manifest.readers.text import GZIP, ZSTD, open_text
 from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import known_head
+from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.remote import RemoteFile, is_remote
 
 HEAD_BYTES = 4096
@@ -255,6 +257,7 @@ def _is_list(folder: str, name: str) -> bool:
     path = os.path.join(folder, name)
     if name.startswith(".") or not bare_name(name).endswith(JSONL_ENDINGS) or not os.path.isfile(path):
         return False
-    # The rows file of a run lists audio too; it is no manifest of these tars.
-    of_run = path.removesuffix(".jsonl").removesuffix(".manifest") + ".run.json"
-    return not os.path.exists(of_run) and b'"audio_filepath"' in unpacked_head(path).partition(b"\n")[0]
+    # The rows file of a run lists audio too, and so does what it kept of standard input; neither is a manifest of these
+    # tars.
+    run = RunPaths(Path(path.removesuffix(".jsonl").removesuffix(".manifest") + ".jsonl"))
+    return not run.record.exists() and b'"audio_filepath"' in unpacked_head(path).partition(b"\n")[0]
