@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import UsageError
+from asrbatch.formatting import show
 from asrbatch.options import CheckedOptions, option
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, default_output
 from asrbatch.storage.remote import absolute
@@ -103,7 +104,7 @@ class TaskOptions(CheckedOptions):
         ):
             # Bytes of an argument that are no UTF-8 arrive as surrogates.
             if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UsageError(f"{flag} {text!r}: holds bytes that are not text")
+                raise UsageError(f"{flag} {show(text)}: holds bytes that are not text")
             if text is not None and not text.strip():
                 raise UsageError(f"{flag} is empty; {fix}")
 
@@ -248,7 +249,16 @@ class OutputOptions(CheckedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LimitOptions(CheckedOptions):
+class DecoderOptions(CheckedOptions):
+    """How long decoders may take."""
+
+    decode_timeout_s: float = option(
+        300.0, "Seconds that 30 s of one file may take to decode.", flags="--decode-timeout", minimum=0.001
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions(DecoderOptions):
     """How much is held at once, and how long things may take."""
 
     workers: int | None = option(
@@ -261,9 +271,6 @@ class LimitOptions(CheckedOptions):
         None, "Seconds of audio between manifest and output. [default: a full window for each]", flags="--max-audio",
         minimum=0.001,
     )  # fmt: skip
-    decode_timeout_s: float = option(
-        300.0, "Seconds that 30 s of one file may take to decode.", flags="--decode-timeout", minimum=0.001
-    )
     grace_s: float = option(
         20.0, "Seconds an interrupted run may take to finish what is in the engine.", flags="--grace", minimum=0
     )

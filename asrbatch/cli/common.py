@@ -33,7 +33,7 @@ Sources = Annotated[
     list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
 ]
 Predictions = Annotated[str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")]
 
 

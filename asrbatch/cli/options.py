@@ -20,6 +20,7 @@ from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
     STDIN,
     ChunkOptions,
+    DecoderOptions,
     EngineConfig,
     LimitOptions,
     OutputOptions,
@@ -32,7 +33,7 @@ from asrbatch.config import (
 )
 from asrbatch.errors import UsageError
 from asrbatch.evaluation.options import ScoreOptions
-from asrbatch.options import CheckedOptions, flag, flags, option
+from asrbatch.options import flag, flags, option
 
 Parameters = dict[str, inspect.Parameter]
 # Of every command; its callback does what there is to do.
@@ -191,13 +192,10 @@ def choose_manifest(given: str | None, dataset: str | None, *, name: str = "MANI
 
 
 @dataclass(frozen=True)
-class ProbeOptions(CheckedOptions):
+class ProbeOptions(DecoderOptions):
     """How audio is read that is looked at and not transcribed."""
 
     workers: int | None = option(None, "Processes that read audio. [default: 8, or one per core]", minimum=1)
-    decode_timeout_s: float = option(
-        300.0, "Seconds that 30 s of one file may take to decode.", flags="--decode-timeout", minimum=0.001
-    )
 
     @property
     def num_workers(self) -> int:

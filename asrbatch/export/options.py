@@ -13,6 +13,8 @@ from functools import cached_property
 from asrbatch.errors import UsageError
 from asrbatch.options import CheckedOptions, option
 
+# By name, the files of `results.py`, which is slow to import.
+RESULTS = ("leaderboard", "nemo")
 # No time of a subtitle is longer, which keeps infinity out.
 _DAY_S = 86400
 
@@ -77,8 +79,7 @@ class ResultNames:
         """
         missing = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if not value]
         if missing:
-            raise UsageError(
-                f"--format leaderboard: {', '.join(missing)} missing; the leaderboard's file names are made of them"
-            )
+            why = "the leaderboard's file names are made of them"
+            raise UsageError(f"--format leaderboard: {', '.join(missing)} missing; {why}")
         model, *dataset = (value.replace("/", "-") for value in vars(self).values())
         return f"MODEL_{model}_DATASET_{'_'.join(dataset)}.jsonl"

@@ -14,8 +14,8 @@ from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, langua
 from asrbatch.evaluation.stats.languages import listed
 from asrbatch.evaluation.text_rules import EXCLUDED, TextRules
 from asrbatch.export.files import WholeFile, explained
-from asrbatch.export.options import ResultNames
-from asrbatch.formatting import show_text
+from asrbatch.export.options import RESULTS, ResultNames
+from asrbatch.formatting import is_data_uri, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.readers.base import PIPE
 from asrbatch.pipeline.result import RESULT_FIELDS
@@ -145,7 +145,7 @@ class LeaderboardFile(ResultFile):
         }
 
 
-RESULT_FILES: dict[str, type[ResultFile]] = {"leaderboard": LeaderboardFile, "nemo": NemoFile}
+RESULT_FILES: dict[str, type[ResultFile]] = dict(zip(RESULTS, (LeaderboardFile, NemoFile), strict=True))
 
 
 def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) -> dict[str, Any]:
@@ -178,6 +178,6 @@ def _absolute(path: Any, base: str) -> str | None:
     """A path, URL or `data:` URI that means the same everywhere; None for what names no file."""
     if type(path) is not str or not path or path.startswith(PIPE):
         return None
-    if path[:5].lower() == "data:" or scheme_of(path) is not None:
+    if is_data_uri(path) or scheme_of(path) is not None:
         return path
     return join_url(base, path) if is_remote(base) else os.path.join(base, path)

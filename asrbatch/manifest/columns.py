@@ -4,13 +4,16 @@ A field whose own name is needed for another one is kept under `original_…`: n
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.row import InvalidRow, annotate
+from asrbatch.options import flag
+
+_OURS = {"audio_column": "audio_filepath", "text_column": "text", "id_column": "id"}
 
 
 class Columns:
@@ -22,12 +25,11 @@ class Columns:
 
     def __init__(self, options: SourceOptions):
         self._options = options
-        named = (
-            ("audio_filepath", options.audio_column, "--audio-column"),
-            ("text", options.text_column, "--text-column"),
-            ("id", options.id_column, "--id-column"),
-        )
-        self.given = {ours: (theirs, option) for ours, theirs, option in named if theirs is not None}
+        self.given = {
+            _OURS[each.name]: (theirs, flag(each))
+            for each in fields(SourceOptions)
+            if each.name in _OURS and (theirs := getattr(options, each.name)) is not None
+        }
         self._ours = {theirs: ours for ours, (theirs, _) in self.given.items()}
 
     def but_audio(self) -> "Columns":

@@ -7,7 +7,8 @@ import typer
 
 from asrbatch.cli.common import log
 from asrbatch.cli.options import options_of, takes
-from asrbatch.export.options import CueLimits, ResultNames
+from asrbatch.export.formats import FORMATS
+from asrbatch.export.options import RESULTS, CueLimits, ResultNames
 from asrbatch.options import option
 
 if TYPE_CHECKING:
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
 @takes(limits=options_of(CueLimits), names=options_of(ResultNames))
 def export(
     output: Annotated[str, typer.Argument(help="A rows file: of a run in one piece or merged, or of one chunk.")],
-    formats: Annotated[
-        str, typer.Option("--format", help="Of srt, vtt, txt, tsv, ctm, json, nemo, leaderboard, with commas.")
-    ],
+    formats: Annotated[str, typer.Option("--format", help=f"Of {', '.join((*FORMATS, *RESULTS))}, with commas.")],
     to: str | None = option(None, "The folder to write to. [default: X.export beside X.jsonl]"),
     per_run: bool = option(False, "One file for all utterances, instead of one for each."),
     times: str = option(
@@ -78,9 +77,8 @@ def _log_outputs(result: "ExportResult") -> None:
 def _log_failed(result: "ExportResult") -> None:
     from asrbatch.export.results import RESULT_FILES
 
-    failed = (
-        f"{result.failed.total()} failed rows ({', '.join(f'{n} {kind}' for kind, n in result.failed.most_common())})"
-    )
+    kinds = ", ".join(f"{n} {kind}" for kind, n in result.failed.most_common())
+    failed = f"{result.failed.total()} failed rows ({kinds})"
     results = [name for name in result.outputs if name in RESULT_FILES]
     if len(results) < len(result.outputs):
         log(f"left out: {failed}")

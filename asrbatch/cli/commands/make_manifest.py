@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from asrbatch.cli.common import Sources, print_result
+from asrbatch.cli.common import AsJson, Sources, print_result
 from asrbatch.cli.options import READING, ProbeOptions, RunOptions, choose_sources, options_of, run_options, takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.options import option
@@ -18,7 +18,7 @@ def make_manifest(
     overwrite: bool = option(False, "Replace the file at --output."),
     *,
     probing: ProbeOptions,
-    as_json: bool = option(False, "Print one JSON object instead of lines.", flags="--json"),
+    as_json: AsJson = False,
     reading: RunOptions,
 ) -> None:
     """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.

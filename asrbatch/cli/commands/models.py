@@ -4,11 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import is_read, print_json
+from asrbatch.cli.common import AsJson, is_read, print_json
 from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
 from asrbatch.models.capabilities import WHISPER_STYLE
-from asrbatch.options import option
 
 
 @takes(options=run_options(only=MODEL_OPTIONS))
@@ -18,7 +17,7 @@ def models(
         str | None,
         typer.Argument(help="A checkpoint folder, or a name on the Hugging Face hub; without, all models are listed."),
     ] = None,
-    as_json: bool = option(False, "Print JSON instead of text.", flags="--json"),
+    as_json: AsJson = False,
 ) -> None:
     """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be prompted, without
     its weights.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from asrbatch.cli.common import is_read, print_result
+from asrbatch.cli.common import AsJson, is_read, print_result
 from asrbatch.cli.options import takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.options import option
@@ -18,10 +18,10 @@ from asrbatch.options import option
 def status(
     output: Annotated[Path, typer.Argument(help="The run's output, X.jsonl, also of a run in chunks.")],
     num_chunks: int | None = option(None, "Which run, where chunks of several numbers lie side by side."),
-    watch: bool = option(False, "Go on until the run is complete, or Ctrl-C."),
+    watch: bool = option(False, "Go on until the run is complete, or Ctrl-C; with --json one object a line."),
     every: float = option(10.0, "Seconds between two looks of --watch.", minimum=0.1),
     every_chunk: bool = option(False, "Show complete chunks too, however many there are.", flags="--all"),
-    as_json: bool = option(False, "Print one JSON object; with --watch one a line.", flags="--json"),
+    as_json: AsJson = False,
 ) -> None:
     """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees
     them.
