@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 MAX_CHARS = 81  # of a value in a message, "…" of what was cut included
+MAX_ERROR_CHARS = 500  # of what a library says
 
 
 def show(value: Any) -> str:
@@ -27,9 +28,12 @@ def show_text(text: str) -> str:
     return printable(shorten(text, MAX_CHARS), keep="")
 
 
-def shorten(text: str, limit: int) -> str:
-    """At most so many characters, the last of them "…" where some are left out."""
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def shorten(text: str, limit: int, at: int = 0) -> str:
+    """At most so many characters, among them those at a place; "…" stands where some are left out."""
+    # A little of what comes before the place; beside the end more of it, so that all the room is used.
+    start = max(0, min(at - limit // 3, len(text) - limit))
+    shown = "…" + text[start + 1 :] if start else text
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
 def printable(text: str, keep: str = "\n") -> str:
@@ -52,9 +56,10 @@ def first_of(names: Sequence[str], most: int, total: int | None = None) -> str:
 
 
 def one_line(error: BaseException, *, with_type: bool = True) -> str:
-    """A library's exception, for a message of ours."""
+    """A library's exception, for a message of ours: at most 500 characters."""
     # Libraries write over several lines; a message of ours is one.
-    return " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
+    text = " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
+    return shorten(text, MAX_ERROR_CHARS)
 
 
 def clock(seconds: float) -> str:

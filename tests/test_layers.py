@@ -152,6 +152,18 @@ def test_vllm_is_known_to_the_engine_alone():
             assert not found, (name, found[0])
 
 
+def test_values_in_messages_are_shown_by_formatting():
+    """On one line, short and safe for a terminal, by `show`, `one_line` or `shorten`: not as `!r`, nor cut by hand."""
+    for_programmers = {"errors.py", "pipeline/loop.py", "runs/workers/pool.py"}  # of what never happens
+    no_messages = {"manifest/row.py"}  # the numbers in a key
+    exceptions = {r"!r\}": for_programmers | no_messages, r"\[[-:](?:[2-9]\d|\d{3,}):?\]": {"formatting.py"}}
+    for pattern, allowed in exceptions.items():
+        texts = {
+            path.relative_to(PACKAGE).as_posix(): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")
+        }
+        assert {name for name, text in texts.items() if re.search(pattern, text)} == allowed
+
+
 def test_no_class_name_is_used_twice():
     defined = Counter(
         node.name

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.errors import UsageError
+from asrbatch.formatting import show
 from asrbatch.options import CheckedOptions, flag, option
 
 # SLURM's MaxArraySize is 1001 unless a site changed it; it bounds the index of an element, not only their number.
@@ -83,24 +84,17 @@ class SlurmOptions(CheckedOptions):
         if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
             raise UsageError(f"--gpus {self.gpus}: give a number, or a type and a number such as a100:2")
         if not self.job_name or re.search(r"[/\\%\s]", self.job_name):
-            raise UsageError(
-                f"--job-name {self.job_name!r}: becomes part of the logs' names; no space, slash, backslash or %"
-            )
+            rule = "becomes part of the logs' names; no space, slash, backslash or %"
+            raise UsageError(f"--job-name {show(self.job_name)}: {rule}")
         # In --output a backslash turns off SLURM's replacements, for the whole path.
         if "\\" in str(self.log_dir):
             raise UsageError(f"--log-dir {self.log_dir}: SLURM cannot write to a path with a backslash; choose another")
         self._check_lines()
         # Our own directives are asked for what they set, so that a new one cannot be forgotten here.
-        _check_extra(
-            "--sbatch", self.sbatch, array_directives(self, (0,), None), {"--requeue", "--no-requeue", *_GPUS}, _INSTEAD
-        )
-        _check_extra(
-            "--merge-sbatch",
-            self.merge_sbatch,
-            merge_directives(self),
-            {"--dependency", "--kill-on-invalid-dep"},
-            _MERGES,
-        )
+        others = {"--requeue", "--no-requeue", *_GPUS}
+        _check_extra("--sbatch", self.sbatch, array_directives(self, (0,), None), others, _INSTEAD)
+        waits = {"--dependency", "--kill-on-invalid-dep"}
+        _check_extra("--merge-sbatch", self.merge_sbatch, merge_directives(self), waits, _MERGES)
 
     def _check_lines(self) -> None:
         for each in fields(self):
@@ -109,7 +103,7 @@ class SlurmOptions(CheckedOptions):
             for text in texts:
                 # Of two lines the second would be a command of the script.
                 if not text.strip() or re.search(r"[\n\r\0]", text):
-                    raise UsageError(f"{flag(each)} {text!r}: must be one line, and not empty")
+                    raise UsageError(f"{flag(each)} {show(text)}: must be one line, and not empty")
         if self.container is not None:
             try:
                 shlex.split(self.container)
@@ -128,11 +122,11 @@ def _check_extra(
     taken = {"--array", "--output", "--error", "--wrap", *others, *(name for name, _ in ours)}
     for line in lines:
         if not line.startswith("-"):
-            raise UsageError(f"{option} {line!r}: is not an option of sbatch; write it as {option}='--constraint=a100'")
+            raise UsageError(f"{option} {show(line)}: is not an option of sbatch; write {option}='--constraint=a100'")
         # Short options may carry their value without a space: -pgpu.
         name = _SHORT.get(line[:2], re.split(r"[=\s]", line, maxsplit=1)[0])
         if name in taken:
-            raise UsageError(f"{option} {line!r}: submit sets {name} itself; {instead.get(name, f'use {name}')}")
+            raise UsageError(f"{option} {show(line)}: submit sets {name} itself; {instead.get(name, f'use {name}')}")
 
 
 _GPUS = ("--gpus", "--gpus-per-node")
@@ -178,12 +172,11 @@ def parse_chunks(text: str, num_chunks: int) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not match or int(match[2] or match[1]) < int(match[1]):
-            raise UsageError(f"--chunks {text}: {part!r} is not a chunk id or a range; write for example 3,7-9")
+            raise UsageError(f"--chunks {text}: {show(part)} is not a chunk id or a range; write for example 3,7-9")
         first, last = int(match[1]), int(match[2] or match[1])
         if last >= num_chunks:
-            raise UsageError(
-                f"--chunks {text}: {last} is out of range; --num-chunks {num_chunks} has 0 to {num_chunks - 1}"
-            )
+            there = f"--num-chunks {num_chunks} has 0 to {num_chunks - 1}"
+            raise UsageError(f"--chunks {text}: {last} is out of range; {there}")
         chosen.update(range(first, last + 1))
     return sorted(chosen)
 

@@ -132,7 +132,7 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         expected = str if name in ("heartbeat", "host", "slurm_job") else int if name in _COUNTS else int | float
         # An edited record must become one damaged chunk, not a traceback in a sum over all of them.
         if not isinstance(value, expected) and (value is not None or name in (*_COUNTS, "audio_s")):
-            raise TypeError(f"{name} is {value!r}")
+            raise TypeError(f"{name} is of type {type(value).__name__}")
     return values
 
 

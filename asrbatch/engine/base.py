@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from asrbatch.errors import EngineDiedError, RowError
+from asrbatch.formatting import MAX_ERROR_CHARS, shorten
 from asrbatch.types import DecodingResult
 
 
@@ -146,4 +147,4 @@ def root_cause(error: BaseException) -> str:
     error = innermost(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)]
     # pydantic says what is wrong in its third line, others in their last.
-    return f"{type(error).__name__}: {' '.join([*lines[:3], *lines[3:][-1:]])[:500]}"
+    return f"{type(error).__name__}: {shorten(' '.join([*lines[:3], *lines[3:][-1:]]), MAX_ERROR_CHARS)}"

@@ -16,6 +16,7 @@ from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import engine_settings
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError
+from asrbatch.formatting import show
 from asrbatch.models.capabilities import ModelCapabilities
 
 # A piece of vLLM's message, lower case, to what usually helps.
@@ -158,7 +159,7 @@ class SpeechEngine:
             return EngineDiedError("the engine is shutting down; something else stopped it")
         # Read by what is known to be a result: other versions have other reasons.
         if reason not in ("stop", "length"):
-            return RowError("rejected", f"the engine ended the request with {reason!r}")
+            return RowError("rejected", f"the engine ended the request with {show(reason)}")
         return self._processor.postprocess(request, options, output)
 
     def _warm_up(self, capabilities: ModelCapabilities) -> None:

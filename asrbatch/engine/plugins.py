@@ -74,14 +74,14 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
             # Apart from `register()`, because vLLM forgives only a failed import.
             register = point.load()
         except Exception as e:  # whatever its import does
-            problems[point.name] = f"{what} cannot be imported: {one_line(e)[:300]}"
+            problems[point.name] = f"{what} cannot be imported: {one_line(e)}"
             if names is not None:
                 raise UsageError(f"--plugin {point.name}: {problems[point.name]}") from e
             continue
         try:
             register()
         except Exception as e:
-            problem = f"{what} raised while it registered its models: {one_line(e)[:300]}"
+            problem = f"{what} raised while it registered its models: {one_line(e)}"
             if names is not None:
                 raise UsageError(f"--plugin {point.name}: {problem}") from e
             fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"

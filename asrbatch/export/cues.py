@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from asrbatch.export.cue_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
 from asrbatch.export.options import CueLimits
-from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
+from asrbatch.export.transcript import TranscriptSegment, ordered_ms, single_line, spread_ms
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
 _CLOSED_GAP_MS = 500
@@ -78,7 +78,7 @@ class _Word(NamedTuple):
 
 
 def _words(segment: TranscriptSegment, start_ms: int, end_ms: int) -> list[_Word]:
-    if not (text := one_line(segment.text)):
+    if not (text := single_line(segment.text)):
         return []
     found = pieces(text)
     bounds = spread_ms(start_ms, end_ms, [piece.width + piece.spaced for piece in found])

@@ -16,7 +16,7 @@ from typing import Any
 from asrbatch.export.cues import Cue, cues
 from asrbatch.export.names import column
 from asrbatch.export.options import CueLimits
-from asrbatch.export.transcript import Transcript, TranscriptSegment, one_line, ordered_ms, spread_ms
+from asrbatch.export.transcript import Transcript, TranscriptSegment, ordered_ms, single_line, spread_ms
 from asrbatch.storage.files import json_bytes
 
 _CTM_HEAD = """\
@@ -72,7 +72,7 @@ def vtt(transcript: Transcript, limits: CueLimits) -> str:
 
 def txt(transcript: Transcript, _: CueLimits) -> str:
     """One line: `pred_text`, line breaks in it as spaces."""
-    return one_line(transcript.text) + "\n"
+    return single_line(transcript.text) + "\n"
 
 
 def tsv(transcript: Transcript, _: CueLimits) -> str:
@@ -97,7 +97,7 @@ def ctm(transcript: Transcript, _: CueLimits) -> str:
     shift_ms, lines = transcript.shift_ms, []
     spans = ordered_ms(transcript.segments, transcript.audio_ms)
     for segment, (start_ms, end_ms) in zip(transcript.segments, spans, strict=True):
-        words = one_line(segment.text).split()
+        words = single_line(segment.text).split()
         bounds = spread_ms(start_ms + shift_ms, end_ms + shift_ms, [len(word) for word in words])
         confidence = _confidence(segment)
         for word, (start, end) in zip(words, pairwise(bounds), strict=True):
@@ -154,7 +154,7 @@ def _clock(ms: int, point: str) -> str:
 def _tsv_lines(transcript: Transcript) -> Iterator[str]:
     for segment in transcript.segments:
         start, end = (round((time_s + transcript.shift_s) * 1000) for time_s in (segment.start_s, segment.end_s))
-        yield f"{start}\t{end}\t{one_line(segment.text)}\n"
+        yield f"{start}\t{end}\t{single_line(segment.text)}\n"
 
 
 def _confidence(segment: TranscriptSegment) -> str:

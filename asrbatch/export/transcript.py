@@ -107,7 +107,7 @@ def audio_path_of(row: dict[str, Any]) -> str | None:
     return path if type(path) is str else None
 
 
-def one_line(text: str) -> str:
+def single_line(text: str) -> str:
     """Text on one line: white space is single spaces, control characters are dropped, half surrogate pairs replaced."""
     if not text.isprintable():
         kept = (c for c in text if c.isspace() or unicodedata.category(c) != "Cc")

@@ -9,6 +9,7 @@ from typing import Any
 
 from asrbatch.config import PROMPT_STYLES
 from asrbatch.errors import UsageError
+from asrbatch.formatting import show
 from asrbatch.languages import find
 from asrbatch.models.checkpoint import WHISPER, Checkpoint
 
@@ -112,7 +113,8 @@ class ModelCapabilities:
         Raises:
             UsageError: it takes no language, or lacks this one.
         """
-        given, problem = f"{option} {language!r}", f"has no such language; it has {' '.join(sorted(self.languages))}"
+        given = f"{option} {show(language)}"
+        problem = f"has no such language; it has {' '.join(sorted(self.languages))}"
         if self.is_whisper and "language" not in self.supports:  # its rows may say all the same that they are English
             problem = "is English-only; give a multilingual checkpoint"
         else:

@@ -231,10 +231,9 @@ def _from_hub(option: str, name: str, revision: str | None, *, weights: bool, fe
             folder = snapshot(*TEXT_PATTERNS, *WEIGHT_PATTERNS)
     except Exception as e:  # its own errors, and those of the HTTP library, of which it has changed twice
         at = f" at revision {revision}" if revision else ""
-        reason = one_line(e)
         raise UsageError(
             f"{option} {name}: not a folder here, and the Hugging Face hub did not give it{at}; check the name and "
-            f"the network, or give a folder ({reason[:300]})"
+            f"the network, or give a folder ({one_line(e)})"
         ) from e
     return folder
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import UsageError
+from asrbatch.formatting import one_line
 from asrbatch.models.checkpoint import WEIGHT_PATTERNS
 
 WEIGHTS = "adapter_model.safetensors"
@@ -36,7 +37,7 @@ def adapter_rank(folder: Path, written: str) -> int:
         # PEFT may give single modules a rank of their own; vLLM is told one that must hold all of them.
         return max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UsageError(f"--lora {written}: is no folder of a PEFT adapter: adapter_config.json: {e!r}") from e
+        raise UsageError(f"--lora {written}: is no folder of a PEFT adapter: adapter_config.json: {one_line(e)}") from e
 
 
 def adapter_modules(folder: Path, written: str) -> set[str]:
@@ -46,14 +47,11 @@ def adapter_modules(folder: Path, written: str) -> set[str]:
         UsageError: there are no such weights, or none that can be read.
     """
     if not (folder / WEIGHTS).is_file() and (folder / _PICKLED).is_file():
-        raise UsageError(
-            f"--lora {written}: which modules {_PICKLED} changes cannot be told without running it; {_CONVERT}"
-        )
+        why = f"which modules {_PICKLED} changes cannot be told without running it"
+        raise UsageError(f"--lora {written}: {why}; {_CONVERT}")
     if not (folder / WEIGHTS).is_file():
-        raise UsageError(
-            f"--lora {written}: holds no {WEIGHTS}, so there is nothing to apply; fetch it, or save it again as "
-            "safetensors"
-        )
+        fix = "fetch it, or save it again as safetensors"
+        raise UsageError(f"--lora {written}: holds no {WEIGHTS}, so there is nothing to apply; {fix}")
     names = {
         name.partition(".lora_")[0].removeprefix(_PREFIX)
         for name in _tensor_names(folder / WEIGHTS, written)

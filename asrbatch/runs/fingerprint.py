@@ -9,8 +9,10 @@ import json
 import os
 from typing import Any
 
+from asrbatch.formatting import shorten
 from asrbatch.manifest.sharding import Sharding
 
+_SHOWN_CHARS = 61  # of each of two values that differ
 # Engine arguments that change speed, memory, places or logs alone, over the vLLM versions asrbatch supports. Any other
 # that a user gives is part of the fingerprint: `load_format`, for one, can mean random weights.
 SPEED_ONLY_ENGINE_ARGS = frozenset((
@@ -75,7 +77,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             found += [f"{name}.{d}" for d in differences(old, new)]
         else:
             texts = json.dumps(old, ensure_ascii=False), json.dumps(new, ensure_ascii=False)
-            was, is_now = (_short(text, len(os.path.commonprefix(texts))) for text in texts)
+            was, is_now = (shorten(text, _SHOWN_CHARS, at=len(os.path.commonprefix(texts))) for text in texts)
             found.append(f"{name}: was {was}, now {is_now}")
     return found
 
@@ -83,9 +85,3 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _canonical(value: Any) -> str:
     # ASCII: half a surrogate pair, which a prompt may hold, has no UTF-8 to hash.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def _short(text: str, differs_at: int) -> str:
-    """At most some 60 characters of a text, among them those that differ."""
-    start = max(0, differs_at - 20) if len(text) > 60 else 0
-    return "…" * (start > 0) + text[start : start + 60] + "…" * (len(text) > start + 60)

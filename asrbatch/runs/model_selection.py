@@ -20,6 +20,7 @@ from asrbatch.engine.inspector import Inspector
 from asrbatch.engine.settings import parse_engine_args, resolve_dtype, resolve_mode
 from asrbatch.engine.spec import EngineSpec, ModelOptions
 from asrbatch.errors import UsageError
+from asrbatch.formatting import show
 from asrbatch.languages import find, primary
 from asrbatch.models import lora
 from asrbatch.models.capabilities import ModelCapabilities, whisper_capabilities
@@ -144,9 +145,8 @@ def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[st
     if config.window_s is None:
         return capabilities
     if config.window_s > capabilities.window_s:
-        raise UsageError(
-            f"--window-seconds {config.window_s:g}: {checkpoint.name} hears {capabilities.window_s:g} s at once"
-        )
+        hears = f"{checkpoint.name} hears {capabilities.window_s:g} s at once"
+        raise UsageError(f"--window-seconds {config.window_s:g}: {hears}")
     return replace(capabilities, window_s=config.window_s, window_source="--window-seconds")
 
 
@@ -166,9 +166,10 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
     """Refuses what the model would ignore."""
     if config.task == "translate" and not capabilities.is_whisper:  # Whisper's prompts know their tasks
         capabilities.require("translation", "--task translate", "; say it in --prompt instead")
+    hotwords = f"--hotwords {show(config.hotwords)}"
     for is_given, feature, option, chat_fix in (
-        (config.prompt is not None, "prompt", f"--prompt {config.prompt!r}", ""),
-        (config.hotwords is not None, "hotwords", f"--hotwords {config.hotwords!r}", "; name them in --prompt instead"),
+        (config.prompt is not None, "prompt", f"--prompt {show(config.prompt)}", ""),
+        (config.hotwords is not None, "hotwords", hotwords, "; name them in --prompt instead"),
         (config.timestamps, "timestamps", "--timestamps", ""),
         (config.windows == SEQUENTIAL, "timestamps", "--windows sequential (it goes by timestamps)", ""),
     ):

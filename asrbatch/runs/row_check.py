@@ -53,7 +53,7 @@ def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
     if utterance.lang and capabilities.takes_language:
         capabilities.check_language(utterance.lang, "lang")
     elif spec.language is None and (default := capabilities.default_language) is not None:
-        taken = f"{capabilities.architecture} detects no language and would take {default!r}"
+        taken = f"{capabilities.architecture} detects no language and would take {show(default)}"
         return f"states no language: {taken}; give it `lang`, or give --language"
     return None
 
@@ -62,31 +62,31 @@ def _check_prompt(spec: EngineSpec, utterance: Utterance) -> str | None:
     if utterance.prompt:
         spec.capabilities.require("prompt", f"prompt {show(utterance.prompt)}")
     if utterance.prompt is not None and not utterance.prompt.strip() and spec.capabilities.is_chat:
-        return (
-            "prompt is empty, and a chat needs an instruction; remove the field, or give {audio} to ask without words"
-        )
+        fix = "remove the field, or give {audio} to ask without words"
+        return f"prompt is empty, and a chat needs an instruction; {fix}"
     return None
 
 
 def _check_target(spec: EngineSpec, utterance: Utterance) -> str | None:
     if (target := utterance.fields.get("target_lang")) is None:
         return None
+    said = f"target_lang {show(target)}"
     if spec.task == "transcribe":
         if _primary(target) == _primary(utterance.lang or spec.language):  # the text's language is the speech's
             return None
-        return f"target_lang {target!r}: this run transcribes and does not translate; use --task translate or remove it"
+        return f"{said}: this run transcribes and does not translate; use --task translate or remove it"
     into = spec.target_language
     if _primary(target) == _primary(into):
         return None
     if spec.capabilities.is_whisper:
-        return f"target_lang {target!r}: Whisper translates into English only"
+        return f"{said}: Whisper translates into English only"
     if into is None:
-        return f"target_lang {target!r}: this run states no language to translate into; give --target-language"
-    return f"target_lang {target!r}: this run does --target-language {into}; one language for a run"
+        return f"{said}: this run states no language to translate into; give --target-language"
+    return f"{said}: this run does --target-language {into}; one language for a run"
 
 
 def _check_task(spec: EngineSpec, utterance: Utterance) -> str | None:
     task = utterance.fields.get("taskname")
     if task is None or task in _TASK_NAMES[spec.task]:
         return None
-    return f"taskname {task!r}: this run does --task {spec.task}"
+    return f"taskname {show(task)}: this run does --task {spec.task}"

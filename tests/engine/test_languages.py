@@ -132,7 +132,7 @@ def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base,
             {"hotwords": "x", "windows": "sequential", "condition_on_previous": True},
             "--hotwords and --condition-on-previous: the text before would push",
         ),
-        ({"language": "xx"}, "language 'xx': .* has no such language; it has af am ar"),
+        ({"language": "xx"}, 'language "xx": .* has no such language; it has af am ar'),
     ],
 )
 def test_what_base_cannot_do_is_refused(options, message, transcribe, base, mixed, tmp_path):
@@ -142,7 +142,7 @@ def test_what_base_cannot_do_is_refused(options, message, transcribe, base, mixe
 
 def test_a_row_in_a_language_the_model_lacks_is_named(transcribe, base, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "lang": "tlh"}])
-    with pytest.raises(ManifestError, match=r"m.jsonl:1: lang.*'tlh': .* has no such language"):
+    with pytest.raises(ManifestError, match=r'm.jsonl:1: lang.*"tlh": .* has no such language'):
         transcribe(manifest, base, tmp_path / "o.jsonl")
 
 

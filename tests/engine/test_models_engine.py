@@ -251,9 +251,9 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         (
             "qwen2",
             {"language": "en"},
-            "--language 'en': Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt",
+            '--language "en": Qwen2Audio.* ignore it; .*: Whisper, Cohere.*; say it in the prompt',
         ),
-        ("qwen2", {"hotwords": "Norland"}, "--hotwords 'Norland': .*Whisper, FunASR; name them in --prompt instead"),
+        ("qwen2", {"hotwords": "Norland"}, '--hotwords "Norland": .*Whisper, FunASR; name them in --prompt instead'),
         ("qwen2", {"task": "translate"}, "--task translate: .*; say it in --prompt instead"),
         ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
         ("qwen2", {"windows": "sequential"}, "--windows sequential .*: Whisper"),
@@ -261,11 +261,11 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         ("qwen2", {"window_s": 31.0}, "--window-seconds 31: .* hears 30 s at once"),
         ("qwen2", {"prompt_style": "transcription"}, "does not implement vLLM's SupportsTranscription"),
         ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
-        ("glm", {"language": "en"}, "--language 'en': GlmAsr.*, asked by its transcription interface, would ignore it"),
+        ("glm", {"language": "en"}, '--language "en": GlmAsr.*, asked by its transcription interface, would ignore it'),
         (
             "glm",
             {"prompt": "Norland"},
-            "--prompt 'Norland': GlmAsr.* would ignore it; models that support it: Whisper, Moonshot",
+            '--prompt "Norland": GlmAsr.* would ignore it; models that support it: Whisper, Moonshot',
         ),
         (
             "qwen2",
@@ -303,7 +303,7 @@ def test_a_template_that_leaves_the_prompt_out_is_not_given_one(tmp_path):
     audio = "<|audio_bos|><|AUDIO|><|audio_eos|>"
     folder = tiny_models.qwen2_audio(tmp_path, template="{% for m in messages %}" + audio + "{% endfor %}Say:")
     assert "prompt" not in plan_of(folder).capabilities.supports
-    with pytest.raises(UsageError, match="--prompt 'Write': Qwen2Audio.*, asked by its chat template, would ignore it"):
+    with pytest.raises(UsageError, match='--prompt "Write": Qwen2Audio.*, asked by its chat template, would ignore it'):
         plan_of(folder, prompt="Write")
 
 
@@ -522,9 +522,9 @@ def test_rows_that_state_a_language_the_model_cannot_be_told(engines, model, req
     assert said.startswith("note: 4 rows state a `lang`, which ") and said.endswith("`lang` stays for scoring")
     scores = CliRunner().invoke(app, ["score", str(tmp_path / "o.jsonl"), "--by", "lang", "--json"])
     assert set(json.loads(scores.stdout)["by"]["lang"]["groups"]) >= {"en", "French", "tlh", "auto"}, scores.output
-    with pytest.raises(UsageError, match="--language 'en': .* would ignore it"):
+    with pytest.raises(UsageError, match='--language "en": .* would ignore it'):
         runs(engines, folder, tmp_path, rows, language="en")
-    with pytest.raises(ManifestError, match=r"m.jsonl:1: target_lang 'de': this run transcribes"):
+    with pytest.raises(ManifestError, match=r'm.jsonl:1: target_lang "de": this run transcribes'):
         runs(engines, folder, tmp_path, [{**rows[0], "target_lang": "de"}])
 
 
@@ -561,7 +561,7 @@ def test_no_language_is_taken_in_silence(glm):
     )
     plan = replace(plan, model_options=replace(plan.model_options, capabilities=speech))
     row = Utterance(0, "a", AudioRef("a"))
-    assert "detects no language and would take 'en'; give it `lang`, or give --language" in check_row(plan, row)
+    assert 'detects no language and would take "en"; give it `lang`, or give --language' in check_row(plan, row)
     assert check_row(plan, replace(row, lang="fr")) is None and check_row(replace(plan, language="fr"), row) is None
 
 
@@ -621,7 +621,7 @@ def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
         done.exception
     )
     done = validated("--target-language", "de")
-    assert "m.jsonl:1: target_lang 'fr': this run does --target-language de" in done.stdout
+    assert 'm.jsonl:1: target_lang "fr": this run does --target-language de' in done.stdout
 
 
 def test_a_chat_without_an_instruction_is_a_bad_row(qwen2):

@@ -14,7 +14,7 @@ from asrbatch.errors import UsageError
 from asrbatch.export.cue_layout import count_lines, joined, lay_out, pieces, width
 from asrbatch.export.cues import Cue, cues
 from asrbatch.export.options import CueLimits
-from asrbatch.export.transcript import TranscriptSegment, one_line, ordered_ms, spread_ms
+from asrbatch.export.transcript import TranscriptSegment, ordered_ms, single_line, spread_ms
 
 ENGLISH = (
     "If you would like to learn more technical information about Asterisk dial 2 now. If you'd like to test out the "
@@ -41,7 +41,7 @@ def segment(start_s: float, end_s: float, text: str) -> TranscriptSegment:
 
 
 def without_spaces(text: str) -> str:
-    return "".join(one_line(text).split(" "))
+    return "".join(single_line(text).split(" "))
 
 
 held = settings(
@@ -112,7 +112,7 @@ def test_lines_keep_to_their_width_and_number_unless_one_piece_is_wider(segments
     for cue in cues(segments, audio_ms, limits):
         assert 1 <= len(cue.lines) <= limits.max_lines
         for line in cue.lines:
-            assert line and line == line.strip(" ") and line == one_line(line)
+            assert line and line == line.strip(" ") and line == single_line(line)
             assert width(line) <= limits.max_line_chars or len(pieces(line)) == 1
 
 
@@ -239,7 +239,7 @@ def test_korean_and_latin_words_stay_whole():
 
 
 @held
-@given(texts.map(one_line), st.integers(5, 60))
+@given(texts.map(single_line), st.integers(5, 60))
 def test_lines_are_as_few_as_can_be_and_hold_the_text(text, max_width):
     assume(text)
     found = pieces(text)
@@ -265,14 +265,14 @@ def test_two_lines_are_balanced_and_prefer_punctuation():
 
 @given(st.text())
 def test_text_on_one_line_has_nothing_that_breaks_a_line(text):
-    line = one_line(text)
+    line = single_line(text)
     assert len(line.splitlines()) <= 1 and "  " not in line and line == line.strip(" ")
     assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in line)
     line.encode()
 
 
 def test_spaces_that_glue_words_stay():
-    assert one_line("Bonjour\u00a0!\tÇa\u2028va\x00\u202f?\r\n\ud800") == "Bonjour\u00a0! Ça va\u202f? \ufffd"
+    assert single_line("Bonjour\u00a0!\tÇa\u2028va\x00\u202f?\r\n\ud800") == "Bonjour\u00a0! Ça va\u202f? \ufffd"
 
 
 @given(st.integers(0, 10**7), st.integers(0, 10**6), st.lists(st.integers(0, 50), max_size=50))

@@ -88,7 +88,7 @@ def test_what_a_model_would_ignore_is_refused_with_those_that_would_not():
         speech.require("hotwords", "--hotwords x")
     told = ModelCapabilities("Voxtral", "transcription", 16000, 30.0, "", 1600, {"en": "English"}, ("language",))
     assert told.check_language("en-US", "--language") == "en"
-    with pytest.raises(UsageError, match="--language 'xx': Voxtral has no such language; it has en"):
+    with pytest.raises(UsageError, match='--language "xx": Voxtral has no such language; it has en'):
         told.check_language("xx", "--language")
 
 

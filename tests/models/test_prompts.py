@@ -212,7 +212,7 @@ def test_languages_of_three_letters():
 def test_language_the_checkpoint_lacks(written):
     with pytest.raises(UsageError) as error:
         whisper_capabilities(checkpoint()).check_language(written, "lang")
-    assert str(error.value) == f"lang {written!r}: {WHISPER} has no such language; it has de en es fr haw yue zh"
+    assert str(error.value) == f'lang "{written}": {WHISPER} has no such language; it has de en es fr haw yue zh'
 
 
 def test_language_of_an_english_only_checkpoint():
@@ -220,7 +220,7 @@ def test_language_of_an_english_only_checkpoint():
     assert [check(code, "lang") for code in ("en", "EN", "en-US")] == ["en"] * 3
     with pytest.raises(UsageError) as error:
         check("de", "lang")
-    assert str(error.value) == f"lang 'de': {WHISPER} is English-only; give a multilingual checkpoint"
+    assert str(error.value) == f'lang "de": {WHISPER} is English-only; give a multilingual checkpoint'
 
 
 def test_translate_needs_a_multilingual_checkpoint():

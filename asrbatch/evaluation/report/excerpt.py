@@ -3,7 +3,8 @@
 Knows nothing of rows and HTML.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ KINDS = {"equal": 0, "substitute": 1, "delete": 2, "insert": 3, "gap": 4}
 MOST_UNITS = 800  # of both texts together; some minutes of speech
 _AROUND = 12  # units beside an error
 _MOST_IN_ONE = 100  # units of one error
-_UNIT_CHARS = 100
+_short = partial(shorten, limit=100)  # a unit
 
 
 class Excerpt(NamedTuple):
@@ -86,11 +87,7 @@ def _taken(
             found.pieces.append(("gap" if is_full else kind, num_reference, num_hypothesis))
             found.places.append(hypothesis_at)
         if not is_full and kind != "gap":
-            found.reference.extend(_short(reference[at : at + num_reference]))
-            found.hypothesis.extend(_short(hypothesis[hypothesis_at : hypothesis_at + num_hypothesis]))
+            found.reference.extend(map(_short, reference[at : at + num_reference]))
+            found.hypothesis.extend(map(_short, hypothesis[hypothesis_at : hypothesis_at + num_hypothesis]))
         at, hypothesis_at = at + num_reference, hypothesis_at + num_hypothesis
     return found
-
-
-def _short(units: Sequence[str]) -> Iterator[str]:
-    return (shorten(unit, _UNIT_CHARS) for unit in units)

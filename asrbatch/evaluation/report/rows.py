@@ -20,13 +20,14 @@ from asrbatch.evaluation.row_fields import finite_seconds
 from asrbatch.evaluation.rows import ScoredRow, ScoredRows
 from asrbatch.evaluation.stats.sums import LargestItems
 from asrbatch.evaluation.text_rules import EXCLUDED
+from asrbatch.formatting import shorten
 from asrbatch.parallel import over_rows
 
 # Not `missing`, which is the error kind of a row whose audio file does not exist.
 NO_PREDICTION = "no prediction"
 # Of the page's rows: a browser has them all in memory.
 MOST_BYTES = 100_000_000
-_MOST_CHARS = 2000  # of a text as it was written
+_MOST_CHARS = 2001  # of a text as it was written, "…" of what was cut included
 SCORED = "scored"
 RankedEntry = tuple[int, str, int, dict[str, Any]]  # minus errors (1 for rows without any), id, bytes, entry
 Rate = tuple[int, int]  # errors, units of reference
@@ -160,4 +161,4 @@ def _has_time(segment: Any) -> bool:
 def _cut(text: str | None) -> str | None:
     if text is None or len(text) <= _MOST_CHARS:
         return text
-    return f"{text[:_MOST_CHARS]} … [{len(text) - _MOST_CHARS:,} more characters]"
+    return f"{shorten(text, _MOST_CHARS)} [{len(text) - _MOST_CHARS + 1:,} more characters]"

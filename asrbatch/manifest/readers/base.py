@@ -20,7 +20,7 @@ import numpy as np
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import RowError
-from asrbatch.formatting import show_text
+from asrbatch.formatting import shorten, show_text
 from asrbatch.manifest.readers.sniff import is_file, unpacked_head
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.row import InvalidRow, Row, audio_ref
@@ -250,6 +250,7 @@ class HashIndex:
 # `pipe:COMMAND`; it runs when the row's turn has come, and only with --allow-pipes: a manifest from elsewhere is data.
 PIPE = "pipe:"
 TIMEOUT_S = 300.0
+_SHOWN_CHARS = 200  # of what a command says on standard error
 
 
 def check_pipe(where: str, command: str, allowed: bool) -> str:
@@ -286,7 +287,8 @@ def run_pipe(command: str, name: str, folder: str) -> bytes:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     if process.returncode != 0:
-        words = " ".join(stderr.decode("utf-8", "replace").split())[-200:]
+        # What a program dies of it says last.
+        words = shorten(" ".join(stderr.decode("utf-8", "replace").split()), _SHOWN_CHARS, at=len(stderr))
         raise RowError("unreadable", f"{name}: ended with exit status {process.returncode}: {words}")
     if not data:
         raise RowError("empty_audio", f"{name}: wrote nothing; correct the command, or drop the row", has_fix=True)

@@ -136,7 +136,7 @@ def _find(
     except ManifestError:
         raise
     except Exception as e:  # datasets, its hub library and fsspec each have errors of their own for what does not fit
-        raise ManifestError(f"{source}: its files cannot be found: {one_line(e)[:300]}") from e
+        raise ManifestError(f"{source}: its files cannot be found: {one_line(e)}") from e
     of_split = {str(split): tuple(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
     if not of_split:
         raise ManifestError(f"{source}: {config}: names no data files; give the files themselves")
@@ -245,7 +245,7 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
                 break
     except Exception as e:
         fix = "the same command goes on where it stopped; a gated one needs its terms accepted, and `hf auth login`"
-        raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)[:300]}; {fix}") from e
+        raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)}; {fix}") from e
     # `snapshot_download` says nothing about a pattern that matched nothing.
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:
