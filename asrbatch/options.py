@@ -59,7 +59,8 @@ class CheckedOptions:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            if isinstance(path := getattr(self, each.name), os.PathLike):
+            path = getattr(self, each.name)
+            if isinstance(path, os.PathLike) and each.type in (str, str | None):
                 # As text from here on: it goes into JSON, and is compared with what the command line gave.
                 object.__setattr__(self, each.name, os.fspath(path))
             # None is "not given", for which no bound holds.
