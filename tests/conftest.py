@@ -42,6 +42,12 @@ SLOW_FILES = (
 SLOW_FIXTURES = {"engines", "cli", "start_cli"}
 
 
+def pytest_configure(config):
+    # Not when this is imported: commands of the tests do that, and leave alone what was ignored, as nohup does.
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="leave out SLOW_FILES and what uses SLOW_FIXTURES")
 

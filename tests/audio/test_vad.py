@@ -184,7 +184,7 @@ def test_what_decides_the_cuts_is_in_the_fingerprint():
 def test_nothing_is_reported_to_anybody_and_torch_stays_out(tmp_path, speech_wav):
     """ONNX Runtime's own reports begin with a database in the user's cache folder."""
     code = (
-        "import sys, numpy, soundfile; from asrbatch.audio.buffer import WindowLimits\nfrom whole import split\n"
+        "import sys, numpy, soundfile; from asrbatch.audio.buffer import WindowLimits\nfrom windowing import split\n"
         f"samples, rate = soundfile.read({str(speech_wav)!r}, dtype='float32')\n"
         "windows, skips = split(samples, WindowLimits(30 * rate, rate, rate, rate), 'silence')\n"
         "assert windows and 'onnxruntime' in sys.modules\n"

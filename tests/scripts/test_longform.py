@@ -24,8 +24,8 @@ def scripts():
 @pytest.fixture
 def tones(scripts) -> list:
     """Forty utterances of 1 to 5 s, each a constant of its own, so that a sample says whose it is."""
-    Utterance = scripts["longform_data"].Utterance
-    return [Utterance(f"number {i}", np.full(RATE + 1601 * i, (i + 1) / 64, np.float32)) for i in range(40)]
+    Speech = scripts["longform_data"].Speech
+    return [Speech(f"number {i}", np.full(RATE + 1601 * i, (i + 1) / 64, np.float32)) for i in range(40)]
 
 
 def samples_of(tape, utterance) -> np.ndarray:
