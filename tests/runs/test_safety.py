@@ -459,7 +459,8 @@ def test_a_disk_that_is_too_small_at_any_point(job, disk, out, amounts, files):
     # On a slow machine the record is refreshed meanwhile, and may be what finds no room, in the place of the log of
     # rows in flight, which is written at the same time.
     assert files - {"out.inflight"} <= set(named) <= files | {"out.run.json"}
-    assert ("out.jsonl" in files) == (written[-1] > 5)
+    # Where there are too few inodes, how far it got depends on when the record was refreshed.
+    assert written[-1] > 5 or "out.jsonl" not in files
     seen.lease.unlink(missing_ok=True)  # releasing it takes an inode for a moment; who finds it will judge it dead
     check_complete(seen.rows)
 
