@@ -1,7 +1,7 @@
 """Whether a FLAC file holds another number of frames than its header says, told by the places its frames state.
 
 libsndfile ends at the header's number. More follows where a recorder never went back to correct it, and in files joined
-with `cat`; what FFmpeg reads of those is all of it. Format: RFC 9639, section 9.1 (frame header).
+with `cat`: FFmpeg reads on, each of the joined files by itself. Format: RFC 9639, section 9.1 (frame header).
 """
 
 import io

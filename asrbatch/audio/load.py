@@ -67,8 +67,8 @@ def stream_audio(source: str | bytes, clip: Clip, sample_rate: int, min_samples:
 class AudioStream:
     """Iterates once over blocks of one clip of a file: 1-D float32, writable, `sample_rate` Hz, finite.
 
-    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. Its
-    end and errors close the file, and so does `close`.
+    Each block has `BLOCK_S` seconds, the last one fewer or as many, never none. Its end and errors close the file, and
+    so does `close`.
 
     Attributes:
         sample_rate: Hz.
@@ -190,7 +190,8 @@ class AudioStream:
 
 
 def read_header(source: str | bytes, clip: Clip) -> Header:
-    """What a file says about itself; of its sound no more than the first packet is decoded.
+    """What a file says about itself. Of its sound the first packet is decoded; more only to find which of several
+    tracks has sound, and whether floating-point samples are whole numbers.
 
     Args:
         source, clip: as `stream_audio`; of the clip the name matters alone.

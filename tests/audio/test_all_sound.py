@@ -304,11 +304,8 @@ def test_good_files_that_were_refused(tmp_path, speech):
                 assert abs(delay(part.samples, got.samples[6 * RATE : 7 * RATE])) < most, (name, other)
 
 
-@pytest.mark.parametrize("rate", [8000, 16000])
-def test_amr_with_pauses(tmp_path, speech, rate):
-    """Frames without sound (SID, NO_DATA), which FFmpeg's own decoder does not take."""
-    if rate == 16000:
-        pytest.skip("PyAV has no encoder of AMR-WB") if "libvo_amrwbenc" not in av.codecs_available else None
+def test_amr_with_pauses(tmp_path, speech):
+    """Frames without sound (SID, NO_DATA), which FFmpeg's own decoder does not take. PyAV writes no AMR-WB to try."""
     paused = np.concatenate([speech[: 2 * RATE], np.zeros(4 * RATE, np.float32), speech[2 * RATE :]])
     path = tmp_path / "x.amr"
     with av.open(str(path), "w", format="amr") as out:
