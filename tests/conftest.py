@@ -20,7 +20,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 settings.register_profile("shared machine", deadline=None)  # other work may slow any example
 settings.load_profile("shared machine")
 
-# Two processes share the tests file by file (`make test`), and the machine's cores: two teams of OpenMP threads on the
+# Processes share the tests file by file (`make test`), and the machine's cores: teams of OpenMP threads on the
 # same cores wait for each other.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault(

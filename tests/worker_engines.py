@@ -27,6 +27,11 @@ class CannotBeLoaded(Exception):
         super().__init__(why)
 
 
+def _wait_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
 def start(spec, deliver):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
@@ -43,8 +48,7 @@ def start(spec, deliver):
     first_start = not (log.parent / f"begun-{cores[0]}").exists()
     (log.parent / f"begun-{cores[0]}").touch()
     if fate == "fails once" and first_start and not is_first:
-        while not log.exists():  # the other is at work
-            time.sleep(0.01)
+        _wait_for(log)  # the other is at work
         raise EngineStartError("the engine did not start: address already in use")
     if fate in (
         "together",
@@ -59,6 +63,8 @@ def start(spec, deliver):
     seconds = 1e6 if fate == "one hangs" and is_first else _SECONDS.get(fate, 0.01)
     if fate == "one slow" and is_first:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
+    elif fate == "one sick" and not is_first:  # however slow the other's start was, it is met before all is done
+        engine = BeepEngine(deliver, lambda key: _wait_for(log.parent / "died"), seconds=lambda key: seconds)
     else:
         engine = BeepEngine(deliver, seconds=lambda key: seconds)
     answer, num_submitted = engine.submit, 0
@@ -70,6 +76,7 @@ def start(spec, deliver):
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
         if fate == "one sick" and is_first and num_submitted > 5:
+            (log.parent / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if fate == "first batch" and first_start and num_submitted == 3:
             os.kill(os.getpid(), signal.SIGKILL)

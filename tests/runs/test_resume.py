@@ -45,6 +45,7 @@ def manifest(demo_rows, tmp_path_factory) -> Path:
 def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     start_cli, cli, transcribe, tiny_en, manifest, tmp_path
 ):
+    manifest = write_jsonl(tmp_path / "m.jsonl", read_jsonl(manifest)[:16])
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     out, record = tmp_path / "out.jsonl", tmp_path / "out.run.json"
     command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
@@ -55,7 +56,7 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     before = out.read_bytes()
     before = before[: before.rindex(b"\n") + 1]
     with open(out, "ab") as file:
-        file.write(b'{"id": "row-29", "index": 29, "status": "o')  # as a kill within a write leaves it
+        file.write(b'{"id": "row-15", "index": 15, "status": "o')  # as a kill within a write leaves it
 
     process = start_cli(*command)
     wait_until(lambda: len(json.loads(record.read_text())["sessions"]) == 2, 300.0)
@@ -68,20 +69,20 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     _, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
     assert "SIGTERM: finishing what is in the engine" in stderr and "the same command goes on from there" in stderr
-    assert len(read_jsonl(out)) < 30 and not (tmp_path / "out.done.json").exists()
+    assert len(read_jsonl(out)) < 16 and not (tmp_path / "out.done.json").exists()
 
     process = start_cli(*command)
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == EXIT_ROWS_FAILED, stderr
     assert stdout.strip() == str(out) and out.read_bytes().startswith(before)
-    assert stable(out) == stable(whole.paths.rows) and sorted(stable(out)) == list(range(30))
+    assert stable(out) == stable(whole.paths.rows) and sorted(stable(out)) == list(range(16))
     sessions = json.loads(record.read_text())["sessions"]
     assert [s["outcome"] for s in sessions] == [None, "interrupted", "complete"]
-    assert sum(s.get("rows", 0) for s in sessions) <= 30
-    assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 30
+    assert sum(s.get("rows", 0) for s in sessions) <= 16
+    assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 16
 
 
-@pytest.mark.parametrize("moment", ["", "Initializing a V1 LLM engine", "Starting to load model"])
+@pytest.mark.parametrize("moment", ["", "Starting to load model"])
 def test_ctrl_c_during_start_up_leaves_at_once(start_cli, tiny_en, manifest, tmp_path, moment):
     process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl")
     log = tmp_path / "out.log"
