@@ -6,6 +6,7 @@ again. The two talk over a socket. Knows nothing of what they say.
 
 import contextlib
 import os
+import pickle
 import select
 import signal
 import socket
@@ -16,6 +17,9 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
+
+from asrbatch.errors import AsrbatchError
+from asrbatch.formatting import one_line
 
 # How often a child looks whether its parent lives, beside waiting for the end of the socket: a process that the parent
 # forked meanwhile may hold a copy of that.
@@ -97,6 +101,17 @@ def connect() -> tuple[Connection, list[str]]:
     return Connection(int(descriptor)), arguments
 
 
+def travelling(error: BaseException) -> BaseException:
+    """The error itself, or its words where another process could not load it: not every exception that can be pickled
+    can be made again.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return AsrbatchError(one_line(error))
+    return error
+
+
 def end_when(is_orphan: Callable[[], bool]) -> None:
     """Ends this process as soon as `is_orphan`, which may wait, returns True; also while its other threads hang."""
     # A thread of its own: the main one may be in C, where a signal's handler in Python is never reached.
@@ -107,3 +122,16 @@ def _watch(is_orphan: Callable[[], bool]) -> None:
     while not is_orphan():
         pass
     os._exit(1)  # no library may hang in its clean-up
+
+
+def start_time(pid: int) -> str | None:
+    """When the process began, in clock ticks since boot: tells a live holder from a later process with its number.
+
+    `ended` for one that only waits for its parent; None when the kernel does not say.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return "ended" if fields[0] in "ZX" else fields[19]

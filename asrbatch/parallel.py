@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from asrbatch.child_process import WATCH_S, end_when
+from asrbatch.child_process import WATCH_S, end_when, travelling
 from asrbatch.errors import OutputError
 
 Item = TypeVar("Item")
@@ -42,8 +42,6 @@ def over_rows(
     if num_processes is None:
         # The cores we may use, not those of the machine: SLURM gives a task a share.
         num_processes = min(MOST_PROCESSES, len(os.sched_getaffinity(0))) if num_rows >= _WORTH_PROCESSES_ROWS else 1
-    if "pyarrow" in sys.modules:  # has threads of its own, which do not survive a fork
-        num_processes = 1
     pieces = [(start, min(start + PIECE_ROWS, num_rows)) for start in range(0, num_rows, PIECE_ROWS)]
     results = over_items(lambda piece: work(*piece), pieces, num_processes, "counting")
     yield from zip((stop for _, stop in pieces), results, strict=True)
@@ -61,7 +59,8 @@ def over_items(
     Raises:
         OutputError: a process was killed. Whatever `work` raises.
     """
-    if min(num_processes, len(items)) <= 1:
+    # pyarrow has threads of its own, which do not survive a fork.
+    if min(num_processes, len(items)) <= 1 or "pyarrow" in sys.modules:
         yield from map(work, items)
         return
     processes: list[BaseProcess] = []
@@ -119,13 +118,13 @@ def _killed(doing: str) -> OutputError:
 
 
 def _work_off(work: Callable[[Item], Result], items: Sequence[Item], results: Connection, parent_pid: int) -> None:
-    """In a process of its own: sends (result, None) for each item, or (None, the error that stops it)."""
+    """In a process of its own: sends (result, None) for each item, or (None, what stops it)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals all of us; the one that waits for us ends us
     # A parent that was killed cannot; and a pipe that later processes inherited does not break with it.
     end_when(lambda: time.sleep(WATCH_S) or os.getppid() != parent_pid)
     try:
         for item in items:
             results.send((work(item), None))
-    except Exception as e:
+    except BaseException as e:
         # Raised again in the parent, as if there were no processes.
-        results.send((None, e))
+        results.send((None, travelling(e)))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
-from asrbatch.child_process import WATCH_S, end_when
+from asrbatch.child_process import WATCH_S, end_when, start_time
 from asrbatch.engine.base import Engine
 
 _OWNER = "ASRBATCH_PID"
@@ -82,16 +82,21 @@ def die_with_owner() -> None:
     """
     owner = int(os.environ.get(_OWNER, 0))
     if owner not in (0, os.getpid()):
-        end_when(lambda: _is_gone(owner))
+        began = start_time(owner)
+        end_when(lambda: time.sleep(WATCH_S) or _is_gone(owner, began))
 
 
-def _is_gone(owner: int) -> bool:
-    """Not asked of `os.getppid`: between us and the owner may stand other processes of vLLM's."""
-    time.sleep(WATCH_S)
+def _is_gone(owner: int, began: str | None) -> bool:
+    """Whether the process `owner` that began then (see `start_time`) has ended, and at most its number lives on.
+
+    Not asked of `os.getppid`: between us and the owner may stand other processes of vLLM's.
+    """
+    if began is not None and (now := start_time(owner)) is not None:
+        return now != began
     try:
         # Signal 0 is sent to nobody; it only asks whether there is such a process.
         os.kill(owner, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the second: another user's, and the owner was ours
         return True
     return False
 

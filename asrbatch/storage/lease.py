@@ -26,7 +26,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asrbatch.errors import LeaseError, LeaseRemovedError, OutputError
+from asrbatch.child_process import start_time
+from asrbatch.errors import LeaseError, LeaseRemovedError
 from asrbatch.storage.files import explained
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 
@@ -244,7 +245,7 @@ def _self() -> dict[str, Any]:
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "pid_start": _start_time(os.getpid()),
+        "pid_start": start_time(os.getpid()),
         "pid_space": _pid_space(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
@@ -264,7 +265,7 @@ def _is_alive_here(content: str) -> bool | None:
     except PermissionError:  # another user's
         pass
     # A process id is used again; with its start time it names one process.
-    start = _start_time(pid)  # None where /proc hides other users' processes
+    start = start_time(pid)  # None where /proc hides other users' processes
     return None if start is None else start == holder.get("pid_start")
 
 
@@ -279,19 +280,6 @@ def _pid_space() -> str | None:
     with suppress(FileNotFoundError):  # before Linux 5.6 there are none
         space += f"/{os.readlink('/proc/self/ns/time')}"
     return space
-
-
-def _start_time(pid: int) -> str | None:
-    """When the process began, in clock ticks since boot: tells a live holder from a later process with its number.
-
-    `ended` for one that only waits for its parent; None when the kernel does not say.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()
-    return "ended" if fields[0] in "ZX" else fields[19]
 
 
 def _read(path: Path) -> str | None:
@@ -337,7 +325,7 @@ class Heartbeat:
     def __init__(self, path: Path, log: Callable[[str], None]):
         self.lease = Lease(path, log=log)
         self.record: RunRecord | None = None
-        self.failure: OutputError | None = None
+        self.failure: BaseException | None = None
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asrbatch-heartbeat", daemon=True)
         self._thread.start()
@@ -346,7 +334,8 @@ class Heartbeat:
         """Call before anything that only the holder may do.
 
         Raises:
-            OutputError: the thread failed; or this process was stopped for a while, and another has taken over.
+            OutputError: this process was stopped for a while, and another has taken over.
+            BaseException: what the thread failed with; OutputError where the disk refused.
         """
         if self.failure is not None:
             raise self.failure
@@ -368,5 +357,5 @@ class Heartbeat:
                 if self.record is not None and time.monotonic() - written_at >= RECORD_REFRESH_S - refresh_s / 2:
                     written_at = time.monotonic()
                     self.record.write()
-        except OutputError as e:
+        except BaseException as e:  # whatever it is: a heart that stops in silence loses the lease
             self.failure = e

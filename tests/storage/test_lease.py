@@ -18,7 +18,9 @@ import pytest
 from processes import die_at
 
 from asrbatch.errors import LeaseError, OutputError
-from asrbatch.storage.lease import Lease
+from asrbatch.storage.lease import Heartbeat, Lease
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.record import RunRecord
 
 REFRESH_S, STALE_S = 0.1, 0.8
 TIMES = {"refresh_s": REFRESH_S, "stale_after_s": STALE_S}
@@ -542,3 +544,15 @@ def test_race_for_a_lease_that_only_time_proves_dead(path):
     held = race(path, 3, foreign_lease, (0.3, 0.3), refresh_s=0.05, stale_after_s=1.0)
     assert min(held) >= 1
     assert not path.exists()
+
+
+def test_whatever_stops_the_signs_of_life_is_raised(tmp_path, monkeypatch):
+    """Before, errors other than those of the disk ended them in silence, and another process could take over."""
+    monkeypatch.setattr("asrbatch.storage.lease.RECORD_REFRESH_S", 0)
+    heartbeat = Heartbeat(tmp_path / "out.lease", print)
+    heartbeat.lease.refresh_s = 0.01
+    heartbeat.record = RunRecord(RunPaths(tmp_path / "out.jsonl"), None, {"no JSON": float("nan")}, 1)
+    heartbeat._run()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        heartbeat.check()
+    heartbeat.close()

@@ -10,7 +10,6 @@ a second, and last one of `("ended",)`, `("failed", exception)`. What it receive
 """
 
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -21,8 +20,7 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from asrbatch.child_process import connect
-from asrbatch.errors import AsrbatchError
+from asrbatch.child_process import connect, travelling
 from asrbatch.runs.workers.protocol import WorkerSetup
 
 if TYPE_CHECKING:
@@ -43,21 +41,12 @@ def _main() -> None:
     except Exception as e:
         # The log is our standard error.
         traceback.print_exc()
-        _send(connection, ("failed", e if _travels(e) else AsrbatchError(f"{type(e).__name__}: {e}")))
+        _send(connection, ("failed", travelling(e)))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         # No library may hang in its clean-up.
         os._exit(0)
-
-
-def _travels(error: Exception) -> bool:
-    """Whether the parent can load it: not every exception that can be pickled can be made again."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return False
-    return True
 
 
 def _work(connection: Connection, setup: WorkerSetup) -> None:
