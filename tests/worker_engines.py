@@ -47,6 +47,9 @@ def start(spec, deliver):
         raise CannotBeLoaded(why="a defect that does not travel")
     first_start = not (log.parent / f"begun-{cores[0]}").exists()
     (log.parent / f"begun-{cores[0]}").touch()
+    if fate == "fails once" and is_first:  # else all rows may be done before the other has begun
+        while len(list(log.parent.glob("begun-*"))) < 2:
+            time.sleep(0.01)
     if fate == "fails once" and first_start and not is_first:
         _wait_for(log)  # the other is at work
         raise EngineStartError("the engine did not start: address already in use")

@@ -45,14 +45,22 @@ class Driver(ABC):
             started.set_exception(e)
             return
         started.set_result(engine)
-        self._serve(engine)
+        try:
+            self._serve(engine)
+        # Whatever it is, SystemExit out of a library among it: nobody else would tell those who wait for answers.
+        except BaseException as e:
+            self._fail_all(_death(f"the engine failed: {type(e).__name__}: {e}", e))
 
     def _start_engine(self) -> Any:
         return self._start()
 
     @abstractmethod
     def _serve(self, engine: Any) -> None:
-        """Runs the engine until it is closed or dead."""
+        """Runs the engine until it is closed or dead. Raises what it died of, unless all requests know."""
+
+    @abstractmethod
+    def _fail_all(self, died: EngineDiedError) -> None:
+        """Tells of the death in place of every answer that is still to come, or with no key where there is none."""
 
     @abstractmethod
     def submit(self, key: Any, engine_input: Any, params: Any) -> None:
@@ -81,15 +89,17 @@ class ThreadDriver(Driver):
         self._thread.join(timeout_s)
 
     def _serve(self, engine: Any) -> None:
-        try:
-            while self._admit(engine):
-                for output in engine.step():
-                    if output.finished:
-                        self._deliver(self._in_engine.pop(output.request_id), output)
-        except Exception as e:  # the engine is unusable: every request in it fails the same way, and the run stops
-            died = _death(f"the engine failed: {type(e).__name__}: {e}", e)
-            for key in self._in_engine.values():
-                self._deliver(key, died)
+        while self._admit(engine):
+            for output in engine.step():
+                if output.finished:
+                    self._deliver(self._in_engine.pop(output.request_id), output)
+
+    def _fail_all(self, died: EngineDiedError) -> None:
+        for key in self._in_engine.values() or (None,):
+            self._deliver(key, died)
+        # Those who submit meanwhile do not know yet.
+        while (item := self._inbox.get()) is not _STOP:
+            self._deliver(item[0], died)
 
     def _admit(self, engine: Any) -> bool:
         """Adds what waits; blocks while the engine has nothing to do. False when it is time to stop."""
@@ -101,15 +111,15 @@ class ThreadDriver(Driver):
             if item is _STOP:
                 return False
             key, engine_input, params = item
+            request_id = str(key)
+            self._in_engine[request_id] = key
             try:
-                request_id = str(key)
                 # Not `LLM.generate`, which drops the audio of an input that is rendered already.
                 engine.add_request(request_id, engine_input, params, **self._request_args)
-                # After it was accepted: what was refused has been answered already, and must not fail again with the
-                # engine.
-                self._in_engine[request_id] = key
             except Exception as e:
-                # One request's fault, so the engine goes on with the others.
+                # One request's fault, so the engine goes on with the others. It is answered, and must not fail again
+                # with the engine.
+                del self._in_engine[request_id]
                 self._deliver(key, _refusal(e))
 
 
@@ -179,15 +189,20 @@ class ProcessDriver(Driver):
         self._tasks.add(task)  # asyncio itself keeps only weak references
         task.add_done_callback(self._tasks.discard)
 
+    def _fail_all(self, died: EngineDiedError) -> None:
+        self._deliver(None, died)
+
     async def _generate(self, key: Any, engine_input: Any, params: Any) -> None:
         try:
             async for output in self.engine.generate(engine_input, params, str(key), **self._request_args):
                 if output.finished:
                     self._deliver(key, output)
-        except Exception as e:
+        except BaseException as e:
+            if self._closing:  # abandoned by close()
+                raise
             # Any error of a dead engine is its death, whatever it is called: taken for a refusal, it would make a
-            # failed row.
-            died = isinstance(e, self._death) or self.engine.errored
+            # failed row. So is what is no error of one request: a cancelled task of vLLM's, SystemExit.
+            died = isinstance(e, self._death) or self.engine.errored or not isinstance(e, Exception)
             self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
 
 
@@ -197,9 +212,9 @@ def _death(message: str, cause: BaseException | None = None) -> EngineDiedError:
     return died
 
 
-def _refusal(error: Exception) -> RowError:
+def _refusal(error: BaseException) -> RowError:
     return RowError("rejected", f"the engine refused the request: {_reason(error)}")
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     return str(error) or repr(error.__cause__ or error)  # vLLM wraps causes in errors without a message

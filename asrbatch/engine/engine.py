@@ -4,6 +4,7 @@ Knows which driver, which settings and which processor belong together; the driv
 processors nothing of drivers.
 """
 
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -57,7 +58,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
     try:
         from asrbatch.engine.vllm import api
-    except Exception as e:  # a build that does not fit its torch or CUDA fails in many ways
+    except (Exception, SystemExit) as e:  # a build that does not fit its torch or CUDA fails in many ways
         raise EngineStartError(
             f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
         ) from e
@@ -68,7 +69,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
             return SpeechEngine(api, spec, deliver)
     except EngineStartError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         raise EngineStartError(f"the engine did not start: {root_cause(e)}") from e
 
 
@@ -140,7 +141,7 @@ class SpeechEngine:
     def _on_outcome(self, key: Any, outcome: Any) -> None:
         """Runs in the driver's thread."""
         if key is None:  # the engine died with nothing in it
-            self.deliver(None, outcome)
+            (self._warmed_up.put if _WARM_UP in self._in_flight else partial(self.deliver, None))(outcome)
             return
         request, options = self._in_flight.pop(key)
         if not isinstance(outcome, RowError | EngineDiedError):

@@ -80,7 +80,7 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
             continue
         try:
             register()
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             problem = f"{what} raised while it registered its models: {one_line(e)}"
             if names is not None:
                 raise UsageError(f"--plugin {point.name}: {problem}") from e
