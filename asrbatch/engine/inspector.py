@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from asrbatch.config import RunConfig
 from asrbatch.engine import plugins
 from asrbatch.errors import EngineStartError, UsageError
 from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
-from asrbatch.models.checkpoint import Checkpoint
+from asrbatch.models.checkpoint import Checkpoint, hash_folder
 
 TIMEOUT_S = 600.0
 
@@ -112,7 +112,9 @@ class Inspector:
         return self._request("models")
 
     def _request(self, what: str, **arguments: Any) -> dict[str, Any]:
-        response = json.loads(_respond(self, json.dumps({"what": what, **arguments, **asdict(self)}, sort_keys=True)))
+        request = json.dumps({"what": what, **arguments, **asdict(self)}, sort_keys=True)
+        folders = {arguments.get("folder"), arguments.get("settings", {}).get("tokenizer")}
+        response = json.loads(_respond(self, request, _contents_of(folders)))
         if (refusal := response.get("refused")) is not None:
             raise UsageError(refusal)
         return response["found"]
@@ -124,13 +126,19 @@ def close() -> None:
         _processes.popitem()[1].close()
 
 
+def _contents_of(folders: Iterable[str | None]) -> tuple[tuple[str, str], ...]:
+    """(folder, digest) of what can be asked about: a caller may change a checkpoint between two runs."""
+    return tuple((folder, hash_folder(folder, weights=False)) for folder in sorted(filter(None, folders)))
+
+
 @functools.lru_cache(maxsize=64)
-def _respond(inspector: Inspector, request: str) -> str:
-    if inspector not in _processes:
+def _respond(inspector: Inspector, request: str, contents: tuple[tuple[str, str], ...]) -> str:
+    # Its libraries, too, keep what they read, by the names of folders.
+    if inspector not in _processes or not _processes[inspector].knows(contents):
         close()
         _processes[inspector] = _InspectorProcess()
     try:
-        return _processes[inspector].respond(request)
+        return _processes[inspector].respond(request, contents)
     except BaseException:  # a response that is still to come would be taken for that to the next request
         close()
         raise
@@ -144,8 +152,14 @@ class _InspectorProcess:
         self._process = ChildProcess(
             "asrbatch.engine.vllm.inspector_process", environment=os.environ, output=self._log, reap_timeout_s=5.0
         )
+        self._contents: dict[str, str] = {}
 
-    def respond(self, request: str) -> str:
+    def knows(self, contents: Iterable[tuple[str, str]]) -> bool:
+        """Whether the folders are as this process found them, if it has seen them."""
+        return all(self._contents.get(folder, digest) == digest for folder, digest in contents)
+
+    def respond(self, request: str, contents: Iterable[tuple[str, str]]) -> str:
+        self._contents |= dict(contents)
         try:
             self._process.connection.send(request)
             if self._process.connection.poll(TIMEOUT_S):

@@ -181,13 +181,13 @@ def _find_folder(option: str, name: str, revision: str | None, *, weights: bool,
     return folder.resolve()
 
 
-def hash_folder(folder: str) -> str:
+def hash_folder(folder: str, *, weights: bool = True) -> str:
     """SHA-256 over the names and contents of the files in a checkpoint's, tokenizer's or adapter's folder that count.
 
     Several threads, because hashing lets go of the interpreter: 3 GB take 2 s of one core.
     """
     whole = hashlib.sha256()
-    files = content_files(Path(folder))
+    files = content_files(Path(folder), weights=weights)
     with ThreadPoolExecutor(4) as pool:
         for path, digest in zip(files, pool.map(hash_file, files), strict=True):
             # Names count, because they decide what is loaded. A NUL stands in no name, so none runs into a digest.
@@ -195,17 +195,15 @@ def hash_folder(folder: str) -> str:
     return whole.hexdigest()
 
 
-def content_files(folder: Path) -> list[Path]:
+def content_files(folder: Path, *, weights: bool = True) -> list[Path]:
     """The files of a checkpoint folder that decide what it answers, sorted by name."""
-    texts = [p for pattern in TEXT_PATTERNS for p in folder.glob(pattern)]
-    weights: list[Path] = []
-    for pattern in WEIGHT_PATTERNS:
-        found = list(folder.glob(pattern))
-        # Weights that look unused count where they are all there is: then they are loaded.
-        weights = [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
-        if weights:
+    chosen = [p for pattern in TEXT_PATTERNS for p in folder.glob(pattern)]
+    for pattern in WEIGHT_PATTERNS if weights else ():
+        if found := list(folder.glob(pattern)):
+            # Weights that look unused count where they are all there is: then they are loaded.
+            chosen += [p for p in found if not any(p.match(unused) for unused in UNUSED_WEIGHTS)] or found
             break
-    return sorted(p for p in {*texts, *weights} if not p.is_dir())
+    return sorted(p for p in set(chosen) if not p.is_dir())
 
 
 def hash_file(path: Path) -> str:
