@@ -3,6 +3,7 @@
 Knows nothing about manifests or audio. Only importer of fsspec; that takes 0.1 s, so it happens with the first URL.
 """
 
+import copy
 import io
 import logging
 import os
@@ -112,14 +113,21 @@ class RemoteFile(io.RawIOBase):
         if reason := why_not(scheme_of(url)):
             raise ManifestError(f"{url}: {reason[0]}; {reason[1]}")
         self.size, self._at = self._look(), 0
-        self._whole: bytes | None = None  # of a server that knows no ranges, and sends all of it whatever is asked for
+        # All of it, of a server that knows no ranges and sends that whatever is asked for.
+        self._whole: list[bytes] = []
+
+    def again(self) -> "RemoteFile":
+        """A reader of the same file with a place of its own; asks the server for nothing that is known."""
+        other = copy.copy(self)
+        other._at = 0
+        return other
 
     def pread(self, count: int, start: int) -> bytes:
         if start >= self.size or count <= 0:
             return b""
         end = min(start + count, self.size)
-        if self._whole is not None:
-            return self._whole[start:end]
+        if self._whole:
+            return self._whole[0][start:end]
         return self._explained(lambda: self._read(start, end))
 
     def check(self) -> None:
@@ -133,8 +141,8 @@ class RemoteFile(io.RawIOBase):
         if not answer.whole:
             return _exactly(answer.data, end - start)
         # Kept, because the next read would transfer all of it again.
-        self._whole = _exactly(answer.data, self.size)
-        return self._whole[start:end]
+        self._whole.append(_exactly(answer.data, self.size))
+        return self._whole[0][start:end]
 
     def readable(self) -> bool:
         return True

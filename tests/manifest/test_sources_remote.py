@@ -236,3 +236,29 @@ def test_googles_buckets_that_may_not_be_read_are_asked_once(url, no_pauses, mon
         record.name for record in caplog.records
     }  # it would add a traceback to what the message says
     remote._system.cache_clear()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar"])
+@pytest.mark.parametrize("path", ["", "x/plain0/"])
+def test_a_file_is_looked_up_once_however_often_it_is_entered(folder, url, kind, path):
+    """Twice with the look at its first bytes, thrice with `open_manifest`'s look at what it is.
+
+    Before, tars were looked up once more, Parquet files for every row group; of a server without ranges each of these
+    looks brought all of the file again.
+    """
+    data, name = (folder / "a.wav").read_bytes(), f"often.{kind}"
+    table = pa.table({"audio": [{"bytes": data, "path": None}] * 40, "n": range(40)})
+    pq.write_table(table, folder / "often.parquet", row_group_size=10)
+    with tarfile.open(folder / "often.tar", "w") as tar:
+        for n in range(40):
+            info = tarfile.TarInfo(f"k{n}.wav")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (folder / "requests.log").write_text("")
+    manifest = open_manifest(f"{url}/{path}{name}")
+    for n in range(len(manifest)):
+        assert manifest.read(n).audio.resolve() == data
+    heads, gets = requests_of(folder, "HEAD "), requests_of(folder, "GET ")
+    assert len(heads) <= 3
+    if path:
+        assert len([line for line in gets if not line.endswith("bytes=0-4095")]) <= 2

@@ -61,12 +61,13 @@ class ParquetTable(Table):
     def __init__(self, paths: list[str]):
         self._paths = paths
         self._states = {number: FileState(path) for number, path in enumerate(paths) if not is_remote(path)}
+        self._remote = {path: RemoteFile(path) for path in paths if is_remote(path)}
         self._metadata: list[pq.FileMetaData] = []
         self._schemas: list[pa.Schema] = []
         self._groups: list[_RowGroupSpan] = []
         self.num_rows = 0
         for number, path in enumerate(paths):
-            with explain_arrow(path, "Parquet"), _open(path) as raw, pq.ParquetFile(raw) as file:
+            with explain_arrow(path, "Parquet"), self._open(path) as raw, pq.ParquetFile(raw) as file:
                 metadata, schema = file.metadata, file.schema_arrow
             if number == 0:
                 self.schema = schema
@@ -207,7 +208,7 @@ class ParquetTable(Table):
         streamed = {"pre_buffer": False, "buffer_size": _REMOTE_BYTES if is_remote(path) else _STREAM_BYTES}
         with (
             explain_arrow(path, "Parquet"),
-            _open(path) as raw,
+            self._open(path) as raw,
             pq.ParquetFile(raw, metadata=self._metadata[group.file], **streamed) as file,
         ):
             for batch in file.iter_batches(batch_rows, row_groups=[group.number], columns=names, use_threads=False):
@@ -217,6 +218,5 @@ class ParquetTable(Table):
             problem = f"row group {group.number} holds {num_rows} rows, not {group.num_rows}"
             raise ManifestError(f"{path}: {problem}; write it again")
 
-
-def _open(path: str) -> Any:
-    return pa.PythonFile(RemoteFile(path), "r") if is_remote(path) else pa.OSFile(path)
+    def _open(self, path: str) -> Any:
+        return pa.PythonFile(self._remote[path].again(), "r") if path in self._remote else pa.OSFile(path)

@@ -54,7 +54,7 @@ class Tars:
         """Files of one tar, in order. Raises ManifestError: packed, damaged, cut off, or going on after its end."""
         path, size = self.paths[number], self._files[number].size
         try:
-            with _open(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            with _open(self._files[number]) as file, tarfile.open(fileobj=file, mode="r:") as tar:
                 while (found := tar.next()) is not None:
                     tar.members.clear()  # or it keeps them all
                     if found.isfile() and not found.issparse():
@@ -85,8 +85,8 @@ class Tars:
         return data
 
 
-def _open(path: str) -> BinaryIO:
-    return io.BufferedReader(RemoteFile(path), _REMOTE_BYTES) if is_remote(path) else open(path, "rb")
+def _open(file: RemoteFile | LocalFile) -> BinaryIO:
+    return io.BufferedReader(file.again(), _REMOTE_BYTES) if isinstance(file, RemoteFile) else open(file.path, "rb")
 
 
 class NemoMembers:
