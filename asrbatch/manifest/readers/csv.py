@@ -63,6 +63,7 @@ class CsvReader(LineReader):
             self._dialect["quoting"] = csv.QUOTE_NONE
         self._header = self._read_header()
         self._columns = self._choose_columns(source.options)
+        self._typed = [name for name in map(self._columns.ours, self._header) if name in _NOTHING_WHEN_EMPTY]
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         records, end = self._records(), 0
@@ -145,9 +146,10 @@ class CsvReader(LineReader):
             raise InvalidRow(f"has {len(values)} fields", f"the header has {len(self._header)}", fix)
         fields: dict[str, Any] = self._columns.rename(dict(zip(self._header, values, strict=True)))
         invalid: InvalidRow | None = None
-        for name, value in fields.items():
+        # Of texts in ASCII nothing can be wrong: most fields of most rows are.
+        for name in self._typed if "".join(values).isascii() else fields:
             try:
-                fields[name] = _value(name, value)
+                fields[name] = _value(name, fields[name])
             except InvalidRow as e:  # the first is reported; the fields after it are read for the output row
                 invalid = invalid or e
         if invalid is not None:
