@@ -41,7 +41,7 @@ HOMES = {
     "datasets": {"manifest.readers.hub"},
     "soundfile": {"audio.sndfile"},
     "soxr": {"audio.load"},
-    "av": {"audio.ffmpeg"},
+    "av": {"audio.ffmpeg", "audio.tracks"},
     "onnxruntime": {"audio.vad"},
     "silero_vad": {"audio.vad"},
     "pyarrow": {"manifest.readers"},

@@ -1,27 +1,25 @@
-"""Audio files as FFmpeg reads them: everything that is not PCM-like, and MP3 and Ogg. The only importer of av.
+"""Audio files as FFmpeg reads them: everything that is not PCM-like, and MP3 and Ogg.
 
 Sets PyAV's log level, which belongs to the whole process.
 """
 
-import contextlib
+import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av import FFmpegError
-from av.stream import Discard, Disposition
 
-from asrbatch.audio import flac, mp3, ogg
-from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, SILENCE_PEAK, Clip, DecodeError, Mixer
+from asrbatch.audio import flac, matroska, mov, mp3, ogg
+from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer
 from asrbatch.audio.header import Header
-from asrbatch.audio.pcm_layout import RangeReader
+from asrbatch.audio.joined import amr_parts
+from asrbatch.audio.pcm_layout import RangeReader, find_samples, one_chunk
+from asrbatch.audio.tracks import choose_track, decoder_of, only_track, open_container, to_float
 
-# What FFmpeg may recognise: files that hold sound themselves. Not the playlists and scripts that name other files or
-# hosts (hls, concat, dash, sdp ...), nor headerless formats that accept any bytes (g722 is asked for by name).
-FFMPEG_FORMATS = "mov,matroska,mp3,ogg,aac,wav,flac,aiff,au,caf,w64,asf,avi,flv,mpegts,mpeg,amr,ac3,eac3,ape,wv,tta"
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names them
 # An offset shorter than the first is decoded from the start; a longer one starts PREROLL_S early, because a decoder
 # needs what came before (Opus settles in 0.08 s; an MP3 frame leans on up to nine others, 0.3 s).
@@ -33,8 +31,13 @@ MIN_GAP_S, RESTART_S = 0.1, 1.0
 # A jump of less than a minute is believed; a larger one where it ends before the container's stated end, or within a
 # day where that states none. What leads further is a broken clock.
 SURE_GAP_S, MAX_GAP_S = 60.0, 24 * 3600.0
-# Decoders that take what FFmpeg's own do not: frames without sound (SID, NO_DATA) of AMR with DTX.
-DECODERS = {"amrnb": "libopencore_amrnb", "amrwb": "libopencore_amrwb"}
+
+# Where the files are that were joined to one, by kind of container.
+PARTS = (ogg.parts, flac.parts, matroska.parts, mov.parts, amr_parts)
+# How the containers begin of which FFmpeg reads one file alone, where another was joined on.
+RESTARTS = {"flv": b"FLV\1", "tta": b"TTA1", "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"}
+ADTS_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # by code
+_SEARCHED_BYTES = 1 << 16  # for that, behind the last packet
 
 __all__ = ["FFmpegError", "FFmpegFile"]
 
@@ -53,31 +56,33 @@ class FFmpegFile:
     marks as such are cut by FFmpeg.
     """
 
-    def __init__(self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None):
+    def __init__(
+        self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None, *, for_header: bool = False
+    ):
         self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
         self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
-        mp3_length, sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
-        parts = ogg.parts(file) or flac.parts(file) if sound_end is None else [(0, sound_end)]
+        (mp3_length, self.goes_on), sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
+        file, self.has_more = _all_samples(file)
+        parts = next(filter(None, (find(file) for find in PARTS)), []) if sound_end is None else [(0, sound_end)]
         self.later_parts = [RangeReader(file, [part]) for part in parts[1:]]
         if parts:
             file = RangeReader(file, parts[:1])
+        self.file, self.read_to = file, 0
         self.num_errors = av.logging.get_last_error()[0]
-        self.container = stack.enter_context(_open(file, format))
+        self.container = stack.enter_context(open_container(file, format))
         self.track, self.num_tracks = clip.track or 0, len(self.container.streams.audio)
         if not self.num_tracks:
             raise DecodeError("it holds no audio stream")
         clip.check_track(self.num_tracks)
         if clip.track is None and self.num_tracks > 1:
-            self.track = _choose_track(file, self.container.streams.audio, format)
-            self.container = stack.enter_context(_open(file, format))  # its place in the file has moved meanwhile
+            self.track = choose_track(file, self.container.streams.audio, format, for_header)
+            # Its place in the file has moved meanwhile.
+            self.container = stack.enter_context(open_container(file, format))
         self.kind = self.container.format.name
-        self.stream = self.container.streams.audio[self.track]
-        for other in self.container.streams:
-            if other is not self.stream:
-                other.discard = Discard.all  # do not even read the video
-        self.decoder = _decoder_of(self.stream)
-        self.packets = self._demux()
-        self.frames = self._decode(self.packets)
+        self.stream = only_track(self.container, self.track)
+        self.decoder = decoder_of(self.stream)
+        self.packets, self.origin = self._demux(self.container, self.stream), 0
+        self.frames = self._decode(self.packets, self.decoder)
         self.first = next(self.frames, None)
         if self.first is None:
             return
@@ -103,6 +108,8 @@ class FFmpegFile:
         elif self.kind == MATROSKA and len(self.container.streams) == 1 and self.container.duration:
             # Of the whole recording, in which the sound may begin late.
             self.length = round((self.container.duration / av.time_base - self.origin * self.tick) * self.rate)
+        if self.later_parts:
+            self.length = None  # that is of the first
 
     def header(self) -> Header:
         codec, container = self.stream.codec_context.codec.canonical_name, self.kind.split(",")[0]
@@ -111,7 +118,7 @@ class FFmpegFile:
             return Header(what, self.rate, 1, 0, 0)
         channels, is_exact = self.first.layout.nb_channels, self.length is not None or self.kind == "ogg"
         length = self.stated_length if self.length is None else self.length
-        if self.later_parts:
+        if self.later_parts or (self.kind == "mp3" and self.goes_on):
             length, is_exact = None, False
         of_file = is_exact, self.cut_off, self.slack, self.num_tracks, tuple(self.flags())
         return Header(what, self.rate, channels, length, length, *of_file)
@@ -121,11 +128,11 @@ class FFmpegFile:
         if self.first is None:
             return
         start, stop = self.clip.start(self.rate), self.clip.stop(self.rate)
-        position, frames = 0, itertools.chain([self.first], self.frames, *map(_decode_part, self.later_parts))
+        position, frames = 0, itertools.chain([self.first], self.frames)
         if start > SKIP_AFTER_S * self.rate and not self.later_parts:
             position, frames = self._skip_to(start)
         waiting, num_waiting = [], 0
-        for piece in self._with_silence(position, frames):
+        for piece in self._mono(position, frames):
             position += len(piece)
             if position > start:
                 waiting.append(piece[max(0, len(piece) - (position - start)) :])
@@ -140,8 +147,31 @@ class FFmpegFile:
     def flags(self) -> list[str]:
         """What had to be done to hear it; complete once `blocks()` is exhausted. See `load.AudioStream`."""
         has_others = self.num_tracks > 1
-        marks = {"gap_filled": self.has_gaps, "other_tracks": has_others, "channels_cancel": self.mixer.cancels}
+        marks = {
+            "gap_filled": self.has_gaps,
+            "other_tracks": has_others,
+            "trailing_audio": self.has_more,
+            "channels_cancel": self.mixer.cancels,
+        }
         return [flag for flag, is_so in marks.items() if is_so]
+
+    def _mono(self, position: int, frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
+        """Samples at `rate` from `position` on, those of files that were joined on among them.
+
+        Raises:
+            DecodeError: the file is damaged or cut off.
+        """
+        parts = itertools.chain(map(self._decode_part, self.later_parts), self._parts_behind())
+        for part in itertools.chain([frames], parts):
+            if part is not frames and (first := next(part, None)) is not None:
+                if first.pts is not None:
+                    self._restart(first.pts, position)
+                part = itertools.chain([first], part)
+            for piece in self._with_silence(position, part):
+                position += len(piece)
+                yield piece
+        if self.cut_off:
+            raise DecodeError("cut off: it ends in the middle of an Ogg page")
 
     def _with_silence(self, position: int, frames: Iterator[av.AudioFrame]) -> Iterator[np.ndarray]:
         """Mono samples at `rate` from `position` on, one after another; with zeros where no packets were sent."""
@@ -156,7 +186,7 @@ class FFmpegFile:
                 for left in range(gap, 0, -BLOCK_VALUES):
                     yield np.zeros(min(left, BLOCK_VALUES), np.float32)
                 position += gap
-            samples = self.mixer(_to_float(frame))
+            samples = self.mixer(to_float(frame))
             position += len(samples)
             yield samples
 
@@ -205,7 +235,7 @@ class FFmpegFile:
             wake = self.origin + int(wake_s / self.tick)
             for target in (wake, self.origin):  # a broken index may lead too far: then from the start
                 self.container.seek(target, stream=self.stream)
-                packets = self._demux()
+                packets = self._demux(self.container, self.stream)
                 packet = next(packets)
                 if packet.pts is not None and packet.pts <= wake:
                     break
@@ -218,62 +248,89 @@ class FFmpegFile:
                 break
             if self._place(packet.pts) < end - RESTART_S * self.rate:
                 self._restart(packet.pts, end)
-            after = self._place(packet.pts + (packet.duration or 0))
+            excess = self._excess(packet)
+            after = self._place(packet.pts + (packet.duration or 0) - excess)
             if after > wake_s * self.rate:
                 break
-            end = after
+            end, self.origin = after, self.origin + excess
         else:
             return end, iter(())
-        frames = self._decode(itertools.chain([packet], packets))
+        frames = self._decode(itertools.chain([packet], packets), self.decoder)
         head, places, num_frames = [], [], 0
         for frame in frames:
             head.append(frame)
             if frame.pts is None:
                 raise DecodeError("its packets carry no times by which to find the offset")
             places.append(self._place(frame.pts) - num_frames)
-            num_frames += frame.samples
+            num_frames += round(frame.samples * self.rate / frame.sample_rate)
             if places[-1] + num_frames >= start:
                 break
         # The median: time stamps are rounded (WebM: to 1 ms), and off by 10 ms where Vorbis changes its block size.
         place = sorted(places)[len(places) // 2] if places else end
         return min(place, start) if places else place, itertools.chain(head, frames)
 
-    def _demux(self) -> Iterator[av.Packet]:
+    def _parts_behind(self) -> Iterator[Iterator[av.AudioFrame]]:
+        """Files that were joined on where FFmpeg stops, one after the other."""
+        magic, size = RESTARTS.get(self.kind), self.file.seek(0, io.SEEK_END)
+        while magic is not None:
+            self.file.seek(self.read_to)
+            if (behind := self.file.read(_SEARCHED_BYTES).find(magic)) < 0:
+                return
+            start = self.read_to + behind
+            yield self._decode_part(RangeReader(self.file, [(start, size)]), start)
+
+    def _decode_part(self, file: BinaryIO, start: int = 0) -> Iterator[av.AudioFrame]:
+        """All frames of a file that was joined on, of the same track if it has that.
+
+        Args:
+            start: the byte of `self.file` at which that begins.
+        """
+        with open_container(file, None) as container:
+            if not (streams := container.streams.audio):
+                return
+            stream = streams[self.track if self.track < len(streams) else 0]
+            for frame in self._decode(self._demux(container, stream), decoder_of(stream), start):
+                if frame.time_base != self.tick:
+                    frame.pts = None
+                yield frame
+
+    def _demux(self, container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
         try:
-            yield from self.container.demux(self.stream)
+            yield from container.demux(stream)
         except IndexError as e:  # PyAV 18 does not expect it
             raise DecodeError("a new stream begins in the middle of it") from e
 
-    def _decode(self, packets: Iterator[av.Packet]) -> Iterator[av.AudioFrame]:
+    def _decode(
+        self, packets: Iterator[av.Packet], decoder: av.AudioCodecContext | None, start: int = 0
+    ) -> Iterator[av.AudioFrame]:
         for packet in packets:
+            if packet.pos is not None:
+                self.read_to = start + packet.pos + packet.size
             if packet.is_corrupt:
                 raise DecodeError("damaged or cut off: FFmpeg marks a packet as corrupt")
             if self.kind == "ogg" and av.logging.get_last_error()[0] != self.num_errors:  # it drops a page and goes on
                 raise DecodeError(f"damaged: {av.logging.get_last_error()[1][2]}")
+            excess = self._excess(packet)
             try:
-                yield from (
-                    packet.decode() if self.decoder is None else self.decoder.decode(packet if packet.size else None)
-                )
+                frames = packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
             except av.InvalidDataError:
-                # What lies between joined MP3 files, or behind one, is no sound: a tag, or zeros.
-                if self.kind != "mp3" or mp3.is_frame(bytes(packet)):
+                if not (self.kind == "mp3" and excess):
                     raise
-        if self.cut_off:
-            raise DecodeError("cut off: it ends in the middle of an Ogg page")
+                frames = []
+            yield from frames
+            self.origin += excess
 
-
-class _Nameless:
-    """A file without a name: FFmpeg guesses by names, and would let a playlist open the files beside it."""
-
-    def __init__(self, file: BinaryIO):
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-
-
-def _decode_part(file: BinaryIO) -> Iterator[av.AudioFrame]:
-    """All frames of the first audio stream, counted behind those of another part."""
-    with _open(file, None) as container:
-        for packet in container.demux(audio=0):
-            yield from _without_time(packet.decode())
+    def _excess(self, packet: av.Packet) -> int:
+        """By how many ticks its duration is longer than its sound. FFmpeg gives one to what lies between joined MP3
+        files, or behind one (a tag, zeros), and to frames of ADTS at another rate that of the first.
+        """
+        if self.kind not in ("mp3", "aac") or not packet.duration:
+            return 0
+        data = bytes(packet)
+        if self.kind == "mp3":
+            return 0 if mp3.is_frame(data.lstrip(b"\0")) else packet.duration
+        rate = dict(enumerate(ADTS_RATES)).get(data[2] >> 2 & 15) if len(data) > 6 else None
+        return 0 if rate is None else packet.duration - round(1024 * ((data[6] & 3) + 1) / rate / packet.time_base)
 
 
 def _without_time(frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
@@ -283,50 +340,11 @@ def _without_time(frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
     return frames
 
 
-def _to_float(frame: av.AudioFrame) -> np.ndarray:
-    """(frames, channels) float32; integers scaled to [-1, 1)."""
-    # PyAV 18 takes what follows the 8th plane in memory for a 9th, and has no arrays of 64-bit integers.
-    if (frame.format.is_planar and frame.layout.nb_channels >= 8) or frame.format.packed.name == "s64":
-        (frame,) = av.AudioResampler("flt").resample(frame)
-    values = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
-    scale = 2 ** (8 * values.dtype.itemsize - 1) if values.dtype.kind == "i" else 1
-    return values.astype(np.float32, copy=False) / np.float32(scale)
-
-
-def _open(file: BinaryIO, format: str | None) -> av.container.InputContainer:
-    file.seek(0)
-    allowed = {"protocol_whitelist": "none", "format_whitelist": format or FFMPEG_FORMATS}
-    return av.open(_Nameless(file), format=format, metadata_errors="ignore", container_options=allowed)
-
-
-def _choose_track(file: BinaryIO, tracks: Sequence[av.AudioStream], format: str | None) -> int:
-    """Which of several audio streams to read: the default one, else the first that has sound."""
-    in_order = sorted(range(len(tracks)), key=lambda at: not tracks[at].disposition & Disposition.default)
-    return next((at for at in in_order if _has_sound(file, at, format)), in_order[0])
-
-
-def _has_sound(file: BinaryIO, track: int, format: str | None) -> bool:
-    with contextlib.suppress(FFmpegError, IndexError), _open(file, format) as container:
-        stream = container.streams.audio[track]
-        if stream.codec_context is not None:
-            return any(_peak(frame) >= SILENCE_PEAK for packet in container.demux(stream) for frame in packet.decode())
-    return False
-
-
-def _peak(frame: av.AudioFrame) -> float:
-    return np.abs(_to_float(frame)).max(initial=0.0)
-
-
-def _decoder_of(stream: av.AudioStream) -> av.AudioCodecContext | None:
-    """The decoder to use in place of FFmpeg's own; None for its own."""
-    native = stream.codec_context
-    if native is None:
-        raise DecodeError("its sound is of a codec that no decoder here knows")
-    if native.name not in DECODERS:
-        return None
-    decoder = av.CodecContext.create(DECODERS[native.name], "r")
-    decoder.sample_rate, decoder.layout = native.sample_rate, native.layout
-    return decoder
+def _all_samples(file: BinaryIO) -> tuple[BinaryIO, bool]:
+    """A file whose container states how much sound follows, with all that is there; and whether there is more."""
+    layout = find_samples(file)
+    if layout is None or not layout.ranges:
+        return file, False
+    if (whole := one_chunk(file, layout)) is not None:
+        return whole, layout.has_more
+    return file, layout.has_more or not layout.is_as_stated

@@ -7,6 +7,8 @@ with `cat`: FFmpeg reads on, each of the joined files by itself. Format: RFC 963
 import io
 from typing import BinaryIO
 
+from asrbatch.audio.joined import parts_from, places_of
+
 _SEARCHED_BYTES = 1 << 16  # a frame has at most some 16 KiB per channel in practice
 _SMALL_BYTES = 1 << 20
 _MARK = b"fLaC\x00\x00\x00\x22"  # of a file, and STREAMINFO with its length
@@ -30,17 +32,8 @@ def goes_on(file: BinaryIO, num_frames: int) -> bool:
 
 def parts(file: BinaryIO) -> list[tuple[int, int]]:
     """Bytes (from, to) of each of the files that were joined; none where it is one, or no FLAC. Reads all of it."""
-    size, starts, before = file.seek(0, io.SEEK_END), [], b""
     file.seek(0)
-    if file.read(4) != _MARK[:4]:
-        return []
-    file.seek(0)
-    while block := file.read(1 << 20):
-        searched, at = before + block, -1
-        while (at := searched.find(_MARK, at + 1)) >= 0:
-            starts.append(file.tell() - len(searched) + at)
-        before = block[-len(_MARK) + 1 :]
-    return list(zip(starts, [*starts[1:], size], strict=True)) if len(starts) > 1 else []
+    return parts_from(list(places_of(file, _MARK)), file) if file.read(4) == _MARK[:4] else []
 
 
 def _place(file: BinaryIO, at: int, last: bool = False) -> int | None:

@@ -6,7 +6,7 @@ libsndfile opens them: libsndfile 1.2.2 ends a variable-bit-rate MP3 without a X
 (at a third of the sound in our test), and its seeks in MP3 and near the end of Ogg Vorbis land in the wrong place.
 
 Knows nothing about manifests, models, windows or processes. A decoder may crash or hang in here: see `decoder.py`.
-The only importer of soxr; `sndfile.py` is that of soundfile, `ffmpeg.py` that of av.
+The only importer of soxr; `sndfile.py` is that of soundfile, `ffmpeg.py` and `tracks.py` are those of av.
 """
 
 import io
@@ -191,17 +191,17 @@ class AudioStream:
 
 def read_header(source: str | bytes, clip: Clip) -> Header:
     """What a file says about itself. Of its sound the first packet is decoded; more only to find which of several
-    tracks has sound, and whether floating-point samples are whole numbers.
+    tracks has sound, where none is the default one, and whether floating-point samples are whole numbers.
 
     Args:
-        source, clip: as `stream_audio`; of the clip the name matters alone.
+        source, clip: as `stream_audio`; of the clip the name and the track matter alone.
 
     Raises:
-        RowError: missing, unreadable, empty_audio.
+        RowError: missing, unreadable, empty_audio; bad_row where there is no such track.
     """
     with ExitStack() as stack, _as_row_errors(clip.name):
         file = stack.enter_context(_open_file(source, clip.name))
-        header = _choose_decoder(file, _suffix(source, clip.name), clip, stack).header()
+        header = _choose_decoder(file, _suffix(source, clip.name), clip, stack, for_header=True).header()
         _check_rate(header.sample_rate)
     if header.num_frames == 0:
         raise RowError("empty_audio", f"{clip.name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
@@ -235,14 +235,16 @@ def _open_file(source: str | bytes, name: str) -> BinaryIO:
     return file
 
 
-def _choose_decoder(file: BinaryIO, suffix: str, clip: Clip, stack: ExitStack) -> AudioFile:
+def _choose_decoder(
+    file: BinaryIO, suffix: str, clip: Clip, stack: ExitStack, *, for_header: bool = False
+) -> AudioFile:
     if suffix == ".g722":
         return FFmpegFile(file, clip, stack, format="g722")
     try:
         opened = SndFile(file, clip, stack)
     except LibsndfileError as e:
         try:
-            return FFmpegFile(file, clip, stack)
+            return FFmpegFile(file, clip, stack, for_header=for_header)
         except (FFmpegError, DecodeError) as e2:
             raise DecodeError(f"no decoder reads it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
     return FFmpegFile(file, clip, stack) if opened.is_for_ffmpeg() else opened

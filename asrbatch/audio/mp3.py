@@ -5,6 +5,7 @@ import struct
 from typing import BinaryIO
 
 _ID3V1_BYTES, _APE_BYTES = 128, 32
+_LEAST_BYTES = 2048  # fewer behind the stated ones are no recording: the header frame itself, a short tag
 _SAMPLES = {3: 1152, 2: 576, 0: 576}  # in a frame of layer III, by version: MPEG 1, 2, 2.5
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
@@ -14,8 +15,9 @@ def is_frame(data: bytes) -> bool:
     return len(data) >= 4 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
 
 
-def stated_length(file: BinaryIO) -> int | None:
-    """Samples per channel by the Xing, Info or VBRI header in the first frame, behind any ID3v2 tag; None without one.
+def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
+    """Samples per channel by the Xing, Info or VBRI header in the first frame, behind any ID3v2 tag, None without one;
+    and whether more stands behind the bytes that it speaks of: frames of a file that was joined on, tags, zeros.
 
     FFmpeg does not believe it where the file's size is another than that header says, as with a tag or more frames
     behind it, and divides the size by the bit rate instead. Without the encoder's delay and padding, as FFmpeg cuts it.
@@ -23,21 +25,24 @@ def stated_length(file: BinaryIO) -> int | None:
     file.seek(0)
     head = file.read(10)
     has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
-    file.seek(10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0)
-    frame = file.read(256)
+    start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0
+    frame = _read(file, start, 256)
     version = frame[1] >> 3 & 3 if is_frame(frame) else 1
     at = next((at for name in (b"Xing", b"Info", b"VBRI") if (at := frame.find(name)) >= 0), -1)
     if at < 0 or version not in _SAMPLES:
-        return None
+        return None, False
+    left = file.seek(0, io.SEEK_END) - start - _LEAST_BYTES
     if frame[at : at + 4] == b"VBRI":
-        return struct.unpack(">I", frame[at + 14 : at + 18])[0] * _SAMPLES[version]
-    flags, count = struct.unpack(">II", frame[at + 4 : at + 12])
+        num_bytes, count = struct.unpack(">II", frame[at + 10 : at + 18])
+        return count * _SAMPLES[version], left > num_bytes
+    flags, count, num_bytes = struct.unpack(">III", frame[at + 4 : at + 16])
     if not flags & 1:
-        return None
+        return None, False
     # The LAME tag behind it: 12 bits each, how many samples the encoder put before and behind.
     lame = at + 8 + 4 * (flags & 1) + 4 * (flags >> 1 & 1) + 100 * (flags >> 2 & 1) + 4 * (flags >> 3 & 1)
     added = frame[lame + 21 : lame + 24] if frame[lame : lame + 4] in (b"LAME", b"Lavf", b"Lavc") else bytes(3)
-    return count * _SAMPLES[version] - (added[0] << 4 | added[1] >> 4) - ((added[1] & 15) << 8 | added[2])
+    length = count * _SAMPLES[version] - (added[0] << 4 | added[1] >> 4) - ((added[1] & 15) << 8 | added[2])
+    return length, bool(flags & 2) and left > num_bytes
 
 
 def end_of_sound(file: BinaryIO) -> int | None:

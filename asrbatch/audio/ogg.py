@@ -3,6 +3,8 @@
 import io
 from typing import BinaryIO
 
+from asrbatch.audio.joined import parts_from
+
 _MOST_PAGE_BYTES = 65_307
 _FIRST_PAGE = 2  # the flag of a page that begins a stream
 
@@ -38,7 +40,7 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
         elif last_serial in first_serials:
             return []
         was_first, at = is_first, at + _page_bytes(head)
-    return list(zip(starts, [*starts[1:], size], strict=True)) if len(starts) > 1 else []
+    return parts_from(starts, file)
 
 
 def _is_ogg(file: BinaryIO) -> bool:

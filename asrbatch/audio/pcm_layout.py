@@ -87,6 +87,37 @@ class RangeReader(io.RawIOBase):
         return num_read
 
 
+class _WithHead:
+    """A file of which the first bytes are others."""
+
+    def __init__(self, file: BinaryIO, head: bytes):
+        self._file, self._head, self._at = file, head, 0
+
+    def seek(self, offset: int) -> None:
+        self._at = offset
+
+    def read(self, count: int) -> bytes:
+        if self._at < len(self._head):
+            return self._head[self._at : self._at + count]
+        self._file.seek(self._at)
+        return self._file.read(count)
+
+
+def one_chunk(file: BinaryIO, layout: PcmLayout) -> BinaryIO | None:
+    """A WAV file with all its samples in one chunk whose size is right, for a reader that believes that; None where it
+    is as the header says, or cut off, or no such size can be written.
+    """
+    start = layout.ranges[0][0]
+    head = bytearray(_read(file, 0, start))
+    (stated,) = struct.unpack("<I", head[-4:])
+    is_open = stated == 0 or stated >= UNKNOWN_BYTES
+    if head[:4] != b"RIFF" or layout.num_bytes >= UNKNOWN_BYTES or not (is_open or layout.num_bytes > stated):
+        return None
+    struct.pack_into("<I", head, 4, start - 8 + layout.num_bytes)
+    struct.pack_into("<I", head, start - 4, layout.num_bytes)
+    return RangeReader(_WithHead(file, bytes(head)), [(0, start), *layout.ranges])
+
+
 def find_samples(file: BinaryIO) -> PcmLayout | None:
     """Walks over the chunks of a file; leaves its position where it was. None for other containers."""
     before = file.tell()

@@ -18,7 +18,7 @@ import pytest
 import soundfile
 from audio_files import RATE, encode
 
-from asrbatch.audio.ffmpeg import FFMPEG_FORMATS
+from asrbatch.audio.tracks import FFMPEG_FORMATS
 from asrbatch.errors import EXIT_COMPLETE, ManifestError
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers.sniff import ENDINGS
