@@ -1,8 +1,9 @@
 """Reads the header of every file a manifest names, in parallel, or decodes it, and finds which rows will fail.
 
 A hostile file can neither crash nor hang it: files are read in decoder processes, killed at a timeout. Every header is
-read once however many rows name its file, and rows are taken file by file for that; what is kept is some 35 bytes a
-row. Knows what `header.predict_decoding` says of a row, not how headers are read, and shows nothing."""
+read once (for each track that is named) however many rows name its file, and rows are taken file by file for that; what
+is kept is some 35 bytes a row. Knows what `header.predict_decoding` says of a row, not how headers are read, and shows
+nothing."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ class AudioProbe:
     def _work(self, decoder: Decoder) -> None:
         while (rows := self._take()) is not None:
             file: object = None
-            opened: _Opened | None = None
+            opened: dict[int | None, _Opened] = {}  # by track
             for index in rows:
                 if self._stopping:
                     return
@@ -118,10 +119,13 @@ class AudioProbe:
                 # Until it is known to yield anything: a row that fails yields nothing.
                 self.audio_s[row.index] = 0.0
                 if row.problem is None:
-                    if opened is None or file_of(row) != file:  # equal hashes of two files: rare, and harmless
-                        file, opened = file_of(row), self._open(row, decoder)
+                    if not opened or file_of(row) != file:  # equal hashes of two files: rare, and harmless
+                        file, opened = file_of(row), {}
+                    track = self._track_of(row)
+                    if track not in opened:
+                        opened[track] = self._open(row, decoder, is_first=not opened)
                     try:
-                        self._measure(row, opened, decoder)
+                        self._measure(row, opened[track], decoder)
                     except RowError as e:
                         self._add(row, e.kind, e.message, e.has_fix)
                 elif self._judge_bad:
@@ -141,15 +145,19 @@ class AudioProbe:
             self._on_issue(Issue(row.index, self._manifest.where(row.index), row.id, "audio", kind, text))
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
-    def _open(self, row: Utterance, decoder: Decoder) -> "_Opened":
+    def _track_of(self, row: Utterance) -> int | None:
+        return self._config.track if row.track is None and self._config else row.track
+
+    def _open(self, row: Utterance, decoder: Decoder, is_first: bool) -> "_Opened":
         source = None
         try:
             source = row.audio.resolve()
-            header = decoder.read_header(HeaderRequest(source, Clip(row.audio.name)))
+            header = decoder.read_header(HeaderRequest(source, Clip(row.audio.name, track=self._track_of(row))))
         except RowError as e:
             header = e
-        with self._lock:
-            self.results.add_file(header)
+        if is_first:
+            with self._lock:
+                self.results.add_file(header)
         return _Opened(source, header)
 
     def _measure(self, row: Utterance, opened: "_Opened", decoder: Decoder) -> None:
@@ -157,9 +165,8 @@ class AudioProbe:
         header, config = opened.header, self._config
         if isinstance(header, RowError):
             raise header
-        max_s, track = (config.max_s, config.track) if config else (None, None)
-        track = track if row.track is None else row.track
-        clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, max_s, track)
+        max_s = config.max_s if config else None
+        clip = Clip(row.audio.name, row.offset_s, row.duration_s, row.channel, max_s, self._track_of(row))
         needs = {"sample_rate": config.sample_rate, "min_samples": config.min_samples} if config else {}
         audio_s, mismatch, is_exact, flags = None, None, header.is_exact, header.flags
         if not self.decodes_all:

@@ -5,8 +5,10 @@ import itertools
 import os
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -260,6 +262,27 @@ def test_a_file_of_many_rows_is_opened_once(tmp_path):
     assert done.results.containers == {"wav pcm_u8": 3} and done.results.sample_rates == {RATE: 3}
     assert seen[-1] == (600, 0) and seen == sorted(seen)
     assert np.all(done.audio_s == 0.5)
+
+
+@pytest.mark.parametrize("of_run", [False, True])
+def test_a_row_is_held_against_the_track_that_it_names(tmp_path, of_run):
+    """Before, against the default one: what that lacks was told as a bad row, and its length was taken."""
+    with av.open(str(tmp_path / "x.mkv"), "w") as out:
+        for stream in [out.add_stream("pcm_s16le", rate=RATE, layout=layout) for layout in ("mono", "stereo")]:
+            noise = np.random.default_rng(0).integers(-9999, 9999, (1, 4 * RATE), np.int16)
+            frame = av.AudioFrame.from_ndarray(noise, "s16", stream.layout.name)
+            frame.sample_rate, frame.pts = RATE, 0
+            out.mux([*stream.encode(frame), *stream.encode(None)])
+    rows = [{"audio_filepath": "x.mkv", "id": f"{track}{channel}", "track": track, "channel": channel}
+            for track, channel in ((0, 0), (1, 1), (0, 1), (2, 0))]  # fmt: skip
+    config = WHISPER
+    if of_run:
+        rows, config = [{"audio_filepath": "x.mkv", "channel": 1}], replace(WHISPER, track=1)
+    done = probe(tmp_path, rows, config=config)
+    assert done.results.num_files == 1
+    assert [done.kind_of(at) for at in range(len(rows))] == (
+        ["other_tracks"] if of_run else ["other_tracks", "other_tracks", "bad_row", "bad_row"]
+    )
 
 
 def test_equal_hashes_of_different_files_cost_time_alone(tmp_path):
