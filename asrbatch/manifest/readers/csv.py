@@ -115,6 +115,13 @@ class CsvReader(LineReader):
         end, number = len(first_line) - len(unread[0]), 1
         taken: list[bytes] = []  # the lines of a record
         while True:
+            line = unread.pop() if unread else next(lines, b"")
+            if (values := self._plain_values(line)) is not None:
+                start, end = end, end + len(line)
+                yield _Record(start, end, number, values)
+                number += 1
+                continue
+            unread.append(line)
             taken.clear()
             try:
                 values = next(csv.reader(_take_lines(lines, unread, taken), **self._dialect), None)
@@ -129,6 +136,15 @@ class CsvReader(LineReader):
             if values != []:
                 yield _Record(start, end, number, values)
             number += len(taken)
+
+    def _plain_values(self, line: bytes) -> list[str] | None:
+        """The fields of a line that is a record as it stands; None where the csv module has to look: called for every
+        line, it takes a quarter of the time of a scan.
+        """
+        if (b'"' in line and "quoting" not in self._dialect) or b"\0" in line:
+            return None
+        text = _decode(line).removesuffix("\n").removesuffix("\r")
+        return text.split(self._dialect["delimiter"]) if text and "\r" not in text else None
 
     def _values(self, data: bytes) -> list[str] | csv.Error:
         """The fields of the one record in some lines, or what is wrong with it."""
