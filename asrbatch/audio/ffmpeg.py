@@ -13,10 +13,10 @@ import av
 import numpy as np
 from av import FFmpegError
 
-from asrbatch.audio import flac, matroska, mov, mp3, ogg
+from asrbatch.audio import flac, mp3, ogg
 from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer
 from asrbatch.audio.header import Header
-from asrbatch.audio.joined import amr_parts
+from asrbatch.audio.joined import amr_parts, matroska_parts, mov_parts
 from asrbatch.audio.pcm_layout import RangeReader, find_samples, one_chunk
 from asrbatch.audio.tracks import choose_track, decoder_of, only_track, open_container, to_float
 
@@ -33,7 +33,7 @@ MIN_GAP_S, RESTART_S = 0.1, 1.0
 SURE_GAP_S, MAX_GAP_S = 60.0, 24 * 3600.0
 
 # Where the files are that were joined to one, by kind of container.
-PARTS = (ogg.parts, flac.parts, matroska.parts, mov.parts, amr_parts)
+PARTS = (ogg.parts, flac.parts, matroska_parts, mov_parts, amr_parts)
 # How the containers begin of which FFmpeg reads one file alone, where another was joined on.
 RESTARTS = {"flv": b"FLV\1", "tta": b"TTA1", "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"}
 ADTS_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # by code
@@ -81,7 +81,7 @@ class FFmpegFile:
         self.kind = self.container.format.name
         self.stream = only_track(self.container, self.track)
         self.decoder = decoder_of(self.stream)
-        self.packets, self.origin = self._demux(self.container, self.stream), 0
+        self.packets, self.origin, self.first = self._demux(self.container, self.stream), 0, None
         self.frames = self._decode(self.packets, self.decoder)
         self.first = next(self.frames, None)
         if self.first is None:
@@ -303,6 +303,7 @@ class FFmpegFile:
     def _decode(
         self, packets: Iterator[av.Packet], decoder: av.AudioCodecContext | None, start: int = 0
     ) -> Iterator[av.AudioFrame]:
+        hole = None
         for packet in packets:
             if packet.pos is not None:
                 self.read_to = start + packet.pos + packet.size
@@ -317,6 +318,10 @@ class FFmpegFile:
                 if not (self.kind == "mp3" and excess):
                     raise
                 frames = []
+            if frames and hole is not None:
+                raise DecodeError(f"damaged: after {hole:.2f} s it holds no MP3 for a while")
+            if self.kind == "mp3" and excess and self.first is not None and mp3.is_damage(bytes(packet)):
+                hole = self._place(packet.pts) / self.rate  # unless nothing follows
             yield from frames
             self.origin += excess
 

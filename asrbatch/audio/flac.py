@@ -8,6 +8,7 @@ import io
 from typing import BinaryIO
 
 from asrbatch.audio.joined import parts_from, places_of
+from asrbatch.audio.mp3 import end_of_id3
 
 _SEARCHED_BYTES = 1 << 16  # a frame has at most some 16 KiB per channel in practice
 _SMALL_BYTES = 1 << 20
@@ -32,13 +33,14 @@ def goes_on(file: BinaryIO, num_frames: int) -> bool:
 
 def parts(file: BinaryIO) -> list[tuple[int, int]]:
     """Bytes (from, to) of each of the files that were joined; none where it is one, or no FLAC. Reads all of it."""
-    file.seek(0)
-    return parts_from(list(places_of(file, _MARK)), file) if file.read(4) == _MARK[:4] else []
+    begin = end_of_id3(file)
+    file.seek(begin)
+    return parts_from(list(places_of(file, _MARK, begin)), file) if file.read(4) == _MARK[:4] else []
 
 
 def _place(file: BinaryIO, at: int, last: bool = False) -> int | None:
     """Where the first frame behind a byte (or the last one) ends, in samples per channel; None for none."""
-    file.seek(8)
+    file.seek(end_of_id3(file) + 8)
     info = file.read(4)  # of STREAMINFO: the smallest and the largest block
     block_size = int.from_bytes(info[2:], "big")
     file.seek(at)

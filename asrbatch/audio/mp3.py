@@ -6,6 +6,8 @@ from typing import BinaryIO
 
 _ID3V1_BYTES, _APE_BYTES = 128, 32
 _LEAST_BYTES = 2048  # fewer behind the stated ones are no recording: the header frame itself, a short tag
+_MOST_FRAME_BYTES = 1441
+_MARKS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"Xing", b"Info", b"VBRI")
 _SAMPLES = {3: 1152, 2: 576, 0: 576}  # in a frame of layer III, by version: MPEG 1, 2, 2.5
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
@@ -15,6 +17,13 @@ def is_frame(data: bytes) -> bool:
     return len(data) >= 4 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
 
 
+def is_damage(data: bytes) -> bool:
+    """Whether bytes between two frames, which hold none, are neither a tag, nor the end of one file and the head of
+    another, nor as few as cutting leaves.
+    """
+    return len(data) > _MOST_FRAME_BYTES and not any(mark in data for mark in _MARKS)
+
+
 def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
     """Samples per channel by the Xing, Info or VBRI header in the first frame, behind any ID3v2 tag, None without one;
     and whether more stands behind the bytes that it speaks of: frames of a file that was joined on, tags, zeros.
@@ -22,10 +31,7 @@ def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
     FFmpeg does not believe it where the file's size is another than that header says, as with a tag or more frames
     behind it, and divides the size by the bit rate instead. Without the encoder's delay and padding, as FFmpeg cuts it.
     """
-    file.seek(0)
-    head = file.read(10)
-    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
-    start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0
+    start = end_of_id3(file)
     frame = _read(file, start, 256)
     version = frame[1] >> 3 & 3 if is_frame(frame) else 1
     at = next((at for name in (b"Xing", b"Info", b"VBRI") if (at := frame.find(name)) >= 0), -1)
@@ -43,6 +49,13 @@ def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
     added = frame[lame + 21 : lame + 24] if frame[lame : lame + 4] in (b"LAME", b"Lavf", b"Lavc") else bytes(3)
     length = count * _SAMPLES[version] - (added[0] << 4 | added[1] >> 4) - ((added[1] & 15) << 8 | added[2])
     return length, bool(flags & 2) and left > num_bytes
+
+
+def end_of_id3(file: BinaryIO) -> int:
+    """The byte behind the ID3v2 tag that a file begins with, of MP3 or of another kind; 0 without one."""
+    head = _read(file, 0, 10)
+    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
+    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0
 
 
 def end_of_sound(file: BinaryIO) -> int | None:

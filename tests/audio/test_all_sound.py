@@ -67,6 +67,7 @@ def flac_of_half(x: np.ndarray) -> bytes:
     return bytes(data)
 
 
+TAG = b"ID3\4" + bytes(4) + b"\x10\0" + bytes(2048)
 SAMPLES = ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"]
 MORE = {
     **{f"WAV of half, {s}": lambda x, s=s: with_size(file(x, "WAV", s), b"data", "<I", 48_000) for s in SAMPLES},
@@ -89,6 +90,10 @@ MORE = {
     "CAF of half": lambda x: with_size(file(x, "CAF"), b"data", ">q", len(x) + 4),
     "CAF never finished": lambda x: with_size(file(x, "CAF"), b"data", ">q", -1),
     "FLAC of half": flac_of_half,
+    "FLAC of half behind a tag": lambda x: TAG + flac_of_half(x),
+    "FLACs joined, tags before": lambda x: joined(
+        TAG, file(x[: len(x) // 2], "FLAC"), TAG, file(x[len(x) // 2 :], "FLAC")
+    ),
     "FLACs joined": lambda x: halves(x, "FLAC"),
     "FLACs joined, 24 bits": lambda x: halves(x, "FLAC", "PCM_24"),
 }
@@ -316,6 +321,18 @@ def test_many_joined_mp3_files(tmp_path, speech, between):
     for offset_s in (6.0, 10.0, 14.0, 22.0):
         part = load(data, offset_s=offset_s, duration_s=1.0)
         assert abs(delay(part.samples, got.samples[round(offset_s * RATE) :][:RATE])) < 10
+
+
+@pytest.mark.parametrize("hole", [bytes(8000), bytes(2000), np.random.default_rng(0).bytes(2000)])
+def test_a_hole_in_an_mp3_file_is_damage(tmp_path, speech, hole):
+    """Before, up to a second was lost in silence where no Xing header states the length; others are "cut off"."""
+    options = {"write_xing": "0", "id3v2_version": "0"}
+    data = container_of(tmp_path, speech, "mp3", "libmp3lame", 44100, **options)
+    middle = len(data) // 2
+    with pytest.raises(RowError, match=r"damaged: after 2\.\d\d s it holds no MP3"):
+        load(data[:middle] + hole + data[middle + len(hole) :])
+    assert load(data + hole).flags == ()
+    assert load(data[:middle] + hole, duration_s=1.0).duration_s == 1.0
 
 
 def container_of(folder, x: np.ndarray, container: str, codec: str, rate: int, **options) -> bytes:
