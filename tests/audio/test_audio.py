@@ -387,15 +387,15 @@ def test_too_long_stops_decoding(lossy, monkeypatch, name):
     """These headers give no length that can be trusted."""
     data = Path(lossy[name]).read_bytes() * 40  # 8 minutes
     decoded = []
-    real = ffmpeg._to_float
-    monkeypatch.setattr(ffmpeg, "_to_float", lambda frame: decoded.append(frame.samples) or real(frame))
+    real = ffmpeg.to_float
+    monkeypatch.setattr(ffmpeg, "to_float", lambda frame: decoded.append(frame.samples) or real(frame))
     monkeypatch.setattr(ffmpeg, "BLOCK_VALUES", RATE)
     assert fails(data, name=f"x.{name}", max_s=5.0) == ("too_long", f"x.{name}: more than 5 s, which is the limit")
     assert sum(decoded) < 8 * 48000
 
 
 def test_too_long_uses_trusted_lengths(lossy, monkeypatch):
-    monkeypatch.setattr(ffmpeg, "_to_float", None)  # would fail if a frame were used
+    monkeypatch.setattr(ffmpeg, "to_float", None)  # would fail if a frame were used
     for name in ("mp4", "webm", "mp3"):
         kind, message = fails(lossy[name], max_s=5.0)
         assert kind == "too_long" and re.fullmatch(r"row 7: 12\.0\d s; the limit is 5 s", message)
