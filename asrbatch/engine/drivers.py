@@ -217,4 +217,6 @@ def _refusal(error: BaseException) -> RowError:
 
 
 def _reason(error: BaseException) -> str:
+    if not isinstance(error, Exception):  # of SystemExit the number alone says nothing
+        return repr(error)
     return str(error) or repr(error.__cause__ or error)  # vLLM wraps causes in errors without a message
