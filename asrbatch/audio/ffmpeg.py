@@ -13,11 +13,11 @@ import av
 import numpy as np
 from av import FFmpegError
 
-from asrbatch.audio import flac, mp3, ogg
 from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer
+from asrbatch.audio.containers import flac, mp3, ogg
+from asrbatch.audio.containers.joined import amr_parts, matroska_parts, mov_parts
+from asrbatch.audio.containers.pcm_layout import RangeReader, find_samples, one_chunk
 from asrbatch.audio.header import Header
-from asrbatch.audio.joined import amr_parts, matroska_parts, mov_parts
-from asrbatch.audio.pcm_layout import RangeReader, find_samples, one_chunk
 from asrbatch.audio.tracks import choose_track, decoder_of, only_track, open_container, to_float
 
 MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # as FFmpeg names them

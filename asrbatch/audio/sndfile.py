@@ -10,10 +10,10 @@ import numpy as np
 import soundfile as sf
 from soundfile import LibsndfileError
 
-from asrbatch.audio import flac
 from asrbatch.audio.clip import BLOCK_VALUES, Clip, Mixer
+from asrbatch.audio.containers import flac
+from asrbatch.audio.containers.pcm_layout import UNKNOWN_BYTES, PcmLayout, RangeReader, find_samples
 from asrbatch.audio.header import Header
-from asrbatch.audio.pcm_layout import UNKNOWN_BYTES, PcmLayout, RangeReader, find_samples
 
 # Some writers count the header's own 44 bytes as sound; a promise broken by so little is not a cut.
 HEADER_BYTES = 44
@@ -113,7 +113,7 @@ class SndFile:
 def _open(file: BinaryIO, stack: ExitStack) -> tuple[sf.SoundFile, str, str, PcmLayout | None]:
     """The file, what it is, what its samples are, and where; read by that if its header says something else.
 
-    See `pcm_layout.py`. Raises LibsndfileError: it is of no kind that libsndfile knows.
+    See `containers/pcm_layout.py`. Raises LibsndfileError: it is of no kind that libsndfile knows.
     """
     layout = find_samples(file)
     ranges = [] if layout is None else layout.ranges

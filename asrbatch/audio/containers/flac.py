@@ -7,8 +7,8 @@ with `cat`: FFmpeg reads on, each of the joined files by itself. Format: RFC 963
 import io
 from typing import BinaryIO
 
-from asrbatch.audio.joined import parts_from, places_of
-from asrbatch.audio.mp3 import end_of_id3
+from asrbatch.audio.containers.joined import parts_from, places_of
+from asrbatch.audio.containers.mp3 import end_of_id3
 
 _SEARCHED_BYTES = 1 << 16  # a frame has at most some 16 KiB per channel in practice
 _SMALL_BYTES = 1 << 20

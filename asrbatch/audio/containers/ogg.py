@@ -3,7 +3,7 @@
 import io
 from typing import BinaryIO
 
-from asrbatch.audio.joined import parts_from
+from asrbatch.audio.containers.joined import parts_from
 
 _MOST_PAGE_BYTES = 65_307
 _FIRST_PAGE = 2  # the flag of a page that begins a stream
