@@ -94,9 +94,9 @@ class Mixer:
             makes it), and a loud one was taken there.
     """
 
-    # Power of the mean in that of the loudest channel, -15 dB: what is left of opposite channels by a lossy codec. Of
-    # two microphones it is a quarter and more.
-    _CANCELLED = 0.03
+    # Power of the mean in that which it has where channels have nothing to do with each other, -12 dB: what is left of
+    # opposite channels by a lossy codec. Where one channel alone sounds (the middle one of a film), it is 1.
+    _CANCELLED = 0.06
     _HALF_LIFE = 1 << 16  # samples
 
     def __init__(self, clip: Clip):
@@ -113,8 +113,8 @@ class Mixer:
             # A pause is judged with the speech before it: of what a codec leaves of it, nothing can be said.
             self._mean_power = kept * self._mean_power + np.square(mean).sum(dtype=np.float64)
             self._powers = kept * self._powers + np.square(block).sum(axis=0, dtype=np.float64)
-            loudest = np.max(self._powers)
-            if self._mean_power < self._CANCELLED * loudest and loudest > len(block) * SILENCE_PEAK**2:
+            loudest, apart = np.max(self._powers), np.sum(self._powers) / block.shape[1] ** 2
+            if self._mean_power < self._CANCELLED * apart and loudest > len(block) * SILENCE_PEAK**2:
                 self.cancels = True
                 return block[:, np.argmax(self._powers > loudest / 2)]  # the first of the loud ones, block after block
         return mean
