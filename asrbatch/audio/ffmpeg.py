@@ -88,17 +88,17 @@ class FFmpegFile:
             return
         self.rate, self.tick = self.first.sample_rate, self.first.time_base or self.stream.time_base
         self.frames_per_tick = float(self.tick * self.rate)
-        self.origin = self.first.pts or 0
-        if len(self.container.streams) > 1 and self.container.start_time is not None:
-            self.origin = min(self.origin, round(self.container.start_time / av.time_base / self.tick))
+        self.origin = self._begin_of(self.container, self.first)
         self.slack = round(LENGTH_SLACK_S * self.rate)
         self._find_length(mp3_length)
 
     def _find_length(self, mp3_length: int | None) -> None:
         """By its last page or its index; of some containers FFmpeg divides the size by the bit rate."""
         self.stated_length, begin = None, self._place(self.first.pts or 0)
-        if self.stream.duration:
-            self.stated_length = begin + round(self.stream.duration * self.stream.time_base * self.rate)
+        if duration := self.stream.duration:
+            # Of Opus it is the end by the stream's clock, which has run for hours where a live stream was recorded.
+            duration -= max(0, self.first.pts or 0) if (self.kind, self.stream.name) == ("ogg", "opus") else 0
+            self.stated_length = begin + round(duration * self.stream.time_base * self.rate)
         elif self.container.duration:
             self.stated_length = round(self.container.duration * self.rate / av.time_base)
         if self.kind == MOV and self.stream.duration:
@@ -165,7 +165,7 @@ class FFmpegFile:
         for part in itertools.chain([frames], parts):
             if part is not frames and (first := next(part, None)) is not None:
                 if first.pts is not None:
-                    self._restart(first.pts, position)
+                    self._restart(self.part_begin, position)
                 part = itertools.chain([first], part)
             for piece in self._with_silence(position, part):
                 position += len(piece)
@@ -288,11 +288,21 @@ class FFmpegFile:
         with open_container(file, None) as container:
             if not (streams := container.streams.audio):
                 return
-            stream = streams[self.track if self.track < len(streams) else 0]
+            stream, is_first = streams[self.track if self.track < len(streams) else 0], True
             for frame in self._decode(self._demux(container, stream), decoder_of(stream), start):
                 if frame.time_base != self.tick:
                     frame.pts = None
+                elif is_first:
+                    self.part_begin = self._begin_of(container, frame)
+                is_first = False
                 yield frame
+
+    def _begin_of(self, container: av.container.InputContainer, first: av.AudioFrame) -> int:
+        """The time stamp that is time 0 of a file, by its first frame of sound."""
+        begin = first.pts or 0
+        if len(container.streams) > 1 and container.start_time is not None:
+            begin = min(begin, round(container.start_time / av.time_base / self.tick))
+        return begin
 
     def _demux(self, container: av.container.InputContainer, stream: av.AudioStream) -> Iterator[av.Packet]:
         try:

@@ -404,6 +404,23 @@ def test_joined_files_of_which_ffmpeg_reads_the_first(tmp_path, speech, name):
     assert not read_header(joined(data, data, data), request(b"").clip).is_exact
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "aac"), ("mov", "aac"), ("matroska", "libopus")])
+def test_sound_that_begins_late_in_a_recording_that_was_joined_on(tmp_path, speech, container, codec):
+    """Before, the pictures before it counted in the first alone."""
+    data = container_of(tmp_path, speech, container, codec, 48000, video=True, late_s=3)
+    got = load(joined(data, data))
+    assert got.flags == ("gap_filled",) and abs(got.duration_s - 14) < 0.2
+    assert np.abs(got.samples[round(7.2 * RATE) : round(9.8 * RATE)]).max() < 0.01
+    assert abs(delay(got.samples[round(10.01 * RATE) :], speech)) < 1600
+
+
+def test_the_header_of_a_recorded_live_stream(tmp_path, speech):
+    """Its clock has run for a while. Before, `plan --probe` took the clock for the length of Opus."""
+    data = container_of(tmp_path, speech, "ogg", "libopus", 48000, late_s=3600)
+    assert abs(read_header(data, request(b"").clip).num_frames / 48000 - 4) < 0.02
+    assert abs(load(data).duration_s - 4) < 0.02
+
+
 def test_a_joined_file_that_nothing_reads_is_flagged(tmp_path, speech):
     data = container_of(tmp_path, speech, "caf", "alac", 16000)
     assert load(data).flags == () and load(joined(data, data)).flags == ("trailing_audio",)
