@@ -32,7 +32,7 @@ def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
     behind it, and divides the size by the bit rate instead. Without the encoder's delay and padding, as FFmpeg cuts it.
     """
     start = end_of_id3(file)
-    frame = _read(file, start, 256)
+    frame = _read(file, start, 256).ljust(288, b"\0")
     version = frame[1] >> 3 & 3 if is_frame(frame) else 1
     at = next((at for name in (b"Xing", b"Info", b"VBRI") if (at := frame.find(name)) >= 0), -1)
     if at < 0 or version not in _SAMPLES:

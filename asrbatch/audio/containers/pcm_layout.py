@@ -27,6 +27,7 @@ OTHER_FILES = (b"fLaC", b"OggS", b"caff", b"\x1a\x45\xdf\xa3")  # FLAC, Ogg, CAF
 UNKNOWN_BYTES = 0x7FFFF000
 # Behind the last chunk: fewer bytes are padding, more than the other are samples whatever they are.
 _LEAST_BYTES, _MOST_PADDING_BYTES = 64, 1 << 26
+_MOST_HEAD_BYTES = 1 << 24  # before the samples, held in memory where the header is corrected
 
 
 @dataclass
@@ -108,6 +109,8 @@ def one_chunk(file: BinaryIO, layout: PcmLayout) -> BinaryIO | None:
     is as the header says, or cut off, or no such size can be written.
     """
     start = layout.ranges[0][0]
+    if start > _MOST_HEAD_BYTES:
+        return None
     head = bytearray(_read(file, 0, start))
     (stated,) = struct.unpack("<I", head[-4:])
     is_open = stated == 0 or stated >= UNKNOWN_BYTES
