@@ -6,13 +6,14 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from os import PathLike
 
     from asrbatch.runs.progress import Observer, Stop, Summary
 
 
 def transcribe(
-    manifest: "str | PathLike[str]",
+    manifest: "str | PathLike[str] | Sequence[str | PathLike[str]]",
     *,
     model: "str | PathLike[str]",
     observer: "Observer | None" = None,
@@ -22,7 +23,7 @@ def transcribe(
     """Transcribes a manifest, or goes on where an earlier call of the same run left off.
 
     Args:
-        manifest: any source of README's table, e.g. a JSONL manifest, a folder of audio, Parquet files.
+        manifest: any source of README's table, e.g. a JSONL manifest, a folder of audio, Parquet files; also several.
         model: a checkpoint folder, or a name on the Hugging Face hub.
         observer: told of progress; shows nothing by default.
         stop: lets another thread end the run in an orderly way (`stop.request()`).

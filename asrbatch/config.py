@@ -5,6 +5,7 @@ nothing of how any format is read, and nothing of models.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from asrbatch.errors import UsageError
 from asrbatch.formatting import show
 from asrbatch.options import CheckedOptions, option
-from asrbatch.storage.paths import RunPaths, check_output, chunk_path, default_output
+from asrbatch.storage.paths import RunPaths, check_length, check_output, chunk_path, default_output
 from asrbatch.storage.remote import absolute
 
 # Choices that other parts of the program must know as well.
@@ -30,6 +31,7 @@ TASKS = ("transcribe", "translate")
 SEQUENTIAL = "sequential"
 WINDOWS = ("energy", SEQUENTIAL, "silence", "fixed", "none")
 STDIN = "-"  # as a manifest
+_DESCRIPTOR = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/(\d+)")
 
 _NO_WORD_TIMESTAMPS = (
     "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; "
@@ -288,15 +290,34 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
         UsageError: a value out of range, or two options that contradict each other.
     """
 
-    manifest: str = option(help="JSONL, CSV, Parquet, a folder of audio, tars, hf://NAME, - for stdin, …")
+    manifest: tuple[str, ...] = option(
+        help="JSONL, CSV, Parquet, a folder of audio, audio files, tars, hf://NAME, - for stdin, …; several are one."
+    )
     engine: EngineConfig = option()
 
     def __post_init__(self) -> None:
+        given = [self.manifest] if isinstance(self.manifest, str | os.PathLike) else self.manifest
+        object.__setattr__(self, "manifest", tuple(map(os.fspath, given)))
         super().__post_init__()
-        if self.audio_folder is not None and self.manifest == STDIN:
+        if not self.manifest:
+            raise UsageError("the manifest is missing; give what is to be transcribed")
+        if self.descriptor is not None and self.audio_folder is not None:
             raise UsageError(
                 "--audio-folder: paths on standard input are relative to the current folder; run this there"
             )
+        if self.output is not None:
+            # By its name alone: the current folder may be gone, which is said elsewhere.
+            rows, chunk_id, num_chunks = Path(self.output), self.chunk_id, self.num_chunks
+            check_length(rows if chunk_id is None or num_chunks is None else chunk_path(rows, chunk_id, num_chunks))
+        streams = [each for each in self.manifest if descriptor_of(each) is not None]
+        if streams and len(self.manifest) > 1:
+            fix = "write it to a file, or join all of them (cat)"
+            raise UsageError(f"{streams[0]}: can be read once, so that a run takes it alone; {fix}")
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of a manifest that can be read once, and is kept beside the output; None for others."""
+        return descriptor_of(self.manifest[0])
 
     @property
     def reading(self) -> SourceOptions:
@@ -315,12 +336,25 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
         """What the run is called. Absolute; in the current folder when none was given."""
         if self.output is not None:
             return Path(self.output).expanduser().absolute()
-        return default_output("stdin" if self.manifest == STDIN else self.manifest, self.engine.model)
+        if self.descriptor is not None:
+            return default_output("stdin", self.engine.model)
+        # Several are called as the folder is that they are in.
+        several = len(self.manifest) > 1 and os.path.dirname(os.path.commonprefix([*map(absolute, self.manifest)]))
+        return default_output(several or self.manifest[0], self.engine.model)
 
     @property
     def num_workers(self) -> int:
         # The cores of this process, which under SLURM are a share of the machine's.
         return self.workers or min(16, len(os.sched_getaffinity(0)))
+
+
+def descriptor_of(manifest: str) -> int | None:
+    """The open file that it names, which can be read once: 0 for `-` and `/dev/stdin`, 63 for the `/dev/fd/63` of a
+    process substitution; None for others."""
+    if manifest == STDIN:
+        return 0
+    match = _DESCRIPTOR.fullmatch(manifest)
+    return match and int(match[1] or 0)
 
 
 def source_options(values: Mapping[str, Any]) -> SourceOptions:

@@ -4,6 +4,7 @@ Knows nothing of who shows it, and of colours and tables: those are in `cli/disp
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,8 +70,12 @@ def clock(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24:02}:{minutes:02}" if hours >= 72 else f"{hours}:{minutes:02}:{seconds:02}"
 
 
+# RFC 2397, as far as it tells a URI from a file that is called `Data: x.wav`. Schemes are case-insensitive (RFC 3986).
+_DATA_URI = re.compile(r"data:(?:[\w!#$&^.+-]+/[\w!#$&^.+-]+)?[;,]", re.IGNORECASE)
+
+
 def is_data_uri(path: str) -> bool:
-    return path[:5].lower() == "data:"  # schemes are case-insensitive (RFC 3986)
+    return path[:5].lower() == "data:" and _DATA_URI.match(path) is not None
 
 
 def shorten_data_uri(uri: str) -> str:

@@ -1,5 +1,6 @@
 """What processes do: whether they run, hang or have children, and a death at any step of their work."""
 
+import fcntl
 import os
 import signal
 import sys
@@ -24,13 +25,30 @@ def wait_until(condition, most_s: float = 30.0):
     return value
 
 
+_held: dict[Path, int] = {}
+
+
+def hold_file(path: Path) -> Path:
+    """A file that whoever opens it waits for, as for one on a server that does not answer: 45 s, or till `let_go`."""
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the kernel's word that somebody waits
+    _held[path] = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    os.write(_held[path], b"no audio")
+    fcntl.fcntl(_held[path], fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    return path
+
+
+def let_go(path: Path) -> None:
+    os.close(_held.pop(path))
+
+
 def hangs_in_pipe(pid: int) -> bool:
-    """Whether a process waits for the other end of a pipe (its name in the kernel has changed over time)."""
+    """Whether a process waits for the other end of a pipe, or for a file of `hold_file` (the kernel's names for that
+    have changed over time)."""
     try:
         waits_in = Path(f"/proc/{pid}/wchan").read_text()
     except OSError:
         return False
-    return "partner" in waits_in or "fifo" in waits_in
+    return any(name in waits_in for name in ("partner", "fifo", "lease"))
 
 
 def descendants(pid: int) -> list[int]:

@@ -35,6 +35,13 @@ def make_jsonl_zst(folder: Path, rows: list[Row]) -> Path:
     return path
 
 
+def make_json_array(folder: Path, rows: list[Row]) -> Path:
+    """As `DataFrame.to_json(orient="records", indent=1)` writes it."""
+    path = folder / "m.json"
+    path.write_text(json.dumps([_with_path(row, str(row["file"])) for row in rows], ensure_ascii=False, indent=1))
+    return path
+
+
 def make_several(folder: Path, rows: list[Row]) -> str:
     for number, row in enumerate(rows):
         _write_lines(folder / f"part_{number:03}.json", [_with_path(row, str(row["file"]))])
@@ -147,6 +154,29 @@ def make_hub(folder: Path, rows: list[Row]) -> Path:
 
 def make_lhotse(folder: Path, rows: list[Row]) -> Path:
     """Cuts as lhotse writes them."""
+    return _write_cuts(folder / "cuts.jsonl.gz", rows)
+
+
+def make_lhotse_json(folder: Path, rows: list[Row]) -> Path:
+    """The same as one JSON array."""
+    return _write_cuts(folder / "cuts.json", rows)
+
+
+def make_lhotse_pair(folder: Path, rows: list[Row]) -> Path:
+    """Recordings and supervisions, as recipes write them."""
+    from lhotse import Recording, RecordingSet, SupervisionSegment, SupervisionSet
+
+    recordings = [Recording.from_file(row["file"], recording_id=f"r-{row['id']}") for row in rows]
+    supervisions = [
+        SupervisionSegment(row["id"], f"r-{row['id']}", 0.0, row["duration"], text=row["text"], language=row["lang"])
+        for row in rows
+    ]
+    RecordingSet.from_recordings(recordings).to_file(folder / "x_recordings_test.jsonl.gz")
+    SupervisionSet.from_segments(supervisions).to_file(folder / "x_supervisions_test.jsonl.gz")
+    return folder / "x_supervisions_test.jsonl.gz"
+
+
+def _write_cuts(path: Path, rows: list[Row]) -> Path:
     from lhotse import CutSet, Recording, SupervisionSegment
 
     cuts = []
@@ -156,8 +186,8 @@ def make_lhotse(folder: Path, rows: list[Row]) -> Path:
         said = {"text": row["text"], "language": row["lang"]}
         cut.supervisions = [SupervisionSegment(f"s-{row['id']}", cut.recording.id, 0.0, row["duration"], **said)]
         cuts.append(cut)
-    CutSet.from_cuts(cuts).to_file(folder / "cuts.jsonl.gz")
-    return folder / "cuts.jsonl.gz"
+    CutSet.from_cuts(cuts).to_file(path)
+    return path
 
 
 MAKERS = {
@@ -165,7 +195,8 @@ MAKERS = {
     "data-uri": make_data_uris, "csv": make_csv, "tsv": make_tsv, "folder": make_folder, "folder-csv": make_folder_csv,
     "kaldi": make_kaldi, "nemo-tar": make_nemo_tar, "webdataset": make_webdataset, "parquet": make_parquet,
     "saved": make_saved,
-    "arrow": make_arrow, "hub": make_hub, "lhotse": make_lhotse,
+    "arrow": make_arrow, "hub": make_hub, "lhotse": make_lhotse, "lhotse-json": make_lhotse_json,
+    "lhotse-pair": make_lhotse_pair, "json-array": make_json_array,
 }  # fmt: skip
 
 

@@ -44,9 +44,9 @@ def options() -> dict[str, set[str]]:
 @pytest.mark.parametrize(
     "title",
     [
-        "transcribe MANIFEST",
-        "plan MANIFEST",
-        "submit MANIFEST",
+        "transcribe MANIFEST…",
+        "plan MANIFEST…",
+        "submit MANIFEST…",
         "status OUTPUT",
         "merge-shards OUTPUT",
         "export OUTPUT",

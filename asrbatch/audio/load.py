@@ -26,6 +26,7 @@ from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
 from asrbatch.audio.header import Header
 from asrbatch.audio.sndfile import LibsndfileError, SndFile
 from asrbatch.errors import RowError
+from asrbatch.storage.filenames import find_file
 
 # Seconds in a block: what most models take at once, so that most rows are one block. At 16 kHz it takes 1.9 MB.
 BLOCK_S = 30
@@ -218,16 +219,18 @@ def _suffix(source: str | bytes, name: str) -> str:
 
 
 def _open_file(source: str | bytes, name: str) -> BinaryIO:
-    """The file, at its start and not empty. We open it ourselves, so that no decoder sees a name and guesses by it."""
+    """The file, by either Unicode form of its name, at its start and not empty. We open it ourselves, so that no
+    decoder sees a name and guesses by it."""
+    source = find_file(source) if isinstance(source, str) else source
     try:
+        # Before it is opened: a pipe waits for somebody to write; neither it nor a device has a length and an end.
+        if isinstance(source, str) and not stat.S_ISREG(mode := os.stat(source).st_mode):
+            raise DecodeError("Is a directory" if stat.S_ISDIR(mode) else "not a regular file")
         file = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb", buffering=0)
     except (FileNotFoundError, NotADirectoryError) as e:
         raise RowError("missing", f"{name}: no such file") from e
     except ValueError as e:  # a zero byte in the path
         raise RowError("unreadable", f"{name}: {e}") from e
-    if isinstance(source, str) and not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise DecodeError("not a regular file")  # a pipe or a device has no length and no end
     if file.seek(0, io.SEEK_END) == 0:
         file.close()
         raise RowError("empty_audio", f"{name}: the file is empty (0 bytes); {_WRITE_AGAIN}", has_fix=True)

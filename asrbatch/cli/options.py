@@ -18,7 +18,6 @@ import typer
 from asrbatch.cli.common import Verbose
 from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
-    STDIN,
     ChunkOptions,
     DecoderOptions,
     EngineConfig,
@@ -28,6 +27,7 @@ from asrbatch.config import (
     SourceOptions,
     TaskOptions,
     WindowOptions,
+    descriptor_of,
     run_config,
     source_options,
 )
@@ -181,14 +181,9 @@ def choose_sources(given: Sequence[str], dataset: str | None, *, name: str = "MA
         raise UsageError(f"--dataset {dataset}: the manifest is {given[0]} already; give one of them")
     if not given and dataset is None:
         raise UsageError(f"{name} is missing; give a file, a folder, - for standard input, or --dataset NAME")
-    if given.count(STDIN) > 1:
+    if [descriptor_of(each) for each in given].count(0) > 1:
         raise UsageError("-: standard input can be read once")
     return list(given) or [f"hf://{dataset}"]
-
-
-def choose_manifest(given: str | None, dataset: str | None, *, name: str = "MANIFEST") -> str:
-    """`choose_sources` where there can be one alone."""
-    return choose_sources([] if given is None else [given], dataset, name=name)[0]
 
 
 @dataclass(frozen=True)
@@ -256,7 +251,7 @@ class RunOptions(NamedTuple):
             # Only what was written: a script says what its user has said, and no more.
             is_said = name in changes or (name in self.given and name in only and name not in without)
             if is_said and value is not None:
-                words += [str(value)] if name == "manifest" else _words(field, value)
+                words += value if name == "manifest" else _words(field, value)
         return words
 
 
@@ -285,7 +280,7 @@ def run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(
         # typer gives lists; the config is frozen, and so are its values.
         run.update({name: tuple(run[name] or ()) for name, field in FIELDS.items() if field.type == tuple[str, ...]})
         if "manifest" in shared:
-            run["manifest"] = choose_manifest(run["manifest"], run["dataset"])
+            run["manifest"] = choose_sources(run["manifest"], run["dataset"])
             if run["dataset"] is not None:
                 # A command line that is made of it names it as its manifest.
                 given = ["manifest", *(name for name in given if name != "dataset")]

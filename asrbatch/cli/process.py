@@ -6,6 +6,7 @@ code. Imports the standard library alone, so that it is there before anything th
 
 import codecs
 import io
+import locale
 import os
 import select
 import signal
@@ -69,6 +70,16 @@ def guard_streams() -> None:
         sys.stdout = lossy_stream(1, sys.stdout, "asrbatch", closefd=False)
     if sys.stderr is sys.__stderr__:
         sys.stderr = lossy_stream(2, sys.stderr, "backslashreplace", closefd=False)
+
+
+def use_utf8() -> None:
+    """Starts this process anew, in Python's UTF-8 mode, where the locale has another encoding: names of files are UTF-8
+    all the same. What is printed stays in that of the terminal."""
+    if sys.getfilesystemencoding() == "utf-8" or os.environ.get("PYTHONUTF8") == "1":
+        return
+    os.environ["PYTHONUTF8"] = "1"
+    os.environ.setdefault("PYTHONIOENCODING", locale.getencoding())
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _as_it_can(error: UnicodeError) -> tuple[str | bytes, int]:

@@ -7,7 +7,7 @@ once, in the chunk it belongs to, under its own id. Rows are read twice and neve
 Never changes a chunk. Knows nothing of engines and audio.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,7 +58,7 @@ class MergeResult:
 
 def merge(
     output: Path,
-    manifest_source: str,
+    manifest_source: str | Sequence[str],
     *,
     reading: SourceOptions | None = None,
     num_chunks: int | None = None,
@@ -113,15 +113,16 @@ def merge(
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
 
 
-def _open_manifest(source: str, paths: RunPaths, reading: SourceOptions) -> Manifest:
+def _open_manifest(source: str | Sequence[str], paths: RunPaths, reading: SourceOptions) -> Manifest:
     """What the chunks transcribed. Raises UsageError where it is the output itself."""
-    if source == STDIN:
+    sources = [source] if isinstance(source, str) else list(source)
+    if sources == [STDIN]:
         # The chunks read what the first of them kept of standard input; it lies beside the output.
-        source = str(paths.spool)
-        reading = options_for_kept(source, reading)
-    if names_data_set(source):
+        sources = [str(paths.spool)]
+        reading = options_for_kept(sources[0], reading)
+    if any(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
-    manifest = open_manifest(source, options=reading)
+    manifest = open_manifest(sources, options=reading)
     # Checked before anything is written: the merged rows would replace it.
     if Path(manifest.source) == paths.rows:
         raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")

@@ -19,6 +19,7 @@ from asrbatch.formatting import is_data_uri, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.readers.base import PIPE
 from asrbatch.pipeline.result import RESULT_FIELDS
+from asrbatch.storage.filenames import expand_home
 from asrbatch.storage.files import json_bytes
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import read_completion_mark
@@ -180,4 +181,4 @@ def _absolute(path: Any, base: str) -> str | None:
         return None
     if is_data_uri(path) or scheme_of(path) is not None:
         return path
-    return join_url(base, path) if is_remote(base) else os.path.join(base, path)
+    return join_url(base, path) if is_remote(base) else os.path.join(base, expand_home(path))

@@ -5,12 +5,13 @@ no datasets, so that light commands start at once.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
-from asrbatch.config import SourceOptions
+from asrbatch.config import SourceOptions, descriptor_of
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.formatting import show
 from asrbatch.manifest.readers.base import Reader, TextFormat
@@ -20,21 +21,22 @@ from asrbatch.manifest.readers.folder import open_audio
 from asrbatch.manifest.readers.hub import open_hub
 from asrbatch.manifest.readers.jsonl import JSONL
 from asrbatch.manifest.readers.kaldi import open_kaldi
-from asrbatch.manifest.readers.lhotse import LHOTSE
+from asrbatch.manifest.readers.lhotse import LHOTSE, open_lhotse, open_pair
 from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, describe
 from asrbatch.manifest.readers.tar import open_nemo_tars
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.readers.webdataset import open_webdataset
 from asrbatch.manifest.source import ManifestSource, expand, is_source_file, read_source_file
-from asrbatch.manifest.stdin import open_stdin
+from asrbatch.manifest.stdin import open_stream
 from asrbatch.options import flag
+from asrbatch.storage.filenames import find_file
 from asrbatch.storage.jsonl import known_head
-from asrbatch.storage.remote import absolute
+from asrbatch.storage.remote import absolute, is_remote
 
 ACCEPTED = (
-    "a JSON Lines file (one object per line), a folder written by save_to_disk, Parquet and Arrow files, CSV and TSV "
-    "with a header, a folder or glob of audio, a Kaldi folder, lhotse cuts, tars of NeMo or WebDataset, hf://NAME, "
-    "a TOML file that names one of these, - for standard input"
+    "a JSON Lines file (one object per line) or a JSON array of objects, a folder written by save_to_disk, Parquet and "
+    "Arrow files, CSV and TSV with a header, a folder or glob of audio, a Kaldi folder, lhotse cuts or recordings with "
+    "supervisions, tars of NeMo or WebDataset, hf://NAME, a TOML file that names one of these, - for standard input"
 )
 
 
@@ -57,7 +59,7 @@ FORMATS = {
     "nemo-tar": _Format(open_nemo_tars, ("tars", *_COLUMNS)),
     "webdataset": _Format(open_webdataset, ("text_column", "id_column")),
     "folder": _Format(open_audio, _COLUMNS),  # of its metadata
-    "lhotse": _Format(LHOTSE.open, ("allow_pipes", "audio_folder", *_COLUMNS), LHOTSE),
+    "lhotse": _Format(open_lhotse, ("split", "allow_pipes", "audio_folder", *_COLUMNS), LHOTSE),
     "jsonl": _Format(JSONL.open, ("audio_folder", *_COLUMNS), JSONL),
     "csv": _Format(CSV.open, ("audio_folder", *_COLUMNS), CSV),
     "tsv": _Format(TSV.open, ("audio_folder", *_COLUMNS), TSV),
@@ -67,6 +69,27 @@ _TEXTS = tuple(name for name, format in FORMATS.items() if format.text)
 _OPTIONS = [each for each in fields(SourceOptions) if each.name not in ("format", "on_bad_row")]
 
 
+# Formats of which several arguments are one source. Of all others each is a manifest of its own.
+_TOGETHER = {"folder": open_audio, "lhotse": open_pair}
+
+
+def open_readers(given: Sequence[str], options: SourceOptions) -> list[Reader]:
+    """The rows of all that is given, not checked yet; raises as `open_reader`.
+
+    Files of audio are taken as a folder of them is, and files of lhotse's recordings with those of supervisions.
+    """
+    if len(given) > 1 and not any(descriptor_of(each) is not None or is_remote(each) for each in given):
+        files = [expand(each) for each in given]
+        # Each once, as in a folder.
+        named = tuple(dict.fromkeys(chain.from_iterable(files)))
+        source = ManifestSource(", ".join(map(absolute, given)), named, options)
+        for name, opener in _TOGETHER.items():
+            if all(files) and options.format in (None, name) and (reader := opener(source)) is not None:
+                _check_options(source, name)
+                return [reader]
+    return [open_reader(each, options) for each in given]
+
+
 def open_reader(given: str, options: SourceOptions) -> Reader:
     """The rows of what is given, not checked yet.
 
@@ -74,11 +97,11 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
         UsageError: an option that what it is does not take.
         ManifestError: it is none of the formats, not the one of `--format`, or cannot be opened.
     """
-    if given == "-":
-        return _read_stdin(options)
+    if (descriptor := descriptor_of(given)) is not None:
+        return _read_stream(given, descriptor, options)
     if is_source_file(given):
         given, options = read_source_file(given, options)
-    source = ManifestSource(absolute(given), tuple(expand(given)), options)
+    source = ManifestSource(find_file(absolute(given)), tuple(expand(given)), options)
     # With --format nothing is guessed, and nothing else is tried: a wrong guess would hide what is wrong with the
     # file.
     if source.options.format is not None:
@@ -115,11 +138,11 @@ def _check_options(source: ManifestSource, name: str) -> None:
             )
 
 
-def _read_stdin(options: SourceOptions) -> Reader:
-    file = open_stdin()
+def _read_stream(given: str, descriptor: int, options: SourceOptions) -> Reader:
+    file = open_stream(given, descriptor)
     name = options.format or _format_of(file, options)
     if name not in _TEXTS:
-        raise UsageError(f"--format {name}: standard input is text, one of {', '.join(_TEXTS)}; write it to a file")
+        raise UsageError(f"--format {name}: {file.path} is text, one of {', '.join(_TEXTS)}; write it to a file")
     # Rows that came through a pipe have no folder of their own.
     options = replace(options, audio_folder=options.audio_folder or os.getcwd())
     source = ManifestSource(file.path, (file.path,), options)

@@ -6,6 +6,7 @@ Knows nothing of how they are found.
 from collections import Counter
 from collections.abc import Callable
 
+from asrbatch.formatting import MAX_ERROR_CHARS, shorten
 from asrbatch.types import Issue
 
 OnIssue = Callable[[Issue], None]
@@ -58,4 +59,4 @@ class IssueCounts:
             lines.append(f"by kind: {', '.join(counts)}" + (f", and {others} kinds more" if others else ""))
         rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
         bad = "1 problem" if self.number == 1 else f"{self.number} problems"
-        return "\n".join((f"{self._source}: {bad} in {rows}; nothing was run", *lines))
+        return "\n".join((f"{shorten(self._source, MAX_ERROR_CHARS)}: {bad} in {rows}; nothing was run", *lines))

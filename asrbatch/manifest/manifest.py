@@ -10,11 +10,11 @@ from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
-from asrbatch.manifest.formats import open_reader
+from asrbatch.manifest.formats import open_readers
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.readers.base import Reader, join
-from asrbatch.manifest.row import InvalidRow
-from asrbatch.manifest.scan import Check, Ids, Observe, Scan, make_utterance, repeated_id, scan_rows
+from asrbatch.manifest.row import InvalidRow, of_row
+from asrbatch.manifest.scan import Check, Ids, Observe, Scan, judge, make_utterance, repeated_id, scan_rows
 from asrbatch.storage.files import manifest_changed
 from asrbatch.storage.paths import in_current_folder
 from asrbatch.types import AudioRef, Utterance
@@ -76,7 +76,7 @@ class Manifest:
         index = int(index)  # a numpy integer would end up in the output
         is_bad, problem = self.is_bad(index), None
         try:
-            row = self._reader.row(index)
+            row = of_row(self._reader.row, index)
         except InvalidRow as e:
             if not is_bad:  # it was good when it was scanned
                 raise manifest_changed(self.where(index)) from e
@@ -94,7 +94,7 @@ class Manifest:
             if first is not None:
                 problem = repeated_id(self._reader, row.id, first)
             elif self._check is not None:
-                problem = self._check(utterance)
+                problem = judge(self._check, utterance)
             if problem is None:
                 raise manifest_changed(self.where(index))
         if problem is None:
@@ -104,7 +104,7 @@ class Manifest:
 
 
 def open_manifest(
-    source: str | os.PathLike[str] | Sequence[str],
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     check: Check | None = None,
     options: SourceOptions | None = None,
@@ -125,11 +125,11 @@ def open_manifest(
         ManifestError: it is none of these, cannot be read, holds no rows, or holds bad ones (all reported together).
     """
     options = options or SourceOptions()
-    sources = [os.fspath(source)] if isinstance(source, str | os.PathLike) else list(source)
+    sources = [*map(os.fspath, [source] if isinstance(source, str | os.PathLike) else source)]
     try:
         # All are opened before the first is read: a typo in the last is reported at once.
         with in_current_folder():
-            readers = [open_reader(each, options) for each in sources]
+            readers = open_readers(sources, options)
         reader = join(", ".join(reader.source for reader in readers), readers)
         keep_bad = options.on_bad_row == "fail"
         return Manifest(reader, check, *scan_rows(reader, check, keep_bad=keep_bad, on_issue=on_issue, observe=observe))

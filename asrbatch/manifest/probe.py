@@ -45,6 +45,7 @@ class AudioProbe:
         num_workers: threads, each with a decoder process.
         timeout_s: seconds a header, or 30 s to decode, may take in each of two tries; for a header at most a minute.
         config: what the model can take; None leaves out whether rows are too long or too short for it.
+        track: of rows that name none; None means that of the config, or the one that would be chosen.
         decode: `NEVER`, `UNSURE` or `ALWAYS`. Without a config the length is then exact to a frame of the file.
         judge_bad: count rows as `bad_row` that are bad in themselves; otherwise they are passed over.
         observe: called a few times a second with (rows done, rows that will fail).
@@ -63,6 +64,7 @@ class AudioProbe:
         num_workers: int,
         timeout_s: float,
         config: WindowConfig | None = None,
+        track: int | None = None,
         decode: str = NEVER,
         judge_bad: bool = True,
         observe: Callable[[int, int], None] = lambda done, failing: None,
@@ -70,6 +72,7 @@ class AudioProbe:
     ):
         self._manifest, self._config, self._decode, self._judge_bad = manifest, config, decode, judge_bad
         self._on_issue, self.decodes_all = on_issue, decode == ALWAYS
+        self._track = config.track if track is None and config else track
         self.audio_s = np.full(len(manifest), np.nan)
         self.is_guess = np.zeros(len(manifest), bool)
         self._kinds = np.zeros(len(manifest), np.uint8)  # 0: nothing was found
@@ -146,7 +149,7 @@ class AudioProbe:
         self._kinds[row.index] = self._kinds[row.index] or _KINDS.index(kind) + 1
 
     def _track_of(self, row: Utterance) -> int | None:
-        return self._config.track if row.track is None and self._config else row.track
+        return self._track if row.track is None else row.track
 
     def _open(self, row: Utterance, decoder: Decoder, is_first: bool) -> "_Opened":
         source = None

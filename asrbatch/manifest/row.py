@@ -9,16 +9,18 @@ import binascii
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from json.encoder import encode_basestring_ascii
 from math import isnan
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from asrbatch.errors import RowError
-from asrbatch.formatting import is_data_uri, shorten_data_uri, show, show_text
+from asrbatch.errors import AsrbatchError, RowError
+from asrbatch.formatting import is_data_uri, one_line, shorten_data_uri, show, show_text
+from asrbatch.storage.filenames import expand_home
 from asrbatch.storage.remote import is_remote, join_url, read_remote, scheme_of, why_not
 from asrbatch.types import AudioRef
 
@@ -41,9 +43,12 @@ SEVERAL_CLIPS_FIELDS = frozenset(("audio_filepaths", "audios"))
 KNOWN_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS | {
     "audio_filepath", "id", "offset", "duration", "channel", "track", "text", "lang", "prompt",
 }  # fmt: skip
+MOST_LEVELS = 100  # of lists and objects in each other: what is written must be read again, also inside deep calls
 MAX_SECONDS = 1e9  # 31 years: beyond any recording, and far inside float32, in which durations are kept
 IN_CELL = object()  # parse_row's `audio` for encoded audio stored in the row itself
 
+_T = TypeVar("_T")
+_NESTED = frozenset((dict, list, tuple))
 _SUSPECT_FIELDS = REFUSED_FIELDS | SEVERAL_CLIPS_FIELDS
 _HALF_OF_PAIR = re.compile("[\ud800-\udfff]")  # JSON can write one; no file name in UTF-8, and no terminal, can
 _SEVERAL, _GIVE_PATH = "several clips in one row are not supported", "give the path of one audio file"
@@ -74,7 +79,9 @@ class InvalidRow(Exception):
             given = self.row_id
         is_given = type(given) is int or (type(given) is str and given != "")
         made = hashlib.blake2b(str(self).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-        return Row(str(given) if is_given else made, not is_given, *[None] * 6, self.fields)
+        # What is nested too deeply could not be written.
+        fields = {name: value for name, value in self.fields.items() if not _is_too_deep(value)}
+        return Row(str(given) if is_given else made, not is_given, *[None] * 6, fields)
 
 
 @contextmanager
@@ -85,6 +92,23 @@ def annotate(fields: dict[str, Any]) -> Iterator[None]:
     except InvalidRow as invalid:
         invalid.fields = fields
         raise
+
+
+def of_row(read: Callable[..., _T], *arguments: object) -> _T:
+    """Makes any exception over what a row says that row's own: nothing that one row holds may end a run."""
+    try:
+        return read(*arguments)
+    except InvalidRow:
+        raise
+    except Exception as e:
+        raise invalid_of(e) from e
+
+
+def invalid_of(error: Exception) -> InvalidRow:
+    """What is wrong with the row over which this was raised. Raises what is not a row's own."""
+    if isinstance(error, AsrbatchError | OSError | MemoryError):
+        raise error
+    return InvalidRow("this row", f"cannot be read: {one_line(error)}", "correct it, or drop it")
 
 
 class Row(NamedTuple):
@@ -130,7 +154,11 @@ def parse_row(fields: dict[str, Any], audio: Any, row_id: str | None = None) -> 
 
 
 def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
-    # One set operation for the many rows that have none of them.
+    # One set operation for the many rows that have none of them, and another for refused fields.
+    if not _NESTED.isdisjoint(map(type, fields.values())):
+        for name in filter(lambda name: _is_too_deep(fields[name]), fields):
+            fix = "write it flat, or as a string"
+            raise InvalidRow(show_text(name), f"nested more than {MOST_LEVELS} levels deep", fix)
     if not _SUSPECT_FIELDS.isdisjoint(fields):
         _check_refused(fields)
     if audio is IN_CELL:
@@ -157,8 +185,9 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     if lang is not None and (type(lang) is not str or not lang):
         raise invalid_field("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
     prompt = get("prompt")
-    if prompt is not None and type(prompt) is not str:
-        raise invalid_field("prompt", prompt, "must be a string", "leave it out for the prompt of the run")
+    if prompt is not None and (type(prompt) is not str or (not prompt.isascii() and _HALF_OF_PAIR.search(prompt))):
+        problem = "must be a string" if type(prompt) is not str else "half of a surrogate pair, which is no character"
+        raise invalid_field("prompt", prompt, problem, "leave it out for the prompt of the run")
     text = get("text")
     if text is not None and type(text) is not str:
         fix = "write the reference in quotes, or null when there is none"
@@ -179,6 +208,17 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
     return Row(given, hashed, path, offset_s, duration_s, channel, lang, prompt, fields, track)
 
 
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    # Level by level, not by recursion, which is what runs out.
+    for _ in range(MOST_LEVELS + 1):
+        nests = [nest.values() if type(nest) is dict else nest for nest in level if type(nest) in _NESTED]
+        level = [*chain.from_iterable(nests)]
+        if not level:
+            return False
+    return True
+
+
 def canonical_row(row_id: str, tail: str) -> str:
     """The line that stands for a row in the manifest's digest: a JSON list in ASCII, and a newline.
 
@@ -197,7 +237,8 @@ def canonical_tail(row: Row) -> str:
 
 
 def audio_ref(path: str, folder: str) -> AudioRef:
-    """Where the audio of a checked `audio_filepath` lives; a relative path is relative to `folder`, which may be a URL.
+    """Where the audio of a checked `audio_filepath` lives; a relative path is relative to `folder`, which may be a URL,
+    and `~` is the home folder.
 
     The `load` of a `data:` URI raises RowError `unreadable` when its payload is not base64; that of a URL as
     `read_remote`."""
@@ -205,7 +246,10 @@ def audio_ref(path: str, folder: str) -> AudioRef:
         name = shorten_data_uri(path)
         return AudioRef(name, load=partial(_decode_data_uri, path, name), url=path)
     # A folder may be a URL: that of a manifest behind one, or of a data set on the hub.
-    place = path if "://" in path else join_url(folder, path) if is_remote(folder) else os.path.join(folder, path)
+    if "://" in path:
+        place = path
+    else:
+        place = join_url(folder, path) if is_remote(folder) else os.path.join(folder, expand_home(path))
     if "://" in place:
         if is_remote(place):
             return AudioRef(path, load=partial(read_remote, place, path), url=place)
@@ -268,6 +312,11 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
     scheme = scheme_of(path)
     if scheme is not None and scheme != "file" and (reason := why_not(scheme)):
         raise invalid_field("audio_filepath", path, *reason)
+    if scheme == "file":
+        try:
+            urlsplit(path)
+        except ValueError as e:
+            raise invalid_field("audio_filepath", path, f"no URL: {e}", _GIVE_PATH) from e
     if "\0" in path:
         raise invalid_field("audio_filepath", path, "a path cannot hold a zero character", _GIVE_PATH)
 

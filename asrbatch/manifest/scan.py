@@ -26,7 +26,7 @@ from asrbatch.errors import ManifestError
 from asrbatch.formatting import show
 from asrbatch.manifest.issues import IssueCounts, OnIssue
 from asrbatch.manifest.readers.base import Reader
-from asrbatch.manifest.row import InvalidRow, Row, canonical_row, canonical_tail
+from asrbatch.manifest.row import InvalidRow, Row, canonical_row, canonical_tail, of_row
 from asrbatch.types import Utterance
 
 Check = Callable[[Utterance], str | None]
@@ -99,6 +99,14 @@ def make_utterance(reader: Reader, index: int, row_id: str, row: Row) -> Utteran
     return Utterance(index, row_id, audio, *timing, row.lang, row.prompt, row.fields, row.track)
 
 
+def judge(check: Check, utterance: Utterance) -> str | None:
+    """What a check says of a row; what it raises over one is wrong with that row."""
+    try:
+        return of_row(check, utterance)
+    except InvalidRow as invalid:
+        return str(invalid)
+
+
 def scan_rows(
     reader: Reader, check: Check | None, *, keep_bad: bool, on_issue: OnIssue | None, observe: Observe | None
 ) -> tuple[Scan, Ids]:
@@ -128,7 +136,7 @@ def scan_rows(
             # What stands in its place keeps id and digest, so that rows after it have the same numbers in every run.
             problem, kind, row = str(row), row.kind, row.row()
         elif check is not None:
-            problem = check(make_utterance(reader, index, row.id, row))
+            problem = judge(check, make_utterance(reader, index, row.id, row))
         durations_s.append(nan if row.duration_s is None else row.duration_s)
         digest.add(row)
         if problem is not None:
@@ -231,7 +239,7 @@ def _find_repeated_ids(reader: Reader, ids: Ids) -> Iterator[tuple[int, int, str
     firsts: dict[str, int] = {}
     for index in map(int, np.flatnonzero(np.isin(keys, shared)) if len(shared) else ()):
         try:
-            row = reader.row(index)
+            row = of_row(reader.row, index)
         except InvalidRow as bad:  # reported already; what stands in its place has an id all the same
             row = bad.row()
         row_id = ids.final(index, row)

@@ -17,10 +17,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from asrbatch.config import SourceOptions
+from asrbatch.config import SourceOptions, descriptor_of
 from asrbatch.errors import ManifestError, UsageError
 from asrbatch.formatting import first_of, show
 from asrbatch.options import flag
+from asrbatch.storage.filenames import expand_home, find_file, forms_of
 from asrbatch.storage.remote import absolute, is_remote, list_remote, scheme_of
 
 # NeMo's `audio__OP_0..127_CL_.tar`, also written `audio_{0..127}.tar`.
@@ -61,7 +62,7 @@ def expand(given: str) -> list[str]:
     Raises:
         ManifestError: of a list or a pattern of numbers, a file is missing.
     """
-    path = absolute(given)
+    path = find_file(absolute(given))
     if is_remote(given):
         if match := _RANGE.search(given):
             return _numbered(given, match)
@@ -73,7 +74,9 @@ def expand(given: str) -> list[str]:
         return [file for name in _numbered(path, match) for file in _must_be_there(name, path)]
     if "," in given:
         return [file for part in filter(None, map(str.strip, given.split(","))) for file in _must_be_there(part, given)]
-    return sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else []
+    if not glob.has_magic(path):
+        return []
+    return sorted({file for each in forms_of(path) for file in glob.iglob(each, recursive=True)})
 
 
 def _numbered(path: str, match: re.Match[str]) -> list[str]:
@@ -164,10 +167,11 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
     try:
         with open(path, "rb") as file:
             values = tomllib.load(file)
-    except (OSError, ValueError) as e:  # UnicodeDecodeError and TOMLDecodeError are ValueErrors
+    # UnicodeDecodeError and TOMLDecodeError are ValueErrors; brackets nested some hundreds deep raise RecursionError.
+    except (OSError, ValueError, RecursionError) as e:
         raise ManifestError(f"{path}: cannot be read as TOML: {e}") from e
     source = values.pop("source", None)
-    if type(source) is not str or not source or source == "-" or source.endswith(ENDING):
+    if type(source) is not str or not source or descriptor_of(source) is not None or source.endswith(ENDING):
         problem = 'must name what to read, such as "hf://owner/name" or a path'
         raise ManifestError(f"{path}: source = {show(source)}: {problem}")
     changes: dict[str, Any] = {}
@@ -187,5 +191,5 @@ def read_source_file(path: str, options: SourceOptions) -> tuple[str, SourceOpti
         changes[option.name] = value
     # So that the file and what it names can be moved together.
     if scheme_of(source) is None:
-        source = os.path.join(os.path.dirname(absolute(path)), source)
+        source = os.path.join(os.path.dirname(absolute(path)), expand_home(source))
     return source, replace(options, **changes)

@@ -1,4 +1,5 @@
-"""Standard input as a manifest: read once, from a pipe, and kept because rows are read again.
+"""Standard input, or another descriptor (`<(zcat m.jsonl.gz)`), as a manifest: read once, from a pipe, and kept because
+rows are read again.
 
 A command keeps it in a file without a name, which ends with its process (`open_stdin`). A run, which may be resumed,
 keeps it beside its output (`keep_stdin`). Several processes of a run may be given the same input: the first to finish
@@ -27,21 +28,40 @@ from asrbatch.storage.files import explained, sync_folder
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.run_files import read_files_of
 
-_NAME = "standard input"
+
+def open_stream(given: str, descriptor: int) -> TextFile:
+    """What comes on a descriptor; the same for whoever opens it again in this process.
+
+    Args:
+        given: as it was written.
+
+    Raises:
+        UsageError: no such file is open.
+    """
+    name = "standard input" if descriptor == 0 else given
+    _stream(given, descriptor)
+    # Another file may have the number later.
+    inode = os.fstat(descriptor).st_ino
+    return unpacked(LocalFile(name, fd=os.dup(_unnamed_copy(given, descriptor, inode))))
 
 
-def open_stdin() -> TextFile:
-    """What comes on standard input; the same for whoever opens it again in this process."""
-    return unpacked(LocalFile(_NAME, fd=os.dup(_unnamed_copy())))
-
-
-@lru_cache(maxsize=1)
-def _unnamed_copy() -> int:
+@lru_cache(maxsize=64)
+def _unnamed_copy(given: str, descriptor: int, inode: int) -> int:
+    stream = _stream(given, descriptor)
     # On disk, not in memory: a manifest through a pipe may be larger than that.
     spool = tempfile.TemporaryFile()
-    shutil.copyfileobj(sys.stdin.buffer, spool)
+    shutil.copyfileobj(stream, spool)
     spool.flush()
     return os.dup(spool.fileno())
+
+
+def _stream(given: str, descriptor: int) -> BinaryIO:
+    if descriptor == 0:
+        return sys.stdin.buffer
+    try:
+        return open(descriptor, "rb", closefd=False)
+    except OSError as e:
+        raise UsageError(f"{given}: {e.strerror}; this process was given no such open file") from e
 
 
 def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = None) -> Path:
@@ -140,7 +160,8 @@ def keep_stdin(config: RunConfig) -> KeptManifest:
     # A mistyped manifest that was refused must not stand in the way of the right one.
     records = iter(()) if config.overwrite else _records(config.output_path)
     first = next(records, None)
-    path = spool_stdin(RunPaths(config.output_path).spool, replace=first is None)
+    stream = _stream(config.manifest[0], config.descriptor or 0)
+    path = spool_stdin(RunPaths(config.output_path).spool, replace=first is None, stream=stream)
     folders = (record["fingerprint"].get("audio_folder") for record in chain(filter(None, [first]), records))
     return KeptManifest(path, next(filter(None, folders), os.getcwd()))
 

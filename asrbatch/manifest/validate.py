@@ -80,11 +80,12 @@ class Validation:
         num_workers: int,
         timeout_s: float,
         config: WindowConfig | None,
+        track: int | None = None,
         observe: Callable[[int, int], None],
     ) -> None:
         """Probes the audio of every good row; arguments and errors are those of `AudioProbe`."""
         self.probe = AudioProbe(
-            self.manifest, self._stats.files, num_workers=num_workers, timeout_s=timeout_s, config=config,
+            self.manifest, self._stats.files, num_workers=num_workers, timeout_s=timeout_s, config=config, track=track,
             decode=decode, judge_bad=False, observe=observe, on_issue=self._on_issue,
         )  # fmt: skip
 

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from asrbatch.errors import UsageError
+from asrbatch.manifest.row import audio_ref
+from asrbatch.storage.filenames import expand_home, is_too_long
 from asrbatch.storage.files import explained, replacing
 from asrbatch.storage.remote import scheme_of
 from asrbatch.types import Utterance
 
+_MOST_MORE = 22  # bytes by which the name of a file that is being written is longer, see `replacing`
 # Exact to a frame up to 1 MHz, the highest rate that is read.
 DURATION_DIGITS = 6
 
@@ -40,9 +43,10 @@ def place_from(row: Utterance, folder: str) -> str:
         return row.audio.url
     path = os.path.normpath(path)
     if type(written) is str and (
-        scheme_of(written) == "file" or os.path.normpath(os.path.join(folder, written)) == path
+        scheme_of(written) == "file" or os.path.normpath(os.path.join(folder, expand_home(written))) == path
     ):
-        return written
+        # In a folder of audio a file may be called as what is no file is written.
+        return written if audio_ref(written, folder).path is not None else os.path.join(os.curdir, written)
     return path
 
 
@@ -85,6 +89,8 @@ def check_new_manifest(path: Path, option: str, sources: Sequence[str], overwrit
     # Readers go by first bytes, but people and other tools by the name.
     if path.name.endswith((".gz", ".zst")):
         raise UsageError(f"{option} {path}: is written as plain text; leave out {path.suffix}")
+    if is_too_long(path.name, _MOST_MORE):
+        raise UsageError(f"{option} {path}: is too long a name; choose a shorter one")
     if path.is_dir():
         raise UsageError(f"{option} {path}: is a folder; give a file name ending in .jsonl")
     if not path.exists():

@@ -38,7 +38,7 @@ class RunPlan:
         fingerprint: see `fingerprint.py`.
 
     Args:
-        kept: what came on standard input, where the manifest is `-`.
+        kept: what came on standard input, where that is the manifest.
         note: told of every problem of the manifest; see `manifest_scan.scan_rows`.
 
     Raises:
@@ -50,12 +50,12 @@ class RunPlan:
         # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
-        source, reading = config.manifest, config.reading
+        sources, reading = config.manifest, config.reading
         if kept is not None:
-            source = str(kept.path)
-            reading = options_for_kept(source, replace(reading, audio_folder=kept.folder))
+            sources = (str(kept.path),)
+            reading = options_for_kept(sources[0], replace(reading, audio_folder=kept.folder))
         check = RowCheck(self.engine)
-        self.manifest: Manifest = open_manifest(source, check=check, options=reading, on_issue=note)
+        self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
         self.notes = [each for each in (self.manifest.left_out, check.note) if each]
         self.sharding = _sharding(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id

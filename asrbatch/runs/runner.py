@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-from asrbatch.config import STDIN, RunConfig
+from asrbatch.config import RunConfig
 from asrbatch.engine.base import Engine
 from asrbatch.engine.engine import start_engine
 from asrbatch.errors import (
@@ -60,7 +60,7 @@ def run(
     """
     started = time.monotonic()
     observer, stop = observer or Observer(), stop or Stop()
-    kept = keep_stdin(config) if config.manifest == STDIN else None
+    kept = None if config.descriptor is None else keep_stdin(config)
     if kept is not None and kept.folder != os.getcwd():
         observer.log(f"relative paths are those of {kept.folder}, where this run began")
     plan = _plan(config, kept)
@@ -108,7 +108,7 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     output, others none.
     """
     path = RunPaths(config.output_path).problems
-    if os.path.lexists(config.manifest) and path.exists() and os.path.samefile(config.manifest, path):
+    if path.exists() and any(os.path.exists(each) and os.path.samefile(each, path) for each in config.manifest):
         raise UsageError(
             f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another"
         )

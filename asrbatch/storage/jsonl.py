@@ -7,6 +7,7 @@ What people give by mistake instead of text, told by its first bytes, and what t
 
 import json
 import os
+import stat
 import sys
 import weakref
 from array import array
@@ -62,6 +63,10 @@ class JsonLines:
         self._fds = []
         for path in self._paths:
             try:
+                mode = os.stat(path).st_mode
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would wait for somebody to write
+                    fix = "write what comes through it to a file"
+                    raise UsageError(f"{path}: is not a regular file; {fix}")
                 # Open for as long as the object lives: a file that is replaced meanwhile is still read as it was.
                 self._fds.append(os.open(path, os.O_RDONLY))
                 weakref.finalize(self, os.close, self._fds[-1])

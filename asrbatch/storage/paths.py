@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import UsageError
+from asrbatch.storage.filenames import is_too_long
 from asrbatch.storage.files import explained
 
 # Five digits or more: names then sort as numbers up to 100,000 chunks, and no run has a limit.
 _CHUNK = re.compile(r"\.chunk-(\d{5,})-of-(\d{5,})")
 # A chunk counts as there by any of its three lasting files: a record without rows is a chunk that has begun.
 _CHUNK_FILE = re.compile(rf"(.*){_CHUNK.pattern}\.(jsonl|run\.json|done\.json)", re.DOTALL)
+# Bytes by which the longest name beside an output is longer than its stem: `.X.lease.`, a token, `.new`.
+_MOST_MORE = 44
+_MOST_OF_MODEL = 100
 
 
 def _stem(rows: Path) -> str:
@@ -91,12 +95,22 @@ def in_current_folder() -> Iterator[None]:
         raise
 
 
+def check_length(rows: Path) -> None:
+    """Raises UsageError: the names of the files beside these rows would be too long."""
+    if is_too_long(_stem(rows), _MOST_MORE):
+        raise UsageError(f"--output {rows}: is too long a name for the run's other files; choose a shorter one")
+
+
 def default_output(manifest: str, model: str) -> Path:
-    """What a run is called that was given no name: `<manifest stem>.<last part of the model>.jsonl`, in this folder."""
+    """What a run is called that was given no name: `<manifest stem>.<last part of the model>.jsonl`, in this folder.
+    Of a very long name the end is left out."""
     name = re.sub(r"[*?{}\[\],:]+", "-", os.path.basename(os.path.normpath(manifest))).strip("-")
     stem = re.sub(r"\.jsonl?(\.gz|\.zst)?$", "", name) or "manifest"
     last = os.path.basename(os.path.normpath(os.path.expanduser(model)))
-    return Path(f"{stem}.{re.sub(r'[^A-Za-z0-9._-]+', '-', last).strip('-.') or 'model'}.jsonl").absolute()
+    model = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:_MOST_OF_MODEL] or "model"
+    while is_too_long(f"{stem}.{model}.chunk-00000-of-00000", _MOST_MORE):
+        stem = stem[:-1]
+    return Path(f"{stem}.{model}.jsonl").absolute()
 
 
 def find_chunks(output: Path) -> dict[int, dict[int, RunPaths]]:

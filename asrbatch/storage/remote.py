@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from asrbatch.errors import ManifestError, RowError
 from asrbatch.formatting import one_line
 from asrbatch.storage import http
+from asrbatch.storage.filenames import expand_home
 from asrbatch.storage.http import TooLargeError
 
 # Where bytes come from; the package that fsspec needs for it, and the extra of asrbatch that brings it.
@@ -296,5 +297,5 @@ def _fsspec() -> Any:
 
 
 def absolute(path: str) -> str:
-    """A URL as it is, anything else as an absolute path."""
-    return path if is_remote(path) else os.path.abspath(path)
+    """A URL as it is, anything else as an absolute path; `~` is the home folder."""
+    return path if is_remote(path) else os.path.abspath(expand_home(path))

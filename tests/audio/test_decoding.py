@@ -1,6 +1,6 @@
 """The decoder process: that it decodes as our own process would, and outlives crashes, hangs and its parent.
 
-The hang is a real one: opening a named pipe that nobody writes to.
+The hang is a real one: opening a file on which a lease is held.
 """
 
 import functools
@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 from audio_loading import decode, load_audio, request
-from processes import hangs_in_pipe, is_running, wait_until
+from processes import hangs_in_pipe, hold_file, is_running, let_go, wait_until
 
 from asrbatch.audio.decoder import Decoder
 from asrbatch.errors import AsrbatchError, RowError
@@ -38,9 +39,8 @@ def start():
 
 
 @pytest.fixture
-def fifo(tmp_path) -> str:
-    os.mkfifo(tmp_path / "hang.wav")
-    return str(tmp_path / "hang.wav")
+def held(tmp_path) -> str:
+    return str(hold_file(tmp_path / "hang.wav"))
 
 
 def child_of(decoder: Decoder) -> int:
@@ -119,7 +119,7 @@ def test_an_unforeseen_exception_costs_one_row(start, speech_wav):
     assert child_of(decoder) == pid
 
 
-def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, fifo):
+def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, held):
     decoder = start(timeout_s=1.0)
     children = []
 
@@ -130,7 +130,7 @@ def test_a_hang_is_killed_twice_and_the_next_row_is_fine(start, speech_wav, fifo
     watcher = threading.Thread(target=watch_two_children)
     watcher.start()
     with pytest.raises(RowError) as caught:
-        decode(decoder, request(fifo))
+        decode(decoder, request(held))
     watcher.join()
     assert (caught.value.kind, caught.value.message) == (
         "decode_timeout",
@@ -157,11 +157,11 @@ def test_no_descriptor_is_left_open(start, speech_wav):
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_crash_is_tried_twice_and_the_next_row_is_fine(start, speech_wav, fifo):
+def test_a_crash_is_tried_twice_and_the_next_row_is_fine(start, speech_wav, held):
     decoder = start()
     killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
     with pytest.raises(RowError) as caught:
-        decode(decoder, request(fifo))
+        decode(decoder, request(held))
     killer.join()
     assert caught.value.kind == "decode_crash"
     text = "row 7: decoding ended its process (signal 11, Segmentation fault), twice"
@@ -169,7 +169,7 @@ def test_a_crash_is_tried_twice_and_the_next_row_is_fine(start, speech_wav, fifo
     assert decode(decoder, request(str(speech_wav))).duration_s > 1
 
 
-def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, fifo):
+def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, held):
     decoder = start()
     decode(decoder, request(str(speech_wav)))
     os.kill(child_of(decoder), signal.SIGKILL)  # between two rows, as the OOM killer might
@@ -179,21 +179,21 @@ def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, fifo)
     def open_at_the_second_try():
         killer.join()
         wait_until(lambda: hung_child(decoder))
-        os.close(os.open(fifo, os.O_WRONLY))
+        let_go(Path(held))
 
     writer = threading.Thread(target=open_at_the_second_try)
     writer.start()
     with pytest.raises(RowError) as caught:
-        decode(decoder, request(fifo))
+        decode(decoder, request(held))
     writer.join()
-    assert (caught.value.kind, caught.value.message) == ("unreadable", "row 7: not a regular file")
+    assert caught.value.kind == "unreadable" and caught.value.message.startswith("row 7: no decoder reads it")
 
 
-def test_a_crash_then_a_hang_tells_both(start, fifo):
+def test_a_crash_then_a_hang_tells_both(start, held):
     decoder = start(timeout_s=3.0)
     killer = kill_when_it_hangs(decoder, [signal.SIGABRT])
     with pytest.raises(RowError) as caught:
-        decode(decoder, request(fifo))
+        decode(decoder, request(held))
     killer.join()
     assert caught.value.kind == "decode_timeout"
     assert caught.value.message.endswith("ended its process (signal 6, Aborted), then took longer than 3 s")
@@ -210,7 +210,7 @@ def test_ctrl_c_and_termination_leave_the_child_to_its_parent(start, speech_wav)
     assert child_of(decoder) == pid
 
 
-def test_close_ends_the_child(start, speech_wav, fifo):
+def test_close_ends_the_child(start, speech_wav, held):
     decoder = start()
     decode(decoder, request(str(speech_wav)))
     pid = child_of(decoder)
@@ -224,7 +224,7 @@ def test_close_ends_the_child(start, speech_wav, fifo):
     closer = threading.Thread(target=lambda: wait_until(lambda: hung_child(abandoned)) and abandoned.close())
     closer.start()
     with pytest.raises(AsrbatchError, match="the decoder was closed"):
-        decode(abandoned, request(fifo))
+        decode(abandoned, request(held))
     closer.join()
 
 
@@ -243,9 +243,9 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("hung", [False, True])
 @pytest.mark.parametrize("forked", [False, True])
-def test_the_child_ends_when_its_parent_is_killed(speech_wav, fifo, hung, forked):
+def test_the_child_ends_when_its_parent_is_killed(speech_wav, held, hung, forked):
     """Also when the parent had forked a process that holds copies of its pipes, and lives on."""
-    command = [sys.executable, "-c", PARENT, str(speech_wav), *([fifo] if hung else [])]
+    command = [sys.executable, "-c", PARENT, str(speech_wav), *([held] if hung else [])]
     if forked:
         command[2] = PARENT.replace(
             "print(", "import os; os.fork() or (__import__('time').sleep(30), os._exit(0))\nprint("
@@ -300,12 +300,12 @@ def test_the_parent_loads_no_decoder():
     )
 
 
-def test_what_the_child_prints_goes_to_the_log(start, fifo, tmp_path, capfd):
+def test_what_the_child_prints_goes_to_the_log(start, held, tmp_path, capfd):
     with open(tmp_path / "log", "w") as log:
         decoder = start(log_fd=log.fileno())
         killer = kill_when_it_hangs(decoder, [signal.SIGSEGV, signal.SIGSEGV])
         with pytest.raises(RowError):
-            decode(decoder, request(fifo))
+            decode(decoder, request(held))
         killer.join()
     assert "Segmentation fault" in (tmp_path / "log").read_text()  # faulthandler's traceback
     assert capfd.readouterr() == ("", "")

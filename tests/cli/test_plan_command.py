@@ -3,7 +3,6 @@ found.
 """
 
 import json
-import os
 import shlex
 import signal
 import time
@@ -18,7 +17,7 @@ import typer
 from conftest import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import hangs_in_pipe
+from processes import hangs_in_pipe, hold_file
 
 from asrbatch.config import STRATEGIES, EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
@@ -314,7 +313,7 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
         program, name, *words = shlex.split(line)
         assert program == "asrbatch"
         parsed[what] = commands[name].make_context(name, words).params
-    run = {"manifest": str(manifest), "model": "./my model", "output": "out dir/out.jsonl", "prompt": "it's -x"}
+    run = {"manifest": [str(manifest)], "model": "./my model", "output": "out dir/out.jsonl", "prompt": "it's -x"}
     for what in ("one_process", "chunk", "submit"):
         assert parsed[what]["drop_no_speech"] is False
         assert run.items() <= parsed[what].items() and parsed[what]["args"] == ["a=1", "b=2"], what
@@ -327,11 +326,11 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
         parsed["chunk"]["chunk_id"] == 0 and parsed["chunk"]["strategy"] == parsed["submit"]["strategy"] == "contiguous"
     )
     assert str(parsed["status"]["output"]) == str(parsed["merge"]["output"]) == "out dir/out.jsonl"
-    assert str(parsed["merge"]["manifest"]) == str(manifest)
+    assert parsed["merge"]["manifest"] == [str(manifest)]
 
 
 def test_ctrl_c_ends_a_probe_at_once(start_cli, tmp_path):
-    os.mkfifo(tmp_path / "hangs.wav")
+    hold_file(tmp_path / "hangs.wav")
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}])
     process = start_cli("plan", manifest, "--probe")
     children = Path(f"/proc/{process.pid}/task")

@@ -17,6 +17,7 @@ import soundfile as sf
 from audio_files import LOSSY, encode, write
 from audio_loading import load_audio, request
 from conftest import write_jsonl
+from processes import hold_file
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
@@ -172,7 +173,7 @@ def probe(folder: Path, rows: list[dict], **options) -> AudioProbe:
 
 
 def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_path):
-    os.mkfifo(tmp_path / "hangs.wav")
+    hold_file(tmp_path / "hangs.wav")
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "empty.wav").touch()
     (tmp_path / "garbage.wav").write_bytes(os.urandom(3000))
@@ -320,8 +321,8 @@ def test_audio_inside_parquet_is_probed_from_its_bytes(files, tmp_path):
 
 
 def test_an_error_ends_the_probe_and_its_processes(tmp_path):
-    """The manifest changes while one thread hangs in a pipe: the probe ends at once, and nothing is left of it."""
-    os.mkfifo(tmp_path / "hangs.wav")
+    """The manifest changes while one thread hangs: the probe ends at once, and nothing is left of it."""
+    hold_file(tmp_path / "hangs.wav")
     survey = ManifestStats(
         str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])),
     )

@@ -359,3 +359,17 @@ def test_it_is_told_how_far_the_reading_is(tone, tmp_path, monkeypatch, kind):
     else:
         assert shares == sorted(shares) and len(set(shares)) > 1
         assert shares[0] >= 0 and shares[-1] < 1
+
+
+@pytest.mark.parametrize("audio", ["header", "decode"])
+def test_the_track_of_rows_without_one(tone, tmp_path, audio):
+    write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}, {"audio_filepath": "a.wav", "track": 0}])
+    arguments = ["validate", str(tmp_path / "m.jsonl"), "--audio", audio, "--json"]
+    assert CliRunner().invoke(app, arguments).exit_code == EXIT_COMPLETE
+    done = CliRunner().invoke(app, [*arguments, "--track", "1"])
+    (problem,) = json.loads(done.output)["problems"]
+    assert done.exit_code == EXIT_ROWS_FAILED and problem["rows"] == 1
+    assert "track 1 does not exist" in problem["examples"][0]["text"]
+    # A plan asks in the same way, with a model or without.
+    probed = CliRunner().invoke(app, ["plan", str(tmp_path / "m.jsonl"), "--probe", "--track", "1", "--json"])
+    assert json.loads(probed.output)["probe"]["counts"] == {"bad_row": 1}

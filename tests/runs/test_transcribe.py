@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import soxr
 from conftest import read_jsonl, write_jsonl
-from processes import hangs_in_pipe
+from processes import hangs_in_pipe, hold_file
 
 from asrbatch.errors import (
     EXIT_COMPLETE,
@@ -258,7 +258,7 @@ def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_pa
 
 
 def test_a_decoder_that_hangs_is_killed_and_the_run_goes_on(transcribe, tiny_en, speech_wav, tmp_path):
-    os.mkfifo(tmp_path / "hang.wav")  # opening it waits for a writer that never comes
+    hold_file(tmp_path / "hang.wav")
     rows = [{"audio_filepath": "hang.wav"}, {"audio_filepath": str(speech_wav)}]
     summary = transcribe(write_jsonl(tmp_path / "m.jsonl", rows), tiny_en, tmp_path / "out.jsonl", decode_timeout_s=1.5)
     kinds = {row["index"]: row["error"] and row["error"]["kind"] for row in summary.rows()}
@@ -266,7 +266,7 @@ def test_a_decoder_that_hangs_is_killed_and_the_run_goes_on(transcribe, tiny_en,
 
 
 def test_a_decoder_that_crashes_takes_only_its_row_along(transcribe, tiny_en, speech_wav, tmp_path):
-    os.mkfifo(tmp_path / "crash.wav")  # holds the decoder until it is shot
+    hold_file(tmp_path / "crash.wav")  # holds the decoder until it is shot
     good = {"audio_filepath": str(speech_wav)}
     rows = [good, {"audio_filepath": "crash.wav"}, {**good, "id": "last"}]
     shot = []

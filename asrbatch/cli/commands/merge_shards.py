@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.common import log
-from asrbatch.cli.options import READING, RunOptions, choose_manifest, run_options, takes
+from asrbatch.cli.options import READING, RunOptions, choose_sources, run_options, takes
 from asrbatch.formatting import clock
 from asrbatch.options import option
 
@@ -14,7 +14,9 @@ from asrbatch.options import option
 @takes(reading=run_options(only=READING))
 def merge_shards(
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
-    manifest: str | None = option(None, "What was transcribed; or --dataset.", flags="--manifest"),
+    manifest: tuple[str, ...] = option(
+        (), "What was transcribed, may be repeated; or --dataset.", flags="--manifest", metavar="MANIFEST"
+    ),
     num_chunks: int | None = option(None, "Of how many chunks the run is, where files of several runs are there."),
     allow_incomplete: bool = option(False, "Write the rows there are when some are missing; marked incomplete."),
     overwrite: bool = option(False, "Replace the merged rows of another run."),
@@ -35,7 +37,7 @@ def merge_shards(
 
     merged = merge(
         Path(output).expanduser().absolute(),
-        choose_manifest(manifest, reading.values["dataset"], name="--manifest"),
+        choose_sources(manifest or (), reading.values["dataset"], name="--manifest"),
         reading=reading.reading,
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,

@@ -38,7 +38,7 @@ def plan(
     from asrbatch.cli.display.plan_status import plan_parts
 
     # A plan downloads nothing, but a manifest on the hub is read there.
-    if not names_data_set(options.values["manifest"]):
+    if not any(map(names_data_set, options.values["manifest"])):
         fetch_no_model(options.values["model"])
     # Put so that NaN is refused, too.
     if rtfx is not None and not 0 < rtfx < float("inf"):
@@ -66,7 +66,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         # Whichever: a `RunConfig` of chunks is of one of them.
         chunk_id=None if num_chunks is None else 0,
         chunk_offset=None,
-        streaming=values["streaming"] or names_data_set(values["manifest"]),  # the rows without their audio
+        streaming=values["streaming"] or any(map(names_data_set, values["manifest"])),  # the rows without their audio
     )
     stats = ManifestStats(config.manifest, reading=config.reading)
     verdict = None
@@ -81,7 +81,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
             # With the model's own bounds where it is known: what is too short or too long depends on it.
             found = AudioProbe(
                 stats.manifest, stats.files, num_workers=probe_workers, timeout_s=config.decode_timeout_s,
-                config=verdict and verdict.window_config, observe=bar.update,
+                config=verdict and verdict.window_config, track=config.track, observe=bar.update,
             )  # fmt: skip
     # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
@@ -120,7 +120,8 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
     if values["num_chunks"] is not None:
         lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
         lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
-        lines["merge"] = ["merge-shards", name, "--manifest", values["manifest"], *options.arguments(only=READING)]
+        manifests = [word for each in values["manifest"] for word in ("--manifest", each)]
+        lines["merge"] = ["merge-shards", name, *manifests, *options.arguments(only=READING)]
     lines["status"] = ["status", name]
     return {what: shlex.join(["asrbatch", *words]) for what, words in lines.items()}
 

@@ -1,5 +1,6 @@
 """`asrbatch submit`: a run as a SLURM array and the merge job that waits for it."""
 
+import os
 import re
 import shlex
 import sys
@@ -41,13 +42,13 @@ def submit(
     _make_absolute(options.values)
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
-    manifest = _manifest(config, slurm["chdir"], dry_run)
+    manifests = _manifests(config, slurm["chdir"], dry_run)
     output = config.output_path
     slurm = _slurm_options(slurm, output)
     ids = [*range(config.num_chunks)] if slurm.chunks is None else parse_chunks(slurm.chunks, config.num_chunks)
     arrays = split_arrays(ids, slurm)
-    scripts = [_array(array, arrays, slurm, options, config, manifest) for array in arrays]
-    arguments = _merge_arguments(options, config, manifest)
+    scripts = [_array(array, arrays, slurm, options, config, manifests) for array in arrays]
+    arguments = _merge_arguments(options, config, manifests)
     merge_path = _beside(output, "merge")
     merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
     for note in _notes(config, slurm):
@@ -78,10 +79,9 @@ def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:
     return SlurmOptions(**{**values, **settled, **folders})
 
 
-def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
-    """As the tasks will be given it: absolute, since they may start in another folder."""
-    given = config.manifest
-    if given == STDIN:
+def _manifests(config: RunConfig, chdir: str | None, dry_run: bool) -> list[str]:
+    """As the tasks will be given them: absolute, since they may start in another folder."""
+    if config.descriptor is not None:
         if chdir is not None:
             raise UsageError(
                 "--chdir: paths that come on standard input are relative to this folder; write them to a file"
@@ -91,23 +91,27 @@ def _manifest(config: RunConfig, chdir: str | None, dry_run: bool) -> str:
 
             # Tasks have no standard input, and read what is kept here.
             keep_stdin(config)
-        return given
+        return [STDIN]
+    return [_absolute_manifest(each) for each in config.manifest]
+
+
+def _absolute_manifest(given: str) -> str:
     # It is relative to no folder.
     if "://" in given:
         return given
     if not expand(given):
         raise UsageError(f"{given}: no such manifest")
     # A comma parts several manifests, unless a file has it in its name.
-    return ",".join(absolute(part) for part in given.split(",")) if not Path(given).exists() else absolute(given)
+    return absolute(given) if os.path.lexists(absolute(given)) else ",".join(map(absolute, given.split(",")))
 
 
 def _array(
-    array: Array, arrays: list[Array], slurm: SlurmOptions, options: RunOptions, config: RunConfig, manifest: str
+    array: Array, arrays: list[Array], slurm: SlurmOptions, options: RunOptions, config: RunConfig, manifests: list[str]
 ) -> Script:
     place = "" if len(arrays) == 1 else f"-{array.offset}"
     path = _beside(config.output_path, f"array{place}")
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
-    changes = {"manifest": manifest, "output": str(config.output_path)}
+    changes = {"manifest": manifests, "output": str(config.output_path)}
     # --overwrite is the script's business: a requeued task would remove the rows of its first start.
     arguments = ["transcribe", *options.arguments(without=("overwrite",), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
@@ -115,9 +119,10 @@ def _array(
     return Script(path, text, ranges(array.chunks))
 
 
-def _merge_arguments(options: RunOptions, config: RunConfig, manifest: str) -> list[str]:
+def _merge_arguments(options: RunOptions, config: RunConfig, manifests: list[str]) -> list[str]:
     """What merges this run, for the merge job and for a person."""
-    arguments = ["merge-shards", str(config.output_path), "--manifest", manifest]
+    arguments = ["merge-shards", str(config.output_path)]
+    arguments += [word for each in manifests for word in ("--manifest", each)]
     arguments += ["--num-chunks", str(config.num_chunks), *options.arguments(only=READING)]
     return [*arguments, "--overwrite"] if config.overwrite else arguments
 

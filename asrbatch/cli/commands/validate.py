@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from asrbatch.runs.row_check import RowCheck
 
 
-@takes(options=run_options(only=(*READING, *MODEL_OPTIONS)), probing=options_of(ProbeOptions))
+@takes(options=run_options(only=(*READING, *MODEL_OPTIONS, "track")), probing=options_of(ProbeOptions))
 def validate(
     options: RunOptions,
     manifest: Sources = None,
@@ -72,7 +72,7 @@ def validate(
                 on_issue=problems and problems.add, observe=bar.update,
             )  # fmt: skip
         if audio != "none":
-            _judge_audio(found, audio == "decode", probing, windows)
+            _judge_audio(found, audio == "decode", probing, windows, options.values["track"])
         if problems is not None:
             problems.write()
             found.report = (listed, problems.num_problems)
@@ -116,7 +116,9 @@ def _row_check(
     return check_of_model(options.config(environment={}, manifest="any.jsonl", model=model, audio_folder=None), asked)
 
 
-def _judge_audio(found: "Validation", decodes: bool, probing: ProbeOptions, windows: "WindowConfig | None") -> None:
+def _judge_audio(
+    found: "Validation", decodes: bool, probing: ProbeOptions, windows: "WindowConfig | None", track: int | None
+) -> None:
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import ALWAYS, NEVER
 
@@ -124,5 +126,5 @@ def _judge_audio(found: "Validation", decodes: bool, probing: ProbeOptions, wind
     with ProbeBar(len(found), *words) as bar:
         found.judge_audio(
             decode=ALWAYS if decodes else NEVER, num_workers=probing.num_workers, timeout_s=probing.decode_timeout_s,
-            config=windows, observe=bar.update,
+            config=windows, track=track, observe=bar.update,
         )  # fmt: skip

@@ -22,6 +22,7 @@ from asrbatch.evaluation.stats.sums import LargestItems
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.formatting import shorten
 from asrbatch.parallel import over_rows
+from asrbatch.storage.filenames import expand_home, find_file
 
 # Not `missing`, which is the error kind of a row whose audio file does not exist.
 NO_PREDICTION = "no prediction"
@@ -114,7 +115,10 @@ def _audio(fields: Mapping[str, Any], folder: Path) -> list[Any] | None:
     """URI of the audio file, where in it the row starts and ends (s); None where there is no such file here."""
     path = fields.get("audio_filepath")
     # `isfile` is false of names that no file can have, too.
-    if type(path) is not str or not path.strip() or not os.path.isfile(found := os.path.join(folder, path)):
+    if type(path) is not str or not path.strip():
+        return None
+    found = find_file(os.path.join(folder, expand_home(path)))
+    if not os.path.isfile(found):
         return None
     start, length = finite_seconds(fields.get("offset")), finite_seconds(fields.get("duration"))
     return [Path(found).absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]

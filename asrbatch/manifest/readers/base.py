@@ -23,8 +23,9 @@ from asrbatch.errors import RowError
 from asrbatch.formatting import shorten, show_text
 from asrbatch.manifest.readers.sniff import is_file, unpacked_head
 from asrbatch.manifest.readers.text import TextFile, open_text
-from asrbatch.manifest.row import InvalidRow, Row, audio_ref
+from asrbatch.manifest.row import InvalidRow, Row, audio_ref, invalid_of
 from asrbatch.manifest.source import ManifestSource
+from asrbatch.storage.filenames import expand_home
 from asrbatch.types import AudioRef
 
 _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
@@ -87,6 +88,8 @@ def row_or_error(parse: Callable[..., Row], *arguments: object) -> Row | Invalid
         return parse(*arguments)
     except InvalidRow as invalid:
         return invalid
+    except Exception as e:
+        return invalid_of(e)
 
 
 class LineReader(Reader):
@@ -106,11 +109,14 @@ class LineReader(Reader):
         size = getattr(self._file, "size", None)  # packed text has none: its length is known at its end
         return self._starts[-1] / size if size and self._starts else None
 
-    def _bytes_of(self, index: int) -> bytes:
+    def text_of(self, index: int) -> bytes:
         """A row's lines, with the blank ones that follow."""
         self._file.check()
-        start, end = self._starts[index], self._starts[index + 1]
-        return self._file.pread(end - start, start)
+        start = self._starts[index]
+        return self._file.pread(self._end_of(index) - start, start)
+
+    def _end_of(self, index: int) -> int:
+        return self._starts[index + 1]
 
 
 class JoinedReader(Reader):
@@ -136,7 +142,7 @@ class JoinedReader(Reader):
 
     @property
     def left_out(self) -> str | None:
-        return "; ".join(filter(None, (reader.left_out for reader in self._readers))) or None
+        return "; ".join(dict.fromkeys(filter(None, (reader.left_out for reader in self._readers)))) or None
 
     def rows(self) -> Iterator[Row | InvalidRow]:
         num_rows = 0
@@ -215,7 +221,7 @@ def folder_of_first(path: str, folder: str) -> str:
 
 
 def is_relative(path: str) -> bool:
-    return not os.path.isabs(path) and "://" not in path
+    return not os.path.isabs(expand_home(path)) and "://" not in path
 
 
 class HashIndex:

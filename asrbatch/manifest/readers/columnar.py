@@ -105,5 +105,5 @@ def _read_saved(folder: str, name: str, choose: Callable[[Any], Any]) -> Any:
     try:
         with open(os.path.join(folder, name), encoding="utf-8") as file:
             return choose(json.load(file))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
         raise ManifestError(f"{folder}: {name} cannot be read ({one_line(e)}); save the data set again") from e

@@ -77,7 +77,7 @@ class CsvReader(LineReader):
         self._file.check()
 
     def row(self, index: int) -> Row:
-        return self._parse(self._values(self._bytes_of(index)))
+        return self._parse(self._values(self.text_of(index)))
 
     def where(self, index: int) -> str:
         return f"{self.source}:{self._lines[index]}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import first_of, show_text
+from asrbatch.formatting import first_of, is_data_uri, show_text
 from asrbatch.manifest.readers.base import HashIndex, Reader
 from asrbatch.manifest.readers.csv import CsvReader
 from asrbatch.manifest.readers.jsonl import JsonlReader
@@ -19,6 +19,7 @@ from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_files
 from asrbatch.manifest.readers.text import open_text
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource, common_folder
+from asrbatch.storage.filenames import find_file, same_name
 from asrbatch.storage.remote import is_remote
 from asrbatch.types import AudioRef
 
@@ -43,11 +44,13 @@ class FolderReader(Reader):
         # Sorted: the order in which a file system lists them differs between machines, and ids follow it.
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
-        texts = {os.path.splitext(file)[0] + _TEXT for file in files}
-        self.left_out = _left_out(folder, [name for name in others if name not in texts])
+        texts = {same_name(os.path.splitext(file)[0] + _TEXT) for file in files}
+        self.left_out = _left_out(folder, [name for name in others if same_name(name) not in texts])
 
     def row(self, index: int) -> Row:
         path = self._files[index]
+        if is_data_uri(path):  # it is a file all the same
+            path = os.path.join(os.curdir, path)
         fields: dict[str, Any] = {"audio_filepath": path}
         if any("\udc80" <= c <= "\udcff" for c in path):
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -64,12 +67,13 @@ class FolderReader(Reader):
 
     def _text_beside(self, path: str) -> str | None:
         name = os.path.splitext(path)[0] + _TEXT
+        place = find_file(os.path.join(self.base_folder, name))
+        if not os.path.isfile(place):  # nor where the name is too long, and a pipe would not be read to its end
+            return None
         try:
-            with open(os.path.join(self.base_folder, name), "rb") as file:
+            with open(place, "rb") as file:
                 # One byte more than allowed, to see that there is more.
                 data = file.read(_MOST_TEXT_BYTES + 1)
-        except FileNotFoundError:
-            return None
         except OSError as e:
             raise InvalidRow(name, f"cannot be read: {e.strerror}", "give permission, or remove it") from e
         if len(data) > _MOST_TEXT_BYTES:
@@ -101,24 +105,28 @@ class DescribedFolder(Reader):
         self.row, self.audio, self.where = reader.row, reader.audio, reader.where
 
     def rows(self) -> Iterator[Row | InvalidRow]:
-        # Hashes of normal paths: `./a.wav` names the same file as `a.wav`.
         named, num_bad = array("q"), 0
         for row in self._reader.rows():
             if type(row) is InvalidRow:
                 num_bad += 1
             elif row.path is not None:
-                named.append(hash(os.path.normpath(row.path)))
+                named.append(_key_of(row.path))
             yield row
         if num_bad:  # they may be what names the others
             return
         known = HashIndex(named)
-        others = [path for path in walk_files(self._folder) if not known.find(hash(os.path.normpath(path)))]
+        others = [path for path in walk_files(self._folder) if not known.find(_key_of(path))]
         self.left_out = _left_out(self._folder, [path for path in others if path not in _METADATA])
         unnamed = list(filter(is_audio, others))
         if unnamed:
             shown = first_of(sorted(unnamed), _SHOWN_FILES)
             fix = "add them, move them away, or give the metadata file itself as the manifest"
             raise ManifestError(f"{self.source}: does not name {len(unnamed)} audio files beside it ({shown}); {fix}")
+
+
+def _key_of(path: str) -> int:
+    """A hash, equal for paths in a folder that name the same file, as `./a.wav` and `a.wav` do."""
+    return hash(same_name(os.path.normpath(path)))
 
 
 def find_metadata(folder: str) -> str | None:

@@ -45,10 +45,7 @@ def describe(source: ManifestSource) -> str:
     head = unpacked_head(path)
     if known := known_head(head):
         return f"is {known[0]}, {known[1]}"
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if start.startswith(b"["):
-        return "is one JSON array, write each of its objects on a line of its own"
-    first_line = start.partition(b"\n")[0].decode("utf-8", "backslashreplace")
+    first_line = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].decode("utf-8", "backslashreplace")
     return f"starts with {show(first_line)}"
 
 
@@ -260,4 +257,4 @@ def _is_list(folder: str, name: str) -> bool:
     # The rows file of a run lists audio too, and so does what it kept of standard input; neither is a manifest of these
     # tars.
     run = RunPaths(Path(path.removesuffix(".jsonl").removesuffix(".manifest") + ".jsonl"))
-    return not run.record.exists() and b'"audio_filepath"' in unpacked_head(path).partition(b"\n")[0]
+    return not run.record.exists() and b'"audio_filepath"' in unpacked_head(path)

@@ -22,6 +22,7 @@ from asrbatch.formatting import one_line
 from asrbatch.manifest.columns import Columns
 from asrbatch.manifest.readers.base import Reader, row_or_error
 from asrbatch.manifest.row import IN_CELL, KNOWN_FIELDS, InvalidRow, Row, audio_ref, parse_row
+from asrbatch.storage.filenames import find_file
 from asrbatch.types import AudioRef
 
 
@@ -200,7 +201,7 @@ class TableReader(Reader):
         if ref.load is not None:
             return ref.load()
         try:
-            with open(ref.path, "rb") as file:
+            with open(find_file(ref.path), "rb") as file:
                 return file.read()
         except FileNotFoundError as e:
             raise RowError("missing", f"{name}: {ref.path} does not exist, and the audio cell holds no bytes") from e

@@ -20,6 +20,7 @@ from asrbatch.manifest.readers.sniff import check_numbers
 from asrbatch.manifest.readers.text import LocalFile, TextFile
 from asrbatch.manifest.row import Row, annotate, invalid_field
 from asrbatch.manifest.source import ManifestSource, expand
+from asrbatch.storage.filenames import same_name
 from asrbatch.storage.remote import MOST_BYTES, RemoteFile, is_remote
 from asrbatch.types import AudioRef
 
@@ -104,7 +105,7 @@ class NemoMembers:
         hashes, self._offsets, self._sizes = array("q"), array("Q"), array("Q")
         for number in range(len(paths)):
             for member in self._tars.members(number):
-                hashes.append(hash((number, member.name)))
+                hashes.append(hash((number, same_name(member.name))))
                 self._offsets.append(member.offset)
                 self._sizes.append(member.size)
         self._index = HashIndex(hashes)
@@ -123,7 +124,7 @@ class NemoMembers:
         tars = range(len(self._paths)) if shard is None else (shard,)
         # As NeMo looks them up: as written, without `./`, and as the file that several rows share.
         for each in (name, name.removeprefix("./"), _SUB.sub("", name)):
-            found = [(tar, at) for tar in tars for at in self._index.find(hash((tar, each)))]
+            found = [(tar, at) for tar in tars for at in self._index.find(hash((tar, same_name(each))))]
             if len(found) > 1:
                 fix = "give the rows shard_id, or one tar at a time"
                 raise invalid_field("audio_filepath", name, f"{len(found)} tars hold one of this name", fix)

@@ -5,6 +5,7 @@ state (40 KB each) is kept from the first pass; a zstandard file, which unpacks 
 The last few blocks are kept, so rows read in order cost one pass. Knows nothing about what lines say."""
 
 import os
+import stat
 import threading
 import weakref
 import zlib
@@ -17,6 +18,8 @@ from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import RemoteFile, is_remote
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+# 190 MB of audio in a `data:` URI. A file of zeros that unpacks to terabytes is one line, and must not fill the memory.
+MOST_ROW_BYTES = 256 << 20
 _BLOCK_BYTES = 1 << 20
 _KEPT_BLOCKS, _MOST_MARKS = 4, 64
 # 4 bytes of zstandard can stand for 128 KB; there is no other limit to what a piece becomes.
@@ -29,7 +32,7 @@ class TextFile(Protocol):
     path: str
 
     def lines(self) -> Iterator[bytes]:
-        """All of it in order, ends of lines included."""
+        """All of it in order, ends of lines included. Raises ManifestError: one has more than `MOST_ROW_BYTES`."""
 
     def pread(self, count: int, start: int) -> bytes:
         """That many bytes from there, fewer at the end. From any thread. Raises ManifestError."""
@@ -63,8 +66,17 @@ def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
     except ImportError as e:
         fix = "pip install 'asrbatch[zstd]', or unpack it first"
         raise ManifestError(f"{raw.path}: is zstandard data, and zstandard is not installed: {fix}") from e
-    unpacker = zstandard.ZstdDecompressor(max_window_size=2**31)
-    return _PackedFile(text, "zstandard", unpacker.decompressobj, zstandard.ZstdError)
+
+    def new_decoder() -> Any:
+        # Each of its own unpacker: two of one share its state, and a row may be read while all are walked.
+        return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+
+    return _PackedFile(text, "zstandard", new_decoder, zstandard.ZstdError)
+
+
+def _too_long(path: str) -> ManifestError:
+    fix = "is it text, with a row on each line?"
+    return ManifestError(f"{path}: holds a line of more than {MOST_ROW_BYTES} bytes; {fix}")
 
 
 class ForwardBlocks:
@@ -119,9 +131,13 @@ class LocalFile:
     def __init__(self, path: str, keep_open: bool = True, fd: int | None = None):
         self.path, self._fd = path, fd
         # An editor that saves puts another file in its place: the open one still has the rows that were checked.
-        if fd is None and keep_open:
+        if fd is None:
             try:
-                self._fd = os.open(path, os.O_RDONLY)
+                # Before it is opened: a pipe waits for somebody to write.
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    raise ManifestError(f"{path}: is not a regular file")
+                if keep_open:
+                    self._fd = os.open(path, os.O_RDONLY)
             except OSError as e:
                 raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
         if self._fd is not None:
@@ -136,7 +152,10 @@ class LocalFile:
         is_ours = self._fd is None
         with open(self.path if is_ours else self._fd, "rb", _BLOCK_BYTES, closefd=is_ours) as file:
             file.seek(0)
-            yield from file
+            while line := file.readline(MOST_ROW_BYTES + 1):
+                if len(line) > MOST_ROW_BYTES:
+                    raise _too_long(self.path)
+                yield line
 
     def pread(self, count: int, start: int) -> bytes:
         if self._fd is not None:
@@ -163,13 +182,19 @@ class _BlockText:
         raise NotImplementedError
 
     def lines(self) -> Iterator[bytes]:
-        rest = b""
+        rest = bytearray()
         for _, block in self._walk(0):
-            *lines, rest = (rest + block).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
+            first, *others = block.split(b"\n")
+            rest += first
+            # The last one goes on in the next block.
+            for following in (*others, None):
+                if len(rest) > MOST_ROW_BYTES:
+                    raise _too_long(self.path)
+                if following is not None:
+                    yield bytes(rest) + b"\n"
+                    rest[:] = following
         if rest:
-            yield rest
+            yield bytes(rest)
 
     def pread(self, count: int, start: int) -> bytes:
         pieces = []
