@@ -20,6 +20,7 @@ from typing import IO
 
 from asrbatch.errors import AsrbatchError
 from asrbatch.formatting import one_line
+from asrbatch.timeouts import waited
 
 # How often a child looks whether its parent lives, beside waiting for the end of the socket: a process that the parent
 # forked meanwhile may hold a copy of that.
@@ -73,11 +74,10 @@ class ChildProcess:
 
     def how_it_ended(self) -> str:
         """Of a child whose socket is closed."""
-        try:
-            status = self._process.wait(self._reap_timeout_s)
-        except subprocess.TimeoutExpired:
+        if not self._has_ended():
             # It hangs in its own clean-up, or sleeps in the kernel: its status is not there to be read.
             return "it closed its pipe"
+        status = self._process.returncode
         return f"exit status {status}" if status >= 0 else f"signal {-status}, {signal.strsignal(-status)}"
 
     def was_killed(self) -> bool:
@@ -88,8 +88,17 @@ class ChildProcess:
         """Ends it at once, and all it started; may be called more than once."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(self._reap_timeout_s)
+        self._has_ended()
+
+    def _has_ended(self) -> bool:
+        """Waits for its end."""
+
+        def wait(seconds: float) -> bool:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(seconds)
+            return self._process.returncode is not None
+
+        return waited(wait, self._reap_timeout_s)
 
 
 def connect() -> tuple[Connection, list[str]]:

@@ -27,7 +27,8 @@ ROW_ERROR_KINDS = {
     "decode_crash": "the decoder process died on it, twice",
     "rejected": "the engine refused the request",
     "engine_crash": (
-        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them)"
+        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them); a "
+        "kill of asrbatch itself weighs half"
     ),
 }
 

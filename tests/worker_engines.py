@@ -41,6 +41,8 @@ def start(spec, deliver):
         raise EngineStartError("the engine did not start: not on these cores")
     while fate == "one starts" and len(list(log.parent.glob("tried-*"))) < 2:  # the other's failure was noticed
         time.sleep(0.01)
+    while fate == "none comes up":
+        time.sleep(1.0)
     if fate == "wrong option":
         raise ValueError("not a death: a defect")
     if fate == "odd exception":

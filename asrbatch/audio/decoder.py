@@ -30,6 +30,7 @@ from asrbatch.audio.decoder_process import READY, DecodeRequest, HeaderRequest
 from asrbatch.audio.header import Header
 from asrbatch.child_process import ChildProcess
 from asrbatch.errors import AsrbatchError, RowError
+from asrbatch.timeouts import waited
 
 # How long Python and its libraries may take to load from a busy shared file system (0.3 s from a local disk).
 START_TIMEOUT_S = 120.0
@@ -53,7 +54,7 @@ class Decoder:
     """
 
     def __init__(self, *, timeout_s: float, log_fd: int | None = None):
-        self.timeout_s = min(timeout_s, 86_400.0)  # poll() and faulthandler overflow at some weeks
+        self.timeout_s = min(timeout_s, 86_400.0)  # the kernel's timers overflow at some weeks
         self.log_fd = 2 if log_fd is None else log_fd
         self._process: ChildProcess | None = None
         self._closed = False
@@ -148,7 +149,7 @@ class Decoder:
     def _receive(self, connection: Connection) -> Any:
         """A block (1-D float32), or the last word on a request."""
         with self._watching():
-            if not connection.poll(self.timeout_s):
+            if not waited(connection.poll, self.timeout_s):
                 raise self._timed_out()
             answer = connection.recv()
             if not isinstance(answer, int):
@@ -171,7 +172,8 @@ class Decoder:
         for _ in range(START_TRIES):
             process = self._process = self._new_child()
             try:
-                if process.connection.poll(START_TIMEOUT_S) and process.connection.recv() == READY and not self._closed:
+                is_there = waited(process.connection.poll, START_TIMEOUT_S)
+                if is_there and process.connection.recv() == READY and not self._closed:
                     return process.connection
                 problem = f"did not start within {START_TIMEOUT_S:g} s"
             except (EOFError, OSError):

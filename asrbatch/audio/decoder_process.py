@@ -93,13 +93,14 @@ def _time_limit(timeout_s: float) -> Iterator[None]:
     """Ends the child where it hangs.
 
     The parent kills us at `timeout_s`. Should it be gone, and the decoder hold the interpreter so that the watchdog
-    cannot run, this ends us: it needs no interpreter.
+    cannot run, this ends us: the kernel's signal needs no interpreter. By the processor's time, which stands still
+    while we are stopped.
     """
-    faulthandler.dump_traceback_later(timeout_s + 5, exit=True)
+    signal.setitimer(signal.ITIMER_PROF, timeout_s + 5)
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 if __name__ == "__main__":

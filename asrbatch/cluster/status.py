@@ -4,7 +4,6 @@ All figures are those of the run records, which a session refreshes every half m
 rows that no record counts yet. README lists the fields of `run_status`; renaming one breaks scripts.
 """
 
-import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.metrics import device_seconds
 from asrbatch.storage.record import RECORD_REFRESH_S
 from asrbatch.storage.run_files import FoundRun, RunFiles, read_run
+from asrbatch.timeouts import running_s
 
 
 class Watch:
@@ -81,7 +81,7 @@ def run_status(
     """
     found = read_run(output, num_chunks)
     watch = watch or Watch()
-    now, clock_s = now or datetime.now(UTC), time.monotonic() if clock_s is None else clock_s
+    now, clock_s = now or datetime.now(UTC), running_s() if clock_s is None else clock_s
     chunks, sessions = [], []
     for files in found.parts:
         try:
@@ -161,7 +161,8 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
         if outcome == "complete":
             missing = "has all its rows, but no completion mark; run the same command again"
             return INTERRUPTED, f"{files.paths.rows}: {missing}"
-        return SILENT, f"no sign of life since {session['heartbeat']}: killed, or its machine's clock is wrong"
+        why = "killed, stopped (a suspended job), or its machine's clock is wrong"
+        return SILENT, f"no sign of life since {session['heartbeat']}: {why}"
     return (RUNNING if session.get("rows") or session.get("startup_s") is not None else STARTING), None
 
 

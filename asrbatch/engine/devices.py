@@ -13,6 +13,9 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 from asrbatch.errors import UsageError
+from asrbatch.timeouts import output_of
+
+_NVIDIA_SMI_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,12 @@ def _nvidia_smi(fields: str) -> list[str]:
     """Of each GPU of the machine. Raises OSError or SubprocessError."""
     # Not torch: its import takes seconds, and a run that must be refused should be refused before.
     query = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
-    out = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout
+    with subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        output = output_of(process, _NVIDIA_SMI_S)
+        process.kill()
+    if output is None or process.returncode:
+        raise subprocess.SubprocessError(f"nvidia-smi: exit status {process.returncode}")
+    out = output[0]
     return [line.strip() for line in out.splitlines() if line.strip()]
 
 

@@ -12,11 +12,15 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 
 from asrbatch.child_process import WATCH_S, end_when, start_time
 from asrbatch.engine.base import Engine
+from asrbatch.errors import EngineStartError
+from asrbatch.timeouts import waited
 
+# Loading from a slow file system and compiling take minutes; an engine that takes longer than this hangs.
+MOST_START_S = 1800.0
 _OWNER = "ASRBATCH_PID"
 
 
@@ -37,6 +41,9 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # fork after threads and CUDA have started is a deadlock in waiting
         "TOKENIZERS_PARALLELISM": "false",
+        # --hang-timeout and `MOST_START_S` see to that; vLLM's minutes would count those of a suspended job as well.
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "604800",
+        "VLLM_ENGINE_READY_TIMEOUT_S": "604800",
     }
     if device_kind == "cpu":
         # Nothing is compiled in eager mode but the logprob kernel, which costs 18 s at the first request that asks.
@@ -101,12 +108,13 @@ def _is_gone(owner: int, began: str | None) -> bool:
     return False
 
 
-def start_aside(start: Callable[[], Engine]) -> Engine:
+def start_aside(start: Callable[[], Engine], most_s: float) -> Engine:
     """Calls `start` in a thread of its own and waits for its engine.
 
     An exception raised in the waiting thread (Ctrl-C) leaves at once; an engine that comes up after that is closed.
 
     Raises:
+        EngineStartError: it was not up within so many seconds.
         BaseException: whatever `start` raised.
     """
     outcome: Future[Engine] = Future()
@@ -119,6 +127,8 @@ def start_aside(start: Callable[[], Engine]) -> Engine:
 
     threading.Thread(target=call, name="asrbatch-start", daemon=True).start()
     try:
+        if not waited(lambda seconds: wait([outcome], seconds).done, most_s):
+            raise EngineStartError(f"the engine did not come up within {most_s:g} s")
         return outcome.result()
     except BaseException:
         # At once where the engine is there: whoever waits may be interrupted just when it is handed over.

@@ -19,6 +19,7 @@ from asrbatch.engine import plugins
 from asrbatch.errors import EngineStartError, UsageError
 from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint, hash_folder
+from asrbatch.timeouts import waited
 
 TIMEOUT_S = 600.0
 
@@ -162,7 +163,7 @@ class _InspectorProcess:
         self._contents |= dict(contents)
         try:
             self._process.connection.send(request)
-            if self._process.connection.poll(TIMEOUT_S):
+            if waited(self._process.connection.poll, TIMEOUT_S):
                 return self._process.connection.recv()
             self._process.kill()
         except (EOFError, OSError):  # it is gone

@@ -25,6 +25,7 @@ from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.pipeline.queues import EngineOutcome, EventQueue, StopRequest
 from asrbatch.pipeline.result import failed_row, ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
+from asrbatch.timeouts import running_s
 from asrbatch.types import Utterance
 
 
@@ -88,7 +89,7 @@ class Pipeline:
         try:
             self._schedule(source, alone)
             while self._working or not (self._source_ended or self.stopped):
-                if time.monotonic() >= self._stop_by:
+                if running_s() >= self._stop_by:
                     break
                 self._handle(self._events.next(self._watch))
                 self._schedule(source, alone)
@@ -122,7 +123,9 @@ class Pipeline:
 
     def _watch(self) -> None:
         self._tick()
-        self.monitor.check_for_hang()
+        # After a disk that was slow, or a stop of this process, answers lie in the queue.
+        if self._events.is_empty():
+            self.monitor.check_for_hang()
 
     def _tick(self) -> None:
         self.monitor.track(len(self._in_flight))
@@ -248,7 +251,7 @@ class Pipeline:
         """What has not reached the engine is let go: it is unfinished, and the next session takes it again."""
         if self.stopped:
             return
-        self._stop_by = time.monotonic() + self._grace_s
+        self._stop_by = running_s() + self._grace_s
         # Their reservations stay: after a stop nobody asks for capacity.
         self._pool.tasks.drop_utterances()
         for state in [s for s in self._working.values() if not s.is_preprocessed]:

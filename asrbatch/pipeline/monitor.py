@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from asrbatch.errors import EngineDiedError
+from asrbatch.timeouts import running_s
 
 
 @dataclass
@@ -48,7 +49,7 @@ class EngineMonitor:
 
     def start(self) -> None:
         """Time from here on counts."""
-        self._tracked_at = self._answered_at = time.monotonic()
+        self._tracked_at, self._answered_at = time.monotonic(), running_s()
 
     def track(self, in_engine: int, *, is_answer: bool = False) -> None:
         """Adds the time since the last call under the load there was; call before each change of it.
@@ -66,10 +67,10 @@ class EngineMonitor:
             self.times.full += elapsed
         # An engine that holds nothing owes no answer: waiting for slow audio is no hang.
         if is_answer or not in_engine:
-            self._answered_at = now
+            self._answered_at = running_s()
 
     def check_for_hang(self) -> None:
-        """A GPU that hangs holds its requests for ever, and nobody says so."""
-        if self._in_engine and time.monotonic() - self._answered_at > self._hang_timeout_s:
+        """A GPU that hangs holds its requests for ever, and nobody says so. To be called when no answer waits."""
+        if running_s() - self._answered_at > self._hang_timeout_s and self._in_engine:
             since = f"has answered none for {self._hang_timeout_s:g} s (--hang-timeout)"
             raise EngineDiedError(f"the engine hangs: it holds {self._in_engine} windows and {since}")

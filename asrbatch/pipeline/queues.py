@@ -35,7 +35,7 @@ class EventQueue:
         # Its `put` may interrupt another in the same thread, as a signal handler's does; that of `Queue` would lock.
         self._events: SimpleQueue[Any] = SimpleQueue()
         self._ticked_at = 0.0
-        self.put = self._events.put
+        self.put, self.is_empty = self._events.put, self._events.empty
 
     def next(self, tick: Callable[[], None]) -> Any:
         """The next event; None when there was none for a while. Calls `tick` when it is due, ten times a second."""

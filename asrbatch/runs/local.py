@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from asrbatch.engine.base import Engine
-from asrbatch.engine.environment import start_aside
+from asrbatch.engine.environment import MOST_START_S, start_aside
 from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.session import Session
@@ -21,18 +21,19 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
     """
     spec = session.plan.engine
     session.log(f"starting vLLM: {spec}; its log is {session.paths.log}")
+    most_start_s = max(MOST_START_S, session.config.hang_timeout_s)
     pipeline = make_pipeline(
         session.config,
         spec,
         # In a thread, so that Ctrl-C interrupts our waiting and never a library that is being imported.
-        lambda deliver: start_aside(lambda: start(spec, deliver)),
+        lambda deliver: start_aside(lambda: start(spec, deliver), most_start_s),
         write=session.write,
         on_submit=session.in_flight.add,
         on_tick=session.update,
     )
     with pipeline as loop:
         session.engine_is_up(loop.engine.facts, loop.engine.max_num_seqs)
-        with stop.attached(loop):
+        with session.in_flight.watching(), stop.attached(loop):
             loop.run(session.utterances(range(1)))
             # After all others: should one of these kill the engine again, the rest is written.
             loop.run(session.utterances(range(1, RUN_ALONE_AFTER)))

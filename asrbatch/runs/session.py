@@ -5,7 +5,7 @@ Knows the files of a run and nothing of how rows are transcribed: `local.py` doe
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
@@ -30,7 +30,7 @@ class Session:
     """One process's part of a run, from its start to its outcome.
 
     Attributes:
-        deaths: by row, how often the engine died with it inside; rows without a death are absent.
+        deaths: by row, how often the engine died with it inside, see `inflight.py`; rows without a death are absent.
         progress: written here alone.
         outcome: of `running`: `complete`, `interrupted`, `engine_died` or `error`.
     """
@@ -50,8 +50,8 @@ class Session:
         self._heartbeat = heartbeat
         self.outcome = "error"
         self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
-        # After the deaths were counted: they are in the last session's log, which this one replaces.
-        self.in_flight = InFlightLog(self.paths.in_flight)
+        self.in_flight: InFlightLog | None = None
+        self._num_logs = 0
         facts = {
             "chunk_id": config.chunk_id, "num_chunks": config.num_chunks, "total_audio_s": plan.total_audio_s,
             "manifest": plan.manifest.record(), "model": plan.engine.checkpoint.as_dict(),
@@ -69,7 +69,7 @@ class Session:
     def running(self) -> Iterator[None]:
         """Rows may be transcribed inside the block; how it ends is the outcome, in the record too."""
         # Before the first row: rows without a record are refused, because nobody could say what made them.
-        self.record.write()
+        self.begin_in_flight(())
         self._heartbeat.record = self.record
         try:
             for index in [index for index, deaths in self.deaths.items() if deaths >= GIVE_UP_AFTER]:
@@ -103,7 +103,7 @@ class Session:
         if windows.is_sequential:
             rows = rows[longest_first(self._durations_s[rows], windows.window_s)]
         for index in map(int, rows):
-            if not self.journal.finished[index] and self.deaths.get(index, 0) in deaths:
+            if not self.journal.finished[index] and int(self.deaths.get(index, 0)) in deaths:
                 yield index
 
     def read(self, index: int) -> Utterance:
@@ -118,7 +118,7 @@ class Session:
         """A row killed too many engines: it becomes `engine_crash`."""
         # Forgotten, so that --retry-failed really tries again.
         deaths = self.deaths.pop(index)
-        often = f"the engine died {deaths} times with this row in it, the last time with nothing else"
+        often = f"the engine died {deaths:g} times with this row in it, the last time with nothing else"
         error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
         self.write(failed_row(self.read(index), error, {}))
 
@@ -159,6 +159,20 @@ class Session:
     def count_worker_death(self) -> None:
         self.progress.workers_died += 1
 
+    def begin_in_flight(self, indexes: Iterable[int]) -> None:
+        """Makes the deaths so far durable, then begins the log of rows in flight anew, with these: never the other way
+        round, or a death would be forgotten by whoever kills us in between.
+        """
+        self._num_logs += 1
+        name = f"{len(self.record.value['sessions'])}.{self._num_logs}"
+        self.record_deaths()
+        self.record.update({"in_flight": name})
+        self.record.write()
+        if self.in_flight is None:
+            self.in_flight = InFlightLog(self.paths.in_flight, name)
+        else:
+            self.in_flight.begin(name, indexes)
+
     def record_deaths(self) -> None:
         self.record.update({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
 
@@ -187,11 +201,9 @@ class Session:
         except LeaseError:
             # Another process owns these files now.
             return
-        # First, because it needs no space: on a full disk the record cannot say how we ended, and the rows in flight
-        # must not be taken for those of a dead engine.
-        self.in_flight.close(remove=outcome != "engine_died")
-        # Nor must a full disk replace the error that says so by one about the record.
+        # A full disk or a read-only folder must not replace the error that says so by one about these files.
         with suppress(OutputError) if outcome == "error" else nullcontext():
+            self.in_flight.close(remove=outcome != "engine_died")
             self.record.end(outcome)
 
     def _warn_of_other_versions(self, facts: dict[str, Any]) -> None:

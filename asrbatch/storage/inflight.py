@@ -2,45 +2,80 @@
 
 A row's index is appended here before its first window is submitted; those not in the rows file at the next start were
 in flight. A row that was in flight at `RUN_ALONE_AFTER` deaths is run when nothing else is, and if the engine dies
-once more, the row becomes `engine_crash`. A session that was killed from outside looks the same as a death of an
-engine that lives in our process, and counts; that costs such rows some company, never their transcript, unless it
-happens to the same row three times.
+once more, the row becomes `engine_crash`.
+
+A session that says nothing of its end was killed (from outside, or by the OOM killer for what an engine in our process
+took), or crashed with an engine in our process. A crash leaves its trace in the log and is a death; a kill weighs half:
+it must neither cost a good row its transcript nor let a row that takes all memory stop a run for ever.
 """
 
+import faulthandler
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from asrbatch.errors import EngineDiedError
 from asrbatch.storage.files import explained
 
 RUN_ALONE_AFTER = 2
 GIVE_UP_AFTER = 3
+_KILL = 0.5
+_TRACE = b"Fatal Python error"  # how faulthandler begins
 
 
 class InFlightLog:
     """Append-only list of row indices taken by this session; replaces the last session's.
 
     A new file: what a former holder of the lease may still add, should it wake up, lands in the old one.
+
+    Args:
+        name: the record has it as well, on the disk: so a log whose deaths are in the record is not counted again.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, name: str):
         self._path = path
         with explained(path):
             path.unlink(missing_ok=True)
             self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+        self.begin(name, ())
 
     def add(self, index: int) -> None:
         with explained(self._path):
             # No fsync: the log is for a process that died, and what was written survives that.
             os.write(self._fd, b"%d\n" % index)
 
-    def keep_only(self, indexes: Iterable[int]) -> None:
-        """Forgets all but these: the others came back from an engine whose death has been counted."""
+    def begin(self, name: str, indexes: Iterable[int]) -> None:
+        """Begins anew with these: others came back from an engine whose death has been counted."""
         with explained(self._path):
             os.ftruncate(self._fd, 0)
-            os.write(self._fd, b"".join(b"%d\n" % index for index in indexes))
+            os.write(self._fd, _head(name) + b"".join(b"%d\n" % index for index in indexes))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Rows are in an engine inside the block alone; however it ends, if not by the engine's death, none died.
+
+        Before anything is closed, which may take longer than whoever stops us will wait; and by what is open, which
+        needs neither space nor a folder that may be written.
+        """
+        died = False
+        # Whoever has it on already, as pytest has, wants the traces elsewhere.
+        traces = not faulthandler.is_enabled()
+        try:
+            if traces:
+                faulthandler.enable(self._fd)
+            yield
+        except EngineDiedError:
+            died = True
+            raise
+        finally:
+            if traces:
+                faulthandler.disable()
+            if not died:
+                # Where even this is refused, nothing can be said any more.
+                with suppress(OSError):
+                    os.ftruncate(self._fd, 0)
 
     def close(self, *, remove: bool) -> None:
         with explained(self._path):
@@ -49,7 +84,7 @@ class InFlightLog:
                 self._path.unlink(missing_ok=True)
 
 
-def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, int]:
+def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, float]:
     """Deaths of the engine by row index, brought up to date with how the last session ended.
 
     Args:
@@ -61,21 +96,34 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
         return {}
     deaths = {int(i): n for i, n in record.get("engine_deaths", {}).items()}
     last = record["sessions"][-1] if record["sessions"] else None
-    # None: killed before it could say how it ended, which is also what a death in our own process looks like.
+    # None: it could not say how it ended.
     if last and last["outcome"] in (None, "engine_died"):
-        for index in _unfinished(path, finished):
-            deaths[index] = deaths.get(index, 0) + 1
+        rows, crashed = _unfinished(path, last.get("in_flight"), finished)
+        for index in rows:
+            deaths[index] = deaths.get(index, 0) + (1 if crashed or last["outcome"] else _KILL)
     # Of a row that was written since, nobody asks any more.
     return {i: n for i, n in deaths.items() if i < len(finished) and not finished[i]}
 
 
-def _unfinished(path: Path, finished: bytearray) -> set[int]:
-    """Rows of the log that have no output row; few, however long the log."""
-    found = set()
+def _head(name: str) -> bytes:
+    return f"log {name}\n".encode()
+
+
+def _unfinished(path: Path, name: str | None, finished: bytearray) -> tuple[set[int], bool]:
+    """Rows of the log that have no output row; few, however long the log. And whether the process crashed.
+
+    Args:
+        name: of the log, in another one there is nothing; None for one of a version that gave it none.
+    """
+    found: set[int] = set()
+    crashed = False
     with explained(path), suppress(FileNotFoundError), open(path, "rb") as file:
+        if name is not None and file.readline() != _head(name):
+            return found, crashed
         for line in file:
+            crashed = crashed or line.startswith(_TRACE)
             if line.endswith(b"\n") and line[:-1].isdigit():  # else torn: the row was not submitted yet
                 index = int(line)
                 if index < len(finished) and not finished[index]:
                     found.add(index)
-    return found
+    return found, crashed

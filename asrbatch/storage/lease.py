@@ -30,6 +30,7 @@ from asrbatch.child_process import start_time
 from asrbatch.errors import LeaseError, LeaseRemovedError
 from asrbatch.storage.files import explained
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
+from asrbatch.timeouts import running_s
 
 # Six beats may be lost before a holder is taken for dead: file systems stall for some seconds, and say nothing.
 REFRESH_S = 10.0
@@ -168,8 +169,9 @@ class Lease:
             f"{self.path} is held by {_holder(content)}; watching it for {self._stale_after_s:g} s to see whether that "
             "process still lives"
         )
-        deadline = _now() + self._stale_after_s
-        while _now() < deadline:
+        # Time in which we were stopped ourselves, and perhaps the holder with us, proves nothing.
+        deadline = running_s() + self._stale_after_s
+        while running_s() < deadline:
             time.sleep(min(_POLL_S, self._stale_after_s / 10))
             now = _read(path)
             if now is None:

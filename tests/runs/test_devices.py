@@ -35,6 +35,7 @@ from asrbatch.errors import (
 )
 from asrbatch.runs.progress import Observer, Stop
 from asrbatch.runs.runner import run
+from asrbatch.runs.workers import pool
 
 CPU = Device("cpu", "some chip, 2 cores", True, 8 * 2**30)
 GPU = Device("cuda", "some GPU", True)
@@ -214,6 +215,14 @@ def test_no_worker_at_all_is_an_error(transcribe_on):
         transcribe_on(fate="none starts")
     assert transcribe_on.session()["outcome"] == "error"
     assert transcribe_on().exit_code == EXIT_ROWS_FAILED, "and the same command goes on"
+
+
+@needs_two_cores
+def test_workers_that_do_not_come_up_are_not_waited_for_for_ever(transcribe_on, monkeypatch):
+    monkeypatch.setattr(pool, "MOST_START_S", 3.0)
+    with pytest.raises(EngineStartError, match="device [01]: its process did not come up within 3 s"):
+        transcribe_on(fate="none comes up", hang_timeout_s=0.5)
+    assert transcribe_on.session()["workers_died"] == 2 and transcribe_on.session()["outcome"] == "error"
 
 
 @needs_two_cores

@@ -1,10 +1,13 @@
 """The run record, the completion mark and the log of rows in flight, over sessions that end in every way."""
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -215,10 +218,11 @@ def session(paths: RunPaths, outcome: str | None, submitted=(), finished=(), num
     previous = read_record(paths)
     journal = Journal(paths.rows, num_rows)
     deaths = update_deaths(previous, paths.in_flight, journal.finished)
-    in_flight = InFlightLog(paths.in_flight)
     record = RunRecord(paths, previous, FINGERPRINT, num_rows)
-    record.value["engine_deaths"] = {str(i): n for i, n in deaths.items()}
+    name = str(len(record.value["sessions"]))
+    record.update({"in_flight": name}, engine_deaths={str(i): n for i, n in deaths.items()})
     record.write()
+    in_flight = InFlightLog(paths.in_flight, name)
     for index in submitted:
         in_flight.add(index)
     for index in finished:
@@ -236,9 +240,11 @@ def session(paths: RunPaths, outcome: str | None, submitted=(), finished=(), num
 
 @pytest.mark.parametrize("end", ["engine_died", None])
 def test_two_deaths_then_alone_then_given_up(paths, end):
-    assert session(paths, end, submitted=[0, 1, 2, 3], finished=[1]) == {}
-    assert session(paths, end, submitted=[4, 0, 2], finished=[4]) == {0: 1, 2: 1, 3: 1}
-    deaths = session(paths, end, submitted=[3, 0], finished=[3])
+    """Also where the engine crashes in our process, which then leaves its trace."""
+    crash = {} if end else {"torn": b"Fatal Python error: Segmentation fault\n\nThread 0x1:\n  File 7\n"}
+    assert session(paths, end, submitted=[0, 1, 2, 3], finished=[1], **crash) == {}
+    assert session(paths, end, submitted=[4, 0, 2], finished=[4], **crash) == {0: 1, 2: 1, 3: 1}
+    deaths = session(paths, end, submitted=[3, 0], finished=[3], **crash)
     assert deaths == {0: 2, 2: 2, 3: 1}
     assert [i for i, n in deaths.items() if n >= RUN_ALONE_AFTER] == [0, 2]
     deaths = session(paths, "complete", submitted=[2], finished=[0, 2, 5])
@@ -256,6 +262,13 @@ def test_an_orderly_end_does_not_count(paths, outcome):
     assert session(paths, outcome) == {0: 1, 2: 1}
 
 
+def test_a_kill_weighs_half(paths):
+    """From outside or for lack of memory, nobody knows. Six of one row, the last two alone, and it is given up."""
+    weights = [session(paths, None, submitted=[0]) for _ in range(7)]
+    assert weights == [{}, *({0: kills / 2} for kills in range(1, 7))]
+    assert weights[4][0] >= RUN_ALONE_AFTER > weights[3][0] and weights[6][0] >= GIVE_UP_AFTER > weights[5][0]
+
+
 def test_killed_before_the_engine_took_a_row(paths):
     session(paths, "engine_died", submitted=[0])
     assert session(paths, None) == {0: 1}
@@ -265,14 +278,14 @@ def test_killed_before_the_engine_took_a_row(paths):
 
 def test_a_torn_or_absent_log(paths):
     session(paths, None, submitted=[1, 2], torn=b"45", num_rows=460)  # of 456, say
-    assert session(paths, None, submitted=[3], num_rows=460) == {1: 1, 2: 1}
+    assert session(paths, None, submitted=[3], num_rows=460) == {1: 0.5, 2: 0.5}
     paths.in_flight.unlink()
-    assert session(paths, None, submitted=[3], num_rows=460) == {1: 1, 2: 1}
+    assert session(paths, None, submitted=[3], num_rows=460) == {1: 0.5, 2: 0.5}
 
 
 def test_a_log_that_is_no_log(paths):
     session(paths, None, submitted=[1], torn=b"\n-1\nabc\n99\n\xff\n5\n")
-    assert session(paths, None) == {1: 1, 5: 1}
+    assert session(paths, None) == {1: 0.5, 5: 0.5}
 
 
 def test_a_new_run_has_no_deaths(paths):
@@ -289,7 +302,7 @@ def test_a_long_log_does_not_fill_the_memory(paths):
     finished[17] = finished[-1] = 0
     record = json.loads(paths.record.read_text())
     tracemalloc.start()
-    assert update_deaths(record, paths.in_flight, finished) == {17: 1, num_rows - 1: 1}
+    assert update_deaths(record, paths.in_flight, finished) == {17: 0.5, num_rows - 1: 0.5}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000
@@ -297,10 +310,50 @@ def test_a_long_log_does_not_fill_the_memory(paths):
 
 def test_rows_that_came_back_from_a_counted_death_are_not_counted_again(tmp_path):
     """With several devices a death is counted while the session goes on; a kill later must not count it once more."""
-    log = InFlightLog(tmp_path / "x.inflight")
+    log = InFlightLog(tmp_path / "x.inflight", "1.1")
     for index in (1, 2, 3):
         log.add(index)
-    log.keep_only([3])
+    log.begin("1.2", [3])
     log.add(4)
-    record = {"engine_deaths": {"1": 1, "2": 1}, "sessions": [{"outcome": None}]}
-    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1, 3: 1, 4: 1}
+    record = {"engine_deaths": {"1": 1, "2": 1}, "sessions": [{"outcome": None, "in_flight": "1.2"}]}
+    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1, 3: 0.5, 4: 0.5}
+    # Killed between the record and the log: what the log holds was counted.
+    record["sessions"][0]["in_flight"] = "1.3"
+    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1}
+
+
+CRASH = """
+import os, sys
+from pathlib import Path
+from asrbatch.storage.inflight import InFlightLog
+log = InFlightLog(Path(sys.argv[1]), "1.1")
+with log.watching():
+    log.add(3)
+    os.kill(os.getpid(), int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "weight"),
+    [*((number, 1) for number in ("SEGV", "ABRT", "BUS", "FPE", "ILL")), ("KILL", 0.5), ("TERM", 0.5)],
+)
+def test_a_crash_is_told_from_a_kill_by_its_trace(tmp_path, number, weight):
+    path = tmp_path / "x.inflight"
+    number = signal.Signals[f"SIG{number}"]
+    done = subprocess.run([sys.executable, "-c", CRASH, str(path), str(int(number))], capture_output=True)
+    assert done.returncode == -number
+    record = {"sessions": [{"outcome": None, "in_flight": "1.1"}]}
+    assert update_deaths(record, path, bytearray(9)) == {3: weight}
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OutputError("read-only"), SystemExit, None])
+def test_a_stop_leaves_nothing_in_flight_whatever_the_folder(tmp_path, stop):
+    """Where the log cannot be removed, nor the record say how the session ended, rows must not seem to have died."""
+    path = tmp_path / "x.inflight"
+    log = InFlightLog(path, "1.1")
+    with contextlib.suppress(BaseException), log.watching():
+        log.add(3)
+        if stop:
+            raise stop
+    record = {"sessions": [{"outcome": None, "in_flight": "1.1"}]}
+    assert update_deaths(record, path, bytearray(9)) == {}

@@ -12,6 +12,7 @@ from asrbatch.cli.common import AsJson, is_read, print_result
 from asrbatch.cli.options import takes
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.options import option
+from asrbatch.timeouts import waited
 
 
 @takes()
@@ -43,6 +44,6 @@ def status(
             # Nothing else ends a watch: a task that has stopped may be requeued.
             if not is_read() or not watch or figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
                 break
-            time.sleep(every)
+            waited(time.sleep, every)
             figures = run_status(path, num_chunks, watch=eyes)
     raise typer.Exit(figures["total"]["exit_code"])

@@ -26,6 +26,7 @@ from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.row import InvalidRow, Row, audio_ref, invalid_of
 from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.filenames import expand_home
+from asrbatch.timeouts import output_of
 from asrbatch.types import AudioRef
 
 _MOST_OPEN = 64  # manifests held open at a time; more are opened for each row
@@ -285,13 +286,14 @@ def run_pipe(command: str, name: str, folder: str) -> bytes:
         start_new_session=True,  # a group of its own, so that all of a pipeline can be killed
     )  # fmt: skip
     try:
-        data, stderr = process.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired as e:
-        raise RowError("unreadable", f"{name}: took longer than {TIMEOUT_S:g} s") from e
+        output = output_of(process, TIMEOUT_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
+    if output is None:
+        raise RowError("unreadable", f"{name}: took longer than {TIMEOUT_S:g} s")
+    data, stderr = output
     if process.returncode != 0:
         # What a program dies of it says last.
         words = shorten(" ".join(stderr.decode("utf-8", "replace").split()), _SHOWN_CHARS, at=len(stderr))

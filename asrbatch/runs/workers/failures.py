@@ -30,10 +30,10 @@ class FailureTracker:
         self.devices = list(devices)
         self._died_on: dict[int, set[str]] = defaultdict(set)
         self._died_alone_on: dict[int, set[str]] = defaultdict(set)
-        self._deaths: dict[int, int] = {}
+        self._deaths: dict[int, float] = {}
         self._deaths_in_a_row: dict[str, int] = defaultdict(int)
 
-    def row_died(self, index: int, device: str, deaths: int, was_alone: bool) -> int:
+    def row_died(self, index: int, device: str, deaths: float, was_alone: bool) -> float:
         """A row was in flight when a device's engine died.
 
         Args:
@@ -82,7 +82,7 @@ class RowQueue:
         self._new = session.unfinished(range(1))
         self._again: deque[int] = deque()
         # From the few that have deaths: two more passes over a long manifest would keep the devices waiting.
-        seen = sorted(session.deaths.items())
+        seen = sorted((index, int(deaths)) for index, deaths in session.deaths.items() if deaths >= 1)
         self._suspects = deque(index for index, deaths in seen if deaths < RUN_ALONE_AFTER)
         self._alone = deque(index for index, deaths in seen if deaths >= RUN_ALONE_AFTER)
 
@@ -106,6 +106,6 @@ class RowQueue:
         return None
 
     def put_back(self, index: int) -> None:
-        deaths = self._deaths.get(index, 0)
+        deaths = int(self._deaths.get(index, 0))
         # Without a death it only waited in the worker that died, and is no suspect.
         (self._alone if deaths >= RUN_ALONE_AFTER else self._suspects if deaths else self._again).append(index)

@@ -5,7 +5,6 @@ Rows are read and sent by a thread of its own, so that neither a slow manifest n
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
 from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.runs.workers.protocol import WorkerSetup, request_audio
+from asrbatch.timeouts import running_s
 from asrbatch.types import AudioRef, Utterance
 
 _END = object()
@@ -39,7 +39,7 @@ class WorkerHandle:
         has_ended: it will send no more.
         runs_alone: what it holds is one row that killed engines before.
         num_answered: rows that its engine has answered since it started.
-        last_message_at: when it sent something last.
+        last_message_at: when it sent something last, or was started; by `running_s`.
         capacity: windows its engine works on at once.
         windows: most rows to give it.
         stage_times, in_engine: as it sent last.
@@ -58,7 +58,7 @@ class WorkerHandle:
         self.is_ready = self.has_ended = self.runs_alone = False
         self.num_answered = self.capacity = self.windows = self.in_engine = 0
         self.stage_times = StageTimes()
-        self.last_message_at = time.monotonic()
+        self.last_message_at = running_s()
         self._read, self._deliver = read, deliver
         self._stopping = False
         self._outbox: SimpleQueue = SimpleQueue()
@@ -116,10 +116,13 @@ class WorkerHandle:
         how = None
         try:
             while True:
-                match self._process.connection.recv():
+                message = self._process.connection.recv()
+                # Here, and not when its turn has come: whoever waits for its parent does not hang.
+                self.last_message_at = running_s()
+                match message:
                     case "audio", index:
                         self._outbox.put(("audio", index))
-                    case message:
+                    case _:
                         self._deliver(self, message)
         except (EOFError, OSError):
             pass

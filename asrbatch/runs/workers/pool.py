@@ -18,6 +18,7 @@ from typing import Any
 from asrbatch.config import RunConfig
 from asrbatch.engine.base import Engine
 from asrbatch.engine.devices import Slot
+from asrbatch.engine.environment import MOST_START_S
 from asrbatch.errors import AsrbatchError, EngineDiedError, EngineStartError
 from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.pipeline.queues import EventQueue
@@ -27,6 +28,7 @@ from asrbatch.runs.workers.failures import FailureTracker, RowQueue
 from asrbatch.runs.workers.handle import WorkerHandle
 from asrbatch.runs.workers.protocol import WorkerSetup
 from asrbatch.storage.inflight import GIVE_UP_AFTER
+from asrbatch.timeouts import running_s
 
 _STOP = "stop"
 # Beyond the grace: what a worker may take to end when it is told to stop.
@@ -46,7 +48,7 @@ def transcribe_on_devices(session: Session, stop: Stop, start: Callable[..., Eng
     """
     with closing(WorkerPool(session, start)) as pool:
         pool.start()
-        with stop.attached(pool):
+        with session.in_flight.watching(), stop.attached(pool):
             pool.run()
 
 
@@ -119,14 +121,14 @@ class WorkerPool:
             self._workers.append(worker)
 
     def _restart_workers(self) -> None:
-        due = [slot for when, slot in self._restarts if when <= time.monotonic()]
+        due = [slot for when, slot in self._restarts if when <= running_s()]
         self._restarts = [(when, slot) for when, slot in self._restarts if slot not in due]
         for slot in due:
             self._start_worker(slot)
 
     def _is_over(self) -> bool:
         if self._is_stopped:
-            return not self._workers or time.monotonic() >= self._stop_by
+            return not self._workers or running_s() >= self._stop_by
         # Where no engine has ever come up, trying again is for whoever reads why.
         if self._workers or (self._restarts and self._ready_at is not None):
             return False
@@ -134,11 +136,9 @@ class WorkerPool:
 
     def _handle(self, event: tuple[WorkerHandle | None, Any] | None) -> None:
         worker, message = event or (None, None)
-        if worker is not None:
-            # Sent before it was closed. What it held was given to others since.
-            if worker.has_ended:
-                return
-            worker.last_message_at = time.monotonic()
+        # Sent before it was closed. What it held was given to others since.
+        if worker is not None and worker.has_ended:
+            return
         match message:
             case None:
                 pass
@@ -163,8 +163,8 @@ class WorkerPool:
             case "failed", error:
                 raise error
             case "lost", how:
-                kind, when = (EngineDiedError, "") if worker.is_ready else (EngineStartError, " while it started")
-                self._on_worker_death(worker, kind(f"device {worker.slot.name}: the worker process ended{when}: {how}"))
+                when = "" if worker.is_ready else " while it started"
+                self._on_worker_loss(worker, f"the worker process ended{when}: {how}")
             case BaseException():
                 raise message
             case _:
@@ -244,12 +244,20 @@ class WorkerPool:
         return [index for index in rows if times_held[index] == 1 and not finished[index] and index not in deaths]
 
     def _check_for_hangs(self) -> None:
-        """A process that does not even send its stage times is stuck, whatever its engine does."""
-        most_s = self._session.config.hang_timeout_s
+        """A process that does not even send its stage times is stuck, whatever its engine does; and so is one that does
+        not come up.
+        """
+        hang_s = self._session.config.hang_timeout_s
         for worker in list(self._workers):
-            if worker.is_ready and time.monotonic() - worker.last_message_at > most_s:
-                how = f"its process sent nothing for {most_s:g} s"
-                self._on_worker_death(worker, EngineDiedError(f"device {worker.slot.name}: {how}"))
+            most_s = hang_s if worker.is_ready else max(hang_s, MOST_START_S)
+            if running_s() - worker.last_message_at > most_s:
+                what = "sent nothing for" if worker.is_ready else "did not come up within"
+                self._on_worker_loss(worker, f"its process {what} {most_s:g} s")
+
+    def _on_worker_loss(self, worker: WorkerHandle, how: str) -> None:
+        """A worker that said nothing of its end itself."""
+        kind = EngineDiedError if worker.is_ready else EngineStartError
+        self._on_worker_death(worker, kind(f"device {worker.slot.name}: {how}"))
 
     def _on_worker_death(self, worker: WorkerHandle, why: AsrbatchError) -> None:
         """A worker died: what it held is done again, and its device gets another unless that seems pointless."""
@@ -261,9 +269,8 @@ class WorkerPool:
             if deaths >= GIVE_UP_AFTER:
                 session.give_up(index)
         self._remove(worker)
-        session.record_deaths()
         # Those of the dead engine were counted just now, and must not be counted again by the next session.
-        session.in_flight.keep_only({index for other in self._workers for index in other.submitted})
+        session.begin_in_flight({index for other in self._workers for index in other.submitted})
         for index in lost:
             # A copy in another worker goes on.
             if not session.journal.finished[index] and not any(index in other.held for other in self._workers):
@@ -277,7 +284,7 @@ class WorkerPool:
         if delay_s is None:
             then = "its rows are left to the others"
         else:
-            self._restarts.append((time.monotonic() + delay_s, slot))
+            self._restarts.append((running_s() + delay_s, slot))
             then = "its rows are done again, and it is started again" + (f" in {delay_s:g} s" if delay_s else "")
         self._session.log(f"device {slot.name}: {str(why).removeprefix(f'device {slot.name}: ')}; {then}")
 
@@ -289,7 +296,7 @@ class WorkerPool:
     def _stop(self) -> None:
         if self._is_stopped:
             return
-        self._stop_by = time.monotonic() + self._session.config.grace_s + _STOP_S
+        self._stop_by = running_s() + self._session.config.grace_s + _STOP_S
         self._restarts.clear()
         for worker in list(self._workers):
             # One that still starts has nothing in its engine to finish.
@@ -303,8 +310,8 @@ class WorkerPool:
         waiting = {worker for worker in self._workers if worker.is_ready and not worker.held}
         for worker in waiting:
             worker.end()
-        deadline = time.monotonic() + _SHUTDOWN_S
-        while waiting.intersection(self._workers) and time.monotonic() < deadline:
+        deadline = running_s() + _SHUTDOWN_S
+        while waiting.intersection(self._workers) and running_s() < deadline:
             self._handle(self._events.next(self._tick))
 
     def _tick(self) -> None:
