@@ -617,7 +617,11 @@ def test_a_manifest_that_grows_or_is_written_again_is_noticed(tmp_path):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # by its size alone
     with pytest.raises(ManifestError, match=f"^{path}: {CHANGED}$"):
         manifest.read(0)
-    os.truncate(path, before.st_size)  # by its time alone
+    os.truncate(path, before.st_size)
+    assert manifest.read(0).id, "another time is no other content"
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"a.wav", b"b.wav"))  # not by its size
+    os.utime(path, ns=(1, 1))
     with pytest.raises(ManifestError, match=f"^{path}: {CHANGED}$"):
         manifest.read(0)
 

@@ -62,6 +62,16 @@ def test_the_same_data_set_is_the_same_in_every_format(tmp_path, rows, kind):
         assert data_of(ours) == rows[index]["file"].read_bytes()
 
 
+@pytest.mark.parametrize("kind", MAKERS)
+def test_another_time_is_no_other_content(tmp_path, rows, kind):
+    """A file that was touched, or copied back as it was; before, the run stopped in every format but hub and folder."""
+    manifest = opened(kind, tmp_path / "d", rows)
+    before = [data_of(utterance) for utterance in read_all(manifest)]
+    for path in (tmp_path / "d").rglob("*"):
+        os.utime(path, ns=(1, 1))
+    assert [data_of(utterance) for utterance in read_all(manifest)] == before
+
+
 @pytest.mark.parametrize("kind", [kind for kind in MAKERS if kind not in ("data-uri", "several")])
 def test_every_format_can_be_forced(tmp_path, rows, kind):
     (tmp_path / "d").mkdir()

@@ -628,3 +628,27 @@ def test_a_manifest_rewritten_midway(tmp_path, job, out):
     job.manifest.write_bytes(content)
     assert job.run(out)[0] == EXIT_COMPLETE
     assert [session["outcome"] for session in check_complete(out)["sessions"]] == ["error", "complete"]
+
+
+def test_a_manifest_touched_midway(tmp_path, job, out, cli):
+    """Another time is no other content: for a run that goes on, one that is resumed, and those who read its files."""
+    gate = tmp_path / "gate"
+    chunks = ("--num-chunks", 2, "--chunk-id")
+    task = job.start(out, *chunks, 0, **gated(gate, 3))
+    rows = out.with_name("out.chunk-00000-of-00002.jsonl")
+    wait_for_rows(task, rows, 3)
+    os.utime(job.manifest, ns=(1, 1))
+    gate.touch()
+    assert ended(task)[0] == EXIT_COMPLETE
+    gate.unlink()
+    task = job.start(out, *chunks, 1, **gated(gate, 3))
+    wait_for_rows(task, out.with_name("out.chunk-00001-of-00002.jsonl"), 3)
+    task.kill()
+    task.communicate()
+    os.utime(job.manifest, ns=(2, 2))
+    assert job.run(out, *chunks, 1)[0] == EXIT_COMPLETE
+    os.utime(job.manifest, ns=(3, 3))
+    for command in (("status", out), ("merge-shards", out, "--manifest", job.manifest)):
+        done = cli(*command)
+        assert done.returncode == EXIT_COMPLETE, done.stderr
+    check_rows([out], range(NUM_ROWS))

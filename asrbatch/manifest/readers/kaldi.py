@@ -166,7 +166,7 @@ class KeyedLines:
 
     def __init__(self, path: str):
         self.path = path
-        self._file = LocalFile(path)
+        self._file = LocalFile(path, is_text=True)
         self.check = self._file.check
         self._starts, self.numbers = array("Q"), array("Q")
         hashes, self.first_words = array("q"), array("q")

@@ -50,7 +50,7 @@ def open_text(path: str, *, keep_open: bool = True) -> TextFile:
     Raises:
         ManifestError: it cannot be opened, or zstandard is not installed.
     """
-    return unpacked(RemoteFile(path) if is_remote(path) else LocalFile(path, keep_open))
+    return unpacked(RemoteFile(path) if is_remote(path) else LocalFile(path, keep_open, is_text=True))
 
 
 def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
@@ -122,13 +122,17 @@ class ForwardBlocks:
 
 
 class LocalFile:
-    """A `TextFile` that is not packed; `fd` is an open descriptor of it, to be closed here.
+    """A `TextFile` that is not packed.
+
+    Args:
+        fd: an open descriptor of it, to be closed here.
+        is_text: all of it will be read.
 
     Raises:
         ManifestError: it cannot be opened.
     """
 
-    def __init__(self, path: str, keep_open: bool = True, fd: int | None = None):
+    def __init__(self, path: str, keep_open: bool = True, fd: int | None = None, *, is_text: bool = False):
         self.path, self._fd = path, fd
         # An editor that saves puts another file in its place: the open one still has the rows that were checked.
         if fd is None:
@@ -142,7 +146,7 @@ class LocalFile:
                 raise ManifestError(f"{path}: cannot be opened: {e.strerror}") from e
         if self._fd is not None:
             weakref.finalize(self, os.close, self._fd)
-        self.check = FileState(path, self._fd).check
+        self.check = FileState(path, self._fd, whole=is_text).check
 
     @property
     def size(self) -> int:
