@@ -80,6 +80,12 @@ class OutputError(AsrbatchError):
     """The files of a run are damaged, belong to another run, or cannot be written."""
 
 
+class RefusedOutputError(OutputError):
+    """They belong to another run or are damaged: whoever tries the same command again is refused again."""
+
+    exit_code = EXIT_USAGE
+
+
 class LeaseError(OutputError):
     """Another process writes the same output."""
 

@@ -20,7 +20,7 @@ from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
 from asrbatch.config import STDIN, SourceOptions
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, UsageError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, RefusedOutputError, UsageError
 from asrbatch.formatting import first_of
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
@@ -280,13 +280,13 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
     record = read_record(paths)
     # A run in one piece looks the same but for its record, and its rows cost GPU-hours.
     if record is None or not record.get("merged"):
-        raise OutputError(
+        raise RefusedOutputError(
             f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards "
             "replaces nothing but its own: move it and the files named like it away"
         )
     changed = differences(record["fingerprint"], fingerprint)
     if changed and not overwrite:
-        raise OutputError(
+        raise RefusedOutputError(
             f"{paths.rows}: holds the merged rows of another run. What differs: {'; '.join(changed)}. Move it away, or "
             "--overwrite to replace it"
         )

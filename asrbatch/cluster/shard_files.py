@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
-from asrbatch.errors import OutputError, UsageError
+from asrbatch.errors import OutputError, RefusedOutputError, UsageError
 from asrbatch.formatting import first_of
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.paths import RunPaths, find_chunks
-from asrbatch.storage.record import RECORD_REFRESH_S
+from asrbatch.storage.record import RECORD_REFRESH_S, is_record
 from asrbatch.storage.run_files import RunFiles, read_chunks_of, read_files_of
 
 # Not loaded for `status`, which asks `damage_of` alone.
@@ -51,15 +51,15 @@ def choose_num_chunks(output: Path, wanted: int | None, log: Callable[[str], Non
         asked = "" if wanted is None else f"none of {wanted}, which --num-chunks asks for; "
         several = "chunks of several runs" if len(found) > 1 else "chunks of another run"
         fix = "give --num-chunks of the run to merge, or remove the files of the others"
-        raise OutputError("\n".join((f"{output}: {asked}{several} are there; {fix}", *_names(found))))
+        raise RefusedOutputError("\n".join((f"{output}: {asked}{several} are there; {fix}", *_names(found))))
     pattern = f"{output.name.removesuffix('.jsonl')}.chunk-*-of-*.jsonl"
     if output.exists():
         files = read_files_of(RunPaths(output))
         if files.is_merged:
-            raise OutputError(f"{output}: is merged already, and its chunks ({pattern}) are not there any more")
+            raise RefusedOutputError(f"{output}: is merged already, and its chunks ({pattern}) are not there any more")
         why = f"is a run in one piece, without chunks ({pattern}); there is nothing to merge"
-        raise files.problem or OutputError(f"{output}: {why}")
-    raise OutputError(
+        raise files.problem or RefusedOutputError(f"{output}: {why}")
+    raise RefusedOutputError(
         f"{output}: no chunks of it ({pattern}) are there; give the --output that their commands were given"
     )
 
@@ -100,8 +100,7 @@ def damage_of(files: RunFiles, num_chunks: int | None) -> str | None:
         if mark is None and not files.num_bytes:
             return None
         return f"{paths.rows.name}: the run record {paths.record.name} is not there, so nobody can say what made it"
-    sessions = record["sessions"]
-    if not (isinstance(record["fingerprint"], dict) and isinstance(sessions, list) and all(map(_is_session, sessions))):
+    if not is_record(record):
         return f"{paths.record.name}: is not what asrbatch writes; it was edited"
     if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, num_chunks):
         whose = f"chunk {record.get('chunk_id')} of {record.get('num_chunks')}"
@@ -112,10 +111,6 @@ def damage_of(files: RunFiles, num_chunks: int | None) -> str | None:
     if mark is not None and files.num_bytes is None:
         return f"{paths.rows.name}: is gone, although {paths.done.name} says that it is complete; put it back"
     return None
-
-
-def _is_session(value: Any) -> bool:
-    return isinstance(value, dict) and {"started", "heartbeat", "outcome"} <= value.keys()
 
 
 def find_run(output: Path, chunks: list[RunFiles], manifest: "Manifest") -> tuple[dict[str, Any], Sharding]:
@@ -136,7 +131,7 @@ def find_run(output: Path, chunks: list[RunFiles], manifest: "Manifest") -> tupl
     if not of_manifest:
         theirs = usable[0].record
         made_from = theirs.get("manifest") if isinstance(theirs.get("manifest"), dict) else {}
-        raise OutputError(
+        raise RefusedOutputError(
             f"{manifest.source}: is not the manifest of this run, or was changed since: its {len(manifest)} rows have "
             f"digest {manifest.scan.digest[:12]}…, while the chunks were made from {made_from.get('source')}, "
             f"{made_from.get('rows')} rows with digest {str(theirs['fingerprint'].get('manifest'))[:12]}…; give that "
@@ -153,7 +148,7 @@ def find_run(output: Path, chunks: list[RunFiles], manifest: "Manifest") -> tupl
         # Proves that the rows are dealt out today as they were when the chunks ran.
         if sharding.digest == fingerprint.get("chunks"):
             return fingerprint, sharding
-    raise OutputError(
+    raise RefusedOutputError(
         f"{output}: its chunks were dealt out in a way that this asrbatch does not know "
         f"(--strategy {fingerprint.get('strategy')}); merge them with the version that made them"
     )

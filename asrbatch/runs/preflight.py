@@ -5,20 +5,28 @@ missing, a Whisper model and the rows' languages are checked all the same, and w
 that is not on this machine is left alone: a plan downloads nothing.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import inspector
-from asrbatch.engine.devices import detect_device
+from asrbatch.engine.devices import check_names, detect_device
 from asrbatch.engine.settings import parse_engine_args
-from asrbatch.errors import ManifestError, UsageError
+from asrbatch.errors import ManifestError, RefusedOutputError, UsageError
+from asrbatch.manifest.manifest import Manifest, open_manifest
+from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.models.capabilities import whisper_capabilities
 from asrbatch.models.checkpoint import is_path, open_checkpoint
+from asrbatch.runs.fingerprint import differences
 from asrbatch.runs.model_selection import resolve_model, window_config
-from asrbatch.runs.plan import RunPlan
+from asrbatch.runs.plan import RunPlan, sharding_of, source_of, window_choices
 from asrbatch.runs.row_check import RowCheck
+from asrbatch.storage.files import explained
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.record import is_mark, is_record
+from asrbatch.storage.run_files import read_chunks_of
 
 
 @dataclass(frozen=True)
@@ -30,30 +38,103 @@ class PreflightResult:
         not_checked: what could not be checked here, and why; None when everything was.
         window_config: how long audio is cut, by what the model takes at once; None when the model could not be opened.
         notes: what `transcribe` will say of the manifest.
+        fingerprint: those parts of the run's that are known here, and the same on every machine.
     """
 
     refused: str | None = None
     not_checked: str | None = None
     window_config: WindowConfig | None = None
     notes: Sequence[str] = ()
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
-def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
+def check_engine_options(config: RunConfig) -> None:
+    """What can be said of the engine's options alone, before anything is made. Raises UsageError."""
+    engine_args = parse_engine_args(config.engine.args)
+    if config.devices is not None:
+        check_names(config.devices, engine_args)
+
+
+def check_same_run(
+    paths: RunPaths,
+    record: dict[str, Any] | None,
+    mark: dict[str, Any] | None,
+    fingerprint: Mapping[str, Any],
+    is_part: bool = False,
+) -> None:
+    """Refuses what stands at an output if it is not this run's.
+
+    Args:
+        record, mark: of the output, as they stand on disk.
+        fingerprint: the run's.
+        is_part: those parts of it that are known.
+
+    Raises:
+        RefusedOutputError: the output is another run's or damaged; every difference is named.
+    """
+    with explained(paths.rows):
+        has_rows = paths.rows.exists() and paths.rows.stat().st_size > 0
+    if record is None:
+        if has_rows:
+            raise RefusedOutputError(
+                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what "
+                "made it; choose another --output, or --overwrite to start anew"
+            )
+        return
+    damaged = paths.record if not is_record(record) else paths.done if mark and not is_mark(mark) else None
+    if damaged:
+        raise RefusedOutputError(
+            f"{damaged}: is not what asrbatch writes; it was edited: put the original back, or --overwrite to start "
+            "anew"
+        )
+    before = record["fingerprint"]
+    changed = differences({name: before.get(name) for name in fingerprint} if is_part else before, dict(fingerprint))
+    # A run that never wrote a row, for a mistyped option, binds nobody.
+    if changed and (has_rows or mark):
+        raise RefusedOutputError(
+            f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
+            "Give the same options, choose another --output, or --overwrite to start anew"
+        )
+
+
+def known_fingerprint(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
+    """Those parts of a run's fingerprint that its options and its manifest make."""
+    sharding = sharding_of(config, manifest)
+    known = {"num_chunks": 1, "strategy": None, "chunks": None}
+    if sharding is not None:
+        known = {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
+    made_from = {"manifest": manifest.scan.digest, "num_rows": len(manifest)}
+    return {**made_from, "revision": config.engine.revision, "task": config.task, "prompt": config.prompt, **known}
+
+
+def check_run(
+    config: RunConfig,
+    languages: Iterable[str],
+    *,
+    manifest: Manifest | None = None,
+    kept: KeptManifest | None = None,
+) -> PreflightResult:
     """Checks what can be checked without an engine.
 
     Args:
         config: the run; its devices are left out, they are those of another machine.
         languages: that rows of the manifest name.
+        manifest: opened without the model, where the fingerprint is wanted.
+        kept: what came on standard input, where the manifest is `-`.
     """
     model = config.engine.model
+    known: dict[str, Any] = {} if manifest is None else known_fingerprint(config, manifest)
     try:
         checkpoint = open_checkpoint(model, config.engine.revision, fetch=False)
     except UsageError as e:
         if is_path(model):
             return PreflightResult(refused=str(e))
         return PreflightResult(
-            not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does"
+            not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does",
+            fingerprint=known,
         )
+    if manifest is not None:
+        known["model"] = checkpoint.digest
     engine = replace(config.engine, model=checkpoint.folder, revision=None)  # nothing more is fetched
     not_checked = windows = None
     try:
@@ -62,21 +143,70 @@ def check_run(config: RunConfig, languages: Iterable[str]) -> PreflightResult:
             detect_device()
         except UsageError as e:
             if not is_whisper:
-                return PreflightResult(not_checked=f"the model and the rows' languages: {e}")
+                return PreflightResult(not_checked=f"the model and the rows' languages: {e}", fingerprint=known)
             not_checked = f"engine options and the rows' tasks: {e}"
         if is_whisper:
             windows = window_config(config, whisper_capabilities(checkpoint))
+            known["windows"] = window_choices(windows)
         if not_checked is None:
-            plan = RunPlan(replace(config, devices=None, engine=engine))
-            return PreflightResult(window_config=plan.engine.window_config, notes=plan.notes)
+            plan = RunPlan(replace(config, devices=None, engine=engine), kept)
+            # Of the first two a fingerprint says nothing where there is nothing to say.
+            known = {"asked": None, "audio_folder": None, **plan.fingerprint, "revision": config.engine.revision}
+            if engine.dtype == "auto":
+                del known["dtype"]  # on another device it may be another
+            return PreflightResult(window_config=plan.engine.window_config, notes=plan.notes, fingerprint=known)
         # Without the engine's options, which only a vLLM can judge; its arguments may say that the model is Whisper.
         spec = resolve_model(replace(config, engine=EngineConfig(engine.model, args=engine.args)), with_vllm=False)
         for language in languages:
             spec.capabilities.check_language(language, "language")
+        known["language"] = spec.language
     except (UsageError, ManifestError) as e:
         # Messages name the folder that took the model's place above; the user wrote the name.
         return PreflightResult(str(e).replace(checkpoint.folder, model), not_checked, windows)
-    return PreflightResult(None, not_checked, windows)
+    return PreflightResult(None, not_checked, windows, fingerprint=known)
+
+
+def check_tasks(
+    config: RunConfig, kept: KeptManifest | None, chunk_ids: Collection[int], *, with_model: bool
+) -> list[str]:
+    """Refuses, in the words of `transcribe`, what every task of a run in chunks would refuse.
+
+    Args:
+        config: that of any chunk.
+        kept: what came on standard input, where the manifest is `-`; None where that was not read.
+        with_model: the tasks run in this environment.
+
+    Returns:
+        What can only be told where they run.
+
+    Raises:
+        UsageError, ManifestError, OutputError: the tasks would end with it.
+    """
+    if kept is None and config.descriptor is not None:
+        return []
+    sources, reading = source_of(config, kept)
+    if remote := next((source for source in sources if "://" in source), None):
+        return [f"{remote} is not read here, and nothing was checked; asrbatch plan does"]
+    languages: set[str | None] = set()
+    manifest = open_manifest(sources, check=lambda row: languages.add(row.lang), options=reading)
+    known, notes = known_fingerprint(config, manifest), []
+    if with_model:
+        verdict = check_run(config, filter(None, languages), manifest=manifest, kept=kept)
+        if verdict.refused:
+            raise UsageError(verdict.refused)
+        known, notes = verdict.fingerprint, list(verdict.notes)
+        # That a model is not here is said anyway.
+        if verdict.not_checked and is_path(config.engine.model):
+            notes.append(f"not checked here: {verdict.not_checked}")
+    else:
+        notes.append("the model is not checked here: the tasks run in another environment (--container, --python)")
+    if not config.overwrite and config.output_path.parent.is_dir():
+        for files in read_chunks_of(config.output_path, config.num_chunks):
+            if files.chunk_id in chunk_ids:
+                if files.problem:
+                    raise files.problem
+                check_same_run(files.paths, files.record, files.mark, known, is_part=True)
+    return notes
 
 
 # Options of a run with Whisper that take a vLLM to be judged: hotwords are counted with a library of its.

@@ -21,6 +21,7 @@ from asrbatch.errors import (
     EXIT_WORKER_DIED,
     ManifestError,
     OutputError,
+    RefusedOutputError,
     UsageError,
 )
 from asrbatch.manifest.stdin import KeptManifest, keep_stdin
@@ -28,6 +29,7 @@ from asrbatch.runs.engine_log import engine_log
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.runs.local import transcribe_here
 from asrbatch.runs.plan import RunPlan
+from asrbatch.runs.preflight import check_engine_options, check_same_run
 from asrbatch.runs.progress import Observer, Progress, Stop, Summary
 from asrbatch.runs.session import Session
 from asrbatch.runs.workers.pool import transcribe_on_devices
@@ -59,6 +61,8 @@ def run(
         EngineStartError, EngineDiedError: the engine; rows written so far are kept.
     """
     started = time.monotonic()
+    # Before anything is kept or made.
+    check_engine_options(config)
     observer, stop = observer or Observer(), stop or Stop()
     kept = None if config.descriptor is None else keep_stdin(config)
     if kept is not None and kept.folder != os.getcwd():
@@ -81,7 +85,7 @@ def run(
             remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
         mark = read_completion_mark(paths)
-        _check_same_run(paths, record, plan.fingerprint, mark is not None)
+        check_same_run(paths, record, mark, plan.fingerprint)
         _warn_of_other_chunks(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)
@@ -141,25 +145,6 @@ def _summary(session: Session, heartbeat: Heartbeat) -> Summary:
     return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
 
 
-def _check_same_run(paths: RunPaths, record: dict[str, Any] | None, now: dict[str, Any], complete: bool) -> None:
-    with explained(paths.rows):
-        has_rows = paths.rows.exists() and paths.rows.stat().st_size > 0
-    if record is None:
-        if has_rows:
-            raise OutputError(
-                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what "
-                "made it; choose another --output, or --overwrite to start anew"
-            )
-        return
-    changed = differences(record["fingerprint"], now)
-    # A run that never wrote a row, for a mistyped option, binds nobody.
-    if changed and (has_rows or complete):
-        raise OutputError(
-            f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
-            "Give the same options, choose another --output, or --overwrite to start anew"
-        )
-
-
 def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     """Says so when another chunk was made otherwise: merge-shards would find out only when all the work is done."""
     if config.num_chunks is None or config.overwrite:
@@ -179,7 +164,7 @@ def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> S
     journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
     journal.close()
     if journal.sha256 != mark["sha256"]:
-        raise OutputError(
+        raise RefusedOutputError(
             f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
             "put the original back, or --overwrite to start anew"
         )

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asrbatch.errors import ManifestError, OutputError
+from asrbatch.errors import ManifestError, OutputError, RefusedOutputError
 
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
@@ -33,8 +33,11 @@ _FIXES = {
     errno.ENOENT: "the folder does not exist, or was removed or renamed: make it, or choose another --output",
     errno.ENOTDIR: "a part of the path is a file: choose another --output",
     errno.EISDIR: "it is a folder: give --output a file name ending in .jsonl",
+    errno.EEXIST: "a file stands in the place of a folder: choose another --output",
     errno.ENAMETOOLONG: "choose a shorter --output",
 }
+# What no second try changes.
+_FOR_GOOD = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -50,7 +53,8 @@ def explained(path: Path, fix: str | None = None) -> Iterator[None]:
         fix = fix or _FIXES.get(
             e.errno or 0, "run the same command again when that is mended; rows written so far are kept"
         )
-        raise OutputError(f"{path}: {e.strerror or e}; {fix}") from e
+        kind = RefusedOutputError if e.errno in _FOR_GOOD else OutputError
+        raise kind(f"{path}: {e.strerror or e}; {fix}") from e
 
 
 @contextmanager
@@ -156,7 +160,7 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
 
 
 def _damaged(path: Path, problem: str) -> OutputError:
-    return OutputError(
+    return RefusedOutputError(
         f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite "
         f"to start anew"
     )

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.errors import OutputError
+from asrbatch.errors import OutputError, RefusedOutputError
 from asrbatch.storage.files import explained, json_bytes, remove_leftovers, replacing
 
 _READ_BYTES = 8 * 2**20
@@ -189,14 +189,14 @@ class Journal:
     def _check(self, row: dict[str, Any], where: str) -> None:
         index = row["index"]
         if not 0 <= index < len(self.finished):
-            raise OutputError(
+            raise RefusedOutputError(
                 f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(self.finished)} rows; "
                 f"it is another run's row: {_MEND}"
             )
         if self._chunk is not None and not self._chunk[index]:
-            raise OutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
+            raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
         if self.finished[index]:
-            raise OutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
+            raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
 
     def _add(self, row: dict[str, Any], line: bytes) -> None:
         self.finished[row["index"]] = 1
@@ -218,7 +218,7 @@ def decode_row(line: bytes, where: str) -> dict[str, Any]:
             raise ValueError(problem)
     except (ValueError, RecursionError) as e:
         reason = e.msg if isinstance(e, json.JSONDecodeError) else e
-        raise OutputError(
+        raise RefusedOutputError(
             f"{where}: a complete line that is no output row ({reason}); a killed process leaves no such line, so the "
             f"file was edited or is another program's: {_MEND}"
         ) from e

@@ -136,6 +136,23 @@ def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
     return read_json(paths.done, "rows", "statuses", "sha256")
 
 
+def is_record(value: dict[str, Any]) -> bool:
+    """Whether what `read_record` found is what asrbatch writes, as far as others rely on it."""
+    deaths, sessions = value.get("engine_deaths", {}), value["sessions"]
+    return (
+        isinstance(value["fingerprint"], dict)
+        and isinstance(sessions, list)
+        and all(isinstance(each, dict) and {"started", "heartbeat", "outcome"} <= each.keys() for each in sessions)
+        and isinstance(deaths, dict)
+        and all(index.isdecimal() and type(number) in (int, float) for index, number in deaths.items())
+    )
+
+
+def is_mark(value: dict[str, Any]) -> bool:
+    """The same of a completion mark."""
+    return type(value["rows"]) is int and isinstance(value["statuses"], dict) and type(value["sha256"]) is str
+
+
 def now() -> str:
     """UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -853,7 +853,7 @@ def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, 
 
     copy(chunk(output, 1), chunk(output, 2), "rows", "record", "done")
     done = cli("merge-shards", "out.jsonl", "--manifest", manifest, "--num-chunks", 4, cwd=output.parent)
-    assert (done.returncode, done.stdout) == (EXIT_ERROR, "") and done.stderr.startswith(
+    assert (done.returncode, done.stdout) == (EXIT_USAGE, "") and done.stderr.startswith(
         f"asrbatch: {output}: none of 4"
     )
 

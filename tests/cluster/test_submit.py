@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import SlurmOptions, parse_chunks, split_arrays
 from asrbatch.errors import UsageError
-from asrbatch.storage.paths import find_chunks
+from asrbatch.storage.paths import RunPaths, find_chunks
 
 TEMPLATES = sorted((REPO / "scripts/slurm").glob("*.sbatch"))
 
@@ -107,6 +107,7 @@ def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
     assert (
         done.stderr
         == "note: --model openai/whisper-tiny is no folder here: every task will look it up, so fetch it beforehand\n"
+        "note: the model is not checked here: the tasks run in another environment (--container, --python)\n"
     )
 
 
@@ -229,6 +230,84 @@ def test_what_cannot_be_submitted_is_one_line(cli, manifest, tmp_path, arguments
 def test_a_missing_manifest_is_named(cli, tmp_path):
     done = cli("submit", "nowhere.jsonl", "-m", "x/y", "--num-chunks", 2)
     assert done.returncode == 2 and done.stderr == "asrbatch: nowhere.jsonl: no such manifest\n"
+
+
+REFUSED = {
+    "a bad row": (['{"audio_filepath": 3}'], [], "m.jsonl:1: audio_filepath = 3"),
+    "a row of another task": (['{"audio_filepath": "a", "taskname": "ast"}'], [], "taskname"),
+    "a language of a row": (['{"audio_filepath": "a", "lang": "de"}'], [], 'm.jsonl:1: lang "de"'),
+    "a language": ([], ["--language", "de"], "is English-only"),
+    "an option of other models": ([], ["--prompt-style", "chat"], "Whisper is asked by its own token ids"),
+    "a window": ([], ["--window-seconds", "31"], "hears 30 s at once"),
+    "an engine argument": ([], ["--engine-arg", "max_num_seq=4"], "did you mean max_num_seqs?"),
+    "a device twice": ([], ["--devices", "0,0"], "0 is there twice"),
+    "an engine of several devices": (
+        [], ["--devices", "0,1", "--engine-arg", "tensor_parallel_size=2"], "tensor_parallel_size=2 needs several"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_tasks_would_refuse_is_refused_beforehand(cli, manifest, tiny_en, tmp_path, what):
+    lines, given, message = REFUSED[what]
+    if lines:
+        manifest.write_text("\n".join(lines))
+    done = cli("submit", manifest, "-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2, *given)
+    assert done.returncode == 2 and message in done.stderr and not done.stdout, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"], "nothing was written"
+
+
+def chunk_of_another_run(folder: Path, **changes) -> None:
+    paths = RunPaths(folder / "out.chunk-00001-of-00002.jsonl")
+    session = {"started": "", "heartbeat": "", "outcome": "interrupted"}
+    known = {"manifest": "x", "prompt": None, **changes.pop("fingerprint", {})}
+    paths.record.write_text(json.dumps({"fingerprint": known, "sessions": [session], **changes}))
+    paths.rows.write_text("{}\n")
+
+
+FOUND = {
+    "another prompt": ({"fingerprint": {"prompt": "before"}}, 'prompt: was "before", now null'),
+    "another manifest": ({}, 'manifest: was "x", now '),
+    "another strategy": ({"fingerprint": {"strategy": "contiguous"}}, 'strategy: was "contiguous"'),
+    "hotwords": ({"fingerprint": {"asked": {"hotwords": "x"}}}, 'asked: was {"hotwords": "x"}, now null'),
+    "another model": ({"fingerprint": {"model": "y"}}, 'model: was "y", now '),
+    "an edited record": ({"sessions": 3}, "run.json: is not what asrbatch writes"),
+}
+
+
+@pytest.mark.parametrize("what", FOUND)
+def test_chunks_that_their_tasks_would_refuse_are_refused_beforehand(cli, manifest, tiny_en, tmp_path, what):
+    changes, message = FOUND[what]
+    chunk_of_another_run(tmp_path, **changes)
+    run = ["submit", manifest, "-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2]
+    done = cli(*run)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert "dtype" not in done.stderr, "another node may have another device"
+    if what == "another model":
+        return
+    for more in (["--chunks", 0], ["--overwrite"]):
+        assert cli(*run, *more, "--dry-run").returncode == 0, more
+
+
+def test_rows_without_a_record_are_refused_beforehand(cli, manifest, tmp_path):
+    (tmp_path / "out.chunk-00001-of-00002.jsonl").write_text("{}\n")
+    done = cli("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2, "--python", "python3")
+    assert done.returncode == 2 and "nobody can say what made it" in done.stderr
+
+
+def test_an_unknown_engine_argument_is_refused_before_any_file_is_made(cli, manifest, tiny_en, tmp_path):
+    """Also where rows come on standard input, which is kept first, and where workers would meet it."""
+    engine = ["-m", tiny_en, "--engine-arg", "max_num_seq=4"]
+    for command in (
+        ["transcribe", manifest, *engine],
+        ["transcribe", manifest, *engine, "--devices", "0"],
+        ["transcribe", "-", *engine],
+        ["submit", "-", *engine, "--num-chunks", 2],
+        ["plan", manifest, *engine],
+        ["plan", manifest, *engine[2:]],
+    ):
+        done = cli(*command)
+        assert done.returncode == 2 and "vLLM" in done.stderr and "did you mean max_num_seqs?" in done.stderr, command
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"], command
 
 
 def test_what_may_be_a_mistake_is_noted(cli, manifest, tiny_en, tmp_path):

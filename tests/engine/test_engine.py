@@ -1,5 +1,6 @@
 """The real engine, asked directly: features, controls, languages, and the death of its process."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -19,6 +20,7 @@ from transformers import WhisperFeatureExtractor
 from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.engine import start_engine
 from asrbatch.engine.settings import engine_settings, parse_engine_args
+from asrbatch.engine.vllm.engine_args import engine_arg_names
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
 
 
@@ -212,11 +214,17 @@ def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
         tiny.engine.preprocess(samples_of(demo_rows)[1], "a\ud800b")
 
 
-def test_unknown_engine_arguments_are_refused_with_a_suggestion(tiny_en):
+def test_unknown_engine_arguments_are_refused_with_a_suggestion():
     with pytest.raises(
         UsageError, match=r"max_num_seq: vLLM .* has no such engine argument; did you mean max_num_seqs\?"
     ):
-        start_engine(spec_of(tiny_en, args=("max_num_seq=4",)), print)
+        parse_engine_args(["max_num_seq=4"])
+
+
+def test_engine_arguments_found_in_the_source_are_those_of_vllm():
+    from vllm.engine.arg_utils import EngineArgs
+
+    assert set(engine_arg_names()) == {field.name for field in dataclasses.fields(EngineArgs)}
 
 
 def test_an_engine_that_cannot_start_says_why(tiny_en, tmp_path):

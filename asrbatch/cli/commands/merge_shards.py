@@ -28,8 +28,8 @@ def merge_shards(
     Prints the output path when the run is complete, and otherwise the ids of the chunks to run again as
     `sbatch --array` takes them (3,7,9-12); everything else goes to standard error.
 
-    Exit codes: 0 complete; 1 not complete, or stopped by an error; 2 usage; 3 complete, some rows failed; 6 another
-    process writes this output.
+    Exit codes: 0 complete; 1 not complete, or stopped by an error; 2 refused: an option, the manifest, or files of
+    another run; 3 complete, some rows failed; 6 another process writes this output.
     """
     from asrbatch.cluster.merge import merge
     from asrbatch.cluster.merge_report import ranges

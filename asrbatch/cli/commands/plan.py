@@ -56,6 +56,7 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import ManifestStats, estimate
+    from asrbatch.runs.preflight import check_engine_options, check_run
 
     values = options.values
     num_chunks = values["num_chunks"]
@@ -68,11 +69,10 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         chunk_offset=None,
         streaming=values["streaming"] or any(map(names_data_set, values["manifest"])),  # the rows without their audio
     )
+    check_engine_options(config)
     stats = ManifestStats(config.manifest, reading=config.reading)
     verdict = None
     if values["model"] is not None:
-        from asrbatch.runs.preflight import check_run
-
         # Rows without `lang` ask for nothing that could be refused.
         verdict = check_run(config, filter(None, stats.languages))
     found = None

@@ -5,11 +5,11 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from asrbatch.cli.common import is_read, log
+from asrbatch.cli.common import fetch_no_model, is_read, log
 from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
@@ -23,6 +23,9 @@ from asrbatch.options import option
 from asrbatch.storage.paths import find_chunks
 from asrbatch.storage.remote import absolute
 
+if TYPE_CHECKING:
+    from asrbatch.manifest.stdin import KeptManifest
+
 
 @takes(slurm=slurm_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
 def submit(
@@ -35,6 +38,8 @@ def submit(
     Takes the options of transcribe, writes the scripts beside the output and prints the ids of the jobs. Give the same
     options with --chunks to run some chunks again; rows that are written stay.
     """
+    from asrbatch.runs.preflight import check_engine_options, check_tasks
+
     if options.values["num_chunks"] is None:
         raise UsageError(
             "--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold"
@@ -42,16 +47,22 @@ def submit(
     _make_absolute(options.values)
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
-    manifests = _manifests(config, slurm["chdir"], dry_run)
     output = config.output_path
-    slurm = _slurm_options(slurm, output)
+    slurm, chdir = _slurm_options(slurm, output), slurm["chdir"]
+    # Another environment may have another vLLM.
+    is_here = slurm.container is None and slurm.python == _interpreter(None, None)
+    if is_here:
+        check_engine_options(config)
+        fetch_no_model(config.engine.model)
     ids = [*range(config.num_chunks)] if slurm.chunks is None else parse_chunks(slurm.chunks, config.num_chunks)
+    manifests, kept = _manifests(config, chdir, dry_run)
+    not_checked = check_tasks(config, kept, ids, with_model=is_here)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifests) for array in arrays]
     arguments = _merge_arguments(options, config, manifests)
     merge_path = _beside(output, "merge")
     merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
-    for note in _notes(config, slurm):
+    for note in [*_notes(config, slurm), *not_checked]:
         log(f"note: {note}")
     if dry_run:
         for script in [*scripts, *([merge_job] if merge_job else [])]:
@@ -79,8 +90,11 @@ def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:
     return SlurmOptions(**{**values, **settled, **folders})
 
 
-def _manifests(config: RunConfig, chdir: str | None, dry_run: bool) -> list[str]:
-    """As the tasks will be given them: absolute, since they may start in another folder."""
+def _manifests(config: RunConfig, chdir: str | None, dry_run: bool) -> "tuple[list[str], KeptManifest | None]":
+    """As the tasks will be given them: absolute, since they may start in another folder. And what is kept of standard
+    input.
+    """
+    kept = None
     if config.descriptor is not None:
         if chdir is not None:
             raise UsageError(
@@ -90,9 +104,9 @@ def _manifests(config: RunConfig, chdir: str | None, dry_run: bool) -> list[str]
             from asrbatch.manifest.stdin import keep_stdin
 
             # Tasks have no standard input, and read what is kept here.
-            keep_stdin(config)
-        return [STDIN]
-    return [_absolute_manifest(each) for each in config.manifest]
+            kept = keep_stdin(config)
+        return [STDIN], kept
+    return [_absolute_manifest(each) for each in config.manifest], None
 
 
 def _absolute_manifest(given: str) -> str:

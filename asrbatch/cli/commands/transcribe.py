@@ -13,9 +13,9 @@ from asrbatch.cli.options import RunOptions, run_options, takes
 def transcribe(options: RunOptions) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 
-    Exit codes: 0 complete; 1 stopped by an error; 2 usage; 3 complete, some rows failed; 4 interrupted, resume with
-    the same command; 5 complete, but a worker of --devices died and its rows were done again; 6 another
-    process writes this output, try again later.
+    Exit codes: 0 complete; 1 stopped by an error; 2 refused: an option, the manifest, the model, or files of another
+    run; 3 complete, some rows failed; 4 interrupted, resume with the same command; 5 complete, but a worker of
+    --devices died and its rows were done again; 6 another process writes this output, try again later.
     """
     # Here, as in every command: at the top, --help would wait for what only a run needs.
     from asrbatch.runs.progress import Stop

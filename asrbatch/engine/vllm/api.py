@@ -5,11 +5,9 @@ run on the CPU builds 0.28 and 0.32 alone. Differences between versions are brid
 late: it takes seconds, and `environment.configure` must have run before.
 """
 
-import dataclasses
-import difflib
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,22 +22,10 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.sample.sampler import Sampler
 
-from asrbatch.errors import UsageError
-
 VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.version.cuda}
 
 # The real one, which preprocess threads need: see start_thread.
 set_num_threads = torch.set_num_threads
-
-
-def check_engine_args(user_args: Iterable[str]) -> None:
-    """Raises UsageError for names that this vLLM has no engine argument of."""
-    known = {f.name for f in dataclasses.fields(EngineArgs)}
-    for name in user_args:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UsageError(f"--engine-arg {name}: vLLM {VERSIONS['vllm']} has no such engine argument{hint}")
 
 
 def start_thread(settings: dict[str, Any]) -> LLMEngine:

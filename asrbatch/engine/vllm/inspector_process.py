@@ -97,11 +97,9 @@ class _Inspection:
     """
 
     def __init__(self, request: dict[str, Any], problems: dict[str, str]):
-        from asrbatch.engine.vllm import api, frontends, registry
+        from asrbatch.engine.vllm import frontends, registry
 
         self._asked, self._at = request, f"--model {request['name']}"
-        # Here, because only vLLM knows its arguments, and the run must be refused before an engine is started.
-        api.check_engine_args(request["settings"])
         # With vLLM's cache an input that was rendered and never submitted cannot be rendered again.
         fixed = {"model": request["folder"], "mm_processor_cache_gb": 0, "limit_mm_per_prompt": {"audio": 1}}
         try:

@@ -1,0 +1,182 @@
+"""What a run refuses, it refuses for good: exit code 2, and nothing changed. Else a task of SLURM requeues itself.
+
+Tried, each on a complete run whose files were then changed, or on the same command with other options; `submit` on a
+run in chunks. Before: exit 1 for all of the first table, at the start of the engine for unknown arguments, and `submit`
+submitted.
+
+| refused | before | now |
+|---|---|---|
+| another prompt, window, dtype, `--max-tokens`, engine argument, revision of the manifest, model | 1 | 2 |
+| rows without a record; a record or mark that is no JSON, lacks fields, or was edited | 1 (some: "a defect") | 2 |
+| a line that is no row, a row twice, one of another manifest; rows changed after completion | 1 | 2 |
+| the output is a folder, or below a file | 1 | 2 |
+| an unknown `--engine-arg` (also with `--devices`, also from standard input) | 2, after files were made | 2 |
+| `submit` of any of these, or of rows and options that tasks refuse | submitted | 2 |
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from beep_engine import DiesOn
+from beep_run import beep_manifest
+from conftest import read_jsonl, write_jsonl
+
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.errors import EXIT_COMPLETE, EXIT_USAGE, AsrbatchError, UsageError
+from asrbatch.runs import preflight
+from asrbatch.runs.runner import run
+from asrbatch.storage.paths import RunPaths
+
+NUM_ROWS = 4
+WELL = DiesOn(99)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, tiny_en) -> Path:
+    """A folder with a manifest and its complete run."""
+    folder = tmp_path_factory.mktemp("made")
+    beep_manifest(folder, NUM_ROWS)
+    assert run(config_in(folder, tiny_en), start=WELL).exit_code == EXIT_COMPLETE
+    return folder
+
+
+def config_in(folder: Path, model: str, args: tuple[str, ...] = (), **options) -> RunConfig:
+    engine = {name: options.pop(name) for name in ("dtype", "max_tokens") if name in options}
+    given = {"manifest": str(folder / "manifest.jsonl"), "output": str(folder / "out.jsonl"), "workers": 1, **options}
+    return RunConfig(engine=EngineConfig(model=model, args=args, **engine), **given)
+
+
+@pytest.fixture
+def folder(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "run"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def refuse(folder: Path, config: RunConfig, match: str) -> None:
+    before = content(folder)
+    with pytest.raises(AsrbatchError, match=match) as refused:
+        run(config, start=WELL)
+    assert refused.value.exit_code == EXIT_USAGE, refused.value
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"prompt": "other"}, "prompt: was null"),
+        ({"windows": "fixed"}, "windows.splitter: was"),
+        ({"window_s": 20.0}, "windows.limit_s: was"),
+        ({"timestamps": False}, "sampling.timestamps: was true"),
+        ({"fallback": True}, "sampling.fallback: was null"),
+        ({"max_tokens": 7}, "sampling.max_tokens: was"),
+        ({"dtype": "float16"}, "dtype: was"),
+        ({"args": ("load_format=dummy",)}, "engine_args.load_format: was null"),
+        ({"prompt": "other", "retry_failed": True}, "prompt: was null"),
+    ],
+)
+def test_other_options(folder, tiny_en, options, difference):
+    refuse(folder, config_in(folder, tiny_en, **options), f"holds another run's rows. What differs: .*{difference}")
+
+
+def test_another_manifest(folder, tiny_en):
+    rows = read_jsonl(folder / "manifest.jsonl")
+    write_jsonl(folder / "manifest.jsonl", [{**rows[0], "id": "other"}, *rows[1:]])
+    refuse(folder, config_in(folder, tiny_en), "What differs: manifest: was")
+
+
+def edited(path: Path, **changes) -> None:
+    text = json.dumps({**json.loads(path.read_text()), **changes})
+    path.unlink()  # it may be a link
+    path.write_text(text)
+
+
+def test_another_model(folder, tiny_en, tmp_path):
+    other = tmp_path / "model"
+    other.mkdir()
+    for path in Path(tiny_en).iterdir():
+        (other / path.name).symlink_to(path)
+    edited(other / "config.json", _name_or_path="other")
+    refuse(folder, config_in(folder, str(other)), "What differs: model: was")
+
+
+def replaced(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+FIRST = '"index": 0'
+DAMAGES = {
+    "no record": (lambda run: run.record.unlink(), "nobody can say what made it"),
+    "a record that is no JSON": (lambda run: run.record.write_text("{"), "run.json: not valid JSON"),
+    "a record that lacks fields": (lambda run: run.record.write_text("{}"), "run.json: has no fingerprint, sessions"),
+    "an edited fingerprint": (lambda run: edited(run.record, fingerprint=3), "run.json: is not what asrbatch writes"),
+    "edited sessions": (lambda run: edited(run.record, sessions=[{}]), "run.json: is not what asrbatch writes"),
+    "edited deaths": (lambda run: edited(run.record, engine_deaths={"x": 1}), "run.json: is not what asrbatch writes"),
+    "a mark that is no JSON": (lambda run: run.done.write_text("3"), "done.json: holds no JSON object"),
+    "an edited mark": (lambda run: edited(run.done, statuses=3), "done.json: is not what asrbatch writes"),
+    "an edited row": (lambda run: replaced(run.rows, '"beep"', '"boop"'), "was changed after the run completed"),
+    "a line that is no row": (lambda run: replaced(run.rows, FIRST, FIRST[:-2]), "a complete line that is no"),
+    "a row twice": (lambda run: replaced(run.rows, FIRST, '"index": 1'), "is there twice"),
+    "a row of another manifest": (lambda run: replaced(run.rows, FIRST, '"index": 9'), "is not in the manifest"),
+}  # fmt: skip
+
+
+# Of what only a mark shows.
+OF_A_MARK = ("a mark that is no JSON", "an edited mark", "an edited row")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files(folder, tiny_en, damage):
+    paths = RunPaths(folder / "out.jsonl")
+    change, match = DAMAGES[damage]
+    change(paths)
+    refuse(folder, config_in(folder, tiny_en), match)
+    if damage not in OF_A_MARK:
+        paths.done.unlink()
+        refuse(folder, config_in(folder, tiny_en), match)
+
+
+@pytest.mark.parametrize(
+    ("output", "match"),
+    [("there.jsonl", "nobody can say what made it"), ("file/out.jsonl", "stands in the place of a folder")],
+)
+def test_an_output_that_cannot_be_one(folder, tiny_en, output, match):
+    (folder / "there.jsonl").mkdir()
+    (folder / "file").touch()
+    refuse(folder, config_in(folder, tiny_en, output=str(folder / output)), match)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": "as before"},
+        {"language": "en", "windows": "silence", "strategy": "contiguous"},
+        {"hotwords": "Dashwood", "dtype": "float32", "args": ("load_format=dummy", "max_num_seqs=2")},
+    ],
+)
+def test_submit_knows_a_chunk_of_its_own_run(tmp_path, tiny_en, options, monkeypatch):
+    """Here, where all of the fingerprint is known, and on a login node without a device, where some of it is."""
+    beep_manifest(tmp_path, NUM_ROWS)
+    config = config_in(tmp_path, tiny_en, num_chunks=2, chunk_id=1, **options)
+    assert run(config, start=WELL).exit_code == EXIT_COMPLETE
+    other = dataclasses.replace(config, prompt="another")
+
+    def no_device():
+        raise UsageError("no device")
+
+    for notes in ([], ["not checked here: engine options and the rows' tasks: no device"]):
+        assert preflight.check_tasks(config, None, [0, 1], with_model=True) == notes
+        assert preflight.check_tasks(other, None, [0], with_model=True) == notes
+        with pytest.raises(AsrbatchError, match='prompt: was .*, now "another"') as refused:
+            preflight.check_tasks(other, None, [0, 1], with_model=True)
+        assert refused.value.exit_code == EXIT_USAGE
+        monkeypatch.setattr(preflight, "detect_device", no_device)
+    (note,) = preflight.check_tasks(config, None, [0, 1], with_model=False)
+    assert "the model is not checked here" in note
