@@ -288,14 +288,18 @@ class FFmpegFile:
         with open_container(file, None) as container:
             if not (streams := container.streams.audio):
                 return
-            stream, is_first = streams[self.track if self.track < len(streams) else 0], True
+            stream, is_first, end_s = streams[self.track if self.track < len(streams) else 0], True, 0.0
             for frame in self._decode(self._demux(container, stream), decoder_of(stream), start):
+                end_s = (frame.time or 0.0) + frame.samples / frame.sample_rate
                 if frame.time_base != self.tick:
                     frame.pts = None
                 elif is_first:
                     self.part_begin = self._begin_of(container, frame)
                 is_first = False
                 yield frame
+            stated_s = (container.duration or 0) / av.time_base
+            if self.kind == MATROSKA and len(container.streams) == 1 and stated_s - end_s > LENGTH_SLACK_S:
+                raise DecodeError(f"cut off: a recording joined on promises {stated_s:.2f} s and holds {end_s:.2f} s")
 
     def _begin_of(self, container: av.container.InputContainer, first: av.AudioFrame) -> int:
         """The time stamp that is time 0 of a file, by its first frame of sound."""

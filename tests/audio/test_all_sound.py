@@ -361,6 +361,9 @@ def test_joined_matroska_files_with_other_heads(tmp_path, speech, kinds, live):
     part = load(joined(*parts), offset_s=last + 2.0, duration_s=1.0)
     assert abs(delay(part.samples, got.samples[(last + 2) * RATE : (last + 3) * RATE])) < 2
     assert not read_header(joined(*parts), request(b"").clip).is_exact
+    if live == "0":
+        with pytest.raises(RowError, match="cut off"):
+            load(joined(*parts)[: -len(parts[-1]) // 3])
 
 
 IN_WAV = ["pcm_s64le", "libmp3lame", "adpcm_g722", "flac"]  # what FFmpeg reads, not libsndfile
