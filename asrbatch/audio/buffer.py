@@ -61,11 +61,12 @@ class WindowLimits:
     """What bounds a window; all in samples but the rate.
 
     Attributes:
-        limit: the longest window the model takes whole.
+        limit: the longest window, but for a tail that joins it.
         search: how far before the limit `energy` looks for a quiet point.
         frame: the stretch over which it measures loudness.
         min_tail: a last window shorter than this is not left to stand alone.
         sample_rate: Hz.
+        most: the most that the model takes at once: a window may have so much together with a tail that joins it.
     """
 
     limit: int
@@ -73,6 +74,7 @@ class WindowLimits:
     frame: int
     min_tail: int
     sample_rate: int = 16_000
+    most: int = 0
 
     @property
     def lookahead(self) -> int:

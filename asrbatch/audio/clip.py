@@ -14,8 +14,9 @@ LENGTH_SLACK_S = 0.1
 MIN_RATE, MAX_RATE = 1_000, 1_000_000
 # Values (frames times channels) decoded at a time: the memory held beside the answer, 1 MiB.
 BLOCK_VALUES = 1 << 18
-# Peak of digital silence (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
-# failed: what a model makes of silence is for the reader of the output to judge.
+# Peak of what is called silent (-80 dBFS), below the noise of any microphone. Such a row is ok and only flagged, never
+# failed: what a model makes of it is for the reader of the output to judge. What cannot be heard at all is not asked
+# about; see `silence.is_digital_silence`.
 SILENCE_PEAK = 1e-4
 # What to do about a row whose clip of its file holds nothing.
 CORRECT_OFFSET, CORRECT_DURATION = "correct the offset, or drop the row", "correct the duration, or drop the row"

@@ -88,6 +88,7 @@ class AudioStream:
         self.track = opened.track if opened.num_tracks > 1 else None
         self._opened, self._clip, self._min_samples, self._files = opened, opened.clip, max(min_samples, 1), files
         self._num_frames, self._peak = 0, 0.0  # of the clip, at the file's rate
+        self._range = math.inf, -math.inf
         self._blocks, self._is_closed = self._cut_blocks(), False
         self.read_s = time.perf_counter() - started
 
@@ -170,6 +171,7 @@ class AudioStream:
                 first_s = (clip.start(rate) + self._num_frames + bad[0]) / rate
                 raise RowError("non_finite", f"{clip.name}: {text} {first_s:.4f} s")
             self._peak = max(self._peak, peak)
+            self._range = block.min(initial=self._range[0]), block.max(initial=self._range[1])
             self._num_frames += len(block)
             if self._num_frames > clip.limit(rate):
                 raise RowError("too_long", f"{clip.name}: more than {clip.max_s:g} s, which is the limit")
@@ -187,7 +189,9 @@ class AudioStream:
             difference = length - count if goes_on else count - self._num_frames
             flags += ["duration_mismatch"] if difference > LENGTH_SLACK_S * rate else []
         flags += self._opened.flags()
-        return (*flags, "no_speech") if self._peak < SILENCE_PEAK else tuple(flags)
+        # Silence of A-law is a constant that is no zero.
+        is_silent = self._peak < SILENCE_PEAK or self._range[0] == self._range[1]
+        return (*flags, "no_speech") if is_silent else tuple(flags)
 
 
 def read_header(source: str | bytes, clip: Clip) -> Header:

@@ -38,6 +38,16 @@ MIN_SKIP, PAD = (round(s * SAMPLE_RATE) for s in (_MIN_SKIP_S, _PAD_S))
 _MIN_SPEECH = round(_MIN_SPEECH_S * SAMPLE_RATE / FRAME) * FRAME
 _LONG = MIN_SKIP + 2 * PAD  # silence between two spans of speech
 
+# Digital silence, of which no model can hear anything: one value throughout. Whisper's features have a floor
+# (openai/whisper, `audio.py`: 1e-10) that a tone of 5e-7 does not reach; what a resampler leaves where there was sound
+# before is a tenth of that. Not more: of speech that is the signs of its samples, one bit of 16, Whisper base still
+# makes out words.
+_INAUDIBLE = 5e-7
+# A-law, the telephone's code, has no zero: its silence is the constant 8 / 32,768. Up to 6 ms of its ends ring when it
+# is resampled, by no more than itself.
+_EDGE_S, _AT_EDGE = 0.01, 8 / 32_768
+_EDGE = round(_EDGE_S * SAMPLE_RATE)
+
 # Takes the samples that follow those it was given last, and whether the recording ends with them; returns the
 # probability of speech for every `FRAME` samples, counted from the recording's start. See `vad.SileroVad`.
 DetectSpeech = Callable[[np.ndarray, bool], np.ndarray]
@@ -217,6 +227,19 @@ class SpeechOnlyBuffer:
     def advance(self, num_samples: int) -> None:
         self._tracker.advance(num_samples)
         self._buffer.advance(num_samples)
+
+
+def is_digital_silence(samples: np.ndarray) -> bool:
+    """Whether no model could hear anything: one value throughout, but for what a resampler does to it.
+
+    Args:
+        samples: float32 [n], n >= 1, of a window.
+    """
+    inner = samples[_EDGE:-_EDGE] if len(samples) > 3 * _EDGE else samples
+    lowest, highest = inner.min(), inner.max()
+    if highest - lowest > 2 * _INAUDIBLE:  # nearly every window: no more passes over it
+        return False
+    return bool(samples.max() - highest <= _AT_EDGE and lowest - samples.min() <= _AT_EDGE)
 
 
 def add_skip(skips: list[Window], skip: Window) -> None:

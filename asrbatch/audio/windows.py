@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow, Split, Splitter, WindowLimits, quietest
-from asrbatch.audio.silence import MIN_PAUSE, MIN_SKIP, PAD, SilenceTracker, SpeechSpan, add_skip, silence_tracker
+from asrbatch.audio.silence import (
+    MIN_PAUSE,
+    MIN_SKIP,
+    PAD,
+    SilenceTracker,
+    SpeechSpan,
+    add_skip,
+    is_digital_silence,
+    silence_tracker,
+)
 from asrbatch.types import Window
 
 
@@ -28,12 +37,12 @@ def cut(buffer: AudioBuffer, limits: WindowLimits, splitter: Splitter, skips: li
 
     Args:
         splitter: made for this recording.
-        skips: receives what the model does not get; what touches is one skip.
+        skips: receives what the model does not get, digital silence among it; what touches is one skip.
     """
     while len(shown := buffer.peek(limits.lookahead)):
         found = splitter(shown)
         window = Window(buffer.position, buffer.position + found.end)
-        if found.is_skipped:
+        if found.is_skipped or is_digital_silence(shown[: found.end]):
             add_skip(skips, window)
         else:
             yield AudioWindow(window, shown[: found.end].copy())
@@ -48,15 +57,16 @@ def whole(buffer: np.ndarray, limits: WindowLimits) -> Split:
 
 
 def fixed(buffer: np.ndarray, limits: WindowLimits) -> Split:
-    """As long as the model allows; a last window and a tail too short to stand alone are cut in halves.
+    """As long as the limit; a tail too short to stand alone joins the window before it, where the model can hear both
+    at once, else both are cut in halves.
 
-    The rule of NeMo Gym (its pull request 1358), but for one thing: there the tail joins the last window, and both
-    together may exceed the limit."""
+    The rule of NeMo Skills (`chunk_audio`) and NeMo Gym (its pull request 1358), but that there they are always joined:
+    a model with a limit never hears what exceeds it. docs/longform.md compares."""
     if len(buffer) <= limits.limit:
         return Split(len(buffer))
-    if len(buffer) < limits.lookahead:
-        return Split(-(-len(buffer) // 2))
-    return Split(limits.limit)
+    if len(buffer) >= limits.lookahead:
+        return Split(limits.limit)
+    return Split(len(buffer) if len(buffer) <= limits.most else -(-len(buffer) // 2))
 
 
 def energy(buffer: np.ndarray, limits: WindowLimits) -> Split:
@@ -142,8 +152,9 @@ SPLITTERS: dict[str, Callable[[WindowLimits], Splitter]] = {
 }
 
 # Raise it when other windows, or other features of them, are made with the same figures: rows of two such runs must not
-# share a file. 2: a window's features know how loud the recording was before it.
-_VERSION = 2
+# share a file. 2: a window's features know how loud the recording was before it. 3: digital silence is no window, and
+# the tail of `fixed` joins the window before it.
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ class WindowConfig:
 
     Attributes:
         sample_rate: Hz.
-        window_s: the longest audio the model takes at once.
+        window_s: the longest window, but for a tail that joins it.
         min_samples: the fewest samples the model can be given.
         windows: one of `config.WINDOWS`.
         search_s, frame_s, min_tail_s: see `windows.WindowLimits`.
@@ -160,6 +171,7 @@ class WindowConfig:
         condition_on_previous: `sequential` prompts each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
         track: of files with several, where the row does not say it; None for the one that `ffmpeg.py` chooses.
+        most_s: the longest audio the model takes at once: of `fixed`, the longest window with its tail.
     """
 
     sample_rate: int
@@ -173,6 +185,7 @@ class WindowConfig:
     condition_on_previous: bool = False
     drop_no_speech: bool = False
     track: int | None = None
+    most_s: float = 0.0
 
     @property
     def is_sequential(self) -> bool:
@@ -196,6 +209,8 @@ class WindowConfig:
             choices["track"] = self.track
         if self.windows != "none":
             choices["min_tail_s"] = self.min_tail_s
+        if self.windows == "fixed" and self.most_s > self.window_s:
+            choices["most_s"] = self.most_s
         if self.windows in ("energy", "silence"):
             choices |= {"search_s": self.search_s, "frame_s": self.frame_s}
         if self.is_sequential:
@@ -204,5 +219,8 @@ class WindowConfig:
 
     @property
     def in_samples(self) -> WindowLimits:
-        seconds = (self.window_s, self.search_s, self.frame_s, self.min_tail_s)
-        return WindowLimits(*(round(s * self.sample_rate) for s in seconds), self.sample_rate)
+        limit, search, frame, min_tail, most = (
+            round(s * self.sample_rate)
+            for s in (self.window_s, self.search_s, self.frame_s, self.min_tail_s, self.most_s)
+        )
+        return WindowLimits(limit, search, frame, min_tail, self.sample_rate, most)

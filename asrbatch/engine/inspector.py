@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.child_process import ChildProcess
 from asrbatch.config import RunConfig
 from asrbatch.engine import plugins
@@ -78,6 +79,7 @@ class Inspector:
             template_kwargs=template_kwargs,
             settings=settings,
             window_s=config.window_s,
+            tail_s=WindowConfig.min_tail_s if config.windows == "fixed" else 0.0,
         )
         return ModelCapabilities(**{**found, "supports": tuple(found["supports"])})
 

@@ -43,19 +43,20 @@ class ModelCapabilities:
         architecture: name of the model class.
         prompt_style: where its prompt comes from; `whisper`, `transcription` or `chat`.
         sample_rate: Hz.
-        window_s: the longest audio of one request, in seconds.
+        window_s: the longest window, in seconds.
         window_source: where that comes from, for people.
         min_samples: the fewest samples the model can be given.
         languages: ISO 639-1 codes to names; empty where the model does not say.
         supports: keys of `MODELS_SUPPORTING`, and `lora`.
         max_model_len: tokens of prompt, audio and answer together; None for Whisper, whose audio counts apart.
-        window_tokens: prompt tokens of a full window, audio included; None for Whisper.
+        window_tokens: prompt tokens of the longest request, audio included; None for Whisper.
         kv_bytes_per_token: of the key-value cache, for each byte of the dtype's width; None for Whisper.
         placeholder: of the audio in a chat prompt, from the model class; None for other prompts.
         example_prompt: prompt tokens of one second of audio as text, for people; None for Whisper.
         default_language: what the model class takes, without a word, when nobody states a language; None where it needs
             none.
         default_target: language it translates into when none is named; None where it has to be named, or nobody knows.
+        most_s: the longest audio of one request, in seconds: a window of `--windows fixed` with the tail that joins it.
     """
 
     architecture: str
@@ -73,6 +74,7 @@ class ModelCapabilities:
     example_prompt: str | None = None
     default_language: str | None = None
     default_target: str | None = None
+    most_s: float = 0.0
 
     @property
     def is_whisper(self) -> bool:
@@ -153,4 +155,5 @@ def whisper_capabilities(checkpoint: Checkpoint) -> ModelCapabilities:
         languages=dict.fromkeys(checkpoint.languages, ""),
         supports=("prompt", "hotwords", "timestamps", *multilingual),
         default_target="en" if checkpoint.is_multilingual else None,
+        most_s=checkpoint.window_s,
     )

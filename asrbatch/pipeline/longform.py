@@ -22,7 +22,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow, WindowLimits, pause_near
-from asrbatch.audio.silence import SpeechOnlyBuffer, silence_tracker
+from asrbatch.audio.silence import SpeechOnlyBuffer, add_skip, is_digital_silence, silence_tracker
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.models import quality
 from asrbatch.types import DecodingResult, Window
@@ -79,7 +79,7 @@ def sequential_windows(
     """The windows of a recording, each after the answer to the one before.
 
     Args:
-        skips: receives long silences, where the options say that they are passed over.
+        skips: receives windows of digital silence, and long silences where the options say that they are passed over.
     """
     limits, condition = config.in_samples, config.condition_on_previous
     spoken: AudioBuffer | SpeechOnlyBuffer = buffer
@@ -89,6 +89,10 @@ def sequential_windows(
     num_small = 0
     while len(shown := spoken.peek(limits.lookahead)):
         samples, start = shown[: _length(len(shown), limits)], spoken.position
+        if is_digital_silence(samples):
+            add_skip(skips, Window(start, start + len(samples)))
+            spoken.advance(len(samples))
+            continue
         # A copy: a view would keep all that the buffer holds in memory for as long as the window waits for its answer.
         yield AudioWindow(Window(start, start + len(samples)), samples.copy(), previous if condition else ())
         result = answers.get()
@@ -140,9 +144,12 @@ def unheard_tail(audio: AudioWindow, result: DecodingResult, limits: WindowLimit
 
     With timestamps a model may end its answer behind a segment though people speak on, and says so by how it ends:
     tiny.en left out 6 % of the words of 20 minutes of prompts in this way. Text that no timestamp closes is no such
-    end. A rest shorter than a second, or one that would hardly be shorter than the window, is left."""
+    end. A rest shorter than a second, one of digital silence, or one that would hardly be shorter than the window, is
+    left."""
     last = result.segments[-1] if result.segments else None
     if quality.is_no_speech(result) or (last and last.end_s is None and last.text.strip()):
         return None
     resume = heard(result, audio.samples, limits, is_last=True)
-    return None if resume == len(audio.samples) or resume < limits.min_tail else audio.window.start + resume
+    if resume == len(audio.samples) or resume < limits.min_tail or is_digital_silence(audio.samples[resume:]):
+        return None
+    return audio.window.start + resume

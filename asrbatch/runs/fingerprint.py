@@ -82,6 +82,16 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     return found
 
 
+def is_of_other_rules(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two runs differ in the version of asrbatch's rules for windows alone: in no manifest, model or option."""
+    old, new = before.get("windows"), now.get("windows")
+    if not isinstance(old, dict) or not isinstance(new, dict) or old.get("version") in (None, new["version"]):
+        return False
+    # What only the present rules look at, others did not note.
+    windows = {**new, **old, "version": new["version"]}
+    return _canonical(before | {"windows": windows}) == _canonical(now)
+
+
 def _canonical(value: Any) -> str:
     # ASCII: half a surrogate pair, which a prompt may hold, has no UTF-8 to hash.
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

@@ -93,6 +93,7 @@ def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowC
         # By default where openai-whisper does it, whose algorithm `sequential` is.
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
         track=config.track,
+        most_s=capabilities.most_s,
     )
 
 

@@ -19,7 +19,7 @@ from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.models.capabilities import whisper_capabilities
 from asrbatch.models.checkpoint import is_path, open_checkpoint
-from asrbatch.runs.fingerprint import differences
+from asrbatch.runs.fingerprint import differences, is_of_other_rules
 from asrbatch.runs.model_selection import resolve_model, window_config
 from asrbatch.runs.plan import RunPlan, sharding_of, source_of, window_choices
 from asrbatch.runs.row_check import RowCheck
@@ -60,13 +60,16 @@ def check_same_run(
     record: dict[str, Any] | None,
     mark: dict[str, Any] | None,
     fingerprint: Mapping[str, Any],
+    *,
+    retry_failed: bool,
     is_part: bool = False,
-) -> None:
-    """Refuses what stands at an output if it is not this run's.
+) -> str | None:
+    """Refuses what stands at an output if it is not this run's. Returns what is to be said of it all the same.
 
     Args:
         record, mark: of the output, as they stand on disk.
         fingerprint: the run's.
+        retry_failed: failed rows of a complete run are to be run again.
         is_part: those parts of it that are known.
 
     Raises:
@@ -80,21 +83,33 @@ def check_same_run(
                 f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what "
                 "made it; choose another --output, or --overwrite to start anew"
             )
-        return
+        return None
     damaged = paths.record if not is_record(record) else paths.done if mark and not is_mark(mark) else None
     if damaged:
         raise RefusedOutputError(
             f"{damaged}: is not what asrbatch writes; it was edited: put the original back, or --overwrite to start "
             "anew"
         )
-    before = record["fingerprint"]
-    changed = differences({name: before.get(name) for name in fingerprint} if is_part else before, dict(fingerprint))
+    before, now = record["fingerprint"], dict(fingerprint)
+    if is_part:
+        before = {name: before.get(name) for name in now}
+    changed = differences(before, now)
     # A run that never wrote a row, for a mistyped option, binds nobody.
-    if changed and (has_rows or mark):
+    if not changed or not (has_rows or mark):
+        return None
+    if not is_of_other_rules(before, now):
         raise RefusedOutputError(
             f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
             "Give the same options, choose another --output, or --overwrite to start anew"
         )
+    was, is_now = (each["windows"]["version"] for each in (before, now))
+    versions = f"version {was} of the rules for windows, and this asrbatch has {is_now}"
+    if not mark or (retry_failed and mark["statuses"].get("failed")):
+        raise RefusedOutputError(
+            f"{paths.rows}: was begun with {versions} (CHANGELOG.md says what changed). Finish it with the asrbatch "
+            "that began it, choose another --output, or --overwrite to start anew"
+        )
+    return f"{paths.rows.name} was made with {versions}; --overwrite makes it anew"
 
 
 def known_fingerprint(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
@@ -205,7 +220,8 @@ def check_tasks(
             if files.chunk_id in chunk_ids:
                 if files.problem:
                     raise files.problem
-                check_same_run(files.paths, files.record, files.mark, known, is_part=True)
+                retry_failed = config.retry_failed
+                check_same_run(files.paths, files.record, files.mark, known, retry_failed=retry_failed, is_part=True)
     return notes
 
 

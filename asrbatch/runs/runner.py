@@ -85,7 +85,8 @@ def run(
             remove(paths.done, paths.rows, paths.record, paths.in_flight)
         record = read_record(paths)
         mark = read_completion_mark(paths)
-        check_same_run(paths, record, mark, plan.fingerprint)
+        if note := check_same_run(paths, record, mark, plan.fingerprint, retry_failed=config.retry_failed):
+            observer.log(f"note: {note}")
         _warn_of_other_chunks(config, plan, observer)
         if mark and not (config.retry_failed and mark["statuses"].get("failed")):
             return _already_complete(paths, mark, plan)

@@ -422,8 +422,10 @@ def test_duration_mismatch(folder, speech, lossy):
 def test_no_speech_is_flagged_not_failed(folder):
     for level, flags in ((0.0, ("no_speech",)), (0.9e-4, ("no_speech",)), (1.1e-4, ())):
         for rate in (RATE, 48000):
-            path = write(folder, np.full(rate, level, np.float32), "WAV", "FLOAT", rate)
-            assert load(path).flags == flags
+            hum = np.resize(np.float32([level, -level]), rate)
+            assert load(write(folder, hum, "WAV", "FLOAT", rate)).flags == flags
+    # A constant, as the silence of A-law is one.
+    assert load(write(folder, np.full(RATE, 8 / 32768, np.float32), "WAV", "FLOAT")).flags == ("no_speech",)
 
 
 # ---------------------------------------------------------------- files that were cut off

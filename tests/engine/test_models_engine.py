@@ -213,7 +213,8 @@ def test_a_run_of_mixed_rows(which, shortest, request, engines, tmp_path, demo_r
     speech = np.concatenate(samples_of(demo_rows))
     for name, length in wavs.items():
         soundfile.write(tmp_path / f"{name}.wav", np.resize(speech, length), RATE)
-    rows = [{"id": name, "audio_filepath": f"{name}.wav"} for name in wavs]
+    soundfile.write(tmp_path / "silent.wav", np.zeros(25 * RATE), RATE)
+    rows = [{"id": name, "audio_filepath": f"{name}.wav"} for name in [*wavs, "silent"]]
     if which == "qwen2":
         rows.append({"id": "prompted", "audio_filepath": "long.wav", "duration": 5.0, "prompt": "Write down"})
     summary, written, record = runs(engines, folder, tmp_path, rows, window_s=20.0)
@@ -225,10 +226,39 @@ def test_a_run_of_mixed_rows(which, shortest, request, engines, tmp_path, demo_r
     assert len(windows) >= 4 and windows[0]["start"] == 0 and windows[-1]["end"] == 70.0
     assert by_id["long"]["pred_text"].split() == " ".join(w["text"] for w in windows).split()
     assert by_id["least"]["num_tokens"] > 0
+    silent = by_id["silent"]
+    assert (silent["pred_text"], silent["windows"], silent["skips"]) == ("", [], [{"start": 0.0, "end": 25.0}])
     asked = record["sessions"][0]["engine"]["asked"]
     style = {"qwen2": "chat", "glm": "transcription"}[which]
     assert (asked["style"], record["fingerprint"]["asked"]["style"]) == (style, style)
     assert asked["min_samples"] == shortest and "×" in asked["asked_about"]
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "most_s"),
+    [
+        ("tiny_en", {}, 30.0),
+        ("tiny_en", {"window_s": 20.0}, 30.0),
+        ("qwen2", {}, 30.0),
+        ("qwen2", {"window_s": 29.5}, 30.0),
+        ("qwen2", {"window_s": 20.0}, 21.0),
+        ("qwen2", {"window_s": 20.0, "windows": "energy"}, 20.0),
+        ("glm", {"window_s": 20.0}, 21.0),
+    ],
+)
+def test_a_tail_joins_a_window_up_to_what_the_model_hears(which, options, most_s, request):
+    """And the answer to both together has room."""
+    plan = plan_of(request.getfixturevalue(which), **{"windows": "fixed", **options})
+    config, capabilities = plan.window_config, plan.capabilities
+    assert (config.window_s, config.most_s) == (options.get("window_s", 30.0), most_s)
+    assert config.choices.get("most_s") == (most_s if most_s > config.window_s else None)
+    if not capabilities.is_whisper:
+        least = plan_of(
+            request.getfixturevalue(which), **options, **({} if "windows" in options else {"windows": "energy"})
+        )
+        added = capabilities.window_tokens - least.capabilities.window_tokens
+        assert added > 0 if most_s > config.window_s else added == 0
+        assert capabilities.window_tokens + plan.max_tokens <= capabilities.max_model_len
 
 
 def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_rows, cli):

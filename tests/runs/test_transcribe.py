@@ -254,7 +254,9 @@ def test_bad_audio_fails_its_own_row_alone(transcribe, tiny_en, bad_rows, tmp_pa
         assert row["error"] is None or "\n" not in row["error"]["message"]
     assert rows["good 1"]["pred_text"] == rows["good 2"]["pred_text"] == rows["good 4"]["pred_text"]
     assert rows["good 2"]["flags"] == ["duration_mismatch"]
-    assert "no_speech" in rows["good 3"]["flags"]
+    silent = rows["good 3"]
+    assert (silent["pred_text"], silent["windows"], silent["flags"]) == ("", [], ["no_speech", "empty"])
+    assert silent["skips"] == [{"start": 0.0, "end": silent["audio_s"]}]
 
 
 def test_a_decoder_that_hangs_is_killed_and_the_run_goes_on(transcribe, tiny_en, speech_wav, tmp_path):

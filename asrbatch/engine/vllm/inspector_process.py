@@ -7,6 +7,7 @@ it. Knows nothing of runs and rows.
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -124,7 +125,7 @@ class _Inspection:
             min_samples = self._shortest(rate)
             if is_chat:
                 self._check_template_kwargs()
-        window_s, window_source, window_tokens = self._window(rate)
+        window_s, window_source, most_s, window_tokens = self._window(rate)
         if getattr(self._model, "supports_lora", False):
             found["supports"].append("lora")
         return ModelCapabilities(
@@ -135,6 +136,7 @@ class _Inspection:
             window_s=window_s,
             window_source=window_source,
             min_samples=min_samples,
+            most_s=most_s,
             max_model_len=self._config.max_model_len,
             window_tokens=window_tokens,
             kv_bytes_per_token=self._kv_bytes,
@@ -197,14 +199,14 @@ class _Inspection:
                 continue
         return round(_SHORTEST_S[-1] * rate)
 
-    def _window(self, rate: int) -> tuple[float, str, int]:
-        """The longest audio of one request, where that comes from, and the tokens of such a prompt."""
+    def _window(self, rate: int) -> tuple[float, str, float, int]:
+        """The longest window, where that comes from, the longest with its tail, and the tokens of such a prompt."""
         wanted_s, max_len = self._asked["window_s"], self._config.max_model_len
-        window_s, source = self._longest(wanted_s)
+        window_s, source, most_s = self._longest(wanted_s)
         tokens = len(self._prompt_ids(int(window_s * rate)))
         budget = max_len - max_len // 4  # the rest is for the answer
         if tokens > budget and wanted_s is None:
-            window_s = float(int(window_s * budget / tokens))
+            window_s = most_s = float(int(window_s * budget / tokens))
             source = f"what leaves a quarter of its {max_len} tokens to the answer"
             tokens = len(self._prompt_ids(int(window_s * rate))) if window_s else tokens
         if tokens >= max_len or not window_s:
@@ -212,22 +214,27 @@ class _Inspection:
                 f"{self._at}: {window_s:g} s of audio and the prompt are {tokens} tokens, of {max_len} in all; give a "
                 "longer --engine-arg max_model_len=…, or a shorter --window-seconds"
             )
-        return window_s, source, tokens
+        most_s = min(window_s + self._asked["tail_s"], most_s)
+        if most_s > window_s and (with_tail := len(self._prompt_ids(int(most_s * rate)))) < max_len:
+            return window_s, source, most_s, with_tail
+        return window_s, source, window_s, tokens
 
-    def _longest(self, wanted_s: float | None) -> tuple[float, str]:
+    def _longest(self, wanted_s: float | None) -> tuple[float, str, float]:
+        """The longest window, where that comes from, and the longest audio that the model takes."""
         is_chat, frontend = self._style == CHAT_STYLE, self._frontend
         clip_s = frontend.clip_s if is_chat else frontend.speech_config.max_audio_clip_s
         # Longer audio is split by vLLM's server where the class allows it; it does not where the model takes any.
         takes_more = clip_s is None if is_chat else not frontend.speech_config.allow_audio_chunking
+        most_s = math.inf if takes_more else float(clip_s)
         if wanted_s is not None:
-            if clip_s is not None and wanted_s > clip_s and not takes_more:
+            if wanted_s > most_s:
                 raise UsageError(f"--window-seconds {wanted_s:g}: {self._asked['name']} hears {clip_s:g} s at once")
-            return wanted_s, "--window-seconds"
+            return wanted_s, "--window-seconds", most_s
         if clip_s is not None:
-            return float(clip_s), "its feature extractor" if is_chat else "the model class"
+            return float(clip_s), "its feature extractor" if is_chat else "the model class", most_s
         if is_chat:
-            return _USUAL_WINDOW_S, "our choice: the model states none (--window-seconds)"
-        return _LONGEST_WINDOW_S, "our bound: the model class has none"
+            return _USUAL_WINDOW_S, "our choice: the model states none (--window-seconds)", most_s
+        return _LONGEST_WINDOW_S, "our bound: the model class has none", most_s
 
 
 def _style(wanted: str, model: type, at: str) -> str:
