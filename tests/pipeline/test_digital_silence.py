@@ -167,25 +167,25 @@ def test_a_silent_channel_and_a_clip_in_a_silence_are_rows_of_silence(tmp_path):
 def test_the_rest_of_a_window_is_not_asked_again_where_it_is_silence(tmp_path):
     """With timestamps a model ends its answer where people stop to speak, and says so."""
 
-    class EndsEarly(Spy):
+    class StopsWithSpeech(Spy):
         def read(self, samples, question):
             answer = super().read(samples, question)
             return replace(answer, resume_s=answer.segments[-1].end_s if answer.segments else None)
 
     said = np.concatenate([BURSTS[: RATE // 2], SILENCE[: 2 * RATE]])
-    rows, engine = rows_of(tmp_path, {"rest": said}, "energy", engine=EndsEarly)
+    rows, engine = rows_of(tmp_path, {"rest": said}, "energy", engine=StopsWithSpeech)
     assert rows["rest"]["pred_text"] == "beep beep" and len(engine.asked) == 1
     rustling = np.concatenate([BURSTS[: RATE // 2], np.resize(np.float32([1e-4, -1e-4]), 2 * RATE)])
     with pytest.raises(AssertionError, match="you"):
-        rows_of(tmp_path, {"rest": rustling}, "energy", engine=EndsEarly)
+        rows_of(tmp_path, {"rest": rustling}, "energy", engine=StopsWithSpeech)
 
 
 def test_the_language_is_that_of_the_first_window_that_is_asked(tmp_path):
-    class Detects(Spy):
+    class HearsFrench(Spy):
         def read(self, samples, question):
             return replace(super().read(samples, question), language=question.language or "fr", language_prob=0.9)
 
     late = np.concatenate([SILENCE[: 6 * RATE], BURSTS, BURSTS])
-    rows, engine = rows_of(tmp_path, {"late": late}, "fixed", engine=Detects, asks=Asks(language=None))
+    rows, engine = rows_of(tmp_path, {"late": late}, "fixed", engine=HearsFrench, asks=Asks(language=None))
     assert [question.language for _, question in sorted(engine.asked)] == [None, "fr"]
     assert (rows["late"]["language"], rows["late"]["language_prob"]) == ("fr", 0.9)
