@@ -5,6 +5,8 @@ goes on. Everything else is an `AsrbatchError`: it stops the command, is printed
 file, the row, the value and the fix, and chooses the exit code.
 """
 
+from asrbatch.formatting import printable
+
 # Job scripts decide by these whether to requeue (`cluster/`), so that a number never changes its meaning.
 EXIT_COMPLETE = 0
 EXIT_ERROR = 1
@@ -59,9 +61,16 @@ class RowError(Exception):
 
 
 class AsrbatchError(Exception):
-    """Something that stops the command. `exit_code` is what the process ends with."""
+    """Something that stops the command. `exit_code` is what the process ends with.
+
+    Args:
+        lines: of the message, one each. What they quote is safe for a terminal, and makes no line of its own.
+    """
 
     exit_code = EXIT_ERROR
+
+    def __str__(self) -> str:
+        return "\n".join(printable(str(line)) for line in self.args)
 
 
 class UsageError(AsrbatchError):

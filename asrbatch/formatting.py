@@ -10,6 +10,8 @@ from typing import Any
 
 MAX_CHARS = 81  # of a value in a message, "…" of what was cut included
 MAX_ERROR_CHARS = 500  # of what a library says
+# Zero-width joiner and non-joiner: Persian and Indic words are not written right without them, and they move nothing.
+_JOINERS = "\u200c\u200d"
 
 
 def show(value: Any) -> str:
@@ -26,7 +28,7 @@ def show(value: Any) -> str:
 def show_text(text: str) -> str:
     """Text as a message can hold it: on one line, without control characters, cut to 80 characters."""
     # Cut before it is escaped: a text may be a megabyte, and an escape is not cut in two.
-    return printable(shorten(text, MAX_CHARS), keep="")
+    return printable(shorten(text, MAX_CHARS))
 
 
 def shorten(text: str, limit: int, at: int = 0) -> str:
@@ -37,11 +39,17 @@ def shorten(text: str, limit: int, at: int = 0) -> str:
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 
 
-def printable(text: str, keep: str = "\n") -> str:
-    """Without what a file's bytes could do to a terminal: control characters other than those kept are written out."""
+def printable(text: str, keep: str = "") -> str:
+    """Text of others on one line, as a terminal may have it: what could move its cursor, make another line or turn the
+    direction of writing is written out (`\\x1b`, `\\n`, `\\u202e`), and so are spaces that look like one and are none.
+
+    Args:
+        keep: of these characters, those that stay, such as the line breaks of a whole block.
+    """
     # Nearly every text is: one look in C instead of one at each character.
     if text.isprintable():
         return text
+    keep += _JOINERS
     return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -60,7 +68,7 @@ def one_line(error: BaseException, *, with_type: bool = True) -> str:
     """A library's exception, for a message of ours: at most 500 characters."""
     # Libraries write over several lines; a message of ours is one.
     text = " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
-    return shorten(text, MAX_ERROR_CHARS)
+    return printable(shorten(text, MAX_ERROR_CHARS))
 
 
 def clock(seconds: float) -> str:

@@ -164,6 +164,27 @@ def test_values_in_messages_are_shown_by_formatting():
         assert {name for name, text in texts.items() if re.search(pattern, text)} == allowed
 
 
+# Who prints; all others hand their text to these, which make it safe for a terminal.
+PRINTERS = {"cli/common.py", "cli/process.py", "cli/display/tables.py", "cli/display/progress.py"}
+
+
+def test_foreign_text_is_printed_in_one_place():
+    """By `printable`: through `log` and `print_line`, `plain` in tables, `html_text` in a page. What stands in a bare
+    `Text` is a constant."""
+    printing = (
+        r"\bprint\(|\becho\((?!f\"asrbatch \{__version__)|std(out|err)\.write\(|console\.print\(|\bprint_exception\("
+    )
+    homes = {
+        printing: PRINTERS,
+        r"\bText\((?!\"[^\"]*\"\)|overflow=|\))": {"cli/display/tables.py"},
+        r"\bfrom html import\b": {"evaluation/report/plots.py", "export/formats.py"},  # subtitles have line breaks
+    }
+    for path in PACKAGE.rglob("*.py"):
+        name, text = path.relative_to(PACKAGE).as_posix(), path.read_text(encoding="utf-8")
+        for pattern, places in homes.items():
+            assert name in places or not re.search(pattern, text), (name, re.search(pattern, text)[0])
+
+
 def test_no_class_name_is_used_twice():
     defined = Counter(
         node.name

@@ -4,6 +4,7 @@ Options in, exit codes out; what is done is in the modules the commands call, wh
 neither torch nor vllm, so that `--help` answers at once.
 """
 
+import io
 import os
 import signal
 import sys
@@ -24,9 +25,10 @@ from asrbatch.cli.commands.status import status
 from asrbatch.cli.commands.submit import submit
 from asrbatch.cli.commands.transcribe import transcribe
 from asrbatch.cli.commands.validate import validate
-from asrbatch.cli.common import Interrupted, complain
+from asrbatch.cli.common import Interrupted, complain, guard_messages, log, log_block
 from asrbatch.cli.process import guard_streams, hand_over_signals, stop_signals
-from asrbatch.errors import EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
+from asrbatch.formatting import one_line
 from asrbatch.storage.paths import in_current_folder
 from asrbatch.version import __version__
 
@@ -70,20 +72,27 @@ def main() -> int:
     """Runs a command; returns the process's exit code, and never a traceback unless asked."""
     code = EXIT_ERROR
     guard_streams()
+    guard_messages()
     try:
         with in_current_folder():
-            app()
-    except SystemExit as e:
-        # How typer ends, also after a usage error (2) or Ctrl-C before our own handler is in place (130).
-        code = EXIT_INTERRUPTED if e.code == 130 else e.code
+            code = app(standalone_mode=False) or EXIT_COMPLETE
+        # Ctrl-C before our own handler is in place.
+        code = EXIT_INTERRUPTED if code == 130 else code
+    except SystemExit as e:  # a reader of standard output that has left
+        code = e.code
+    except typer.TyperException as e:  # what typer makes of arguments that are none
+        said = io.StringIO()
+        e.show(said)
+        log_block(said.getvalue().rstrip())
+        code = e.exit_code
     except Interrupted as e:
-        print(f"asrbatch: {e}", file=sys.stderr)
+        log(f"asrbatch: {e}")
         code = EXIT_INTERRUPTED
     except AsrbatchError as e:
-        complain(e, e)
+        complain(e, str(e))
         code = e.exit_code
     except Exception as e:
-        complain(e, f"a defect of asrbatch: {type(e).__name__}: {e}; --verbose shows where")
+        complain(e, f"a defect of asrbatch: {one_line(e)}; --verbose shows where")
     _leave(code)
     return code
 

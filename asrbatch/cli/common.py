@@ -1,10 +1,17 @@
-"""What the commands share: how errors are shown, and how a signal ends a run."""
+"""What the commands share: how results, messages and errors are printed, and how a signal ends a run.
+
+Here, in `display/` and in `process.py` alone something is printed, and foreign text through `printable` (a test of the
+layers holds that): names of files, rows, records, leases, answers of servers and messages of libraries may hold
+what moves a terminal's cursor.
+"""
 
 import json
+import logging
 import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -37,28 +44,59 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")]
 
 
-def complain(error: Exception, message: object) -> None:
+class _ShownRecord(logging.LogRecord):
+    """What a library logs, whoever prints it."""
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())
+
+
+def guard_messages() -> None:
+    """Has libraries log and warn in what a terminal may have: they quote files and servers as these are."""
+    logging.setLogRecordFactory(_ShownRecord)
+    as_python_does = warnings.formatwarning
+    warnings.formatwarning = lambda said, *where, **line: as_python_does(printable(str(said)), *where, **line)
+
+
+def complain(error: Exception, message: str) -> None:
     """Says what is wrong on standard error, in one or two lines; a traceback when it was asked for."""
     if _verbose:
-        traceback.print_exception(error)
+        log_block("".join(traceback.format_exception(error)).rstrip())
     else:
         # The end of vLLM's log, without which an engine that did not start has said little.
         for note in getattr(error, "__notes__", ()):
-            print(note, file=sys.stderr)
-    # Messages quote names of files and rows, whose bytes may move a terminal's cursor.
-    print(f"asrbatch: {printable(str(message))}", file=sys.stderr)
+            log_block(note)
+    log_block(f"asrbatch: {message}")
 
 
 def log(line: str) -> None:
     """How far it is, and what is to be known beside the result: on standard error."""
-    typer.echo(line, err=True)
+    typer.echo(printable(line), err=True)
+
+
+def log_block(lines: str) -> None:
+    """Several lines that are made as such: what stands in them has made none."""
+    typer.echo(printable(lines, keep="\n"), err=True)
+
+
+def print_line(line: object) -> None:
+    """A line of the result, such as the path that a script goes on with: to whoever reads it the very bytes, a person
+    at a terminal gets it as a message is shown."""
+    text = str(line)
+    # Not typer's echo, which takes out what looks like a colour.
+    print(printable(text) if sys.stdout.isatty() else text, flush=True)
 
 
 def print_json(metrics: dict[str, Any], ascii: bool = False) -> None:
     """A result on one line. NaN is no JSON, and would be a defect."""
-    # Where the terminal lacks a character, JSON has an escape for it.
+    # Where the terminal lacks a character, JSON has an escape for it; and for those that it should not be given.
     ascii = ascii or not sys.stdout.encoding.lower().startswith("utf")
-    typer.echo(json.dumps(metrics, ensure_ascii=ascii, allow_nan=False))
+    text = json.dumps(metrics, ensure_ascii=ascii, allow_nan=False)
+    if not text.isprintable():
+        # DEL is ASCII, and no control character to JSON.
+        escapes = {c: json.dumps(c)[1:-1].replace("\x7f", r"\u007f") for c in set(text) if not c.isprintable()}
+        text = text.translate(str.maketrans(escapes))
+    typer.echo(text)
 
 
 def is_read() -> bool:

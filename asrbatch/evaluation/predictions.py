@@ -165,7 +165,7 @@ class Predictions:
             for row_id, index in doubled[:_SHOWN]
         ]
         more = [f"… and {len(doubled) - _SHOWN} more"] if len(doubled) > _SHOWN else []
-        raise OutputError("\n".join([*shown, *more, "ids must be unique: which one counts cannot be told"]))
+        raise OutputError(*shown, *more, "ids must be unique: which one counts cannot be told")
 
     def _id(self, row: dict[str, Any], index: int) -> tuple[str, bool]:
         """The row's id, and whether it was made here and may therefore repeat.

@@ -46,8 +46,8 @@ class IssueCounts:
         if self._on_issue is not None:
             self._on_issue(Issue(index, self._where(index), row_id, "rows", kind, problem))
 
-    def report(self, num_rows: int) -> str:
-        """Why nothing was run: the first problems, in the order of rows, and how many there are of each kind."""
+    def report(self, num_rows: int) -> list[str]:
+        """Lines: why nothing was run, the first problems, in the order of rows, and how many there are of each kind."""
         # Some of each kind were kept; of all these the first rows are shown, whatever their kind.
         first = sorted(problem for kept in self.examples.values() for problem in kept)[:SHOWN_PROBLEMS]
         lines = [f"{self._where(index)}: {problem}" for index, problem in first]
@@ -59,4 +59,4 @@ class IssueCounts:
             lines.append(f"by kind: {', '.join(counts)}" + (f", and {others} kinds more" if others else ""))
         rows = "1 row" if num_rows == 1 else f"{num_rows} rows"
         bad = "1 problem" if self.number == 1 else f"{self.number} problems"
-        return "\n".join((f"{shorten(self._source, MAX_ERROR_CHARS)}: {bad} in {rows}; nothing was run", *lines))
+        return [f"{shorten(self._source, MAX_ERROR_CHARS)}: {bad} in {rows}; nothing was run", *lines]

@@ -156,7 +156,7 @@ def scan_rows(
     if observe is not None:
         observe(num_rows, found.number, 1.0)
     if found.number and not keep_bad:
-        raise ManifestError(found.report(num_rows))
+        raise ManifestError(*found.report(num_rows))
 
     seconds = np.frombuffer(durations_s, np.float32)
     seconds.flags.writeable = False

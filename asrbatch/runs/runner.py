@@ -128,7 +128,7 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
                 where = f"all of them, a JSON line each: {path}"
             except OutputError as refused:
                 where = f"the list of all of them was not written: {refused}"
-            raise ManifestError(f"{e}\n{where}") from e
+            raise ManifestError(*e.args, where) from e
     # Only if it is there, or a read-only folder would be complained of by its name.
     if path.exists():
         remove(path)

@@ -28,6 +28,7 @@ from typing import Any
 
 from asrbatch.child_process import start_time
 from asrbatch.errors import LeaseError, LeaseRemovedError
+from asrbatch.formatting import show_text
 from asrbatch.storage.files import explained
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 from asrbatch.timeouts import running_s
@@ -306,8 +307,9 @@ def _token(content: str | None) -> str | None:
 
 def _holder(content: str | None) -> str:
     holder = _parsed(content)
-    job = f", SLURM job {holder['slurm_job']}" if holder.get("slurm_job") else ""
-    return f"process {holder.get('pid', '?')} on {holder.get('host', 'another machine')}{job}"
+    # Whoever wrote the lease chose how long they are.
+    pid, host, job = (show_text(str(holder.get(name) or "")) for name in ("pid", "host", "slurm_job"))
+    return f"process {pid or '?'} on {host or 'another machine'}" + (f", SLURM job {job}" if job else "")
 
 
 class Heartbeat:

@@ -137,7 +137,7 @@ def test_changes_stand_side_by_side_with_what_differs_marked(cli, tmp_path):
     b = [{**a[0], "pred_text": "one two three four \x1b[2J[bold]five"}]
     text = shown_changes(cli, tmp_path, a, b)
     line = next(line for line in text.splitlines() if "{+too+}" in line)
-    added = "{+four \N{REPLACEMENT CHARACTER}[2J[bold]five+}"
+    added = r"{+four \x1b[2J[bold]five+}"
     assert re.split(r"\s{2,}", line.strip()) == ["well one [-two-] {+too+} three", f"[-Well,-] one two three {added}"]
     assert "x: 3 errors" in text and "4 errors, in words" in text
     alone = shown_changes(cli, tmp_path, *([{**row, "text": None} for row in rows] for rows in (a, b)))

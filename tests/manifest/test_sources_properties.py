@@ -18,7 +18,6 @@ from source_makers import MAKERS
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, RowError, UsageError
-from asrbatch.formatting import printable
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.validate import Validation
 from asrbatch.manifest.writer import line_fields
@@ -107,7 +106,7 @@ def opened(source, **options) -> Manifest | None:
         return open_manifest(source, options=SourceOptions(on_bad_row="fail", **options))
     except (ManifestError, UsageError) as e:
         lines = str(e).splitlines()
-        assert str(source)[:5] in lines[0] and all(line.isprintable() for line in printable(str(e)).splitlines()), lines
+        assert str(source)[:5] in lines[0] and all(line.isprintable() for line in str(e).splitlines()), lines
         return None
 
 

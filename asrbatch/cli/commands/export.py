@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import log
+from asrbatch.cli.common import log, print_line
 from asrbatch.cli.options import options_of, takes
 from asrbatch.export.formats import FORMATS
 from asrbatch.export.options import RESULTS, CueLimits, ResultNames
@@ -59,7 +59,7 @@ def export(
     if result.failed:
         _log_failed(result)
     for written in result.outputs.values():
-        typer.echo(written.path)
+        print_line(written.path)
     raise typer.Exit(result.exit_code)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import log
+from asrbatch.cli.common import log, print_line
 from asrbatch.cli.options import READING, RunOptions, choose_sources, run_options, takes
 from asrbatch.formatting import clock
 from asrbatch.options import option
@@ -54,9 +54,9 @@ def merge_shards(
         log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
         # Standard output holds what a script goes on with: the path of a whole run, or the chunks to run again.
         if report.run_again:
-            typer.echo(ranges(report.run_again))
+            print_line(ranges(report.run_again))
     else:
-        typer.echo(merged.paths.rows)
+        print_line(merged.paths.rows)
     raise typer.Exit(merged.exit_code)
 
 

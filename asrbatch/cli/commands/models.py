@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
-from asrbatch.cli.common import AsJson, is_read, print_json
+from asrbatch.cli.common import AsJson, is_read, print_json, print_line
 from asrbatch.cli.options import MODEL_OPTIONS, RunOptions, flag_of, run_options, takes
 from asrbatch.errors import UsageError
+from asrbatch.formatting import printable
 from asrbatch.models.capabilities import WHISPER_STYLE
 
 
@@ -24,14 +25,15 @@ def models(
     """
     if checkpoint is None:
         facts = _all(options)
-        text = _table(facts)
+        lines = _table(facts)
     else:
         facts = _one(options, checkpoint)
-        text = "\n".join(f"{name}: {_shown(value)}" for name, value in facts.items())
+        lines = [f"{name}: {_shown(value)}" for name, value in facts.items()]
     if as_json:
         print_json(facts)
     else:
-        typer.echo(text)
+        for line in lines:
+            print_line(printable(line))
     is_read()
 
 
@@ -84,7 +86,7 @@ def _one(options: RunOptions, checkpoint: str) -> dict[str, Any]:
     }
 
 
-def _table(found: dict[str, Any]) -> str:
+def _table(found: dict[str, Any]) -> list[str]:
     lines = [f"vLLM {found['vllm']}"]
     for name, problem in found["plugins"].items():
         lines.append(f"plugin {name}: {problem or 'works'}")
@@ -104,9 +106,7 @@ def _table(found: dict[str, Any]) -> str:
         )
     # All but the last column, which has nothing behind it to be lined up.
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return "\n".join(
-        [*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)]
-    )
+    return [*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)]
 
 
 def _languages(codes: list[str]) -> str:

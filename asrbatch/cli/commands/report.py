@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import Predictions, log
+from asrbatch.cli.common import Predictions, log, print_line
 from asrbatch.cli.options import scoring_options, takes
 from asrbatch.options import option
 
@@ -32,5 +32,5 @@ def report(
     stem = path.name.removesuffix(".jsonl")
     target = path.with_name(f"{stem}.report.html") if to is None else Path(to).expanduser().absolute()
     metrics = make_report(path, target, options, title=title or stem, most_rows=max_rows, log=log)
-    typer.echo(target)
+    print_line(target)
     raise typer.Exit(metrics["exit_code"])

@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from asrbatch.cli.common import fetch_no_model, is_read, log
+from asrbatch.cli.common import fetch_no_model, is_read, log, print_line
 from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
@@ -66,17 +64,19 @@ def submit(
         log(f"note: {note}")
     if dry_run:
         for script in [*scripts, *([merge_job] if merge_job else [])]:
-            typer.echo(script.text)
+            for line in script.text.split("\n"):
+                print_line(line)
         is_read()
         return
     # Said in either case: a merge job may be cancelled, or find something that is missing.
     by_hand = shlex.join(["asrbatch", *arguments])
     submitted = submit_scripts(scripts, merge_job, slurm.log_dir, by_hand)
     for job in submitted.arrays:
-        typer.echo(f"array {job}")
+        print_line(f"array {job}")
     if submitted.merge:
-        typer.echo(f"merge {submitted.merge}")
-    log(_how_to_follow(submitted, len(ids), config, slurm, by_hand))
+        print_line(f"merge {submitted.merge}")
+    for line in _how_to_follow(submitted, len(ids), config, slurm, by_hand):
+        log(line)
 
 
 def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:
@@ -208,15 +208,16 @@ def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
     return notes
 
 
-def _how_to_follow(submitted: Submitted, num_chunks: int, config: RunConfig, slurm: SlurmOptions, by_hand: str) -> str:
+def _how_to_follow(
+    submitted: Submitted, num_chunks: int, config: RunConfig, slurm: SlurmOptions, by_hand: str
+) -> list[str]:
     jobs = [*submitted.arrays, *([submitted.merge] if submitted.merge else [])]
     logs = slurm.log_dir / slurm.job_name
     then = "then the merge job" if submitted.merge else f"then run: {by_hand}"
-    lines = [
+    return [
         f"submitted {num_chunks} of {config.num_chunks} chunks, {then}",
         f"  queue:    squeue --jobs={','.join(jobs)}",
         f"  progress: asrbatch status {shlex.quote(str(config.output_path))} --watch",
         f"  logs:     {shlex.quote(str(logs))}-*.log",
         f"  cancel:   scancel {' '.join(jobs)}",
     ]
-    return "\n".join(lines)

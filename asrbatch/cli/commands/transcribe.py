@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from asrbatch.cli.common import stop_on_signals
+from asrbatch.cli.common import print_line, stop_on_signals
 from asrbatch.cli.display.progress import Terminal
 from asrbatch.cli.options import RunOptions, run_options, takes
 
@@ -34,5 +34,5 @@ def transcribe(options: RunOptions) -> None:
         summary = run(config, terminal, stop)
         terminal.summary(summary)
     # Standard output holds this alone: a script goes on with the path.
-    typer.echo(summary.paths.rows)
+    print_line(summary.paths.rows)
     raise typer.Exit(summary.exit_code)

@@ -6,26 +6,26 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from asrbatch.cli.display.tables import simple_table
+from asrbatch.cli.display.tables import plain, simple_table
 
 
 def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[RenderableType]:
     """The figures of a validation, ready to be shown."""
-    yield Text(f"manifest: {figures['manifest']['source']}")
+    yield plain(f"manifest: {figures['manifest']['source']}")
     yield from left_out_parts(figures["manifest"])
     yield from problem_parts(figures["problems"])
     audio = figures["audio"]
-    yield Text(f"audio: {audio_line(audio) if audio else 'not looked at'}")
+    yield plain(f"audio: {audio_line(audio) if audio else 'not looked at'}")
     rows = figures["manifest"]["rows"]
-    yield Text(
+    yield plain(
         f"rows: {rows:,}; {figures['rows_passing']:,} pass, {figures['rows_refused']:,} cannot be run, "
         f"{figures['rows_failing']:,} name audio that will fail"
     )
     if figures["clean"]:
-        yield Text(f"written: {figures['clean']['rows']:,} rows to {figures['clean']['path']}")
+        yield plain(f"written: {figures['clean']['rows']:,} rows to {figures['clean']['path']}")
     if figures["report"]:
-        yield Text(f"listed: {figures['report']['problems']:,} problems in {figures['report']['path']}")
-    yield from (Text(f"note: {note}") for note in figures.get("notes", ()))
+        yield plain(f"listed: {figures['report']['problems']:,} problems in {figures['report']['path']}")
+    yield from (plain(f"note: {note}") for note in figures.get("notes", ()))
     if not with_model:
         yield Text("note: without --model, languages and lengths were not held against one")
     if audio and not audio["decoded"]:
@@ -35,20 +35,20 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
 def left_out_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """Which files of a folder are no rows, where there are such."""
     if "left_out" in figures:
-        yield Text(f"note: {figures['left_out']}")
+        yield plain(f"note: {figures['left_out']}")
 
 
 def made_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """What `make-manifest` wrote, ready to be shown."""
     if figures["problems"]:
         yield from problem_parts(figures["problems"])
-    yield Text(f"audio: {audio_line(figures['audio'])}")
+    yield plain(f"audio: {audio_line(figures['audio'])}")
     corrected = f", {figures['rows_corrected']:,} had stated another duration" if figures["rows_corrected"] else ""
     yield from left_out_parts(figures)
-    yield Text(f"rows: {figures['rows']:,}, {figures['rows_measured']:,} of them measured{corrected}")
+    yield plain(f"rows: {figures['rows']:,}, {figures['rows_measured']:,} of them measured{corrected}")
     if figures["rows_failing"]:
-        yield Text(f"{figures['rows_failing']:,} rows name audio that will fail; they were written as they are")
-    yield Text(f"written: {figures['path']}")
+        yield plain(f"{figures['rows_failing']:,} rows name audio that will fail; they were written as they are")
+    yield plain(f"written: {figures['path']}")
 
 
 def problem_parts(problems: list[dict[str, Any]], most: int = 5) -> Iterable[RenderableType]:
@@ -60,14 +60,13 @@ def problem_parts(problems: list[dict[str, Any]], most: int = 5) -> Iterable[Ren
     if not problems:
         yield Text("nothing wrong")
         return
-    # As `Text`, because what a manifest holds may look like rich's markup.
-    rows = [(Text(of["kind"]), f"{of['rows']:,}", Text(of["fix"] or "see below")) for of in problems]
+    rows = [(plain(of["kind"]), f"{of['rows']:,}", plain(of["fix"] or "see below")) for of in problems]
     yield simple_table(("problem", "rows", "what to do"), rows, numbers=("rows",))
     for problem in problems:
         for example in problem["examples"][:most]:
-            yield Text(f"  {example['where']}: {example['text']}")
+            yield plain(f"  {example['where']}: {example['text']}")
         if (more := problem["rows"] - min(most, len(problem["examples"]))) > 0:
-            yield Text(f"  … and {more:,} more: {problem['kind']}")
+            yield plain(f"  … and {more:,} more: {problem['kind']}")
 
 
 def audio_line(audio: dict[str, Any]) -> str:

@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from asrbatch.cli.display.checks import audio_line, problem_parts
-from asrbatch.cli.display.tables import facts_table, make_console, show, simple_table
-from asrbatch.formatting import clock
+from asrbatch.cli.display.tables import facts_table, make_console, plain, show, simple_table
+from asrbatch.formatting import clock, show_text
 
 # Of more, complete chunks are left out: those that need a person must not scroll away.
 _FEW_CHUNKS = 40
@@ -30,19 +30,18 @@ _SHOWN_NOTES = 10
 def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     """The figures of a plan, ready to be shown."""
     yield facts_table(*_facts(figures))
-    if duplicates := figures["duplicates"]["examples"]:
-        yield Text(
-            "\n".join(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}" for d in duplicates)
-        )
+    for d in figures["duplicates"]["examples"]:
+        yield plain(f"  row {d['row']} is row {d['first_row']} again: {d['audio_filepath']}")
     if figures["chunks"]:
         yield from _chunk_parts(figures["chunks"], figures["probe"] is not None)
     if figures["probe"]:
         yield from _probe_parts(figures["probe"])
     yield Text("")
     for name, line in figures["commands"].items():
-        yield Text(f"{_COMMANDS[name]}:\n  {line}")
+        yield plain(f"{_COMMANDS[name]}:")
+        yield plain(f"  {line}")
     for note in figures["notes"]:
-        yield Text(f"note: {note}")
+        yield plain(f"note: {note}")
 
 
 _COMMANDS = {
@@ -96,11 +95,11 @@ def _chunk_parts(chunks: dict[str, Any], probed: bool) -> Iterable[RenderableTyp
     title = f"{chunks['num_chunks']} chunks, {chunks['strategy']}{foreseen}"
     yield simple_table(("per chunk", *which), rows, numbers=which, title=title)
     ratio = f", {chunks['longest_to_mean']:.4f} times the mean" if chunks["longest_to_mean"] else ""
-    yield Text(f"  slowest: chunk {chunks['slowest_chunk']}{ratio}; empty chunks: {chunks['empty_chunks']}")
+    yield plain(f"  slowest: chunk {chunks['slowest_chunk']}{ratio}; empty chunks: {chunks['empty_chunks']}")
 
 
 def _probe_parts(probe: dict[str, Any]) -> Iterable[RenderableType]:
-    yield Text(f"headers: {audio_line(probe)}")
+    yield plain(f"headers: {audio_line(probe)}")
     problems = [
         {
             "kind": kind,
@@ -125,18 +124,18 @@ def status_parts(figures: dict[str, Any], every_chunk: bool, summary_first: bool
     shown = [chunk for chunk in chunks if not (hides and chunk["state"].startswith("complete"))]
     table: list[RenderableType] = [_status_table(shown, make_console().width)] if shown else []
     if hidden := len(chunks) - len(shown):
-        table.append(Text(f"{hidden} complete chunks are not shown; --all shows them"))
+        table.append(plain(f"{hidden} complete chunks are not shown; --all shows them"))
     return summary + table if summary_first else table + summary
 
 
 def _summary(total: dict[str, Any]) -> list[RenderableType]:
-    lines = [_total_line(total)]
+    lines = _total_lines(total)
     if total["merged"]:
         lines.append(f"merged: {total['merged']}")
     lines += [f"note: {note}" for note in total["notes"][:_SHOWN_NOTES]]
     if (more := len(total["notes"]) - _SHOWN_NOTES) > 0:
         lines.append(f"note: … and {more} more; --json gives all")
-    return [Text(line) for line in lines]
+    return [plain(line) for line in lines]
 
 
 # Where a terminal is too narrow, those that stand first are left out; --json has them all.
@@ -156,7 +155,7 @@ def _status_table(chunks: list[dict[str, Any]], width: int) -> Table:
         table.add_column(name, justify="left" if name in _TEXT_COLUMNS else "right", no_wrap=True)
     for cells in rows:
         style = _STYLES.get(cells["state"], "")
-        table.add_row(*(Text(cells[name], style=style if name == "state" else "") for name in widths))
+        table.add_row(*(plain(cells[name], style if name == "state" else "") for name in widths))
     return table
 
 
@@ -172,7 +171,9 @@ def _status_cells(chunk: dict[str, Any]) -> dict[str, str]:
         "RTFx": _one_decimal(chunk["rtfx"]),
         "ETA": "" if chunk["eta_s"] is None else clock(chunk["eta_s"]),
         "last sign": "" if chunk["silent_s"] is None else f"{clock(chunk['silent_s'])} ago",
-        "on": " ".join(filter(None, [chunk["host"], chunk["slurm_job"] and f"job {chunk['slurm_job']}"])),
+        "on": " ".join(
+            show_text(each) for each in (chunk["host"], chunk["slurm_job"] and f"job {chunk['slurm_job']}") if each
+        ),
         "sessions": str(chunk["sessions"] or ""),
     }
 
@@ -181,7 +182,7 @@ def _status_cells(chunk: dict[str, Any]) -> dict[str, str]:
 _STYLES = {"running": "green", "complete": "green", "silent": "yellow", "stopped by an error": "red", "damaged": "red"}
 
 
-def _total_line(total: dict[str, Any]) -> str:
+def _total_lines(total: dict[str, Any]) -> list[str]:
     states = ", ".join(f"{number} {state}" for state, number in total["states"].items())
     of = "" if total["total_rows"] is None else f"/{total['total_rows']:,}"
     line = f"rows {total['rows']:,}{of} ({total['failed']:,} failed)  audio {total['audio_s'] / 3600:.3f} h"
@@ -195,7 +196,7 @@ def _total_line(total: dict[str, Any]) -> str:
         line += f"  ETA {clock(total['eta_s'])}"
         if total["without_eta"]:
             line += f" for the slowest that runs; {total['without_eta']} unfinished without one"
-    return f"{states}\n{line}" if states else line
+    return [states, line] if states else [line]
 
 
 @contextmanager
@@ -206,7 +207,7 @@ def refreshing(every_chunk: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
     live = Live(console=console, auto_refresh=False)
 
     def show_look(figures: dict[str, Any]) -> None:
-        title = Text(time.strftime("%Y-%m-%d %H:%M:%S"))
+        title = plain(time.strftime("%Y-%m-%d %H:%M:%S"))
         if console.is_terminal:
             live.update(Group(title, *status_parts(figures, every_chunk, summary_first=True)), refresh=True)
         else:

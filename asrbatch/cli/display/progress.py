@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from asrbatch.cli.display.tables import plain
 from asrbatch.cli.process import lossy_stream
 from asrbatch.formatting import clock
 
@@ -55,8 +56,7 @@ class _Bar:
             self.log(line)
 
     def log(self, line: str) -> None:
-        # A name with brackets is no markup.
-        self._console.print(line, markup=False)
+        self._console.print(plain(line))
 
     def stop(self) -> None:
         self._bar.stop()

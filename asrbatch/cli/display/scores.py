@@ -5,7 +5,7 @@ are those of `git diff --word-diff`, so that they survive in a file. They stand 
 words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may find
 fewer. Of long texts some errors are shown, with words around them.
 
-Texts of models and manifests are shown without control characters. Knows nothing of how metrics were found.
+Knows nothing of how metrics were found.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
-from asrbatch.cli.display.tables import facts_table, plain
+from asrbatch.cli.display.tables import facts_table, plain, title_of
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
@@ -45,14 +45,16 @@ def _changes(rows: list[dict[str, Any]], title: str) -> Table:
     has_references = any(change["reference"] is not None for change in rows)
     heads = ("A", "B") if has_references else ("B against A",)
     columns = [Column(head, overflow="fold", ratio=1) for head in heads]
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"{title}: {_MARKS}", title_justify="left", expand=True)
+    table = Table(
+        *columns, box=box.SIMPLE_HEAD, title=title_of(f"{title}: {_MARKS}"), title_justify="left", expand=True
+    )
     for change in rows:
         in_words = change["unit"] == "words"
         errors = [f"{change['errors_a']} errors", f"{change['errors_b']} errors, in {change['unit']}"]
         sides = [change["a"], change["b"]] if has_references else [change["b"]]
         reference = change["reference"] if has_references else change["a"]
         table.add_section()
-        named = [plain(f"{change['id']}: {errors[0]}"), Text(errors[1])]
+        named = [plain(f"{change['id']}: {errors[0]}"), plain(errors[1])]
         table.add_row(*named if has_references else [plain(f"{change['id']}: {errors[1]}")])
         table.add_row(*(_marked(reference or "", side, in_words) for side in sides))
     return table
@@ -182,9 +184,9 @@ def _shown(metrics: dict[str, Any], facts: Facts, tables: Iterable[Table], by: d
     for name, groups in by.items():
         if len(groups) > MOST_GROUPS:
             shown = f"the {MOST_GROUPS} groups with the most rows, of {len(groups):,}"
-            yield Text(f"note: --by {name}: {shown}; --json has all")
+            yield plain(f"note: --by {name}: {shown}; --json has all")
     for note in metrics["notes"]:
-        yield Text("note: ").append(plain(note))
+        yield plain(f"note: {note}")
 
 
 def _unit_tables(
@@ -203,8 +205,8 @@ def _unit_tables(
         below = []
         if mean is not None:
             if mean[f"{unit.rate}_percent"] is not None:
-                below.append((Text(f"unweighted mean of {len(of_unit)}"), _rate(mean, unit)))
-            below.append((Text(f"weighted by {unit.name}"), _rates(total, unit)))
+                below.append((plain(f"unweighted mean of {len(of_unit)}"), _rate(mean, unit)))
+            below.append((plain(f"weighted by {unit.name}"), _rates(total, unit)))
         rows = [(_group(value), _rates(group, unit)) for value, group in largest_groups(of_unit).items()]
         yield _table(_title(name, unit), plain(name), rows, below)
 
@@ -248,7 +250,7 @@ def _table(title: str, first: Text, rows: Sequence[NamedCells], below: Sequence[
     Args:
         below: rows set off by a line; they may lack some cells.
     """
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", collapse_padding=True)
+    table = Table(box=box.SIMPLE_HEAD, title=title_of(title), title_justify="left", collapse_padding=True)
     heads = list(rows[0][1])
     longest = max(len(name) for name in (first, *(name for name, _ in (*rows, *below))))
     table.add_column(first, overflow="fold", min_width=min(longest, _LEAST_NAME))
@@ -293,7 +295,7 @@ def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | Non
 
 def _latencies(stages: dict[str, Any]) -> Table:
     rows = [
-        (Text(stage), {name: f"{value:,}" if name == "rows" else f"{value:.3f}" for name, value in seconds.items()})
+        (plain(stage), {name: f"{value:,}" if name == "rows" else f"{value:.3f}" for name, value in seconds.items()})
         for stage, seconds in stages.items()
     ]
     return _table(f"seconds a row took, by stage: {STAGES_ARE}", Text("stage"), rows)

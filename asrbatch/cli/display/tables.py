@@ -7,6 +7,8 @@ from rich.console import Console, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from asrbatch.formatting import printable
+
 # A table that goes into a file or a pipe has no terminal to fit into.
 _PLAIN_WIDTH = 200
 
@@ -25,8 +27,13 @@ def make_console() -> Console:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Text of others as a terminal may have it: no markup, no control characters."""
-    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), style)
+    """Text that may be, or quote, that of others: no markup, and on one line as a terminal may have it."""
+    return Text(printable(text), style)
+
+
+def title_of(text: str) -> Text:
+    """What stands above a table, in the style that rich gives to titles that are not such text."""
+    return plain(text, "table.title")
 
 
 def facts_table(*facts: tuple[str, str | None]) -> Table:
@@ -47,7 +54,7 @@ def simple_table(
         numbers: of the heads, those whose column is set to the right.
     """
     columns = [Column(head, justify="right" if head in numbers else "left") for head in heads]
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    table = Table(*columns, box=box.SIMPLE_HEAD, title=title and title_of(title), title_justify="left")
     for row in rows:
         table.add_row(*row)
     return table

@@ -16,9 +16,13 @@ const KEYS = {
 const state = { key: "errors", down: true, page: 0 };
 let found = [], sorted = { key: null, down: null, rows: [] };
 
+// What turns the direction of writing, and other characters that nobody sees, written out as in the command's messages.
+const written = (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+const printable = (text) => String(text).replace(/(?![\s\u200c\u200d])\p{C}/gu, written);
+
 function make(tag, text, className) {
   const element = document.createElement(tag);
-  if (text !== undefined && text !== null) element.textContent = text;
+  if (text !== undefined && text !== null) element.textContent = printable(text);
   if (className) element.className = className;
   return element;
 }

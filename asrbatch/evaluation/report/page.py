@@ -1,6 +1,6 @@
 """The page itself: one HTML file that needs no network, with styles, script and data in it; its skeleton: `page.html`.
 
-Transcripts are untrusted. In markup they are escaped; the utterances are JSON in which no `<` stands, and the script
+Transcripts are untrusted. In markup they are `html_text`; the utterances are JSON in which no `<` stands; the script
 makes text of them, never markup; the page's policy lets no script run but ours, by its digest, and nothing be fetched
 but local audio. Knows nothing of where metrics come from.
 """
@@ -9,13 +9,12 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterable
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from asrbatch.evaluation.report.excerpt import KINDS
-from asrbatch.evaluation.report.plots import Bar, bars
+from asrbatch.evaluation.report.plots import Bar, bars, html_text
 from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
 from asrbatch.formatting import shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
@@ -53,13 +52,13 @@ def page(
     num_rows = metrics["total"]["rows"] + sum(metrics["excluded"].values())
     # What is filled in is not searched for names again: a `$` in a text or in our script stays what it is.
     return Template(template).substitute(
-        policy=escape(policy, quote=True),
-        title=escape(title),
+        policy=html_text(policy),
+        title=html_text(title),
         style=style,
         script=script,
-        predictions=escape(metrics["predictions"]),
-        rules=escape(", ".join(normalizer_lines(metrics))),
-        aligner=escape(aligner_line(metrics)),
+        predictions=html_text(metrics["predictions"]),
+        rules=html_text(", ".join(normalizer_lines(metrics))),
+        aligner=html_text(aligner_line(metrics)),
         resamples=f"{metrics['bootstrap']['resamples']:,}",
         cards="".join(_cards(metrics)),
         notes="".join(_notes(metrics)),
@@ -87,7 +86,7 @@ def _cards(metrics: dict[str, Any]) -> Iterable[str]:
     ]
     cards += [(name, f"{value:,.2f}", definition.strip()) for (name, definition), value in _speeds(metrics).items()]
     for name, value, small in cards:
-        yield f'<div class="card">{escape(name)}<b>{escape(value)}</b><small>{escape(small)}</small></div>'
+        yield f'<div class="card">{html_text(name)}<b>{html_text(value)}</b><small>{html_text(small)}</small></div>'
 
 
 def _speeds(metrics: dict[str, Any]) -> dict[tuple[str, str], float]:
@@ -102,7 +101,7 @@ def _speeds(metrics: dict[str, Any]) -> dict[tuple[str, str], float]:
 def _notes(metrics: dict[str, Any]) -> Iterable[str]:
     if metrics["partial"]:
         yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
-    yield from (f'<p class="soft">note: {escape(note)}</p>' for note in metrics["notes"])
+    yield from (f'<p class="soft">note: {html_text(note)}</p>' for note in metrics["notes"])
 
 
 def _rate_plots(metrics: dict[str, Any]) -> Iterable[str]:
@@ -150,7 +149,7 @@ def _times(metrics: dict[str, Any]) -> Iterable[str]:
     for which in ("p50", "p95", "max") if stages else ():
         rows = [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages.items()]
         yield bars(f"seconds a row took, by stage, {which}", rows)
-    yield f'</div><p class="soft">Stages: {escape(STAGES_ARE)}.</p>' if stages else "</div>"
+    yield f'</div><p class="soft">Stages: {html_text(STAGES_ARE)}.</p>' if stages else "</div>"
 
 
 def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
@@ -193,10 +192,11 @@ def _numbers(names: Iterable[str]) -> dict[str, int]:
 
 def _select(attributes: str, first: str, numbers: dict[str, int]) -> str:
     choices = "".join(
-        f'<option value="{number}">{escape(shorten(name, _SHOWN_CHARS))}</option>' for name, number in numbers.items()
+        f'<option value="{number}">{html_text(shorten(name, _SHOWN_CHARS))}</option>'
+        for name, number in numbers.items()
     )
-    label = escape(first, quote=True)
-    return f'<select {attributes} aria-label="{label}"><option value="">{escape(first)}</option>{choices}</select>'
+    label = html_text(first)
+    return f'<select {attributes} aria-label="{label}"><option value="">{html_text(first)}</option>{choices}</select>'
 
 
 def script_json(value: Any) -> str:

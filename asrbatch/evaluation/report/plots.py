@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from asrbatch.formatting import shorten
+from asrbatch.formatting import printable, shorten
 
 _WIDTH, _ROW, _NAME, _GAP = 520, 24, 140, 8
 _NAME_CHARS = 20
@@ -31,6 +31,11 @@ class Bar(NamedTuple):
         return max(self.value, self.interval[1]) if self.interval else self.value
 
 
+def html_text(text: str) -> str:
+    """Text that may be, or quote, that of others, as HTML: no markup, and nothing that turns what stands beside it."""
+    return escape(printable(text))
+
+
 def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
     """A figure of horizontal bars, as HTML; names, labels and the note below it are escaped."""
     # The scale at which every label has room behind its own bar.
@@ -38,23 +43,23 @@ def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
     scale = min((max(width, 0.0) / end for end, width in room if end > 0), default=0.0)
     parts = "".join(_bar(row, at * _ROW, scale) for at, row in enumerate(rows))
     height = max(len(rows) * _ROW, _ROW)
-    below = f'<p class="soft">{escape(note)}</p>' if note else ""
+    below = f'<p class="soft">{html_text(note)}</p>' if note else ""
     return (
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{escape(title, quote=True)}">{parts}</svg>{below}</figure>'
+        f'<figure><figcaption>{html_text(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'aria-label="{html_text(title)}">{parts}</svg>{below}</figure>'
     )
 
 
 def _bar(row: Bar, y: int, scale: float) -> str:
     """One row of the plot, its top at `y`."""
-    name, label, end = escape(shorten(row.name, _NAME_CHARS)), escape(row.label), _NAME + row.end * scale + _GAP
+    name, label, end = html_text(shorten(row.name, _NAME_CHARS)), html_text(row.label), _NAME + row.end * scale + _GAP
     whisker = ""
     if row.interval:
         low, high = (_NAME + bound * scale for bound in row.interval)
         middle = y + _ROW / 2
         whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
     return (
-        f'<text x="{_NAME - _GAP}" y="{y + 16}" text-anchor="end">{name}<title>{escape(row.name)}</title></text>'
+        f'<text x="{_NAME - _GAP}" y="{y + 16}" text-anchor="end">{name}<title>{html_text(row.name)}</title></text>'
         f'<rect class="bar" x="{_NAME}" y="{y + 5}" width="{row.value * scale:.1f}" height="{_ROW - 10}" rx="2"/>'
         f'{whisker}<text class="soft" x="{end:.1f}" y="{y + 16}">{label}</text>'
     )
