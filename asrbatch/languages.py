@@ -3,6 +3,7 @@
 Knows nothing of models and of normalisers.
 """
 
+import re
 from collections.abc import Collection
 from functools import cache, lru_cache
 from pathlib import Path
@@ -10,10 +11,18 @@ from pathlib import Path
 # Written without spaces between words: those of openai-whisper's word splitter, and Khmer, which is written in the same
 # way. Windows of these are joined without a space, and characters are counted instead of words.
 NO_SPACES = frozenset(("ja", "zh", "yue", "th", "lo", "my", "km"))
+# A letter of scripts that are written so: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
+UNSPACED = r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]"
+_UNSPACED = re.compile(UNSPACED)
 # Codes of ISO 639-1 (and Whisper's of three letters), each with the same language's other codes and English names:
 # those of ISO 639-2 and 639-3, Whisper's, and single languages that data sets name for the whole (`cmn` for `zh`).
 _FILE = Path(__file__).with_name("languages.txt")
 _NO_LANGUAGE = frozenset(("und", "mul", "mis", "zxx"))  # ISO 639-2: undetermined, several, uncoded, none
+
+
+def has_unspaced(text: str) -> bool:
+    """Whether some of a text is in a script that sets no spaces between words."""
+    return _UNSPACED.search(text) is not None
 
 
 def subtag(lang: str) -> str:

@@ -3,6 +3,7 @@
 Knows nothing of how a row is counted.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ class EvaluationInputs:
         found: of each file, what it is to be held against.
         references: None where predictions carry their own.
         has_references: otherwise the predictions of the first file take their place.
-        language: of rows that do not say theirs.
+        told_language: of rows that do not say theirs, as `--language` or the run has it; None where neither does.
+        language: of those that were detected in none, too: the one that most rows were, or else English.
         written_language: what translations are written in, whatever language their audio is in; None of transcripts.
         unmatched: of each file, predictions that have no reference row.
         is_partial: rows that a run has not written are not counted.
@@ -62,7 +64,8 @@ class EvaluationInputs:
         self.files, self.references, self.join_notes = join(files, references, folders)
         carries_references = len(files) == 1 or any(file.num_references for file in files)
         self.has_references = references is not None or carries_references
-        self.language = options.language or self._language_of_runs() or "en"
+        self.told_language = options.language or self._language_of_runs()
+        self.language = self.told_language or self._most_heard() or "en"
         self.written_language = self._written_language()
         self.unmatched = [0 if references is None else len(file.without(self.references.keys)) for file in self.files]
         # With references a torn row is one without a prediction, and counts as that. In common it leaves no gap either.
@@ -103,6 +106,17 @@ class EvaluationInputs:
             )
         return next(iter(told.values()), None)
 
+    @property
+    def is_translated(self) -> bool:
+        """What such audio was heard as is not what its texts are written in."""
+        return "translate" in (run.task for run in self.runs)
+
+    def _most_heard(self) -> str | None:
+        if self.is_translated:
+            return None
+        heard = sum((file.heard for file in self.files), Counter())
+        return min(heard, key=lambda code: (-heard[code], code), default=None)
+
     def _written_language(self) -> str | None:
         """The language that translations are written in; None of transcripts, and where no record tells.
 
@@ -111,7 +125,7 @@ class EvaluationInputs:
                 settle it.
         """
         tasks, into = [run.task for run in self.runs], [run.written_language for run in self.runs]
-        if "translate" not in tasks:
+        if not self.is_translated:
             return None
         # A row's `lang` is the one spoken; what a translation is held against is written in another.
         if self.options.language:

@@ -17,7 +17,9 @@ class ScoreOptions:
     normalizer: str = option(
         "auto", "Of auto, whisper-english, whisper-basic, leaderboard, none; auto: whisper-english for English."
     )
-    language: str | None = option(None, "Of rows without `lang`. [default: that of the run, or en]")
+    language: str | None = option(
+        None, "Of rows without `lang`. [default: that of the run, or what each row was detected as, or en]"
+    )
     by: tuple[str, ...] = option((), "Fields to make groups by, with commas; `duration` makes bins.")
     text_field: str = option("text", "The field with the reference.")
     pred_field: str | None = option(None, "The field with the prediction. [default: pred_text, or what begins so]")

@@ -5,13 +5,14 @@ read at any time. Of a row 16 bytes are kept. Knows nothing of error rates."""
 
 import os
 from array import array
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asrbatch.errors import OutputError, UsageError
-from asrbatch.evaluation.row_fields import finite_seconds
+from asrbatch.evaluation.row_fields import finite_seconds, heard_language, stated_language
 from asrbatch.formatting import show, show_text
 from asrbatch.manifest.readers.base import HashIndex
 from asrbatch.manifest.row import audio_ref, hash_row
@@ -40,6 +41,7 @@ class Predictions:
 
     Attributes:
         num_references: rows that have one.
+        heard: of the rows that do not say their language, how many were taken for which.
         other_fields: fields that hold predictions by their names, and were not chosen; empty where the field was named.
         torn: a file ends in a part of a line, which was left out.
         num_made: rows whose id is made of their audio.
@@ -58,6 +60,7 @@ class Predictions:
         self._text_field, self._audio_folder = text_field, audio_folder
         self._lines = JsonLines(rows_files(path))
         self.num_references = self.num_by_line = 0
+        self.heard: Counter[str] = Counter()
         # A file with a field of its own for every row must not fill the memory.
         self._names: set[str] = set()
         ids, made_rows, made_hashes = array("q"), array("q"), array("Q")
@@ -71,6 +74,8 @@ class Predictions:
             self.num_by_line += row.get("id") is None and not is_made
             ids.append(hash(row_id))
             self.num_references += row.get(text_field) is not None
+            if (heard := heard_language(row)) and not stated_language(row):
+                self.heard[heard] += 1
             if is_made:
                 made_rows.append(index)
                 # A made id is 16 hexadecimal digits, so 8 bytes keep it until it is known whether it repeats.

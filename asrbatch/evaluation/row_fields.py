@@ -11,7 +11,7 @@ from typing import Any
 
 from asrbatch.errors import OutputError
 from asrbatch.formatting import show
-from asrbatch.languages import primary
+from asrbatch.languages import is_language, primary
 from asrbatch.manifest.row import MAX_SECONDS
 
 DURATION = "duration"
@@ -43,22 +43,23 @@ def text_of(fields: Mapping[str, Any], name: str, where: Callable[[], str]) -> s
     return text
 
 
-def language_of(fields: Mapping[str, Any], otherwise: str) -> tuple[str, bool]:
-    """The language of a row's reference, and whether the row says so.
+def stated_language(row: Mapping[str, Any] | None) -> str | None:
+    """The language that a row says its reference is in; None where it says none.
 
     Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in
     `input`."""
+    fields = row or {}
     theirs = fields if "status" not in fields else fields.get("input")
     for lang in (fields.get("lang"), theirs.get("language") if isinstance(theirs, dict) else None):
         if type(lang) is str and lang.strip():
-            return lang, True
-    return otherwise, False
+            return lang
+    return None
 
 
-def is_heard_as_another(row: Mapping[str, Any] | None, lang: str) -> bool:
-    """Whether the model took a row for another language than `lang`."""
+def heard_language(row: Mapping[str, Any] | None) -> str | None:
+    """The code of the language that the model took a row of ours for; None where nobody knows."""
     heard = None if row is None or "status" not in row else row.get("language")
-    return type(heard) is str and primary(heard) != primary(lang)
+    return primary(heard) if type(heard) is str and is_language(heard) else None
 
 
 def status_of(row: Mapping[str, Any] | None, pred_field: str) -> tuple[str | None, bool]:

@@ -11,21 +11,22 @@ from typing import Any, NamedTuple
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.alignment import Edits
 from asrbatch.evaluation.inputs import EvaluationInputs
+from asrbatch.evaluation.normalizers import counts_characters
 from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.row_fields import (
     DURATION,
     NO_VALUE,
     audio_seconds,
     duration_bin,
-    is_heard_as_another,
-    language_of,
+    heard_language,
+    stated_language,
     status_of,
     text_of,
     values_of,
 )
 from asrbatch.evaluation.text_rules import Texts
 from asrbatch.formatting import show, show_text
-from asrbatch.languages import primary
+from asrbatch.languages import has_unspaced, primary
 
 # The leaderboard cuts some sessions into chunks, and joins their texts again before it scores.
 _CHUNKS_OF_SESSIONS = frozenset(("parent_id", "chunk_index"))
@@ -68,7 +69,8 @@ class ScoredRow(NamedTuple):
         predictions: of each file. A prediction that failed or is missing counts as an empty hypothesis.
         texts: the same, normalised; `texts.excluded` says why the row is not scored.
         audio_s: seconds; None where unknown.
-        lang, is_stated: the language of the texts, and whether the row says so.
+        lang: the language of the texts.
+        is_stated, is_detected: the row says so, or the model took it for that; neither where it was told or guessed.
         heard_as_another: one of the systems took it for another.
     """
 
@@ -79,6 +81,7 @@ class ScoredRow(NamedTuple):
     audio_s: float | None
     lang: str
     is_stated: bool
+    is_detected: bool
     heard_as_another: bool
 
 
@@ -125,22 +128,24 @@ class ScoredRows:
             fields, rows = self._find(index)
             if self.inputs.common and None in rows:
                 continue
-            if len(rows) == 1:
-                self._refuse_chunks_of_sessions(fields)
+            for row in (fields, *rows):
+                self._refuse_chunks_of_sessions(fields["id"], row or {})
             reference = self._reference(index, fields, rows) if self.inputs.has_references else None
             predictions = [_prediction(file, row, fields["id"]) for file, row in zip(self._files, rows, strict=True)]
-            lang, is_stated = self._language(fields, rows)
             hypotheses = [said.text for said in predictions]
             wanted = reference if self.inputs.has_references else hypotheses[0] or ""
+            stated, heard = self._stated_language(fields, rows), [heard_language(row) for row in rows]
+            detected = None if stated or self.inputs.told_language else self._detected(fields["id"], heard, wanted)
+            lang = stated or detected or self.inputs.language
             texts = self.inputs.rules.prepare(wanted, hypotheses, lang)
             if not self.inputs.has_references:  # two empty predictions are alike, and count
                 texts = texts._replace(excluded=None)
-            # What a translation was heard as is not what it is written in.
-            heard = not self.inputs.written_language and any(is_heard_as_another(row, lang) for row in rows)
+            another = not self.inputs.is_translated and any(each not in (None, primary(lang)) for each in heard)
             # Two runs may have decoded different lengths. Not A's: swapping the files must put the row into the same
             # bin.
             audio_s = audio_seconds(*rows, fields, longest=len(rows) > 1)
-            yield ScoredRow(fields, reference, predictions, texts, audio_s, lang, is_stated, heard)
+            is_stated, is_detected = stated is not None, detected is not None
+            yield ScoredRow(fields, reference, predictions, texts, audio_s, lang, is_stated, is_detected, another)
 
     def _find(self, index: int) -> tuple[Mapping[str, Any], FoundRows]:
         """The fields of a row with its reference, and the row of each file."""
@@ -164,18 +169,31 @@ class ScoredRows:
         ]
         return self._agreed(fields["id"], f"references ({name})", found, _FIX)
 
-    def _language(self, fields: Mapping[str, Any], rows: FoundRows) -> tuple[str, bool]:
-        """The language of a row, and whether it is stated: by the references, or else by any of the files."""
+    def _stated_language(self, fields: Mapping[str, Any], rows: FoundRows) -> str | None:
+        """The language that a row is said to be in: by the references, or else by any of the files."""
         if self.inputs.written_language:
-            return self.inputs.written_language, True
-        if self._references is not None:
-            return language_of(fields, self.inputs.language)
-        stated = [language_of(row or {}, "")[0] or None for row in rows]
+            return self.inputs.written_language
+        if self._references is not None and (lang := stated_language(fields)):
+            return lang
+        stated = [stated_language(row) for row in rows]
         # `en` and `en-US` do not contradict each other.
         if len({primary(lang) for lang in stated if lang}) > 1:
             self._agreed(fields["id"], "lang", stated, _FIX)
-        lang = next(filter(None, stated), None)
-        return lang or self.inputs.language, lang is not None
+        return next(filter(None, stated), None)
+
+    def _detected(self, row_id: str, heard: Sequence[str | None], reference: str | None) -> str | None:
+        """The language that a row was taken for. Raises UsageError where two files differ by more than its name."""
+        # A row that was taken for Japanese must not leave WER, unless its reference is written so.
+        found = {lang for lang in heard if lang and not (counts_characters(lang) and not has_unspaced(reference or ""))}
+        if self.inputs.is_translated or not found:
+            return None
+        if len({self.inputs.rules.of_language(lang) for lang in found}) > 1:
+            raise UsageError(
+                f"id {show_text(row_id)}: does not say its lang, and was detected as {' and as '.join(sorted(found))}, "
+                "which are scored by different rules; --language says which counts, or give rows their lang"
+            )
+        # Whichever: swapping the files must change nothing.
+        return min(found)
 
     def _values(self, name: str, row: ScoredRow) -> list[str]:
         if name == DURATION:
@@ -196,11 +214,12 @@ class ScoredRows:
             raise OutputError(f"id {show_text(row_id)}: {what}: the two files have different ones, {both}; {fix}")
         return stated[0] if stated else None
 
-    def _refuse_chunks_of_sessions(self, fields: Mapping[str, Any]) -> None:
-        if self.inputs.rules.with_compounds and fields.keys() >= _CHUNKS_OF_SESSIONS:
+    def _refuse_chunks_of_sessions(self, row_id: str, row: Mapping[str, Any]) -> None:
+        if self.inputs.rules.with_compounds and row.keys() >= _CHUNKS_OF_SESSIONS:
             raise UsageError(
-                f"--normalizer leaderboard: id {fields['id']} is a chunk of a session (parent_id, chunk_index); the "
-                "leaderboard joins those before it scores, which is not done here, and the number would be another one"
+                f"--normalizer leaderboard: id {show_text(row_id)} is a chunk of a session (parent_id, chunk_index); "
+                "the leaderboard joins those before it scores, which is not done here, and the number would be another "
+                "one"
             )
 
 

@@ -80,6 +80,7 @@ def _metrics(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:
             *inputs.join_notes,
             *inputs.unmatched_notes(0),
             *_mean_notes(by_group),
+            *tally.stage_seconds.notes(),
         ],
         "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
     }

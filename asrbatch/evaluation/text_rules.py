@@ -1,7 +1,6 @@
 """Which rules a text is normalised by, and how its edits are counted.
 
-The rules follow from the reference's language alone, never from what the model took it for: a score must not depend on
-how a model errs. Knows nothing of rows and files.
+The rules follow from the language of the reference. Knows nothing of rows and files, and of how that was found.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -71,6 +70,10 @@ class TextRules:
         self.normalizer = cache(load_normalizer)
         self.normalizer(choose(normalizer, "en"))
 
+    def of_language(self, lang: str) -> tuple[str, bool]:
+        """What texts in a language are read by: the name of their normaliser, and whether words are counted."""
+        return choose(self.name, lang), not counts_characters(lang)
+
     def prepare(self, reference: str | None, hypotheses: Sequence[str | None], lang: str) -> Texts:
         """Normalises the texts of one utterance.
 
@@ -79,7 +82,7 @@ class TextRules:
             hypotheses: None for a prediction that is missing.
             lang: of the reference.
         """
-        name = choose(self.name, lang)
+        name, in_words = self.of_language(lang)
         texts = [reference or "", *(hypothesis or "" for hypothesis in hypotheses)]
         fell_back = False
         try:
@@ -88,7 +91,6 @@ class TextRules:
             # Numbers of thousands of digits, which models loop into.
             # All texts of the row, so that both sides are read by the same rules.
             normalized, fell_back = self._normalize(_FALL_BACK, texts), True
-        in_words = not counts_characters(lang)
         # Where no spaces are written, those that a model or a normaliser puts are no errors.
         if not in_words:
             normalized = [text.replace(" ", "") for text in normalized]

@@ -13,6 +13,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any
 
+from asrbatch.export.cue_layout import width
 from asrbatch.export.cues import Cue, cues
 from asrbatch.export.names import column
 from asrbatch.export.options import CueLimits
@@ -98,7 +99,7 @@ def ctm(transcript: Transcript, _: CueLimits) -> str:
     spans = ordered_ms(transcript.segments, transcript.audio_ms)
     for segment, (start_ms, end_ms) in zip(transcript.segments, spans, strict=True):
         words = single_line(segment.text).split()
-        bounds = spread_ms(start_ms + shift_ms, end_ms + shift_ms, [len(word) for word in words])
+        bounds = spread_ms(start_ms + shift_ms, end_ms + shift_ms, [max(width(word), 1) for word in words])
         confidence = _confidence(segment)
         for word, (start, end) in zip(words, pairwise(bounds), strict=True):
             lines.append(f"{prefix} {start / 1000:.3f} {(end - start) / 1000:.3f} {word} {confidence}\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import UsageError
-from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, language_of, text_of
+from asrbatch.evaluation.row_fields import audio_seconds, finite_seconds, heard_language, stated_language, text_of
 from asrbatch.evaluation.stats.languages import listed
 from asrbatch.evaluation.text_rules import EXCLUDED, TextRules
 from asrbatch.export.files import WholeFile, explained
@@ -119,17 +119,18 @@ class LeaderboardFile(ResultFile):
             )
         super().__init__(folder / name, overwrite, files)
         self._rules = TextRules("leaderboard")
-        self._language = RunFacts(rows).language or "en"
+        facts = RunFacts(rows)
+        self._language, self._translated_into = facts.language, facts.task == "translate" and facts.written_language
 
     def result_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
         reference = text_of(row, "text", lambda: f"id {show_text(row['id'])}")
         if excluded := self._rules.prepare(reference, [], "en").excluded:
             self.left_out[excluded] += 1
             return None
-        lang = primary(language_of(row, self._language)[0])
+        lang = self._translated_into or stated_language(row) or self._language or heard_language(row) or "en"
         # The leaderboard normalises texts in other languages by other rules.
-        if lang != "en":
-            self.not_english[lang] += 1
+        if (code := primary(lang)) != "en":
+            self.not_english[code] += 1
         audio_s = audio_seconds(row) or None
         # The engine's speed is that of rows it transcribed: a share for others would make more time than there was.
         why_no_time = "failed" if row["status"] != "ok" else "no_length" if audio_s is None else None

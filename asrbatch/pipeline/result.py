@@ -16,7 +16,7 @@ from typing import Any
 
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import RowError
-from asrbatch.languages import NO_SPACES
+from asrbatch.languages import NO_SPACES, UNSPACED
 from asrbatch.models import fallback, quality
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.types import DecodingResult, Utterance, Window
@@ -40,8 +40,7 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
-# Two letters of scripts that are written without spaces: Thai, Lao, Burmese, Khmer, kana, Han, and their punctuation.
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]{2}")
+_UNSPACED_SEAM = re.compile(UNSPACED + "{2}")
 # A manifest field of such a name moves under `input`, so one called `input` must move as well.
 _RESERVED = {"index", "input", "audio_track", *RESULT_FIELDS}
 # RFC 2397, base64 only: a text may well begin with "data:".
@@ -213,7 +212,7 @@ def _joined(texts: Sequence[str], language: str | None) -> str:
     """
     joined = ""
     for text in texts:
-        is_close = language in NO_SPACES or (language is None and bool(_UNSPACED.match(joined[-1:] + text[:1])))
+        is_close = language in NO_SPACES or (language is None and bool(_UNSPACED_SEAM.match(joined[-1:] + text[:1])))
         joined += text if is_close or not joined else f" {text}"
     return joined
 

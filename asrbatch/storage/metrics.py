@@ -109,5 +109,5 @@ SPEEDS = {
 }
 STAGES_ARE = (
     "the rows' own clocks; `queue` and `generate` are sums over a row's windows and attempts, which may run at the "
-    "same time, `first_token` is that of its first window, `total` is wall time"
+    "same time, so that they can be above `total`, which is wall time; `first_token` is that of its first window"
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from importlib.resources import files
 
 import pytest
@@ -38,7 +39,8 @@ def test_whispers_rules_are_those_of_transformers_on_real_texts(name):
 @relaxed
 @given(text=st.one_of(st.text(), st.lists(st.sampled_from(" ".join(RECORDED["normalized"]).split())).map(" ".join)))
 def test_whispers_rules_are_those_of_transformers_on_any_text(name, text):
-    assert load_normalizer(name).normalize(text) == OTHERS[name](text)
+    wanted = text if name == "whisper-english" else re.sub("\u0130|[iI]\u0307", "i", text)  # the one step of ours
+    assert load_normalizer(name).normalize(text) == OTHERS[name](wanted)
 
 
 def test_the_leaderboards_rules_are_what_its_code_was_seen_to_do():

@@ -20,6 +20,9 @@ let found = [], sorted = { key: null, down: null, rows: [] };
 const written = (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
 const printable = (text) => String(text).replace(/(?![\s\u200c\u200d])\p{C}/gu, written);
 
+// The small letter of İ is an i and a dot above; who types i means both, and one code point or two for é is the same.
+const folded = (text) => text.toLowerCase().normalize().replaceAll("\u0307", "");
+
 function make(tag, text, className) {
   const element = document.createElement(tag);
   if (text !== undefined && text !== null) element.textContent = printable(text);
@@ -39,7 +42,7 @@ function inOrder() {
 }
 
 function choose() {
-  const words = byId("search").value.toLowerCase();
+  const words = folded(byId("search").value);
   const flag = byId("flag").value, status = byId("status").value, scored = byId("scored").value;
   const groups = [...document.querySelectorAll("select[data-group]")].map((select) => [Number(select.dataset.group), select.value]);
   found = inOrder().filter((row) =>
@@ -47,7 +50,7 @@ function choose() {
     (status === "" || get(row, "status") === Number(status)) &&
     (scored === "" || get(row, "scored") === Number(scored)) &&
     groups.every(([which, value]) => value === "" || get(row, "groups")[which].includes(Number(value))) &&
-    (words === "" || ["id", "reference", "hypothesis"].some((name) => (get(row, name) ?? "").toLowerCase().includes(words))));
+    (words === "" || ["id", "reference", "hypothesis"].some((name) => folded(get(row, name) ?? "").includes(words))));
   state.page = 0;
   show();
 }

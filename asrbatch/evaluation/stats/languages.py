@@ -22,7 +22,8 @@ class LanguageCounts(Sums):
     """Rows whose language matters to the result.
 
     Attributes:
-        unstated: do not say their language.
+        unstated: do not say their language, and were taken for one without being detected in it.
+        detected: do not say it, by the language that they were detected in and are scored as.
         heard_as_another: were heard as another than they were scored as; of two systems, by one of them.
         unknown: by what their `lang` says, which is no language.
         english_rules: by language, normalised by rules that are made for English alone.
@@ -30,13 +31,16 @@ class LanguageCounts(Sums):
 
     unstated: int = 0
     heard_as_another: int = 0
+    detected: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
     english_rules: Counter = field(default_factory=Counter)
 
     def add(self, row: ScoredRow) -> None:
         """Counts one row, one too that is not scored."""
         lang = row.lang
-        self.unstated += not row.is_stated
+        self.unstated += not (row.is_stated or row.is_detected)
+        if row.is_detected:
+            self.detected[lang] += 1
         self.heard_as_another += row.heard_as_another
         # Whatever stands in `lang` is counted: a field of free text must not fill the memory.
         if not is_language(lang):
@@ -60,6 +64,10 @@ class LanguageCounts(Sums):
         notes = {
             f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another": (
                 self.unstated and is_guess
+            ),
+            f"{self.detected.total()} rows do not say their `lang` and are scored as what they were detected in "
+            f"({listed(self.detected)}); where the model is wrong, give them their `lang`, or all of them --language": (
+                self.detected
             ),
             f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; where "
             "the model is right, give them their `lang`": self.heard_as_another,
