@@ -140,11 +140,12 @@ class WhisperPrompts:
             raise RowError("bad_row", f"prompt {show(prompt)}: holds a control token such as <|…|>; remove it")
         return tuple(ids[-self.max_prompt_tokens :])
 
-    def check_words(self, option: str, text: str) -> None:
+    def check_words(self, option: str, text: str, *, count: bool = True) -> None:
         """Refuses words for every row that each row would be failed for, before an engine is started.
 
         Args:
             option: `--prompt` or `--hotwords`, for the message.
+            count: whether hotwords fit; takes a library that comes with vLLM.
 
         Raises:
             UsageError: they hold control tokens, or hotwords are more than fit; the latter is known only of a
@@ -154,7 +155,7 @@ class WhisperPrompts:
             if token in text and (i in self._control_ids or is_timestamp(i, self.first_timestamp)):
                 raise UsageError(f"{option} {show(text)}: holds the control token {token}; remove it")
         file = Path(self.checkpoint.folder, "tokenizer.json")
-        if option != "--hotwords" or not file.is_file():
+        if option != "--hotwords" or not count or not file.is_file():
             return
         from tokenizers import Tokenizer  # slow to import, and few runs have hotwords
 

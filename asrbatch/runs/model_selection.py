@@ -44,7 +44,7 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
 
     Args:
         weights: demand and fetch them; otherwise configuration files are enough, for whoever starts no engine.
-        with_vllm: False does without a vLLM and its device: for `Checkpoint.is_whisper`.
+        with_vllm: False does without a vLLM and its device: for `Checkpoint.is_whisper`. Hotwords are not counted then.
 
     Raises:
         UsageError: an option the model cannot honour, a plugin that does not work, or a model vLLM cannot run.
@@ -73,7 +73,7 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
         timestamps=capabilities.is_whisper if config.timestamps is None else config.timestamps,
         temperatures=TEMPERATURES if config.fallback else GREEDY,
     )
-    _check_prompts(config, spec)
+    _check_prompts(config, spec, with_vllm)
     if config.language is None:
         return spec
     return replace(spec, language=capabilities.check_language(config.language, "--language"))
@@ -151,7 +151,7 @@ def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[st
     return replace(capabilities, window_s=config.window_s, window_source="--window-seconds")
 
 
-def _check_prompts(config: RunConfig, spec: EngineSpec) -> None:
+def _check_prompts(config: RunConfig, spec: EngineSpec, with_vllm: bool) -> None:
     prompts = spec.prompts if spec.capabilities.is_whisper else None  # refuses tasks and timestamps that there are not
     if config.drop_no_speech and (prompts is None or prompts.no_speech is None):
         raise UsageError(
@@ -160,7 +160,7 @@ def _check_prompts(config: RunConfig, spec: EngineSpec) -> None:
         )
     for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
         if prompts is not None and text is not None:
-            prompts.check_words(option, text)
+            prompts.check_words(option, text, count=with_vllm)
 
 
 def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:

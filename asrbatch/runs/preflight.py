@@ -159,7 +159,8 @@ def check_run(
         except UsageError as e:
             if not is_whisper:
                 return PreflightResult(not_checked=f"the model and the rows' languages: {e}", fingerprint=known)
-            not_checked = f"engine options and the rows' tasks: {e}"
+            also = "" if config.hotwords is None else ", and whether --hotwords fit the prompt"
+            not_checked = f"engine options and the rows' tasks{also}: {e}"
         if is_whisper:
             windows = window_config(config, whisper_capabilities(checkpoint))
             known["windows"] = window_choices(windows)

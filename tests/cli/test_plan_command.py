@@ -5,6 +5,7 @@ found.
 import json
 import shlex
 import signal
+import sys
 import time
 import tracemalloc
 from collections import Counter
@@ -244,6 +245,18 @@ def test_a_machine_without_vllm_checks_model_and_languages(tiny_en, tmp_path, mo
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en, language="de"), []).refused
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en), ["en", "fr"]).refused
     assert "is English-only" in preflight.check_run(run_config(manifest, tiny_en, task="translate"), []).refused
+    # tokenizers comes with vLLM: hotwords ended in "a defect: No module named 'tokenizers'".
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for hotwords, refused in (
+        ("Norland", None),
+        ("<|startoftranscript|>", "holds the control token"),
+        ("word " * 1000, None),
+    ):
+        verdict = preflight.check_run(run_config(manifest, tiny_en, hotwords=hotwords), ["en"])
+        assert (refused or "") in (verdict.refused or "") and bool(refused) == bool(verdict.refused), verdict
+        assert verdict.not_checked.startswith(
+            "engine options and the rows' tasks, and whether --hotwords fit the prompt: vLLM is not installed"
+        )
 
 
 def test_what_the_engine_is_told_to_take_the_model_for_is_what_it_is_checked_as(tiny_en, tmp_path, monkeypatch):
