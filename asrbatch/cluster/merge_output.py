@@ -52,16 +52,16 @@ def write_merged(
     write_json_atomically(paths.record, {**record, "complete": False})
     remove_leftovers(paths.rows, paths.record, paths.done)
     with explained(paths.rows), replacing(paths.rows) as file:
-        sha256 = hashlib.sha256()
+        sha256, num_bytes = hashlib.sha256(), 0
         for block in blocks:
             check()
             sha256.update(block)
-            file.write(block)
+            num_bytes += file.write(block)
         # Once more before the rows take their place: fetching them took long.
         check()
     write_json_atomically(paths.record, record)
     if record["complete"]:
-        write_mark(paths, tally, sha256.hexdigest(), digest(record["fingerprint"]), metrics)
+        write_mark(paths, tally, sha256.hexdigest(), num_bytes, digest(record["fingerprint"]), metrics)
 
 
 def rows_in_order(lines: np.ndarray, chunk_of: np.ndarray, files: dict[int, Path]) -> Iterator[bytes]:

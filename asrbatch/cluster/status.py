@@ -96,7 +96,7 @@ def run_status(
 
 
 def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_parts: int) -> dict[str, Any]:
-    if damage := damage_of(files, None if files.chunk_id is None else num_parts):
+    if damage := damage_of(files, None if files.chunk_id is None else num_parts) or files.changed:
         return _line(files, DAMAGED, damage)
     record, mark = files.record, files.mark
     if record is None:
@@ -213,7 +213,7 @@ def _total(
         "without_eta": len(unfinished) - len(etas_s),
         "gpu_h": round(sum(chunk["gpu_h"] for chunk in chunks), 6),
         "merged": merged and merged["state"],
-        "notes": _notes(found, chunks, strangers),
+        "notes": _notes(found, [*chunks, *([merged] if merged else [])], strangers),
         "exit_code": _exit_code(chunks, merged, bool(strangers)),
     }
 
@@ -222,13 +222,15 @@ def _merged(files: RunFiles) -> dict[str, Any]:
     """What `merge-shards` made: its state, and its counts for when the chunks are not there any more."""
     state = "incomplete" if not files.record.get("complete") else COMPLETE if files.mark else "being written"
     values = dict.fromkeys(("rows", "failed", "audio_s"))
-    if files.mark:
+    if note := damage_of(files, files.record.get("num_chunks")) or files.changed:
+        state = DAMAGED
+    elif files.mark:
         try:
             failed = files.mark["statuses"].get("failed", 0)
             values = _checked({"rows": files.mark["rows"], "failed": failed, "audio_s": files.mark["audio_s"]})
         except _UNEXPECTED:
-            state = DAMAGED
-    return {"state": state, **values}
+            state, note = DAMAGED, f"{files.paths.done.name}: is not what asrbatch writes; it was edited"
+    return {"state": state, "note": note, **values}
 
 
 def _total_rows(found: FoundRun) -> int | None:
@@ -271,13 +273,11 @@ def _notes(found: FoundRun, chunks: list[dict[str, Any]], strangers: list[str]) 
 
 def _exit_code(chunks: list[dict[str, Any]], merged: dict[str, Any] | None, has_strangers: bool) -> int:
     states = {chunk["state"] for chunk in chunks}
-    if has_strangers or not states.isdisjoint(_FOR_A_PERSON):
+    if has_strangers or not states.isdisjoint(_FOR_A_PERSON) or (merged and merged["state"] == DAMAGED):
         return EXIT_ERROR
     # An empty set of states would count as complete, hence the two cases.
     if chunks:
         is_complete, has_failures = states <= set(_COMPLETE), COMPLETE_WITH_FAILURES in states
-    elif merged["state"] == DAMAGED:
-        return EXIT_ERROR
     else:  # only what was merged is left
         is_complete, has_failures = merged["state"] == COMPLETE, bool(merged["failed"])
     if not is_complete:

@@ -4,6 +4,7 @@ This is the wiring; what is done is in the modules it calls. Order matters: ever
 before the engine, which takes the longest, is started.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -88,15 +89,17 @@ def run(
         if note := check_same_run(paths, record, mark, plan.fingerprint, retry_failed=config.retry_failed):
             observer.log(f"note: {note}")
         _warn_of_other_chunks(config, plan, observer)
-        if mark and not (config.retry_failed and mark["statuses"].get("failed")):
-            return _already_complete(paths, mark, plan)
+        if mark:
+            _check_unchanged(paths, record, mark)
+            if not (config.retry_failed and mark["statuses"].get("failed")):
+                return _already_complete(paths, mark, plan)
         # Rows will be added, so the run is not complete from here on.
         remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
         # After a takeover by time into a new file: what the former holder writes, should it wake up, lands in the old
         # one.
-        new_file = heartbeat.lease.judged_by_time
-        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, new_file=new_file)
+        new_file, keys = heartbeat.lease.judged_by_time, plan.manifest.keys
+        journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, keys=keys, new_file=new_file)
         stack.callback(journal.close)
         session = Session(config, plan, heartbeat, record, journal, observer, started)
         with session.running():
@@ -160,15 +163,24 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
             return
 
 
-def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:
-    # Read again: a mark says nothing of rows that were edited since.
-    journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk)
-    journal.close()
-    if journal.sha256 != mark["sha256"]:
+def _check_unchanged(paths: RunPaths, record: dict[str, Any] | None, mark: dict[str, Any]) -> None:
+    """Raises OutputError where rows and record are not those that the mark vouches for."""
+    # Asked before the mark is removed: a new one would vouch for whatever was done to the rows since.
+    fix = "put the original back, or --overwrite to start anew"
+    if record is None or mark.get("fingerprint") != digest(record["fingerprint"]):
+        raise RefusedOutputError(f"{paths.done}: is another run's, not that of {paths.record.name}; {fix}")
+    with explained(paths.rows, fix), open(paths.rows, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != mark["sha256"]:
         raise RefusedOutputError(
             f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
-            "put the original back, or --overwrite to start anew"
+            f"{fix}"
         )
+
+
+def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:
+    journal = Journal(paths.rows, len(plan.manifest), chunk=plan.chunk, keys=plan.manifest.keys)
+    journal.close()
     progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, 0.0)
     return Summary(paths, "already_complete", _exit_code(mark), progress, mark)
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -76,6 +76,7 @@ class Journal:
         num_rows: rows of the manifest; an index outside it is another manifest's.
         keep: which of the rows already there to keep; the others are taken out of the file, atomically.
         chunk: bool [num_rows], which rows this file is for; None for all of them.
+        keys: int64 [num_rows], `hash(id)` of every row of the manifest; None compares no ids.
         new_file: copy the rows into a new file, which takes the old one's place. For when a former writer may still
             wake up (`Lease.judged_by_time`): what it writes then lands in a file that nobody reads.
 
@@ -91,12 +92,13 @@ class Journal:
         keep: Callable[[dict[str, Any]], bool] | None = None,
         *,
         chunk: np.ndarray | None = None,
+        keys: Sequence[int] | None = None,
         new_file: bool = False,
     ):
         self.path = path
         self.tally = StatusCounts()
         self.finished = bytearray(num_rows)
-        self._chunk = chunk
+        self._chunk, self._keys = chunk, keys
         self.num_expected = num_rows if chunk is None else int(np.count_nonzero(chunk))
         self._hash = hashlib.sha256()
         self._size = 0
@@ -165,6 +167,11 @@ class Journal:
         """Of the file's content."""
         return self._hash.hexdigest()
 
+    @property
+    def num_bytes(self) -> int:
+        """Of the file."""
+        return self._size
+
     def _recover(self, keep: Callable[[dict[str, Any]], bool] | None, copy: Any) -> None:
         """Takes in every complete line, or leaves it out; writes those taken in to `copy`, if there is one."""
         dropped = []
@@ -192,6 +199,11 @@ class Journal:
             raise RefusedOutputError(
                 f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(self.finished)} rows; "
                 f"it is another run's row: {_MEND}"
+            )
+        if self._keys is not None and hash(row["id"]) != self._keys[index]:
+            raise RefusedOutputError(
+                f"{where}: index {index} has id {row['id']}, and row {index} of this manifest another one; it was "
+                f"edited, or is another run's: {_MEND}"
             )
         if self._chunk is not None and not self._chunk[index]:
             raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")

@@ -113,14 +113,20 @@ def write_completion_mark(
     if journal.num_missing:
         raise ValueError(f"{journal.path}: {journal.num_missing} rows are missing; the run is not complete")
     journal.sync()  # the mark must never reach the disk before the rows it vouches for
-    return write_mark(paths, journal.tally, journal.sha256, fingerprint_digest, metrics)
+    return write_mark(paths, journal.tally, journal.sha256, journal.num_bytes, fingerprint_digest, metrics)
 
 
 def write_mark(
-    paths: RunPaths, tally: StatusCounts, sha256: str, fingerprint_digest: str, metrics: dict[str, Any]
+    paths: RunPaths,
+    tally: StatusCounts,
+    sha256: str,
+    num_bytes: int,
+    fingerprint_digest: str,
+    metrics: dict[str, Any],
 ) -> dict[str, Any]:
     """The mark of rows that were proved to be complete, and are on the disk. Returns what was written."""
-    made = {"fingerprint": fingerprint_digest, "asrbatch": __version__, "completed": now()}
+    # The size is for those who look often, and cannot read all rows each time.
+    made = {"bytes": num_bytes, "fingerprint": fingerprint_digest, "asrbatch": __version__, "completed": now()}
     mark = {**tally.as_dict(), "sha256": sha256, **made, **metrics}
     write_json_atomically(paths.done, mark)
     return mark

@@ -6,6 +6,7 @@ named and hides no other. Knows nothing of error rates.
 """
 
 import glob
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +33,7 @@ class RunFiles:
         chunk_id: None for a run in one piece.
         record, mark: the run record and the completion mark; None where there is no such file.
         num_bytes: of the rows file; None where there is none.
+        is_torn: it ends in a part of a row; not looked at where the mark says how many bytes it should have.
         has_ended: this machine knows that the process that holds the lease is no more.
         problem: why a file could not be read; None when all could.
     """
@@ -41,6 +43,7 @@ class RunFiles:
     record: dict[str, Any] | None = None
     mark: dict[str, Any] | None = None
     num_bytes: int | None = None
+    is_torn: bool = False
     has_ended: bool = False
     problem: OutputError | None = None
 
@@ -51,6 +54,21 @@ class RunFiles:
     @property
     def is_merged(self) -> bool:
         return self.record is not None and self.record.get("merged") is True
+
+    @property
+    def changed(self) -> str | None:
+        """Why these rows are not those that the mark vouches for, as far as their number of bytes tells; None for
+        nothing. What was changed byte for byte only reading all of them tells."""
+        if self.mark is None or self.num_bytes is None:
+            return None
+        expected = self.mark.get("bytes", self.num_bytes)
+        if not self.is_torn and expected == self.num_bytes:
+            return None
+        what = "it ends in a part of a row" if self.is_torn else f"{self.num_bytes} bytes instead of {expected}"
+        return (
+            f"{self.paths.rows.name}: is not what {self.paths.done.name} vouches for ({what}): it was cut off or "
+            "changed after the run completed; put the original back, or --overwrite to start anew"
+        )
 
 
 def read_run_files(paths: Sequence[RunPaths], chunk_ids: Iterable[int | None]) -> list[RunFiles]:
@@ -67,6 +85,14 @@ def read_chunks_of(output: Path, num_chunks: int) -> list[RunFiles]:
 
 def read_files_of(paths: RunPaths, chunk_id: int | None = None) -> RunFiles:
     """The files of one output."""
+    files = _look(paths, chunk_id)
+    # A run may complete, or begin anew, between the looks at its rows and at its mark: only what stays so is damage.
+    while files.changed and (again := _look(paths, chunk_id)) != files:
+        files = again
+    return files
+
+
+def _look(paths: RunPaths, chunk_id: int | None) -> RunFiles:
     found: dict[str, Any] = {}
     try:
         with explained(paths.rows), suppress(FileNotFoundError):
@@ -77,9 +103,17 @@ def read_files_of(paths: RunPaths, chunk_id: int | None = None) -> RunFiles:
         found["record"] = read_record(paths)
         while (mark := read_completion_mark(paths)) and (again := read_record(paths)) != found["record"]:
             found["record"] = again
+        if mark and "bytes" not in mark and found.get("num_bytes"):  # of an earlier version
+            found["is_torn"] = _ends_torn(paths.rows)
     except OutputError as e:
         return RunFiles(paths, chunk_id, **found, problem=e)
     return RunFiles(paths, chunk_id, **found, mark=mark, has_ended=mark is None and holder_has_ended(paths.lease))
+
+
+def _ends_torn(rows: Path) -> bool:
+    with explained(rows), open(rows, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 @dataclass(frozen=True)
@@ -166,6 +200,7 @@ class RunFacts:
         found = read_run_files(list(map(RunPaths, self._files)), [None] * len(self._files))
         self._records = [files.record for files in found if files.record is not None]
         self._marks = [files.mark for files in found if files.mark is not None]
+        self._changed = [files.changed for files in found if files.changed]
         self.problem = next((str(files.problem) for files in found if files.problem), None)
         self.record = self._records[0] if self._records else None
         self._fingerprint, self._made_from = self._part("fingerprint"), self._part("manifest")
@@ -231,7 +266,8 @@ class RunFacts:
         another number of rows.
         """
         num_files = (self.record or {}).get("num_chunks") if self._in_chunks else 1
-        if len(self._marks) != num_files or sum(mark["rows"] for mark in self._marks) != num_rows:
+        num_marked = sum(mark["rows"] for mark in self._marks)
+        if self._changed or len(self._marks) != num_files or num_marked != num_rows:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
@@ -250,6 +286,7 @@ class RunFacts:
         notes = []
         if torn:
             notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
+        notes += self._changed
         if self.problem:
             notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
         elif self.is_incomplete(num_rows):

@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from rich.console import Console
 from asrbatch.cli.display.plan_status import _status_table, status_parts
 from asrbatch.cli.display.tables import show
 from asrbatch.cluster import status
+from asrbatch.cluster.merge import merge
 from asrbatch.cluster.status import Watch, run_status
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import (
@@ -39,8 +41,10 @@ from asrbatch.errors import (
 )
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.runner import run
+from asrbatch.storage.files import write_json_atomically
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import RECORD_REFRESH_S, read_record
+from asrbatch.storage.run_files import read_files_of
 
 CHUNK_FIELDS = {
     "chunk_id", "output", "state", "note", "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session",
@@ -245,6 +249,11 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
         (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "done.json: is another run's"),
         (lambda p: p.rows.unlink(), "is gone, although out.chunk-00002-of-00004.done.json says that it is complete"),
         (lambda p: p.record.unlink(), "the run record out.chunk-00002-of-00004.run.json is not there"),
+        (lambda p: p.rows.write_bytes(p.rows.read_bytes()[:-7]), "bytes instead of"),
+        (lambda p: p.rows.write_bytes(p.rows.read_bytes().partition(b"\n")[2]), "bytes instead of"),
+        (lambda p: p.rows.write_bytes(p.rows.read_bytes() + b"{"), "bytes instead of"),
+        (lambda p: p.rows.write_bytes(b""), "0 bytes instead of"),
+        (lambda p: (edit(p.done, lambda m: m.pop("bytes")), os.truncate(p.rows, 99)), "it ends in a part of a row"),
     ],
 )
 def test_a_damaged_chunk_is_named_and_hides_no_other(copy, damage, note):
@@ -318,6 +327,26 @@ def test_a_merged_run(copy, cli):
     assert figures["total"]["exit_code"] == EXIT_ROWS_FAILED
     RunPaths(copy).done.unlink()
     assert run_status(copy)["total"]["exit_code"] == EXIT_INTERRUPTED
+
+
+@pytest.mark.parametrize("has_chunks", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda rows: os.truncate(rows, rows.stat().st_size - 1), "bytes instead of"),
+        (lambda rows: rows.write_bytes(rows.read_bytes().partition(b"\n")[2]), "bytes instead of"),
+        (lambda rows: rows.unlink(), "is gone, although out.done.json says that it is complete"),
+    ],
+)
+def test_a_merged_file_that_is_torn_is_not_complete(copy, damage, note, has_chunks):
+    """Before: `complete`, exit 0 or 3."""
+    merge(copy, str(copy.with_name("m.jsonl")))
+    for path in [] if has_chunks else copy.parent.glob("out.chunk-*"):
+        path.unlink()
+    damage(copy)
+    total = run_status(copy)["total"]
+    assert (total["merged"], total["exit_code"]) == ("damaged", EXIT_ERROR)
+    assert note in total["notes"][-1]
 
 
 def test_an_incomplete_merge_says_so(copy, cli):
@@ -400,12 +429,12 @@ def half_way(record: dict, loop_s: float) -> None:
 def test_a_thousand_chunks_are_counted(four_chunks, tmp_path):
     output = tmp_path / "out.jsonl"
     paths = RunPaths(chunk_path(four_chunks, 1, 4))
-    record, mark = json.loads(paths.record.read_text()), paths.done.read_text()
+    record, mark, rows = json.loads(paths.record.read_text()), paths.done.read_text(), paths.rows.read_bytes()
     for chunk_id in range(1000):
         made = RunPaths(chunk_path(output, chunk_id, 1000))
         made.record.write_text(json.dumps(record | {"chunk_id": chunk_id, "num_chunks": 1000}))
         made.done.write_text(mark)
-        made.rows.touch()
+        made.rows.write_bytes(rows)
     figures = run_status(output)
     assert figures["total"]["states"] == {"complete": 1000}
 
@@ -455,7 +484,7 @@ def many_chunks(folder: Path, of: Path) -> Path:
         made = RunPaths(chunk_path(output, chunk_id, 50))
         made.record.write_text(json.dumps(record | {"chunk_id": chunk_id, "num_chunks": 50}))
         shutil.copy(paths.done, made.done)
-        made.rows.touch()
+        shutil.copy(paths.rows, made.rows)
     return output
 
 
@@ -555,3 +584,26 @@ def test_the_times_rest_on_the_records_refresh():
     assert {field.name for field in dataclasses.fields(RunPaths)} == {"rows"} and read_record(
         RunPaths(Path("/nowhere/x.jsonl"))
     ) is None
+
+
+def test_a_run_that_completes_while_it_is_looked_at_is_not_damaged(copy):
+    """Begun anew and completed again and again, with another number of bytes each time."""
+    paths = RunPaths(chunk_path(copy, 2, 4))
+    record, mark, rows = json.loads(paths.record.read_text()), json.loads(paths.done.read_text()), paths.rows
+    line, ended = rows.read_bytes().splitlines(keepends=True)[0], threading.Event()
+
+    def complete_again() -> None:
+        for turn in range(1, 200):
+            paths.done.unlink(missing_ok=True)
+            rows.write_bytes(line * (turn % 7))
+            rows.write_bytes(line * (1 + turn % 5))
+            write_json_atomically(paths.record, {**record, "turn": turn})
+            write_json_atomically(paths.done, {**mark, "bytes": len(line) * (1 + turn % 5)})
+        ended.set()
+
+    writer = threading.Thread(target=complete_again)
+    writer.start()
+    while not ended.is_set():
+        files = read_files_of(paths, 2)
+        assert files.changed is None and files.problem is None
+    writer.join()

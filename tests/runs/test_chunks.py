@@ -339,7 +339,7 @@ def test_a_row_of_another_chunk_in_a_complete_one_is_refused(job, manifest):
     mine, other = job(manifest, 3, 1), job(manifest, 3, 2)
     with open(mine.paths.rows, "ab") as file:
         file.write(lines_of(other.paths)[0])
-    with pytest.raises(OutputError, match="belongs to another chunk"):
+    with pytest.raises(OutputError, match="was changed after the run completed"):
         job(manifest, 3, 1, start=never)
 
 

@@ -177,6 +177,7 @@ def test_completion_mark(paths):
         "flags": {"empty": 1},
         "errors": {"too_long": 1},
         "sha256": sha256,
+        "bytes": paths.rows.stat().st_size,
         "fingerprint": "digest",
         "rtfx_engine": 12.5,
     }
