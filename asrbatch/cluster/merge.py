@@ -20,18 +20,19 @@ from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
 from asrbatch.config import STDIN, SourceOptions
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, RefusedOutputError, UsageError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, RefusedOutputError
 from asrbatch.formatting import first_of
-from asrbatch.manifest.formats import options_for_kept
+from asrbatch.manifest.formats import files_of, options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.source import names_data_set
 from asrbatch.runs.fingerprint import differences
-from asrbatch.storage.files import explained, remove
+from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
-from asrbatch.storage.paths import RunPaths, check_output
+from asrbatch.storage.outputs import check_run_outputs
+from asrbatch.storage.paths import RunPaths, check_output, find_chunks
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.storage.run_files import RunFiles
 from asrbatch.version import __version__
@@ -85,7 +86,13 @@ def merge(
     """
     paths = RunPaths(check_output(output))
     num_chunks = choose_num_chunks(output, num_chunks, log)
-    manifest = _open_manifest(manifest_source, paths, reading or SourceOptions())
+    reading = reading or SourceOptions()
+    sources = [manifest_source] if isinstance(manifest_source, str) else list(manifest_source)
+    of_chunks = find_chunks(output)[num_chunks].values()
+    inputs = (path for chunk in of_chunks for path in (chunk.rows, chunk.record, chunk.done))
+    check_run_outputs(paths, (*files_of(sources, reading), *inputs))
+    remove_dead(paths.rows.parent)
+    manifest = _open_manifest(sources, paths, reading)
     report = MergeReport()
     chunks = read_chunk_files(output, num_chunks, report)
     fingerprint, sharding = find_run(output, chunks, manifest)
@@ -113,20 +120,15 @@ def merge(
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
 
 
-def _open_manifest(source: str | Sequence[str], paths: RunPaths, reading: SourceOptions) -> Manifest:
-    """What the chunks transcribed. Raises UsageError where it is the output itself."""
-    sources = [source] if isinstance(source, str) else list(source)
+def _open_manifest(sources: list[str], paths: RunPaths, reading: SourceOptions) -> Manifest:
+    """What the chunks transcribed."""
     if sources == [STDIN]:
         # The chunks read what the first of them kept of standard input; it lies beside the output.
         sources = [str(paths.spool)]
         reading = options_for_kept(sources[0], reading)
     if any(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
-    manifest = open_manifest(sources, options=reading)
-    # Checked before anything is written: the merged rows would replace it.
-    if Path(manifest.source) == paths.rows:
-        raise UsageError(f"--manifest {manifest.source}: is the output itself; give what was transcribed")
-    return manifest
+    return open_manifest(sources, options=reading)
 
 
 def _read_rows(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asrbatch.errors import AsrbatchError
-from asrbatch.storage.files import explained, replacing
+from asrbatch.storage.files import explained, remove_dead, replacing
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def submit(arrays: Sequence[Script], merge: Script | None, log_dir: Path, merge_
     for folder in (log_dir, scripts[0].path.parent):
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
+    remove_dead(scripts[0].path.parent)
     # All of them before the first is submitted: a full disk then costs nothing on the cluster.
     for script in scripts:
         with explained(script.path), replacing(script.path) as file:

@@ -23,8 +23,10 @@ from asrbatch.export.options import CueLimits, ResultNames
 from asrbatch.export.results import RESULT_FILES, ResultFile
 from asrbatch.export.transcript import audio_path_of, transcript_of
 from asrbatch.formatting import show_text
+from asrbatch.storage.files import kind_of, remove_dead
 from asrbatch.storage.journal import decode_row
-from asrbatch.storage.paths import find_chunks
+from asrbatch.storage.outputs import check_outputs
+from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.run_files import RunFacts
 
 _READ_BYTES = 8 * 2**20
@@ -101,8 +103,11 @@ def export(
     _check_exists(rows_path)
     stem = rows_path.name.removesuffix(".jsonl")
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
+    if (kind := kind_of(result.folder)) != "a folder" and (kind or result.folder.exists()):
+        raise UsageError(f"--to {result.folder}: is {kind or 'a file'} and no folder; give another name")
     with explained(result.folder):
         result.folder.mkdir(parents=True, exist_ok=True)
+    remove_dead(result.folder)
     # A run may be writing: both passes read up to where the file ends now.
     size = _size(rows_path)
     shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
@@ -114,6 +119,9 @@ def export(
             else:
                 output = open_file(result.folder, stem, FORMATS[name], limits or CueLimits(), overwrite, files)
             result.outputs[name] = output
+        # Files for one utterance each take the place of a link; these would take that of what it leads to.
+        written = (path for output in result.outputs.values() for path in output.paths)
+        check_outputs(written, RunPaths(rows_path).written, f"--to {result.folder}")
         logged = time.monotonic()
         for where, row in _rows(rows_path, size, result):
             _write_row(where, row, from_file_start, shared_names, result)

@@ -8,7 +8,6 @@ import filecmp
 import functools
 import json
 import os
-import secrets
 import stat
 import tempfile
 from collections import defaultdict
@@ -23,7 +22,7 @@ from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import Transcript
 from asrbatch.formatting import first_of
 from asrbatch.storage import files as storage_files
-from asrbatch.storage.files import json_bytes, replacing
+from asrbatch.storage.files import json_bytes, refuse_irregular, replacing, temporary_path
 
 _INDEX_FIELDS = ["id", "index", "file"]
 _SHOWN = 3
@@ -44,6 +43,7 @@ class Index:
 
     def __init__(self, path: Path, files: ExitStack):
         self.path = path
+        refuse_irregular(path)
         with explained(path):
             if path.exists() and not _is_index(path):
                 raise OutputError(f"{path}: is no index of an export; move it away, or choose another --to")
@@ -60,18 +60,19 @@ class OneFileEach:
 
     Attributes:
         path: of the index.
+        paths: files that are replaced as a whole: the index.
         num_utterances: in these files.
         written, unchanged: numbers of files; the latter were there already, word for word.
     """
 
     def __init__(self, folder: Path, name: str, form: Format, limits: CueLimits, overwrite: bool, files: ExitStack):
         self.path = folder / f"{name}.{form.extension}.index.jsonl"
+        self.paths = [self.path]
         self.num_utterances = self.written = self.unchanged = 0
         self._folder, self._form, self._limits, self._overwrite = folder, form, limits, overwrite
         self._index = Index(self.path, files)
         self._num_in_the_way = 0
         self._first_in_the_way: list[str] = []
-        self._token = secrets.token_hex(4)
 
     def add(self, transcript: Transcript, name: str) -> None:
         file = f"{name}.{self._form.extension}"
@@ -93,7 +94,7 @@ class OneFileEach:
     def _replace(self, path: Path, content: bytes) -> None:
         # Not fsynced, unlike `replacing`: that would take days for ten million files. After a power cut some may be
         # empty; the next export finds that they differ, and says so.
-        temporary = path.with_name(f".{path.name}.{self._token}")
+        temporary = temporary_path(path)
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)
@@ -116,12 +117,14 @@ class WholeFile:
 
     Attributes:
         file: to be written.
+        paths: this file, and the index where there is one.
         num_utterances: in it.
         written, unchanged: 1 and 0, or 0 and 1 where the file was there already, word for word.
     """
 
     def __init__(self, path: Path, overwrite: bool, files: ExitStack):
         self.path = path
+        self.paths = [path]
         self.num_utterances = self.written = self.unchanged = 0
         self._overwrite = overwrite
         with explained(path):
@@ -151,6 +154,7 @@ class OneFile(WholeFile):
         self._unsorted: BinaryIO | None = None
         self._places: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)  # by recording: start, length in it
         super().__init__(folder / f"{name}.{self._form.extension}", overwrite, files)
+        self.paths.append(self._index.path)
         with explained(self.path):
             self.file.write(self._form.head.encode())
             if self._form.sort_key:

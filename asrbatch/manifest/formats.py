@@ -5,7 +5,8 @@ no datasets, so that light commands start at once.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from itertools import chain
@@ -22,7 +23,7 @@ from asrbatch.manifest.readers.hub import open_hub
 from asrbatch.manifest.readers.jsonl import JSONL
 from asrbatch.manifest.readers.kaldi import open_kaldi
 from asrbatch.manifest.readers.lhotse import LHOTSE, open_lhotse, open_pair
-from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, describe
+from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, describe, is_audio
 from asrbatch.manifest.readers.tar import open_nemo_tars
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.readers.webdataset import open_webdataset
@@ -120,6 +121,29 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
             _check_options(source, name)
             return reader
     raise ManifestError(f"{source.path}: {describe(source)}; accepted are {ACCEPTED}")
+
+
+def files_of(sources: Iterable[str], options: SourceOptions) -> Iterator[str]:
+    """What reading the sources opens on this machine, as far as names tell: files, standard input, tars, source files
+    and what they name; of a folder what stands in it itself, without audio.
+
+    Raises:
+        ManifestError, UsageError: a list, a pattern or a source file is wrong.
+    """
+    for given in sources:
+        if (descriptor := descriptor_of(given)) is not None:
+            yield f"/dev/fd/{descriptor}" if descriptor else "/dev/stdin"
+            continue
+        reading = options
+        if is_source_file(given):
+            yield given
+            given, reading = read_source_file(given, options)
+        places = [given, reading.tars] if reading.tars else [given]
+        for path in (path for place in places if not is_remote(place) for path in expand(place)):
+            yield path
+            if os.path.isdir(path):
+                with suppress(OSError), os.scandir(path) as entries:
+                    yield from (entry.path for entry in entries if not is_audio(entry.name))
 
 
 def options_for_kept(path: str, options: SourceOptions) -> SourceOptions:

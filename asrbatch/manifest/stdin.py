@@ -9,7 +9,6 @@ from elsewhere.
 
 import filecmp
 import os
-import secrets
 import shutil
 import stat
 import sys
@@ -24,7 +23,7 @@ from typing import Any, BinaryIO
 from asrbatch.config import RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.readers.text import LocalFile, TextFile, unpacked
-from asrbatch.storage.files import explained, sync_folder
+from asrbatch.storage.files import explained, refuse_irregular, remove_dead, sync_folder, temporary_path
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.run_files import read_files_of
 
@@ -84,10 +83,12 @@ def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = Non
     # A resumed run is started by hand, or again by SLURM, without its rows.
     if stream.isatty() or _is_null_device(stream):
         return _kept_before(path)
+    refuse_irregular(path)
+    remove_dead(path.parent)
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # Another name for each process: several of one run may copy at the same time.
-        temporary = path.with_name(f".{path.name}.tmp-{secrets.token_hex(8)}")
+        temporary = temporary_path(path)
         try:
             with open(temporary, "xb") as file:
                 shutil.copyfileobj(stream, file)

@@ -7,17 +7,20 @@ Fields of `Durations`, `Duplicates` and `Estimate` are those of `plan --json`, w
 `dataclasses.asdict`: README lists them, and renaming one breaks scripts.
 """
 
+import os
 from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from os.path import normpath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from asrbatch.config import SourceOptions
+from asrbatch.errors import UsageError
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.scan import Check, Observe
@@ -195,6 +198,12 @@ class ManifestStats:
         known = row.lang in self.languages or len(self.languages) < _MOST_LANGUAGES
         self.languages[row.lang if known else "…"] += 1
         return problem
+
+    def refuse_audio(self, path: Path, option: str) -> None:
+        """Raises UsageError where a file that is to be replaced is the audio of a row."""
+        places = {hash(str(path)), hash(os.path.realpath(path))}
+        if path.exists() and np.isin(self.files, list(places)).any():
+            raise UsageError(f"{option} {path}: is audio that is read; give another name")
 
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s

@@ -61,6 +61,7 @@ class Validation:
         keeping = replace(reading, on_bad_row="fail")
         self._stats = ManifestStats(sources, reading=keeping, check=check, on_issue=on_issue, observe=observe)
         self.manifest: Manifest = self._stats.manifest
+        self.refuse_audio = self._stats.refuse_audio
         self.num_bad = self.manifest.num_bad
         self.probe: AudioProbe | None = None
         self.clean: tuple[Path, int] | None = None

@@ -12,10 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import UsageError
+from asrbatch.manifest.formats import files_of
+from asrbatch.manifest.readers.sniff import is_audio
 from asrbatch.manifest.row import audio_ref
 from asrbatch.storage.filenames import expand_home, is_too_long
-from asrbatch.storage.files import explained, replacing
+from asrbatch.storage.files import explained, remove_dead, replacing
+from asrbatch.storage.outputs import check_outputs
 from asrbatch.storage.remote import scheme_of
 from asrbatch.types import Utterance
 
@@ -74,32 +78,33 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def check_new_manifest(path: Path, option: str, sources: Sequence[str], overwrite: bool) -> None:
-    """Says early what will not be written.
+def check_new_manifest(
+    path: Path, option: str, sources: Sequence[str], overwrite: bool, reading: SourceOptions | None = None
+) -> None:
+    """Says early what will not be written, and removes what killed commands left half written there.
 
     Args:
         path: absolute.
         option: by which it was given, for messages.
-        sources: what it is made from, as given.
+        sources, reading: what it is made from, as given.
         overwrite: another file may stand there.
 
     Raises:
-        UsageError: something stands there, it is a source itself, or it would be called packed.
+        UsageError: something stands there, it is a source itself, or would be called packed or like audio.
+        ManifestError: a source is a list or pattern that is wrong.
     """
     # Readers go by first bytes, but people and other tools by the name.
     if path.name.endswith((".gz", ".zst")):
         raise UsageError(f"{option} {path}: is written as plain text; leave out {path.suffix}")
     if is_too_long(path.name, _MOST_MORE):
         raise UsageError(f"{option} {path}: is too long a name; choose a shorter one")
-    if path.is_dir():
-        raise UsageError(f"{option} {path}: is a folder; give a file name ending in .jsonl")
-    if not path.exists():
-        return
+    if is_audio(os.path.realpath(path)):
+        raise UsageError(f"{option} {path}: is called like audio; give a file name ending in .jsonl")
     # A source that is replaced while it is read would be lost.
-    if any(os.path.exists(source) and os.path.samefile(source, path) for source in sources):
-        raise UsageError(f"{option} {path}: is what is read; give another name")
-    if not overwrite:
+    check_outputs([path], files_of(sources, reading or SourceOptions()), f"{option} {path}")
+    if path.exists() and not overwrite:
         raise UsageError(f"{option} {path}: exists already; give another name, or --overwrite to replace it")
+    remove_dead(path.parent)
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 from asrbatch.config import RunConfig
@@ -23,8 +22,8 @@ from asrbatch.errors import (
     ManifestError,
     OutputError,
     RefusedOutputError,
-    UsageError,
 )
+from asrbatch.manifest.formats import files_of
 from asrbatch.manifest.stdin import KeptManifest, keep_stdin
 from asrbatch.runs.engine_log import engine_log
 from asrbatch.runs.fingerprint import differences, digest
@@ -34,10 +33,11 @@ from asrbatch.runs.preflight import check_engine_options, check_same_run
 from asrbatch.runs.progress import Observer, Progress, Stop, Summary
 from asrbatch.runs.session import Session
 from asrbatch.runs.workers.pool import transcribe_on_devices
-from asrbatch.storage.files import explained, remove
+from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics
+from asrbatch.storage.outputs import check_run_outputs
 from asrbatch.storage.paths import RunPaths, find_chunks, in_current_folder
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
@@ -62,9 +62,8 @@ def run(
         EngineStartError, EngineDiedError: the engine; rows written so far are kept.
     """
     started = time.monotonic()
-    # Before anything is kept or made.
-    check_engine_options(config)
-    observer, stop = observer or Observer(), stop or Stop()
+    observer, stop, paths = observer or Observer(), stop or Stop(), config.paths
+    _check_first(config, paths)
     kept = None if config.descriptor is None else keep_stdin(config)
     if kept is not None and kept.folder != os.getcwd():
         observer.log(f"relative paths are those of {kept.folder}, where this run began")
@@ -72,10 +71,6 @@ def run(
     for note in plan.notes:
         observer.log(f"note: {note}")
     _log_sharding(config, plan, observer)
-    paths = config.paths
-    # Rows would be added to the very file that they are read from.
-    if Path(plan.manifest.source) in (paths.rows, config.output_path):
-        raise UsageError(f"--output {config.output_path}: is the manifest itself; choose another")
     with explained(paths.rows):
         paths.rows.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
@@ -111,15 +106,18 @@ def run(
         return _summary(session, heartbeat)
 
 
+def _check_first(config: RunConfig, paths: RunPaths) -> None:
+    """What can be refused before anything is kept, made or opened. Raises UsageError."""
+    check_engine_options(config)
+    check_run_outputs(paths, files_of(config.manifest, config.reading), [RunPaths(config.output_path).problems])
+    remove_dead(paths.rows.parent)
+
+
 def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     """What is to be run. A manifest that is refused leaves the list of all its problems beside the
     output, others none.
     """
     path = RunPaths(config.output_path).problems
-    if path.exists() and any(os.path.exists(each) and os.path.samefile(each, path) for each in config.manifest):
-        raise UsageError(
-            f"--output {config.output_path}: would list problems of the manifest in the manifest; choose another"
-        )
     with closing(ProblemFile(path)) as problems:
         try:
             plan = RunPlan(config, kept, problems.add if config.on_bad_row == "refuse" else None)

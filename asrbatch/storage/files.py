@@ -9,14 +9,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from asrbatch.errors import ManifestError, OutputError, RefusedOutputError
+from asrbatch.errors import ManifestError, OutputError, RefusedOutputError, UsageError
+from asrbatch.storage.processes import has_ended, process_tag
 
 _FIXES = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again; rows written so far are kept",
@@ -35,9 +38,13 @@ _FIXES = {
     errno.EISDIR: "it is a folder: give --output a file name ending in .jsonl",
     errno.EEXIST: "a file stands in the place of a folder: choose another --output",
     errno.ENAMETOOLONG: "choose a shorter --output",
+    errno.ELOOP: "it is a link that leads to itself: remove it, or choose another --output",
 }
 # What no second try changes.
-_FOR_GOOD = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+_FOR_GOOD = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+# What a process has not finished: `.NAME.tmp-TAG-RANDOM`, where the tag tells which process.
+_TEMPORARY = re.compile(r"\..+\.tmp-(?P<tag>[^.]+)-[0-9a-f]{8}", re.DOTALL)
+_MOST_NAME_BYTES = 150
 
 
 @contextmanager
@@ -63,10 +70,14 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Temporary file, fsync, rename, fsync of the folder: after a crash the old or the new content is there, never a
     mixture. When the block raises, the old content stays. A link is followed, and permissions are kept.
+
+    Raises:
+        UsageError: what stands there is no file.
     """
-    path = path.resolve()
-    # Never the name that another process writes: in containers, process ids of two nodes are often the same.
-    temporary = path.with_name(f"{_temporary_prefix(path)}{secrets.token_hex(8)}")
+    # As root, a device would become a file for everybody.
+    refuse_irregular(path)
+    path = Path(os.path.realpath(path))
+    temporary = temporary_path(path)
     try:
         with open(temporary, "xb") as file:
             yield file
@@ -91,17 +102,60 @@ def remove(*paths: Path) -> None:
 
 
 def remove_leftovers(*paths: Path) -> None:
-    """Removes what processes that were killed inside `replacing(path)` left behind. Raises OutputError."""
+    """Removes what any process left behind that was killed inside `replacing(path)`: for who alone may write them.
+    Raises OutputError."""
     for path in paths:
         with explained(path):
-            path = path.resolve()
+            path = Path(os.path.realpath(path))
             for entry in os.scandir(path.parent):
                 if entry.name.startswith(_temporary_prefix(path)):
                     Path(entry.path).unlink(missing_ok=True)
 
 
+def remove_dead(folder: Path) -> None:
+    """Removes what commands that were killed left half written in a folder, where this machine knows that they are
+    dead. Manifests are as large there as whole ones."""
+    # No refusal of the disk matters here: whoever writes meets it again.
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            match = _TEMPORARY.fullmatch(entry.name)
+            if match and has_ended(match["tag"]):
+                os.unlink(entry.path)
+
+
+def temporary_path(path: Path) -> Path:
+    """A new name beside `path` for what is not finished; `remove_dead` knows whose it is."""
+    # Random: in containers, process ids of two nodes are often the same.
+    return path.with_name(f"{_temporary_prefix(path)}{process_tag()}-{secrets.token_hex(4)}")
+
+
 def _temporary_prefix(path: Path) -> str:
-    return f".{path.name}.tmp-"
+    name = os.fsencode(path.name)
+    if len(name) > _MOST_NAME_BYTES:  # there must be room for the rest
+        name = name[: _MOST_NAME_BYTES // 2] + hashlib.sha256(name).hexdigest()[:16].encode()
+    return f".{os.fsdecode(name)}.tmp-"
+
+
+def kind_of(path: Path | str) -> str | None:
+    """What stands at `path`, where that is no regular file: `a folder`, `a named pipe`; None for a file, for nothing,
+    and for what cannot be looked at. Opens nothing: that would wait for a pipe's other end."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as e:
+        return "a link that leads to itself" if e.errno == errno.ELOOP else None
+    return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def refuse_irregular(path: Path | str, fix: str = "remove it, or give another name") -> None:
+    """Raises UsageError where `path` is no regular file, nor free for one."""
+    if kind := kind_of(path):
+        raise UsageError(f"{path}: is {kind} and no file; {fix}")
 
 
 def write_json_atomically(path: Path, value: Any) -> None:
@@ -142,6 +196,8 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
         OutputError: the file is damaged, or lacks one of the `required` fields.
     """
     with explained(path):
+        if kind := kind_of(path):
+            raise _damaged(path, f"is {kind}")
         # Found by opening, not by asking first: the file may come or go in between.
         try:
             data = path.read_bytes()
@@ -212,10 +268,10 @@ class FileState:
 
     def _look(self) -> tuple[int, int]:
         try:
-            stat = os.stat(self._target)
+            state = os.stat(self._target)
         except OSError as e:
             raise ManifestError(f"{self._path}: cannot be read: {e.strerror}") from e
-        return stat.st_size, stat.st_mtime_ns
+        return state.st_size, state.st_mtime_ns
 
 
 def manifest_changed(where: str) -> ManifestError:

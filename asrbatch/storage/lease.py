@@ -17,8 +17,8 @@ Signs of life, written while the main thread is busy: the lease's beat and the r
 
 import json
 import os
+import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,10 +26,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from asrbatch.child_process import start_time
-from asrbatch.errors import LeaseError, LeaseRemovedError
+from asrbatch.errors import LeaseError, LeaseRemovedError, UsageError
 from asrbatch.formatting import show_text
-from asrbatch.storage.files import explained
+from asrbatch.storage.files import explained, refuse_irregular, temporary_path
+from asrbatch.storage.processes import describe_self, is_alive_here
 from asrbatch.storage.record import RECORD_REFRESH_S, RunRecord
 from asrbatch.timeouts import running_s
 
@@ -40,6 +40,8 @@ _POLL_S = 1.0
 _GIVE_WAY_S = 0.2
 # Bounds every loop that others can lengthen.
 _ATTEMPTS = 100
+# What follows the lease's own name: a token, or the place of a torn lease in the chain.
+_CLAIM = r"(?:[0-9a-f]{32}|\d{1,3})"
 
 
 class Lease:
@@ -74,7 +76,7 @@ class Lease:
         self._stale_after_s = stale_after_s
         self._beats = 0
         self._lock = threading.Lock()
-        self._own = self._beside(f"{self.token}.new")
+        self._own = temporary_path(path)
         with explained(path):
             # Written in full under a name of its own and only then linked: nobody ever finds half a first lease.
             self._fd = os.open(self._own, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
@@ -82,6 +84,7 @@ class Lease:
                 self._beat()
                 self._acquire(log)
                 self.refresh()
+                self._remove_claims()
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -121,7 +124,7 @@ class Lease:
     def release(self) -> None:
         """Removes the lease if it is still ours. What cannot be removed, the next process will judge dead."""
         claim = self._beside(self.token)
-        with suppress(OSError):
+        with suppress(OSError, UsageError):
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL))  # fails where another has claimed; afterwards nobody can
             if _token(_read(self.path)) == self.token:
                 self.path.unlink()
@@ -160,7 +163,7 @@ class Lease:
 
     def _is_dead(self, path: Path, content: str, log: Callable[[str], None]) -> bool:
         """Whether the holder is dead; False when its lease went away. Raises when it lives."""
-        alive = _is_alive_here(content)
+        alive = is_alive_here(_parsed(content))
         if alive:
             raise self._refusal(content)
         # So that a run that crashed resumes at once, without a minute of watching.
@@ -182,8 +185,8 @@ class Lease:
         return True
 
     def _take_over(self, chain: list[tuple[Path, str]]) -> bool:
-        by_time = [_is_alive_here(content) is None or _parsed(content).get("judged_by_time") for _, content in chain]
-        self.judged_by_time |= any(by_time)
+        holders = [_parsed(content) for _, content in chain]
+        self.judged_by_time |= any(is_alive_here(each) is None or each.get("judged_by_time") for each in holders)
         # Who was found dead by time alone may still be in the middle of a write, however many took over since.
         self._beat()  # whoever takes over from us must know
         claim = self._claim_on(chain)
@@ -196,6 +199,17 @@ class Lease:
         for path, _ in [*chain[1:], (claim, "")]:  # nothing leads to them any more
             path.unlink(missing_ok=True)
         return True
+
+    def _remove_claims(self) -> None:
+        """Removes claims of processes that died while they took over or let go: from our lease nothing leads to them,
+        and whoever made one and wakes up finds another lease in place of the one it claimed."""
+        # Listed first: what is claimed later is not among them.
+        claim = re.compile(re.escape(f".{self.path.name}.") + _CLAIM)
+        found = {self.path.with_name(name) for name in os.listdir(self.path.parent) if claim.fullmatch(name)}
+        chain = {path for path, _ in self._chain()}
+        if self._is_ours():
+            for path in found - chain:
+                path.unlink(missing_ok=True)
 
     def _is_ours(self) -> bool:
         return _token(_read(self.path)) == self.token and not self._beside(self.token).exists()
@@ -219,7 +233,7 @@ class Lease:
 
     def _beat(self) -> None:
         self._beats += 1
-        content = {"token": self.token, **_self(), "judged_by_time": self.judged_by_time, "beat": self._beats}
+        content = {"token": self.token, **describe_self(), "judged_by_time": self.judged_by_time, "beat": self._beats}
         os.pwrite(self._fd, json.dumps(content).ljust(512).encode() + b"\n", 0)  # one length: no tail of an older one
         os.fsync(self._fd)
 
@@ -233,9 +247,9 @@ def holder_has_ended(path: Path) -> bool:
     """
     try:
         content = _read(path)
-    except OSError:  # nobody's business here: who writes will hear of it
+    except (OSError, UsageError):  # nobody's business here: who writes will hear of it
         return False
-    return content is not None and _is_alive_here(content) is False
+    return content is not None and is_alive_here(_parsed(content)) is False
 
 
 def _now() -> float:
@@ -244,49 +258,9 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _self() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "pid_start": start_time(os.getpid()),
-        "pid_space": _pid_space(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-    }
-
-
-def _is_alive_here(content: str) -> bool | None:
-    """Whether the holder lives, when this machine's kernel can tell; None when only time can."""
-    holder, space = _parsed(content), _pid_space()
-    pid = holder.get("pid")
-    same_space = space and (holder.get("pid_space"), holder.get("host")) == (space, socket.gethostname())
-    if not same_space or type(pid) is not int:
-        return None
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        pass
-    # A process id is used again; with its start time it names one process.
-    start = start_time(pid)  # None where /proc hides other users' processes
-    return None if start is None else start == holder.get("pid_start")
-
-
-def _pid_space() -> str | None:
-    """Names the set of processes whose ids and start times mean the same: one boot of one machine, one PID namespace
-    (containers), one time namespace (the kernel tells start times in the asker's own)."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        space = f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-    with suppress(FileNotFoundError):  # before Linux 5.6 there are none
-        space += f"/{os.readlink('/proc/self/ns/time')}"
-    return space
-
-
 def _read(path: Path) -> str | None:
-    """The lease as it stands now; opening anew makes network file systems look."""
+    """The lease as it stands now; opening anew makes network file systems look. Raises UsageError: it is no file."""
+    refuse_irregular(path)
     with suppress(FileNotFoundError):
         return path.read_text(encoding="utf-8", errors="replace")
     return None

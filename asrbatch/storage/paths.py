@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,19 @@ def _beside(ending: str, meaning: str) -> Any:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files beside one output.
+    """The files of one output.
 
     Args:
-        rows: the output path itself, `X.jsonl`.
+        output: the output path, `X.jsonl`. A link stands for the file that it leads to: two names of one file are then
+            one output, with one lease and one record.
     """
 
-    rows: Path
+    output: Path
+
+    @cached_property
+    def rows(self) -> Path:
+        """The rows file itself, which the others stand beside."""
+        return Path(os.path.realpath(self.output)) if self.output.is_symlink() else self.output
 
     record = _beside("run.json", "What the run is, and who worked on it when.")
     done = _beside("done.json", "The completion mark.")
@@ -56,6 +63,11 @@ class RunPaths:
     )
     log = _beside("log", "What vLLM and the decoders print.")
 
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """What a run writes, replaces or removes: all but `spool`, which may be given as a manifest too."""
+        return self.rows, self.record, self.done, self.lease, self.in_flight, self.problems, self.log
+
 
 def chunk_path(output: Path, chunk_id: int, num_chunks: int) -> Path:
     """The rows file of one chunk of the run that is called `output`: `X.chunk-00003-of-00016.jsonl`."""
@@ -66,12 +78,13 @@ def check_output(path: Path) -> Path:
     """The path, if a run can be called so.
 
     Raises:
-        UsageError: it does not end in .jsonl, or is the name of one chunk's file.
+        UsageError: it does not end in .jsonl, or is the name of one chunk's file, or a link to one.
     """
     if not path.name.endswith(".jsonl"):
         raise UsageError(f"--output {path}: must end in .jsonl; the run's other files are named after it")
-    if match := _CHUNK.search(path.name):
-        run = path.with_name(path.name.replace(match[0], ""))
+    rows = RunPaths(path).rows
+    if match := _CHUNK.search(rows.name):
+        run = rows.with_name(rows.name.replace(match[0], ""))
         raise UsageError(f"--output {path}: is the name of one chunk's file; give the run's own, {run.name}")
     return path
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import OutputError, UsageError
-from asrbatch.storage.files import explained
+from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
@@ -97,6 +97,8 @@ def _look(paths: RunPaths, chunk_id: int | None) -> RunFiles:
     try:
         with explained(paths.rows), suppress(FileNotFoundError):
             found["num_bytes"] = paths.rows.stat().st_size
+        if kind := kind_of(paths.rows):
+            raise OutputError(f"{paths.rows}: is {kind}, and no rows file; remove it, and run the same command again")
         # A run removes its mark before it changes its record, and writes the mark last. Read in either order, a run
         # that begins or completes meanwhile gives a mark beside another state's record: damage that nobody did. So the
         # record is read on both sides of a mark, until it is the same.
@@ -170,7 +172,7 @@ def rows_files(path: Path) -> list[Path]:
     """The file itself; where there is none, the rows files of the chunks of the run that is called so.
 
     Raises:
-        UsageError: there are chunks of several runs.
+        UsageError: there are chunks of several runs, or something else in a file's place.
     """
     chunks = find_chunks(path) if not path.exists() and path.parent.is_dir() else {}
     if len(chunks) > 1:
@@ -178,6 +180,8 @@ def rows_files(path: Path) -> list[Path]:
             f"{path}: is not there, and beside it are chunks of runs of {' and '.join(map(str, chunks))}; merge one"
         )
     found = [paths.rows for of_run in chunks.values() for paths in of_run.values() if paths.rows.is_file()]
+    # A named pipe would be waited for.
+    refuse_irregular(path, "give a rows file of transcribe or merge-shards, or other JSON Lines")
     return found or [path]
 
 

@@ -566,7 +566,7 @@ def test_usage(output, manifest, tmp_path):
     with pytest.raises(UsageError, match="--split: means nothing for .*, which is read as --format jsonl"):
         merge(output, str(manifest), reading=SourceOptions(split="train"))
     merge(output, str(manifest))
-    with pytest.raises(UsageError, match="is the output itself; give what was transcribed"):
+    with pytest.raises(UsageError, match="is what is read; give another name"):
         merge(output, str(output))
 
 
@@ -663,15 +663,29 @@ def test_several_processes_read_the_same(output, manifest, processes):
     assert re.search(r"doubled rows: \d", done.stdout) and "in the files of chunks 0, 2" in done.stdout
 
 
-def test_what_a_reading_process_cannot_read_is_an_error(output, manifest):
-    chunk(output, 1).rows.unlink()
-    chunk(output, 1).rows.mkdir()
-    done = merge_apart(output, manifest)
-    assert (
-        done.returncode == 1
-        and "OutputError" in done.stderr
-        and "out.chunk-00001-of-00003.jsonl: Is a directory" in done.stderr
-    )
+READ_APART = """
+import sys
+from pathlib import Path
+from asrbatch.cluster.shard_rows import read_chunks
+from asrbatch.manifest.manifest import open_manifest
+from asrbatch.manifest.sharding import Sharding
+manifest = open_manifest(sys.argv[2])
+chunks = {chunk_id: Path(f"{sys.argv[1]}-{chunk_id}") for chunk_id in range(3)}
+list(read_chunks(chunks, manifest, Sharding(manifest.scan.durations_s, 3), 3))
+"""
+
+
+def read_apart(places: Path, manifest: Path, before: str = "") -> subprocess.CompletedProcess:
+    """Three chunks by three processes: `places` with `-0`, `-1`, `-2` behind it."""
+    command = [sys.executable, "-c", f"{before}\n{READ_APART}", places, manifest]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_what_a_reading_process_cannot_read_is_an_error(manifest, tmp_path):
+    for chunk_id in range(NUM_CHUNKS):
+        (tmp_path / f"rows-{chunk_id}").mkdir()
+    done = read_apart(tmp_path / "rows", manifest)
+    assert done.returncode == 1 and "OutputError" in done.stderr and "Is a directory" in done.stderr
 
 
 KILL_A_READER = """
@@ -685,12 +699,11 @@ threading.Thread(target=kill, daemon=True).start()
 """
 
 
-def test_a_reading_process_that_is_killed_is_an_error(output, manifest):
+def test_a_reading_process_that_is_killed_is_an_error(manifest, tmp_path):
     """As the kernel does when memory runs out."""
     for chunk_id in range(NUM_CHUNKS):
-        chunk(output, chunk_id).rows.unlink()
-        os.mkfifo(chunk(output, chunk_id).rows)  # reading it never ends
-    done = merge_apart(output, manifest, KILL_A_READER, processes=3)
+        os.mkfifo(tmp_path / f"rows-{chunk_id}")  # reading it never ends
+    done = read_apart(tmp_path / "rows", manifest, KILL_A_READER)
     assert done.returncode == 1 and "a process that was reading chunks ended before its time" in done.stderr
 
 

@@ -254,6 +254,7 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
         (lambda p: p.rows.write_bytes(p.rows.read_bytes() + b"{"), "bytes instead of"),
         (lambda p: p.rows.write_bytes(b""), "0 bytes instead of"),
         (lambda p: (edit(p.done, lambda m: m.pop("bytes")), os.truncate(p.rows, 99)), "it ends in a part of a row"),
+        (lambda p: (p.rows.unlink(), p.rows.mkdir()), "is a folder, and no rows file"),
     ],
 )
 def test_a_damaged_chunk_is_named_and_hides_no_other(copy, damage, note):

@@ -14,7 +14,7 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.excerpt import excerpt
@@ -501,7 +501,7 @@ def test_another_file_is_not_replaced_and_a_report_is(cli, tmp_path):
     refused = cli("report", path, "--to", tmp_path / "notes.html")
     assert refused.returncode == EXIT_ERROR and "is there already and is no report" in refused.stderr
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
-    with pytest.raises(OutputError, match="is no report"):
+    with pytest.raises(UsageError, match="is a folder and no file"):
         made(path, tmp_path)
     assert cli("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
 

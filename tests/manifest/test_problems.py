@@ -116,8 +116,7 @@ def test_a_run_that_refuses_rows_lists_all_of_them_beside_its_output(tiny_en, tm
 
 def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", bad_rows(3))
-    (tmp_path / "out.problems").mkdir()
-    config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(tmp_path / "out.jsonl"))
+    config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(path / "out.jsonl"))
     said = refused(config)
     assert len(said) == 5 and said[-1].startswith(
         f"the list of all of them was not written: {RunPaths(config.output_path).problems}"
@@ -131,7 +130,7 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
         engine=EngineConfig(model=tiny_en),
         output=str(tmp_path / "other.jsonl"),
     )
-    with pytest.raises(UsageError, match="would list problems of the manifest in the manifest; choose another"):
+    with pytest.raises(UsageError, match="other.problems is what is read; give another name"):
         run(config)
 
 

@@ -171,3 +171,216 @@ def test_ids_of_a_complete_run_that_was_mended_by_hand(manifest, transcribe):
     vouch(paths)
     with pytest.raises(OutputError, match=r"out\.jsonl:4: index \d has id other"):
         transcribe(manifest, start=never)
+
+
+# Two names of one output
+
+
+def link(name: Path, to: Path) -> Path:
+    name.parent.mkdir(parents=True, exist_ok=True)
+    name.symlink_to(to)
+    return name
+
+
+LINKS = {
+    "a link": lambda real: link(real.with_name("link.jsonl"), real),
+    "a relative one": lambda real: link(real.with_name("link.jsonl"), Path(real.name)),
+    "a link of a link": lambda real: link(real.with_name("link.jsonl"), link(real.with_name("first.jsonl"), real)),
+    "in another folder": lambda real: link(real.parent.parent / "else" / "out.jsonl", real),
+    "of its folder": lambda real: link(real.parent.parent / "else", real.parent) / real.name,
+}
+
+
+@pytest.mark.parametrize(("name", "first"), [*((name, "link") for name in LINKS), ("a link", "real")])
+def test_a_link_is_the_run_that_it_leads_to(manifest, transcribe, tmp_path, name, first):
+    real = tmp_path / "run" / "out.jsonl"
+    real.parent.mkdir()
+    linked = LINKS[name](real)
+    one, other = (linked, real) if first == "link" else (real, linked)
+    refused = []
+
+    def start(*arguments, **options):
+        with pytest.raises(LeaseError, match="is writing this output") as error:
+            transcribe(manifest, other, start=never)
+        refused.append(error)
+        return start_beeps(*arguments, **options)
+
+    assert transcribe(manifest, one, start=start).outcome == "complete" and len(refused) == 1
+    assert transcribe(manifest, other, start=never).outcome == "already_complete"
+    assert transcribe(manifest, linked, overwrite=True).outcome == "complete"
+    assert os.path.realpath(linked) == str(real) and real.is_file() and not real.is_symlink()
+    check_rows([linked], range(NUM_ROWS))
+    assert transcribe(manifest, real, start=never).outcome == "already_complete"
+    assert not list(tmp_path.rglob("link.run.json")) and len(list(real.parent.glob("*.run.json"))) == 1
+
+
+def test_a_link_to_a_chunk_is_no_output(manifest, transcribe, tmp_path):
+    chunk = transcribe(manifest, num_chunks=2, chunk_id=1).paths.rows
+    linked = link(tmp_path / "all.jsonl", chunk)
+    before = contents(chunk.parent)
+    with pytest.raises(UsageError, match="is the name of one chunk's file; give the run's own, out.jsonl"):
+        transcribe(manifest, linked, start=never, overwrite=True)
+    assert contents(chunk.parent) == before
+
+
+def test_a_chunk_that_lies_elsewhere_is_one_chunk(manifest, transcribe, tmp_path):
+    """As somebody does whose disk is full: rows and what belongs to them moved, and a link left behind."""
+    of = {"num_chunks": 2, "chunk_id": 1}
+    paths = transcribe(manifest, **of).paths
+    moved = tmp_path / "scratch"
+    moved.mkdir()
+    for path in (paths.rows, paths.record, paths.done):
+        shutil.move(path, moved / path.name)
+    paths.rows.symlink_to(moved / paths.rows.name)
+    assert transcribe(manifest, start=never, **of).outcome == "already_complete"
+    assert RunPaths(paths.output).lease.parent == moved
+
+
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"retry_failed": True}], ids=str)
+def test_a_file_with_two_hard_links_is_refused(manifest, transcribe, tmp_path, options):
+    rows = transcribe(manifest).paths.rows
+    os.link(rows, tmp_path / "run" / "copy.jsonl")
+    before = contents(tmp_path / "run")
+    for output in (rows, tmp_path / "run" / "copy.jsonl"):
+        with pytest.raises(UsageError, match=rf"--output {output}: .* has 2 names \(hard links\)") as error:
+            transcribe(manifest, output, start=never, **options)
+        assert error.value.exit_code == EXIT_USAGE
+    assert contents(tmp_path / "run") == before
+    (tmp_path / "run" / "copy.jsonl").unlink()
+    assert transcribe(manifest, start=never).outcome == "already_complete"
+
+
+# Inputs among the run's own files
+
+OWN = ("jsonl", "run.json", "done.json", "lease", "inflight", "problems", "log")
+OPTIONS = [{}, {"overwrite": True}]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("ending", OWN)
+def test_the_manifest_is_none_of_the_runs_own_files(manifest, transcribe, tmp_path, ending, options):
+    (tmp_path / "run").mkdir()
+    own = tmp_path / "run" / f"out.{ending}"
+    shutil.copy(manifest, own)
+    linked = link(tmp_path / "m.jsonl", own)
+    listed = f"{manifest},{own}"
+    (tmp_path / "source.toml").write_text(f'source = "{own}"\n')
+    before = contents(tmp_path / "run")
+    for source in (own, linked, listed, f"{tmp_path}/run/out.*", tmp_path / "source.toml"):
+        with pytest.raises(UsageError, match=r"--output .*out\.jsonl:.* is what is read.*; give another name"):
+            transcribe(source, start=never, **options)
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("ending", [ending for ending in OWN if ending not in ("lease", "jsonl")])
+def test_none_of_the_runs_own_files_is_a_link_to_the_manifest(manifest, transcribe, tmp_path, ending, options):
+    before = manifest.read_bytes()
+    own = link(tmp_path / "run" / f"out.{ending}", manifest)
+    with pytest.raises(UsageError, match=rf"--output .*: {own} is what is read \({manifest}\); give another name"):
+        transcribe(manifest, start=never, **options)
+    assert manifest.read_bytes() == before and own.is_symlink()
+
+
+@pytest.mark.parametrize("options", [*OPTIONS, {"num_chunks": 2, "chunk_id": 1}], ids=str)
+def test_an_output_that_leads_to_the_manifest(manifest, transcribe, tmp_path, options):
+    before = manifest.read_bytes()
+    output = tmp_path / "run" / ("out.chunk-00001-of-00002.jsonl" if "num_chunks" in options else "out.jsonl")
+    link(output, manifest)
+    with pytest.raises(UsageError, match="is what is read"):
+        transcribe(manifest, start=never, **options)
+    os.unlink(output)
+    os.link(manifest, output)
+    with pytest.raises(UsageError, match=r"is what is read|has 2 names"):
+        transcribe(manifest, start=never, **options)
+    assert manifest.read_bytes() == before
+
+
+def test_a_kaldi_folder_holds_inputs(transcribe, tmp_path):
+    folder = tmp_path / "kaldi"
+    beep_manifest(folder, 1)
+    (folder / "wav.scp").write_text("u0 1.wav\n")
+    link(tmp_path / "run" / "out.log", folder / "wav.scp")
+    with pytest.raises(UsageError, match=r"out\.log is what is read \(.*/kaldi/wav\.scp\)"):
+        transcribe(folder, start=never)
+    assert (folder / "wav.scp").read_text() == "u0 1.wav\n"
+
+
+def test_standard_input_from_the_output_itself(manifest, tiny_en, tmp_path):
+    output = tmp_path / "out.jsonl"
+    shutil.copy(manifest, output)
+    command = [PYTHON, "-m", "asrbatch", "transcribe", "-", "-o", output, "--overwrite", "-m", tiny_en]
+    with open(output, "rb") as stdin:
+        done = subprocess.run(command, stdin=stdin, capture_output=True, text=True)
+    assert done.returncode == EXIT_USAGE and "is what is read (/dev/stdin)" in done.stderr, done.stderr
+    assert output.read_bytes() == manifest.read_bytes()
+
+
+def test_two_files_of_a_run_are_not_one(manifest, transcribe, tmp_path):
+    paths = transcribe(manifest).paths
+    paths.log.unlink(missing_ok=True)
+    paths.log.symlink_to(paths.rows)
+    before = paths.rows.read_bytes()
+    with pytest.raises(UsageError, match=rf"{paths.log} is the same file as {paths.rows}; remove one of the two names"):
+        transcribe(manifest, start=never)
+    assert paths.rows.read_bytes() == before
+
+
+def test_what_was_kept_of_standard_input_is_a_manifest(manifest, transcribe, tmp_path):
+    """`X.manifest.jsonl` is what people give to `merge-shards`, and what they call manifests of their own."""
+    kept = tmp_path / "run" / "out.manifest.jsonl"
+    kept.parent.mkdir()
+    shutil.copy(manifest, kept)
+    assert transcribe(kept).outcome == "complete"
+    assert kept.read_bytes() == manifest.read_bytes()
+
+
+# What is no file
+
+
+def make_socket(path: Path) -> None:
+    folder = os.open(path.parent, os.O_RDONLY)  # the names of sockets are short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"/proc/self/fd/{folder}/{path.name}")
+    os.close(folder)
+
+
+ODD = {
+    "a named pipe": os.mkfifo,
+    "a folder": Path.mkdir,
+    "a link that leads to itself": lambda path: path.symlink_to(path.name),
+    "a device": lambda path: path.symlink_to("/dev/null"),
+    "a socket": make_socket,
+}
+
+
+@pytest.mark.parametrize("ending", OWN)
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_no_file_is_refused_at_once(manifest, transcribe, tmp_path, ending, kind):
+    (tmp_path / "run").mkdir()
+    odd = tmp_path / "run" / f"out.{ending}"
+    ODD[kind](odd)
+    for options in OPTIONS:
+        with pytest.raises(UsageError, match=re.escape(f" is {kind} and no file; remove it, or give another name")):
+            transcribe(manifest, start=never, **options)
+    assert os.path.lexists(odd) and os.listdir(tmp_path / "run") == [odd.name]
+
+
+def test_chunks_look_at_what_all_of_them_share(manifest, transcribe, tmp_path):
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "out.problems")
+    with pytest.raises(UsageError, match=r"out\.problems is a named pipe"):
+        transcribe(manifest, start=never, num_chunks=2, chunk_id=1)
+
+
+def test_a_link_to_nothing_is_where_the_rows_go_but_no_lease(manifest, transcribe, tmp_path):
+    stop = Stop()
+    stop.request()
+    link(tmp_path / "run" / "out.lease", Path("nowhere"))
+    with pytest.raises(UsageError, match=r"out\.lease is a link, and leases are files of their own; remove it"):
+        transcribe(manifest, start=never)
+    (tmp_path / "run" / "out.lease").unlink()
+    link(tmp_path / "run" / "out.jsonl", tmp_path / "scratch" / "far.jsonl")
+    assert transcribe(manifest, stop=stop).outcome == "interrupted"
+    assert transcribe(manifest).paths.rows == tmp_path / "scratch" / "far.jsonl"
+    check_rows([tmp_path / "run" / "out.jsonl"], range(NUM_ROWS))

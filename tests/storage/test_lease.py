@@ -30,11 +30,11 @@ HOLDER = """
 import sys, threading, time
 from pathlib import Path
 from asrbatch.errors import LeaseError
-from asrbatch.storage import lease as module
+from asrbatch.storage import lease as module, processes
 
 path, elsewhere = Path(sys.argv[1]), sys.argv[2] == "pretend"
 if elsewhere:
-    module._pid_space = lambda: "another machine's"
+    processes.pid_space = lambda: "another machine's"
 try:
     lease = module.Lease(path, log=lambda line: print("says", line, flush=True), refresh_s=0.1, stale_after_s=0.8)
 except LeaseError as e:

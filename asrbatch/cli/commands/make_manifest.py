@@ -33,15 +33,16 @@ def make_manifest(
     if output is None:
         raise UsageError("--output is missing; give the JSONL file to write, for example -o manifest.jsonl")
     path, sources = Path(output).expanduser().absolute(), choose_sources(source or [], reading.values["dataset"])
-    # Before hours of decoding, which would be for nothing.
-    check_new_manifest(path, "--output", sources, overwrite)
     options = reading.reading
+    # Before hours of decoding, which would be for nothing.
+    check_new_manifest(path, "--output", sources, overwrite, options)
     if options.on_bad_row != "refuse":
         fix = "leave it out, or take those rows out with validate --write-clean"
         raise UsageError(f"--on-bad-row {options.on_bad_row}: a row that cannot be run cannot be written; {fix}")
     # All rows are judged before any audio is opened: a bad one is said in seconds.
     with ReadingBar() as bar:
         stats = check_sources(sources, options, observe=bar.update)
+    stats.refuse_audio(path, "--output")
     with ProbeBar(len(stats), "measuring", "measured") as bar:
         made = write_manifest(
             stats, path, headers_only=headers_only, num_workers=probing.num_workers,

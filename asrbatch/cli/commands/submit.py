@@ -18,7 +18,8 @@ from asrbatch.config import STDIN, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
 from asrbatch.options import option
-from asrbatch.storage.paths import find_chunks
+from asrbatch.storage.outputs import check_run_outputs
+from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.remote import absolute
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def submit(
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
     output = config.output_path
+    _check_outputs(config)
     slurm, chdir = _slurm_options(slurm, output), slurm["chdir"]
     # Another environment may have another vLLM.
     is_here = slurm.container is None and slurm.python == _interpreter(None, None)
@@ -77,6 +79,21 @@ def submit(
         print_line(f"merge {submitted.merge}")
     for line in _how_to_follow(submitted, len(ids), config, slurm, by_hand):
         log(line)
+
+
+def _check_outputs(config: RunConfig) -> None:
+    """What the tasks and the merge job would refuse, of what is there already; and scripts must be no input either.
+
+    Raises:
+        UsageError: see `check_run_outputs`.
+    """
+    from asrbatch.manifest.formats import files_of
+
+    output = config.output_path
+    scripts = {path for path in output.parent.glob("*.sbatch") if path.name.startswith(f"{output.stem}.")}
+    found = find_chunks(output).get(config.num_chunks, {}) if output.parent.is_dir() else {}
+    for paths in (RunPaths(output), *found.values()):
+        check_run_outputs(paths, files_of(config.manifest, config.reading), scripts)
 
 
 def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:

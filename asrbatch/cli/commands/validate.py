@@ -1,5 +1,6 @@
 """`asrbatch validate`: what is wrong with a manifest and its audio, and a manifest of the rows that pass."""
 
+import os
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -26,6 +27,7 @@ from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.audio.windows import WindowConfig
+    from asrbatch.config import SourceOptions
     from asrbatch.manifest.validate import Validation
     from asrbatch.runs.row_check import RowCheck
 
@@ -59,9 +61,9 @@ def validate(
 
     sources = choose_sources(manifest or [], options.values["dataset"])
     clean, listed = (None if given is None else Path(given).expanduser().absolute() for given in (write_clean, report))
-    _check_new_files(clean, listed, sources, overwrite)
-    check, windows = _row_check(options, model, sources)
     reading = options.reading
+    _check_new_files(clean, listed, sources, overwrite, reading)
+    check, windows = _row_check(options, model, sources)
     if audio == "none" and all(map(names_data_set, sources)):
         reading = replace(reading, streaming=True)  # the rows without their audio
     # The file is there whole or not at all, also when reading is interrupted.
@@ -71,6 +73,9 @@ def validate(
                 sources, reading, check=check, for_lines=clean is not None, strict=strict,
                 on_issue=problems and problems.add, observe=bar.update,
             )  # fmt: skip
+        for path, name in ((clean, "--write-clean"), (listed, "--report")):
+            if path is not None:
+                found.refuse_audio(path, name)
         if audio != "none":
             _judge_audio(found, audio == "decode", probing, windows, options.values["track"])
         if problems is not None:
@@ -85,17 +90,19 @@ def validate(
     raise typer.Exit(found.exit_code)
 
 
-def _check_new_files(clean: Path | None, listed: Path | None, sources: list[str], overwrite: bool) -> None:
+def _check_new_files(
+    clean: Path | None, listed: Path | None, sources: list[str], overwrite: bool, reading: "SourceOptions"
+) -> None:
     """Before hours of reading, which would be for nothing."""
     from asrbatch.manifest.writer import check_new_manifest
 
     if clean is None and listed is None and overwrite:
         raise UsageError("--overwrite: replaces the files of --write-clean and --report; give one of them as well")
-    if clean is not None and clean == listed:
+    if clean is not None and listed is not None and os.path.realpath(clean) == os.path.realpath(listed):
         raise UsageError(f"--report {listed}: is the file of --write-clean; give another name")
     for path, name in ((clean, "--write-clean"), (listed, "--report")):
         if path is not None:
-            check_new_manifest(path, name, sources, overwrite)
+            check_new_manifest(path, name, sources, overwrite, reading)
 
 
 def _row_check(

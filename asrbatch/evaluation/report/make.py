@@ -6,14 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from asrbatch.config import SourceOptions
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.page import page
 from asrbatch.evaluation.report.rows import worst_rows
 from asrbatch.evaluation.row_fields import DURATION
 from asrbatch.evaluation.score import score_rows
-from asrbatch.storage.files import explained, replacing
-from asrbatch.storage.run_files import RunFacts
+from asrbatch.manifest.formats import files_of
+from asrbatch.storage.files import explained, remove_dead, replacing
+from asrbatch.storage.outputs import check_outputs
+from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.run_files import RunFacts, rows_files
 
 # How every report begins: whatever begins otherwise is somebody's file, and is not replaced.
 MARK = b'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy"'
@@ -51,11 +55,15 @@ def make_report(
 
     Raises:
         UsageError, ManifestError, OutputError: as `score`, but that rows need no references; something that is no
-            report stands at `to`, or the disk refused.
+            report, or is what is read, stands at `to`; or the disk refused.
     """
     # Asked first: counting a million rows takes minutes, and the page is written after it.
     if not to.parent.is_dir():
         raise UsageError(f"--to {to}: there is no folder {to.parent}; make it, or choose another --to")
+    rows = [RunPaths(each) for each in rows_files(path)]
+    references = [] if options.references is None else files_of([options.references], SourceOptions())
+    check_outputs([to], (*(each for paths in rows for each in paths.written), *references), f"--to {to}")
+    remove_dead(to.parent)
     if to.exists() and not _is_report(to):
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
