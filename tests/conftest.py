@@ -37,8 +37,8 @@ SLOW_FILES = (
     "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
     "test_export", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment", "test_decoding",
     "test_foreign_text",
-    "test_sources_remote", "test_sources_properties", "test_manifest_dataset", "test_get_model",
-    "test_long", "test_manifest", "test_make_manifest", "test_probe", "test_validate",
+    "test_sources_remote", "test_sources_properties", "test_manifest_dataset", "test_get_model", "test_names",
+    "test_long", "test_manifest", "test_make_manifest", "test_probe", "test_validate", "test_json_arrays",
 )  # fmt: skip
 SLOW_FIXTURES = {"engines", "cli", "start_cli"}
 
