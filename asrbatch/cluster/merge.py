@@ -31,8 +31,7 @@ from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
-from asrbatch.storage.outputs import check_run_outputs
-from asrbatch.storage.paths import RunPaths, check_output, find_chunks
+from asrbatch.storage.paths import RunPaths, check_output, check_run_outputs, find_chunks
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.storage.run_files import RunFiles
 from asrbatch.version import __version__

@@ -25,8 +25,7 @@ from asrbatch.export.transcript import audio_path_of, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.files import kind_of, remove_dead
 from asrbatch.storage.journal import decode_row
-from asrbatch.storage.outputs import check_outputs
-from asrbatch.storage.paths import RunPaths, find_chunks
+from asrbatch.storage.paths import RunPaths, check_outputs, find_chunks
 from asrbatch.storage.run_files import RunFacts
 
 _READ_BYTES = 8 * 2**20

@@ -19,7 +19,7 @@ from asrbatch.manifest.readers.sniff import is_audio
 from asrbatch.manifest.row import audio_ref
 from asrbatch.storage.filenames import expand_home, is_too_long
 from asrbatch.storage.files import explained, remove_dead, replacing
-from asrbatch.storage.outputs import check_outputs
+from asrbatch.storage.paths import check_outputs
 from asrbatch.storage.remote import scheme_of
 from asrbatch.types import Utterance
 

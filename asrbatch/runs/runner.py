@@ -37,8 +37,7 @@ from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics
-from asrbatch.storage.outputs import check_run_outputs
-from asrbatch.storage.paths import RunPaths, find_chunks, in_current_folder
+from asrbatch.storage.paths import RunPaths, check_run_outputs, find_chunks, in_current_folder
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
 from asrbatch.storage.run_files import read_files_of

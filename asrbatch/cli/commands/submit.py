@@ -18,8 +18,7 @@ from asrbatch.config import STDIN, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
 from asrbatch.options import option
-from asrbatch.storage.outputs import check_run_outputs
-from asrbatch.storage.paths import RunPaths, find_chunks
+from asrbatch.storage.paths import RunPaths, check_run_outputs, find_chunks
 from asrbatch.storage.remote import absolute
 
 if TYPE_CHECKING:

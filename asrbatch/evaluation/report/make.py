@@ -15,8 +15,7 @@ from asrbatch.evaluation.row_fields import DURATION
 from asrbatch.evaluation.score import score_rows
 from asrbatch.manifest.formats import files_of
 from asrbatch.storage.files import explained, remove_dead, replacing
-from asrbatch.storage.outputs import check_outputs
-from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.paths import RunPaths, check_outputs
 from asrbatch.storage.run_files import RunFacts, rows_files
 
 # How every report begins: whatever begins otherwise is somebody's file, and is not replaced.
