@@ -34,7 +34,7 @@ from asrbatch.errors import ManifestError
 from asrbatch.manifest import stdin
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.validate import Validation
-from asrbatch.storage import json_array
+from asrbatch.storage import jsonl
 
 LHOTSE = Path(__file__).parent.parent / "data" / "lhotse"
 ROWS = [
@@ -50,7 +50,7 @@ def rows_of(source, **options):
 
 
 def elements(text, most_bytes=1 << 20):
-    return json_array.elements("m.json", text.pread, most_bytes)
+    return jsonl.elements("m.json", text.pread, most_bytes)
 
 
 class Text:
@@ -75,7 +75,7 @@ WRITTEN = {
 @pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
 @pytest.mark.parametrize("block_bytes", [1, 7, 1 << 18])
 def test_an_array_has_the_rows_of_its_lines(tmp_path, monkeypatch, text, block_bytes):
-    monkeypatch.setattr(json_array, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(jsonl, "_BLOCK_BYTES", block_bytes)
     lines, array = tmp_path / "m.jsonl", tmp_path / "m.json"
     lines.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     array.write_text(text, encoding="utf-8")
@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_an_array():
 
 
 def test_an_element_has_a_bound(monkeypatch):
-    monkeypatch.setattr(json_array, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(jsonl, "_BLOCK_BYTES", 64)
     with pytest.raises(ManifestError, match="byte 1: a row of more than 1000 bytes; is a quote"):
         list(elements(Text(b'[{"a": "' + b"x" * 10_000), 1000))
 

@@ -21,8 +21,7 @@ from asrbatch.manifest.readers.sniff import HEAD_BYTES, JSONL_ENDINGS, bare_name
 from asrbatch.manifest.readers.text import MOST_ROW_BYTES, TextFile
 from asrbatch.manifest.row import MOST_LEVELS, InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource
-from asrbatch.storage.json_array import elements, is_array, is_deeper
-from asrbatch.storage.jsonl import known_head
+from asrbatch.storage.jsonl import elements, is_array, is_deeper, known_head
 
 _ONE_OBJECT = "write one JSON object per line"
 

@@ -32,7 +32,7 @@ from asrbatch.manifest.readers.sniff import JSONL_ENDINGS, bare_name, is_file, u
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.row import InvalidRow, Row, annotate
 from asrbatch.manifest.source import ManifestSource, choose_split
-from asrbatch.storage.json_array import is_array
+from asrbatch.storage.jsonl import is_array
 from asrbatch.types import AudioRef
 
 _CUT = re.compile(rb'\{.*"(supervisions|recording|tracks)"\s*:\s*[\[{]', re.DOTALL)
