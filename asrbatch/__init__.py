@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from asrbatch.runs.progress import Observer, Stop, Summary
 
 
+# Also in pyproject.toml; a run record, scores and `asrbatch --version` say it.
+__version__ = "0.1.0"
+
+
 def transcribe(
     manifest: "str | PathLike[str] | Sequence[str | PathLike[str]]",
     *,

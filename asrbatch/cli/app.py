@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from asrbatch import __version__
 from asrbatch.cli.commands.compare import compare
 from asrbatch.cli.commands.export import export
 from asrbatch.cli.commands.make_manifest import make_manifest
@@ -30,7 +31,6 @@ from asrbatch.cli.process import guard_streams, hand_over_signals, stop_signals
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 from asrbatch.formatting import one_line
 from asrbatch.storage.paths import in_current_folder
-from asrbatch.version import __version__
 
 app = typer.Typer(
     name="asrbatch",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from asrbatch import __version__
 from asrbatch.cluster.merge_output import rows_in_order, write_merged
 from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
@@ -34,7 +35,6 @@ from asrbatch.storage.metrics import metrics_of_chunks, total, versions
 from asrbatch.storage.paths import RunPaths, check_output, check_run_outputs, find_chunks
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.storage.run_files import RunFiles
-from asrbatch.version import __version__
 
 _NAMED_ROWS = 5
 

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from asrbatch import __version__
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.evaluation.counting import count_rows, how_counted
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.paired_rates import SIDES, PairTally
-from asrbatch.version import __version__
 
 
 def compare(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from asrbatch import __version__
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
 from asrbatch.evaluation.counting import count_rows, how_counted
 from asrbatch.evaluation.inputs import EvaluationInputs
@@ -15,7 +16,6 @@ from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.error_rates import Tally
 from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
-from asrbatch.version import __version__
 
 
 def score(path: Path, options: ScoreOptions, log: Callable[[str], None] = lambda line: None) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from asrbatch import __version__
 from asrbatch.storage.files import read_json, remove_leftovers, write_json_atomically
 from asrbatch.storage.journal import Journal, StatusCounts
 from asrbatch.storage.paths import RunPaths
-from asrbatch.version import __version__
 
 # Often enough for a person who watches; a thousand tasks are then some 30 small writes a second on their file system.
 RECORD_REFRESH_S = 30.0
