@@ -208,7 +208,7 @@ class ChunkOptions(CheckedOptions):
     """Which rows of the manifest this process takes, and on what."""
 
     num_chunks: int | None = option(None, "Deal the manifest out into so many chunks, one process each.", minimum=1)
-    chunk_id: int | None = option(None, "Which chunk this is, from 0. [default: the place in the SLURM array]")
+    chunk_id: int | None = option(None, "Which chunk this is, from 0. [default: the place in the array of tasks]")
     strategy: str = option(
         "balanced",
         "How rows are dealt out: by audio, in pieces of as many rows, in turn, in pieces of as much audio.",
@@ -220,7 +220,7 @@ class ChunkOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # The place in a SLURM array has been settled by now, in `cli/options.py`.
+        # The place in an array has been settled by now, in `cli/options.py`.
         if (self.num_chunks is None) != (self.chunk_id is None):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
         if self.num_chunks is None or self.chunk_id is None:
@@ -294,6 +294,8 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
         help="JSONL, CSV, Parquet, a folder of audio, audio files, tars, hf://NAME, - for stdin, …; several are one."
     )
     engine: EngineConfig = option()
+    # No option: what said `chunk_id`, for the run record.
+    chunk_source: str | None = None
 
     def __post_init__(self) -> None:
         given = [self.manifest] if isinstance(self.manifest, str | os.PathLike) else self.manifest
@@ -370,7 +372,7 @@ def run_config(options: Mapping[str, Any]) -> RunConfig:
     """A run of options by name, those of the engine among the others. Raises UsageError, also for names of none."""
     # Told apart by name: a caller of `asrbatch.transcribe` writes all options flat, as on the command line.
     of_engine = {field.name for field in fields(EngineConfig)}
-    known = of_engine | {field.name for field in fields(RunConfig)} - {"engine"}
+    known = of_engine | {field.name for field in fields(RunConfig)} - {"engine", "chunk_source"}
     if unknown := options.keys() - known:
         raise UsageError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
     engine = EngineConfig(**{name: value for name, value in options.items() if name in of_engine})

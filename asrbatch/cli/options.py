@@ -8,7 +8,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import typer
 
 from asrbatch.cli.common import Verbose
+from asrbatch.cluster.array_index import resolve_chunk_id
 from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
     ChunkOptions,
@@ -141,7 +142,7 @@ class _CommandOptions:
     """Options that are settled before there is a `RunConfig`."""
 
     dataset: str | None = option(None, "A data set on the Hugging Face hub; the same as hf://NAME.")
-    chunk_offset: int | None = option(None, "Added to the place in the SLURM array. [default: 0]")
+    chunk_offset: int | None = option(None, "Added to the place in the array of tasks. [default: 0]")
 
 
 def _run_fields() -> Iterable[Field]:
@@ -218,7 +219,7 @@ class RunOptions(NamedTuple):
         """The options as a `RunConfig`.
 
         Args:
-            environment: where SLURM says which task of an array this is.
+            environment: where a scheduler says which task of an array this is.
             changes: values that take the place of those given, by name.
 
         Raises:
@@ -231,10 +232,10 @@ class RunOptions(NamedTuple):
                 "--model is missing; give a folder or a hub name, for example --model openai/whisper-large-v3-turbo"
             )
         offset = values.pop("chunk_offset")
-        values["chunk_id"] = resolve_chunk_id(values["num_chunks"], values["chunk_id"], offset, environment)
+        values["chunk_id"], source = resolve_chunk_id(values["num_chunks"], values["chunk_id"], offset, environment)
         # It is the manifest by now, see `run_options`.
         del values["dataset"]
-        return run_config(values)
+        return replace(run_config(values), chunk_source=source)
 
     def arguments(
         self, *, only: Iterable[str] = tuple(FIELDS), without: Iterable[str] = (), **changes: Any
@@ -314,36 +315,6 @@ def slurm_options() -> OptionGroup:
     several = [each.name for each in fields(SlurmOptions) if each.type == tuple[str, ...] and each.name not in types]
     shared = parameters_of(fields(SlurmOptions), types=types, defaults=defaults)
     return OptionGroup(shared, lambda values, _: values | {name: tuple(values[name] or ()) for name in several})
-
-
-def resolve_chunk_id(
-    num_chunks: int | None, chunk_id: int | None, chunk_offset: int | None, environment: Mapping[str, str]
-) -> int | None:
-    """Which chunk this process is to take: `--chunk-id`, or its place in the SLURM array plus `--chunk-offset`.
-
-    The number of chunks is never taken from the array: `--array=3,7` runs two chunks of sixteen again.
-
-    Raises:
-        UsageError: options that contradict each other, or nothing that says which chunk.
-    """
-    # Of no meaning without --num-chunks: an array may have a manifest for each task.
-    task = environment.get("SLURM_ARRAY_TASK_ID")
-    if num_chunks is None:
-        for option, value in (("--chunk-id", chunk_id), ("--chunk-offset", chunk_offset)):
-            if value is not None:
-                raise UsageError(f"{option} {value}: of how many chunks? give --num-chunks as well")
-        return None
-    if chunk_id is not None:
-        if chunk_offset is not None:
-            raise UsageError(
-                f"--chunk-offset {chunk_offset}: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing"
-            )
-        return chunk_id
-    if task is None:
-        raise UsageError(f"--num-chunks {num_chunks}: which of them? give --chunk-id, or run as a SLURM array task")
-    if not task.isdecimal():
-        raise UsageError(f"SLURM_ARRAY_TASK_ID={task}: is not a whole number; give --chunk-id")
-    return int(task) + (chunk_offset or 0)
 
 
 def _names(given: str | None) -> tuple[str, ...]:

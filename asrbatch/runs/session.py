@@ -61,7 +61,8 @@ class Session:
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
         # A session's GPU-hours are its wall time times these.
-        self.record.update({"num_devices": len(plan.slots) or plan.engine.num_ranks})
+        devices = {"num_devices": len(plan.slots) or plan.engine.num_ranks}
+        self.record.update({**devices, "chunk_source": config.chunk_source})
         self.record_deaths()
         self._update_record()
 

@@ -12,7 +12,6 @@ import soundfile
 from beep_run import beep_manifest, check_rows, start_beeps
 from conftest import read_jsonl, write_jsonl
 
-from asrbatch.cli.options import resolve_chunk_id
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.manifest.manifest import open_manifest
@@ -122,24 +121,6 @@ def test_an_empty_chunk_completes_at_once_without_an_engine(job, tmp_path):
 # Which chunk
 
 
-@pytest.mark.parametrize(
-    ("num_chunks", "chunk_id", "offset", "task", "expected"),
-    [
-        (None, None, None, None, None),
-        (None, None, None, "3", None),  # an array of its own over several manifests
-        (16, 5, None, None, 5),
-        (16, 5, None, "3", 5),
-        (16, None, None, "3", 3),
-        (16, None, 8, "3", 11),
-        (16, None, -1, "1", 0),  # --array=1-16
-        (3000, None, 2000, "999", 2999),
-    ],
-)
-def test_which_chunk(num_chunks, chunk_id, offset, task, expected):
-    environment = {} if task is None else {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_COUNT": "2"}
-    assert resolve_chunk_id(num_chunks, chunk_id, offset, environment) == expected
-
-
 def test_two_chunks_of_sixteen_as_a_slurm_array(cli, tiny_en, tmp_path):
     """`--array=3,7`: the array's size says nothing about how many chunks there are."""
     manifest = beep_manifest(tmp_path / "in", 2)
@@ -154,6 +135,18 @@ def test_two_chunks_of_sixteen_as_a_slurm_array(cli, tiny_en, tmp_path):
     assert list(found) == [16] and list(found[16]) == [3, 7]
     (session,) = record_of(found[16][7])["sessions"]
     assert session["slurm"] == {"SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "7"}
+    assert session["chunk_source"] == "SLURM_ARRAY_TASK_ID=7"
+    # Another scheduler runs the chunk again with an offset, and then somebody by hand.
+    for options, env in (
+        (("--chunk-offset", 4, "--overwrite"), {"SGE_TASK_ID": "4", "LSB_JOBINDEX": "0"}),
+        (("--chunk-id", 7, "--overwrite"), {"SGE_TASK_ID": "4"}),
+    ):
+        done = cli(*command, *options, env=env)
+        assert done.returncode == EXIT_COMPLETE, done.stderr
+        (session,) = record_of(found[16][7])["sessions"]
+        assert session["chunk_source"] == (
+            "--chunk-id 7" if "--chunk-id" in options else "SGE_TASK_ID=4 --chunk-offset 4"
+        )
 
 
 def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
@@ -181,7 +174,12 @@ def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
         (
             ("--num-chunks", 4, "--chunk-offset", 2),
             {"SLURM_ARRAY_TASK_ID": "2"},
-            r"4: must be from 0 to 3, for 4 chunks",
+            "SLURM_ARRAY_TASK_ID=2 --chunk-offset 2: is chunk 4, which must be from 0 to 3, for 4 chunks; --ch",
+        ),
+        (
+            ("--num-chunks", 4),
+            {"AWS_BATCH_JOB_ARRAY_INDEX": "2", "JOB_COMPLETION_INDEX": "1"},
+            "JOB_COMPLETION_INDEX=1 and AWS_BATCH_JOB_ARRAY_INDEX=2: two arrays",
         ),
         (
             ("--chunk-id", 0),
@@ -193,25 +191,8 @@ def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
 def test_a_wrong_chunk_is_a_usage_error(cli, manifest, tmp_path, options, slurm, complaint):
     done = cli("transcribe", manifest, "-m", "unused", "-o", tmp_path / "out.jsonl", *options, env=slurm)
     assert done.returncode == EXIT_USAGE
-    assert done.stderr.startswith("asrbatch: --chunk-") and complaint in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"asrbatch: {complaint}") and done.stderr.count("\n") == 1
     assert list(tmp_path.glob("out*")) == []
-
-
-@pytest.mark.parametrize(
-    ("num_chunks", "chunk_id", "offset", "task", "complaint"),
-    [
-        (None, None, 8, "3", r"--chunk-offset 8: of how many chunks\? give --num-chunks"),
-        (16, None, None, None, "--num-chunks 16: which of them"),
-        (16, 3, 8, "3", "--chunk-offset 8: is added to SLURM_ARRAY_TASK_ID; with --chunk-id it means nothing"),
-        (16, None, None, "x", "SLURM_ARRAY_TASK_ID=x: is not a whole number; give --chunk-id"),
-        (16, None, None, "", "SLURM_ARRAY_TASK_ID=: is not a whole number"),
-        (16, None, None, "-1", "SLURM_ARRAY_TASK_ID=-1: is not a whole number"),
-    ],
-)
-def test_no_telling_which_chunk(num_chunks, chunk_id, offset, task, complaint):
-    environment = {} if task is None else {"SLURM_ARRAY_TASK_ID": task}
-    with pytest.raises(UsageError, match=complaint):
-        resolve_chunk_id(num_chunks, chunk_id, offset, environment)
 
 
 @pytest.mark.parametrize(

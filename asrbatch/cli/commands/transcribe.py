@@ -18,17 +18,17 @@ def transcribe(options: RunOptions) -> None:
     --devices died and its rows were done again; 6 another process writes this output, try again later.
     """
     # Here, as in every command: at the top, --help would wait for what only a run needs.
+    from asrbatch.cluster.array_index import has_several_tasks
     from asrbatch.runs.progress import Stop
     from asrbatch.runs.runner import run
 
     config = options.config(environment=os.environ)
     stop = Stop()
     with Terminal() as terminal:
-        if config.num_chunks is None and os.environ.get("SLURM_ARRAY_TASK_COUNT", "1") != "1":
+        if config.num_chunks is None and has_several_tasks(os.environ):
             terminal.log(
-                "warning: without --num-chunks every task of this SLURM array transcribes the whole manifest; give "
-                "it, unless "
-                "each task has a manifest of its own"
+                "warning: without --num-chunks every task of this array transcribes the whole manifest; give "
+                "it, unless each task has a manifest of its own"
             )
         stop_on_signals(stop, terminal)
         summary = run(config, terminal, stop)

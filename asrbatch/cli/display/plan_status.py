@@ -46,7 +46,7 @@ def plan_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
 
 _COMMANDS = {
     "one_process": "in one process",
-    "chunk": "one chunk; ids count from 0, and a SLURM array task needs no --chunk-id",
+    "chunk": "one chunk; ids count from 0, and a task of an array needs no --chunk-id",
     "submit": "all chunks on SLURM; --dry-run shows the scripts, --help what they may be given",
     "merge": "join the chunks",
     "status": "see how far it is",
