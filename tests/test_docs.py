@@ -68,7 +68,7 @@ def test_every_option_of_every_command_is_listed_and_no_other(title):
         for option in OPTION.findall(line.split("|")[1])
     }
     if command in ("plan", "submit"):  # they take those of transcribe as well, and say so
-        shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset"}
+        shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset", "--merge"}
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
         assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
     elif command in ("validate", "make-manifest"):

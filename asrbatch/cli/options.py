@@ -256,6 +256,14 @@ class RunOptions(NamedTuple):
         return words
 
 
+def merge_arguments(options: RunOptions, config: RunConfig, manifests: Iterable[str]) -> list[str]:
+    """What merges this run, for a merge job and for a person."""
+    arguments = ["merge-shards", str(config.output_path)]
+    arguments += [word for each in manifests for word in ("--manifest", each)]
+    arguments += ["--num-chunks", str(config.num_chunks), *options.arguments(only=READING)]
+    return [*arguments, "--overwrite"] if config.overwrite else arguments
+
+
 def _words(option: Field, value: Any) -> list[str]:
     """An option as it is written."""
     on, _, off = flags(option)[0].partition("/")

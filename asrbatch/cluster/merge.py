@@ -8,7 +8,7 @@ Never changes a chunk. Knows nothing of engines and audio.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def merge(
     overwrite: bool = False,
     num_processes: int | None = None,
     log: Callable[[str], None] = lambda line: None,
+    heartbeat: Heartbeat | None = None,
 ) -> MergeResult:
     """Verifies the chunks of the run `output` and writes it.
 
@@ -77,6 +78,7 @@ def merge(
         overwrite: replace the merged rows of another run.
         num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
         log: receives, in one line, what is being done and what a person should know.
+        heartbeat: of the lease of `output`, where the caller holds it; None takes it for the writing.
 
     Raises:
         UsageError, ManifestError: this cannot be done as asked.
@@ -109,7 +111,7 @@ def merge(
     _warn_of_different_versions(record["versions"], log)
     log(f"writing {tally.rows} rows")
     files = {chunk.chunk_id: chunk.paths.rows for chunk in of_run}
-    with closing(Heartbeat(paths.lease, log)) as heartbeat:
+    with nullcontext(heartbeat) if heartbeat else closing(Heartbeat(paths.lease, log)) as heartbeat:
         # Only another run's files go first: those of this run stand until the new rows are on the disk.
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)

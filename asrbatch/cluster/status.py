@@ -4,6 +4,7 @@ All figures are those of the run records, which a session refreshes every half m
 rows that no record counts yet. README lists the fields of `run_status`; renaming one breaks scripts.
 """
 
+import shlex
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -213,7 +214,10 @@ def _total(
         "without_eta": len(unfinished) - len(etas_s),
         "gpu_h": round(sum(chunk["gpu_h"] for chunk in chunks), 6),
         "merged": merged and merged["state"],
-        "notes": _notes(found, [*chunks, *([merged] if merged else [])], strangers),
+        "notes": [
+            *_notes(found, [*chunks, *([merged] if merged else [])], strangers),
+            *([] if strangers or found.in_one_piece else _merge_note(output, found, chunks, merged)),
+        ],
         "exit_code": _exit_code(chunks, merged, bool(strangers)),
     }
 
@@ -269,6 +273,24 @@ def _notes(found: FoundRun, chunks: list[dict[str, Any]], strangers: list[str]) 
             f"{paths.rows.name} beside the chunks was not merged from them and is not counted; see {paths.record.name}"
         )
     return notes
+
+
+def _merge_note(
+    output: Path, found: FoundRun, chunks: list[dict[str, Any]], merged: dict[str, Any] | None
+) -> list[str]:
+    """What is to be done where every chunk is complete, and nobody has merged them or is doing so."""
+    if not chunks or chunks[0]["chunk_id"] is None or any(chunk["state"] not in _COMPLETE for chunk in chunks):
+        return []
+    if (
+        merged
+        and merged["state"] != "incomplete"
+        and not (merged["state"] == "being written" and found.merged.has_ended)
+    ):
+        return []
+    made_from = next((p.record["manifest"] for p in found.parts if "manifest" in p.record), None)
+    source = made_from.get("source") if isinstance(made_from, dict) else None
+    command = ["asrbatch", "merge-shards", str(output), "--manifest", str(source or "MANIFEST")]
+    return [f"complete, not merged: {shlex.join([*command, '--num-chunks', str(len(chunks))])}"]
 
 
 def _exit_code(chunks: list[dict[str, Any]], merged: dict[str, Any] | None, has_strangers: bool) -> int:

@@ -125,7 +125,9 @@ def test_a_complete_run_in_chunks(four_chunks):
     assert total["rtfx"] > 0 and (total["rtfx_running"], total["eta_s"], total["without_eta"]) == (None, None, 0)
     assert total["states"] == {"complete": 3, "complete with failures": 1} and total["exit_code"] == EXIT_ROWS_FAILED
     assert [chunk["chunk_id"] for chunk in figures["chunks"]] == [0, 1, 2, 3]
-    assert {chunk["silent_s"] for chunk in figures["chunks"]} == {None} and total["notes"] == []
+    assert {chunk["silent_s"] for chunk in figures["chunks"]} == {None}
+    (note,) = total["notes"]
+    assert note.startswith(f"complete, not merged: asrbatch merge-shards {four_chunks} --manifest ")
     assert sum(chunk["total_rows"] for chunk in figures["chunks"]) == 24
 
 
@@ -320,6 +322,7 @@ def test_a_merged_run(copy, cli):
     assert done.returncode in (EXIT_COMPLETE, EXIT_ROWS_FAILED), done.stderr
     total = run_status(copy)["total"]
     assert (total["merged"], total["rows"], total["exit_code"]) == ("complete", 24, EXIT_ROWS_FAILED)
+    assert total["notes"] == []
     for path in copy.parent.glob("out.chunk-*"):
         path.unlink()
     figures = run_status(copy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cli.common import fetch_no_model, is_read, log, print_line
-from asrbatch.cli.options import READING, RunOptions, run_options, slurm_options, takes
+from asrbatch.cli.options import RunOptions, merge_arguments, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
@@ -58,7 +58,7 @@ def submit(
     not_checked = check_tasks(config, kept, ids, with_model=is_here)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifests) for array in arrays]
-    arguments = _merge_arguments(options, config, manifests)
+    arguments = merge_arguments(options, config, manifests)
     merge_path = _beside(output, "merge")
     merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
     for note in [*_notes(config, slurm), *not_checked]:
@@ -147,14 +147,6 @@ def _array(
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
     return Script(path, text, ranges(array.chunks))
-
-
-def _merge_arguments(options: RunOptions, config: RunConfig, manifests: list[str]) -> list[str]:
-    """What merges this run, for the merge job and for a person."""
-    arguments = ["merge-shards", str(config.output_path)]
-    arguments += [word for each in manifests for word in ("--manifest", each)]
-    arguments += ["--num-chunks", str(config.num_chunks), *options.arguments(only=READING)]
-    return [*arguments, "--overwrite"] if config.overwrite else arguments
 
 
 def _beside(output: Path, what: str) -> Path:

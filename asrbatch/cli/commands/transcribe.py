@@ -1,16 +1,23 @@
 """`asrbatch transcribe`: the job."""
 
 import os
+import shlex
 
 import typer
 
-from asrbatch.cli.common import print_line, stop_on_signals
+from asrbatch.cli.common import log, print_line, stop_on_signals
 from asrbatch.cli.display.progress import Terminal
-from asrbatch.cli.options import RunOptions, run_options, takes
+from asrbatch.cli.options import RunOptions, merge_arguments, run_options, takes
+from asrbatch.config import STDIN, RunConfig
+from asrbatch.errors import AsrbatchError, OutputError, UsageError
+from asrbatch.options import option
 
 
 @takes(options=run_options())
-def transcribe(options: RunOptions) -> None:
+def transcribe(
+    options: RunOptions,
+    merge: bool = option(False, "Merge the run, as merge-shards does, once its last chunk is complete."),
+) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 
     Exit codes: 0 complete; 1 stopped by an error; 2 refused: an option, the manifest, the model, or files of another
@@ -23,6 +30,8 @@ def transcribe(options: RunOptions) -> None:
     from asrbatch.runs.runner import run
 
     config = options.config(environment=os.environ)
+    if merge and config.num_chunks is None:
+        raise UsageError("--merge: joins chunks, and this run has none; give --num-chunks as well, or leave it out")
     stop = Stop()
     with Terminal() as terminal:
         if config.num_chunks is None and has_several_tasks(os.environ):
@@ -35,4 +44,25 @@ def transcribe(options: RunOptions) -> None:
         terminal.summary(summary)
     # Standard output holds this alone: a script goes on with the path.
     print_line(summary.paths.rows)
+    if merge and summary.outcome != "interrupted":
+        _merge_when_last(options, config)
     raise typer.Exit(summary.exit_code)
+
+
+def _merge_when_last(options: RunOptions, config: RunConfig) -> None:
+    """Raises OutputError: the run is complete and could not be merged."""
+    from asrbatch.cluster.last_chunk import merge_when_last
+
+    manifests = config.manifest if config.descriptor is None else (STDIN,)  # which was kept beside the output
+    by_hand = shlex.join(["asrbatch", *merge_arguments(options, config, manifests)])
+    try:
+        merged = merge_when_last(config, manifests, log)
+    except AsrbatchError as e:
+        raise OutputError(f"{e}\n--merge: not merged, and the chunks are as they were; then give: {by_hand}") from e
+    if merged is None:
+        return
+    if not merged.report.complete:
+        for line in merged.report.lines():
+            log(line)
+        raise OutputError(f"--merge: not merged, for what stands above; the chunks are as they were. Then: {by_hand}")
+    log(f"merged: {merged.paths.rows}")
