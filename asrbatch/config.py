@@ -33,12 +33,6 @@ WINDOWS = ("energy", SEQUENTIAL, "silence", "fixed", "none")
 STDIN = "-"  # as a manifest
 _DESCRIPTOR = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/(\d+)")
 
-_NO_WORD_TIMESTAMPS = (
-    "--word-timestamps: Whisper's times of words are read from its cross-attention, which vLLM does not hand out; "
-    "segments have times, and a forced aligner (torchaudio's, whisperX's) finds those of words from the audio and the "
-    "segments"
-)
-
 
 @dataclass(frozen=True)
 class EngineConfig(CheckedOptions):
@@ -130,8 +124,9 @@ class WindowOptions(CheckedOptions):
         None,
         "Have the model say when each segment begins and ends; without, segments are windows. [default: where it can]",
     )
-    # No run has it: it is there for those who look for Whisper's option of that name.
-    word_timestamps: bool = option(False, "Refused: says what is missing for times of words.")
+    word_timestamps: bool = option(
+        False, "Give each segment its words, with times and probabilities, read from Whisper's cross-attention."
+    )
     track: int | None = option(
         None,
         "Audio track, from 0, of rows without `track`. [default: the file's default track, or the first with sound]",
@@ -146,8 +141,6 @@ class WindowOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.word_timestamps:
-            raise UsageError(_NO_WORD_TIMESTAMPS)
         if self.windows == SEQUENTIAL:
             if self.timestamps is False:
                 fix = "leave it out, or give --windows energy"
@@ -273,6 +266,12 @@ class LimitOptions(DecoderOptions):
         None, "Seconds of audio between manifest and output. [default: a full window for each]", flags="--max-audio",
         minimum=0.001,
     )  # fmt: skip
+    encoder_cache_mb: int | None = option(
+        None,
+        "With --word-timestamps: MB of encoder outputs kept on the device until their words have times; what does not "
+        "fit is encoded again. [default: of a window for each sequence of the engine and some behind]",
+        flags="--encoder-cache", minimum=0,
+    )  # fmt: skip
     grace_s: float = option(
         20.0, "Seconds an interrupted run may take to finish what is in the engine.", flags="--grace", minimum=0
     )
@@ -315,6 +314,10 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
         if streams and len(self.manifest) > 1:
             fix = "write it to a file, or join all of them (cat)"
             raise UsageError(f"{streams[0]}: can be read once, so that a run takes it alone; {fix}")
+        if self.encoder_cache_mb is not None and not self.word_timestamps:
+            raise UsageError(
+                f"--encoder-cache {self.encoder_cache_mb}: without --word-timestamps nothing is kept; leave it out"
+            )
 
     @property
     def descriptor(self) -> int | None:

@@ -119,6 +119,21 @@ class Segment:
     avg_logprob: float | None
 
 
+class WordTiming(NamedTuple):
+    """A word of a segment.
+
+    Attributes:
+        text: with the space before it, where the language sets one, and the punctuation it stands with.
+        start_s, end_s: on the clock of whoever hands it on: from the window's start, or from the row's.
+        probability: mean of those with which its tokens were decoded, 0 to 1, without punctuation.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    probability: float
+
+
 @dataclass(frozen=True, slots=True)
 class DecodingResult:
     """The engine's answer to one window.
@@ -141,6 +156,8 @@ class DecodingResult:
         reasoning: what a reasoning model thought before it answered; None where it did not. Its tokens are among
             `num_tokens`.
         is_cut: it ended inside that thought, whatever `finish_reason` says.
+        token_ids, token_logprobs: of the text, and the natural logarithm of the probability of each, where the model's
+            words can be timed; empty elsewhere.
     """
 
     text: str
@@ -158,6 +175,8 @@ class DecodingResult:
     temperature: float = 0.0
     reasoning: str | None = None
     is_cut: bool = False
+    token_ids: tuple[int, ...] = ()
+    token_logprobs: tuple[float, ...] = ()
 
     @property
     def is_truncated(self) -> bool:

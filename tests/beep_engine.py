@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from asrbatch.engine.base import DecodingOptions, Request
+from asrbatch.engine.base import AlignedWords, DecodingOptions, Request
 from asrbatch.errors import EngineDiedError, RowError
-from asrbatch.types import DecodingResult, Segment
+from asrbatch.types import DecodingResult, Segment, WordTiming
 
 RATE = 16000
 
@@ -47,6 +47,7 @@ class BeepEngine:
     def __init__(self, deliver, fate=lambda key: None, seconds=lambda key: 0.002):
         self.deliver, self._fate, self._seconds = deliver, fate, seconds
         self.held = self.most_held = 0
+        self.discarded = []
         self._lock = threading.Lock()
 
     def start_preprocess_thread(self):
@@ -71,6 +72,16 @@ class BeepEngine:
             self.held -= 1
         failure = self._fate(key)
         self.deliver(key, failure or self.read(request.engine_input, question))
+
+    def align(self, key, request, result, num_samples):
+        """Each "beep" is as long as its burst; later than all else, so that a row which does not wait has no words."""
+        bursts = find_bursts(request.engine_input)
+        said = [(WordTiming(" beep", start, num_samples / RATE if end is None else end, 0.9),) for start, end in bursts]
+        groups = tuple(said) if result.segments else (tuple(word for words in said for word in words),)
+        threading.Timer(5 * self._seconds(key.key), self.deliver, (key, AlignedWords(groups))).start()
+
+    def discard(self, request):
+        self.discarded.append(request)
 
     def read(self, samples, question):
         return beep_answer(samples, question)

@@ -20,6 +20,7 @@ class Asks:
     language: str | None = "en"
     temperatures: tuple[float, ...] = (0.0,)
     timestamps: bool = True
+    word_timestamps: bool = False
     detects_language: bool = True
     is_translated: bool = False
     target_language: str | None = None

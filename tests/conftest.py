@@ -32,8 +32,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 SLOW_FILES = (
     "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
     "test_lease", "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe",
-    "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status", "test_submit",
-    "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
+    "test_word_timestamps", "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status",
+    "test_submit", "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
     "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
     "test_accounts", "test_outputs", "test_leftovers",
     "test_export", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment", "test_decoding",
@@ -139,7 +139,7 @@ class Engines:
 
         options = spec.model_options
         if spec.capabilities.is_whisper:  # its words and windows travel with each request
-            options = options.engine_settings, options.plugins
+            options = options.engine_settings, options.plugins, spec.word_timestamps
         same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
         key = (spec.checkpoint.folder, repr(same))
         if key not in self._running:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.formatting import MAX_ERROR_CHARS, shorten
-from asrbatch.types import DecodingResult
+from asrbatch.types import DecodingResult, WordTiming
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,21 @@ class Request:
     clamp: Callable[[float], None] | None = field(default=None, repr=False)
 
 
-Outcome = DecodingResult | RowError | EngineDiedError
+@dataclass(frozen=True, slots=True)
+class AlignedWords:
+    """What becomes of an answer whose words were to be timed.
+
+    Attributes:
+        groups: the words of each of its segments, in seconds from the window's start; of all its text where it has no
+            segments.
+        is_encoded_again: the engine had no more room to keep the window's encoder output.
+    """
+
+    groups: tuple[tuple[WordTiming, ...], ...]
+    is_encoded_again: bool = False
+
+
+Outcome = DecodingResult | AlignedWords | RowError | EngineDiedError
 """A result, or why there is none: a `RowError` when one request is at fault, `EngineDiedError` when all are."""
 
 Deliver = Callable[[Any, Outcome], None]
@@ -95,6 +109,18 @@ class Engine(Protocol):
 
         The same request may be submitted again, with other options; a key may be used again once its outcome is
         there."""
+
+    def align(self, key: Any, request: Request, result: DecodingResult, num_samples: int) -> None:
+        """Has the words of an answer timed; `AlignedWords` arrive through `deliver`. Thread-safe, returns at once. Only
+        where `EngineSpec.word_timestamps`; there each request is aligned or discarded once, when no more is submitted
+        of it.
+
+        Args:
+            num_samples: of the window.
+        """
+
+    def discard(self, request: Request) -> None:
+        """No words are wanted of a request. Thread-safe; does nothing where no words are timed."""
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stops the engine; requests still in it are abandoned without an outcome."""

@@ -12,11 +12,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, NamedTuple
 
 from asrbatch.errors import EngineDiedError, RowError
 
 _STOP = object()
+# Seconds between two looks at whether an engine that owes an answer is still there.
+_LOOK_S = 1.0
+
+
+class _Call(NamedTuple):
+    """A method of the worker's that is to be called in the engine's thread."""
+
+    method: str
+    args: tuple[Any, ...]
+    answer: "Future[Any]"
 
 
 class Driver(ABC):
@@ -67,6 +77,18 @@ class Driver(ABC):
         """Queues a request; returns at once."""
 
     @abstractmethod
+    def call(self, method: str, *args: Any) -> Any:
+        """Calls a method of the worker's between two steps of the engine, and waits for what it returns. Not from the
+        engine's own thread.
+
+        Args:
+            args: plain lists, numbers, strings and bytes, as is what comes back.
+
+        Raises:
+            EngineDiedError: it failed, or the engine is dead.
+        """
+
+    @abstractmethod
     def close(self, timeout_s: float) -> None:
         """Stops the engine; requests in it are abandoned."""
 
@@ -83,6 +105,11 @@ class ThreadDriver(Driver):
 
     def submit(self, key: Any, engine_input: Any, params: Any) -> None:
         self._inbox.put((key, engine_input, params))
+
+    def call(self, method: str, *args: Any) -> Any:
+        answer: Future[Any] = Future()
+        self._inbox.put(_Call(method, args, answer))
+        return answer.result()
 
     def close(self, timeout_s: float) -> None:
         self._inbox.put(_STOP)
@@ -110,6 +137,9 @@ class ThreadDriver(Driver):
                 return True
             if item is _STOP:
                 return False
+            if isinstance(item, _Call):
+                _answer(engine, item)
+                continue
             key, engine_input, params = item
             request_id = str(key)
             self._in_engine[request_id] = key
@@ -142,6 +172,19 @@ class ProcessDriver(Driver):
 
     def submit(self, key: Any, engine_input: Any, params: Any) -> None:
         self._loop.call_soon_threadsafe(self._spawn, key, engine_input, params)
+
+    def call(self, method: str, *args: Any) -> Any:
+        called = self.engine.collective_rpc(method, args=args)
+        answer = asyncio.run_coroutine_threadsafe(called, self._loop)
+        while True:
+            try:
+                return answer.result(_LOOK_S)[0]
+            except TimeoutError:
+                # A dead engine fails its requests, and answers no call.
+                if self.engine.errored:
+                    raise _death("the engine process died") from None
+            except Exception as e:
+                raise _death(f"the engine failed at {method}: {_reason(e)}", e) from e
 
     def close(self, timeout_s: float) -> None:
         # The loop goes on until vLLM has stopped its process: its output handler lives there. The process is deaf to
@@ -204,6 +247,14 @@ class ProcessDriver(Driver):
             # failed row. So is what is no error of one request: a cancelled task of vLLM's, SystemExit.
             died = isinstance(e, self._death) or self.engine.errored or not isinstance(e, Exception)
             self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
+
+
+def _answer(engine: Any, call: _Call) -> None:
+    try:
+        call.answer.set_result(engine.collective_rpc(call.method, args=call.args)[0])
+    except Exception as e:
+        # The worker may be in the middle of something: the run stops, as for a step that failed.
+        call.answer.set_exception(_death(f"the engine failed at {call.method}: {_reason(e)}", e))
 
 
 def _death(message: str, cause: BaseException | None = None) -> EngineDiedError:

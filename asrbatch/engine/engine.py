@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 
 from asrbatch.engine import environment
+from asrbatch.engine.aligner import WINDOWS_PER_CALL, WordAligner
 from asrbatch.engine.base import DecodingOptions, Deliver, Outcome, Processor, Request, chain, root_cause
 from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
-from asrbatch.engine.settings import engine_settings
+from asrbatch.engine.settings import encoder_cache_bytes, engine_settings
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, EngineStartError, RowError
 from asrbatch.formatting import show
 from asrbatch.models.capabilities import ModelCapabilities
+from asrbatch.types import DecodingResult
 
 # A piece of vLLM's message, lower case, to what usually helps.
 _FIXES = {
@@ -79,6 +81,8 @@ class SpeechEngine:
         self._warmed_up: SimpleQueue = SimpleQueue()
         settings = engine_settings(spec)
         self.max_num_seqs: int = settings["max_num_seqs"]
+        if spec.word_timestamps and spec.device.kind == "cuda":
+            settings = api.reserve_memory(settings, encoder_cache_bytes(spec, self.max_num_seqs))
         request_args = api.request_args(spec.model_options.lora)
         if spec.mode == "process":
             self._driver = ProcessDriver(
@@ -86,10 +90,14 @@ class SpeechEngine:
             )
         else:
             self._driver = ThreadDriver(lambda: api.start_thread(settings), self._on_outcome, request_args)
+        self._aligner: WordAligner | None = None
         try:
             self._processor: Processor = make_processor(api, self._driver.engine, spec)
             self.facts = self._facts(spec, settings)
             self._warm_up(spec.capabilities)
+            # Behind the warm-up, of which nothing is to be kept.
+            if spec.word_timestamps:
+                self._aligner = self._start_aligner(spec)
         except BaseException:
             self._driver.close(1.0)  # nobody else could
             raise
@@ -132,8 +140,31 @@ class SpeechEngine:
         engine_input = self._processor.engine_input(request, options)
         self._driver.submit(key, engine_input, self._processor.sampling_params(options))
 
+    def align(self, key: Any, request: Request, result: DecodingResult, num_samples: int) -> None:
+        assert self._aligner is not None  # of an engine without, nobody asks for words
+        self._aligner.align(key, request, result, num_samples)
+
+    def discard(self, request: Request) -> None:
+        if self._aligner is not None:
+            self._aligner.discard(request)
+
     def close(self, timeout_s: float = 10.0) -> None:
+        if self._aligner is not None:
+            self._aligner.close()
         self._driver.close(timeout_s)
+
+    def _start_aligner(self, spec: EngineSpec) -> WordAligner:
+        max_bytes = encoder_cache_bytes(spec, self.max_num_seqs)
+        self._driver.call("asrbatch_keep_encodings", spec.prompts.alignment_heads, max_bytes)
+        return WordAligner(
+            self._api,
+            self._driver.call,
+            spec.prompts,
+            self._processor.decode,
+            lambda key, outcome: self.deliver(key, outcome),
+            lambda: not self._in_flight,
+            WINDOWS_PER_CALL[spec.device.kind],
+        )
 
     def _on_outcome(self, key: Any, outcome: Any) -> None:
         """Runs in the driver's thread."""

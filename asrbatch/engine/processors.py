@@ -81,13 +81,17 @@ class WhisperProcessor:
             watched=self.prompts.no_speech,
         )
 
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text tokens to text."""
+        return self.frontend.post_process(self.frontend.decode(token_ids))
+
     def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
         token_ids, logprobs, watched = self._api.tokens_of(output)
         return self.prompts.postprocess(
             options.language,
             token_ids,
             logprobs,
-            lambda ids: self.frontend.post_process(self.frontend.decode(ids)),
+            self.decode,
             timestamps=options.timestamps,
             finish_reason=self._api.finish_reason(output),
             no_speech_prob=math.exp(watched[0]) if watched else None,

@@ -21,8 +21,11 @@ _DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Whisper's encoder has 1500 positions per window, whatever the window holds.
 _ENCODER_TOKENS = 1500
 
-# By it ours runs in every worker of vLLM's, which takes it by its name alone.
+# By them ours runs in every worker of vLLM's, which takes it by its name alone.
 _LOGITS_PROCESSOR = "asrbatch.engine.vllm.logits:WhisperLogitsProcessor"
+_WORKER_EXTENSION = "asrbatch.engine.vllm.cross_attention.CrossAttentionWorker"
+# Windows that wait for their words, behind those that the engine works on.
+_WINDOWS_BEHIND = 32
 
 _OWN_OPTIONS = {
     "model": "use --model",
@@ -149,7 +152,21 @@ def engine_settings(spec: EngineSpec) -> dict[str, Any]:
         settings["kv_cache_memory_bytes"] = _kv_cache_bytes(spec, settings["max_num_seqs"])
     # Last, and refused to the user: without it Whisper's rules would not hold, and workers would outlive us.
     settings["logits_processors"] = [_LOGITS_PROCESSOR]
+    if spec.word_timestamps:
+        settings["worker_extension_cls"] = _WORKER_EXTENSION
     return settings
+
+
+def encoder_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:
+    """Bytes of encoder outputs that may be kept until words have their times; 0 where none are wanted.
+
+    By default as many as there are windows between being encoded and being done, so that none is encoded twice."""
+    if not spec.word_timestamps:
+        return 0
+    if spec.encoder_cache_mb is not None:
+        return spec.encoder_cache_mb * 10**6
+    per_window = _ENCODER_TOKENS * spec.checkpoint.config.get("d_model", 1024) * _DTYPE_BYTES[spec.dtype]
+    return per_window * (max_num_seqs + _WINDOWS_BEHIND)
 
 
 def _kv_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:
@@ -169,5 +186,7 @@ def _kv_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:
         tokens = capabilities.window_tokens + spec.max_tokens
         # vLLM does not start without place for one sequence of any length.
         least = max(least, int(bytes_per_token * capabilities.max_model_len * 1.05) + slack)
+    # Less what is kept beside it.
+    memory_bytes = max(0, memory_bytes - encoder_cache_bytes(spec, max_num_seqs))
     wanted = int(bytes_per_token * tokens * max_num_seqs * 1.25) + slack
     return max(least, min(wanted, memory_bytes // 2) if memory_bytes else wanted)

@@ -101,6 +101,8 @@ class EngineSpec:
         language: ISO 639-1 code for rows without `lang`; None has it detected.
         timestamps: whether results carry timestamps.
         temperatures: those that requests may have, 0.0 (greedy) first.
+        word_timestamps: whether words of results are given times.
+        encoder_cache_mb: MB of encoder outputs kept for that; None for the engine's own choice.
     """
 
     checkpoint: Checkpoint
@@ -117,6 +119,8 @@ class EngineSpec:
     language: str | None = None
     timestamps: bool = True
     temperatures: tuple[float, ...] = fallback.GREEDY
+    word_timestamps: bool = False
+    encoder_cache_mb: int | None = None
 
     @property
     def capabilities(self) -> ModelCapabilities:

@@ -1,6 +1,7 @@
 """Subtitles by the rules of broadcasters: texts with times in, cues out.
 
-Speech has times only where the model gave them, so the time within a segment is shared out by the width of the text.
+Speech has times only where the model gave them: without times of words, the time within a segment is shared out by the
+width of the text.
 The words are the model's: none is left out, added or moved. Knows nothing of files and of their syntax.
 
 The way of timing is that of two published guides (see `options.py`), Netflix's Subtitle Timing Guidelines (closing
@@ -8,12 +9,12 @@ gaps) and the BBC's (timing, synchronisation).
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import NamedTuple
 
 from asrbatch.export.cue_layout import AFTER_CLAUSE, TextPiece, lay_out, pieces
 from asrbatch.export.options import CueLimits
-from asrbatch.export.transcript import TranscriptSegment, ordered_ms, single_line, spread_ms
+from asrbatch.export.transcript import TranscriptSegment, ordered_ms, single_line, spans_ms
 
 # Netflix: gaps of up to half a second between two cues are closed to the smallest gap.
 _CLOSED_GAP_MS = 500
@@ -54,6 +55,8 @@ def cues(segments: Sequence[TranscriptSegment], audio_ms: int, limits: CueLimits
     speak faster than that, words are kept and the speed is exceeded.
     """
     spans = ordered_ms(segments, audio_ms)
+    if limits.words:
+        return _one_each(segments, spans)
     words = [word for segment, span in zip(segments, spans, strict=True) for word in _words(segment, *span)]
     if not words:
         return []
@@ -81,8 +84,20 @@ def _words(segment: TranscriptSegment, start_ms: int, end_ms: int) -> list[_Word
     if not (text := single_line(segment.text)):
         return []
     found = pieces(text)
-    bounds = spread_ms(start_ms, end_ms, [piece.width + piece.spaced for piece in found])
-    return [_Word(piece, *span, not at) for at, (piece, span) in enumerate(zip(found, pairwise(bounds), strict=True))]
+    weights = [piece.width + piece.spaced for piece in found]
+    spans = spans_ms(segment, [piece.text for piece in found], weights, start_ms, end_ms)
+    return [_Word(piece, *span, not at) for at, (piece, span) in enumerate(zip(found, spans, strict=True))]
+
+
+def _one_each(segments: Sequence[TranscriptSegment], spans: Sequence[tuple[int, int]]) -> list[Cue]:
+    """A cue for each word, from its start to its end; none lasts less than 1 ms."""
+    found: list[Cue] = []
+    for segment, span in zip(segments, spans, strict=True):
+        parts = segment.parts
+        for part, (start_ms, end_ms) in zip(parts, spans_ms(segment, parts, [*map(len, parts)], *span), strict=True):
+            start_ms = max(start_ms, found[-1].end_ms if found else 0)
+            found.append(Cue(start_ms, max(end_ms, start_ms + 1), (part,)))
+    return found
 
 
 def _width(words: Sequence[_Word]) -> int:

@@ -21,7 +21,7 @@ from asrbatch.export.formats import FORMATS
 from asrbatch.export.names import file_name, name_key
 from asrbatch.export.options import CueLimits, ResultNames
 from asrbatch.export.results import RESULT_FILES, ResultFile
-from asrbatch.export.transcript import audio_path_of, transcript_of
+from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
 from asrbatch.formatting import show_text
 from asrbatch.storage.files import kind_of, remove_dead
 from asrbatch.storage.journal import decode_row
@@ -123,7 +123,8 @@ def export(
         check_outputs(written, RunPaths(rows_path).written, f"--to {result.folder}")
         logged = time.monotonic()
         for where, row in _rows(rows_path, size, result):
-            _write_row(where, row, from_file_start, shared_names, result)
+            transcript = _transcript(where, row, from_file_start, needs_words=limits is not None and limits.words)
+            _write_row(row, transcript, shared_names, result)
             if time.monotonic() - logged >= _LOG_EVERY_S:
                 logged = time.monotonic()
                 log(f"{result.num_rows} utterances exported")
@@ -154,16 +155,24 @@ def _check_exists(rows: Path) -> None:
     raise UsageError(f"{rows}: {'is no' if rows.exists() else 'no such'} file; {fix}")
 
 
+def _transcript(where: str, row: dict[str, Any], from_file_start: bool, *, needs_words: bool) -> Transcript | None:
+    """That of a row; None of one that failed. Raises UsageError where words are needed and have no times."""
+    if row["status"] != "ok":
+        return None
+    try:
+        transcript = transcript_of(row, from_file_start=from_file_start)
+    except ValueError as e:
+        raise _not_ours(where, e) from e
+    if needs_words and not transcript.has_words:
+        raise UsageError(f"--words: {where}: its words have no times; transcribe with --word-timestamps gives them")
+    return transcript
+
+
 def _write_row(
-    where: str, row: dict[str, Any], from_file_start: bool, shared_names: frozenset[int], result: ExportResult
+    row: dict[str, Any], transcript: Transcript | None, shared_names: frozenset[int], result: ExportResult
 ) -> None:
     """One row to all files, and counts it. Only results hold rows that failed."""
-    transcript = None
-    if row["status"] == "ok":
-        try:
-            transcript = transcript_of(row, from_file_start=from_file_start)
-        except ValueError as e:
-            raise _not_ours(where, e) from e
+    if transcript is not None:
         result.num_rows += 1
     else:
         result.failed[row["error"]["kind"]] += 1

@@ -77,7 +77,8 @@ class OneFileEach:
     def add(self, transcript: Transcript, name: str) -> None:
         file = f"{name}.{self._form.extension}"
         path = self._folder / file
-        content = (self._form.head + self._form.write(transcript, self._limits)).encode()
+        head = self._form.head if transcript.has_words else self._form.head + self._form.note
+        content = (head + self._form.write(transcript, self._limits)).encode()
         with explained(path):
             is_there = _has_content(path, content)
             if is_there is False and not (self._overwrite and path.is_file()):
@@ -153,6 +154,7 @@ class OneFile(WholeFile):
         self._index = Index(folder / f"{name}.{form.extension}.index.jsonl", files)
         self._unsorted: BinaryIO | None = None
         self._places: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)  # by recording: start, length in it
+        self._all_have_words = True
         super().__init__(folder / f"{name}.{self._form.extension}", overwrite, files)
         self.paths.append(self._index.path)
         with explained(self.path):
@@ -169,6 +171,7 @@ class OneFile(WholeFile):
                 "and there are more"
             )
         content = self._form.write(transcript, self._limits).encode()
+        self._all_have_words &= transcript.has_words
         with explained(self.path):
             if self._unsorted and content:
                 self._places[content.split(b" ", 1)[0]].append((self._unsorted.tell(), len(content)))
@@ -178,6 +181,8 @@ class OneFile(WholeFile):
     def finish(self) -> None:
         if self._unsorted:
             with explained(self.path):
+                if not self._all_have_words:
+                    self.file.write(self._form.note.encode())
                 # One recording at a time is in memory, not the file.
                 for _, places in sorted(self._places.items()):
                     self.file.writelines(sorted(self._lines(self._unsorted, places), key=self._form.sort_key))

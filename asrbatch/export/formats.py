@@ -7,21 +7,21 @@ folders.
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
-from itertools import pairwise
+from itertools import accumulate
 from typing import Any
 
 from asrbatch.export.cue_layout import width
 from asrbatch.export.cues import Cue, cues
 from asrbatch.export.names import column
 from asrbatch.export.options import CueLimits
-from asrbatch.export.transcript import Transcript, TranscriptSegment, ordered_ms, single_line, spread_ms
+from asrbatch.export.transcript import Transcript, TranscriptSegment, ordered_ms, single_line, spans_ms
 from asrbatch.storage.files import json_bytes
 
-_CTM_HEAD = """\
-;; file channel start duration word confidence
+_CTM_HEAD = ";; file channel start duration word confidence\n"
+_CTM_ESTIMATES = """\
 ;; start, duration: estimates. A model gives times for segments; within one, \
 time is shared out by the characters of its words
 ;; confidence: mean probability of the tokens of the window that the word stands in, \
@@ -43,6 +43,7 @@ class Format:
         extension: of the file, without the dot.
         write: one utterance, whole lines. The limits are for subtitles.
         head: stands first in a file.
+        note: stands behind it where the words of an utterance in the file have no times of their own.
         per_run: how one file holds all utterances of a run; None where the format has no place for more than one.
         sort_key: of a line of such a file, where the format wants recordings in order, and the lines of each, which
             begin with its name and a space; otherwise they stay in the order of the rows.
@@ -53,6 +54,7 @@ class Format:
     head: str = ""
     per_run: "Format | None" = None
     sort_key: Callable[[bytes], Any] | None = None
+    note: str = ""
 
 
 def srt(transcript: Transcript, limits: CueLimits) -> str:
@@ -91,18 +93,20 @@ def ctm(transcript: Transcript, _: CueLimits) -> str:
     """NIST's time-marked words (SCTK, infmts): file, channel, start, duration, word, confidence.
 
     File is the row's id or, where times count from the start of the audio file, its path: what the times refer to.
-    Channels count from 1; a row that names none, whose audio is the mean of all, has 1.
+    Channels count from 1; a row that names none, whose audio is the mean of all, has 1. Words are what white space
+    parts; in languages without, and where words have times, each of those. A word's confidence is the mean probability
+    of its tokens where it has times of its own, otherwise of its segment's tokens.
     """
     source = transcript.audio_path if transcript.from_file_start else None
     prefix = f"{column(transcript.id if source is None else source)} {(transcript.channel or 0) + 1}"
     shift_ms, lines = transcript.shift_ms, []
     spans = ordered_ms(transcript.segments, transcript.audio_ms)
-    for segment, (start_ms, end_ms) in zip(transcript.segments, spans, strict=True):
-        words = single_line(segment.text).split()
-        bounds = spread_ms(start_ms + shift_ms, end_ms + shift_ms, [max(width(word), 1) for word in words])
-        confidence = _confidence(segment)
-        for word, (start, end) in zip(words, pairwise(bounds), strict=True):
-            lines.append(f"{prefix} {start / 1000:.3f} {(end - start) / 1000:.3f} {word} {confidence}\n")
+    for segment, span in zip(transcript.segments, spans, strict=True):
+        words = segment.parts
+        times = spans_ms(segment, words, [max(width(word), 1) for word in words], *span)
+        for word, confidence, (start, end) in zip(words, _confidences(segment, words), times, strict=True):
+            at = (start + shift_ms) / 1000
+            lines.append(f"{prefix} {at:.3f} {(end - start) / 1000:.3f} {word} {confidence}\n")
     return "".join(lines)
 
 
@@ -127,7 +131,13 @@ FORMATS: dict[str, Format] = {
     "vtt": Format("vtt", vtt, head="WEBVTT\n"),
     "txt": Format("txt", txt, per_run=Format("txt", txt)),
     "tsv": Format("tsv", tsv, "start\tend\ttext\n", Format("tsv", tsv_with_id, "id\tstart\tend\ttext\n")),
-    "ctm": Format("ctm", ctm, _CTM_HEAD, Format("ctm", ctm, _CTM_HEAD, sort_key=ctm_order)),
+    "ctm": Format(
+        "ctm",
+        ctm,
+        _CTM_HEAD,
+        Format("ctm", ctm, _CTM_HEAD, sort_key=ctm_order, note=_CTM_ESTIMATES),
+        note=_CTM_ESTIMATES,
+    ),
     # Not .jsonl alone, which in the run's own folder would be the name of its rows.
     "json": Format("json", whisper_json, per_run=Format("whisper.jsonl", whisper_json_line)),
 }
@@ -158,9 +168,16 @@ def _tsv_lines(transcript: Transcript) -> Iterator[str]:
         yield f"{start}\t{end}\t{single_line(segment.text)}\n"
 
 
-def _confidence(segment: TranscriptSegment) -> str:
-    avg_logprob = segment.fields.get("avg_logprob")
-    return f"{min(1.0, math.exp(avg_logprob)):.3f}" if type(avg_logprob) in (int, float) else "NA"
+def _confidences(segment: TranscriptSegment, words: Sequence[str]) -> list[str]:
+    if segment.words is None:
+        avg_logprob = segment.fields.get("avg_logprob")
+        confidence = f"{min(1.0, math.exp(avg_logprob)):.3f}" if type(avg_logprob) in (int, float) else "NA"
+        return [confidence] * len(words)
+    # What white space parts may be several words of the model's; that of its first letters counts.
+    of_letters = [word.probability for word in segment.words for _ in "".join(single_line(word.text).split())]
+    begins = accumulate((len(word) for word in words), initial=0)
+    found = [of_letters[begin] for begin, _ in zip(begins, words, strict=False)]
+    return ["NA" if probability is None else f"{probability:.3f}" for probability in found]
 
 
 def _whisper_result(transcript: Transcript) -> dict[str, Any]:
@@ -172,10 +189,27 @@ def _whisper_result(transcript: Transcript) -> dict[str, Any]:
             "end": round(segment.end_s + transcript.shift_s, 6),
             "text": segment.text,
             **{name: segment.fields.get(name) for name in _WHISPER_FIELDS},
+            **_whisper_words(segment, transcript.shift_s),
         }
         for number, segment in enumerate(transcript.segments)
     ]
     return {"text": transcript.text, "segments": segments, "language": transcript.language}
+
+
+def _whisper_words(segment: TranscriptSegment, shift_s: float) -> dict[str, Any]:
+    if segment.words is None:
+        return {}
+    times = ("start", "end")
+    return {
+        "words": [
+            {
+                "word": word.text,
+                **{name: round(at + shift_s, 6) for name, at in zip(times, (word.start_s, word.end_s), strict=True)},
+                "probability": word.probability,
+            }
+            for word in segment.words
+        ]
+    }
 
 
 def _seek(segment: TranscriptSegment, shift_s: float) -> int | None:

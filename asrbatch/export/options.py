@@ -39,6 +39,8 @@ class CueLimits(CheckedOptions):
         2 / 24, "Subtitles: seconds between two. [default: 2/24]", flags="--min-gap", minimum=0, maximum=_DAY_S
     )
 
+    words: bool = option(False, "Subtitles: one for each word; of runs with --word-timestamps.")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.max_duration_s >= self.min_duration_s:

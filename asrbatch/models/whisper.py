@@ -217,9 +217,42 @@ class WhisperPrompts:
             num_tokens=len(text_ids),
             avg_logprob=sum(counted) / len(counted) if counted else None,
             segments=segments,
+            token_ids=tuple(text_ids),
+            token_logprobs=tuple(p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i)),
             resume_s=resume_s([i for i in ids if i != self.end], self.first_timestamp) if timestamps else None,
             **of_engine,
         )
+
+    @property
+    def alignment_heads(self) -> list[list[int]]:
+        """Layer and head of those of the decoder that look at what is being said: the checkpoint's own list, or as
+        openai-whisper does without one, all of the upper half of the layers."""
+        config = self.checkpoint.config
+        num_layers, num_heads = config.get("decoder_layers", 0), config.get("decoder_attention_heads", 0)
+        named = self.checkpoint.generation_config.get("alignment_heads")
+        if not named:
+            return [[layer, head] for layer in range(num_layers // 2, num_layers) for head in range(num_heads)]
+        if not all(0 <= layer < num_layers and 0 <= head < num_heads for layer, head in named):
+            raise UsageError(
+                f"--word-timestamps: {self.checkpoint.name}: its generation_config.json names alignment_heads that its "
+                f"decoder of {num_layers} layers with {num_heads} heads does not have"
+            )
+        return sorted([layer, head] for layer, head in named)
+
+    def alignment_ids(self, language: str | None, text_ids: Sequence[int]) -> tuple[list[int], int]:
+        """What the decoder reads when the words of an answer are given their times, without timestamps, as
+        openai-whisper has it; and how many tokens stand before the one that the text follows."""
+        control = [self.sot]
+        if self.checkpoint.is_multilingual:
+            control += [self.checkpoint.languages[language or "en"], self.task_id]
+        ids = [*control, self.no_timestamps, *text_ids, self.end]
+        return ids[: self.checkpoint.config.get("max_target_positions", 448)], len(control)
+
+    def text_groups(self, result: DecodingResult) -> list[list[int]]:
+        """The text tokens of each of its segments; all in one where it has none."""
+        if not result.segments:
+            return [list(result.token_ids)]
+        return [[i for i in segment.token_ids if self._is_text(i)] for segment in result.segments]
 
     def _is_text(self, token: int) -> bool:
         return token not in self._control_ids and not is_timestamp(token, self.first_timestamp)

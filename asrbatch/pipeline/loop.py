@@ -5,7 +5,8 @@ is one place where things happen, one after the other:
 
     manifest -> schedule -> [preprocess pool] -> submit -> [engine] -> collect -> postprocess -> row
 
-Knows nothing of vLLM, of audio formats or of files. Memory is bounded by the `Budget`, whatever the manifest's length.
+Where words are timed, the engine is given each answer back, and the row waits for its words. Knows nothing of vLLM, of
+audio formats or of files. Memory is bounded by the `Budget`, whatever the manifest's length.
 """
 
 import math
@@ -14,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from asrbatch.config import RunConfig
-from asrbatch.engine.base import DecodingOptions, Engine, Outcome
+from asrbatch.engine.base import AlignedWords, DecodingOptions, Engine, Outcome
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, RowError
+from asrbatch.models import quality
 from asrbatch.models.fallback import Attempts
 from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.longform import unheard_tail
@@ -26,7 +28,7 @@ from asrbatch.pipeline.queues import EngineOutcome, EventQueue, StopRequest
 from asrbatch.pipeline.result import failed_row, ok_row
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
 from asrbatch.timeouts import running_s
-from asrbatch.types import Utterance
+from asrbatch.types import DecodingResult, Utterance
 
 
 class Pipeline:
@@ -58,6 +60,8 @@ class Pipeline:
         self._write, self._on_submit, self._on_tick = write, on_submit, on_tick
         self._working: dict[int, UtteranceState] = {}
         self._in_flight: dict[tuple[int, int], InFlightWindow] = {}
+        # Answered, and their words are being timed; those are True that hold a part of the budget until then.
+        self._aligning: dict[InFlightWindow, bool] = {}
         self._source_ended = False
         self._stop_by = math.inf
 
@@ -95,7 +99,7 @@ class Pipeline:
                 self._schedule(source, alone)
             self._tick()
         finally:
-            self.monitor.track(len(self._in_flight))
+            self._track()
             # Threads may wait for answers that will not come.
             for state in self._working.values():
                 state.cancel()
@@ -127,8 +131,11 @@ class Pipeline:
         if self._events.is_empty():
             self.monitor.check_for_hang()
 
+    def _track(self, *, is_answer: bool = False) -> None:
+        self.monitor.track(len(self._in_flight), len(self._aligning), is_answer=is_answer)
+
     def _tick(self) -> None:
-        self.monitor.track(len(self._in_flight))
+        self._track()
         self._on_tick(self.monitor.times, len(self._in_flight))
 
     def _handle(self, event: Any) -> None:
@@ -141,6 +148,8 @@ class Pipeline:
                 self._on_features(event)
             case UtteranceState():
                 self._on_preprocessed(event)
+            case EngineOutcome(InFlightWindow() as window, AlignedWords() as words):
+                self._on_words(window, words)
             case EngineOutcome(key, outcome):
                 self._collect(key, outcome)
             case BaseException():
@@ -174,13 +183,13 @@ class Pipeline:
         assert temperature is not None and request is not None
         language = state.language or state.detected_language
         options = DecodingOptions(language, window.audio.previous, temperature, self._spec.timestamps)
-        self.monitor.track(len(self._in_flight))
+        self._track()
         self._in_flight[window.key] = window
         self.engine.submit(window.key, request, options)
 
     def _collect(self, key: tuple[int, int], outcome: Outcome) -> None:
         """The engine has an answer: it is asked again at a higher temperature, or the answer counts."""
-        self.monitor.track(len(self._in_flight), is_answer=True)
+        self._track(is_answer=True)
         # All windows have failed with it; there may have been none, and so no key.
         if isinstance(outcome, EngineDiedError):
             raise outcome
@@ -190,6 +199,7 @@ class Pipeline:
         elif window.utterance.is_cancelled:
             self._drop(window, None)
         else:
+            assert isinstance(outcome, DecodingResult)  # words come to `_on_words`
             window.attempts.add(outcome)
             if window.attempts.next_temperature is None:
                 self._postprocess(window)
@@ -199,6 +209,7 @@ class Pipeline:
     def _drop(self, window: InFlightWindow, error: RowError | None) -> None:
         """A window will have no answer; a stop or another window may have let its utterance go already."""
         self.budget.release(window.budget_s)
+        self._discard(window)
         if error and not window.utterance.is_cancelled:
             self._fail(window.utterance, error)
 
@@ -207,11 +218,11 @@ class Pipeline:
         state, result = window.utterance, window.attempts.chosen
         # Sequential windows leave no tail: the next one starts where this one was heard to.
         start = None if self._windows.is_sequential else unheard_tail(window.audio, result, self._windows.in_samples)
+        self._time_words(window, result, releases_budget=start is None)
         if start is not None:
             # Within the budget that the whole window holds.
             self._pool.tasks.put_window(window.tail(start))
         else:
-            self.budget.release(window.budget_s)
             state.num_finished += 1
         window.drop_audio()
         state.answered.append(window)
@@ -220,6 +231,36 @@ class Pipeline:
         while state.held_back:
             self._submit(state.held_back.pop(0))
         self._write_if_done(state)
+
+    def _time_words(self, window: InFlightWindow, result: DecodingResult, *, releases_budget: bool) -> None:
+        """Has the words of an answer timed, where that is wanted and there are some. Nothing waits for it but its row
+        and, because the features are still needed, the budget."""
+        is_dropped = self._windows.drop_no_speech and quality.is_no_speech(result)
+        if self._spec.word_timestamps and result.text.strip() and not is_dropped:
+            assert window.request is not None  # only an answered window comes here
+            self._aligning[window] = releases_budget
+            window.utterance.num_aligning += 1
+            self.engine.align(window, window.request, result, window.num_samples)
+            return
+        self._discard(window)
+        if releases_budget:
+            self.budget.release(window.budget_s)
+
+    def _discard(self, window: InFlightWindow) -> None:
+        if self._spec.word_timestamps and window.request is not None:
+            self.engine.discard(window.request)
+
+    def _on_words(self, window: InFlightWindow, words: AlignedWords) -> None:
+        """The words of an answer have their times."""
+        state = window.utterance
+        self._track(is_answer=True)
+        if self._aligning.pop(window):
+            self.budget.release(window.budget_s)
+        window.words = words.groups
+        self.monitor.times.encoded_again += words.is_encoded_again
+        state.num_aligning -= 1
+        if not state.is_cancelled:
+            self._write_if_done(state)
 
     def _on_preprocessed(self, state: UtteranceState) -> None:
         """All windows of an utterance are cut, or a thread gave it up."""
@@ -234,7 +275,7 @@ class Pipeline:
             self._write_if_done(state)
 
     def _write_if_done(self, state: UtteranceState) -> None:
-        if state.is_preprocessed and state.num_finished == state.num_windows:
+        if state.is_preprocessed and state.num_finished == state.num_windows and not state.num_aligning:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:

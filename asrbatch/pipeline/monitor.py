@@ -17,6 +17,7 @@ class StageTimes:
         full: of those, how long it held as many windows as it works on at once.
         read, prepare: summed over the preprocess threads, beside the engine.
         write: spent writing rows.
+        encoded_again: no time, but windows that were encoded a second time for their words.
     """
 
     wall: float = 0.0
@@ -25,6 +26,7 @@ class StageTimes:
     read: float = 0.0
     prepare: float = 0.0
     write: float = 0.0
+    encoded_again: int = 0
 
     @property
     def engine_idle(self) -> float:
@@ -51,22 +53,22 @@ class EngineMonitor:
         """Time from here on counts."""
         self._tracked_at, self._answered_at = time.monotonic(), running_s()
 
-    def track(self, in_engine: int, *, is_answer: bool = False) -> None:
+    def track(self, decoding: int, aligning: int = 0, *, is_answer: bool = False) -> None:
         """Adds the time since the last call under the load there was; call before each change of it.
 
         Args:
-            in_engine: windows in the engine until now.
+            decoding, aligning: windows in the engine until now, and those whose words it is yet to time.
             is_answer: one of them has just been answered.
         """
         now = time.monotonic()
-        elapsed, self._tracked_at, self._in_engine = now - self._tracked_at, now, in_engine
+        elapsed, self._tracked_at, self._in_engine = now - self._tracked_at, now, decoding + aligning
         self.times.wall += elapsed
-        if in_engine:
+        if self._in_engine:
             self.times.engine += elapsed
-        if in_engine >= self._capacity:
+        if decoding >= self._capacity:
             self.times.full += elapsed
         # An engine that holds nothing owes no answer: waiting for slow audio is no hang.
-        if is_answer or not in_engine:
+        if is_answer or not self._in_engine:
             self._answered_at = running_s()
 
     def check_for_hang(self) -> None:

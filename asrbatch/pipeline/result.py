@@ -17,9 +17,9 @@ from typing import Any
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import RowError
 from asrbatch.languages import NO_SPACES, UNSPACED
-from asrbatch.models import fallback, quality
+from asrbatch.models import fallback, quality, words
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
-from asrbatch.types import DecodingResult, Utterance, Window
+from asrbatch.types import DecodingResult, Utterance, Window, WordTiming
 
 # Our fields, in the order they are written after `id`, `index` and the manifest's own.
 RESULT_FIELDS = (
@@ -67,7 +67,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         results.append(kept)
         if not is_dropped:
             texts.append(kept.text.strip())
-            segments += segment_rows(kept, window.span, kept_until, config.sample_rate)
+            segments += segment_rows(kept, window.span, kept_until, config.sample_rate, window.words)
     # The first window's: all others were decoded in it where the model detects languages.
     language = results[0].language if results else None
     text = _joined(list(filter(None, texts)), spec.target_language if spec.is_translated else language)
@@ -148,24 +148,55 @@ def kept_part(result: DecodingResult, window: Window, kept_until: int) -> Decodi
     )
 
 
-def segment_rows(result: DecodingResult, window: Window, kept_until: int, sample_rate: int) -> list[dict[str, Any]]:
+def segment_rows(
+    result: DecodingResult,
+    window: Window,
+    kept_until: int,
+    sample_rate: int,
+    groups: Sequence[Sequence[WordTiming]] | None = None,
+) -> list[dict[str, Any]]:
     """The segments of a window as a row has them, each with the metrics of `quality`; none without text.
 
     Args:
         result: as `kept_part` gives it.
+        groups: the words of each segment of the whole answer, in seconds from the window's start; None for none.
     """
     first_s, last_s = window.start / sample_rate, min(window.end, kept_until) / sample_rate
-    segments = [segment for segment in result.segments if segment.text.strip()]
+
+    def words_of(number: int, start_s: float, end_s: float) -> dict[str, Any]:
+        return {} if groups is None else _word_rows(groups[number], first_s, start_s, end_s)
+
+    segments = [(n, segment) for n, segment in enumerate(result.segments) if segment.text.strip()]
     if not result.segments and result.text.strip():
-        return [_segment_row(result.text.strip(), first_s, last_s, result.avg_logprob, result)]
+        row = _segment_row(result.text.strip(), first_s, last_s, result.avg_logprob, result)
+        return [row | words_of(0, first_s, last_s)]
     found, earliest_s = [], first_s
-    for segment, following in zip_longest(segments, segments[1:]):
+    for (n, segment), following in zip_longest(segments, segments[1:]):
         start_s = min(max(first_s + segment.start_s, earliest_s), last_s)
         # Text that the model did not close goes on until the next begins.
-        stated_s = segment.end_s if segment.end_s is not None else following.start_s if following else last_s - first_s
+        stated_s = (
+            segment.end_s if segment.end_s is not None else following[1].start_s if following else last_s - first_s
+        )
         earliest_s = end_s = min(max(first_s + stated_s, start_s), last_s)
-        found.append(_segment_row(segment.text.strip(), start_s, end_s, segment.avg_logprob, result))
+        row = _segment_row(segment.text.strip(), start_s, end_s, segment.avg_logprob, result)
+        found.append(row | words_of(n, start_s, end_s))
     return found
+
+
+def _word_rows(group: Sequence[WordTiming], window_s: float, start_s: float, end_s: float) -> dict[str, Any]:
+    """The words of a segment as a row has them, inside it."""
+    shifted = [word._replace(start_s=window_s + word.start_s, end_s=window_s + word.end_s) for word in group]
+    return {
+        "words": [
+            {
+                "word": word.text,
+                "start": round(word.start_s, 6),
+                "end": round(word.end_s, 6),
+                "probability": quality.rounded(word.probability, 3),
+            }
+            for word in words.fit(shifted, start_s, end_s)
+        ]
+    }
 
 
 def _segment_row(

@@ -15,7 +15,7 @@ from asrbatch.errors import RowError
 from asrbatch.models.fallback import Attempts
 from asrbatch.pipeline.longform import AnswerQueue
 from asrbatch.pipeline.queues import ReorderBuffer
-from asrbatch.types import Utterance, Window
+from asrbatch.types import Utterance, Window, WordTiming
 
 _NO_SAMPLES = np.zeros(0, np.float32)
 
@@ -34,6 +34,7 @@ class InFlightWindow:
         peak: largest feature of the recording up to its end; None where that does not matter.
         preprocess_s: seconds spent on its features.
         attempts: the answers to it.
+        words: of the segments of the answer that counts; None where none are timed.
     """
 
     # By the thread that makes it: one that cuts the recording, or for a tail the loop.
@@ -50,6 +51,7 @@ class InFlightWindow:
     preprocess_s: float = 0.0
     # By the loop, when the features are there.
     attempts: Attempts = field(init=False, repr=False)
+    words: tuple[tuple[WordTiming, ...], ...] | None = None
 
     @property
     def span(self) -> Window:
@@ -77,6 +79,10 @@ class InFlightWindow:
         """Of a recording of hours only the answers stay in memory."""
         self.audio, self.request = AudioWindow(self.span, _NO_SAMPLES), None
 
+    @property
+    def num_samples(self) -> int:
+        return self.span.end - self.span.start
+
 
 @dataclass(eq=False)
 class UtteranceState:
@@ -96,6 +102,7 @@ class UtteranceState:
         held_back: windows that wait until the first one's answer says which language is spoken.
         answered: windows with their answers, in the order these came.
         num_finished: windows that were decoded to their end, some by way of a tail.
+        num_aligning: answers whose words are being timed.
     """
 
     # By the loop before it hands it to the pool.
@@ -128,6 +135,7 @@ class UtteranceState:
     held_back: list[InFlightWindow] = field(default_factory=list)
     answered: list[InFlightWindow] = field(default_factory=list)
     num_finished: int = 0
+    num_aligning: int = 0
 
     @property
     def timing(self) -> dict[str, float | None]:

@@ -72,7 +72,11 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
         window_config=window_config(config, capabilities),
         timestamps=capabilities.is_whisper if config.timestamps is None else config.timestamps,
         temperatures=TEMPERATURES if config.fallback else GREEDY,
+        word_timestamps=config.word_timestamps,
+        encoder_cache_mb=config.encoder_cache_mb,
     )
+    if config.word_timestamps:
+        _check_words(spec)
     _check_prompts(config, spec, with_vllm)
     if config.language is None:
         return spec
@@ -161,6 +165,25 @@ def _check_prompts(config: RunConfig, spec: EngineSpec, with_vllm: bool) -> None
     for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
         if prompts is not None and text is not None:
             prompts.check_words(option, text, count=with_vllm)
+
+
+def _check_words(spec: EngineSpec) -> None:
+    """Refuses times of words where the engine could not read them."""
+    option, args = "--word-timestamps", spec.engine_args
+    if not spec.capabilities.is_whisper:
+        raise UsageError(
+            f"{option}: times of words are read from Whisper's cross-attention, and {spec.capabilities.architecture} "
+            "has none; segments are windows, and a forced aligner (torchaudio's, whisperX's) finds words in them"
+        )
+    if spec.model_options.lora is not None:
+        raise UsageError(f"{option} and --lora: words are timed by the checkpoint's own weights; merge the adapter")
+    if "worker_extension_cls" in args:
+        raise UsageError(f"{option} and --engine-arg worker_extension_cls: vLLM takes one, and it is needed for words")
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        if int(args.get(name, 1)) > 1:
+            fix = "run one engine on each device (--devices)"
+            raise UsageError(f"{option} and --engine-arg {name}: words are timed by one worker; {fix}")
+    assert spec.prompts.alignment_heads  # refuses those that the decoder does not have
 
 
 def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:

@@ -14,6 +14,7 @@ from asrbatch.audio.windows import WindowConfig
 from asrbatch.config import RunConfig, SourceOptions
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
+from asrbatch.engine.settings import encoder_cache_bytes, engine_settings
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
@@ -54,6 +55,9 @@ class RunPlan:
         check = RowCheck(self.engine)
         self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
         self.notes = [each for each in (self.manifest.left_out, check.note) if each]
+        if config.word_timestamps:
+            most = encoder_cache_bytes(self.engine, engine_settings(self.engine)["max_num_seqs"])
+            self.notes.append(f"up to {most / 1e6:.0f} MB of encoder outputs are kept on the device (--encoder-cache)")
         self.sharding = sharding_of(config, self.manifest)
         self.chunk = None if self.sharding is None else self.sharding.chunk_of == config.chunk_id
         durations_s = self.manifest.scan.durations_s
@@ -80,6 +84,8 @@ class RunPlan:
             language=self.engine.language,
             prompt=config.prompt,
             windows=window_choices(self.engine.window_config),
+            # Fingerprints of before there were words are still those of runs without.
+            **({"word_timestamps": True} if config.word_timestamps else {}),
         )
 
 

@@ -118,8 +118,9 @@ def known_fingerprint(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
     known = {"num_chunks": 1, "strategy": None, "chunks": None}
     if sharding is not None:
         known = {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
-    made_from = {"manifest": manifest.scan.digest, "num_rows": len(manifest)}
-    return {**made_from, "revision": config.engine.revision, "task": config.task, "prompt": config.prompt, **known}
+    made_from = {"manifest": manifest.scan.digest, "num_rows": len(manifest), "revision": config.engine.revision}
+    asked = {"task": config.task, "prompt": config.prompt, "word_timestamps": config.word_timestamps or None}
+    return {**made_from, **asked, **known}
 
 
 def check_run(
@@ -166,8 +167,9 @@ def check_run(
             known["windows"] = window_choices(windows)
         if not_checked is None:
             plan = RunPlan(replace(config, devices=None, engine=engine), kept)
-            # Of the first two a fingerprint says nothing where there is nothing to say.
-            known = {"asked": None, "audio_folder": None, **plan.fingerprint, "revision": config.engine.revision}
+            # Of these a fingerprint says nothing where there is nothing to say.
+            unsaid = dict.fromkeys(("asked", "audio_folder", "word_timestamps"))
+            known = {**unsaid, **plan.fingerprint, "revision": config.engine.revision}
             if engine.dtype == "auto":
                 del known["dtype"]  # on another device it may be another
             return PreflightResult(window_config=plan.engine.window_config, notes=plan.notes, fingerprint=known)

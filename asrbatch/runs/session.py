@@ -192,6 +192,8 @@ class Session:
             "prepare_s": round(stage_times.prepare, 3),
             "write_s": round(stage_times.write, 3),
             "workers_died": progress.workers_died,
+            # Windows, of which --encoder-cache had no more room to keep what words are timed by.
+            **({"encoded_again": stage_times.encoded_again} if self.config.word_timestamps else {}),
         }
         self.record.update(session, tally=self.journal.tally.as_dict(), stated_s=_known(progress.stated_s))
 

@@ -32,7 +32,7 @@ def tiny(engines, tiny_en) -> EngineClient:
 @pytest.fixture(scope="module")
 def multilingual(base):
     """Whisper base in an EngineCore process of its own: the other way to run an engine."""
-    asked = EngineClient(start_engine, base, mode="process")
+    asked = EngineClient(start_engine, base, mode="process", word_timestamps=True)
     yield asked
     asked.engine.close()
 
@@ -123,6 +123,29 @@ def test_language_is_detected_in_the_same_request(multilingual, demo_rows):
     assert [a.text for a in answers] == [g.text for g in given], "detected or told, the model is asked the same"
     assert [a.num_tokens for a in answers] == [g.num_tokens for g in given], "control tokens are not counted"
     assert answers[0].avg_logprob == pytest.approx(given[0].avg_logprob, abs=1e-3)
+
+
+def test_words_of_an_answer_in_a_process_of_its_own(multilingual, demo_rows):
+    """Kept or encoded again, alone or beside another: the same words, inside what was said."""
+    engine, clips = multilingual.engine, samples_of(demo_rows)[:2]
+    requests = [engine.preprocess(clip, None) for clip in clips]
+    for n, request in enumerate(requests):
+        engine.submit((n, 0), request, DecodingOptions())
+    results = multilingual.collect(2)
+    for _ in range(2):  # the second time nothing is kept any more
+        for n, request in enumerate(requests):
+            engine.align((n, 0), request, results[n], len(clips[n]))
+    found: dict = {(0, 0): [], (1, 0): []}
+    for _ in range(4):
+        key, words = multilingual.answers.get(timeout=120)
+        found[key].append(words)
+    for n, (first, second) in enumerate(found.values()):
+        assert first.groups == second.groups and not first.is_encoded_again
+        texts = ["".join(word.text for word in group) for group in first.groups]
+        assert texts == [segment.text for segment in results[n].segments]
+        times = [at for group in first.groups for word in group for at in (word.start_s, word.end_s)]
+        assert 0 <= min(times) < 1 and len(clips[n]) / 16000 - 1 < max(times) <= len(clips[n]) / 16000
+    assert all(second.is_encoded_again for _, second in found.values())
 
 
 def test_language_and_timestamps_in_the_same_request(multilingual, demo_rows):

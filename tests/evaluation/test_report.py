@@ -186,8 +186,14 @@ def test_audio_is_found_beside_the_predictions_and_plays_the_row_and_its_errors(
     said = {"text": "word0 word0 word1 wort1 word2 word2", "pred_text": "word0 word0 word1 word1 word2 word2"}
     rows = [{"id": "a", "audio_filepath": "x.wav", "offset": 0, "duration": 6.0, "segments": segments, **said}]
     rows.append({**rows[0], "id": "b", "offset": 2.5, "text": rows[0]["text"].replace("wort1 word2", "word1 wort2")})
+    starts = [[(2.0 * at, f" word{at}"), (2.0 * at + 1.25, f" word{at}")] for at in range(3)]
+    timed = [
+        {**segment, "words": [{"word": text, "start": start} for start, text in words]}
+        for segment, words in zip(segments, starts, strict=True)
+    ]
+    rows.append({**rows[0], "id": "c", "segments": timed})
     page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", normalizer="none"))
-    for row_id, src, at in (("a", "/x.wav#t=0,6", 2.0), ("b", "/x.wav#t=2.5,8.5", 6.5)):
+    for row_id, src, at in (("a", "/x.wav#t=0,6", 2.0), ("b", "/x.wav#t=2.5,8.5", 6.5), ("c", "/x.wav#t=0,6", 3.25)):
         page.click(f"tr.row:has-text('{row_id}')")
         assert page.get_attribute("audio", "src").endswith(src)
         page.evaluate(AUDIO_IS_READY)

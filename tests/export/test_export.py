@@ -239,8 +239,9 @@ def test_what_each_format_looks_like():
 
 
 def test_word_times_in_a_ctm_say_that_they_are_estimates():
-    assert ";; start, duration: estimates." in FORMATS["ctm"].head == FORMATS["ctm"].per_run.head
-    assert all(line.startswith(";;") for line in FORMATS["ctm"].head.splitlines())
+    assert FORMATS["ctm"].head == FORMATS["ctm"].per_run.head and FORMATS["ctm"].note == FORMATS["ctm"].per_run.note
+    assert FORMATS["ctm"].note.startswith(";; start, duration: estimates.")
+    assert all(line.startswith(";;") for line in (FORMATS["ctm"].head + FORMATS["ctm"].note).splitlines())
 
 
 def test_times_count_from_the_file_when_asked(tmp_path):

@@ -335,3 +335,43 @@ def test_a_recording_heard_by_tiny_steps_is_heard_to_its_end(tmp_path):
     recording = Recording(tmp_path, 0, 20.0)
     rows, run = transcribed([recording], engine=Stutters, rules=rules("sequential"))
     assert len(run.engine.asked) < 80 and rows[0]["windows"][-1]["end"] == rows[0]["audio_s"]
+
+
+@pytest.mark.parametrize(
+    ("windows", "timestamps"),
+    [("sequential", True), ("energy", True), ("fixed", True), ("energy", False), ("silence", False)],
+)
+def test_words_have_their_times_in_the_recording(recordings, windows, timestamps):
+    """A row waits for the words of all its windows, tails among them; each window's are counted from its own start."""
+    asks = Asks(word_timestamps=True, timestamps=timestamps)
+    rows, run = transcribed(recordings, rules=rules(windows), asks=asks)
+    plain, _ = transcribed(recordings, rules=rules(windows), asks=Asks(timestamps=timestamps))
+    assert not run.pipeline._aligning
+    for index, recording in enumerate(recordings):
+        heard = []
+        for segment in rows[index]["segments"]:
+            words = segment.pop("words")
+            assert "".join(word["word"] for word in words).strip() == segment["text"]
+            times = [at for word in words for at in (word["start"], word["end"])]
+            assert times == sorted(times) and segment["start"] <= times[0] and times[-1] <= segment["end"]
+            heard += zip(times[::2], times[1::2], strict=True)
+        if windows == "sequential":
+            assert np.array(heard) == pytest.approx(np.array(recording.bursts, float), abs=0.021)
+        for name in ("pred_text", "segments", "windows", "flags"):
+            assert rows[index][name] == plain[index][name], "nothing else changes"
+
+
+def test_what_will_have_no_words_is_discarded(recordings):
+    """Windows that fail or are let go, and those without text."""
+    refused = RowError("rejected", "refused")
+    options = {"fate": lambda key: refused if key[0] == 0 and key[1] > 2 else None}
+    with Run(engine=BeepEngine, rules=rules("energy"), asks=Asks(word_timestamps=True), **options) as run:
+        aligned = []
+        align = run.engine.align
+        run.engine.align = lambda window, request, *rest: (aligned.append(request), align(window, request, *rest))
+        run.pipeline.run([r.utterance for r in recordings])
+        submitted = {id(request) for request in [*aligned, *run.engine.discarded]}
+    failed = next(row for row in run.rows if row["index"] == 0)
+    assert failed["status"] == "failed" and all(row["status"] == "ok" for row in run.rows if row is not failed)
+    assert len(submitted) == len(aligned) + len(run.engine.discarded), "each is aligned or discarded, once"
+    assert run.engine.discarded and not run.pipeline._aligning and run.pipeline.budget.has_capacity()

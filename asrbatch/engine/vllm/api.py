@@ -15,6 +15,7 @@ import vllm
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError as EngineDeadError
@@ -26,6 +27,14 @@ VERSIONS = {"vllm": vllm.__version__, "torch": torch.__version__, "cuda": torch.
 
 # The real one, which preprocess threads need: see start_thread.
 set_num_threads = torch.set_num_threads
+
+
+def reserve_memory(settings: dict[str, Any], num_bytes: int) -> dict[str, Any]:
+    """Settings by which vLLM leaves so many bytes of the device free beside its key-value cache."""
+    if "kv_cache_memory_bytes" in settings:
+        return settings  # which is no share of the device
+    share = settings.get("gpu_memory_utilization", EngineArgs.gpu_memory_utilization)
+    return {**settings, "gpu_memory_utilization": share - num_bytes / current_platform.get_device_total_memory()}
 
 
 def start_thread(settings: dict[str, Any]) -> LLMEngine:
@@ -111,6 +120,16 @@ def features(engine_input: Any) -> torch.Tensor:
     """The log-mel features in an engine input, in the model's dtype; not a copy."""
     item = engine_input["decoder_prompt"]["mm_kwargs"]["audio"][0]
     return item["input_features"].data
+
+
+def encoding_key(engine_input: Any) -> str:
+    """What vLLM's worker calls the encoder output of an input; another for each that is rendered."""
+    return str(engine_input["decoder_prompt"]["mm_hashes"]["audio"][0])
+
+
+def feature_bytes(engine_input: Any) -> bytes:
+    """The features as they lie in memory, in the model's dtype: what travels to a worker without a pickle."""
+    return features(engine_input).contiguous().view(torch.uint8).numpy().tobytes()
 
 
 def with_decoder_ids(engine_input: Any, decoder_ids: Sequence[int]) -> Any:

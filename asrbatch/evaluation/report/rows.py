@@ -141,10 +141,12 @@ def _as_written(row: ScoredRow) -> dict[str, Any]:
 
 
 def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_words: bool) -> list[float] | None:
-    """For each piece, when the segment it is in starts, in seconds of the row; None for a row without segments."""
-    # Segments are counted as they were written and texts once they are normalised, so that a time may be that of the
-    # segment before or after.
-    segments = (row or {}).get("segments")
+    """For each piece, when the word or else the segment it is in starts, in seconds of the row; None for a row without
+    segments.
+    """
+    # They are counted as they were written and texts once they are normalised, so that a time may be that of the one
+    # before or after.
+    segments = _with_words((row or {}).get("segments"))
     if not isinstance(segments, list) or len(segments) < 2 or not num_units or not all(map(_has_time, segments)):
         return None
     starts = [finite_seconds(segment["start"]) for segment in segments]
@@ -154,6 +156,17 @@ def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_
         return None
     found = (bisect_right(ends, place * ends[-1] / num_units) for place in places)
     return [starts[min(at, len(starts) - 1)] for at in found]
+
+
+def _with_words(segments: Any) -> Any:
+    """Words in place of the segments, where all of these have some with times."""
+    has_words = isinstance(segments, list) and all(
+        isinstance(segment, dict) and isinstance(segment.get("words"), list) for segment in segments
+    )
+    if not has_words:
+        return segments
+    words = [word for segment in segments for word in segment["words"] if isinstance(word, dict)]
+    return [{"start": word.get("start"), "text": word.get("word")} for word in words]
 
 
 def _has_time(segment: Any) -> bool:

@@ -1,0 +1,154 @@
+"""`--word-timestamps` on the real engine: nothing else changes, words are where they are said, none is encoded twice.
+
+One engine, in fp32 and with one sequence at a time, so that texts do not depend on what runs beside them."""
+
+import json
+import time
+from queue import SimpleQueue
+
+import numpy as np
+import pytest
+import soundfile
+from audio_loading import load_audio, request
+from conftest import read_jsonl, write_jsonl
+from engine_client import RATE, spec_of
+
+from asrbatch.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def timed(engines, transcribe, tiny_en, tmp_path_factory):
+    """Runs on the engine that times words, also those that ask for none; returns rows by index, and the record."""
+    options = {"args": ("max_num_seqs=1",)}
+    folder = tmp_path_factory.mktemp("timed")
+
+    def call(manifest, **more):
+        output = folder / f"{len(list(folder.iterdir()))}.jsonl"
+        summary = transcribe(manifest, tiny_en, output, **options, **more)
+        record = json.loads(summary.paths.record.read_text())
+        return {row["index"]: row for row in read_jsonl(output)}, record
+
+    return call
+
+
+def worker_of(engines):
+    """vLLM's worker of the one engine that times words."""
+    (engine,) = (each for each in engines._running.values() if each._aligner is not None)
+    return engine, engine._driver.engine.engine_core.engine_core.model_executor.driver_worker.worker
+
+
+@pytest.fixture(scope="module")
+def demo(timed, demo_manifest):
+    return timed(demo_manifest, word_timestamps=True)
+
+
+def words_of(row: dict) -> list[dict]:
+    return [word for segment in row["segments"] for word in segment["words"]]
+
+
+def without_words(row: dict) -> dict:
+    segments = [{name: value for name, value in segment.items() if name != "words"} for segment in row["segments"]]
+    return {**row, "segments": segments, "timing": None}
+
+
+def check_words(row: dict) -> None:
+    for segment in row["segments"]:
+        words = segment["words"]
+        assert "".join(word["word"] for word in words).strip() == segment["text"]
+        times = [at for word in words for at in (word["start"], word["end"])]
+        assert times == sorted(times) and segment["start"] <= times[0] and times[-1] <= segment["end"]
+        assert all(word["start"] < word["end"] and 0 < word["probability"] <= 1 for word in words)
+
+
+def test_nothing_else_changes_and_every_segment_has_its_words(demo, transcribe, tiny_en, demo_manifest, tmp_path):
+    rows, record = demo
+    transcribe(demo_manifest, tiny_en, tmp_path / "plain.jsonl", args=("max_num_seqs=1",))
+    plain = {row["index"]: row for row in read_jsonl(tmp_path / "plain.jsonl")}
+    assert [json.dumps(without_words(rows[i])) for i in sorted(rows)] == [
+        json.dumps({**plain[i], "timing": None}) for i in sorted(plain)
+    ]
+    for row in rows.values():
+        assert row["segments"]
+        check_words(row)
+    assert record["fingerprint"]["word_timestamps"] is True
+    assert record["sessions"][-1]["encoded_again"] == 0
+
+
+def test_words_are_where_somebody_speaks(timed, speech_wav, tmp_path):
+    """A sentence twice, with known silence around it: as often, at the same distance, and never in the silence."""
+    speech = load_audio(request(str(speech_wav))).samples
+    silence = np.zeros(4 * RATE, np.float32)
+    soundfile.write(tmp_path / "twice.wav", np.concatenate([speech, silence, speech]), RATE)
+    stereo = np.stack([np.zeros_like(speech), speech], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", stereo, RATE)
+    rows = [
+        {"audio_filepath": str(speech_wav)},
+        {"audio_filepath": "twice.wav"},
+        {"audio_filepath": "twice.wav", "offset": len(speech) / RATE + 4},
+        {"audio_filepath": "stereo.wav", "channel": 1},
+    ]
+    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
+    for options in ({}, {"windows": "sequential", "vad_filter": True, "fallback": True}, {"timestamps": False}):
+        found, _ = timed(manifest, word_timestamps=True, **options)
+        alone, twice = words_of(found[0]), words_of(found[1])
+        assert [w["word"] for w in twice] == [w["word"] for w in alone] * 2
+        second_s = len(speech) / RATE + 4
+        starts = np.array([w["start"] for w in alone])
+        assert np.array([w["start"] for w in twice[: len(alone)]]) == pytest.approx(starts, abs=0.25)
+        assert np.array([w["start"] for w in twice[len(alone) :]]) - second_s == pytest.approx(starts, abs=0.25)
+        for other in (2, 3):
+            assert [(w["word"], w["start"], w["end"]) for w in words_of(found[other])] == [
+                (w["word"], w["start"], w["end"]) for w in alone
+            ]
+
+
+def test_what_was_not_kept_is_encoded_again_with_the_same_words(engines, demo, timed, demo_manifest):
+    _, worker = worker_of(engines)
+    kept = worker.model_runner.encoder_cache
+    assert kept.num_bytes == 0, "everything was taken or discarded"
+    most, kept._max_bytes = kept._max_bytes, 0
+    try:
+        rows, record = timed(demo_manifest, word_timestamps=True)
+    finally:
+        kept._max_bytes = most
+    assert {i: without_words(row) for i, row in rows.items()} == {i: without_words(row) for i, row in demo[0].items()}
+    for i, row in rows.items():
+        assert words_of(row) == words_of(demo[0][i])
+    assert record["sessions"][-1]["encoded_again"] == sum(len(row["windows"]) for row in rows.values())
+
+
+def test_what_is_discarded_leaves_nothing_behind(engines, demo, speech_wav):
+    """As many as one call tells of; also what was never submitted."""
+    engine, worker = worker_of(engines)
+    answers: SimpleQueue = SimpleQueue()
+    engine.deliver = lambda key, outcome: answers.put(outcome)
+    requests = [engine.preprocess(load_audio(request(str(speech_wav))).samples, None) for _ in range(9)]
+    for number, each in enumerate(requests[:8]):
+        engine.submit((number, 0), each)
+    assert all(answers.get(timeout=120).text for _ in range(8))
+    kept = worker.model_runner.encoder_cache
+    assert kept.num_bytes == 8 * 1500 * 384 * 4
+    for each in requests:
+        engine.discard(each)
+    deadline = time.monotonic() + 60
+    while kept.num_bytes and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert kept.num_bytes == 0 and answers.empty()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("worker_extension_cls=mine.Extension",), "--engine-arg worker_extension_cls: vLLM takes one"),
+        (("tensor_parallel_size=2",), "--engine-arg tensor_parallel_size: words are timed by one worker; .*--devices"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_engine_starts(tiny_en, args, message):
+    mode = "process" if "parallel" in args[0] else "thread"
+    with pytest.raises(UsageError, match=f"--word-timestamps and {message}"):
+        spec_of(tiny_en, args=args, mode=mode, word_timestamps=True)
+
+
+def test_a_bound_without_words_is_refused(tiny_en):
+    with pytest.raises(UsageError, match="--encoder-cache 100: without --word-timestamps nothing is kept"):
+        spec_of(tiny_en, encoder_cache_mb=100)
