@@ -119,7 +119,7 @@ def assert_safe(text: str) -> None:
         assert not line.startswith("asrbatch: complete"), line
 
 
-@pytest.mark.parametrize("command", [*(COMMANDS.keys() - {"report"}), "libraries"])
+@pytest.mark.parametrize("command", [*sorted(COMMANDS.keys() - {"report"}), "libraries"])
 def test_no_command_prints_foreign_text_as_it_is(printed, command):
     stdout, stderr = printed[command]
     assert "evil" in stdout + stderr and "a defect" not in stderr, stderr

@@ -22,6 +22,7 @@ ME = os.getpid()
         (2**22 + 5, "12", True),  # no such process: above the largest number
         (2**22 + 5, None, True),
     ],
+    ids=["alive", "number used again", "alive, of unknown age", "gone", "gone, of unknown age"],
 )
 def test_whether_the_owner_is_gone(owner, began, is_gone):
     assert environment._is_gone(owner, began) is is_gone
