@@ -29,9 +29,9 @@ ROW_ERROR_KINDS = {
     "decode_crash": "the decoder process died on it, twice",
     "rejected": "the engine refused the request",
     "engine_crash": (
-        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them); a "
-        "kill of asrbatch itself weighs half"
+        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them)"
     ),
+    "killed": "asrbatch itself was killed (by whom is unknown) three times while this row alone was in the engine",
 }
 
 

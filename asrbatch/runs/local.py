@@ -7,7 +7,7 @@ from asrbatch.engine.environment import MOST_START_S, start_aside
 from asrbatch.pipeline.assembly import make_pipeline
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.session import Session
-from asrbatch.storage.inflight import GIVE_UP_AFTER, RUN_ALONE_AFTER
+from asrbatch.storage.inflight import RUN_ALONE_AFTER
 
 
 def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) -> None:
@@ -34,7 +34,7 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
     with pipeline as loop:
         session.engine_is_up(loop.engine.facts, loop.engine.max_num_seqs)
         with session.in_flight.watching(), stop.attached(loop):
-            loop.run(session.utterances(range(1)))
+            loop.run(session.utterances(0))
             # After all others: should one of these kill the engine again, the rest is written.
-            loop.run(session.utterances(range(1, RUN_ALONE_AFTER)))
-            loop.run(session.utterances(range(RUN_ALONE_AFTER, GIVE_UP_AFTER)), alone=True)
+            loop.run(session.utterances(1))
+            loop.run(session.utterances(RUN_ALONE_AFTER), alone=True)

@@ -18,7 +18,7 @@ from asrbatch.pipeline.monitor import StageTimes
 from asrbatch.pipeline.result import failed_row
 from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.progress import Observer, Progress
-from asrbatch.storage.inflight import GIVE_UP_AFTER, InFlightLog, update_deaths
+from asrbatch.storage.inflight import Deaths, InFlightLog, deaths_as_record, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import PARTS
@@ -30,7 +30,7 @@ class Session:
     """One process's part of a run, from its start to its outcome.
 
     Attributes:
-        deaths: by row, how often the engine died with it inside, see `inflight.py`; rows without a death are absent.
+        deaths: by row, what happened while it was in flight, see `inflight.py`; rows without a death are absent.
         progress: written here alone.
         outcome: of `running`: `complete`, `interrupted`, `engine_died` or `error`.
     """
@@ -73,7 +73,7 @@ class Session:
         self.begin_in_flight(())
         self._heartbeat.record = self.record
         try:
-            for index in [index for index, deaths in self.deaths.items() if deaths >= GIVE_UP_AFTER]:
+            for index in [index for index, deaths in self.deaths.items() if deaths.error]:
                 self.give_up(index)
             self.record_deaths()
             yield
@@ -88,12 +88,13 @@ class Session:
         finally:
             self._close(self.outcome)
 
-    def utterances(self, deaths: range) -> Iterator[Utterance]:
+    def utterances(self, caution: int) -> Iterator[Utterance]:
         """Those of `unfinished`, each read when its turn has come."""
-        return map(self.read, self.unfinished(deaths))
+        return map(self.read, self.unfinished(caution))
 
-    def unfinished(self, deaths: range) -> Iterator[int]:
-        """Rows of this process without an output row that saw so many engines die, in the order they are to be taken.
+    def unfinished(self, caution: int) -> Iterator[int]:
+        """Rows of this process without an output row that want this `Deaths.caution`, in the order they are to be
+        taken.
 
         That is manifest order, but for windows that wait for each other: a long recording begun last would have the
         engine for itself at the end, one window at a time, so the longest are begun first (`longform.longest_first`).
@@ -104,8 +105,11 @@ class Session:
         if windows.is_sequential:
             rows = rows[longest_first(self._durations_s[rows], windows.window_s)]
         for index in map(int, rows):
-            if not self.journal.finished[index] and int(self.deaths.get(index, 0)) in deaths:
+            if not self.journal.finished[index] and self.caution(index) == caution:
                 yield index
+
+    def caution(self, index: int) -> int:
+        return self.deaths.get(index, Deaths()).caution
 
     def read(self, index: int) -> Utterance:
         return self.plan.manifest.read(index)
@@ -116,12 +120,10 @@ class Session:
         return None if np.isnan(stated) else stated
 
     def give_up(self, index: int) -> None:
-        """A row killed too many engines: it becomes `engine_crash`."""
+        """A row that is not to be tried again fails with its `Deaths.error`."""
         # Forgotten, so that --retry-failed really tries again.
-        deaths = self.deaths.pop(index)
-        often = f"the engine died {deaths:g} times with this row in it, the last time with nothing else"
-        error = RowError("engine_crash", f"{often}; see {self.paths.log.name}")
-        self.write(failed_row(self.read(index), error, {}))
+        error = self.deaths.pop(index).error
+        self.write(failed_row(self.read(index), RowError(error.kind, f"{error}; see {self.paths.log.name}"), {}))
 
     def write(self, row: dict[str, Any]) -> None:
         # The holder of the lease alone may write; a process that was stopped for a while may not be it any more.
@@ -175,7 +177,7 @@ class Session:
             self.in_flight.begin(name, indexes)
 
     def record_deaths(self) -> None:
-        self.record.update({}, engine_deaths={str(index): deaths for index, deaths in self.deaths.items()})
+        self.record.update({}, **deaths_as_record(self.deaths))
 
     def _update_record(self) -> None:
         self._recorded_at = time.monotonic()

@@ -5,24 +5,58 @@ in flight. A row that was in flight at `RUN_ALONE_AFTER` deaths is run when noth
 once more, the row becomes `engine_crash`.
 
 A session that says nothing of its end was killed (from outside, or by the OOM killer for what an engine in our process
-took), or crashed with an engine in our process. A crash leaves its trace in the log and is a death; a kill weighs half:
-it must neither cost a good row its transcript nor let a row that takes all memory stop a run for ever.
+took), or crashed with an engine in our process. A crash leaves its trace in the log and is a death. A kill is none, and
+makes no `engine_crash`: two of them are as much of a reason as one death to run a row last, or alone. But a row that
+takes all memory must not stop a run for ever: after `GIVE_UP_AFTER` kills with it alone it becomes `killed`.
 """
 
 import faulthandler
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from asrbatch.errors import EngineDiedError
+from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.storage.files import explained
 
 RUN_ALONE_AFTER = 2
 GIVE_UP_AFTER = 3
-_KILL = 0.5
+_KILLS_LIKE_A_DEATH = 2
 _TRACE = b"Fatal Python error"  # how faulthandler begins
+
+
+class Deaths(NamedTuple):
+    """What happened while one row was in flight.
+
+    Attributes:
+        engine: deaths of the engine.
+        kills: of asrbatch itself.
+        kills_alone: those of them with nothing else in the row's engine.
+    """
+
+    engine: int = 0
+    kills: int = 0
+    kills_alone: int = 0
+
+    @property
+    def caution(self) -> int:
+        """0: run it as any other; 1: after all others; `RUN_ALONE_AFTER`: alone."""
+        return min(self.engine + self.kills // _KILLS_LIKE_A_DEATH, RUN_ALONE_AFTER)
+
+    @property
+    def error(self) -> RowError | None:
+        """What the row fails with; None where it is to be tried again."""
+        if self.engine >= GIVE_UP_AFTER:
+            often = f"the engine died {self.engine} times with this row in it, the last time with nothing else"
+            return RowError("engine_crash", often)
+        if self.kills_alone >= GIVE_UP_AFTER:
+            often = f"asrbatch was killed {self.kills_alone} times while this row alone was in the engine"
+            return RowError("killed", f"{often}; who did it is not known, the system does so when memory runs out")
+        return None
+
+    def killed(self) -> "Deaths":
+        return Deaths(self.engine, self.kills + 1, self.kills_alone + (self.caution == RUN_ALONE_AFTER))
 
 
 class InFlightLog:
@@ -84,8 +118,8 @@ class InFlightLog:
                 self._path.unlink(missing_ok=True)
 
 
-def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, float]:
-    """Deaths of the engine by row index, brought up to date with how the last session ended.
+def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray) -> dict[int, Deaths]:
+    """What happened by row index, brought up to date with how the last session ended; rows without are absent.
 
     Args:
         record: the run record before this session; None for a new run.
@@ -94,15 +128,28 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
     """
     if not record:
         return {}
-    deaths = {int(i): n for i, n in record.get("engine_deaths", {}).items()}
+    # Earlier versions counted kills as halves.
+    deaths = {int(i): Deaths(int(n)) for i, n in record.get("engine_deaths", {}).items()}
+    for i, (kills, alone) in record.get("kills", {}).items():
+        deaths[int(i)] = Deaths(deaths.get(int(i), Deaths()).engine, kills, alone)
     last = record["sessions"][-1] if record["sessions"] else None
     # None: it could not say how it ended.
     if last and last["outcome"] in (None, "engine_died"):
         rows, crashed = _unfinished(path, last.get("in_flight"), finished)
         for index in rows:
-            deaths[index] = deaths.get(index, 0) + (1 if crashed or last["outcome"] else _KILL)
+            before = deaths.get(index, Deaths())
+            died = crashed or last["outcome"]
+            deaths[index] = before._replace(engine=before.engine + 1) if died else before.killed()
     # Of a row that was written since, nobody asks any more.
     return {i: n for i, n in deaths.items() if i < len(finished) and not finished[i]}
+
+
+def deaths_as_record(deaths: Mapping[int, Deaths]) -> dict[str, Any]:
+    """The fields of a run record that `update_deaths` reads."""
+    return {
+        "engine_deaths": {str(index): each.engine for index, each in deaths.items() if each.engine},
+        "kills": {str(index): [each.kills, each.kills_alone] for index, each in deaths.items() if each.kills},
+    }
 
 
 def _head(name: str) -> bytes:

@@ -144,14 +144,20 @@ def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
 
 def is_record(value: dict[str, Any]) -> bool:
     """Whether what `read_record` found is what asrbatch writes, as far as others rely on it."""
-    deaths, sessions = value.get("engine_deaths", {}), value["sessions"]
+    deaths, kills, sessions = value.get("engine_deaths", {}), value.get("kills", {}), value["sessions"]
     return (
         isinstance(value["fingerprint"], dict)
         and isinstance(sessions, list)
         and all(isinstance(each, dict) and {"started", "heartbeat", "outcome"} <= each.keys() for each in sessions)
         and isinstance(deaths, dict)
         and all(index.isdecimal() and type(number) in (int, float) for index, number in deaths.items())
+        and isinstance(kills, dict)
+        and all(index.isdecimal() and _are_two_counts(counts) for index, counts in kills.items())
     )
+
+
+def _are_two_counts(value: Any) -> bool:
+    return type(value) is list and list(map(type, value)) == [int, int]
 
 
 def is_mark(value: dict[str, Any]) -> bool:

@@ -118,6 +118,7 @@ DAMAGES = {
     "a record that lacks fields": (lambda run: run.record.write_text("{}"), "run.json: has no fingerprint, sessions"),
     "an edited fingerprint": (lambda run: edited(run.record, fingerprint=3), "run.json: is not what asrbatch writes"),
     "edited sessions": (lambda run: edited(run.record, sessions=[{}]), "run.json: is not what asrbatch writes"),
+    "edited kills": (lambda run: edited(run.record, kills={"0": [1]}), "run.json: is not what asrbatch writes"),
     "edited deaths": (lambda run: edited(run.record, engine_deaths={"x": 1}), "run.json: is not what asrbatch writes"),
     "a mark that is no JSON": (lambda run: run.done.write_text("3"), "done.json: holds no JSON object"),
     "an edited mark": (lambda run: edited(run.done, statuses=3), "done.json: is not what asrbatch writes"),

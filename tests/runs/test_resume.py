@@ -219,6 +219,27 @@ def test_a_poisonous_row_stops_the_run_three_times_and_never_again(tiny_en, demo
     assert run(config, start=deadly).exit_code == EXIT_COMPLETE, "asked to, it tries again"
 
 
+def test_kills_are_told_as_kills(tiny_en, demo_rows, tmp_path):
+    """Of three rows two were in flight at kills: six before the row ran alone often enough, and seven."""
+    rows = [{**demo_rows[1], "id": f"row-{i}"} for i in range(3)]
+    manifest, output = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out.jsonl"
+    config = RunConfig(manifest=str(manifest), engine=EngineConfig(model=tiny_en), output=str(output))
+    well = DiesOn(99)
+    assert run(config, start=well).exit_code == EXIT_COMPLETE
+    (tmp_path / "out.done.json").unlink()
+    output.write_bytes(output.read_bytes().splitlines(keepends=True)[0])
+    spared, given_up = {0, 1, 2} - {row["index"] for row in read_jsonl(output)}
+    record = json.loads((tmp_path / "out.run.json").read_text())
+    record["kills"] = {str(spared): [6, 2], str(given_up): [7, 3]}
+    (tmp_path / "out.run.json").write_text(json.dumps(record))
+    summary = run(config, start=well)
+    (failed,) = [row for row in summary.rows() if row["status"] == "failed"]
+    assert (failed["index"], failed["error"]["kind"]) == (given_up, "killed")
+    assert "asrbatch was killed 3 times while this row alone was in the engine" in failed["error"]["message"]
+    assert json.loads((tmp_path / "out.run.json").read_text())["kills"] == {str(spared): [6, 2]}
+    assert run(dataclasses.replace(config, retry_failed=True), start=well).exit_code == EXIT_COMPLETE
+
+
 def test_an_empty_rest_needs_no_engine(tiny_en, tmp_path, demo_rows):
     """All rows are there but the completion mark is not: the session only marks the run complete."""
     config = RunConfig(

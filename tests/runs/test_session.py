@@ -13,7 +13,7 @@ from processes import die_at
 from asrbatch.errors import EngineDiedError, OutputError
 from asrbatch.runs.progress import Observer
 from asrbatch.runs.session import Session
-from asrbatch.storage.inflight import update_deaths
+from asrbatch.storage.inflight import Deaths, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import read_record
@@ -35,12 +35,12 @@ def begin(paths: RunPaths) -> Session:
         manifest=manifest, engine=engine, fingerprint={}, num_rows=NUM_ROWS, total_audio_s=6.0, slots=()
     )
     heartbeat = SimpleNamespace(check=lambda: None, lease=SimpleNamespace(ensure=lambda: None), record=None)
-    config = SimpleNamespace(paths=paths, chunk_id=None, num_chunks=None)
+    config = SimpleNamespace(paths=paths, chunk_id=None, num_chunks=None, chunk_source=None, word_timestamps=False)
     journal = Journal(paths.rows, NUM_ROWS)
     return Session(config, plan, heartbeat, read_record(paths), journal, Observer(), time.monotonic())
 
 
-def deaths(paths: RunPaths) -> dict[int, float]:
+def deaths(paths: RunPaths) -> dict[int, Deaths]:
     """As the next session would count them."""
     return update_deaths(read_record(paths), paths.in_flight, Journal(paths.rows, NUM_ROWS).finished)
 
@@ -59,7 +59,7 @@ def test_a_death_is_on_the_disk_before_the_log_of_it_goes(paths):
         stopped_by(EngineDiedError("died"), paths)
     for step in itertools.count():
         killed = die_at(step, lambda: begin(paths).running().__enter__())
-        assert deaths(paths) == {0: 1}, step
+        assert deaths(paths) == {0: Deaths(1)}, step
         if not killed:
             break
     assert step > 8
@@ -71,17 +71,18 @@ def test_a_workers_death_is_on_the_disk_before_its_rows_leave_the_log(paths):
         with session.running():
             for index in (0, 1):
                 session.in_flight.add(index)
-            session.deaths[0] = session.deaths.get(0, 0) + 1
+            session.deaths[0] = Deaths(session.deaths.get(0, Deaths()).engine + 1)
             session.begin_in_flight({1})
 
     for step in itertools.count():
         died, before = die_at(step, work), deaths(paths)
-        assert before.get(0, 0) <= 1.5, (step, before)  # it, or the kill of the session, or both; no more
+        seen = before.get(0, Deaths())
+        assert seen.engine <= 1 and seen.kills <= 1, (step, before)  # it, or the kill of the session, or both
         for path in (paths.record, paths.in_flight, paths.rows):
             path.unlink(missing_ok=True)
         if not died:
             break
-    assert before == {0: 1}
+    assert before == {0: Deaths(1)}
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OutputError("read-only"), SystemExit(), ValueError()])

@@ -17,7 +17,7 @@ from processes import die_at
 
 from asrbatch.errors import OutputError
 from asrbatch.storage.files import write_json_atomically
-from asrbatch.storage.inflight import GIVE_UP_AFTER, RUN_ALONE_AFTER, InFlightLog, update_deaths
+from asrbatch.storage.inflight import RUN_ALONE_AFTER, Deaths, InFlightLog, deaths_as_record, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import RunRecord, read_completion_mark, read_record, write_completion_mark
@@ -213,15 +213,17 @@ def test_foreign_completion_mark(paths):
 
 # Rows in flight
 
+KILL = Deaths(kills=1)
 
-def session(paths: RunPaths, outcome: str | None, submitted=(), finished=(), num_rows=6, torn=b"") -> dict[int, int]:
+
+def session(paths: RunPaths, outcome: str | None, submitted=(), finished=(), num_rows=6, torn=b"") -> dict[int, Deaths]:
     """One session as `runs/session.py` has it; returns the deaths it began with. Outcome None: it was killed."""
     previous = read_record(paths)
     journal = Journal(paths.rows, num_rows)
     deaths = update_deaths(previous, paths.in_flight, journal.finished)
     record = RunRecord(paths, previous, FINGERPRINT, num_rows)
     name = str(len(record.value["sessions"]))
-    record.update({"in_flight": name}, engine_deaths={str(i): n for i, n in deaths.items()})
+    record.update({"in_flight": name}, **deaths_as_record(deaths))
     record.write()
     in_flight = InFlightLog(paths.in_flight, name)
     for index in submitted:
@@ -244,13 +246,13 @@ def test_two_deaths_then_alone_then_given_up(paths, end):
     """Also where the engine crashes in our process, which then leaves its trace."""
     crash = {} if end else {"torn": b"Fatal Python error: Segmentation fault\n\nThread 0x1:\n  File 7\n"}
     assert session(paths, end, submitted=[0, 1, 2, 3], finished=[1], **crash) == {}
-    assert session(paths, end, submitted=[4, 0, 2], finished=[4], **crash) == {0: 1, 2: 1, 3: 1}
+    assert session(paths, end, submitted=[4, 0, 2], finished=[4], **crash) == dict.fromkeys((0, 2, 3), Deaths(1))
     deaths = session(paths, end, submitted=[3, 0], finished=[3], **crash)
-    assert deaths == {0: 2, 2: 2, 3: 1}
-    assert [i for i, n in deaths.items() if n >= RUN_ALONE_AFTER] == [0, 2]
+    assert deaths == {0: Deaths(2), 2: Deaths(2), 3: Deaths(1)}
+    assert [i for i, n in deaths.items() if n.caution == RUN_ALONE_AFTER] == [0, 2]
     deaths = session(paths, "complete", submitted=[2], finished=[0, 2, 5])
-    assert deaths == {0: 3, 2: 2}  # 3 has its row; 2 was not in flight at the third
-    assert [i for i, n in deaths.items() if n >= GIVE_UP_AFTER] == [0]
+    assert deaths == {0: Deaths(3), 2: Deaths(2)}  # 3 has its row; 2 was not in flight at the third
+    assert [(i, n.error.kind) for i, n in deaths.items() if n.error] == [(0, "engine_crash")]
     assert not paths.in_flight.exists()
     assert session(paths, "complete") == {}
 
@@ -260,33 +262,58 @@ def test_an_orderly_end_does_not_count(paths, outcome):
     session(paths, outcome, submitted=[0, 1, 2], finished=[1])
     assert session(paths, "engine_died", submitted=[0, 2]) == {}
     session(paths, outcome, submitted=[0, 2])
-    assert session(paths, outcome) == {0: 1, 2: 1}
+    assert session(paths, outcome) == dict.fromkeys((0, 2), Deaths(1))
 
 
-def test_a_kill_weighs_half(paths):
-    """From outside or for lack of memory, nobody knows. Six of one row, the last two alone, and it is given up."""
-    weights = [session(paths, None, submitted=[0]) for _ in range(7)]
-    assert weights == [{}, *({0: kills / 2} for kills in range(1, 7))]
-    assert weights[4][0] >= RUN_ALONE_AFTER > weights[3][0] and weights[6][0] >= GIVE_UP_AFTER > weights[5][0]
+def test_a_kill_is_no_death_of_the_engine(paths):
+    """From outside or for lack of memory, nobody knows. Before, six made an `engine_crash` that nobody had seen."""
+    seen = [session(paths, None, submitted=[0, 1], finished=() if turn else [1]).get(0, Deaths()) for turn in range(8)]
+    assert seen == [Deaths(0, kills, max(0, kills - 4)) for kills in range(8)]
+    assert [each.caution for each in seen] == [0, 0, 1, 1, 2, 2, 2, 2]
+    assert [each.error is None for each in seen] == [True] * 7 + [False]
+    assert seen[7].error.kind == "killed"
+    assert "asrbatch was killed 3 times while this row alone was in the engine" in seen[7].error.message
+
+
+@pytest.mark.parametrize(
+    ("ends", "counted", "kind"),
+    [
+        # A kill each. Before: the last weight that made `engine_crash` could be a kill's.
+        ([None] * 6, Deaths(0, 6, 2), None),
+        (["engine_died", "engine_died", None, None], Deaths(2, 2, 2), None),
+        (["engine_died", "engine_died", None, None, None], Deaths(2, 3, 3), "killed"),
+        ([None] * 4 + ["engine_died"] * 2, Deaths(2, 4, 0), None),
+        ([None] * 4 + ["engine_died"] * 3, Deaths(3, 4, 0), "engine_crash"),
+        (["engine_died", None, None, None], Deaths(1, 3, 1), None),
+        ([None] * 5 + ["interrupted"] * 3, Deaths(0, 5, 1), None),
+    ],
+)
+def test_deaths_and_kills_are_told_apart(paths, ends, counted, kind):
+    for end in ends:
+        session(paths, end, submitted=[0])
+    deaths = session(paths, "interrupted")[0]
+    assert deaths == counted and (deaths.error and deaths.error.kind) == kind
+    if kind == "engine_crash":
+        assert "the engine died 3 times" in deaths.error.message
 
 
 def test_killed_before_the_engine_took_a_row(paths):
     session(paths, "engine_died", submitted=[0])
-    assert session(paths, None) == {0: 1}
-    assert session(paths, None) == {0: 1}  # nothing was in flight, so nothing is to blame
-    assert session(paths, "interrupted") == {0: 1}
+    assert session(paths, None) == {0: Deaths(1)}
+    assert session(paths, None) == {0: Deaths(1)}  # nothing was in flight, so nothing is to blame
+    assert session(paths, "interrupted") == {0: Deaths(1)}
 
 
 def test_a_torn_or_absent_log(paths):
     session(paths, None, submitted=[1, 2], torn=b"45", num_rows=460)  # of 456, say
-    assert session(paths, None, submitted=[3], num_rows=460) == {1: 0.5, 2: 0.5}
+    assert session(paths, None, submitted=[3], num_rows=460) == {1: KILL, 2: KILL}
     paths.in_flight.unlink()
-    assert session(paths, None, submitted=[3], num_rows=460) == {1: 0.5, 2: 0.5}
+    assert session(paths, None, submitted=[3], num_rows=460) == {1: KILL, 2: KILL}
 
 
 def test_a_log_that_is_no_log(paths):
     session(paths, None, submitted=[1], torn=b"\n-1\nabc\n99\n\xff\n5\n")
-    assert session(paths, None) == {1: 0.5, 5: 0.5}
+    assert session(paths, None) == {1: KILL, 5: KILL}
 
 
 def test_a_new_run_has_no_deaths(paths):
@@ -303,7 +330,7 @@ def test_a_long_log_does_not_fill_the_memory(paths):
     finished[17] = finished[-1] = 0
     record = json.loads(paths.record.read_text())
     tracemalloc.start()
-    assert update_deaths(record, paths.in_flight, finished) == {17: 0.5, num_rows - 1: 0.5}
+    assert update_deaths(record, paths.in_flight, finished) == {17: KILL, num_rows - 1: KILL}
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 500_000
@@ -317,10 +344,11 @@ def test_rows_that_came_back_from_a_counted_death_are_not_counted_again(tmp_path
     log.begin("1.2", [3])
     log.add(4)
     record = {"engine_deaths": {"1": 1, "2": 1}, "sessions": [{"outcome": None, "in_flight": "1.2"}]}
-    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1, 3: 0.5, 4: 0.5}
+    counted = {1: Deaths(1), 2: Deaths(1)}
+    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {**counted, 3: KILL, 4: KILL}
     # Killed between the record and the log: what the log holds was counted.
     record["sessions"][0]["in_flight"] = "1.3"
-    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == {1: 1, 2: 1}
+    assert update_deaths(record, tmp_path / "x.inflight", bytearray(9)) == counted
 
 
 CRASH = """
@@ -335,16 +363,16 @@ with log.watching():
 
 
 @pytest.mark.parametrize(
-    ("number", "weight"),
-    [*((number, 1) for number in ("SEGV", "ABRT", "BUS", "FPE", "ILL")), ("KILL", 0.5), ("TERM", 0.5)],
+    ("number", "counted"),
+    [*((number, Deaths(1)) for number in ("SEGV", "ABRT", "BUS", "FPE", "ILL")), ("KILL", KILL), ("TERM", KILL)],
 )
-def test_a_crash_is_told_from_a_kill_by_its_trace(tmp_path, number, weight):
+def test_a_crash_is_told_from_a_kill_by_its_trace(tmp_path, number, counted):
     path = tmp_path / "x.inflight"
     number = signal.Signals[f"SIG{number}"]
     done = subprocess.run([sys.executable, "-c", CRASH, str(path), str(int(number))], capture_output=True)
     assert done.returncode == -number
     record = {"sessions": [{"outcome": None, "in_flight": "1.1"}]}
-    assert update_deaths(record, path, bytearray(9)) == {3: weight}
+    assert update_deaths(record, path, bytearray(9)) == {3: counted}
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OutputError("read-only"), SystemExit, None])

@@ -30,10 +30,10 @@ class FailureTracker:
         self.devices = list(devices)
         self._died_on: dict[int, set[str]] = defaultdict(set)
         self._died_alone_on: dict[int, set[str]] = defaultdict(set)
-        self._deaths: dict[int, float] = {}
+        self._deaths: dict[int, int] = {}
         self._deaths_in_a_row: dict[str, int] = defaultdict(int)
 
-    def row_died(self, index: int, device: str, deaths: float, was_alone: bool) -> float:
+    def row_died(self, index: int, device: str, deaths: int, was_alone: bool) -> int:
         """A row was in flight when a device's engine died.
 
         Args:
@@ -78,13 +78,13 @@ class RowQueue:
     """Rows nobody holds: new ones, those that came back, and those to be run with nothing else in the engine."""
 
     def __init__(self, session: Session, failures: FailureTracker):
-        self._deaths, self._failures = session.deaths, failures
-        self._new = session.unfinished(range(1))
+        self._caution, self._failures = session.caution, failures
+        self._new = session.unfinished(0)
         self._again: deque[int] = deque()
         # From the few that have deaths: two more passes over a long manifest would keep the devices waiting.
-        seen = sorted((index, int(deaths)) for index, deaths in session.deaths.items() if deaths >= 1)
-        self._suspects = deque(index for index, deaths in seen if deaths < RUN_ALONE_AFTER)
-        self._alone = deque(index for index, deaths in seen if deaths >= RUN_ALONE_AFTER)
+        seen = sorted((index, deaths.caution) for index, deaths in session.deaths.items())
+        self._suspects = deque(index for index, caution in seen if caution == 1)
+        self._alone = deque(index for index, caution in seen if caution == RUN_ALONE_AFTER)
 
     def next(self, device: str) -> int | None:
         """A row to run beside others; those that saw an engine die come last, and not to where they saw it."""
@@ -106,6 +106,6 @@ class RowQueue:
         return None
 
     def put_back(self, index: int) -> None:
-        deaths = int(self._deaths.get(index, 0))
+        caution = self._caution(index)
         # Without a death it only waited in the worker that died, and is no suspect.
-        (self._alone if deaths >= RUN_ALONE_AFTER else self._suspects if deaths else self._again).append(index)
+        (self._alone if caution == RUN_ALONE_AFTER else self._suspects if caution else self._again).append(index)

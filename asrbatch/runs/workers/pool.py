@@ -27,7 +27,7 @@ from asrbatch.runs.session import Session
 from asrbatch.runs.workers.failures import FailureTracker, RowQueue
 from asrbatch.runs.workers.handle import WorkerHandle
 from asrbatch.runs.workers.protocol import WorkerSetup
-from asrbatch.storage.inflight import GIVE_UP_AFTER
+from asrbatch.storage.inflight import GIVE_UP_AFTER, Deaths
 from asrbatch.timeouts import running_s
 
 _STOP = "stop"
@@ -264,9 +264,10 @@ class WorkerPool:
         session = self._session
         lost = [index for index in worker.held if not session.journal.finished[index]]
         for index in worker.submitted.intersection(lost):
-            deaths = self._failures.row_died(index, worker.slot.name, session.deaths.get(index, 0), worker.runs_alone)
-            session.deaths[index] = deaths
-            if deaths >= GIVE_UP_AFTER:
+            before = session.deaths.get(index, Deaths())
+            died = self._failures.row_died(index, worker.slot.name, before.engine, worker.runs_alone)
+            session.deaths[index] = before._replace(engine=died)
+            if died >= GIVE_UP_AFTER:
                 session.give_up(index)
         self._remove(worker)
         # Those of the dead engine were counted just now, and must not be counted again by the next session.
