@@ -700,7 +700,7 @@ def test_what_is_no_row_is_named_with_its_line(line, message, tmp_path):
         (["out.jsonl", "--format", "srt", "--max-lines", "0"], EXIT_USAGE, "--max-lines 0: must be at least 1"),
         (
             ["out.jsonl", "--format", "srt", "--to", "out.jsonl/x"],
-            EXIT_ERROR,
+            EXIT_USAGE,
             "out.jsonl/x: Not a directory; run the same command",
         ),
         (["out.jsonl"], EXIT_USAGE, "--format"),
