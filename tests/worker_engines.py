@@ -68,6 +68,8 @@ def start(spec, deliver):
     seconds = 1e6 if fate == "one hangs" and is_first else _SECONDS.get(fate, 0.01)
     if fate == "one slow" and is_first:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
+    elif fate == "one slow":  # and has some to be slow with
+        engine = BeepEngine(deliver, lambda key: _wait_for(log.parent / "taken"), seconds=lambda key: seconds)
     elif fate == "one sick" and not is_first:  # however slow the other's start was, it is met before all is done
         engine = BeepEngine(deliver, lambda key: _wait_for(log.parent / "died"), seconds=lambda key: seconds)
     else:
@@ -80,6 +82,8 @@ def start(spec, deliver):
         with open(log, "a", encoding="ascii") as file:
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
+        if fate == "one slow" and is_first and num_submitted > 2:
+            (log.parent / "taken").touch()
         if fate == "one sick" and is_first and num_submitted > 5:
             (log.parent / "died").touch()
             os.kill(os.getpid(), signal.SIGKILL)
