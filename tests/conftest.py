@@ -35,7 +35,7 @@ SLOW_FILES = (
     "test_word_timestamps", "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status",
     "test_submit", "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
     "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
-    "test_accounts", "test_outputs", "test_leftovers",
+    "test_accounts", "test_outputs", "test_output_in_source", "test_leftovers",
     "test_export", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment", "test_decoding",
     "test_foreign_text",
     "test_sources_remote", "test_sources_properties", "test_manifest_dataset", "test_get_model", "test_names",

@@ -18,13 +18,13 @@ from asrbatch.formatting import show
 from asrbatch.manifest.readers.base import Reader, TextFormat
 from asrbatch.manifest.readers.columnar import open_saved, open_table
 from asrbatch.manifest.readers.csv import CSV, TSV
-from asrbatch.manifest.readers.folder import open_audio
-from asrbatch.manifest.readers.hub import open_hub
+from asrbatch.manifest.readers.folder import METADATA, TEXT, open_audio
+from asrbatch.manifest.readers.hub import is_copy, open_hub
 from asrbatch.manifest.readers.jsonl import JSONL
-from asrbatch.manifest.readers.kaldi import open_kaldi
-from asrbatch.manifest.readers.lhotse import LHOTSE, open_lhotse, open_pair
+from asrbatch.manifest.readers.kaldi import KALDI_FILES, open_kaldi
+from asrbatch.manifest.readers.lhotse import LHOTSE, files_in_folder, open_lhotse, open_pair
 from asrbatch.manifest.readers.sniff import HEAD_BYTES, check_alone, describe, is_audio
-from asrbatch.manifest.readers.tar import open_nemo_tars
+from asrbatch.manifest.readers.tar import NEMO_MANIFEST, open_nemo_tars
 from asrbatch.manifest.readers.text import TextFile, open_text
 from asrbatch.manifest.readers.webdataset import open_webdataset
 from asrbatch.manifest.source import ManifestSource, expand, is_source_file, read_source_file
@@ -125,7 +125,7 @@ def open_reader(given: str, options: SourceOptions) -> Reader:
 
 def files_of(sources: Iterable[str], options: SourceOptions) -> Iterator[str]:
     """What reading the sources opens on this machine, as far as names tell: files, standard input, tars, source files
-    and what they name; of a folder what stands in it itself, without audio.
+    and what they name; of a folder what is read of it itself, without audio.
 
     Raises:
         ManifestError, UsageError: a list, a pattern or a source file is wrong.
@@ -142,8 +142,47 @@ def files_of(sources: Iterable[str], options: SourceOptions) -> Iterator[str]:
         for path in (path for place in places if not is_remote(place) for path in expand(place)):
             yield path
             if os.path.isdir(path):
-                with suppress(OSError), os.scandir(path) as entries:
-                    yield from (entry.path for entry in entries if not is_audio(entry.name))
+                yield from _read_in(ManifestSource(path, (path,), reading))
+
+
+# By which names or endings a folder is of a format, and which others that reads in the folder itself.
+_IN_FOLDER = {
+    "saved": (("dataset_dict.json", "dataset_info.json"), ("state.json", ".arrow")),
+    "hub": (("README.md",), (".parquet", ".arrow", ".tar", ".csv", ".json", ".jsonl")),
+    "parquet": ((".parquet",), ()),
+    "arrow": ((".arrow",), ()),
+    "kaldi": (("wav.scp",), KALDI_FILES),
+    "nemo-tar": ((NEMO_MANIFEST,), (".tar",)),
+    "webdataset": ((".tar",), ()),
+    "folder": (METADATA, ()),
+}
+
+
+def _read_in(source: ManifestSource) -> list[str]:
+    """Of a folder. All else there is nobody's input: the files of a run whose output lies in it, above all."""
+    folder, asked, names = source.path, source.options.format, set()
+    with suppress(OSError):  # said by who reads it
+        names = set(os.listdir(folder))
+    for format, (its, others) in _IN_FOLDER.items():
+        if asked not in (None, format) or not _matching(names, its) or (format == "hub" and not is_copy(folder)):
+            continue
+        found = _matching(names, (*its, *others))
+        if format == "hub":  # of any name
+            runs = [name.removesuffix(".run.json") for name in names if name.endswith(".run.json")]
+            found -= {run + ending for run in runs for ending in (".jsonl", ".run.json", ".done.json")}
+        return [os.path.join(folder, name) for name in found]
+    texts = {os.path.splitext(name)[0] + TEXT for name in names if is_audio(name)}
+    if texts or asked not in (None, "lhotse"):
+        return [os.path.join(folder, name) for name in texts]
+    with suppress(ManifestError):
+        return files_in_folder(source)
+    return []
+
+
+def _matching(names: set[str], patterns: tuple[str, ...]) -> set[str]:
+    # A folder may hold a million names.
+    endings = tuple(each for each in patterns if each.startswith("."))
+    return names.intersection(patterns) | ({name for name in names if name.endswith(endings)} if endings else set())
 
 
 def options_for_kept(path: str, options: SourceOptions) -> SourceOptions:

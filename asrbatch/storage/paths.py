@@ -122,7 +122,10 @@ def check_length(rows: Path) -> None:
 def default_output(manifest: str, model: str) -> Path:
     """What a run is called that was given no name: `<manifest stem>.<last part of the model>.jsonl`, in this folder.
     Of a very long name the end is left out."""
-    name = re.sub(r"[*?{}\[\],:]+", "-", os.path.basename(os.path.normpath(manifest))).strip("-")
+    last = os.path.basename(os.path.normpath(manifest))
+    # `.`, `..` and `~` are names of a folder that has one of its own.
+    last = os.path.basename(os.path.abspath(os.path.expanduser(manifest))) if last in (".", "..", "~") else last
+    name = re.sub(r"[*?{}\[\],:]+", "-", last).strip("-")
     stem = re.sub(r"\.jsonl?(\.gz|\.zst)?$", "", name) or "manifest"
     last = os.path.basename(os.path.normpath(os.path.expanduser(model)))
     model = re.sub(r"[^A-Za-z0-9._-]+", "-", last).strip("-.")[:_MOST_OF_MODEL] or "model"

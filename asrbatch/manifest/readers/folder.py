@@ -25,8 +25,8 @@ from asrbatch.types import AudioRef
 
 _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
-_TEXT = ".txt"
-_METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
+TEXT = ".txt"
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
 class FolderReader(Reader):
@@ -44,7 +44,7 @@ class FolderReader(Reader):
         # Sorted: the order in which a file system lists them differs between machines, and ids follow it.
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
-        texts = {same_name(os.path.splitext(file)[0] + _TEXT) for file in files}
+        texts = {same_name(os.path.splitext(file)[0] + TEXT) for file in files}
         self.left_out = _left_out(folder, [name for name in others if same_name(name) not in texts])
 
     def row(self, index: int) -> Row:
@@ -66,7 +66,7 @@ class FolderReader(Reader):
         return os.path.join(self.base_folder, self._files[index])
 
     def _text_beside(self, path: str) -> str | None:
-        name = os.path.splitext(path)[0] + _TEXT
+        name = os.path.splitext(path)[0] + TEXT
         place = find_file(os.path.join(self.base_folder, name))
         if not os.path.isfile(place):  # nor where the name is too long, and a pipe would not be read to its end
             return None
@@ -116,7 +116,7 @@ class DescribedFolder(Reader):
             return
         known = HashIndex(named)
         others = [path for path in walk_files(self._folder) if not known.find(_key_of(path))]
-        self.left_out = _left_out(self._folder, [path for path in others if path not in _METADATA])
+        self.left_out = _left_out(self._folder, [path for path in others if path not in METADATA])
         unnamed = list(filter(is_audio, others))
         if unnamed:
             shown = first_of(sorted(unnamed), _SHOWN_FILES)
@@ -135,13 +135,13 @@ def find_metadata(folder: str) -> str | None:
     Raises:
         ManifestError: there are two, or they stand in folders below, where they would not be read.
     """
-    here = [name for name in _METADATA if os.path.isfile(os.path.join(folder, name))]
+    here = [name for name in METADATA if os.path.isfile(os.path.join(folder, name))]
     if len(here) > 1:
         raise ManifestError(f"{folder}: holds {' and '.join(here)}; keep one of them, which of the two is meant?")
     if here:
         return os.path.join(folder, here[0])
     # Metadata in folders below would say what their files are, and go unread.
-    below = [file for file in walk_files(folder) if os.path.basename(file) in _METADATA]
+    below = [file for file in walk_files(folder) if os.path.basename(file) in METADATA]
     if below and any(map(is_audio, walk_files(folder))):
         audio = os.path.join(folder, "**", "*.wav")
         fix = f"give one of those folders, or a glob of audio ('{audio}') to leave them unread"

@@ -21,6 +21,7 @@ from asrbatch.types import AudioRef
 _SHOWN = 5
 _DIFFERENT_S = 0.1  # Kaldi rounds, and counts frames of 10 ms
 _OTHERS = {"text": "text", "lang": "utt2lang", "speaker": "utt2spk"}
+KALDI_FILES = ("wav.scp", "segments", "utt2dur", *_OTHERS.values())
 
 
 class KaldiReader(Reader):
@@ -36,10 +37,9 @@ class KaldiReader(Reader):
 
     def __init__(self, folder: str, *, allow_pipes: bool = False):
         self.source, self._allow_pipes = folder, allow_pipes
-        names = ("wav.scp", "segments", "utt2dur", *_OTHERS.values())
-        paths = {name: os.path.join(folder, name) for name in names}
+        paths = {name: os.path.join(folder, name) for name in KALDI_FILES}
         self._files = {name: KeyedLines(path) for name, path in paths.items() if os.path.isfile(path)}
-        self._wavs, self._segments, self._durations = map(self._files.get, names[:3])
+        self._wavs, self._segments, self._durations = map(self._files.get, KALDI_FILES[:3])
         self._utterances = self._segments or self._wavs
         self._others = {field: self._files[name] for field, name in _OTHERS.items() if name in self._files}
         self.num_rows = len(self._utterances)

@@ -280,7 +280,7 @@ def open_pair(source: ManifestSource) -> Reader | None:
         ManifestError: supervisions without recordings, or a folder of several pairs and no --split.
     """
     found: dict[str, list[str]] = {_RECORDINGS: [], _SUPERVISIONS: []}
-    for file in _in_folder(source) if source.is_folder else source.files:
+    for file in files_in_folder(source) if source.is_folder else source.files:
         if (kind := _kind_of(file)) is None:
             return None
         found[kind].append(file)
@@ -318,7 +318,7 @@ def _beside(file: str, kind: str) -> str | None:
     return None
 
 
-def _in_folder(source: ManifestSource) -> list[str]:
+def files_in_folder(source: ManifestSource) -> list[str]:
     """The recordings of one split in a folder, and its supervisions."""
     splits: dict[str, list[str]] = {}
     for name in sorted(os.listdir(source.path)):

@@ -28,7 +28,7 @@ _MOST_OPEN = 64
 _REMOTE_BYTES = 64 << 10  # a request each: headers are 512 bytes, with the audio between them passed over
 _SUB = re.compile(r"-sub\d+(?=\.[^.]*$|$)")  # NeMo's second row of one file: a-sub1.wav is in the tar as a.wav
 _LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
-_NEMO_MANIFEST = "tarred_audio_manifest.json"
+NEMO_MANIFEST = "tarred_audio_manifest.json"
 
 
 class Member(NamedTuple):
@@ -178,7 +178,7 @@ def _numbers_in(paths: list[str]) -> dict[int, int]:
 
 
 def open_nemo_tars(source: ManifestSource) -> Reader | None:
-    tars, manifest = source.options.tars, os.path.join(source.path, _NEMO_MANIFEST)
+    tars, manifest = source.options.tars, os.path.join(source.path, NEMO_MANIFEST)
     if not os.path.isfile(manifest) if source.is_folder else tars is None:
         return None
     if not source.is_folder and not JSONL.recognises(source):
@@ -193,7 +193,7 @@ def open_nemo_tars(source: ManifestSource) -> Reader | None:
     else:
         paths = sorted(tars_in(source.path), key=_by_numbers)
         if not paths:
-            raise ManifestError(f"{source.path}: has a {_NEMO_MANIFEST} and no tars; name them with --tars")
+            raise ManifestError(f"{source.path}: has a {NEMO_MANIFEST} and no tars; name them with --tars")
         check_numbers(source.path, paths)
     members = NemoMembers(paths)
     return read_texts(source, partial(NemoReader, members=members))
