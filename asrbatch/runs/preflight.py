@@ -5,6 +5,7 @@ missing, a Whisper model and the rows' languages are checked all the same, and w
 that is not on this machine is left alone: a plan downloads nothing.
 """
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -19,14 +20,17 @@ from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.models.capabilities import whisper_capabilities
 from asrbatch.models.checkpoint import is_path, open_checkpoint
-from asrbatch.runs.fingerprint import differences, is_of_other_rules
+from asrbatch.runs.fingerprint import differences, digest, is_of_other_rules
 from asrbatch.runs.model_selection import resolve_model, window_config
 from asrbatch.runs.plan import RunPlan, sharding_of, source_of, window_choices
 from asrbatch.runs.row_check import RowCheck
 from asrbatch.storage.files import explained
+from asrbatch.storage.journal import check_rows
 from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import is_mark, is_record
 from asrbatch.storage.run_files import read_chunks_of
+
+_MEND = "put the original back, or --overwrite to start anew"
 
 
 @dataclass(frozen=True)
@@ -64,17 +68,35 @@ def check_same_run(
     retry_failed: bool,
     is_part: bool = False,
 ) -> str | None:
-    """Refuses what stands at an output if it is not this run's. Returns what is to be said of it all the same.
+    """Refuses what stands at an output if it is not this run's, or no more what its mark vouches for; rows without a
+    mark are `Journal`'s to judge. Returns what is to be said of it all the same.
 
     Args:
         record, mark: of the output, as they stand on disk.
         fingerprint: the run's.
         retry_failed: failed rows of a complete run are to be run again.
-        is_part: those parts of it that are known.
+        is_part: those parts of it that are known; and rows are not read: for who asks about thousands of outputs.
 
     Raises:
         RefusedOutputError: the output is another run's or damaged; every difference is named.
     """
+    note = _check_options(paths, record, mark, fingerprint, retry_failed, is_part)
+    if mark:
+        _check_mark(paths, record, mark)
+        if not is_part:
+            _check_content(paths, mark)
+    return note
+
+
+def _check_options(
+    paths: RunPaths,
+    record: dict[str, Any] | None,
+    mark: dict[str, Any] | None,
+    fingerprint: Mapping[str, Any],
+    retry_failed: bool,
+    is_part: bool,
+) -> str | None:
+    """That of `check_same_run` that the record tells."""
     with explained(paths.rows):
         has_rows = paths.rows.exists() and paths.rows.stat().st_size > 0
     if record is None:
@@ -110,6 +132,26 @@ def check_same_run(
             "that began it, choose another --output, or --overwrite to start anew"
         )
     return f"{paths.rows.name} was made with {versions}; --overwrite makes it anew"
+
+
+def _check_mark(paths: RunPaths, record: dict[str, Any] | None, mark: dict[str, Any]) -> None:
+    """Raises RefusedOutputError where the mark is not that of what stands beside it."""
+    if record is None or mark.get("fingerprint") != digest(record["fingerprint"]):
+        raise RefusedOutputError(f"{paths.done}: is another run's, not that of {paths.record.name}; {_MEND}")
+    if not paths.rows.exists():
+        raise RefusedOutputError(f"{paths.rows}: is gone, although {paths.done.name} says that it is complete; {_MEND}")
+
+
+def _check_content(paths: RunPaths, mark: dict[str, Any]) -> None:
+    """Raises RefusedOutputError where the rows are not those that the mark vouches for."""
+    # Asked before the mark is removed: a new one would vouch for whatever was done to the rows since.
+    with explained(paths.rows, _MEND), open(paths.rows, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != mark["sha256"]:
+        raise RefusedOutputError(
+            f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
+            f"{_MEND}"
+        )
 
 
 def known_fingerprint(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
@@ -201,7 +243,7 @@ def check_tasks(
         UsageError, ManifestError, OutputError: the tasks would end with it.
     """
     if kept is None and config.descriptor is not None:
-        return []
+        return ["what comes on standard input is read when the scripts are submitted; nothing of it was checked"]
     sources, reading = source_of(config, kept)
     if remote := next((source for source in sources if "://" in source), None):
         return [f"{remote} is not read here, and nothing was checked; asrbatch plan does"]
@@ -211,7 +253,8 @@ def check_tasks(
     if with_model:
         verdict = check_run(config, filter(None, languages), manifest=manifest, kept=kept)
         if verdict.refused:
-            raise UsageError(verdict.refused)
+            # A line for each problem, as `transcribe` has them.
+            raise UsageError(*verdict.refused.split("\n"))
         known, notes = verdict.fingerprint, list(verdict.notes)
         # That a model is not here is said anyway.
         if verdict.not_checked and is_path(config.engine.model):
@@ -219,13 +262,24 @@ def check_tasks(
     else:
         notes.append("the model is not checked here: the tasks run in another environment (--container, --python)")
     if not config.overwrite and config.output_path.parent.is_dir():
-        for files in read_chunks_of(config.output_path, config.num_chunks):
-            if files.chunk_id in chunk_ids:
-                if files.problem:
-                    raise files.problem
-                retry_failed = config.retry_failed
-                check_same_run(files.paths, files.record, files.mark, known, retry_failed=retry_failed, is_part=True)
+        _check_chunks(config, manifest, known, chunk_ids)
     return notes
+
+
+def _check_chunks(config: RunConfig, manifest: Manifest, known: Mapping[str, Any], chunk_ids: Collection[int]) -> None:
+    """Raises OutputError where the task of a chunk would refuse what stands at its output."""
+    chunk_of = sharding_of(config, manifest).chunk_of
+    for files in read_chunks_of(config.output_path, config.num_chunks):
+        if files.chunk_id not in chunk_ids:
+            continue
+        if files.problem:
+            raise files.problem
+        check_same_run(files.paths, files.record, files.mark, known, retry_failed=config.retry_failed, is_part=True)
+        # To read all that is complete may take hours; its number of bytes tells most.
+        if files.changed:
+            raise RefusedOutputError(files.changed)
+        if files.num_bytes and not files.mark:
+            check_rows(files.paths.rows, len(manifest), chunk=chunk_of == files.chunk_id, keys=manifest.keys)
 
 
 # Options of a run with Whisper that take a vLLM to be judged: hotwords are counted with a library of its.

@@ -4,7 +4,6 @@ This is the wiring; what is done is in the modules it calls. Order matters: ever
 before the engine, which takes the longest, is started.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from asrbatch.errors import (
     EXIT_WORKER_DIED,
     ManifestError,
     OutputError,
-    RefusedOutputError,
 )
 from asrbatch.manifest.formats import files_of
 from asrbatch.manifest.stdin import KeptManifest, keep_stdin
@@ -83,10 +81,8 @@ def run(
         if note := check_same_run(paths, record, mark, plan.fingerprint, retry_failed=config.retry_failed):
             observer.log(f"note: {note}")
         _warn_of_other_chunks(config, plan, observer)
-        if mark:
-            _check_unchanged(paths, record, mark)
-            if not (config.retry_failed and mark["statuses"].get("failed")):
-                return _already_complete(paths, mark, plan)
+        if mark and not (config.retry_failed and mark["statuses"].get("failed")):
+            return _already_complete(paths, mark, plan)
         # Rows will be added, so the run is not complete from here on.
         remove(paths.done)
         keep = (lambda row: row["status"] == "ok") if config.retry_failed else None
@@ -158,21 +154,6 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
                 what = f"chunk {chunk_id} is another run's, merge-shards will not join it"
                 observer.log(f"warning: {what}: {'; '.join(changed)}")
             return
-
-
-def _check_unchanged(paths: RunPaths, record: dict[str, Any] | None, mark: dict[str, Any]) -> None:
-    """Raises OutputError where rows and record are not those that the mark vouches for."""
-    # Asked before the mark is removed: a new one would vouch for whatever was done to the rows since.
-    fix = "put the original back, or --overwrite to start anew"
-    if record is None or mark.get("fingerprint") != digest(record["fingerprint"]):
-        raise RefusedOutputError(f"{paths.done}: is another run's, not that of {paths.record.name}; {fix}")
-    with explained(paths.rows, fix), open(paths.rows, "rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 != mark["sha256"]:
-        raise RefusedOutputError(
-            f"{paths.rows}: was changed after the run completed (its SHA-256 is not the one in {paths.done.name}); "
-            f"{fix}"
-        )
 
 
 def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> Summary:

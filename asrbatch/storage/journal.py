@@ -194,27 +194,46 @@ class Journal:
             self.finished[index] = 0
 
     def _check(self, row: dict[str, Any], where: str) -> None:
-        index = row["index"]
-        if not 0 <= index < len(self.finished):
-            raise RefusedOutputError(
-                f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(self.finished)} rows; "
-                f"it is another run's row: {_MEND}"
-            )
-        if self._keys is not None and hash(row["id"]) != self._keys[index]:
-            raise RefusedOutputError(
-                f"{where}: index {index} has id {row['id']}, and row {index} of this manifest another one; it was "
-                f"edited, or is another run's: {_MEND}"
-            )
-        if self._chunk is not None and not self._chunk[index]:
-            raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
-        if self.finished[index]:
-            raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
+        _check_belongs(row, where, self.finished, self._chunk, self._keys)
 
     def _add(self, row: dict[str, Any], line: bytes) -> None:
         self.finished[row["index"]] = 1
         self.tally.add(row)
         self._hash.update(line)
         self._size += len(line)
+
+
+def check_rows(path: Path, num_rows: int, *, chunk: np.ndarray, keys: Sequence[int]) -> None:
+    """Raises the OutputError that opening these rows as a `Journal` would; nothing is changed. They may be growing."""
+    finished = bytearray(num_rows)
+    with explained(path), open(path, "rb", buffering=_READ_BYTES) as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            row = decode_row(line, where := f"{path}:{number}")
+            _check_belongs(row, where, finished, chunk, keys)
+            finished[row["index"]] = 1
+
+
+def _check_belongs(
+    row: dict[str, Any], where: str, finished: bytearray, chunk: np.ndarray | None, keys: Sequence[int] | None
+) -> None:
+    """See `Journal` for the arguments. Raises RefusedOutputError: a row of another run, or one that is there twice."""
+    index = row["index"]
+    if not 0 <= index < len(finished):
+        raise RefusedOutputError(
+            f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(finished)} rows; "
+            f"it is another run's row: {_MEND}"
+        )
+    if keys is not None and hash(row["id"]) != keys[index]:
+        raise RefusedOutputError(
+            f"{where}: index {index} has id {row['id']}, and row {index} of this manifest another one; it was "
+            f"edited, or is another run's: {_MEND}"
+        )
+    if chunk is not None and not chunk[index]:
+        raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
+    if finished[index]:
+        raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) is there twice; {_MEND}")
 
 
 def decode_row(line: bytes, where: str) -> dict[str, Any]:

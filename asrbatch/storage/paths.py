@@ -190,6 +190,12 @@ def check_run_outputs(paths: RunPaths, inputs: Iterable[str | Path], others: Ite
     """
     option = f"--output {paths.output}"
     check_outputs((*paths.written, *others), inputs, option)
+    # Of the folders above, some may still be to be made.
+    above = next((folder for folder in paths.rows.parents if os.path.lexists(folder)), None)
+    if above is not None and not above.is_dir():
+        raise UsageError(
+            f"{option}: {above} is no folder, and stands in the place of a folder; choose another --output"
+        )
     # Where the other names are nobody can tell, and a run by one of them has another lease.
     if (state := _look(paths.rows)) and state.st_nlink > 1:
         raise UsageError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asrbatch.errors import OutputError, UsageError
+from asrbatch.errors import OutputError, RefusedOutputError, UsageError
 from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks
@@ -98,7 +98,9 @@ def _look(paths: RunPaths, chunk_id: int | None) -> RunFiles:
         with explained(paths.rows), suppress(FileNotFoundError):
             found["num_bytes"] = paths.rows.stat().st_size
         if kind := kind_of(paths.rows):
-            raise OutputError(f"{paths.rows}: is {kind}, and no rows file; remove it, and run the same command again")
+            raise RefusedOutputError(
+                f"{paths.rows}: is {kind}, and no rows file; remove it, and run the same command again"
+            )
         # A run removes its mark before it changes its record, and writes the mark last. Read in either order, a run
         # that begins or completes meanwhile gives a mark beside another state's record: damage that nobody did. So the
         # record is read on both sides of a mark, until it is the same.

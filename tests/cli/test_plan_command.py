@@ -225,6 +225,7 @@ def test_a_run_that_transcribe_would_refuse_is_refused_after_the_figures(cli, ti
     done = cli("plan", manifest, "-m", tiny_en)
     assert done.returncode == EXIT_USAGE and "durations" in done.stdout
     assert f'{manifest}:3: lang "de"' in done.stderr, "the same words as transcribe's"
+    assert "\\n" not in done.stderr, "and the same lines"
     refused = json.loads(cli("plan", manifest, "-m", tiny_en, "--json").stdout)
     assert refused["exit_code"] == EXIT_USAGE and "is English-only" in refused["model"]["refused"]
 

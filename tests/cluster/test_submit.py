@@ -45,6 +45,26 @@ def options(**changes) -> SlurmOptions:
     return SlurmOptions(**{"job_name": "job", "log_dir": Path("/logs"), **changes})
 
 
+# --- what is refused, or said ---------------------------------------------------------------------------------------
+
+
+def test_rows_on_standard_input_are_not_checked_by_a_dry_run_and_it_says_so(tmp_path):
+    """Before, without a word."""
+    run = ["-m", "openai/whisper-tiny", "-o", "out.jsonl", "--num-chunks", 2]
+    command = [sys.executable, "-m", "asrbatch", "submit", "-", *map(str, run), "--dry-run"]
+    done = subprocess.run(command, input="no row\n", cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "nothing of it was checked" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["submit", "transcribe"])
+def test_an_output_below_a_file_is_refused(cli, manifest, tmp_path, command):
+    """Before, a dry run passed, and all tasks failed."""
+    (tmp_path / "file").touch()
+    more = ["--num-chunks", 2, "--dry-run"] if command == "submit" else []
+    done = cli(command, manifest, "-m", tmp_path, "-o", "file/more/out.jsonl", *more)
+    assert done.returncode == 2 and f"{tmp_path}/file is no folder, and stands in the place of a folder" in done.stderr
+
+
 # --- what is written -------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,11 @@ submitted.
 | a line that is no row, a row twice, one of another manifest; rows changed after completion | 1 | 2 |
 | the output is a folder, or below a file | 1 | 2 |
 | an unknown `--engine-arg` (also with `--devices`, also from standard input) | 2, after files were made | 2 |
+| rows that are gone while the mark is there, also with `--retry-failed` | 1 | 2 |
 | `submit` of any of these, or of rows and options that tasks refuse | submitted | 2 |
+
+`submit` does not read complete rows again, but compares their number of bytes: an edit of the same length is the
+task's to refuse.
 """
 
 import dataclasses
@@ -111,6 +115,14 @@ def replaced(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def first_line(paths: RunPaths) -> bytes:
+    return paths.rows.read_bytes().splitlines(keepends=True)[0]
+
+
+def appended(path: Path, line: bytes) -> None:
+    path.write_bytes(path.read_bytes() + line)
+
+
 FIRST = '"index": 0'
 DAMAGES = {
     "no record": (lambda run: run.record.unlink(), "nobody can say what made it"),
@@ -124,12 +136,13 @@ DAMAGES = {
     "an edited mark": (lambda run: edited(run.done, statuses=3), "done.json: is not what asrbatch writes"),
     "an edited row": (lambda run: replaced(run.rows, '"beep"', '"boop"'), "was changed after the run completed"),
     "a line that is no row": (lambda run: replaced(run.rows, FIRST, FIRST[:-2]), "a complete line that is no"),
-    "a row twice": (lambda run: replaced(run.rows, FIRST, '"index": 1'), "is there twice"),
+    "a row twice": (lambda run: appended(run.rows, first_line(run)), "is there twice"),
     "a row of another manifest": (lambda run: replaced(run.rows, FIRST, '"index": 9'), "is not in the manifest"),
 }  # fmt: skip
 
 
-# Of what only a mark shows.
+# Of what a mark shows first, and of what nothing else shows.
+OF_ROWS = ("a line that is no row", "a row twice", "a row of another manifest")
 OF_A_MARK = ("a mark that is no JSON", "an edited mark", "an edited row")
 
 
@@ -138,7 +151,7 @@ def test_damaged_files(folder, tiny_en, damage):
     paths = RunPaths(folder / "out.jsonl")
     change, match = DAMAGES[damage]
     change(paths)
-    refuse(folder, config_in(folder, tiny_en), match)
+    refuse(folder, config_in(folder, tiny_en), "was changed after the run" if damage in OF_ROWS else match)
     if damage not in OF_A_MARK:
         paths.done.unlink()
         refuse(folder, config_in(folder, tiny_en), match)
@@ -146,7 +159,7 @@ def test_damaged_files(folder, tiny_en, damage):
 
 @pytest.mark.parametrize(
     ("output", "match"),
-    [("there.jsonl", "nobody can say what made it"), ("file/out.jsonl", "stands in the place of a folder")],
+    [("there.jsonl", "is a folder and no file"), ("file/out.jsonl", "stands in the place of a folder")],
 )
 def test_an_output_that_cannot_be_one(folder, tiny_en, output, match):
     (folder / "there.jsonl").mkdir()
@@ -172,7 +185,10 @@ def test_submit_knows_a_chunk_of_its_own_run(tmp_path, tiny_en, options, monkeyp
     def no_device():
         raise UsageError("no device")
 
-    for notes in ([], ["not checked here: engine options and the rows' tasks: no device"]):
+    unchecked = "engine options and the rows' tasks" + (
+        ", and whether --hotwords fit the prompt" * ("hotwords" in options)
+    )
+    for notes in ([], [f"not checked here: {unchecked}: no device"]):
         assert preflight.check_tasks(config, None, [0, 1], with_model=True) == notes
         assert preflight.check_tasks(other, None, [0], with_model=True) == notes
         with pytest.raises(AsrbatchError, match='prompt: was .*, now "another"') as refused:
@@ -181,3 +197,83 @@ def test_submit_knows_a_chunk_of_its_own_run(tmp_path, tiny_en, options, monkeyp
         monkeypatch.setattr(preflight, "detect_device", no_device)
     (note,) = preflight.check_tasks(config, None, [0, 1], with_model=False)
     assert "the model is not checked here" in note
+
+
+@pytest.fixture(scope="module")
+def made_in_chunks(tmp_path_factory, tiny_en) -> Path:
+    """A folder with a manifest and both of its chunks, complete."""
+    folder = tmp_path_factory.mktemp("chunks")
+    beep_manifest(folder, NUM_ROWS)
+    for chunk_id in range(2):
+        assert run(config_in(folder, tiny_en, num_chunks=2, chunk_id=chunk_id), start=WELL).exit_code == EXIT_COMPLETE
+    return folder
+
+
+def other_chunk(paths: RunPaths) -> Path:
+    return paths.rows.with_name(paths.rows.name.replace("00001-of", "00000-of"))
+
+
+COMPLETE = {
+    **{name: DAMAGES[name] for name in DAMAGES if "record" in name or "mark" in name or name.startswith("edited")},
+    "a longer text": (lambda run: replaced(run.rows, '"beep', '"beep beep'), "vouches for .*bytes instead of"),
+    "rows that are cut": (lambda run: run.rows.write_bytes(run.rows.read_bytes()[:-9]), "vouches for .*bytes instead"),
+    "rows that are gone": (lambda run: run.rows.unlink(), "is gone, although"),
+    "another run's mark": (lambda run: edited(run.done, fingerprint="other"), "is another run's, not that of"),
+    "another chunk's mark": (lambda run: edited(run.done, bytes=7), "bytes instead of 7"),
+}  # fmt: skip
+OPEN = {
+    "a line that is no row": (lambda run: appended(run.rows, b"{}\n"), "a complete line that is no output row"),
+    "a row twice": (lambda run: appended(run.rows, first_line(run)), "is there twice"),
+    "another manifest's row": (lambda run: appended(run.rows, OTHER_ROW), "index 9 .* is not in the manifest"),
+    "another id": (lambda run: replaced(run.rows, '"id": "', '"id": "x'), "row . of this manifest another one"),
+    "another chunk's rows": (lambda run: shutil.copy(other_chunk(run), run.rows), "belongs to another chunk"),
+}  # fmt: skip
+OTHER_ROW = b'{"id": "x", "index": 9, "status": "ok", "error": null, "audio_s": 1, "flags": []}\n'
+
+
+@pytest.mark.parametrize("damage", [*((True, name) for name in COMPLETE), *((False, name) for name in OPEN)])
+def test_submit_refuses_damaged_files(made_in_chunks, tiny_en, tmp_path, damage):
+    """Before, it submitted those that have a sound record and mark, and their tasks were refused."""
+    is_complete, name = damage
+    folder = Path(shutil.copytree(made_in_chunks, tmp_path / "run"))
+    config = config_in(folder, tiny_en, num_chunks=2, chunk_id=1)
+    change, match = (COMPLETE if is_complete else OPEN)[name]
+    if not is_complete:
+        config.paths.done.unlink()
+    change(config.paths)
+    before = content(folder)
+    with pytest.raises(AsrbatchError, match=match) as refused:
+        preflight.check_tasks(config, None, [0, 1], with_model=False)
+    assert refused.value.exit_code == EXIT_USAGE and content(folder) == before
+    assert preflight.check_tasks(config, None, [0], with_model=False), "notes alone: that chunk is sound"
+
+
+def test_submit_takes_what_tasks_take(made_in_chunks, tiny_en, tmp_path):
+    """A torn row, which runs again; and an edit of the same length, which takes reading all rows: the task refuses."""
+    folder = Path(shutil.copytree(made_in_chunks, tmp_path / "run"))
+    config = config_in(folder, tiny_en, num_chunks=2, chunk_id=1)
+    replaced(config.paths.rows, '"beep', '"boop')
+    assert preflight.check_tasks(config, None, [0, 1], with_model=False)
+    refuse(folder, config, "was changed after the run completed")
+    replaced(config.paths.rows, '"boop', '"beep')
+    config.paths.done.unlink()
+    config.paths.rows.write_bytes(config.paths.rows.read_bytes()[:-9])
+    assert preflight.check_tasks(config, None, [0, 1], with_model=False)
+    assert run(config, start=WELL).exit_code == EXIT_COMPLETE
+
+
+@pytest.mark.parametrize("retry_failed", [False, True])
+def test_rows_that_are_gone_while_their_mark_is_there(folder, tiny_en, retry_failed):
+    (folder / "out.jsonl").unlink()
+    refuse(folder, config_in(folder, tiny_en, retry_failed=retry_failed), "out.jsonl: is gone, although out.done.json")
+
+
+def test_submit_tells_problems_of_rows_a_line_each(folder, tiny_en):
+    """Before, on one line with a written-out line break between them."""
+    rows = read_jsonl(folder / "manifest.jsonl")
+    write_jsonl(folder / "manifest.jsonl", [{**row, "lang": "de"} for row in rows])
+    with pytest.raises(UsageError) as refused:
+        preflight.check_tasks(config_in(folder, tiny_en, num_chunks=2, chunk_id=0), None, [0, 1], with_model=True)
+    lines = str(refused.value).splitlines()
+    assert sum('lang "de"' in line for line in lines) == NUM_ROWS and len(lines) > NUM_ROWS, lines
+    assert "\\n" not in str(refused.value)

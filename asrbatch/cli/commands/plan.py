@@ -47,7 +47,7 @@ def plan(
     print_result(figures, plan_parts, as_json)
     # Behind the figures, which are right all the same: a run would end with these words.
     if figures["exit_code"] == EXIT_USAGE:
-        raise UsageError(figures["model"]["refused"])
+        raise UsageError(*figures["model"]["refused"].split("\n"))
     raise typer.Exit(figures["exit_code"])
 
 
