@@ -222,46 +222,44 @@ def _damaged(path: Path, problem: str) -> OutputError:
     )
 
 
-# Of a table or tar, which may hold terabytes of audio, samples from its beginning to its end: 130 KB.
-_HASHED_BYTES, _SAMPLE_BYTES, _NUM_SAMPLES = 1 << 20, 1 << 14, 8
+_READ_BYTES = 1 << 20
 
 
 class FileState:
     """A file as it was at opening: size and time of the last change, and bytes for when the time alone has changed.
 
+    Of a large table or tar the time must be the same: it may hold terabytes of audio, and only all of its bytes would
+    tell whether what is read from now on is what was checked.
+
     Args:
         path: the file, for messages, and to look it up with.
         handle: an open descriptor of it; looked at instead of the path, so that a replaced file is not noticed.
-        whole: look at all bytes, and not at samples: for what is read in full anyway.
+        whole: look at all bytes, however many: for what is read in full anyway.
 
     Raises:
         ManifestError: it cannot be looked up.
     """
 
     def __init__(self, path: str, handle: int | None = None, *, whole: bool = False):
-        self._path, self._target, self._whole = path, path if handle is None else handle, whole
+        self._path, self._target = path, path if handle is None else handle
         self._state = self._look()
-        self._digest = self._hash()
+        self._digest = self._hash() if whole or self._state[0] <= _READ_BYTES else None
 
     def check(self) -> None:
         """Raises ManifestError when the file is no longer as it was."""
         if (state := self._look()) == self._state:
             return
         # One that was touched, or copied back, is the same file all the same.
-        if state[0] != self._state[0] or self._hash() != self._digest:
+        if state[0] != self._state[0] or self._digest is None or self._hash() != self._digest:
             raise manifest_changed(self._path)
         self._state = state
 
     def _hash(self) -> bytes:
-        size, count, digest = self._state[0], _HASHED_BYTES, hashlib.blake2b()
-        starts = list(range(0, size, count))
-        if not self._whole and size > _NUM_SAMPLES * _SAMPLE_BYTES:
-            count = _SAMPLE_BYTES
-            starts = [(size - count) * i // (_NUM_SAMPLES - 1) for i in range(_NUM_SAMPLES)]
+        digest = hashlib.blake2b()
         try:
             with open(self._target, "rb", buffering=0, closefd=self._target == self._path) as file:
-                for start in starts:
-                    digest.update(os.pread(file.fileno(), count, start))
+                for start in range(0, self._state[0], _READ_BYTES):
+                    digest.update(os.pread(file.fileno(), _READ_BYTES, start))
         except OSError as e:
             raise ManifestError(f"{self._path}: cannot be read: {e.strerror}") from e
         return digest.digest()

@@ -9,6 +9,7 @@ import os
 import random
 import subprocess
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
@@ -585,6 +586,47 @@ def test_a_data_set_that_changes_is_noticed(source):
         file.unlink()
     with pytest.raises(ManifestError, match="cannot be read: No such file or directory"):
         manifest.read(0)
+
+
+def tar_of(tmp, audio):
+    with tarfile.open(tmp / "rows.tar", "w") as tar:
+        for number, data in enumerate(audio):
+            member = tarfile.TarInfo(f"{number}.wav")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return tmp / "rows.tar"
+
+
+LARGE = {
+    "parquet": lambda tmp, rows, audio: write_parquet(tmp / "rows.parquet", table(rows, audio), 1, compression=None),
+    "saved": lambda tmp, rows, audio: save(tmp / "saved", table(rows, audio)),
+    "tar": lambda tmp, rows, audio: tar_of(tmp, audio),
+}
+
+
+@pytest.mark.parametrize("at", [0.03, 0.2, 0.5, 0.77, None])
+@pytest.mark.parametrize("kind", LARGE)
+def test_audio_overwritten_in_a_large_file_is_noticed(tmp_path, kind, at):
+    """Before, 20 kB between eight samples of 16 KiB were taken for what had been checked. None: only touched, which
+    nothing but reading terabytes tells from that."""
+    audio = [np.random.default_rng(number).bytes(700_000) for number in range(3)]
+    source = LARGE[kind](tmp_path, ROWS[:3], audio)
+    manifest = open_manifest(source)
+    utterance = manifest.read(1)
+    (path,) = [source] if source.is_file() else source.glob("*.arrow")
+    size = path.stat().st_size
+    assert size > 2_000_000
+    with path.open("r+b") as file:
+        if at is not None:
+            file.seek(int(size * at))
+            file.write(bytes(20_000))
+    os.utime(path, ns=(2, 2))
+    later = manifest.read(2).audio.resolve if kind == "tar" else lambda: manifest.read(2)
+    for read in (later, utterance.audio.resolve):
+        with pytest.raises(ManifestError, match="the manifest changed since it was opened"):
+            read()
+    if at is None:
+        assert open_manifest(source).scan.digest == manifest.scan.digest, "the next run goes on"
 
 
 def test_a_data_set_that_changes_during_the_scan_is_noticed(source):

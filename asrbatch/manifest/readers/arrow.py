@@ -54,7 +54,10 @@ class ArrowTable(Table):
         return row, self._hold_bytes(row)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
-        return self._slice(index).column(self._audio)[0].as_py()
+        found = self._slice(index).column(self._audio)[0].as_py()
+        # Again, behind the read: what is written from now on is not in it.
+        self._states[bisect_right(self._ends, index)].check()
+        return found
 
     def file(self, index: int) -> str:
         return self._name or self._paths[bisect_right(self._ends, index)]

@@ -121,11 +121,16 @@ class ParquetTable(Table):
         return self._row(self._light_batches, index), self._in_cells(index, 1)[0]
 
     def cell(self, index: int) -> dict[str, Any] | bytes | None:
-        self._check_file(index)
+        damage = found = None
         try:
-            return self._row(self._audio_batches, index).column(0)[0].as_py()
+            found = self._row(self._audio_batches, index).column(0)[0].as_py()
         except ManifestError as e:  # a damaged page is the loss of its rows, not of the run
-            raise RowError("unreadable", str(e)) from e
+            damage = e
+        # Behind the read: what was written before it is noticed, and what is written now is not in it.
+        self._check_file(index)
+        if damage:
+            raise RowError("unreadable", str(damage)) from damage
+        return found
 
     def file(self, index: int) -> str:
         return self._paths[self._groups[self._group_of(index)].file]

@@ -79,8 +79,9 @@ class Tars:
         if size > MOST_BYTES:
             raise RowError("unreadable", f"{name}: {size} bytes in a tar; at most {MOST_BYTES} are read")
         file = self._files[number]
-        file.check()
         data = file.pread(size, offset)
+        # Behind the read: what was written before it is noticed, and what is written now is not in it.
+        file.check()
         if len(data) != size:
             raise RowError("unreadable", f"{name}: the tar gave {len(data)} of {size} bytes")
         return data
