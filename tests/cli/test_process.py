@@ -129,15 +129,15 @@ RESULTS = {
     "plan in tables": ["plan", "in/manifest.jsonl"],
     "validate": ["validate", "in/manifest.jsonl", "--audio", "none"],
     "submit --dry-run": [
-        "submit", "in/manifest.jsonl", "-m", "in", "-o", "o.jsonl", "--num-chunks", "2", "--dry-run", "--time", "1",
+        "submit", "in/manifest.jsonl", "-m", "MODEL", "-o", "o.jsonl", "--num-chunks", "2", "--dry-run", "--time", "1",
     ],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_result_that_is_lost_is_an_error_unless_its_reader_left(tmp_path, name):
+def test_a_result_that_is_lost_is_an_error_unless_its_reader_left(tmp_path, tiny_en, name):
     beep_manifest(tmp_path / "in", 3)
-    command = [*ASRBATCH, *RESULTS[name]]
+    command = [*ASRBATCH, *(tiny_en if part == "MODEL" else part for part in RESULTS[name])]
     with open("/dev/full", "wb") as full:
         done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == EXIT_ERROR, done.stderr

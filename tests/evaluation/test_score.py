@@ -873,7 +873,7 @@ def test_files_that_are_none_are_named_with_a_fix(content, error, message, tmp_p
 
 
 def test_a_folder_is_no_file_of_predictions(tmp_path):
-    with pytest.raises(UsageError, match="Is a directory; give a rows file"):
+    with pytest.raises(UsageError, match="is a folder and no file; give a rows file"):
         scored(tmp_path)
 
 
