@@ -13,6 +13,7 @@ import io
 import math
 import os
 import stat
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,6 +23,8 @@ import numpy as np
 import soxr
 
 from asrbatch.audio.clip import CORRECT_OFFSET, LENGTH_SLACK_S, MAX_RATE, MIN_RATE, SILENCE_PEAK, Clip, DecodeError
+from asrbatch.audio.containers.ends import end_before_other
+from asrbatch.audio.containers.pcm_layout import RangeReader
 from asrbatch.audio.ffmpeg import FFmpegError, FFmpegFile
 from asrbatch.audio.header import Header
 from asrbatch.audio.sndfile import LibsndfileError, SndFile
@@ -247,6 +250,14 @@ def _choose_decoder(
 ) -> AudioFile:
     if suffix == ".g722":
         return FFmpegFile(file, clip, stack, format="g722")
+    end, is_followed = end_before_other(file) or (None, False)
+    opened = _open_by_content(file if end is None else RangeReader(file, [(0, end)]), clip, stack, for_header)
+    opened.has_more = opened.has_more or is_followed
+    return opened
+
+
+def _open_by_content(file: BinaryIO, clip: Clip, stack: ExitStack, for_header: bool) -> AudioFile:
+    file.seek(0)
     try:
         opened = SndFile(file, clip, stack)
     except LibsndfileError as e:
@@ -264,6 +275,8 @@ def _as_row_errors(name: str) -> Iterator[None]:
         yield
     except (LibsndfileError, FFmpegError, OSError, DecodeError) as e:
         raise RowError("unreadable", f"{name}: {_reason(e)}") from e
+    except struct.error as e:  # of `containers/`
+        raise RowError("unreadable", f"{name}: cut off: it ends within a header") from e
 
 
 def _reason(error: Exception) -> str:

@@ -120,7 +120,7 @@ def _open(file: BinaryIO, stack: ExitStack) -> tuple[sf.SoundFile, str, str, Pcm
     if ranges and layout.form:
         rate, channels, subtype = layout.form
         return _open_samples(file, layout, rate, channels, subtype, stack), "CAF", subtype, layout
-    handle = file if isinstance(file, BytesIO) else file.fileno()
+    handle = file if isinstance(file, BytesIO | RangeReader) else file.fileno()
     if ranges and (len(ranges) > 1 or layout.has_more):  # libsndfile refuses some of these
         handle = RangeReader(file, [(0, ranges[0][1])])
     sound = stack.enter_context(sf.SoundFile(handle, closefd=False))

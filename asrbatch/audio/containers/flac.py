@@ -5,6 +5,7 @@ with `cat`: FFmpeg reads on, each of the joined files by itself. Format: RFC 963
 """
 
 import io
+import re
 from typing import BinaryIO
 
 from asrbatch.audio.containers.joined import parts_from, places_of
@@ -36,6 +37,12 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
     begin = end_of_id3(file)
     file.seek(begin)
     return parts_from(list(places_of(file, _MARK, begin)), file) if file.read(4) == _MARK[:4] else []
+
+
+def first_frame(data: bytes) -> int:
+    """Where the first frame begins in these bytes; -1 for none."""
+    starts = (mark.start() for mark in re.finditer(b"\xff[\xf8\xf9]", data))
+    return next((start for start in starts if _end_of_frame(data[start : start + 16], 0) is not None), -1)
 
 
 def _place(file: BinaryIO, at: int, last: bool = False) -> int | None:

@@ -73,12 +73,12 @@ def matroska_parts(file: BinaryIO) -> list[tuple[int, int]]:
         element = file.read(12)
         if element[:4] == _MATROSKA:
             starts.append(at)
-        end = _end_of_element(element, at) if starts else size
+        end = end_of_element(element, at) if starts else size
         at = next(_matroska_heads(file, at + 4), size) if end is None else end
     return parts_from(starts, file)
 
 
-def _end_of_element(element: bytes, at: int) -> int | None:
+def end_of_element(element: bytes, at: int) -> int | None:
     """Where an element ends that begins at a byte: its name, the length of its content, and that (RFC 8794); None where
     the length is left open, or what stands there is no element.
     """

@@ -10,11 +10,30 @@ _MOST_FRAME_BYTES = 1441
 _MARKS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS", b"Xing", b"Info", b"VBRI")
 _SAMPLES = {3: 1152, 2: 576, 0: 576}  # in a frame of layer III, by version: MPEG 1, 2, 2.5
 _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+_KBITS = {  # by whether it is MPEG 1, and by layer
+    (True, 1): tuple(range(32, 449, 32)),
+    (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+    (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
+    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
 
 
 def is_frame(data: bytes) -> bool:
     """Whether it begins as a frame does."""
     return len(data) >= 4 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0
+
+
+def frame_bytes(head: bytes) -> int:
+    """Length of the frame that begins with these bytes (ISO/IEC 11172-3 and 13818-3); 0 where none does."""
+    if len(head) < 4 or not is_frame(head):
+        return 0
+    version, layer, code, rate = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if version not in _RATES or layer == 4 or not 0 < code < 15 or rate == 3:
+        return 0
+    kbits = _KBITS[version == 3, layer if version == 3 else min(layer, 2)][code - 1]
+    units = {1: 12, 2: 144, 3: 144 if version == 3 else 72}[layer] * kbits * 1000 // _RATES[version][rate]
+    return (units + (head[2] >> 1 & 1)) * (4 if layer == 1 else 1)
 
 
 def is_damage(data: bytes) -> bool:
@@ -54,8 +73,12 @@ def stated_length(file: BinaryIO) -> tuple[int | None, bool]:
 def end_of_id3(file: BinaryIO) -> int:
     """The byte behind the ID3v2 tag that a file begins with, of MP3 or of another kind; 0 without one."""
     head = _read(file, 0, 10)
-    has_tag = head[:3] == b"ID3" and len(head) == 10  # its size is in four bytes of seven bits
-    return 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]) if has_tag else 0
+    return 10 + seven_bits(head[6:]) if head[:3] == b"ID3" and len(head) == 10 else 0
+
+
+def seven_bits(size: bytes) -> int:
+    """Of an ID3v2 tag, in four bytes of seven bits."""
+    return size[0] << 21 | size[1] << 14 | size[2] << 7 | size[3]
 
 
 def end_of_sound(file: BinaryIO) -> int | None:

@@ -14,7 +14,13 @@ def ends_inside_page(file: BinaryIO) -> bool:
     if not _is_ogg(file):
         return False
     page = _last_page(file)
-    return len(page) < 27 or len(page) < _page_bytes(page)
+    return len(page) < 27 or len(page) < page_bytes(page)
+
+
+def ends_with_page(file: BinaryIO) -> bool:
+    """Whether nothing stands behind the last page."""
+    page = _last_page(file)
+    return len(page) >= 27 and len(page) == page_bytes(page)
 
 
 def parts(file: BinaryIO) -> list[tuple[int, int]]:
@@ -39,7 +45,7 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
             first_serials.add(head[14:18])
         elif last_serial in first_serials:
             return []
-        was_first, at = is_first, at + _page_bytes(head)
+        was_first, at = is_first, at + page_bytes(head)
     return parts_from(starts, file)
 
 
@@ -54,6 +60,6 @@ def _last_page(file: BinaryIO) -> bytes:
     return tail[tail.rfind(b"OggS\0") :]
 
 
-def _page_bytes(page: bytes) -> int:
+def page_bytes(page: bytes) -> int:
     """Length of a page, by its header: 27 bytes, a table of so many segments, and those."""
     return 27 + page[26] + sum(page[27 : 27 + page[26]])

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
+from asrbatch.audio.containers.kinds import FILES, FORMS, FRAMES, kind_at
+
 # Chunks that other programs write behind the samples; what begins with another name may be samples as well.
 METADATA = frozenset(  # of WAV, of AIFF, of CAF
     b"LIST,fact,bext,id3 ,ID3 ,cue ,smpl,inst,iXML,PEAK,JUNK,junk,PAD ,FLLR,axml,chna,ds64,umid,afsp,DISP,plst,acid,"
@@ -20,13 +22,12 @@ METADATA = frozenset(  # of WAV, of AIFF, of CAF
     b"free,info,kuki,mark,midi,ovvw,pakt,peak,strg,uuid,user,edct,chan".split(b",")
 )
 TAGS = (b"TAG", b"ID3", b"APETAGEX")  # of music players, behind the last chunk
-FILES = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM")  # that such chunks are in
-OTHER_FILES = (b"fLaC", b"OggS", b"caff", b"\x1a\x45\xdf\xa3")  # FLAC, Ogg, CAF, Matroska: no samples
 # Sizes from here on are those of writers to a pipe, which leave them open: 0xFFFFFFFF (FFmpeg), 0x7FFFF000 and a little
 # above (SoX).
 UNKNOWN_BYTES = 0x7FFFF000
 # Behind the last chunk: fewer bytes are padding, more than the other are samples whatever they are.
 _LEAST_BYTES, _MOST_PADDING_BYTES = 64, 1 << 26
+_LINEAR = (1, 3, 6, 7, 0xFFFE)  # of WAV: integers, floats, A-law, u-law, extensible
 _MOST_HEAD_BYTES = 1 << 24  # before the samples, held in memory where the header is corrected
 
 
@@ -143,7 +144,11 @@ def find_samples(file: BinaryIO) -> PcmLayout | None:
 def _iff_samples(file: BinaryIO, size: int, sound: bytes, form: bytes, order: str) -> PcmLayout:
     """Of WAV and AIFF: (name, 32-bit size, content, padded to an even length), again and again."""
     found, at, long_size, first_form = PcmLayout(is_big_endian=order == ">"), 12, 0, None
+    own: tuple[str, ...] = (FORMS[_read(file, 8, 4)],)  # kinds of which more is no other file
     while at + 8 <= size:
+        if found.ranges and kind_at(file, at) not in (None, *own):
+            found.has_more = True
+            break
         head = _read(file, at, 12)
         name, (length,) = head[:4], struct.unpack(order + "I", head[4:8])
         start, stop = at + 8, at + 8 + length
@@ -157,23 +162,28 @@ def _iff_samples(file: BinaryIO, size: int, sound: bytes, form: bytes, order: st
             if content != first_form:
                 found.has_more = True
                 break
+            codec = int.from_bytes(content[:2], "big" if order == ">" else "little")
+            if form == b"fmt " and codec not in _LINEAR:  # MP3 in WAV is frames of MP3
+                own = own[:1] + tuple(FRAMES)
             if content[14:18] == b"sowt":  # little-endian AIFF-C, as QuickTime writes it
                 found.is_big_endian = False
         elif name == sound:
             start, stop = start + (8 if sound == b"SSND" else 0), min(stop, size)  # behind an offset and a block size
             if length == 0xFFFFFFFF and long_size:
                 stop = min(start + long_size, size)
-            elif (length == 0 or length >= UNKNOWN_BYTES) and not _is_chunk(file, stop, size, order):  # never finished
+            elif (length == 0 or length >= UNKNOWN_BYTES) and not _is_chunk(
+                file, stop, size, order, own
+            ):  # never finished
                 stop = size
             found.is_as_stated = not found.ranges
             found.ranges.append((start, stop))
-        elif found.ranges and not _is_chunk(file, at, size, order):
-            _add_rest(found, file, at, size)
+        elif found.ranges and not _is_chunk(file, at, size, order, own):
+            _add_rest(found, file, at, size, own)
             break
         if name in FILES and found.ranges:  # another file that was joined on
             at += 12
         else:
-            at = stop + (stop % 2 and not _is_chunk(file, stop, size, order))
+            at = stop + (stop % 2 and not _is_chunk(file, stop, size, order, own))
     return found
 
 
@@ -181,7 +191,7 @@ def _au_samples(file: BinaryIO, size: int) -> PcmLayout:
     """Of AU: a header that says where the samples begin; nothing else is in the file."""
     start, length = struct.unpack(">II", _read(file, 4, 8))
     found = PcmLayout([(start, size if length == 0 or start + length > size else start + length)], is_big_endian=True)
-    _add_rest(found, file, found.ranges[0][1], size)
+    _add_rest(found, file, found.ranges[0][1], size, ("au",))
     return found
 
 
@@ -210,29 +220,34 @@ def _caf_samples(file: BinaryIO, size: int) -> PcmLayout:
     return found
 
 
-def _is_chunk(file: BinaryIO, at: int, size: int, order: str) -> bool:
-    """Whether metadata or more sound begins there, or the file ends: a chunk, another file, or a tag."""
+def _is_chunk(file: BinaryIO, at: int, size: int, order: str, own: tuple[str, ...]) -> bool:
+    """Whether metadata or more sound begins there, or the file ends: a chunk, another file, or a tag. Not frames of the
+    samples' `own` codec.
+    """
     head = _read(file, at, 12)
     if len(head) < 8:
         return True
     name, (length,) = head[:4], struct.unpack(order + "I", head[4:8])
     if name in METADATA or name in (b"data", b"SSND", b"fmt ") or head.startswith(TAGS):
         return True
-    is_file = name in FILES and head[8:] in (b"WAVE", b"AIFF", b"AIFC")
     # One nobody has heard of: by its name in letters, and by its size, which leads to the end or to another chunk.
     is_name = all(0x20 <= letter < 0x7F for letter in name)
     after = _read(file, at + 8 + length, 4)
-    return is_file or (is_name and at + 8 + length <= size + 1 and (not after or after in METADATA))
+    is_unheard_of = is_name and at + 8 + length <= size + 1 and (not after or after in METADATA)
+    return is_unheard_of or kind_at(file, at) not in (None, *own[1:])
 
 
-def _add_rest(found: PcmLayout, file: BinaryIO, at: int, size: int) -> None:
-    """What stands behind the last chunk and is none: samples, unless it is a tag, text, a few bytes, or only zeros."""
+def _add_rest(found: PcmLayout, file: BinaryIO, at: int, size: int, own: tuple[str, ...] = ()) -> None:
+    """What stands behind the last chunk and is none: samples, unless it is a tag, text, a few bytes, only zeros, or a
+    file of another kind than its `own`.
+    """
     start, last = found.ranges[-1]
-    head = _read(file, at, 12)
-    if size - last < _LEAST_BYTES or head.startswith(TAGS):
+    if size - last < _LEAST_BYTES:
         return
-    if head.startswith(OTHER_FILES):
+    if kind_at(file, at) not in (None, *own):
         found.has_more = True
+    elif _read(file, at, 12).startswith(TAGS):
+        return
     elif size - last >= _MOST_PADDING_BYTES or not all(block.isascii() for block in _blocks(file, at, size)):
         # From where the samples ended, not from the even place: the frames go on as they were.
         found.ranges[-1], found.is_as_stated = (start, size), False
