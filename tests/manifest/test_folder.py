@@ -4,9 +4,11 @@ Tried before and after: a folder with one .wav and the same sound as .m4v .qt .f
 .vob .m2p, .MTS .m2ts .m2t, .weba, .ogv, .bwf .wave, .awb (in 3GP): 1 row, now 19, and all of them decode. A text, a
 picture, a file without an ending: left out without a word, now named by plan, validate, make-manifest, transcribe. A
 folder with metadata.jsonl: an .m4v that it does not name was left out without a word, now it is refused as a .wav is.
-A glob with a text among its files was refused, and is.
+A glob with a text among its files was refused; it is noted as in a folder, but not where the text is a manifest, or
+was named. Of .3gpp .3gpp2 .m4p .f4p .lrv (MP4), .ogm, .mpe .mod (MPEG), .tod .trp (TS): left out, now rows.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -27,12 +29,12 @@ BEEP_RUN = Path(__file__).parents[1] / "beep_run.py"
 TONE = 0.5 * np.sin(np.arange(2 * RATE) * 0.1).astype(np.float32)
 # Container, codec and rate of FFmpeg to the endings its files have.
 ENCODED = {
-    ("mp4", "aac", 48000): ("m4v", "qt", "f4v", "3g2"),
+    ("mp4", "aac", 48000): ("m4v", "qt", "f4v", "3g2", "3gpp", "3gpp2", "m4p", "f4p", "lrv"),
     ("asf", "libmp3lame", 44100): ("wmv", "asf"),
-    ("mpeg", "mp2", 48000): ("mpg", "mpeg", "vob", "m2p"),
-    ("mpegts", "aac", 48000): ("MTS", "m2ts", "m2t"),
+    ("mpeg", "mp2", 48000): ("mpg", "mpeg", "vob", "m2p", "mpe", "mod"),
+    ("mpegts", "aac", 48000): ("MTS", "m2ts", "m2t", "tod", "trp"),
     ("webm", "libopus", 48000): ("weba",),
-    ("ogg", "libopus", 48000): ("ogv",),
+    ("ogg", "libopus", 48000): ("ogv", "ogm"),
     ("3gp", "aac", 16000): ("awb",),
 }
 LEFT_OUT = "3 files are left out, no audio by the ending (no_ending, notes.txt, picture.jpg)"
@@ -40,7 +42,7 @@ LEFT_OUT = "3 files are left out, no audio by the ending (no_ending, notes.txt, 
 
 @pytest.fixture
 def folder(tmp_path) -> Path:
-    """One sound under 19 names, the text of one, and three other files."""
+    """One sound under 29 names, the text of one, and three other files."""
     folder = tmp_path / "recordings"
     folder.mkdir()
     for ending in ("wav", "wave", "bwf"):
@@ -57,18 +59,27 @@ def folder(tmp_path) -> Path:
 
 def test_every_file_that_a_decoder_reads_is_a_row(folder, cli):
     figures = json.loads(cli("validate", folder, "--audio", "decode", "--json").stdout)
-    assert figures["manifest"]["rows"] == figures["rows_passing"] == figures["audio"]["files"] == 19
-    assert figures["audio"]["measured_h"] == pytest.approx(19 * 2 / 3600, abs=19 * 0.1 / 3600)
+    assert figures["manifest"]["rows"] == figures["rows_passing"] == figures["audio"]["files"] == 29
+    assert figures["audio"]["measured_h"] == pytest.approx(29 * 2 / 3600, abs=29 * 0.1 / 3600)
 
 
 # Pictures, subtitles and links to sound; what FFmpeg calls `.apl` is text.
 NO_SOUND = {".avif", ".heic", ".heif", ".mks", ".apl"}
 
 
+WRITTEN = [
+    "mp4", "ipod", "3gp", "3g2", "f4v", "ismv", "psp", "mov", "mp3", "mp2", "ogg", "oga", "ogv", "opus", "spx", "adts",
+    "wav", "aiff", "au", "caf", "w64", "asf", "avi", "flv", "mpegts", "mpeg", "vob", "svcd", "amr", "ac3",
+    "eac3", "wv", "tta", "matroska", "webm", "flac",
+]  # fmt: skip
+
+
 def test_the_endings_are_those_of_what_ffmpeg_is_let_read():
     endings = set()
-    for name in FFMPEG_FORMATS.split(","):
-        endings |= {f".{ending}" for ending in av.ContainerFormat(name, "r").extensions}
+    for name, mode in [*((name, "r") for name in FFMPEG_FORMATS.split(",")), *((name, "w") for name in WRITTEN)]:
+        if name in av.formats_available:
+            with contextlib.suppress(ValueError):  # it only reads, or only writes
+                endings |= {f".{ending}" for ending in av.ContainerFormat(name, mode).extensions}
     assert len(endings) > 30 and endings - ENDINGS == NO_SOUND
 
 
@@ -110,15 +121,21 @@ def test_a_folder_with_a_list_of_its_rows(folder):
     named = [path.name for path in sorted(folder.glob("x.*")) if path.suffix != ".txt"]
     described.write_text("".join(json.dumps({"file_name": name}) + "\n" for name in [*named, "no_ending"]))
     manifest = open_manifest(folder)
-    assert len(manifest) == 20
+    assert len(manifest) == 30
     assert "3 files are left out, no audio by the ending (notes.txt, picture.jpg, x.txt)" in manifest.left_out
     described.write_text("".join(json.dumps({"file_name": name}) + "\n" for name in named if name != "x.m4v"))
     with pytest.raises(ManifestError, match=r"does not name 1 audio files beside it \(x\.m4v\)"):
         open_manifest(folder)
 
 
-def test_a_glob_takes_these_endings_and_passes_over_nothing(folder):
-    assert len(open_manifest(folder / "x.m*")) == 6
+def test_a_glob_notes_what_it_leaves_out_as_a_folder_does(folder):
+    assert len(open_manifest(folder / "x.m*")) == 9
     assert open_manifest(folder / "x.m*").left_out is None
-    with pytest.raises(ManifestError, match=r"notes\.txt"):
-        open_manifest(folder / "*.[tw]*")
+    manifest = open_manifest(folder / "*")
+    assert len(manifest) == 29 and LEFT_OUT in manifest.left_out
+    assert "1 file is left out, no audio by the ending (notes.txt)" in open_manifest(folder / "*.[tw]*").left_out
+    with pytest.raises(ManifestError, match=r"notes\.txt"):  # it was named
+        open_manifest(f"{folder / 'x.wav'},{folder / 'notes.txt'}")
+    (folder / "rows.csv").write_text("a,b\n")
+    with pytest.raises(ManifestError, match="which are no manifests"):
+        open_manifest(folder / "*")

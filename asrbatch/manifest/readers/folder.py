@@ -4,6 +4,7 @@ Files are known by their endings and taken in the order of their names. A folder
 says what the rows are instead; it must then name every audio file there is, because a forgotten one would be lost
 without a word."""
 
+import glob
 import heapq
 import os
 from array import array
@@ -15,7 +16,7 @@ from asrbatch.formatting import first_of, is_data_uri, show_text
 from asrbatch.manifest.readers.base import HashIndex, Reader
 from asrbatch.manifest.readers.csv import CsvReader
 from asrbatch.manifest.readers.jsonl import JsonlReader
-from asrbatch.manifest.readers.sniff import Names, is_audio, is_file, walk_files
+from asrbatch.manifest.readers.sniff import JSONL_ENDINGS, Names, bare_name, is_audio, is_file, walk_files
 from asrbatch.manifest.readers.text import open_text
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource, common_folder
@@ -26,6 +27,7 @@ from asrbatch.types import AudioRef
 _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
 TEXT = ".txt"
+_MANIFESTS = (*JSONL_ENDINGS, ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".yaml", ".yml")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
 
@@ -172,13 +174,24 @@ def open_audio(source: ManifestSource) -> Reader | None:
         for file in walk_files(folder):
             (files if is_audio(file) else others).append(file)
     else:
-        files = [file for file in source.files if is_file(file) and not is_remote(file) and is_audio(file)]
-        if not files or len(files) < len(source.files):  # other files among them: not ours to pass over
+        for file in source.files:
+            (files if is_file(file) and not is_remote(file) and is_audio(file) else others).append(file)
+        # As in a folder, but where the others were named one by one, or are manifests: not ours to pass over.
+        if not files or (others and not (_is_glob(source.path) and all(map(_may_be_left_out, others)))):
             return None
         folder = common_folder(files)
-        files = [os.path.relpath(file, folder) for file in files]
+        files, others = ([os.path.relpath(file, folder) for file in each] for each in (files, others))
     if not files:
         return None
     if source.options.names_columns:
         raise ManifestError(f"{source.path}: a folder of audio has no columns; leave out --audio-column and the like")
     return FolderReader(source.path, folder, files, others)
+
+
+def _is_glob(path: str) -> bool:
+    return "," not in path and glob.has_magic(path)
+
+
+def _may_be_left_out(file: str) -> bool:
+    """Whether it is a file, here, and not called as manifests are."""
+    return is_file(file) and not is_remote(file) and not bare_name(file).endswith(_MANIFESTS)

@@ -71,17 +71,18 @@ def unpacked_head(path: str) -> bytes:
 
 
 # Of what libsndfile and FFmpeg are let read (`audio/`), a line for each container; not those that mostly name something
-# else (.mat, .htk, .dat), nor headerless sound, whose rate nobody knows (.raw, .pcm).
+# else (.mat, .htk, .dat), nor headerless sound, whose rate nobody knows (.raw, .pcm). By hand: the libraries list their
+# own, which are here too, but those of phones, cameras and shops are not among them.
 ENDINGS = frozenset((
     ".wav", ".wave", ".bwf", ".rf64", ".w64",
     ".flac", ".fla", ".wv", ".tta", ".ape", ".mac",
     ".mp3", ".mp2", ".mp1", ".mpga", ".mpa", ".m2a", ".aac", ".adts", ".ac3", ".eac3", ".ec3",
-    ".ogg", ".oga", ".ogv", ".ogx", ".opus", ".spx",
-    ".mp4", ".m4a", ".m4b", ".m4r", ".m4v", ".mov", ".qt", ".f4v", ".f4a", ".3gp", ".3g2", ".3ga", ".mj2", ".psp",
-    ".ism", ".isma", ".ismv",
+    ".ogg", ".oga", ".ogv", ".ogx", ".ogm", ".opus", ".spx",
+    ".mp4", ".m4a", ".m4b", ".m4p", ".m4r", ".m4v", ".mov", ".qt", ".f4v", ".f4a", ".f4p", ".mj2", ".psp", ".lrv",
+    ".3gp", ".3gpp", ".3g2", ".3gp2", ".3gpp2", ".3ga", ".ism", ".isma", ".ismv",
     ".webm", ".weba", ".mkv", ".mka", ".mk3d",
     ".asf", ".wma", ".wmv", ".wm", ".avi", ".divx", ".flv",
-    ".ts", ".mts", ".m2t", ".m2ts", ".mpg", ".mpeg", ".m2p", ".vob",
+    ".ts", ".mts", ".m2t", ".m2ts", ".tod", ".trp", ".mpg", ".mpeg", ".mpe", ".mod", ".m2p", ".vob",
     ".aif", ".aiff", ".aifc", ".afc", ".caf", ".au", ".snd", ".sph", ".nist", ".voc", ".amr", ".awb", ".g722",
     ".ircam", ".sf", ".paf", ".fap", ".pvf", ".avr", ".sds", ".svx", ".8svx", ".wve",
 ))  # fmt: skip
