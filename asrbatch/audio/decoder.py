@@ -14,11 +14,13 @@ the row; a child taken by the OOM killer is an ordinary crash.
 """
 
 import contextlib
+import errno
 import itertools
 import os
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
@@ -36,6 +38,7 @@ from asrbatch.timeouts import waited
 START_TIMEOUT_S = 120.0
 # Where memory is short the OOM killer takes what has just begun; a child that ends by itself will always do so.
 START_TRIES = 3
+START_AGAIN_S = 0.5  # how long to wait where the system has no memory, or too many processes, for one more
 # The child's C library keeps so much freed memory. It would give every block's back, and 1000 pages a block have to be
 # faulted in again: 2.9 ms in place of 1.6 ms for 26 s of WAV.
 KEPT_BYTES = str(32 << 20)
@@ -168,9 +171,16 @@ class Decoder:
             raise _ChildLostError("decode_crash", f"ended its process ({self._how_it_ended()})") from e
 
     def _start(self) -> Connection:
-        """Raises _ChildLostError: it was killed again and again."""
+        """Raises _ChildLostError: it was killed, or refused by the system, again and again."""
         for _ in range(START_TRIES):
-            process = self._process = self._new_child()
+            try:
+                process = self._process = self._new_child()
+            except OSError as e:
+                problem = f"could not start its process: {e.strerror}"
+                if e.errno not in (errno.ENOMEM, errno.EAGAIN):
+                    raise AsrbatchError(f"decoding {problem}") from e
+                time.sleep(START_AGAIN_S)
+                continue
             try:
                 is_there = waited(process.connection.poll, START_TIMEOUT_S)
                 if is_there and process.connection.recv() == READY and not self._closed:

@@ -151,10 +151,14 @@ class _InspectorProcess:
     """Responds to one request after another; it ends with this process."""
 
     def __init__(self) -> None:
+        os.getcwd()  # where that is gone, torch cannot be loaded: say so, as for a relative path
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
-        self._process = ChildProcess(
-            "asrbatch.engine.vllm.inspector_process", environment=os.environ, output=self._log, reap_timeout_s=5.0
-        )
+        try:
+            self._process = ChildProcess(
+                "asrbatch.engine.vllm.inspector_process", environment=os.environ, output=self._log, reap_timeout_s=5.0
+            )
+        except OSError as e:
+            raise EngineStartError(f"vLLM could not be asked what the model is: no process: {e.strerror}") from e
         self._contents: dict[str, str] = {}
 
     def knows(self, contents: Iterable[tuple[str, str]]) -> bool:

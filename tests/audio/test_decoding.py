@@ -3,6 +3,7 @@
 The hang is a real one: opening a file on which a lease is held.
 """
 
+import errno
 import functools
 import os
 import signal
@@ -346,6 +347,39 @@ def test_a_child_killed_while_it_starts_is_started_again(start, speech_wav, monk
         assert caught.value.kind == outcome
     assert len(killed) == kills
     assert decode(decoder, request(str(speech_wav))).duration_s > 1, "and the next row is fine"
+
+
+@pytest.mark.parametrize(("refusals", "outcome"), [(1, "decoded"), (2, "decoded"), (6, "decode_crash")])
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.EAGAIN])
+def test_a_process_that_the_system_refuses_is_asked_for_again(
+    start, speech_wav, monkeypatch, number, refusals, outcome
+):
+    """Before, OSError ended the run."""
+    monkeypatch.setattr("asrbatch.audio.decoder.START_AGAIN_S", 0.0)
+    refused, popen = [], subprocess.Popen
+
+    def refusing(*args, **kwargs):
+        if len(refused) < refusals:
+            refused.append(args)
+            raise OSError(number, os.strerror(number))
+        return popen(*args, **kwargs)
+
+    monkeypatch.setattr("asrbatch.child_process.subprocess.Popen", refusing)
+    decoder = start()
+    if outcome == "decoded":
+        assert decode(decoder, request(str(speech_wav))).duration_s > 1
+    else:
+        with pytest.raises(RowError, match=rf"could not start its process: {os.strerror(number)}, 3 times") as caught:
+            decode(decoder, request(str(speech_wav)))
+        assert caught.value.kind == outcome
+    assert len(refused) == refusals
+    assert decode(decoder, request(str(speech_wav))).duration_s > 1, "and the next row is fine"
+
+
+def test_a_process_that_cannot_be_started_is_the_runs_error(start, speech_wav, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/bin/gone")
+    with pytest.raises(AsrbatchError, match="decoding could not start its process: No such file or directory"):
+        decode(start(), request(str(speech_wav)))
 
 
 def test_a_child_killed_ahead_of_its_first_file_stops_nothing(start, speech_wav, monkeypatch):

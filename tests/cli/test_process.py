@@ -253,7 +253,7 @@ GONE = (
         "transcribe m.jsonl -m {model}", "transcribe {manifest} -m {model}", "plan m.jsonl", "validate m.jsonl",
         "status o.jsonl", "score o.jsonl", "compare a.jsonl b.jsonl", "report o.jsonl", "export o.jsonl --format srt",
         "merge-shards o.jsonl --manifest m.jsonl", "make-manifest m.jsonl -o o.jsonl",
-        "submit m.jsonl -m {model} -o o.jsonl --num-chunks 2",
+        "submit m.jsonl -m {model} -o o.jsonl --num-chunks 2", "models",
     ],
 )  # fmt: skip
 def test_a_current_folder_that_is_gone_is_said(tmp_path, tiny_en, words):
