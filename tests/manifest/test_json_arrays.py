@@ -9,6 +9,8 @@
 | NeMo's `tarred_audio_manifest.json` as an array | refused | its rows |
 | an array that is cut off, or closed wrongly | refused | refused: byte and what is wrong |
 | a bad element among good ones | refused | a bad row, by its place |
+| a comma behind the last element, or two | "write one JSON object per line" | "remove the comma" |
+| `to_json` of pandas by columns (its default), index, split, table | bad row, no hint | how to write it |
 | supervisions, or recordings, with the other one beside it | bad rows | a row for each supervision |
 | both: with a comma, as a glob, as two arguments, in a folder, as arrays | bad rows, or no manifest | the same |
 | recordings alone | bad rows | a row for each recording |
@@ -163,7 +165,7 @@ def test_a_bad_element_is_a_bad_row_by_its_place(tmp_path):
     problems = [manifest.read(index).problem for index in range(len(manifest))]
     assert len(problems) == 13 and manifest.num_bad == 7
     assert [problem is None for problem in problems] == [True, False] * 6 + [False]
-    for index, problem in ((1, "not a JSON object"), (5, "not JSON"), (7, "Extra data"), (9, "not UTF-8")):
+    for index, problem in ((1, "not a JSON object"), (5, "no row stands"), (7, "Extra data"), (9, "not UTF-8")):
         assert problems[index].startswith(f"{path}[{index}]: ") and problem in problems[index]
 
 
@@ -337,3 +339,40 @@ def test_a_byte_order_mark_before_recordings(lhotse):
     path = lhotse / "demo_recordings_dev.json"
     path.write_bytes(codecs.BOM_UTF8 + path.read_bytes())
     assert len(said(lhotse / "demo_supervisions_dev.json")) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[{"audio_filepath": "a.wav"},]', "[1]: […,]: no row stands behind a comma; remove the comma"),
+        ('[{"audio_filepath": "a.wav"},, {}]', "[1]: […,]: no row stands behind a comma; remove the comma"),
+        ('[{"audio_filepath": "a.wav"}\n, ]', "[1]: […,]: no row stands behind a comma; remove the comma"),
+        ('[{"audio_filepath": "a.wav"} {}]', "Extra data at column 29; write JSON objects, with a comma between two"),
+        ('[{}, nonsense]', "[1]: nonsense: not JSON: Expecting value at column 2; write JSON objects, with a comma"),
+        ('[{}, 3]', "[1]: 3: not a JSON object; write JSON objects, with a comma between two"),
+    ],
+)  # fmt: skip
+def test_what_is_no_element_is_not_asked_to_be_a_line(tmp_path, text, said):
+    (tmp_path / "m.json").write_text(text)
+    assert any(said in problem for problem in problems_of(tmp_path / "m.json")), said
+
+
+def problems_of(path: Path) -> list[str]:
+    manifest = open_manifest(path, options=SourceOptions(on_bad_row="fail"))
+    return [manifest.read(index).problem or "" for index in range(len(manifest))]
+
+
+ORIENTS = {
+    "columns": {"audio_filepath": {"0": "a.wav", "1": "b.wav"}, "text": {"0": "x", "1": "y"}},
+    "index": {"0": {"audio_filepath": "a.wav"}, "1": {"audio_filepath": "b.wav"}},
+    "split": {"columns": ["audio_filepath"], "index": [0, 1], "data": [["a.wav"], ["b.wav"]]},
+    "table": {"schema": {"fields": []}, "data": [{"index": 0, "audio_filepath": "a.wav"}]},
+}
+
+
+@pytest.mark.parametrize("orient", ORIENTS)
+def test_a_table_of_pandas_is_told_how_to_be_written(tmp_path, orient):
+    (tmp_path / "m.json").write_text(json.dumps(ORIENTS[orient]))
+    (problem,) = problems_of(tmp_path / "m.json")
+    fix = 'a whole table in one object, as pandas writes it; write it with to_json(path, orient="records", lines=True)'
+    assert problem.endswith(fix)

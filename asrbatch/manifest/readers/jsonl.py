@@ -24,6 +24,7 @@ from asrbatch.manifest.source import ManifestSource
 from asrbatch.storage.jsonl import elements, is_array, is_deeper, known_head
 
 _ONE_OBJECT = "write one JSON object per line"
+_ONE_ELEMENT = "write JSON objects, with a comma between two"
 
 
 class JsonlReader(LineReader):
@@ -85,7 +86,13 @@ class JsonlReader(LineReader):
         return line
 
     def _parse(self, line: bytes) -> Row:
-        fields = self._columns.rename(self._fields(parse_object(line)))
+        if self._is_array and not line.strip():
+            raise InvalidRow("[…,]", "no row stands behind a comma", "remove the comma")
+        fields = parse_object(line, _ONE_ELEMENT if self._is_array else _ONE_OBJECT)
+        if _is_table(fields):
+            fix = 'write it with to_json(path, orient="records", lines=True)'
+            raise InvalidRow(show_text(line.decode().strip()), "a whole table in one object, as pandas writes it", fix)
+        fields = self._columns.rename(self._fields(fields))
         return parse_row(fields, fields.get("audio_filepath"))
 
 
@@ -125,6 +132,17 @@ def parse_object(line: bytes, one_object: str = _ONE_OBJECT) -> dict[str, Any]:
     if type(fields) is not dict:
         raise InvalidRow(show_text(text.strip()), "not a JSON object", one_object)
     return fields
+
+
+def _is_table(fields: dict[str, Any]) -> bool:
+    """Whether it is what pandas' `to_json` writes unless told otherwise: by columns, or by rows, numbered from 0; or by
+    its `orient` split or table.
+    """
+    if "data" in fields and set(fields) in ({"columns", "index", "data"}, {"schema", "data"}):
+        return True
+    if not fields or not all(type(value) is dict for value in fields.values()):
+        return False
+    return "0" in fields or all("0" in value for value in fields.values())
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
