@@ -15,7 +15,7 @@ from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_RO
 from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.storage.metrics import device_seconds
 from asrbatch.storage.record import RECORD_REFRESH_S
-from asrbatch.storage.run_files import FoundRun, RunFiles, read_run
+from asrbatch.storage.run_files import FoundRun, RunFiles, count_rows, read_run
 from asrbatch.timeouts import running_s
 
 
@@ -160,11 +160,19 @@ def _state(files: RunFiles, session: dict[str, Any], silent_s: float) -> tuple[s
         return KILLED, None
     if silent_s > SILENT_AFTER_S:
         if outcome == "complete":
-            missing = "has all its rows, but no completion mark; run the same command again"
-            return INTERRUPTED, f"{files.paths.rows}: {missing}"
+            return INTERRUPTED, f"{files.paths.rows}: {_rows_there(files)}; run the same command again"
         why = "killed, stopped (a suspended job), or its machine's clock is wrong"
         return SILENT, f"no sign of life since {session['heartbeat']}: {why}"
     return (RUNNING if session.get("rows") or session.get("startup_s") is not None else STARTING), None
+
+
+def _rows_there(files: RunFiles) -> str:
+    """Of a run that lacks its mark, though its record says that it was complete."""
+    # The record says what there was, not what was done to the file since.
+    num_rows, is_torn = (0, False) if files.num_bytes is None else count_rows(files.paths.rows)
+    expected = (files.record or {}).get("total_rows")
+    there = "has all its rows" if num_rows == expected else f"has {num_rows} of {expected} rows"
+    return f"{there}{', ends in a part of a row' if is_torn else ''}, and no completion mark"
 
 
 def _rtfx(sessions: list[dict[str, Any]]) -> float | None:

@@ -6,7 +6,6 @@ named and hides no other. Knows nothing of error rates.
 """
 
 import glob
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,7 +32,8 @@ class RunFiles:
         chunk_id: None for a run in one piece.
         record, mark: the run record and the completion mark; None where there is no such file.
         num_bytes: of the rows file; None where there is none.
-        is_torn: it ends in a part of a row; not looked at where the mark says how many bytes it should have.
+        num_rows, is_torn: whole rows in it, and whether a part of one follows; counted only where the mark, of an
+            earlier version, does not say how many bytes there should be.
         has_ended: this machine knows that the process that holds the lease is no more.
         problem: why a file could not be read; None when all could.
     """
@@ -43,6 +43,7 @@ class RunFiles:
     record: dict[str, Any] | None = None
     mark: dict[str, Any] | None = None
     num_bytes: int | None = None
+    num_rows: int | None = None
     is_torn: bool = False
     has_ended: bool = False
     problem: OutputError | None = None
@@ -57,14 +58,15 @@ class RunFiles:
 
     @property
     def changed(self) -> str | None:
-        """Why these rows are not those that the mark vouches for, as far as their number of bytes tells; None for
-        nothing. What was changed byte for byte only reading all of them tells."""
+        """Why these rows are not those that the mark vouches for, as far as their number or that of their bytes tells;
+        None for nothing. What was changed byte for byte only reading all of them tells."""
         if self.mark is None or self.num_bytes is None:
             return None
-        expected = self.mark.get("bytes", self.num_bytes)
-        if not self.is_torn and expected == self.num_bytes:
+        found, unit = (self.num_bytes, "bytes") if self.num_rows is None else (self.num_rows, "rows")
+        expected = self.mark.get(unit, found)
+        if not self.is_torn and expected == found:
             return None
-        what = "it ends in a part of a row" if self.is_torn else f"{self.num_bytes} bytes instead of {expected}"
+        what = "it ends in a part of a row" if self.is_torn else f"{found} {unit} instead of {expected}"
         return (
             f"{self.paths.rows.name}: is not what {self.paths.done.name} vouches for ({what}): it was cut off or "
             "changed after the run completed; put the original back, or --overwrite to start anew"
@@ -107,17 +109,20 @@ def _look(paths: RunPaths, chunk_id: int | None) -> RunFiles:
         found["record"] = read_record(paths)
         while (mark := read_completion_mark(paths)) and (again := read_record(paths)) != found["record"]:
             found["record"] = again
-        if mark and "bytes" not in mark and found.get("num_bytes"):  # of an earlier version
-            found["is_torn"] = _ends_torn(paths.rows)
+        if mark and "bytes" not in mark and "num_bytes" in found:  # of an earlier version
+            found["num_rows"], found["is_torn"] = count_rows(paths.rows)
     except OutputError as e:
         return RunFiles(paths, chunk_id, **found, problem=e)
     return RunFiles(paths, chunk_id, **found, mark=mark, has_ended=mark is None and holder_has_ended(paths.lease))
 
 
-def _ends_torn(rows: Path) -> bool:
+def count_rows(rows: Path) -> tuple[int, bool]:
+    """Whole rows in a file, and whether a part of one follows. Raises OutputError."""
+    num_rows, block = 0, b"\n"
     with explained(rows), open(rows, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+        while more := file.read(1 << 20):
+            num_rows, block = num_rows + more.count(b"\n"), more
+    return num_rows, not block.endswith(b"\n")
 
 
 @dataclass(frozen=True)

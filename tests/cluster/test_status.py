@@ -109,6 +109,11 @@ def edit(path: Path, change) -> None:
     path.write_text(json.dumps(value))
 
 
+def without_bytes(paths: RunPaths) -> None:
+    """The mark as an earlier version wrote it."""
+    edit(paths.done, lambda mark: mark.pop("bytes"))
+
+
 def states(figures) -> list[str]:
     return [chunk["state"] for chunk in figures["chunks"]]
 
@@ -254,7 +259,11 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
         (lambda p: p.rows.write_bytes(p.rows.read_bytes().partition(b"\n")[2]), "bytes instead of"),
         (lambda p: p.rows.write_bytes(p.rows.read_bytes() + b"{"), "bytes instead of"),
         (lambda p: p.rows.write_bytes(b""), "0 bytes instead of"),
-        (lambda p: (edit(p.done, lambda m: m.pop("bytes")), os.truncate(p.rows, 99)), "it ends in a part of a row"),
+        (lambda p: (without_bytes(p), os.truncate(p.rows, 99)), "it ends in a part of a row"),
+        (lambda p: (without_bytes(p), p.rows.write_bytes(p.rows.read_bytes().partition(b"\n")[2])), "rows instead of"),
+        (lambda p: (without_bytes(p), p.rows.write_bytes(p.rows.read_bytes() * 2)), "rows instead of"),
+        (lambda p: (without_bytes(p), p.rows.write_bytes(b"")), "0 rows instead of"),
+        (lambda p: (without_bytes(p), p.rows.write_bytes(p.rows.read_bytes() + b"{")), "it ends in a part of a row"),
         (lambda p: (p.rows.unlink(), p.rows.mkdir()), "is a folder, and no rows file"),
     ],
 )
@@ -267,6 +276,33 @@ def test_a_damaged_chunk_is_named_and_hides_no_other(copy, damage, note):
     assert all(state.startswith("complete") for i, state in enumerate(states(figures)) if i != 2)
     assert figures["total"]["exit_code"] == EXIT_ERROR
     assert all(set(chunk) == CHUNK_FIELDS for chunk in figures["chunks"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "note"),
+    [
+        (lambda rows: None, "has all its rows, and no completion mark"),
+        (
+            lambda rows: os.truncate(rows, rows.stat().st_size - 5),
+            r"has \d+ of \d+ rows, ends in a part of a row, and no",
+        ),
+        (lambda rows: rows.write_bytes(rows.read_bytes().partition(b"\n")[2]), r"has \d+ of \d+ rows, and no"),
+        (lambda rows: rows.write_bytes(b""), r"has 0 of \d+ rows, and no"),
+        (lambda rows: rows.unlink(), r"has 0 of \d+ rows, and no"),
+    ],
+)
+def test_without_a_mark_the_rows_are_counted(copy, damage, note):
+    paths = RunPaths(chunk_path(copy, 2, 4))
+    paths.done.unlink()
+    edit(paths.record, lambda r: r["sessions"][-1].update(heartbeat="2026-01-01T00:00:00+00:00"))
+    damage(paths.rows)
+    chunk = run_status(copy)["chunks"][2]
+    assert chunk["state"] == "interrupted" and re.search(note, chunk["note"]), chunk
+
+
+def test_an_older_mark_of_whole_rows_is_believed(copy):
+    without_bytes(RunPaths(chunk_path(copy, 2, 4)))
+    assert states(run_status(copy))[2].startswith("complete")
 
 
 def test_any_field_may_be_spoiled_without_hiding_the_others(copy):
