@@ -5,6 +5,8 @@ import io
 import json
 import os
 import random
+import re
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -109,6 +111,23 @@ def test_a_folder_of_audio_is_its_files_in_order_of_names_with_texts_beside(tmp_
     (tmp_path / "b" / "2.txt").write_bytes(b"caf\xe9")
     with pytest.raises(ManifestError, match=r"b/2\.wav: b/2\.txt: not UTF-8; save it as UTF-8"):
         open_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["loop", "b/loop", "loop.wav", "b/loop.txt", "metadata.xml"])
+def test_a_link_to_itself_in_a_folder_is_named(tmp_path, rows, name):
+    """Before: "give permission", for the folder, which was no fix."""
+    (tmp_path / "b").mkdir()
+    shutil.copy(rows[0]["file"], tmp_path / "a.wav")
+    other = tmp_path / "b" / "other"
+    for target in (tmp_path / name, other):  # to itself, and by way of another
+        (tmp_path / name).symlink_to(target)
+        if target == other:
+            other.symlink_to(tmp_path / name)
+        with pytest.raises(ManifestError) as error:
+            open_manifest(tmp_path)
+        assert re.match(rf"{tmp_path}/({name}|b/other): cannot be read: Too many levels", str(error.value))
+        assert "; remove the link, which leads to itself, or give a glob that leaves it out" in str(error.value)
+        (tmp_path / name).unlink()
 
 
 def test_metadata_must_name_every_audio_file(tmp_path, rows):

@@ -5,6 +5,7 @@ be lost without a word: a shard that is missing, a gap in numbered files, files 
 Knows nothing of readers.
 """
 
+import errno
 import glob
 import os
 import re
@@ -114,7 +115,9 @@ def walk_files(folder: str) -> Iterator[str]:
             with os.scandir(path) as entries:
                 found = [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
         except OSError as e:
-            fix = "give permission, or a glob that leaves it out"
+            path, fix = e.filename or path, "give permission, or a glob that leaves it out"
+            if e.errno == errno.ELOOP:
+                fix = "remove the link, which leads to itself, or give a glob that leaves it out"
             raise ManifestError(f"{path}: cannot be read: {e.strerror}; {fix}") from e
         above |= {(state.st_dev, state.st_ino)}
         for name, is_folder in found:
