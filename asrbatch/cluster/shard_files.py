@@ -52,7 +52,7 @@ def choose_num_chunks(output: Path, wanted: int | None, log: Callable[[str], Non
         several = "chunks of several runs" if len(found) > 1 else "chunks of another run"
         fix = "give --num-chunks of the run to merge, or remove the files of the others"
         raise RefusedOutputError(f"{output}: {asked}{several} are there; {fix}", *_names(found))
-    pattern = f"{output.name.removesuffix('.jsonl')}.chunk-*-of-*.jsonl"
+    pattern = f"{RunPaths(output).rows.name.removesuffix('.jsonl')}.chunk-*-of-*.jsonl"
     if output.exists():
         files = read_files_of(RunPaths(output))
         if files.is_merged:

@@ -13,6 +13,7 @@ from string import Template
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, Directives, SlurmOptions, array_directives, merge_directives
 from asrbatch.errors import EXIT_COMPLETE, EXIT_HELD, EXIT_ROWS_FAILED, EXIT_USAGE, EXIT_WORKER_DIED
+from asrbatch.storage.paths import RunPaths
 
 
 class BashTemplate(Template):
@@ -51,7 +52,7 @@ def array_script(
         again=_again(path),
         setup=_setup(options),
         offset=array.offset,
-        stem=shlex.quote(str(output).removesuffix(".jsonl")),
+        stem=shlex.quote(str(RunPaths(output).rows).removesuffix(".jsonl")),
         num_chunks=num_chunks,
         cache_root=shlex.quote(options.cache_dir) if options.cache_dir else "${SLURM_TMPDIR:-${TMPDIR:-/tmp}}",
         overwrite=_template("array_overwrite.sbatch").template if overwrite else "",

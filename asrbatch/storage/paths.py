@@ -75,7 +75,9 @@ class RunPaths:
 
 
 def chunk_path(output: Path, chunk_id: int, num_chunks: int) -> Path:
-    """The rows file of one chunk of the run that is called `output`: `X.chunk-00003-of-00016.jsonl`."""
+    """The rows file of one chunk of the run that is called `output`: `X.chunk-00003-of-00016.jsonl`. Of a link it
+    stands beside what that leads to, as the files of a run in one piece do."""
+    output = RunPaths(output).rows
     return output.with_name(f"{_stem(output)}.chunk-{chunk_id:05}-of-{num_chunks:05}.jsonl")
 
 
@@ -140,15 +142,17 @@ def find_chunks(output: Path) -> dict[int, dict[int, RunPaths]]:
     Raises:
         OutputError: the folder cannot be read.
     """
-    stem = _stem(output)
-    found: dict[int, dict[int, RunPaths]] = {}
-    with explained(output.parent):
-        names = os.listdir(output.parent)
+    rows, found = RunPaths(output).rows, dict[int, dict[int, RunPaths]]()
+    if rows != output and not rows.parent.is_dir():
+        return found
+    stem = _stem(rows)
+    with explained(rows.parent):
+        names = os.listdir(rows.parent)
     for name in names:
         match = _CHUNK_FILE.fullmatch(name)
         if match and match[1] == stem:
             chunk_id, num_chunks = int(match[2]), int(match[3])
-            found.setdefault(num_chunks, {})[chunk_id] = RunPaths(chunk_path(output, chunk_id, num_chunks))
+            found.setdefault(num_chunks, {})[chunk_id] = RunPaths(chunk_path(rows, chunk_id, num_chunks))
     return {num_chunks: dict(sorted(chunks.items())) for num_chunks, chunks in sorted(found.items())}
 
 

@@ -179,12 +179,12 @@ def test_an_export_needs_a_folder(here):
 @pytest.mark.parametrize("output", ["out.jsonl", "link.jsonl"])
 def test_merging_into_a_link_and_beside_hard_links(here, output):
     os.mkdir("far")
-    if output == "link.jsonl":
-        for path in here.glob("out.chunk-*"):
-            os.rename(path, path.name.replace("out", "link", 1))
+    for path in here.glob("out.chunk-*"):
+        os.rename(path, f"far/{path.name.replace('out', 'all', 1)}")
     os.symlink("far/all.jsonl", output)
     assert command("merge-shards", output, "--manifest", "m.jsonl").exit_code == EXIT_COMPLETE
-    assert sorted(os.listdir("far")) == ["all.done.json", "all.jsonl", "all.run.json"] and os.path.islink(output)
+    assert [path.name for path in sorted(here.glob("far/all.[!c]*"))] == ["all.done.json", "all.jsonl", "all.run.json"]
+    assert os.path.islink(output) and not list(here.glob("*.chunk-*"))
     told = json.loads(command("status", output, "--json").stdout)
     assert told["total"]["merged"] == "complete" and told["total"]["exit_code"] == EXIT_COMPLETE
     os.link("far/all.jsonl", "far/copy.jsonl")
