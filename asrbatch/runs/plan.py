@@ -3,7 +3,9 @@
 Everything that can refuse a run without half a minute of loading does so here.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from asrbatch.config import RunConfig, SourceOptions
 from asrbatch.engine import inspector
 from asrbatch.engine.devices import Slot, choose_slots
 from asrbatch.engine.settings import encoder_cache_bytes, engine_settings
+from asrbatch.errors import UsageError
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.issues import OnIssue
 from asrbatch.manifest.manifest import Manifest, open_manifest
@@ -41,19 +44,28 @@ class RunPlan:
     Args:
         kept: what came on standard input, where that is the manifest.
         note: told of every problem of the manifest; see `manifest_scan.scan_rows`.
+        outputs: files that will be written, none of which may be a row's audio.
 
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
     """
 
-    def __init__(self, config: RunConfig, kept: KeptManifest | None = None, note: OnIssue | None = None):
+    def __init__(
+        self,
+        config: RunConfig,
+        kept: KeptManifest | None = None,
+        note: OnIssue | None = None,
+        outputs: Iterable[Path] = (),
+    ):
         self.engine = resolve_model(config)
         # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         sources, reading = source_of(config, kept)
-        check = RowCheck(self.engine)
+        check = RowCheck(self.engine, outputs)
         self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
+        if (path := check.written_audio) is not None:
+            raise UsageError(f"--output {config.output_path}: {path} is audio that is read; give another name")
         self.notes = [each for each in (self.manifest.left_out, check.note) if each]
         if config.word_timestamps:
             most = encoder_cache_bytes(self.engine, engine_settings(self.engine)["max_num_seqs"])

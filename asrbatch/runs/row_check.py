@@ -1,5 +1,10 @@
 """Whether a run can do what a row says; the manifest is refused, or the row fails, where it cannot."""
 
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import UsageError
 from asrbatch.formatting import show
@@ -27,12 +32,26 @@ class RowCheck:
     """`check_row` for a whole manifest; counts the rows whose `lang` the model cannot be told.
 
     Those are run all the same: what language it hears is such a model's own business, and `lang` says how to score it.
+
+    Attributes:
+        written_audio: of the files that will be written the one that is a row's audio; None for none.
+
+    Args:
+        outputs: files that will be written.
     """
 
-    def __init__(self, spec: EngineSpec):
+    def __init__(self, spec: EngineSpec, outputs: Iterable[Path] = ()):
         self._spec, self._num_untold = spec, 0
+        self.written_audio: Path | None = None
+        # By the last name first: a look at every file would cost minutes on a shared file system.
+        self._outputs = {os.path.basename(os.path.realpath(path)): path for path in outputs}
 
     def __call__(self, utterance: Utterance) -> str | None:
+        audio = utterance.audio.path
+        if audio is not None and (written := self._outputs.get(os.path.basename(audio))) is not None:
+            with suppress(OSError):
+                if os.path.samefile(written, audio):
+                    self.written_audio = written
         problem = check_row(self._spec, utterance)
         # Not of a bad row, which may be checked again.
         self._num_untold += problem is None and bool(utterance.lang) and not self._spec.capabilities.takes_language

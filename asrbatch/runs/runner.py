@@ -115,7 +115,8 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     path = RunPaths(config.output_path).problems
     with closing(ProblemFile(path)) as problems:
         try:
-            plan = RunPlan(config, kept, problems.add if config.on_bad_row == "refuse" else None)
+            note = problems.add if config.on_bad_row == "refuse" else None
+            plan = RunPlan(config, kept, note, (*config.paths.written, path))
         except ManifestError as e:
             if not problems.num_problems:
                 raise

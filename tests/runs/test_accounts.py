@@ -7,10 +7,13 @@ a part of a row at the end, a cut, nothing left, no file, rows and mark of anoth
   b: with `--retry-failed` a new mark for all but the doubled row (the last one without it too); n: refused, untouched.
 Rows of a killed run whose ids are another manifest's: swapped, renamed, made up, in chunks, under `--retry-failed`.
   b: taken for this run's; n: refused with file and line.
-Two names of one output: link, link of a link, link in another folder, a link whose file is not there yet, hard link.
+Two names of one output, in one piece and in chunks: link, link of a link, link in another folder, a link whose file
+is not there yet, hard link.
   b: two writers, or two records of one file; n: one run, one lease; hard links exit 2.
 The manifest as any of the run's own files, by name, by link, as one of a list, in a folder, through standard input.
   b: `.inflight` and what a link led to were removed; n: exit 2, untouched.
+A row's audio as the rows, log, `.inflight`, `.problems` or mark, of a manifest, Kaldi, glob, folder, by another path.
+  b: the log was written into it, `--overwrite` removed it; n: exit 2, untouched.
 A folder, named pipe, device, socket or link to itself in any of those places.
   b: hangs, tracebacks, exit 1; n: exit 2 at once.
 """
@@ -29,11 +32,15 @@ from beep_run import beep_manifest, check_rows, start_beeps
 from chunk_damage import vouch
 from conftest import PYTHON, read_jsonl, write_jsonl
 
+from asrbatch.cluster.merge import merge
+from asrbatch.cluster.slurm import SlurmOptions, split_arrays
+from asrbatch.cluster.slurm_scripts import array_script
+from asrbatch.cluster.status import run_status
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.errors import EXIT_USAGE, LeaseError, OutputError, UsageError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_USAGE, LeaseError, OutputError, UsageError
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.runner import run
-from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.paths import RunPaths, chunk_path
 
 NUM_ROWS = 6
 
@@ -214,6 +221,32 @@ def test_a_link_is_the_run_that_it_leads_to(manifest, transcribe, tmp_path, name
     assert not list(tmp_path.rglob("link.run.json")) and len(list(real.parent.glob("*.run.json"))) == 1
 
 
+def test_chunks_of_a_link_are_those_of_what_it_leads_to(manifest, transcribe, tmp_path):
+    real = tmp_path / "run" / "out.jsonl"
+    linked = link(tmp_path / "else" / "link.jsonl", real)
+    refused = []
+
+    def start(*arguments, **options):
+        with pytest.raises(LeaseError, match="is writing this output") as error:
+            transcribe(manifest, real, start=never, num_chunks=2, chunk_id=0)
+        refused.append(error)
+        return start_beeps(*arguments, **options)
+
+    assert transcribe(manifest, linked, start=start, num_chunks=2, chunk_id=0).paths.rows == chunk_path(real, 0, 2)
+    assert len(refused) == 1
+    assert transcribe(manifest, real, start=never, num_chunks=2, chunk_id=0).outcome == "already_complete"
+    transcribe(manifest, real, num_chunks=2, chunk_id=1)
+    assert run_status(linked)["chunks"] == run_status(real)["chunks"]
+    assert merge(linked, str(manifest)).exit_code == EXIT_COMPLETE
+    check_rows([real], range(NUM_ROWS))
+    assert not list(tmp_path.rglob("link.chunk*")) and len(list(tmp_path.rglob("*.chunk-*.run.json"))) == 2
+    stem = str(real).removesuffix(".jsonl")
+    options = SlurmOptions(job_name="x", log_dir=tmp_path)
+    (array,), more = split_arrays([0, 1], options), {"path": tmp_path / "x.sbatch", "num_chunks": 2, "overwrite": False}
+    script = array_script(array, options, ["transcribe"], output=linked, **more)
+    assert re.search(rf"^chunk=.* {re.escape(stem)} ", script, re.MULTILINE)
+
+
 def test_a_link_to_a_chunk_is_no_output(manifest, transcribe, tmp_path):
     chunk = transcribe(manifest, num_chunks=2, chunk_id=1).paths.rows
     linked = link(tmp_path / "all.jsonl", chunk)
@@ -304,6 +337,22 @@ def test_a_kaldi_folder_holds_inputs(transcribe, tmp_path):
     with pytest.raises(UsageError, match=r"out\.log is what is read \(.*/kaldi/wav\.scp\)"):
         transcribe(folder, start=never)
     assert (folder / "wav.scp").read_text() == "u0 1.wav\n"
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "log", "inflight", "problems", "done.json"])
+def test_no_audio_of_a_row_is_written_over(manifest, transcribe, tmp_path, ending):
+    audio = tmp_path / "in" / "3.wav"
+    before = audio.read_bytes()
+    own = link(tmp_path / "run" / f"out.{ending}", audio)
+    (tmp_path / "other").symlink_to(audio.parent)
+    listed = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "other/3.wav"}])
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text(f"u0 {audio}\n")
+    for source in (manifest, listed, kaldi, tmp_path / "in" / "*.wav", f"{tmp_path}/other"):
+        with pytest.raises(UsageError, match=r"--output .*out\.jsonl: .* is (audio that|what) is read.*; give another"):
+            transcribe(source, start=never, overwrite=True)
+    assert audio.read_bytes() == before and own.is_symlink() and os.listdir(tmp_path / "run") == [own.name]
 
 
 def test_standard_input_from_the_output_itself(manifest, tiny_en, tmp_path):
