@@ -32,7 +32,7 @@ from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
-from asrbatch.storage.paths import RunPaths, check_output, check_outputs, check_run_outputs, find_chunks
+from asrbatch.storage.paths import RunPaths, check_output, check_run_outputs, find_chunks
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.storage.run_files import RunFiles
 
@@ -86,13 +86,14 @@ def merge(
             cannot be read or written.
     """
     paths = RunPaths(check_output(output))
-    check_outputs([paths.rows], (), f"--output {output}")  # beside what is no file no chunks would be found
-    num_chunks = choose_num_chunks(output, num_chunks, log)
     reading = reading or SourceOptions()
     sources = [manifest_source] if isinstance(manifest_source, str) else list(manifest_source)
+    # First: of a link to the manifest, or to what is no file, no chunks would be found.
+    check_run_outputs(paths, files_of(sources, reading))
+    num_chunks = choose_num_chunks(output, num_chunks, log)
     of_chunks = find_chunks(output)[num_chunks].values()
     inputs = (path for chunk in of_chunks for path in (chunk.rows, chunk.record, chunk.done))
-    check_run_outputs(paths, (*files_of(sources, reading), *inputs))
+    check_run_outputs(paths, inputs)
     remove_dead(paths.rows.parent)
     manifest = _open_manifest(sources, paths, reading)
     report = MergeReport()
