@@ -255,18 +255,29 @@ class FFmpegFile:
             end, self.origin = after, self.origin + excess
         else:
             return end, iter(())
-        frames = self._decode(itertools.chain([packet], packets), self.decoder)
-        head, places, num_frames = [], [], 0
+        return self._find_place(self._decode(itertools.chain([packet], packets), self.decoder), start, end)
+
+    def _find_place(self, frames: Iterator[av.AudioFrame], start: int, end: int) -> tuple[int, Iterator[av.AudioFrame]]:
+        """The same of frames that begin before `start`; `end` is where the sound before them ended."""
+        head, places, num_frames, expected = [], [], 0, end
         for frame in frames:
-            head.append(frame)
             if frame.pts is None:
                 raise DecodeError("its packets carry no times by which to find the offset")
+            apart = self._place(frame.pts) - expected if head else 0
+            if apart < -RESTART_S * self.rate:
+                self._restart(frame.pts, expected)
+            if apart < -RESTART_S * self.rate or apart > MIN_GAP_S * self.rate:
+                # The time stamps of what lies before a jump say nothing, and all of it lies before `start`.
+                head, places, num_frames, end = [], [], 0, expected
+            head.append(frame)
             places.append(self._place(frame.pts) - num_frames)
             num_frames += round(frame.samples * self.rate / frame.sample_rate)
-            if places[-1] + num_frames >= start:
+            if (expected := places[-1] + num_frames) >= start:
                 break
         # The median: time stamps are rounded (WebM: to 1 ms), and off by 10 ms where Vorbis changes its block size.
         place = sorted(places)[len(places) // 2] if places else end
+        if place - end > MIN_GAP_S * self.rate and place > start:
+            place = end  # within a gap, which is filled from where it began
         return min(place, start) if places else place, itertools.chain(head, frames)
 
     def _parts_behind(self) -> Iterator[Iterator[av.AudioFrame]]:

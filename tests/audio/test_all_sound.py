@@ -172,24 +172,47 @@ def test_a_caf_file_with_a_chunk_before_its_sound(speech, kind, size):
         load(padded[:-2000])
 
 
-@pytest.mark.parametrize(
-    ("container", "codec", "rate"),
-    [
-        ("webm", "libopus", 48000), ("matroska", "aac", 48000), ("ogg", "libopus", 48000), ("mpegts", "aac", 48000),
-        ("flv", "aac", 44100),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("gap_s", [59, 61, 90])
-def test_times_stay_true_across_a_gap(tmp_path, speech, container, codec, rate, gap_s):
-    path = encode(tmp_path / f"muted.{container}", speech, container, codec, rate, gap_at=2, gap_s=gap_s)
+GAPS = {
+    "webm": ("libopus", 48000), "matroska": ("aac", 48000), "ogg": ("libopus", 48000), "mpegts": ("aac", 48000),
+    "flv": ("aac", 44100), "mpeg": ("mp2", 48000), "mp4": ("aac", 48000), "mov": ("aac", 48000), "3gp": ("aac", 48000),
+    "mp4 in fragments": ("aac", 48000),
+}  # fmt: skip
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
+
+
+@pytest.mark.parametrize("name", GAPS)
+@pytest.mark.parametrize("gap_s", [2, 59, 61, 90])
+def test_times_stay_true_across_a_gap(tmp_path, speech, name, gap_s):
+    """Offsets before the gap, in it, and behind it: MP4, MOV and 3GP gave silence from within the gap up to a
+    second behind it.
+    """
+    container, (codec, rate), options = name.split()[0], GAPS[name], FRAGMENTS if "fragments" in name else {}
+    twice = np.concatenate([speech, speech])
+    path = encode(tmp_path / "muted", twice, container, codec, rate, gap_at=6, gap_s=gap_s, **options)
     got = load(path)
-    assert got.flags == ("gap_filled",) and abs(got.duration_s - 4 - gap_s) < 0.15
-    assert np.abs(got.samples[round(2.2 * RATE) : round((gap_s + 1.9) * RATE)]).max() < 0.01
-    begin_s = gap_s + 2
-    for offset_s in (0.0, 30.0, begin_s - 0.5):  # from the start, in the gap, before its end
-        part = load(path, offset_s=offset_s, duration_s=begin_s + 1.5 - offset_s).samples
-        heard = part[round((begin_s - offset_s) * RATE) :]
-        assert abs(delay(heard, speech[2 * RATE :][: len(heard)])) < 1100
+    assert got.flags == ("gap_filled",) and abs(got.duration_s - 8 - gap_s) < 0.15
+    begin_s = gap_s + 6
+    assert np.abs(got.samples[round(6.2 * RATE) : round((begin_s - 0.1) * RATE)]).max() < 0.01
+    assert abs(delay(got.samples[begin_s * RATE :], speech[2 * RATE :])) < 1100
+    for offset_s in (5.2, 5.9, 6.5, begin_s - 0.5, begin_s - 0.05, begin_s + 0.3, begin_s + 0.9, begin_s + 1.3):
+        part = load(path, offset_s=offset_s, duration_s=begin_s + 1.9 - offset_s).samples
+        expected = got.samples[round(offset_s * RATE) :][: len(part)]
+        assert abs(delay(part, expected)) < 20 and np.abs(part).max() > 0.1, offset_s
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("mpegts", "aac"), ("mpeg", "mp2"), ("adts", "aac"), ("mp3", "libmp3lame"), ("flv", "aac")]
+)
+def test_offsets_behind_the_place_where_files_were_joined(tmp_path, speech, container, codec):
+    """Before, rows of TS and MPEG up to a second behind it were flagged `gap_filled`."""
+    rate = 44100 if container == "flv" else 48000
+    data = container_of(tmp_path, np.concatenate([speech, speech]), container, codec, rate)
+    got = load(joined(data, data))
+    for offset_s in (7.5, 8.2, 8.5, 8.8, 9.2):
+        part = load(joined(data, data), offset_s=offset_s, duration_s=1.0)
+        assert part.flags == () and abs(delay(part.samples, got.samples[round(offset_s * RATE) :][:RATE])) < 20, (
+            offset_s
+        )
 
 
 def delay(samples: np.ndarray, reference: np.ndarray, most: int = 1600) -> int:
@@ -386,7 +409,7 @@ def test_more_than_the_header_of_a_wav_file_that_ffmpeg_reads(tmp_path, speech, 
 
 JOINED = {
     "MP4": ("mp4", "aac", 48000, {}), "MP4, index first": ("mp4", "aac", 48000, {"movflags": "faststart"}),
-    "MP4 in fragments": ("mp4", "aac", 48000, {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}),
+    "MP4 in fragments": ("mp4", "aac", 48000, FRAGMENTS),
     "3GP": ("3gp", "libopencore_amrnb", 8000, {}), "MOV": ("mov", "pcm_s16le", 16000, {}),
     "FLV": ("flv", "aac", 44100, {}), "TTA": ("tta", "tta", 16000, {}), "AMR": ("amr", "libopencore_amrnb", 8000, {}),
 }  # fmt: skip
