@@ -16,7 +16,8 @@ from av import FFmpegError
 from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer
 from asrbatch.audio.containers import flac, mp3, ogg
 from asrbatch.audio.containers.joined import amr_parts, matroska_parts, mov_parts
-from asrbatch.audio.containers.pcm_layout import RangeReader, find_samples, one_chunk
+from asrbatch.audio.containers.padding import without_zeros
+from asrbatch.audio.containers.pcm_layout import RangeReader, whole_file
 from asrbatch.audio.header import Header
 from asrbatch.audio.tracks import choose_track, decoder_of, only_track, open_container, to_float
 
@@ -60,15 +61,17 @@ class FFmpegFile:
         self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None, *, for_header: bool = False
     ):
         self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
+        file = without_zeros(file)
         self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
         (mp3_length, self.goes_on), sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
-        file, self.has_more = _all_samples(file)
+        self.has_more = ogg.goes_on(file)
+        file, goes_on = whole_file(file)
+        self.has_more |= goes_on
         parts = next(filter(None, (find(file) for find in PARTS)), []) if sound_end is None else [(0, sound_end)]
         self.later_parts = [RangeReader(file, [part]) for part in parts[1:]]
         if parts:
             file = RangeReader(file, parts[:1])
         self.file, self.read_to = file, 0
-        self.num_errors = av.logging.get_last_error()[0]
         self.container = stack.enter_context(open_container(file, format))
         self.track, self.num_tracks = clip.track or 0, len(self.container.streams.audio)
         if not self.num_tracks:
@@ -82,7 +85,7 @@ class FFmpegFile:
         self.stream = only_track(self.container, self.track)
         self.decoder = decoder_of(self.stream)
         self.packets, self.origin, self.first = self._demux(self.container, self.stream), 0, None
-        self.frames = self._decode(self.packets, self.decoder)
+        self.frames = self._decode(self.packets, self.decoder, file)
         self.first = next(self.frames, None)
         if self.first is None:
             return
@@ -255,7 +258,8 @@ class FFmpegFile:
             end, self.origin = after, self.origin + excess
         else:
             return end, iter(())
-        return self._find_place(self._decode(itertools.chain([packet], packets), self.decoder), start, end)
+        packets = itertools.chain([packet], packets)
+        return self._find_place(self._decode(packets, self.decoder, self.file, packet.pos or 0), start, end)
 
     def _find_place(self, frames: Iterator[av.AudioFrame], start: int, end: int) -> tuple[int, Iterator[av.AudioFrame]]:
         """The same of frames that begin before `start`; `end` is where the sound before them ended."""
@@ -300,7 +304,7 @@ class FFmpegFile:
             if not (streams := container.streams.audio):
                 return
             stream, is_first, end_s = streams[self.track if self.track < len(streams) else 0], True, 0.0
-            for frame in self._decode(self._demux(container, stream), decoder_of(stream), start):
+            for frame in self._decode(self._demux(container, stream), decoder_of(stream), file, 0, start):
                 end_s = (frame.time or 0.0) + frame.samples / frame.sample_rate
                 if frame.time_base != self.tick:
                     frame.pts = None
@@ -326,16 +330,17 @@ class FFmpegFile:
             raise DecodeError("a new stream begins in the middle of it") from e
 
     def _decode(
-        self, packets: Iterator[av.Packet], decoder: av.AudioCodecContext | None, start: int = 0
+        self, packets: Iterator[av.Packet], decoder: av.AudioCodecContext | None, file: BinaryIO, begin=0, start=0
     ) -> Iterator[av.AudioFrame]:
+        """Frames of packets of a file, the first of which stands at its byte `begin`; the file stands at `start`."""
         hole = None
         for packet in packets:
             if packet.pos is not None:
                 self.read_to = start + packet.pos + packet.size
             if packet.is_corrupt:
                 raise DecodeError("damaged or cut off: FFmpeg marks a packet as corrupt")
-            if self.kind == "ogg" and av.logging.get_last_error()[0] != self.num_errors:  # it drops a page and goes on
-                raise DecodeError(f"damaged: {av.logging.get_last_error()[1][2]}")
+            if self.kind == "ogg" and (begin := ogg.check_pages(file, begin, packet.pos)) is None:
+                raise DecodeError("damaged: a page of Ogg is not as its checksum says")
             excess = self._excess(packet)
             try:
                 frames = packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
@@ -368,13 +373,3 @@ def _without_time(frames: list[av.AudioFrame]) -> list[av.AudioFrame]:
     for frame in frames:
         frame.pts = None
     return frames
-
-
-def _all_samples(file: BinaryIO) -> tuple[BinaryIO, bool]:
-    """A file whose container states how much sound follows, with all that is there; and whether there is more."""
-    layout = find_samples(file)
-    if layout is None or not layout.ranges:
-        return file, False
-    if (whole := one_chunk(file, layout)) is not None:
-        return whole, layout.has_more
-    return file, layout.has_more or not layout.is_as_stated

@@ -283,4 +283,4 @@ def _reason(error: Exception) -> str:
     """The decoder's own words, in one line."""
     text = getattr(error, "error_string", None) or getattr(error, "strerror", None) or str(error)
     log = getattr(error, "log", None)
-    return " ".join(f"{text}: {log[2]}".split() if log else text.split())
+    return " ".join(f"{text}: {log[2]}".split() if log and log[2] else text.split())

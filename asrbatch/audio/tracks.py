@@ -29,6 +29,7 @@ class _Nameless:
 
 def open_container(file: BinaryIO, format: str | None) -> av.container.InputContainer:
     file.seek(0)
+    av.logging.log(av.logging.ERROR, "asrbatch", "")  # or an error here bears FFmpeg's last words about another file
     allowed = {"protocol_whitelist": "none", "format_whitelist": format or FFMPEG_FORMATS}
     return av.open(_Nameless(file), format=format, metadata_errors="ignore", container_options=allowed)
 

@@ -6,6 +6,7 @@ over a minute were lost or took the file for cut off, late tracks began at 0, th
 even where it was silent, and the files of `test_good_files_that_were_refused` were unreadable.
 """
 
+import base64
 import io
 import struct
 from pathlib import Path
@@ -301,6 +302,71 @@ def test_mp3_with_what_is_no_sound_behind_it(tmp_path, speech, tail, rate):
     # The last frame's padding is cut only where its number of frames is believed.
     assert 0 <= len(got.samples) - len(expected.samples) < 1000
     assert np.abs(got.samples[: len(expected.samples) - 500] - expected.samples[:-500]).max() < 1e-3
+
+
+ZEROS = {
+    "ts": ("mpegts", "aac", 48000), "m2ts": ("mpegts", "aac", 48000), "amr": ("amr", "libopencore_amrnb", 8000),
+    "ac3": ("ac3", "ac3", 48000), "ac3 44.1": ("ac3", "ac3", 44100), "eac3": ("eac3", "eac3", 48000),
+    "wv": ("wv", "wavpack", 16000), "adts": ("adts", "aac", 16000), "ogg": ("ogg", "libopus", 48000),
+    "flv": ("flv", "aac", 44100), "tta": ("tta", "tta", 16000), "mkv": ("matroska", "aac", 48000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_behind_a_file(tmp_path, speech, name):
+    """As copying by blocks leaves them. Before, TS, AMR, AC-3 and WavPack were refused, and AMR took them for sound."""
+    options = {"mpegts_m2ts_mode": "1"} if name == "m2ts" else {}
+    data = container_of(tmp_path, speech, *ZEROS[name], **options)
+    expected = load(data)
+    for num_zeros in (1, 13, 200, 5000, 1 << 21):
+        got = load(data + bytes(num_zeros))
+        assert got.flags == () and np.array_equal(got.samples, expected.samples), num_zeros
+    assert load(data + bytes(5000), offset_s=2.0).flags == ()
+
+
+def test_zeros_behind_amr_wb():
+    data = (Path(__file__).parents[1] / "data" / "pauses.amr-wb").read_bytes()
+    assert np.array_equal(load(data + bytes(3000)).samples, load(data).samples)
+
+
+PICTURES = {"short": b"\0\0\0\3\xff\xff\xff\xff", "empty": b"", "no type": b"\xff" * 40}
+
+
+@pytest.mark.parametrize("codec", ["libopus", "flac"])
+@pytest.mark.parametrize("picture", PICTURES)
+def test_an_ogg_file_with_a_comment_that_ffmpeg_complains_of(tmp_path, speech, codec, picture):
+    """Before: "damaged: Attached picture metadata block too short"."""
+    path = tmp_path / "x.ogg"
+    with av.open(str(path), "w", format="ogg") as out:
+        stream = out.add_stream(codec, rate=48000, layout="mono")
+        stream.metadata["METADATA_BLOCK_PICTURE"] = base64.b64encode(PICTURES[picture]).decode() or "!"
+        frame = av.AudioFrame.from_ndarray(np.repeat(speech, 3).reshape(1, -1), "flt", "mono")
+        frame.sample_rate, frame.pts = 48000, 0
+        size = stream.codec_context.frame_size or 1024
+        for piece in av.AudioResampler(stream.codec_context.format, "mono", 48000, size).resample(frame):
+            out.mux(stream.encode(piece))
+        out.mux(stream.encode(None))
+    got = load(str(path))
+    assert got.flags == () and abs(got.duration_s - 4) < 0.05
+    # Nor are FFmpeg's words about this file those about the next one.
+    with pytest.raises(RowError) as error:
+        load(bytes(file(speech, "OGG"))[:100])
+    assert "picture" not in str(error.value)
+
+
+def test_an_ogg_page_that_is_damaged_costs_the_rows_that_hear_it(tmp_path, speech):
+    """By its checksum. Before, by FFmpeg's log, which is read seconds ahead and says nothing of a mark that is lost."""
+    data = container_of(tmp_path, np.tile(speech, 4), "ogg", "libopus", 48000)
+    pages = [at for at in range(len(data)) if data.startswith(b"OggS\0", at)]
+    broken = len(pages) // 2
+    for place in (pages[broken], pages[broken] + 7, pages[broken + 1] - 1):
+        damaged = bytearray(data)
+        damaged[place] ^= 0xFF
+        with pytest.raises(RowError, match="damaged: a page of Ogg"):
+            load(bytes(damaged))
+        assert load(bytes(damaged), duration_s=2.0).flags == ()
+    assert load(data + bytes(100) + b"TAG" + bytes(125)).flags == ()
+    assert load(joined(data, container_of(tmp_path, speech, "adts", "aac", 16000))).flags == ("trailing_audio",)
 
 
 def test_good_files_that_were_refused(tmp_path, speech):

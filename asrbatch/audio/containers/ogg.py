@@ -1,12 +1,19 @@
 """Pages of an Ogg file: whether it ends inside one, and where one recording ends and the next begins (RFC 3533)."""
 
 import io
+import zlib
 from typing import BinaryIO
 
-from asrbatch.audio.containers.joined import parts_from
+from asrbatch.audio.containers.joined import parts_from, places_of
+from asrbatch.audio.containers.mp3 import end_of_id3
+from asrbatch.audio.containers.pcm_layout import TAGS
 
 _MOST_PAGE_BYTES = 65_307
+_MOST_PADDING_BYTES = 64
 _FIRST_PAGE = 2  # the flag of a page that begins a stream
+_CRC_AT = 22
+# Ogg's checksum is that of zlib with the bits of each byte the other way round, and without its inversions.
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def ends_inside_page(file: BinaryIO) -> bool:
@@ -47,6 +54,48 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
             return []
         was_first, at = is_first, at + page_bytes(head)
     return parts_from(starts, file)
+
+
+def goes_on(file: BinaryIO) -> bool:
+    """Whether something stands behind the last page that is neither a tag, nor text, nor zeros."""
+    if not _is_ogg(file):
+        return False
+    page = _last_page(file)
+    rest = page[_page_bytes(page) :] if len(page) >= 27 else b""
+    rest = rest[end_of_id3(io.BytesIO(rest)) :]
+    return len(rest) > _MOST_PADDING_BYTES and not rest.isascii() and not rest.startswith(TAGS)
+
+
+def check_pages(file: BinaryIO, start: int, stop: int | None) -> int | None:
+    """Looks at the pages that begin from byte `start` to `stop`, or to the end of the file: FFmpeg leaves out a damaged
+    one and goes on. Leaves the file's position where it was.
+
+    Returns:
+        Where the next page begins; None where one of them is damaged.
+    """
+    before, size = file.tell(), file.seek(0, io.SEEK_END)
+    try:
+        while start < size and (stop is None or start <= stop):
+            file.seek(start)
+            page = file.read(27 + 255)
+            length = _page_bytes(page) if len(page) >= 27 else size
+            page += file.read(max(0, min(length, _MOST_PAGE_BYTES) - len(page)))
+            if stop is None and (page[:4] != b"OggS" or len(page) < length):  # a tag, zeros, or cut off
+                return None if next(places_of(file, b"OggS\0", start + 1), None) is not None else size
+            if page[:4] != b"OggS" or not _has_checksum(page[:length]):
+                return None
+            start += length
+        return start
+    finally:
+        file.seek(before)
+
+
+def _has_checksum(page: bytes) -> bool:
+    """Whether a page has its checksum: CRC-32 with 0x04C11DB7 from 0, over the page with 0 in its place."""
+    stated = int.from_bytes(page[_CRC_AT : _CRC_AT + 4], "little")
+    data = page[:_CRC_AT] + bytes(4) + page[_CRC_AT + 4 :]
+    crc = zlib.crc32(data.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{crc:032b}"[::-1], 2) == stated
 
 
 def _is_ogg(file: BinaryIO) -> bool:

@@ -105,7 +105,17 @@ class _WithHead:
         return self._file.read(count)
 
 
-def one_chunk(file: BinaryIO, layout: PcmLayout) -> BinaryIO | None:
+def whole_file(file: BinaryIO) -> tuple[BinaryIO, bool]:
+    """A file whose container states how much sound follows, with all that is there; and whether there is more."""
+    layout = find_samples(file)
+    if layout is None or not layout.ranges:
+        return file, False
+    if (whole := _one_chunk(file, layout)) is not None:
+        return whole, layout.has_more
+    return file, layout.has_more or not layout.is_as_stated
+
+
+def _one_chunk(file: BinaryIO, layout: PcmLayout) -> BinaryIO | None:
     """A WAV file with all its samples in one chunk whose size is right, for a reader that believes that; None where it
     is as the header says, or cut off, or no such size can be written.
     """
