@@ -1,7 +1,10 @@
 """The part of an audio file that a row names, in terms both decoders share. Knows neither of them."""
 
 import math
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 
@@ -119,3 +122,36 @@ class Mixer:
                 self.cancels = True
                 return block[:, np.argmax(self._powers > loudest / 2)]  # the first of the loud ones, block after block
         return mean
+
+
+_scales: dict[tuple[int, ...], np.float32] = {}  # by file, of which many rows may be cut
+_MOST_SCALES = 1000
+
+
+def find_scale(file: BinaryIO, track: int, blocks: Iterable[np.ndarray]) -> np.float32:
+    """By what floating-point samples are multiplied: 1 / 32,768 where they are 16-bit integers that nobody divided (all
+    whole, some far above 1), else 1.
+
+    Args:
+        track: which of its audio streams.
+        blocks: all samples; not read to the end, but for few files.
+    """
+    try:
+        facts = os.fstat(file.fileno())
+    except OSError:  # bytes
+        return _scale_of(blocks)
+    key = facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, track
+    if key not in _scales:
+        if len(_scales) >= _MOST_SCALES:
+            _scales.clear()
+        _scales[key] = _scale_of(blocks)
+    return _scales[key]
+
+
+def _scale_of(blocks: Iterable[np.ndarray]) -> np.float32:
+    peak = 0.0
+    for block in blocks:
+        if not np.array_equal(block, np.rint(block)):
+            return np.float32(1)
+        peak = max(peak, np.abs(block).max(initial=0.0))
+    return np.float32(1 / (1 << 15) if 8 < peak <= 1 << 15 else 1)

@@ -6,14 +6,14 @@ Sets PyAV's log level, which belongs to the whole process.
 import io
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import BinaryIO
 
 import av
 import numpy as np
 from av import FFmpegError
 
-from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer
+from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer, find_scale
 from asrbatch.audio.containers import flac, mp3, ogg
 from asrbatch.audio.containers.joined import amr_parts, matroska_parts, mov_parts
 from asrbatch.audio.containers.padding import without_zeros
@@ -32,6 +32,9 @@ MIN_GAP_S, RESTART_S = 0.1, 1.0
 # A jump of less than a minute is believed; a larger one where it ends before the container's stated end, or within a
 # day where that states none. What leads further is a broken clock.
 SURE_GAP_S, MAX_GAP_S = 60.0, 24 * 3600.0
+
+# Samples that are those of the recording, and may be in the scale of integers.
+FLOATS, LOSSLESS = ("flt", "dbl"), ("pcm_f", "wavpack")
 
 # Where the files are that were joined to one, by kind of container.
 PARTS = (ogg.parts, flac.parts, matroska_parts, mov_parts, amr_parts)
@@ -61,7 +64,7 @@ class FFmpegFile:
         self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None, *, for_header: bool = False
     ):
         self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
-        file = without_zeros(file)
+        source, self.scale, file = file, np.float32(1), without_zeros(file)
         self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
         (mp3_length, self.goes_on), sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
         self.has_more = ogg.goes_on(file)
@@ -93,6 +96,10 @@ class FFmpegFile:
         self.frames_per_tick = float(self.tick * self.rate)
         self.origin = self._begin_of(self.container, self.first)
         self.slack = round(LENGTH_SLACK_S * self.rate)
+        if self.first.format.name.startswith(FLOATS) and self.stream.codec_context.name.startswith(LOSSLESS):
+            place = self.file.tell()  # which is that of `container`
+            self.scale = find_scale(source, self.track, self._values(format))
+            self.file.seek(place)
         self._find_length(mp3_length)
 
     def _find_length(self, mp3_length: int | None) -> None:
@@ -113,6 +120,12 @@ class FFmpegFile:
             self.length = round((self.container.duration / av.time_base - self.origin * self.tick) * self.rate)
         if self.later_parts:
             self.length = None  # that is of the first
+
+    def _values(self, format: str | None) -> Iterator[np.ndarray]:
+        """All its samples as they are written, as far as they can be read."""
+        with suppress(FFmpegError), open_container(self.file, format) as container:
+            for frame in container.decode(only_track(container, self.track)):
+                yield to_float(frame)
 
     def header(self) -> Header:
         codec, container = self.stream.codec_context.codec.canonical_name, self.kind.split(",")[0]
@@ -154,6 +167,7 @@ class FFmpegFile:
             "gap_filled": self.has_gaps,
             "other_tracks": has_others,
             "trailing_audio": self.has_more,
+            "scaled": self.scale != 1,
             "channels_cancel": self.mixer.cancels,
         }
         return [flag for flag, is_so in marks.items() if is_so]
@@ -189,7 +203,7 @@ class FFmpegFile:
                 for left in range(gap, 0, -BLOCK_VALUES):
                     yield np.zeros(min(left, BLOCK_VALUES), np.float32)
                 position += gap
-            samples = self.mixer(to_float(frame))
+            samples = self.mixer(to_float(frame) * self.scale)
             position += len(samples)
             yield samples
 

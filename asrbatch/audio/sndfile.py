@@ -10,7 +10,7 @@ import numpy as np
 import soundfile as sf
 from soundfile import LibsndfileError
 
-from asrbatch.audio.clip import BLOCK_VALUES, Clip, Mixer
+from asrbatch.audio.clip import BLOCK_VALUES, Clip, Mixer, find_scale
 from asrbatch.audio.containers import flac
 from asrbatch.audio.containers.pcm_layout import UNKNOWN_BYTES, PcmLayout, RangeReader, find_samples
 from asrbatch.audio.header import Header
@@ -55,7 +55,7 @@ class SndFile:
         missing = 0 if layout is None or layout.num_missing <= HEADER_BYTES else layout.num_missing // frame_bytes
         clip.check_track(1)
         self._file, self.sound, self.clip, self.rate, self.slack, self.end = file, sound, clip, sound.samplerate, 0, 0
-        self.mixer, self.scale = Mixer(clip), np.float32(1 / (1 << 15) if self._has_scale_of_int16() else 1)
+        self.mixer, self.scale = Mixer(clip), self._find_scale(file)
         self.length = sound.frames + missing
         # libsndfile shortens `frames` to what the file holds, and tells only its log: "data : 32000 (should be 19956)".
         clipped = re.search(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)", sound.extra_info)
@@ -69,17 +69,10 @@ class SndFile:
             file.seek(position)
             self.length = max(self.length, int(stated[1]) if stated else 0)
 
-    def _has_scale_of_int16(self) -> bool:
-        """Whether floating-point samples are 16-bit integers, not divided by 32,768: all whole, some far above 1."""
+    def _find_scale(self, file: BinaryIO) -> np.float32:
         if self.subtype not in ("FLOAT", "DOUBLE") or not self.sound.seekable():
-            return False
-        peak = 0.0
-        # Small blocks: the first one with a sound in it tells of nearly every file.
-        for block in self.sound.blocks(1 << 12, dtype="float32", always_2d=True):
-            if not np.array_equal(block, np.rint(block)):
-                return False
-            peak = max(peak, np.abs(block).max(initial=0.0))
-        return 8 < peak <= 1 << 15
+            return np.float32(1)
+        return find_scale(file, 0, self.sound.blocks(1 << 12, dtype="float32", always_2d=True))
 
     def is_for_ffmpeg(self) -> bool:
         """Whether this is one of the files that libsndfile opens but reads wrong (see `load.py`)."""
