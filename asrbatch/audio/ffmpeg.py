@@ -67,9 +67,7 @@ class FFmpegFile:
         source, self.scale, file = file, np.float32(1), without_zeros(file)
         self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
         (mp3_length, self.goes_on), sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
-        self.has_more = ogg.goes_on(file)
-        file, goes_on = whole_file(file)
-        self.has_more |= goes_on
+        file, self.has_more = whole_file(file)
         parts = next(filter(None, (find(file) for find in PARTS)), []) if sound_end is None else [(0, sound_end)]
         self.later_parts = [RangeReader(file, [part]) for part in parts[1:]]
         if parts:
@@ -263,6 +261,8 @@ class FFmpegFile:
         for packet in packets:
             if packet.pts is None:  # the end of the file
                 break
+            if packet.pos is not None:
+                self.read_to = packet.pos + packet.size
             if self._place(packet.pts) < end - RESTART_S * self.rate:
                 self._restart(packet.pts, end)
             excess = self._excess(packet)

@@ -45,11 +45,13 @@ states, gaps, late beginnings, several tracks, recordings joined on, tags, odd s
 | MP3 with APE, APE and ID3v1, 1 MiB of zeros behind it | unreadable | 4 s |
 | MP3 with ID3v1, ID3v2 behind it | 4 s | 4 s |
 | zeros behind TS, M2TS, AMR, AMR-WB, AC-3, E-AC-3, WavPack | unreadable | 4 s |
-| zeros behind ADTS, Ogg, FLV, TTA, MKV | 4 s | 4 s |
+| zeros behind ADTS, Ogg: a few; 2 MiB | 4 s; unreadable | 4 s |
+| zeros behind FLV, TTA, MKV | 4 s | 4 s |
 | AMR, AMR-WB with DTX | unreadable | all of it |
 | joined, another rate: MP3, TS, ADTS, MKV, Vorbis | unreadable | 8 s |
 | joined FLAC, at the same rate and another | 4 s | 8 s |
 | joined Opus, Vorbis, WebM, MKV, TS, ADTS, MP3 | 8 s | 8 s |
+| an offset in the second of joined FLV, TTA, if the first is over 64 KiB | empty_audio | right |
 | three joined: MP4, index first, 3GP, MOV, FLV, TTA; AMR | 4 s; unreadable | 12 s |
 | an offset up to 1 s behind the joint: TS, MPEG | right, later with `gap_filled` | right |
 | Opus, FLAC in Ogg with a comment that FFmpeg complains of | unreadable | 4 s |
@@ -258,10 +260,13 @@ def test_times_stay_true_across_a_gap(tmp_path, speech, name, gap_s):
 
 
 @pytest.mark.parametrize(
-    ("container", "codec"), [("mpegts", "aac"), ("mpeg", "mp2"), ("adts", "aac"), ("mp3", "libmp3lame"), ("flv", "aac")]
+    ("container", "codec"),
+    [("mpegts", "aac"), ("mpeg", "mp2"), ("adts", "aac"), ("mp3", "libmp3lame"), ("flv", "aac"), ("tta", "tta")],
 )
 def test_offsets_behind_the_place_where_files_were_joined(tmp_path, speech, container, codec):
-    """Before, rows of TS and MPEG up to a second behind it were flagged `gap_filled`."""
+    """Before, rows of TS and MPEG up to a second behind it were flagged `gap_filled`, and those of a long FLV or TTA
+    found nothing.
+    """
     rate = 44100 if container == "flv" else 48000
     data = container_of(tmp_path, np.concatenate([speech, speech]), container, codec, rate)
     got = load(joined(data, data))

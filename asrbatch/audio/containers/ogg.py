@@ -5,11 +5,9 @@ import zlib
 from typing import BinaryIO
 
 from asrbatch.audio.containers.joined import parts_from, places_of
-from asrbatch.audio.containers.mp3 import end_of_id3
-from asrbatch.audio.containers.pcm_layout import TAGS
 
+MOST_HEAD_BYTES = 27 + 255  # of a page
 _MOST_PAGE_BYTES = 65_307
-_MOST_PADDING_BYTES = 64
 _FIRST_PAGE = 2  # the flag of a page that begins a stream
 _CRC_AT = 22
 # Ogg's checksum is that of zlib with the bits of each byte the other way round, and without its inversions.
@@ -42,7 +40,7 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
     last_serial, first_serials = _last_page(file)[14:18], set()
     while at < size:
         file.seek(at)
-        head = file.read(27 + 255)
+        head = file.read(MOST_HEAD_BYTES)
         if head[:4] != b"OggS" or len(head) < 27:
             break
         is_first = bool(head[5] & _FIRST_PAGE)
@@ -56,16 +54,6 @@ def parts(file: BinaryIO) -> list[tuple[int, int]]:
     return parts_from(starts, file)
 
 
-def goes_on(file: BinaryIO) -> bool:
-    """Whether something stands behind the last page that is neither a tag, nor text, nor zeros."""
-    if not _is_ogg(file):
-        return False
-    page = _last_page(file)
-    rest = page[_page_bytes(page) :] if len(page) >= 27 else b""
-    rest = rest[end_of_id3(io.BytesIO(rest)) :]
-    return len(rest) > _MOST_PADDING_BYTES and not rest.isascii() and not rest.startswith(TAGS)
-
-
 def check_pages(file: BinaryIO, start: int, stop: int | None) -> int | None:
     """Looks at the pages that begin from byte `start` to `stop`, or to the end of the file: FFmpeg leaves out a damaged
     one and goes on. Leaves the file's position where it was.
@@ -77,8 +65,8 @@ def check_pages(file: BinaryIO, start: int, stop: int | None) -> int | None:
     try:
         while start < size and (stop is None or start <= stop):
             file.seek(start)
-            page = file.read(27 + 255)
-            length = _page_bytes(page) if len(page) >= 27 else size
+            page = file.read(MOST_HEAD_BYTES)
+            length = page_bytes(page) if len(page) >= 27 else size
             page += file.read(max(0, min(length, _MOST_PAGE_BYTES) - len(page)))
             if stop is None and (page[:4] != b"OggS" or len(page) < length):  # a tag, zeros, or cut off
                 return None if next(places_of(file, b"OggS\0", start + 1), None) is not None else size

@@ -1,6 +1,7 @@
 """Zeros behind the last frame, as copying by blocks leaves them, of kinds in which FFmpeg takes them for damage.
 
-Sources: 3GPP TS 26.101 and 26.201 (AMR), ETSI TS 102 366 (AC-3, E-AC-3), ISO/IEC 13818-1 (TS), the WavPack 4 format.
+Sources: 3GPP TS 26.101 and 26.201 (AMR), ETSI TS 102 366 (AC-3, E-AC-3), ISO/IEC 13818-1 (TS), 14496-3 (ADTS), RFC 3533
+(Ogg), the WavPack 4 format.
 """
 
 import io
@@ -8,10 +9,10 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
+from asrbatch.audio.containers.ogg import MOST_HEAD_BYTES, page_bytes
 from asrbatch.audio.containers.pcm_layout import RangeReader
 
 _BLOCK_BYTES = 1 << 20
-_HEAD_BYTES = 16
 _AMR = (13, 14, 16, 18, 20, 21, 27, 32, 6, 1, 1, 1, 1, 1, 1, 1)  # bytes of a frame, by its type
 _AMR_WB = (18, 24, 33, 37, 41, 47, 51, 59, 61, 6, 1, 1, 1, 1, 1, 1)
 _AC3_KBPS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
@@ -33,7 +34,7 @@ def without_zeros(file: BinaryIO) -> BinaryIO:
         return file
     (at, bytes_of), end = _FRAMES[kind], _last_but_zeros(file, size)
     while at < end:
-        head = _read(file, at, _HEAD_BYTES).ljust(_HEAD_BYTES, b"\0")
+        head = _read(file, at, MOST_HEAD_BYTES).ljust(MOST_HEAD_BYTES, b"\0")
         num_bytes = _tag(head) or bytes_of(head)
         if num_bytes <= 0:
             return file
@@ -70,6 +71,10 @@ def _ac3(head: bytes) -> int:
     return 2 * (words + (code & 1 if rate == 1 else 0))
 
 
+def _adts(head: bytes) -> int:
+    return (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5 if head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else 0
+
+
 def _wavpack(head: bytes) -> int:
     return struct.unpack("<I", head[4:8])[0] + 8 if head[:4] == b"wvpk" else 0
 
@@ -80,6 +85,8 @@ _FRAMES: dict[bytes, tuple[int, Callable[[bytes], int]]] = {
     b"#!AMR-WB\n": (9, lambda head: _AMR_WB[head[0] >> 3 & 15]),
     b"\x0bw": (0, _ac3),
     b"wvpk": (0, _wavpack),
+    b"OggS": (0, lambda head: page_bytes(head) if head[:4] == b"OggS" else 0),
+    **dict.fromkeys((b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"), (0, _adts)),
 }
 
 
