@@ -239,8 +239,10 @@ GAPS = {
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}
 
 
-@pytest.mark.parametrize("name", GAPS)
-@pytest.mark.parametrize("gap_s", [2, 59, 61, 90])
+# FFmpeg's own limit is a minute, on both sides of which a container is tried.
+@pytest.mark.parametrize(
+    ("name", "gap_s"), [*((name, 2) for name in GAPS), ("webm", 59), *((name, 61) for name in GAPS)]
+)
 def test_times_stay_true_across_a_gap(tmp_path, speech, name, gap_s):
     """Offsets before the gap, in it, and behind it: MP4, MOV and 3GP gave silence from within the gap up to a
     second behind it.
