@@ -224,7 +224,9 @@ def test_a_stopped_task_of_another_node_wakes_up_after_it_was_succeeded(tmp_path
     expected = (
         "our lease was (taken over by process 1 on node8|removed); this process stops before it writes another row"
     )
-    assert re.match(rf"{out.with_suffix('.lease')}: {expected}", complaint(said)), said
+    # Stopped between writing its record aside and putting it in place, it finds that file removed by the newer one.
+    half_written = rf"{out.with_suffix('.run.json')}: No such file"
+    assert re.match(rf"{out.with_suffix('.lease')}: {expected}|{half_written}", complaint(said)), said
     assert out.read_bytes() == before, "it wrote a row after all"
     if wakes == "while the newer writes":
         taken = [int(line) for line in in_flight.read_text().splitlines()[1:]]
