@@ -88,12 +88,7 @@ def merge(
     paths = RunPaths(check_output(output))
     reading = reading or SourceOptions()
     sources = [manifest_source] if isinstance(manifest_source, str) else list(manifest_source)
-    # First: of a link to the manifest, or to what is no file, no chunks would be found.
-    check_run_outputs(paths, files_of(sources, reading))
-    num_chunks = choose_num_chunks(output, num_chunks, log)
-    of_chunks = find_chunks(output)[num_chunks].values()
-    inputs = (path for chunk in of_chunks for path in (chunk.rows, chunk.record, chunk.done))
-    check_run_outputs(paths, inputs)
+    num_chunks = _find_inputs(paths, sources, reading, num_chunks, log)
     remove_dead(paths.rows.parent)
     manifest = _open_manifest(sources, paths, reading)
     report = MergeReport()
@@ -121,6 +116,18 @@ def merge(
     if not report.complete:
         return MergeResult(paths, report, record, EXIT_ERROR)
     return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+
+
+def _find_inputs(
+    paths: RunPaths, sources: list[str], reading: SourceOptions, num_chunks: int | None, log: Callable[[str], None]
+) -> int:
+    """The number of chunks that are to be merged. Raises UsageError where the output is what is read."""
+    # First: of a link to the manifest, or to what is no file, no chunks would be found.
+    check_run_outputs(paths, files_of(sources, reading))
+    num_chunks = choose_num_chunks(paths.output, num_chunks, log)
+    of_chunks = find_chunks(paths.output)[num_chunks].values()
+    check_run_outputs(paths, (path for chunk in of_chunks for path in (chunk.rows, chunk.record, chunk.done)))
+    return num_chunks
 
 
 def _open_manifest(sources: list[str], paths: RunPaths, reading: SourceOptions) -> Manifest:

@@ -102,11 +102,7 @@ def export(
     _check_exists(rows_path)
     stem = rows_path.name.removesuffix(".jsonl")
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
-    if (kind := kind_of(result.folder)) != "a folder" and (kind or result.folder.exists()):
-        raise UsageError(f"--to {result.folder}: is {kind or 'a file'} and no folder; give another name")
-    with explained(result.folder):
-        result.folder.mkdir(parents=True, exist_ok=True)
-    remove_dead(result.folder)
+    _make_folder(result.folder)
     # A run may be writing: both passes read up to where the file ends now.
     size = _size(rows_path)
     shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
@@ -131,6 +127,14 @@ def export(
         for output in result.outputs.values():
             output.finish()
     return result
+
+
+def _make_folder(folder: Path) -> None:
+    if (kind := kind_of(folder)) != "a folder" and (kind or folder.exists()):
+        raise UsageError(f"--to {folder}: is {kind or 'a file'} and no folder; give another name")
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    remove_dead(folder)
 
 
 def completeness_notes(rows_path: Path, result: ExportResult) -> list[str]:

@@ -128,8 +128,7 @@ def update_deaths(record: dict[str, Any] | None, path: Path, finished: bytearray
     """
     if not record:
         return {}
-    # Earlier versions counted kills as halves.
-    deaths = {int(i): Deaths(int(n)) for i, n in record.get("engine_deaths", {}).items()}
+    deaths = {int(i): Deaths(n) for i, n in record.get("engine_deaths", {}).items()}
     for i, (kills, alone) in record.get("kills", {}).items():
         deaths[int(i)] = Deaths(deaths.get(int(i), Deaths()).engine, kills, alone)
     last = record["sessions"][-1] if record["sessions"] else None

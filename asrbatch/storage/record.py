@@ -150,7 +150,7 @@ def is_record(value: dict[str, Any]) -> bool:
         and isinstance(sessions, list)
         and all(isinstance(each, dict) and {"started", "heartbeat", "outcome"} <= each.keys() for each in sessions)
         and isinstance(deaths, dict)
-        and all(index.isdecimal() and type(number) in (int, float) for index, number in deaths.items())
+        and all(index.isdecimal() and type(number) is int for index, number in deaths.items())
         and isinstance(kills, dict)
         and all(index.isdecimal() and _are_two_counts(counts) for index, counts in kills.items())
     )
