@@ -16,7 +16,6 @@ from av import FFmpegError
 from asrbatch.audio.clip import BLOCK_VALUES, LENGTH_SLACK_S, MIN_RATE, Clip, DecodeError, Mixer, find_scale
 from asrbatch.audio.containers import flac, mp3, ogg
 from asrbatch.audio.containers.joined import amr_parts, matroska_parts, mov_parts
-from asrbatch.audio.containers.padding import without_zeros
 from asrbatch.audio.containers.pcm_layout import RangeReader, whole_file
 from asrbatch.audio.header import Header
 from asrbatch.audio.tracks import choose_track, decoder_of, only_track, open_container, to_float
@@ -64,7 +63,7 @@ class FFmpegFile:
         self, file: BinaryIO, clip: Clip, stack: ExitStack, format: str | None = None, *, for_header: bool = False
     ):
         self.clip, self.rate, self.length, self.slack, self.end = clip, MIN_RATE, None, 0, 0
-        source, self.scale, file = file, np.float32(1), without_zeros(file)
+        source, self.scale = file, np.float32(1)
         self.mixer, self.has_gaps, self.cut_off = Mixer(clip), False, ogg.ends_inside_page(file)
         (mp3_length, self.goes_on), sound_end = mp3.stated_length(file), mp3.end_of_sound(file)
         file, self.has_more = whole_file(file)

@@ -44,7 +44,7 @@ def end_before_other(file: BinaryIO) -> tuple[int, bool] | None:
             if following is not None and following != kind:
                 return end, True
             if following is None:
-                is_padding = kind not in ("mp3", "ogg", "flac") and _is_zero(file, min(behind, size), size)
+                is_padding = kind not in ("mp3", "flac") and _is_zero(file, min(behind, size), size)
                 return (end, False) if is_padding else None
             if end <= start:
                 return None
@@ -93,7 +93,7 @@ def _end_of_pages(file: BinaryIO, start: int, size: int) -> int:
     """Of Ogg. A file whose last page ends with it is not walked over."""
     if ogg.ends_with_page(file):
         return size
-    while (page := _read(file, start, 27 + 255))[:4] == b"OggS" and len(page) > 27:
+    while (page := _read(file, start, ogg.MOST_HEAD_BYTES))[:4] == b"OggS" and len(page) > 27:
         start += ogg.page_bytes(page)
     return start
 
