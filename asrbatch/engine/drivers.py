@@ -126,7 +126,10 @@ class ThreadDriver(Driver):
             self._deliver(key, died)
         # Those who submit meanwhile do not know yet.
         while (item := self._inbox.get()) is not _STOP:
-            self._deliver(item[0], died)
+            if isinstance(item, _Call):
+                item.answer.set_exception(died)
+            else:
+                self._deliver(item[0], died)
 
     def _admit(self, engine: Any) -> bool:
         """Adds what waits; blocks while the engine has nothing to do. False when it is time to stop."""
@@ -252,7 +255,7 @@ class ProcessDriver(Driver):
 def _answer(engine: Any, call: _Call) -> None:
     try:
         call.answer.set_result(engine.collective_rpc(call.method, args=call.args)[0])
-    except Exception as e:
+    except BaseException as e:
         # The worker may be in the middle of something: the run stops, as for a step that failed.
         call.answer.set_exception(_death(f"the engine failed at {call.method}: {_reason(e)}", e))
 

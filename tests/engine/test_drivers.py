@@ -50,6 +50,19 @@ def test_an_engine_stepped_in_a_thread_that_ends(error, where):
         assert type(error).__name__ in str(got["a"])
         driver.submit("late", None, None)
         assert answers.get(timeout=WAIT_S)[0] == "late"
+        with pytest.raises(EngineDiedError, match=type(error).__name__):
+            driver.call("a_method")
+        assert answers.empty()
+
+
+@pytest.mark.parametrize("error", ENDS, ids=repr)
+def test_a_call_of_a_worker_that_ends(error):
+    engine = SimpleNamespace(add_request=lambda *_: None, step=lambda: [], collective_rpc=called(error))
+    with (
+        closing(Closing(ThreadDriver(lambda: engine, lambda *answer: None, {}))) as driver,
+        pytest.raises(EngineDiedError, match="a_method"),
+    ):
+        driver.call("a_method")
 
 
 def is_refusal(error: BaseException, where: str) -> bool:
@@ -104,7 +117,7 @@ class Closing:
     """A driver that is closed with the time it needs."""
 
     def __init__(self, driver):
-        self.submit, self._driver = driver.submit, driver
+        self.submit, self.call, self._driver = driver.submit, driver.call, driver
 
     def close(self):
         self._driver.close(WAIT_S)
