@@ -4,6 +4,7 @@ One file of all rows, in their order. Rows that failed are in it with an empty p
 model look better than it is. Knows nothing of subtitles and of folders."""
 
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,7 +38,7 @@ _TIME_IS = (
 )
 
 
-class ResultFile(WholeFile):
+class ResultFile(WholeFile, ABC):
     """One file of all rows, each an object on a line of its own.
 
     Attributes:
@@ -73,9 +74,9 @@ class ResultFile(WholeFile):
             with explained(self.path):
                 self.file.write(json_bytes(fields) + b"\n")
 
+    @abstractmethod
     def result_of(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """What the file says of a row; None where it has no place for it."""
-        raise NotImplementedError
 
 
 class NemoFile(ResultFile):

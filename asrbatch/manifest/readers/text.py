@@ -9,6 +9,7 @@ import stat
 import threading
 import weakref
 import zlib
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
@@ -171,19 +172,20 @@ class LocalFile:
             raise ManifestError(f"{self.path}: cannot be read: {e.strerror}") from e
 
 
-class _BlockText:
+class _BlockText(ABC):
     """A `TextFile` that is read in blocks of about a megabyte, made of the bytes of another file."""
 
     def __init__(self, raw: Any):
         self.path, self.check, self._raw = raw.path, raw.check, raw
         self._blocks = ForwardBlocks(self._walk, self._entry, _KEPT_BLOCKS)
 
+    @abstractmethod
     def _walk(self, place: int) -> Iterator[tuple[int, bytes]]:
         """See `ForwardBlocks`. Raises ManifestError."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _entry(self, place: int) -> int:
-        raise NotImplementedError
+        """Where a walk that is to find a place begins."""
 
     def lines(self) -> Iterator[bytes]:
         rest = bytearray()
