@@ -313,12 +313,13 @@ def test_a_cancelled_task_stays_cancelled(slurm, submit, tmp_path):
     assert slurm.jobs()[f"{array}_0"]["Restarts"] == "0"
 
 
-def test_the_cluster_leaves_nothing_behind():
+def test_the_cluster_leaves_nothing_behind(tmp_path):
     """A second one beside that of the session: own ports, sockets and folder; its daemons end with it."""
     with running_cluster() as cluster:
-        cluster.call("sbatch", "-o", "/dev/null", "--wrap", "sleep 600")
+        cluster.call("sbatch", "-o", "/dev/null", "--wrap", f"touch {tmp_path}/begun; sleep 600")
         folder = cluster.folder
-        wait_until(lambda: any(job["JobState"] == "RUNNING" for job in cluster.jobs().values()), "a running job")
+        # Not its state, which is "running" before there is a process: SLURM takes minutes to end such a job.
+        wait_until((tmp_path / "begun").exists, "a running job")
     assert not folder.exists()
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
