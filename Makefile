@@ -7,8 +7,8 @@ PYTHON := .venv/bin/python
 demo: setup
 	$(PYTHON) scripts/demo.py
 
-# Three processes share the tests, file by file. On two cores: at any time one waits for a disk, a clock or a child.
-PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# Two processes share the tests, file by file; they would wait for disks, clocks and imports one after the other.
+PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Under 90 seconds: no engine, no cluster (tests/conftest.py says which tests are quick).
 check: lint
