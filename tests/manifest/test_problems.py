@@ -116,7 +116,8 @@ def test_a_run_that_refuses_rows_lists_all_of_them_beside_its_output(tiny_en, tm
 
 def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
     path = write_jsonl(tmp_path / "m.jsonl", bad_rows(3))
-    config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(path / "out.jsonl"))
+    # Nobody, root included, makes a file there.
+    config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output="/proc/out.jsonl")
     said = refused(config)
     assert len(said) == 5 and said[-1].startswith(
         f"the list of all of them was not written: {RunPaths(config.output_path).problems}"
@@ -124,6 +125,9 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
     with closing(ProblemFile(path / "below" / "list")) as problems, pytest.raises(OutputError, match="Not a directory"):
         problems.add(Issue(0, "m:1", None, "rows", "k", "t"))
         problems.write()
+    config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(path / "out.jsonl"))
+    with pytest.raises(UsageError, match="is no folder"):
+        run(config)
     os.rename(path, tmp_path / "other.problems")
     config = RunConfig(
         manifest=str(tmp_path / "other.problems"),
