@@ -111,5 +111,11 @@ class EngineStartError(AsrbatchError):
     """The engine did not start. Carries the end of its log and the likely fix."""
 
 
+class RefusedEngineArgsError(EngineStartError):
+    """vLLM takes no such values: whoever tries the same command again is refused again."""
+
+    exit_code = EXIT_USAGE
+
+
 class EngineDiedError(AsrbatchError):
     """The engine died during the run. Written rows are kept; the same command resumes."""

@@ -250,7 +250,7 @@ def _choose_decoder(
 ) -> AudioFile:
     if suffix == ".g722":
         return FFmpegFile(file, clip, stack, format="g722")
-    end, is_followed = end_before_other(file) or (None, False)
+    end, is_followed = end_before_other(file)
     opened = _open_by_content(file if end is None else RangeReader(file, [(0, end)]), clip, stack, for_header)
     opened.has_more = opened.has_more or is_followed
     return opened

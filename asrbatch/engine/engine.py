@@ -4,6 +4,7 @@ Knows which driver, which settings and which processor belong together; the driv
 processors nothing of drivers.
 """
 
+from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -17,7 +18,7 @@ from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import encoder_cache_bytes, engine_settings
 from asrbatch.engine.spec import EngineSpec
-from asrbatch.errors import EngineDiedError, EngineStartError, RowError
+from asrbatch.errors import EngineDiedError, EngineStartError, RefusedEngineArgsError, RowError
 from asrbatch.formatting import show
 from asrbatch.models.capabilities import ModelCapabilities
 from asrbatch.types import DecodingResult
@@ -54,6 +55,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
 
     Raises:
         EngineStartError: vLLM did not start.
+        RefusedEngineArgsError: vLLM refuses the user's engine arguments.
     """
     # First: vLLM reads its environment while it is imported.
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
@@ -69,7 +71,15 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     except EngineStartError:
         raise
     except (Exception, SystemExit) as e:
+        if isinstance(e, api.EngineConfigError) and _is_by_user(api, spec):
+            given = ", ".join(f"{name}={show(value)}" for name, value in spec.engine_args.items())
+            raise RefusedEngineArgsError(f"--engine-arg {given}: vLLM refuses this: {root_cause(e)}") from e
         raise EngineStartError(f"the engine did not start: {root_cause(e)}") from e
+
+
+def _is_by_user(api: Any, spec: EngineSpec) -> bool:
+    """Whether vLLM refuses a configuration because of the user's engine arguments: without them it takes it."""
+    return bool(spec.engine_args) and api.is_taken(engine_settings(replace(spec, engine_args={})))
 
 
 class SpeechEngine:

@@ -90,6 +90,33 @@ def test_behind_two_of_one_kind(files, first):
     check_alone(data + second, load(data).samples, ("trailing_audio",))
 
 
+def no_sound() -> dict[str, bytes]:
+    noise = np.random.default_rng(0).bytes(30_000)
+    return {
+        "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF" + noise,
+        "png": b"\x89PNG\r\n\x1a\n" + noise,
+        "zip": b"PK\3\4" + noise,
+    }
+
+
+@pytest.mark.parametrize("first", [*FFMPEG, *SNDFILE])
+def test_a_picture_behind_is_no_sound(files, first):
+    """Before, noise of full scale behind WAV, AIFF, W64, AU, CAF; behind AAC, AMR, AC-3, WavPack unreadable; behind the
+    others not flagged."""
+    expected = load(files[first]).samples
+    for data in no_sound().values():
+        check_alone(files[first] + data, expected, ("trailing_audio",))
+
+
+@pytest.mark.parametrize("first", ["FLAC", *(name for name in FFMPEG if name not in ("amr", "flv", "asf", "wv"))])
+def test_what_is_of_no_known_kind_is_flagged(files, first):
+    """It may be sound: samples without a header, say. Before, not flagged; behind AAC, AC-3 and TS unreadable."""
+    expected, samples = load(files[first]).samples, files["WAV"][44:]
+    for data in (samples, b"recorded by somebody\n" * 400, np.random.default_rng(1).bytes(9000)):
+        check_alone(files[first] + data, expected, ("trailing_audio",))
+    assert load(files[first] + b"\r\n").flags == ()
+
+
 @pytest.mark.parametrize("tail", [b"TAG" + bytes(125), TAG, bytes(5000)], ids=["ID3v1", "ID3v2", "zeros"])
 @pytest.mark.parametrize("first", [*FFMPEG, *SNDFILE])
 def test_tags_and_zeros_are_no_sound(files, first, tail):

@@ -21,7 +21,7 @@ from asrbatch.engine.base import DecodingOptions
 from asrbatch.engine.engine import start_engine
 from asrbatch.engine.settings import engine_settings, parse_engine_args
 from asrbatch.engine.vllm.engine_args import engine_arg_names
-from asrbatch.errors import EngineDiedError, EngineStartError, RowError, UsageError
+from asrbatch.errors import EXIT_USAGE, EngineDiedError, EngineStartError, RefusedEngineArgsError, RowError, UsageError
 
 
 @pytest.fixture
@@ -257,6 +257,19 @@ def test_an_engine_that_cannot_start_says_why(tiny_en, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(EngineStartError, match="the engine did not start: .*"):
         start_engine(spec_of(damaged), print)
+
+
+@pytest.mark.parametrize("mode", ["thread", "process"])
+@pytest.mark.parametrize(
+    "args", [("max_model_len=-7",), ("block_size=large",), ("async_scheduling=1", "max_logprobs=x")]
+)
+def test_values_of_engine_arguments_that_vllm_refuses_are_the_users_mistake(tiny_en, mode, args):
+    """Before, exit code 1, after which job scripts try again."""
+    with pytest.raises(RefusedEngineArgsError) as caught:
+        start_engine(spec_of(tiny_en, mode=mode, args=args), print)
+    given = ", ".join(args).replace("=large", '="large"').replace("=x", '="x"')
+    assert f"--engine-arg {given}: vLLM refuses this" in str(caught.value)
+    assert caught.value.exit_code == EXIT_USAGE
 
 
 @pytest.mark.parametrize(

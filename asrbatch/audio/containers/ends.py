@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from asrbatch.audio.containers import flac, ogg
-from asrbatch.audio.containers.joined import end_of_element
+from asrbatch.audio.containers.joined import SOUND_BOXES, end_of_element, places_of
 from asrbatch.audio.containers.kinds import (
     FORMS,
     FRAMES,
@@ -23,6 +23,11 @@ from asrbatch.audio.containers.kinds import (
 )
 
 _MP4_BOX_BYTES = 8
+# What transfers and players leave behind a file; more than this may be sound of a kind that is not known here.
+_MOST_SCRAP_BYTES = 4096
+# Of the others, what is no frame or page of theirs may also be damage with more of them behind it.
+_SURE_OF_ENDS = ("mp3", "adts", "ac3", "flac", "ogg", "mov", "matroska", "w64", "tta", "avi", "mpegts", "mpeg")
+_DAMAGED_BY_MORE = ("adts", "ac3", "mpegts")  # FFmpeg takes whatever follows for frames
 _ASF_PARTS = (b"\x30\x26\xb2\x75", b"\x36\x26\xb2\x75", b"\x90\x08\x00\x33", b"\xd3\x29\xe2\xd6")
 _AMR_BYTES = {
     b"#!AMR\n": (13, 14, 16, 18, 20, 21, 27, 32, 6, 0, 0, 0, 0, 0, 0, 1),
@@ -30,10 +35,10 @@ _AMR_BYTES = {
 }  # of a frame, by its type (RFC 4867, section 5.3)
 
 
-def end_before_other(file: BinaryIO) -> tuple[int, bool] | None:
-    """The byte at which a file ends although more stands behind it; and whether that is a file of another kind.
+def end_before_other(file: BinaryIO) -> tuple[int | None, bool]:
+    """Where to end a file although more stands behind it, and whether that is something that is not read.
 
-    None where nothing does, or where it is no other file, no tag and not zeros: more of it, padding, or damage.
+    The first is None where nothing stands there, and where it cannot be told from more of the file, padding or damage.
     """
     size, start = file.seek(0, io.SEEK_END), 0
     kind = kind_at(file, 0)
@@ -44,14 +49,16 @@ def end_before_other(file: BinaryIO) -> tuple[int, bool] | None:
             if following is not None and following != kind:
                 return end, True
             if following is None:
-                is_padding = kind not in ("mp3", "flac") and _is_zero(file, min(behind, size), size)
-                return (end, False) if is_padding else None
+                if _is_zero(file, min(behind, size), size):
+                    return None if kind in ("mp3", "flac") else end, False
+                is_other = kind in _SURE_OF_ENDS and size - behind > _MOST_SCRAP_BYTES
+                return end if is_other and kind in _DAMAGED_BY_MORE else None, is_other
             if end <= start:
-                return None
+                break
             start = end  # one of the same kind: `joined.py` finds those
     except (struct.error, IndexError):  # it is cut off within a head
-        return None
-    return None
+        pass
+    return None, False
 
 
 def _end_of_frames(kind: str) -> Callable[[BinaryIO, int, int], int]:
@@ -61,9 +68,12 @@ def _end_of_frames(kind: str) -> Callable[[BinaryIO, int, int], int]:
         return next((m.start() for m in sync.finditer(window) if is_frames(window, m.start(), kind)), -1)
 
     def end(file: BinaryIO, start: int, size: int) -> int:
-        at = _last_place(file, start, size, first)
-        while length := length_of(_read(file, at, 7)):
-            at += length
+        at, more = _last_place(file, start, size, first), 0
+        while more >= 0:  # behind tags and zeros between files that were joined
+            at += more
+            while length := length_of(_read(file, at, 7)):
+                at += length
+            more = first(_read(file, at, WINDOW_BYTES))
         return at
 
     return end
@@ -86,7 +96,9 @@ def _end_of_flac(file: BinaryIO, start: int, size: int) -> int:
     while (found := flac.first_frame(_read(file, at, WINDOW_BYTES))) >= 0:
         at += found + 1
     other = find_kind(file, at, min(size, at + 4 * WINDOW_BYTES))
-    return size if other is None else other[0]
+    if other is not None:
+        return other[0]
+    return min(size, at - 1 + flac.most_frame_bytes(_read(file, start, 21)) or size)
 
 
 def _end_of_pages(file: BinaryIO, start: int, size: int) -> int:
@@ -95,7 +107,8 @@ def _end_of_pages(file: BinaryIO, start: int, size: int) -> int:
         return size
     while (page := _read(file, start, ogg.MOST_HEAD_BYTES))[:4] == b"OggS" and len(page) > 27:
         start += ogg.page_bytes(page)
-    return start
+    # A page behind it: that between was damage.
+    return start if next(places_of(file, b"OggS", start), None) is None else size
 
 
 def _end_of_boxes(file: BinaryIO, start: int, size: int) -> int:
@@ -105,11 +118,12 @@ def _end_of_boxes(file: BinaryIO, start: int, size: int) -> int:
         (length,) = struct.unpack(">I", head[:4])
         if length == 1:
             (length,) = struct.unpack(">Q", head[8:])
-        if length == 0:  # to the end of the file
+        if length == 0 and head[4:8] in SOUND_BOXES:  # to the end of the file
             return size
-        is_box = length >= _MP4_BOX_BYTES and all(0x20 <= letter < 0x7F or letter == 0xA9 for letter in head[4:8])
-        if not is_box or start + length > size:
+        if length < _MP4_BOX_BYTES or any(letter != 0xA9 and not 0x20 <= letter < 0x7F for letter in head[4:8]):
             break
+        if start + length > size:
+            return size if head[4:8] in SOUND_BOXES else start
         start += length
     return start
 
@@ -128,6 +142,8 @@ def _end_of_riffs(file: BinaryIO, start: int, size: int) -> int:
     """Of AVI, which goes on in more of them."""
     while (head := _read(file, start, 12))[:4] == b"RIFF" and FORMS.get(head[8:]) == "avi":
         (length,) = struct.unpack("<I", head[4:8])
+        if length == 0:  # never finished
+            return size
         start += 8 + length + length % 2
     return start
 

@@ -45,6 +45,11 @@ def first_frame(data: bytes) -> int:
     return next((start for start in starts if _end_of_frame(data[start : start + 16], 0) is not None), -1)
 
 
+def most_frame_bytes(head: bytes) -> int:
+    """Of the largest frame, as the first 21 bytes of a file say (STREAMINFO); 0 where they do not."""
+    return int.from_bytes(head[15:18], "big")
+
+
 def _place(file: BinaryIO, at: int, last: bool = False) -> int | None:
     """Where the first frame behind a byte (or the last one) ends, in samples per channel; None for none."""
     file.seek(end_of_id3(file) + 8)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 _BLOCK_BYTES = 1 << 20
 _MATROSKA, _DOC_TYPE = b"\x1a\x45\xdf\xa3", b"\x42\x82"  # the element that a file begins with, and one in it
 _MOST_HEAD_BYTES = 64
-_SOUND_BOXES = (b"moov", b"mdat", b"moof")  # without one of which an MP4 file is none
+SOUND_BOXES = (b"moov", b"mdat", b"moof")  # without one of which an MP4 file is none
 
 
 def places_of(file: BinaryIO, mark: bytes, start: int = 0) -> Iterator[int]:
@@ -57,7 +57,7 @@ def mov_parts(file: BinaryIO) -> list[tuple[int, int]]:
             has_sound = False
         if not starts or length < 8:  # 0: to the end of the file
             break
-        has_sound = has_sound or name in _SOUND_BOXES
+        has_sound = has_sound or name in SOUND_BOXES
         at += length
     return parts_from(starts, file)
 

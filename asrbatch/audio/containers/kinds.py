@@ -13,6 +13,9 @@ _MAGICS = {
     b"fLaC": "flac", b"OggS\0": "ogg", b"\x1a\x45\xdf\xa3": "matroska", b"caff\0\1": "caf", b".snd\0\0": "au",
     b"riff\x2e\x91\xcf\x11": "w64", b"FLV\1": "flv", b"TTA1": "tta", b"wvpk": "wavpack", b"#!AMR": "amr",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "asf", b"\0\0\1\xba": "mpeg", b"NIST_1A": "nist", b"MAC ": "ape",
+    # No sound, and behind WAV they would be noise of full scale.
+    b"\xff\xd8\xff\xe0": "jpeg", b"\xff\xd8\xff\xe1": "jpeg", b"\xff\xd8\xff\xdb": "jpeg", b"\x89PNG\r\n": "png",
+    b"%PDF-": "pdf", b"PK\3\4": "zip",
 }  # fmt: skip
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide")  # that MP4 and MOV files begin with, behind a length
 _TS_BYTES = {188: 0, 192: 4, 204: 0}  # of a packet of MPEG-TS: where its mark stands

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import vllm
 from vllm import SamplingParams
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
@@ -37,9 +38,41 @@ def reserve_memory(settings: dict[str, Any], num_bytes: int) -> dict[str, Any]:
     return {**settings, "gpu_memory_utilization": share - num_bytes / current_platform.get_device_total_memory()}
 
 
+class EngineConfigError(ValueError):
+    """vLLM refuses the values of its engine arguments, or what they make together."""
+
+
+class _ConfigErrors:
+    """Mixed into engine arguments: their errors are told from those of an engine that starts with good ones."""
+
+    def create_engine_config(self, *args: Any, **kwargs: Any) -> VllmConfig:
+        try:
+            return super().create_engine_config(*args, **kwargs)
+        # Also a value of the wrong type; pydantic's ValidationError is a ValueError.
+        except (ValueError, TypeError) as e:
+            raise EngineConfigError(str(e)) from e
+
+
+class _ThreadArgs(_ConfigErrors, EngineArgs):
+    pass
+
+
+class _ProcessArgs(_ConfigErrors, AsyncEngineArgs):
+    pass
+
+
+def is_taken(settings: dict[str, Any]) -> bool:
+    """Whether vLLM can be configured so; nothing is loaded."""
+    try:
+        _ThreadArgs(**settings).create_engine_config()
+    except EngineConfigError:
+        return False
+    return True
+
+
 def start_thread(settings: dict[str, Any]) -> LLMEngine:
     """An engine in this process, to be stepped by whoever started it, in the thread that started it."""
-    engine = LLMEngine.from_engine_args(EngineArgs(**settings), enable_multiprocessing=False)
+    engine = LLMEngine.from_engine_args(_ThreadArgs(**settings), enable_multiprocessing=False)
     if torch.set_num_threads is not set_num_threads:
         # vLLM's CPU worker has replaced it by a function that logs a refusal, and vLLM's own renderer calls that twice
         # for every window: a log that grows with the manifest.
@@ -50,7 +83,7 @@ def start_thread(settings: dict[str, Any]) -> LLMEngine:
 def start_process(settings: dict[str, Any]) -> AsyncLLM:
     """An engine in vLLM's EngineCore process. Call it where an asyncio loop runs."""
     # Not `LLMEngine`: its `step` waits for ever when the process is killed.
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings, enable_log_requests=False))
+    return AsyncLLM.from_engine_args(_ProcessArgs(**settings, enable_log_requests=False))
 
 
 def request_args(lora: str | None) -> dict[str, Any]:
