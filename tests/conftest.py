@@ -152,6 +152,17 @@ class Engines:
             engine.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_inspector():
+    """A run ends the process in which vLLM says what models are, for its memory; 8 s of processor time each."""
+    from asrbatch.engine import inspector
+
+    close, inspector.close = inspector.close, lambda: None
+    yield
+    inspector.close = close
+    close()
+
+
 @pytest.fixture(scope="session")
 def engines():
     running = Engines()

@@ -82,7 +82,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
 ):
     short = [row for row in demo_rows if row["duration"] < 8]
     rows = [
-        {**short[i % len(short)], "id": f"row-{i}"} for i in range(32)
+        {**short[i % len(short)], "id": f"row-{i}"} for i in range(26)
     ]  # so many that the other task runs while one waits again
     rows[5]["audio_filepath"] = "nowhere.wav"  # a chunk that is complete with a failed row does not block the merge
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
@@ -110,7 +110,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
     slurm.wait_for(urgent, "COMPLETED", hurry=False)
     assert slurm.state(merge) == "PENDING" and slurm.jobs()[merge]["Reason"] == "Dependency"
     before = {task: chunk(output, task, 2).read_bytes() for task in range(2)}
-    assert all(2 <= content.count(b"\n") < 16 for content in before.values()), "both were stopped midway"
+    assert all(2 <= content.count(b"\n") < 13 for content in before.values()), "both were stopped midway"
 
     complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(2)), merge)
     assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(2)] == ["1", "1"]
@@ -127,7 +127,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
 
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     assert stable(output) == stable(whole.paths.rows)
-    assert [row["index"] for row in read_jsonl(output)] == list(range(32))
+    assert [row["index"] for row in read_jsonl(output)] == list(range(26))
     assert [row["index"] for row in read_jsonl(output) if row["status"] == "failed"] == [5]
     assert "a success for SLURM" in (tmp_path / f"logs/asrbatch-out-merge-{merge}.log").read_text()
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 from engine_client import RATE, EngineClient, samples_of
 from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
     SuppressTokensLogitsProcessor,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -55,9 +57,10 @@ class Transformers:
         return self.model.get_encoder()(self.features(clip, sampling_rate=RATE, return_tensors="pt").input_features)
 
     @torch.inference_mode()
-    def logits(self, heard, ids: list[int]) -> torch.Tensor:
-        """Of the token after `ids`: (1, vocabulary)."""
-        return self.model(encoder_outputs=heard, decoder_input_ids=torch.tensor([ids])).logits[:, -1]
+    def logits(self, heard, ids: list[int], past=None) -> torch.Tensor:
+        """Of the token after `ids`, of which all but the last are in `past`: (1, vocabulary)."""
+        new = torch.tensor([ids if past is None else ids[past.get_seq_length() :]])
+        return self.model(encoder_outputs=heard, decoder_input_ids=new, past_key_values=past).logits[:, -1]
 
     def greedy(self, clip: np.ndarray, start: list[int]) -> list[int]:
         """With timestamps, up to the end token."""
@@ -66,9 +69,9 @@ class Transformers:
             SuppressTokensLogitsProcessor(config.suppress_tokens),
             WhisperTimeStampLogitsProcessor(config, begin_index=len(start)),
         ]
-        heard, ids = self.hear(clip), list(start)
+        heard, ids, past = self.hear(clip), list(start), EncoderDecoderCache(DynamicCache(), DynamicCache())
         while ids[-1] != config.eos_token_id:
-            row = self.logits(heard, ids)
+            row = self.logits(heard, ids, past)
             for rule in rules:
                 row = rule(torch.tensor([ids]), row)
             ids.append(int(row.argmax()))
@@ -129,9 +132,10 @@ def test_no_speech_is_as_likely_as_transformers_finds_it(
         rows = [transformers.logits(transformers.hear(clip), [prompts.sot])[0] for clip in clips]
         expected = [float(row.softmax(0)[prompts.no_speech]) for row in rows]
         assert expected[0] > 0.9 and expected[2] < 0.1
-        for question in ({"timestamps": True}, {"timestamps": False}, {"language": "en"}, {"temperature": 0.7}):
-            found = [answer.no_speech_prob for answer in asked(clips, **question)]
-            assert found == pytest.approx(expected, abs=1e-3)
+        assert [answer.no_speech_prob for answer in asked(clips)] == pytest.approx(expected, abs=1e-3)
+        for question in ({"timestamps": True}, {"language": "en"}, {"temperature": 0.7}):
+            (answer,) = asked([sentences[1]], **question)
+            assert answer.no_speech_prob == pytest.approx(expected[2], abs=1e-3)
 
 
 def test_the_same_request_may_be_asked_again(multilingual, sentences):

@@ -558,28 +558,31 @@ def test_rows_that_state_a_language_the_model_cannot_be_told(engines, model, req
         runs(engines, folder, tmp_path, [{**rows[0], "target_lang": "de"}])
 
 
-def test_a_kaldi_folder_says_languages_to_a_model_that_cannot_be_told(cli, glm, tmp_path, demo_rows):
+def test_a_kaldi_folder_says_languages_to_a_model_that_cannot_be_told(glm, tmp_path, demo_rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name, value in (("wav.scp", demo_rows[1]["audio_filepath"]), ("utt2lang", "de"), ("text", "eins")):
         (tmp_path / "data" / name).write_text(f"utt1 {value}\n")
-    options = ("--model", glm, "--dtype", "float32", "--json")
-    planned = json.loads(cli("plan", "data", *options).stdout)
-    validated = json.loads(cli("validate", "data", *options).stdout)
+    options = ("--model", str(glm), "--dtype", "float32", "--json")
+
+    def said_by(command: str, *options: str) -> str:
+        return CliRunner().invoke(app, [command, "data", *options]).stdout
+
+    planned, validated = (json.loads(said_by(command, *options)) for command in ("plan", "validate"))
     assert planned["model"]["refused"] is None and planned["languages"] == {"de": 1} and validated["exit_code"] == 0
     for figures in (planned, validated):
         (said,) = (note for note in figures["notes"] if "`lang`" in note)
         assert said.startswith("1 row states a `lang`, which GlmAsr")
-    assert "note: 1 row states a `lang`" in " ".join(cli("validate", "data", *options[:-1]).stdout.split())
+    assert "note: 1 row states a `lang`" in " ".join(said_by("validate", *options[:-1]).split())
 
 
-def test_validate_asks_a_row_what_a_run_with_the_model_would(cli, qwen2, tmp_path, demo_rows):
+def test_validate_asks_a_row_what_a_run_with_the_model_would(qwen2, tmp_path, demo_rows):
     rows = [{**demo_rows[1], "prompt": " "}, {"audio_filepath": demo_rows[2]["audio_filepath"]}]
-    done = cli("validate", write_jsonl(tmp_path / "m.jsonl", rows), "--model", qwen2, "--json")
+    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
+    done = CliRunner().invoke(app, ["validate", str(manifest), "--model", str(qwen2), "--json"])
     (problem,) = json.loads(done.stdout)["problems"]
     assert (
-        done.returncode == 2
-        and problem["rows"] == 1
-        and "a chat needs an instruction" in problem["examples"][0]["text"]
+        done.exit_code == 2 and problem["rows"] == 1 and "a chat needs an instruction" in problem["examples"][0]["text"]
     ), problem
 
 

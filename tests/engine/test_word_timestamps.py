@@ -38,8 +38,16 @@ def worker_of(engines):
 
 
 @pytest.fixture(scope="module")
-def demo(timed, demo_manifest):
-    return timed(demo_manifest, word_timestamps=True)
+def speech(demo_rows, tmp_path_factory):
+    """Some sentences, and a recording of several windows."""
+    rows = [row for row in demo_rows if row["duration"] < 8][:4] + [row for row in demo_rows if row["duration"] > 60]
+    assert len(rows) == 5
+    return write_jsonl(tmp_path_factory.mktemp("speech") / "m.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def demo(timed, speech):
+    return timed(speech, word_timestamps=True)
 
 
 def words_of(row: dict) -> list[dict]:
@@ -60,9 +68,9 @@ def check_words(row: dict) -> None:
         assert all(word["start"] < word["end"] and 0 < word["probability"] <= 1 for word in words)
 
 
-def test_nothing_else_changes_and_every_segment_has_its_words(demo, transcribe, tiny_en, demo_manifest, tmp_path):
+def test_nothing_else_changes_and_every_segment_has_its_words(demo, transcribe, tiny_en, speech, tmp_path):
     rows, record = demo
-    transcribe(demo_manifest, tiny_en, tmp_path / "plain.jsonl", args=("max_num_seqs=1",))
+    transcribe(speech, tiny_en, tmp_path / "plain.jsonl", args=("max_num_seqs=1",))
     plain = {row["index"]: row for row in read_jsonl(tmp_path / "plain.jsonl")}
     assert [json.dumps(without_words(rows[i])) for i in sorted(rows)] == [
         json.dumps({**plain[i], "timing": None}) for i in sorted(plain)
@@ -102,13 +110,13 @@ def test_words_are_where_somebody_speaks(timed, speech_wav, tmp_path):
             ]
 
 
-def test_what_was_not_kept_is_encoded_again_with_the_same_words(engines, demo, timed, demo_manifest):
+def test_what_was_not_kept_is_encoded_again_with_the_same_words(engines, demo, timed, speech):
     _, worker = worker_of(engines)
     kept = worker.model_runner.encoder_cache
     assert kept.num_bytes == 0, "everything was taken or discarded"
     most, kept._max_bytes = kept._max_bytes, 0
     try:
-        rows, record = timed(demo_manifest, word_timestamps=True)
+        rows, record = timed(speech, word_timestamps=True)
     finally:
         kept._max_bytes = most
     assert {i: without_words(row) for i, row in rows.items()} == {i: without_words(row) for i, row in demo[0].items()}

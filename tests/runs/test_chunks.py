@@ -149,17 +149,13 @@ def test_two_chunks_of_sixteen_as_a_slurm_array(cli, tiny_en, tmp_path):
         )
 
 
-def test_a_chunk_on_the_real_engine(cli, tiny_en, demo_rows, tmp_path):
-    """Task 0 of an array with an offset takes chunk 1; its rows carry their places in the whole manifest."""
+def test_a_chunk_on_the_real_engine(transcribe, tiny_en, demo_rows, tmp_path):
+    """Its rows carry their places in the whole manifest. As a task: test_slurm.py."""
     rows = [row for row in demo_rows if row["duration"] < 8][:4]
-    manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    options = ("--num-chunks", 2, "--chunk-offset", 1, "--strategy", "strided", "--dtype", "float32")
-    done = cli(
-        "transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", *options, env={"SLURM_ARRAY_TASK_ID": "0"}
-    )
-    assert done.returncode == EXIT_COMPLETE, done.stderr
-    paths = RunPaths(chunk_path(tmp_path / "out.jsonl", 1, 2))
-    assert done.stdout.strip() == str(paths.rows)
+    manifest, output = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "out.jsonl"
+    summary = transcribe(manifest, tiny_en, output, num_chunks=2, chunk_id=1, strategy="strided")
+    paths = RunPaths(chunk_path(output, 1, 2))
+    assert summary.exit_code == EXIT_COMPLETE and summary.paths.rows == paths.rows
     written = {row["index"]: row for row in read_jsonl(paths.rows)}
     assert sorted(written) == [1, 3] and len(read_jsonl(paths.rows)) == 2
     assert {i: row["id"] for i, row in written.items()} == {1: rows[1]["id"], 3: rows[3]["id"]}

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from pathlib import Path
 
@@ -23,7 +24,6 @@ from run_output import EXACT, stable, wait_for_rows
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import (
     EXIT_COMPLETE,
-    EXIT_ERROR,
     EXIT_HELD,
     EXIT_INTERRUPTED,
     EXIT_ROWS_FAILED,
@@ -45,7 +45,7 @@ def manifest(demo_rows, tmp_path_factory) -> Path:
 def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     start_cli, cli, transcribe, tiny_en, manifest, tmp_path
 ):
-    manifest = write_jsonl(tmp_path / "m.jsonl", read_jsonl(manifest)[:16])
+    manifest = write_jsonl(tmp_path / "m.jsonl", read_jsonl(manifest)[:12])
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     out, record = tmp_path / "out.jsonl", tmp_path / "out.run.json"
     command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
@@ -56,7 +56,7 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     before = out.read_bytes()
     before = before[: before.rindex(b"\n") + 1]
     with open(out, "ab") as file:
-        file.write(b'{"id": "row-15", "index": 15, "status": "o')  # as a kill within a write leaves it
+        file.write(b'{"id": "row-11", "index": 11, "status": "o')  # as a kill within a write leaves it
 
     process = start_cli(*command)
     wait_until(lambda: len(json.loads(record.read_text())["sessions"]) == 2, 300.0)
@@ -66,20 +66,45 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     assert "Traceback" not in second.stderr
     wait_for_rows(process, out, before.count(b"\n") + 2)
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=180)
+    stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == EXIT_INTERRUPTED, stderr
     assert "SIGTERM: finishing what is in the engine" in stderr and "the same command goes on from there" in stderr
-    assert len(read_jsonl(out)) < 16 and not (tmp_path / "out.done.json").exists()
+    assert stdout.strip() == str(out) and len(read_jsonl(out)) < 12 and not (tmp_path / "out.done.json").exists()
 
-    process = start_cli(*command)
-    stdout, stderr = process.communicate(timeout=600)
-    assert process.returncode == EXIT_ROWS_FAILED, stderr
-    assert stdout.strip() == str(out) and out.read_bytes().startswith(before)
-    assert stable(out) == stable(whole.paths.rows) and sorted(stable(out)) == list(range(16))
+    code, shown = on_a_terminal(*command)
+    assert code == EXIT_ROWS_FAILED, shown
+    check_shown(shown, out)
+    assert out.read_bytes().startswith(before)
+    assert stable(out) == stable(whole.paths.rows) and sorted(stable(out)) == list(range(12))
     sessions = json.loads(record.read_text())["sessions"]
     assert [s["outcome"] for s in sessions] == [None, "interrupted", "complete"]
-    assert sum(s.get("rows", 0) for s in sessions) <= 16
-    assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 16
+    assert sum(s.get("rows", 0) for s in sessions) <= 12
+    assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 12
+
+
+def on_a_terminal(*arguments) -> tuple[int, str]:
+    """Runs the command on a real pseudo-terminal: its exit code, and all that it shows."""
+    main, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+    command = [sys.executable, "-m", "asrbatch", *map(str, arguments)]
+    env = {**os.environ, "TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
+    os.close(terminal)
+    shown = b""
+    try:
+        while piece := os.read(main, 65536):
+            shown += piece
+    except OSError:  # the terminal's other end is closed
+        pass
+    return process.wait(), re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+
+
+def check_shown(text: str, out: Path) -> None:
+    """The bar, the summary, and no line that vLLM or torch printed."""
+    assert "12/12 rows" in text and "complete: 12 rows" in text and "starved" in text and str(out) in text
+    for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
+        assert word not in text, text
+    assert "INFO" in out.with_suffix(".log").read_text()
 
 
 @pytest.mark.parametrize("moment", ["", "Starting to load model"])
@@ -107,55 +132,10 @@ def test_a_mistyped_option_does_not_lock_the_output(cli, transcribe, tiny_en, de
     assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").exit_code == EXIT_COMPLETE
 
 
-def test_a_terminal_shows_a_bar_and_nothing_of_the_libraries(tiny_en, demo_rows, tmp_path):
-    """On a real pseudo-terminal: the bar, the summary, and no line that vLLM or torch printed."""
-    manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:5])
-    command = [
-        sys.executable,
-        "-m",
-        "asrbatch",
-        "transcribe",
-        str(manifest),
-        "-m",
-        tiny_en,
-        "-o",
-        str(tmp_path / "out.jsonl"),
-    ]
-    main, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
-    env = {**os.environ, "TERM": "xterm-256color"}
-    process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
-    os.close(terminal)
-    shown = b""
-    try:
-        while piece := os.read(main, 65536):
-            shown += piece
-    except OSError:  # the terminal's other end is closed
-        pass
-    assert process.wait() == EXIT_COMPLETE
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
-    assert (
-        "4/4 rows" in text and "complete: 4 rows" in text and "starved" in text and str(tmp_path / "out.jsonl") in text
-    )
-    for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
-        assert word not in text, text
-    assert "INFO" in (tmp_path / "out.log").read_text()
-
-
-def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli, tiny_en, manifest, tmp_path):
+def test_an_engine_process_drains_at_ctrl_c_and_ends_with_a_killed_run(start_cli, tiny_en, manifest, tmp_path):
     out = tmp_path / "out.jsonl"
-    command = (
-        "transcribe",
-        manifest,
-        "-m",
-        tiny_en,
-        "-o",
-        out,
-        "--engine-mode",
-        "process",
-        "--engine-arg",
-        "max_num_seqs=4",
-    )
+    options = ("--engine-mode", "process", "--engine-arg", "max_num_seqs=4")
+    command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *options)
     process = start_cli(*command)
     wait_for_rows(process, out, 2)
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does: the engine process gets it too
@@ -167,19 +147,7 @@ def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli,
     assert 2 <= written < 30
 
     process = start_cli(*command)
-    wait_for_rows(process, out, written + 2)
-    (core,) = [pid for pid in descendants(process.pid) if is_engine(pid)]
-    os.kill(core, signal.SIGKILL)
-    killed = time.monotonic()
-    _, stderr = process.communicate(timeout=180)
-    assert process.returncode == EXIT_ERROR and time.monotonic() - killed < 40
-    assert "the engine process died" in stderr and "Traceback" not in stderr
-    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
-    assert written + 2 <= len(stable(out)) < 30
-
-    count = len(stable(out))
-    process = start_cli(*command)
-    wait_for_rows(process, out, count + 1)
+    wait_for_rows(process, out, written + 1)
     engines = [pid for pid in descendants(process.pid) if is_engine(pid)]
     assert engines
     process.kill()
@@ -188,6 +156,26 @@ def test_an_engine_process_drains_at_ctrl_c_and_its_death_is_an_error(start_cli,
     while any(is_engine(pid) for pid in engines) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(is_engine(pid) for pid in engines), "a killed run leaves no engine behind that holds the memory"
+
+
+def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path):
+    out = tmp_path / "out.jsonl"
+    engine = EngineConfig(model=tiny_en, mode="process", args=("max_num_seqs=4",))
+    others, killed_at = set(filter(is_engine, descendants(os.getpid()))), []
+
+    def kill() -> None:
+        while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
+            time.sleep(0.02)
+        (core,) = set(filter(is_engine, descendants(os.getpid()))) - others
+        killed_at.append(time.monotonic())
+        os.kill(core, signal.SIGKILL)
+
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(EngineDiedError, match="the engine process died"):
+        run(RunConfig(manifest=str(manifest), engine=engine, output=str(out)))
+    assert time.monotonic() - killed_at[0] < 40
+    assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
+    assert 2 <= len(stable(out)) < 30
 
 
 def is_engine(pid: int) -> bool:
