@@ -38,7 +38,8 @@ _LONGEST_WINDOW_S = 600.0
 
 def _main() -> None:
     connection, _ = connect()
-    with contextlib.suppress(EOFError, ConnectionError):
+    # It imports vLLM, and ends after a few requests.
+    with contextlib.suppress(EOFError, ConnectionError), environment.without_garbage_collection():
         _serve(connection)
     os._exit(0)  # no library may hang in its clean-up
 
