@@ -24,6 +24,8 @@ from asrbatch.cluster.slurm import SlurmOptions, parse_chunks, split_arrays
 from asrbatch.errors import UsageError
 from asrbatch.storage.paths import RunPaths, find_chunks
 
+pytest_plugins = "command_line"
+
 TEMPLATES = sorted((REPO / "scripts/slurm").glob("*.sbatch"))
 
 
@@ -57,18 +59,18 @@ def test_rows_on_standard_input_are_not_checked_by_a_dry_run_and_it_says_so(tmp_
 
 
 @pytest.mark.parametrize("command", ["submit", "transcribe"])
-def test_an_output_below_a_file_is_refused(cli, manifest, tmp_path, command):
+def test_an_output_below_a_file_is_refused(cli_here, manifest, tmp_path, command):
     """Before, a dry run passed, and all tasks failed."""
     (tmp_path / "file").touch()
     more = ["--num-chunks", 2, "--dry-run"] if command == "submit" else []
-    done = cli(command, manifest, "-m", tmp_path, "-o", "file/more/out.jsonl", *more)
+    done = cli_here(command, manifest, "-m", tmp_path, "-o", "file/more/out.jsonl", *more)
     assert done.returncode == 2 and f"{tmp_path}/file is no folder, and stands in the place of a folder" in done.stderr
 
 
 # --- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
+def test_dry_run_prints_the_scripts_and_leaves_nothing(cli_here, manifest, tmp_path):
     slurm = (
         "--partition gpu --account speech --qos long --time 4:00:00 --gpus a100:2 --cpus-per-task 16 --mem 64G "
         "--chdir work"
@@ -77,7 +79,7 @@ def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
     more += " --merge-cpus 8 --merge-mem 4G --merge-sbatch=--nice=5 --merge-sbatch=--reservation=night"
     lines = ["--setup", "module load cuda/12", "--setup", "source 'my env'/bin/activate"]
     run = ["-m", "openai/whisper-tiny", "-o", "run/out.jsonl", "--num-chunks", 16, "--devices", "all"]
-    done = cli("submit", manifest, *run, *slurm.split(), *more.split(), *lines, "--dry-run")
+    done = cli_here("submit", manifest, *run, *slurm.split(), *more.split(), *lines, "--dry-run")
     assert done.returncode == 0, done.stderr
     array, merge = re.split(r"(?=^#!/bin/bash\n)", done.stdout, flags=re.M)[1:]
     assert [line for line in array.splitlines() if line.startswith("#SBATCH")] == [
@@ -131,36 +133,36 @@ def test_dry_run_prints_the_scripts_and_leaves_nothing(cli, manifest, tmp_path):
     )
 
 
-def test_several_gpus_of_a_task_are_used_with_devices(cli, manifest, tiny_en):
+def test_several_gpus_of_a_task_are_used_with_devices(cli_here, manifest, tiny_en):
     run = ["-m", tiny_en, "--num-chunks", 2, "--gpus", 2, "--dry-run", "--no-merge"]
-    done = cli("submit", manifest, *run, "--devices", "all")
+    done = cli_here("submit", manifest, *run, "--devices", "all")
     assert done.returncode == 0 and done.stderr == "", "no note that one engine uses one GPU"
     assert "--gres=gpu:2\n" in done.stdout and "--cpus-per-task=16\n" in done.stdout
     assert " --num-chunks 2 --devices all --chunk-offset 0\n" in done.stdout
-    assert "--gpus 2 without --devices: one engine uses one GPU" in cli("submit", manifest, *run).stderr
+    assert "--gpus 2 without --devices: one engine uses one GPU" in cli_here("submit", manifest, *run).stderr
 
 
-def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli, manifest, tiny_en):
-    done = cli("submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--no-merge")
+def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli_here, manifest, tiny_en):
+    done = cli_here("submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--no-merge")
     assert done.stdout.startswith("#!/bin/bash\n") and done.stdout.count("#!/bin/bash") == 1
     assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=8\n" in done.stdout and "--array=0-1\n" in done.stdout
     assert f"exec {shlex.quote(sys.executable)} -m asrbatch transcribe" in done.stdout
     assert done.stderr == ""
-    alone = cli(
+    alone = cli_here(
         "submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--gpus", 0, "--signal-before", 0
     ).stdout
     assert not {"--gres", "--cpus-per-task", "--signal"} & set(re.findall(r"^#SBATCH ([\w-]+)", alone, flags=re.M))
 
 
-def test_many_chunks_become_several_arrays(cli, manifest, tmp_path):
+def test_many_chunks_become_several_arrays(cli_here, manifest, tmp_path):
     run = ["-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2500, "--max-running", 100, "--dry-run", "--no-merge"]
-    done = cli("submit", manifest, *run)
+    done = cli_here("submit", manifest, *run)
     assert re.findall(r"--array=(\S+)", done.stdout) == ["0-999%41", "0-999%39", "0-499%20"]
     assert re.findall(r"--chunk-offset (\d+)", done.stdout) == ["0", "1000", "2000"]
     assert re.findall(r"sbatch (\S+)$", done.stdout, flags=re.M) == [
         f"{tmp_path}/out.array-{n}.sbatch" for n in (0, 1000, 2000)
     ]
-    done = cli("submit", manifest, *run, "--chunks", "7,2003-2004,1999")
+    done = cli_here("submit", manifest, *run, "--chunks", "7,2003-2004,1999")
     assert re.findall(r"--array=(\S+)", done.stdout) == ["7%26", "999%25", "3-4%49"]
     assert "# chunks 1999 of 2500, one to a task" in done.stdout
 
@@ -239,16 +241,16 @@ def test_chunks_are_read_as_merge_shards_names_them(chunks):
         ),
     ],
 )
-def test_what_cannot_be_submitted_is_one_line(cli, manifest, tmp_path, arguments, message):
+def test_what_cannot_be_submitted_is_one_line(cli_here, manifest, tmp_path, arguments, message):
     model = [] if "--model" in arguments else ["--model", "x/y"]
-    done = cli("submit", manifest, *model, *arguments)
+    done = cli_here("submit", manifest, *model, *arguments)
     assert done.returncode == 2, done.stdout
     assert message in done.stderr and "Traceback" not in done.stderr and not done.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"], "nothing was written"
 
 
-def test_a_missing_manifest_is_named(cli, tmp_path):
-    done = cli("submit", "nowhere.jsonl", "-m", "x/y", "--num-chunks", 2)
+def test_a_missing_manifest_is_named(cli_here, tmp_path):
+    done = cli_here("submit", "nowhere.jsonl", "-m", "x/y", "--num-chunks", 2)
     assert done.returncode == 2 and done.stderr == "asrbatch: nowhere.jsonl: no such manifest\n"
 
 
@@ -267,11 +269,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_the_tasks_would_refuse_is_refused_beforehand(cli, manifest, tiny_en, tmp_path, what):
+def test_what_the_tasks_would_refuse_is_refused_beforehand(cli_here, manifest, tiny_en, tmp_path, what):
     lines, given, message = REFUSED[what]
     if lines:
         manifest.write_text("\n".join(lines))
-    done = cli("submit", manifest, "-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2, *given)
+    done = cli_here("submit", manifest, "-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2, *given)
     assert done.returncode == 2 and message in done.stderr and not done.stdout, done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"], "nothing was written"
 
@@ -295,26 +297,26 @@ FOUND = {
 
 
 @pytest.mark.parametrize("what", FOUND)
-def test_chunks_that_their_tasks_would_refuse_are_refused_beforehand(cli, manifest, tiny_en, tmp_path, what):
+def test_chunks_that_their_tasks_would_refuse_are_refused_beforehand(cli_here, manifest, tiny_en, tmp_path, what):
     changes, message = FOUND[what]
     chunk_of_another_run(tmp_path, **changes)
     run = ["submit", manifest, "-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2]
-    done = cli(*run)
+    done = cli_here(*run)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "dtype" not in done.stderr, "another node may have another device"
     if what == "another model":
         return
     for more in (["--chunks", 0], ["--overwrite"]):
-        assert cli(*run, *more, "--dry-run").returncode == 0, more
+        assert cli_here(*run, *more, "--dry-run").returncode == 0, more
 
 
-def test_rows_without_a_record_are_refused_beforehand(cli, manifest, tmp_path):
+def test_rows_without_a_record_are_refused_beforehand(cli_here, manifest, tmp_path):
     (tmp_path / "out.chunk-00001-of-00002.jsonl").write_text("{}\n")
-    done = cli("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2, "--python", "python3")
+    done = cli_here("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2, "--python", "python3")
     assert done.returncode == 2 and "nobody can say what made it" in done.stderr
 
 
-def test_an_unknown_engine_argument_is_refused_before_any_file_is_made(cli, manifest, tiny_en, tmp_path):
+def test_an_unknown_engine_argument_is_refused_before_any_file_is_made(cli, cli_here, manifest, tiny_en, tmp_path):
     """Also where rows come on standard input, which is kept first, and where workers would meet it."""
     engine = ["-m", tiny_en, "--engine-arg", "max_num_seq=4"]
     for command in (
@@ -325,15 +327,15 @@ def test_an_unknown_engine_argument_is_refused_before_any_file_is_made(cli, mani
         ["plan", manifest, *engine],
         ["plan", manifest, *engine[2:]],
     ):
-        done = cli(*command)
+        done = (cli if "-" in command else cli_here)(*command)
         assert done.returncode == 2 and "vLLM" in done.stderr and "did you mean max_num_seqs?" in done.stderr, command
         assert sorted(p.name for p in tmp_path.iterdir()) == ["m.jsonl"], command
 
 
-def test_what_may_be_a_mistake_is_noted(cli, manifest, tiny_en, tmp_path):
+def test_what_may_be_a_mistake_is_noted(cli_here, manifest, tiny_en, tmp_path):
     (tmp_path / "out.chunk-00000-of-00003.jsonl").touch()
     run = ["-m", tiny_en, "-o", "out.jsonl", "--num-chunks", 2, "--gpus", 4, "--grace", 120]
-    done = cli("submit", manifest, *run, "--dry-run")
+    done = cli_here("submit", manifest, *run, "--dry-run")
     assert done.returncode == 0
     assert [line[:60] for line in done.stderr.splitlines()] == [
         "note: --gpus 4 without --devices: one engine uses one GPU; g",
@@ -355,7 +357,7 @@ echo "$number;cluster"
 
 @pytest.fixture
 def sbatch(tmp_path):
-    """Puts a small `sbatch` first in PATH; the environment for `cli`, and the file of its calls."""
+    """Puts a small `sbatch` first in PATH; the environment for `cli_here`, and the file of its calls."""
 
     def make(refuse_at: str = "") -> tuple[dict[str, str], Path]:
         tools = tmp_path / "tools"
@@ -406,16 +408,18 @@ def test_arrays_are_submitted_and_then_the_merge(cli, manifest, tmp_path, sbatch
         ),
     ],
 )
-def test_what_stands_when_sbatch_refuses_is_said(cli, manifest, tmp_path, sbatch, refuse_at, message):
+def test_what_stands_when_sbatch_refuses_is_said(cli_here, manifest, tmp_path, sbatch, refuse_at, message):
     env, _ = sbatch(refuse_at)
-    done = cli("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 5, "--max-array-size", 2, env=env)
+    done = cli_here(
+        "submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 5, "--max-array-size", 2, env=env
+    )
     assert done.returncode == 1 and not done.stdout and "Traceback" not in done.stderr
     by_hand = f"asrbatch merge-shards {tmp_path}/out.jsonl --manifest {manifest} --num-chunks 5"
     assert re.search(message.replace("MERGE", re.escape(by_hand)), done.stderr.splitlines()[-1]), done.stderr
 
 
-def test_without_sbatch_the_scripts_are_written_all_the_same(cli, manifest, tmp_path):
-    done = cli("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2, env={"PATH": str(tmp_path)})
+def test_without_sbatch_the_scripts_are_written_all_the_same(cli_here, manifest, tmp_path):
+    done = cli_here("submit", manifest, "-m", "x/y", "-o", "out.jsonl", "--num-chunks", 2, env={"PATH": str(tmp_path)})
     assert done.returncode == 1
     assert f"sbatch is not on this machine; {tmp_path}/out.array.sbatch is written" in done.stderr
     assert (tmp_path / "out.array.sbatch").exists() and (tmp_path / "out.merge.sbatch").exists()
@@ -481,7 +485,7 @@ def child_of(process: subprocess.Popen) -> int:
     return int(found.stdout.split()[0])
 
 
-def write_scripts(cli, folder: Path, manifest, *arguments) -> tuple[Path, Path]:
+def write_scripts(cli_here, folder: Path, manifest, *arguments) -> tuple[Path, Path]:
     """The array's and the merge's script."""
     run = [
         "-m",
@@ -495,7 +499,7 @@ def write_scripts(cli, folder: Path, manifest, *arguments) -> tuple[Path, Path]:
         "--python",
         folder / "node/python",
     ]
-    done = cli("submit", manifest, *run, *arguments, "--dry-run")
+    done = cli_here("submit", manifest, *run, *arguments, "--dry-run")
     assert done.returncode == 0, done.stderr
     scripts = re.split(r"(?=^#!/bin/bash\n)", done.stdout, flags=re.M)[1:]
     paths = [folder / "array.sbatch", folder / "merge.sbatch"]
@@ -529,10 +533,12 @@ ENDS = [
 
 
 @pytest.mark.parametrize("which", ["submit", "template"])
-def test_how_a_task_ends(cli, manifest, tmp_path, which):
+def test_how_a_task_ends(cli_here, manifest, tmp_path, which):
     node = Node(tmp_path, "read -r code < code; ((code == 137)) && kill -KILL $$; exit $code")
     script = (
-        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+        write_scripts(cli_here, tmp_path, manifest)[0]
+        if which == "submit"
+        else as_a_person_edits(TEMPLATES[0], tmp_path)
     )
     for code, restarts, state, expected, requeued in ENDS:
         (tmp_path / "code").write_text(f"{code}\n")
@@ -548,18 +554,18 @@ def test_how_a_task_ends(cli, manifest, tmp_path, which):
     assert list(tmp_path.glob("asrbatch-*")) == [], "the compile caches are gone"
 
 
-def test_requeue_0_never_requeues(cli, manifest, tmp_path):
+def test_requeue_0_never_requeues(cli_here, manifest, tmp_path):
     node = Node(tmp_path, f"echo row >> {tmp_path}/out.chunk-00003-of-00016.jsonl; exit 4")
-    script, _ = write_scripts(cli, tmp_path, manifest, "--requeue", 0)
+    script, _ = write_scripts(cli_here, tmp_path, manifest, "--requeue", 0)
     assert node.run(script)[0] == 4 and not node.requeued()
 
 
-def test_only_requeues_in_a_row_without_a_new_row_are_counted(cli, manifest, tmp_path):
+def test_only_requeues_in_a_row_without_a_new_row_are_counted(cli_here, manifest, tmp_path):
     """Neither preemptions, of which SLURM's count is full, nor requeues after a start that wrote rows."""
     chunk = "out.chunk-00003-of-00016"
     counter = tmp_path / f"{chunk}.requeues"
     node = Node(tmp_path, f"read -r rows code < work; while ((rows--)); do echo row >> {chunk}.jsonl; done; exit $code")
-    script, _ = write_scripts(cli, tmp_path, manifest, "--requeue", 2)
+    script, _ = write_scripts(cli_here, tmp_path, manifest, "--requeue", 2)
 
     def start(restarts: int, rows: int = 0, code: int = 4, task: int = 3) -> bool:
         """Whether it requeues itself."""
@@ -586,9 +592,9 @@ def test_only_requeues_in_a_row_without_a_new_row_are_counted(cli, manifest, tmp
     assert list(find_chunks(tmp_path / "out.jsonl")[16]) == [3], "a count is no sign of a chunk"
 
 
-def test_a_count_that_cannot_be_kept_leaves_slurms_own(cli, manifest, tmp_path):
+def test_a_count_that_cannot_be_kept_leaves_slurms_own(cli_here, manifest, tmp_path):
     node = Node(tmp_path, "exit 1")
-    script, _ = write_scripts(cli, tmp_path, manifest)
+    script, _ = write_scripts(cli_here, tmp_path, manifest)
     (tmp_path / "out.chunk-00003-of-00016.requeues").mkdir()
     assert node.run(script, 2)[0] == 1 and node.requeued() == "requeue 77_3"
     code, said = node.run(script, 3)
@@ -596,11 +602,13 @@ def test_a_count_that_cannot_be_kept_leaves_slurms_own(cli, manifest, tmp_path):
 
 
 @pytest.mark.parametrize("which", ["submit", "template"])
-def test_a_chunk_that_another_process_writes_is_waited_for(cli, manifest, tmp_path, which):
+def test_a_chunk_that_another_process_writes_is_waited_for(cli_here, manifest, tmp_path, which):
     """As long as it takes, without a requeue."""
     node = Node(tmp_path, "echo >> asked; (($(wc -l < asked) < 6)) && exit 6; exit 3")
     script = (
-        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+        write_scripts(cli_here, tmp_path, manifest)[0]
+        if which == "submit"
+        else as_a_person_edits(TEMPLATES[0], tmp_path)
     )
     code, said = node.run(script)
     assert code == 0 and not node.requeued() and (tmp_path / "asked").read_text().count("\n") == 6, said
@@ -610,10 +618,12 @@ def test_a_chunk_that_another_process_writes_is_waited_for(cli, manifest, tmp_pa
 
 @pytest.mark.parametrize("which", ["submit", "template"])
 @pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
-def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli, manifest, tmp_path, which, state):
+def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli_here, manifest, tmp_path, which, state):
     node = Node(tmp_path, "touch asked; exit 6")
     script = (
-        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+        write_scripts(cli_here, tmp_path, manifest)[0]
+        if which == "submit"
+        else as_a_person_edits(TEMPLATES[0], tmp_path)
     )
     process = node.start(script, restarts=3, ASRBATCH_HELD_PAUSE_S="600")
     _wait_for(tmp_path / "asked")
@@ -627,10 +637,12 @@ def test_waiting_ends_with_the_time_limit_and_counts_as_no_requeue(cli, manifest
 
 
 @pytest.mark.parametrize(("which", "name"), [("submit", "squeue"), ("submit", "scontrol"), ("template", "squeue")])
-def test_slurm_may_take_a_while_to_answer(cli, manifest, tmp_path, which, name):
+def test_slurm_may_take_a_while_to_answer(cli_here, manifest, tmp_path, which, name):
     node = Node(tmp_path, "exit 4")
     script = (
-        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+        write_scripts(cli_here, tmp_path, manifest)[0]
+        if which == "submit"
+        else as_a_person_edits(TEMPLATES[0], tmp_path)
     )
     node.fails(name, 3)
     code, said = node.run(script, ASRBATCH_SLURM_PATIENCE_S="30")
@@ -643,9 +655,9 @@ def test_slurm_may_take_a_while_to_answer(cli, manifest, tmp_path, which, name):
         assert code == 4 and not node.requeued()
 
 
-def test_a_task_that_may_be_cancelled_is_not_requeued_without_squeues_word(cli, manifest, tmp_path):
+def test_a_task_that_may_be_cancelled_is_not_requeued_without_squeues_word(cli_here, manifest, tmp_path):
     node = Node(tmp_path, WAITS)
-    script, _ = write_scripts(cli, tmp_path, manifest)
+    script, _ = write_scripts(cli_here, tmp_path, manifest)
     process = node.start(script)
     _wait_for(node.tools / "python.ready")
     node.fails("squeue", 1000)
@@ -658,17 +670,19 @@ def test_a_task_that_may_be_cancelled_is_not_requeued_without_squeues_word(cli, 
     assert "not requeued: squeue does not say whether the TERM was a cancellation" in said
 
 
-def test_set_up_lines_may_set_what_they_like(cli, manifest, tmp_path):
+def test_set_up_lines_may_set_what_they_like(cli_here, manifest, tmp_path):
     node = Node(tmp_path, "exit 4")
     strict = ["--setup", "set -euCo pipefail", "--setup", "umask 022"]
-    script, merge = write_scripts(cli, tmp_path, manifest, *strict)
+    script, merge = write_scripts(cli_here, tmp_path, manifest, *strict)
     for number in (1, 2):  # the second time the count's file is there
         code, said = node.run(script)
         assert code == 4 and node.requeued() == "requeue 77_3" and "asrbatch ended with 4" in said
         assert (tmp_path / "out.chunk-00003-of-00016.requeues").read_text() == f"77_3 {number} 0\n"
     program(node.tools, "python", "exit 3")
     assert node.run(script)[0] == 0 and node.run(merge)[0] == 0
-    for script in write_scripts(cli, tmp_path, manifest, *strict, "--setup", "(exit 9)", "--setup", "echo gone on"):
+    for script in write_scripts(
+        cli_here, tmp_path, manifest, *strict, "--setup", "(exit 9)", "--setup", "echo gone on"
+    ):
         code, said = node.run(script)
         assert code == 9 and "the set-up ended this" in said and "gone on" not in said and not node.requeued()
 
@@ -683,10 +697,12 @@ exit 4
 
 
 @pytest.mark.parametrize("which", ["submit", "template"])
-def test_usr1_becomes_one_term_and_the_exit_code_is_kept(cli, manifest, tmp_path, which):
+def test_usr1_becomes_one_term_and_the_exit_code_is_kept(cli_here, manifest, tmp_path, which):
     node = Node(tmp_path, WAITS)
     script = (
-        write_scripts(cli, tmp_path, manifest)[0] if which == "submit" else as_a_person_edits(TEMPLATES[0], tmp_path)
+        write_scripts(cli_here, tmp_path, manifest)[0]
+        if which == "submit"
+        else as_a_person_edits(TEMPLATES[0], tmp_path)
     )
     process = node.start(script)
     _wait_for(node.tools / "python.ready")
@@ -698,9 +714,9 @@ def test_usr1_becomes_one_term_and_the_exit_code_is_kept(cli, manifest, tmp_path
 
 
 @pytest.mark.parametrize(("state", "passed_on"), [("RUNNING", 1), ("COMPLETING", 0)])
-def test_term_is_passed_on_only_when_slurm_did_not_send_it_to_all(cli, manifest, tmp_path, state, passed_on):
+def test_term_is_passed_on_only_when_slurm_did_not_send_it_to_all(cli_here, manifest, tmp_path, state, passed_on):
     node = Node(tmp_path, WAITS.replace("exit 4", "exit 0"))
-    script, _ = write_scripts(cli, tmp_path, manifest)
+    script, _ = write_scripts(cli_here, tmp_path, manifest)
     process = node.start(script)
     _wait_for(node.tools / "python.ready")
     node.state(state)
@@ -714,7 +730,7 @@ def test_term_is_passed_on_only_when_slurm_did_not_send_it_to_all(cli, manifest,
     assert (node.tools / "python.log").read_text() == "got TERM\n"
 
 
-def test_words_reach_asrbatch_as_they_were_given(cli, tmp_path):
+def test_words_reach_asrbatch_as_they_were_given(cli_here, tmp_path):
     """Spaces, quotes, $ and newlines in paths and texts; read back from the programme that the script starts."""
     folder = tmp_path / 'o\'ne "two" $HOME `x` *'
     folder.mkdir()
@@ -745,7 +761,7 @@ def test_words_reach_asrbatch_as_they_were_given(cli, tmp_path):
         "--log-dir",
         folder / "100% logs",
     ]
-    done = cli(
+    done = cli_here(
         "submit", manifest, *run, *slurm, "--retry-failed", "--engine-arg", "a=b c", "--engine-arg", "d=1", "--dry-run"
     )
     assert done.returncode == 0, done.stderr
@@ -785,16 +801,18 @@ def test_words_reach_asrbatch_as_they_were_given(cli, tmp_path):
     assert f'#SBATCH --output="{escaped}/%x-%A_%a.log"\n' in array
 
 
-def test_relative_paths_are_made_absolute(cli, manifest, tiny_en, tmp_path):
+def test_relative_paths_are_made_absolute(cli_here, manifest, tiny_en, tmp_path):
     (tmp_path / "model").symlink_to(tiny_en)
-    done = cli("submit", "m.jsonl", "-m", "model", "--num-chunks", 2, "--python", "venv/bin/python -I", "--dry-run")
+    done = cli_here(
+        "submit", "m.jsonl", "-m", "model", "--num-chunks", 2, "--python", "venv/bin/python -I", "--dry-run"
+    )
     expected = f"exec {tmp_path}/venv/bin/python -I -m asrbatch transcribe {tmp_path}/m.jsonl"
     assert f"{expected} --model {tmp_path}/model --output {tmp_path}/m.model.jsonl --num-chunks 2" in done.stdout
 
 
-def test_overwrite_happens_once(cli, manifest, tmp_path):
+def test_overwrite_happens_once(cli_here, manifest, tmp_path):
     node = Node(tmp_path, 'echo "$*" > "$0.argv"')
-    script, merge = write_scripts(cli, tmp_path, manifest, "--overwrite")
+    script, merge = write_scripts(cli_here, tmp_path, manifest, "--overwrite")
     record = tmp_path / "out.chunk-00003-of-00016.run.json"
 
     def overwrites(restarts: int | None, array: str | None) -> bool:
@@ -810,9 +828,9 @@ def test_overwrite_happens_once(cli, manifest, tmp_path):
     assert node.run(merge)[0] == 0 and "--overwrite" in (node.tools / "python.argv").read_text()
 
 
-def test_the_merge_job_counts_failed_rows_as_success(cli, manifest, tmp_path):
+def test_the_merge_job_counts_failed_rows_as_success(cli_here, manifest, tmp_path):
     node = Node(tmp_path, "read -r code < code; exit $code")
-    _, script = write_scripts(cli, tmp_path, manifest)
+    _, script = write_scripts(cli_here, tmp_path, manifest)
     for merge in (script, as_a_person_edits(TEMPLATES[1], tmp_path)):
         for code, expected in ((0, 0), (3, 0), (1, 1), (2, 2)):
             (tmp_path / "code").write_text(f"{code}\n")
