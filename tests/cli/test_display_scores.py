@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import REPO, read_jsonl, write_jsonl
 
+pytest_plugins = "command_line"
+
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 
 
@@ -63,10 +65,10 @@ def files(tmp_path_factory) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("command", ["score", "compare"])
-def test_a_terminal_of_80_columns_has_every_name_and_every_figure(command, files, cli):
+def test_a_terminal_of_80_columns_has_every_name_and_every_figure(command, files, cli_here):
     arguments = (command, *files[: 1 + (command == "compare")], "--by", "voice,duration", "--resamples", "20")
     arguments = (*arguments, "--show", "0") if command == "compare" else arguments
-    narrow, wide = on_terminal(80, *arguments), cli(*arguments).stdout.splitlines()
+    narrow, wide = on_terminal(80, *arguments), cli_here(*arguments).stdout.splitlines()
     # Notes are sentences: the terminal wraps them.
     assert max(len(line) for line in narrow if not line.startswith("note: ")) <= 80 < max(map(len, wide))
     text = "\n".join(narrow)
@@ -91,9 +93,11 @@ def changed(**texts: str) -> list[dict]:
     return [{**row, "pred_text": texts.get(row["id"], row["pred_text"])} for row in MIXED]
 
 
-def test_languages_counted_in_characters_have_rows_of_their_own(cli, tmp_path):
+def test_languages_counted_in_characters_have_rows_of_their_own(cli_here, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", changed(e0="one too three", z0="今天"))
-    found = sheets(cli("score", path, "--by", "lang", "--resamples", "20", "--normalizer", "none").stdout.splitlines())
+    found = sheets(
+        cli_here("score", path, "--by", "lang", "--resamples", "20", "--normalizer", "none").stdout.splitlines()
+    )
     words, characters = found["by lang, in words"], found["by lang, in characters"]
     assert words[0][:3] == ["lang", "rows", "WER %"] and characters[0][:3] == ["lang", "rows", "CER %"]
     # No row of words for Chinese, and its 3 rows are none of those that WER is over.
@@ -106,12 +110,12 @@ def test_languages_counted_in_characters_have_rows_of_their_own(cli, tmp_path):
     ]
 
 
-def test_better_and_worse_are_counted_in_the_unit_of_their_table(cli, tmp_path):
+def test_better_and_worse_are_counted_in_the_unit_of_their_table(cli_here, tmp_path):
     # e0: one wrong word more, and fewer characters wrong than before; z0 gets worse.
     a = write_jsonl(tmp_path / "a.jsonl", changed(e0="one abcdefgh three"))
     b = write_jsonl(tmp_path / "b.jsonl", changed(e0="onee twoo three", z0="今"))
     found = sheets(
-        cli(
+        cli_here(
             "compare", a, b, "--by", "lang", "--show", "0", "--resamples", "20", "--normalizer", "none"
         ).stdout.splitlines()
     )
@@ -125,31 +129,31 @@ def test_better_and_worse_are_counted_in_the_unit_of_their_table(cli, tmp_path):
     }
 
 
-def shown_changes(cli, folder: Path, rows: list[dict], b: list[dict]) -> str:
+def shown_changes(cli_here, folder: Path, rows: list[dict], b: list[dict]) -> str:
     paths = write_jsonl(folder / "a.jsonl", rows), write_jsonl(folder / "b.jsonl", b)
-    done = cli("compare", *paths, "--resamples", "20", "--normalizer", "none")
+    done = cli_here("compare", *paths, "--resamples", "20", "--normalizer", "none")
     assert not done.stderr, done.stderr
     return done.stdout
 
 
-def test_changes_stand_side_by_side_with_what_differs_marked(cli, tmp_path):
+def test_changes_stand_side_by_side_with_what_differs_marked(cli_here, tmp_path):
     a = [{"id": "x", "lang": "en", "text": "Well, one two three.", "pred_text": "well one too three"}]
     b = [{**a[0], "pred_text": "one two three four \x1b[2J[bold]five"}]
-    text = shown_changes(cli, tmp_path, a, b)
+    text = shown_changes(cli_here, tmp_path, a, b)
     line = next(line for line in text.splitlines() if "{+too+}" in line)
     added = r"{+four \x1b[2J[bold]five+}"
     assert re.split(r"\s{2,}", line.strip()) == ["well one [-two-] {+too+} three", f"[-Well,-] one two three {added}"]
     assert "x: 3 errors" in text and "4 errors, in words" in text
-    alone = shown_changes(cli, tmp_path, *([{**row, "text": None} for row in rows] for rows in (a, b)))
+    alone = shown_changes(cli_here, tmp_path, *([{**row, "text": None} for row in rows] for rows in (a, b)))
     assert f"[-well-] one [-too-] {{+two+}} three {added}" in alone
 
 
-def test_of_a_long_row_little_is_shown_and_its_errors_are(cli, tmp_path):
+def test_of_a_long_row_little_is_shown_and_its_errors_are(cli_here, tmp_path):
     words = [f"w{at}" for at in range(30_000)]
     said = [word if at not in (10_000, 20_000) else "other" for at, word in enumerate(words)]
     a = [{"id": "x", "lang": "en", "text": " ".join(words), "pred_text": " ".join(words)}]
     looped = {"id": "y", "lang": "en", "text": "one", "pred_text": "one"}
     b = [{**a[0], "pred_text": " ".join(said)}, {**looped, "pred_text": "one " * 30_000}]
-    text = shown_changes(cli, tmp_path, [*a, looped], b)
+    text = shown_changes(cli_here, tmp_path, [*a, looped], b)
     assert "[-w10000-] {+other+} w10001" in " ".join(text.split()) and "[-w20000-]" in text
     assert len(text.splitlines()) < 60 and "30000 errors" not in text

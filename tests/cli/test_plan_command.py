@@ -26,6 +26,8 @@ from asrbatch.manifest.survey import SHOWN_DUPLICATES, ManifestStats, estimate
 from asrbatch.models.checkpoint import WHISPER
 from asrbatch.runs import preflight
 
+pytest_plugins = "command_line"
+
 # The documented fields, and those of the objects in them.
 FIELDS = {
     "manifest": {"source", "rows", "digest"},
@@ -170,10 +172,10 @@ def test_json_has_the_documented_fields_and_stdout_nothing_else(cli, tiny_en, tm
     assert figures["probe"]["containers"] == {"wav pcm_16": 4} and figures["probe"]["sample_rates_hz"] == {"16000": 4}
 
 
-def test_tables_say_the_same_on_standard_output(cli, tiny_en, tmp_path):
+def test_tables_say_the_same_on_standard_output(cli_here, tiny_en, tmp_path):
     rows = [*folder_of_audio(tmp_path), {"audio_filepath": "gone.wav"}]
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    done = cli("plan", manifest, "-m", tiny_en, "--num-chunks", 2, "--probe", "--rtfx", 100)
+    done = cli_here("plan", manifest, "-m", tiny_en, "--num-chunks", 2, "--probe", "--rtfx", 100)
     assert done.returncode == EXIT_ROWS_FAILED
     for text in (
         "5, of which 1 state no duration",
@@ -188,13 +190,13 @@ def test_tables_say_the_same_on_standard_output(cli, tiny_en, tmp_path):
     assert "Traceback" not in done.stderr and "no such file" not in done.stderr
 
 
-def test_without_what_it_needs_nothing_is_made_up(cli, tmp_path):
+def test_without_what_it_needs_nothing_is_made_up(cli_here, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
-    done = cli("plan", manifest)
+    done = cli_here("plan", manifest)
     assert done.returncode == EXIT_COMPLETE and "GPU-hours" not in done.stdout
     assert "no --model was given: model and languages were not checked, and it stands as MODEL above" in done.stdout
     assert "no time is estimated without --rtfx" in done.stdout and "--num-chunks N shows how even" in done.stdout
-    figures = json.loads(cli("plan", manifest, "--json").stdout)
+    figures = json.loads(cli_here("plan", manifest, "--json").stdout)
     assert [figures[name] for name in ("chunks", "estimate", "model", "probe")] == [None] * 4
     assert set(figures["commands"]) == {"one_process", "status"}
 
@@ -212,21 +214,21 @@ def test_without_what_it_needs_nothing_is_made_up(cli, tmp_path):
         (["m.jsonl", "--probe", "--probe-workers", "0"], "--probe-workers"),
     ],
 )
-def test_what_cannot_be_used_exits_2(cli, tmp_path, arguments, message):
+def test_what_cannot_be_used_exits_2(cli_here, tmp_path, arguments, message):
     write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
-    done = cli("plan", *arguments)
+    done = cli_here("plan", *arguments)
     assert done.returncode == EXIT_USAGE and message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_run_that_transcribe_would_refuse_is_refused_after_the_figures(cli, tiny_en, tmp_path):
+def test_a_run_that_transcribe_would_refuse_is_refused_after_the_figures(cli_here, tiny_en, tmp_path):
     rows = folder_of_audio(tmp_path)
     rows[2]["lang"] = "de"
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    done = cli("plan", manifest, "-m", tiny_en)
+    done = cli_here("plan", manifest, "-m", tiny_en)
     assert done.returncode == EXIT_USAGE and "durations" in done.stdout
     assert f'{manifest}:3: lang "de"' in done.stderr, "the same words as transcribe's"
     assert "\\n" not in done.stderr, "and the same lines"
-    refused = json.loads(cli("plan", manifest, "-m", tiny_en, "--json").stdout)
+    refused = json.loads(cli_here("plan", manifest, "-m", tiny_en, "--json").stdout)
     assert refused["exit_code"] == EXIT_USAGE and "is English-only" in refused["model"]["refused"]
 
 
@@ -292,17 +294,19 @@ def test_a_model_that_is_not_here_is_not_downloaded(cli, tmp_path):
     assert "--model some-one/some-model" in done.stdout
 
 
-def test_devices_of_another_machine_are_counted_not_looked_for(cli, tiny_en, tmp_path):
+def test_devices_of_another_machine_are_counted_not_looked_for(cli_here, tiny_en, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
-    done = cli("plan", manifest, "-m", tiny_en, "--devices", "0,1,2,3", "--rtfx", "10", "--startup", "60", "--json")
+    done = cli_here(
+        "plan", manifest, "-m", tiny_en, "--devices", "0,1,2,3", "--rtfx", "10", "--startup", "60", "--json"
+    )
     time = json.loads(done.stdout)["estimate"]
     assert time["devices_per_process"] == 4
     assert (time["wall_h"], time["gpu_h"]) == pytest.approx(((10 / 40 + 60) / 3600, (1 + 4 * 60) / 3600), abs=1e-6)
-    done = cli("plan", manifest, "-m", tiny_en, "--devices", "all", "--rtfx", "10")
+    done = cli_here("plan", manifest, "-m", tiny_en, "--devices", "all", "--rtfx", "10")
     assert "--devices all: the time is that of one device a process; divide it by their number" in done.stdout
 
 
-def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
+def test_the_command_lines_say_what_was_asked_and_can_be_run(cli_here, tmp_path):
     from asrbatch.cli.app import app
 
     manifest = write_jsonl(tmp_path / "my manifest.jsonl", folder_of_audio(tmp_path))
@@ -319,7 +323,7 @@ def test_the_command_lines_say_what_was_asked_and_can_be_run(cli, tmp_path):
         "--engine-arg",
         "max_model_len=2",
     ]
-    done = cli("plan", manifest, *given, "--num-chunks", 5, "--strategy", "contiguous", "--overwrite", "--json")
+    done = cli_here("plan", manifest, *given, "--num-chunks", 5, "--strategy", "contiguous", "--overwrite", "--json")
     lines = json.loads(done.stdout)["commands"]
     commands = typer.main.get_command(app).commands
     parsed = {}

@@ -27,6 +27,8 @@ from asrbatch.storage.lease import Lease
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import read_completion_mark, read_record
 
+pytest_plugins = "command_line"
+
 NUM_ROWS, NUM_CHUNKS = 9, 3
 
 
@@ -204,6 +206,6 @@ def test_chunks_that_are_not_what_their_marks_say(complete):
     assert not output.exists() and chunks_of(output) == before
 
 
-def test_without_chunks_there_is_nothing_to_merge(cli, tmp_path):
-    done = cli("transcribe", "m.jsonl", "-m", "unused", "-o", tmp_path / "out.jsonl", "--merge")
+def test_without_chunks_there_is_nothing_to_merge(cli_here, tmp_path):
+    done = cli_here("transcribe", "m.jsonl", "-m", "unused", "-o", tmp_path / "out.jsonl", "--merge")
     assert done.returncode == EXIT_USAGE and done.stderr.startswith("asrbatch: --merge: joins chunks"), done.stderr

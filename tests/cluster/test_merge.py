@@ -46,6 +46,8 @@ from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import read_completion_mark, read_record
 
+pytest_plugins = "command_line"
+
 NUM_ROWS = 14
 
 
@@ -601,9 +603,9 @@ def test_another_run_that_was_merged_is_replaced_when_asked(tiny_en, output, man
     assert read_record(RunPaths(output))["fingerprint"]["prompt"] == "Names: Ann"
 
 
-def test_two_merges_at_once(output, manifest, cli):
+def test_two_merges_at_once(output, manifest, cli_here):
     lease = Lease(RunPaths(output).lease)
-    done = cli("merge-shards", output, "--manifest", manifest)
+    done = cli_here("merge-shards", output, "--manifest", manifest)
     lease.release()
     assert done.returncode == EXIT_HELD and done.stdout == "" and not output.exists()
     assert re.search(rf"process {os.getpid()} on .* is writing this output", done.stderr)
@@ -846,7 +848,7 @@ def test_other_versions_are_warned_of(output, manifest):
 # The command
 
 
-def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, output, manifest):
+def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, cli_here, output, manifest):
     done = cli("merge-shards", output, "--manifest", manifest)
     assert (done.returncode, done.stdout) == (EXIT_COMPLETE, f"{output}\n")
     assert "merged: 14 of 14 rows (0 failed), 0.004 h of audio, from 3 of 3 chunks" in done.stderr
@@ -859,21 +861,21 @@ def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, 
 
     delete(chunk(output, 0))
     edit(chunk(output, 2), b"beep", b"boop")
-    done = cli("merge-shards", output, "--manifest", manifest)
+    done = cli_here("merge-shards", output, "--manifest", manifest)
     assert (done.returncode, done.stdout) == (EXIT_ERROR, "0,2\n"), "stdout is what sbatch --array takes"
     assert "chunks to run again: 0,2" in done.stderr
     assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: not merged; what is wrong stands above"
 
     copy(chunk(output, 1), chunk(output, 2), "rows", "record", "done")
-    done = cli("merge-shards", "out.jsonl", "--manifest", manifest, "--num-chunks", 4, cwd=output.parent)
+    done = cli_here("merge-shards", "out.jsonl", "--manifest", manifest, "--num-chunks", 4, cwd=output.parent)
     assert (done.returncode, done.stdout) == (EXIT_USAGE, "") and done.stderr.startswith(
         f"asrbatch: {output}: none of 4"
     )
 
 
-def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli, output, manifest):
+def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli_here, output, manifest):
     delete(chunk(output, 1))
-    done = cli("merge-shards", output, "--manifest", manifest, "--allow-incomplete")
+    done = cli_here("merge-shards", output, "--manifest", manifest, "--allow-incomplete")
     assert (done.returncode, done.stdout) == (EXIT_ERROR, "1\n")
     assert re.search(r"merged: \d of 14 rows \(0 failed\), .* h of audio, from 2 of 3 chunks", done.stderr)
     assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: incomplete; what is wrong stands above"
@@ -889,8 +891,8 @@ def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli,
         (["out.jsonl", "--manifest", "m.jsonl", "--num-chunks", "many"], "--num-chunks"),
     ],
 )
-def test_usage_errors_exit_2(cli, arguments, message):
-    done = cli("merge-shards", *arguments)
+def test_usage_errors_exit_2(cli_here, arguments, message):
+    done = cli_here("merge-shards", *arguments)
     assert (
         done.returncode == EXIT_USAGE and message in done.stderr and not done.stdout and "Traceback" not in done.stderr
     )

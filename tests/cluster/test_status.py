@@ -45,6 +45,8 @@ from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import RECORD_REFRESH_S, read_record
 from asrbatch.storage.run_files import read_files_of
 
+pytest_plugins = "command_line"
+
 CHUNK_FIELDS = {
     "chunk_id", "output", "state", "note", "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session",
     "rtfx",
@@ -350,10 +352,10 @@ def test_runs_side_by_side(copy, manifest, tiny_en):
     ]
 
 
-def test_a_merged_run(copy, cli):
+def test_a_merged_run(copy, cli_here):
     manifest = copy.with_name("m.jsonl")
     assert run_status(copy)["total"]["merged"] is None
-    done = cli("merge-shards", copy, "--manifest", manifest)
+    done = cli_here("merge-shards", copy, "--manifest", manifest)
     assert done.returncode in (EXIT_COMPLETE, EXIT_ROWS_FAILED), done.stderr
     total = run_status(copy)["total"]
     assert (total["merged"], total["rows"], total["exit_code"]) == ("complete", 24, EXIT_ROWS_FAILED)
@@ -388,10 +390,10 @@ def test_a_merged_file_that_is_torn_is_not_complete(copy, damage, note, has_chun
     assert note in total["notes"][-1]
 
 
-def test_an_incomplete_merge_says_so(copy, cli):
+def test_an_incomplete_merge_says_so(copy, cli_here):
     for path in copy.parent.glob("out.chunk-00001-*"):
         path.unlink()
-    cli("merge-shards", copy, "--manifest", copy.with_name("m.jsonl"), "--allow-incomplete")
+    cli_here("merge-shards", copy, "--manifest", copy.with_name("m.jsonl"), "--allow-incomplete")
     figures = run_status(copy)
     assert states(figures)[1] == "not started" and figures["total"]["merged"] == "incomplete"
     assert figures["total"]["exit_code"] == EXIT_INTERRUPTED
@@ -509,8 +511,8 @@ def status_lines(output: Path, width: int) -> list[str]:
     return console.export_text().splitlines()
 
 
-def test_json_is_one_object(cli, four_chunks):
-    done = cli("status", four_chunks, "--json")
+def test_json_is_one_object(cli_here, four_chunks):
+    done = cli_here("status", four_chunks, "--json")
     figures = json.loads(done.stdout)
     assert set(figures) == {"chunks", "total"} and figures["total"]["exit_code"] == done.returncode == EXIT_ROWS_FAILED
 
@@ -527,13 +529,13 @@ def many_chunks(folder: Path, of: Path) -> Path:
     return output
 
 
-def test_of_many_chunks_only_the_unfinished_are_listed(cli, four_chunks, tmp_path):
+def test_of_many_chunks_only_the_unfinished_are_listed(cli_here, four_chunks, tmp_path):
     output = many_chunks(tmp_path, four_chunks)
-    done = cli("status", output)
+    done = cli_here("status", output)
     assert done.returncode == EXIT_INTERRUPTED
     assert "49 complete chunks are not shown; --all shows them" in done.stdout
     assert re.findall(r"^ *(\d+) +(not started|complete)  ", done.stdout, flags=re.M) == [("49", "not started")]
-    listed = re.findall(r"^ *(\d+) +(not started|complete)  ", cli("status", output, "--all").stdout, flags=re.M)
+    listed = re.findall(r"^ *(\d+) +(not started|complete)  ", cli_here("status", output, "--all").stdout, flags=re.M)
     assert [int(number) for number, _ in listed] == list(range(50))
 
 

@@ -23,6 +23,8 @@ from asrbatch.evaluation.score import score
 from asrbatch.evaluation.stats.significance import permutation_test
 from asrbatch.manifest.manifest import open_manifest
 
+pytest_plugins = "command_line"
+
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 PAIRS = read_jsonl(DATA)
 SPOILED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))["spoiled_texts"]
@@ -280,19 +282,19 @@ def test_without_references_it_says_how_far_two_runs_agree(tmp_path):
     assert "got_better" not in figures
 
 
-def test_the_command(cli, tmp_path, spoiled):
+def test_the_command(cli, cli_here, tmp_path, spoiled):
     shown = cli("compare", DATA, spoiled, "--by", "duration", "--show", "1", "--resamples", "50")
     assert shown.returncode == EXIT_ROWS_FAILED and not shown.stderr, shown.stderr
     assert "worse in B" in shown.stdout and "better in B" in shown.stdout and "B − A" in shown.stdout
-    done = cli("compare", DATA, spoiled, "--json", "--show", "1", "--resamples", "50")
+    done = cli_here("compare", DATA, spoiled, "--json", "--show", "1", "--resamples", "50")
     figures = json.loads(done.stdout)
     assert len(figures["got_worse"]) == len(figures["got_better"]) == 1
     assert figures["bootstrap"]["resamples"] == 50
-    different = cli("compare", DATA, rows_file(tmp_path, "b", x="one"))
+    different = cli_here("compare", DATA, rows_file(tmp_path, "b", x="one"))
     assert different.returncode == EXIT_USAGE and "--common" in different.stderr and "Traceback" not in different.stderr
     hostile = [{"id": "x", "pred_text": said} for said in ("a", "\x1b[2J[bold]b")]
     paths = [write_jsonl(tmp_path / f"h{at}.jsonl", [row]) for at, row in enumerate(hostile)]
-    agreement = cli("compare", *paths)
+    agreement = cli_here("compare", *paths)
     assert agreement.returncode == EXIT_COMPLETE and "\x1b" not in agreement.stdout and "[2J[bold]b" in agreement.stdout
     assert "WER % of B against A" in agreement.stdout
 

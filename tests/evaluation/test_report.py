@@ -26,6 +26,8 @@ from asrbatch.evaluation.report.rows import worst_rows
 from asrbatch.evaluation.score import score_rows
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
+pytest_plugins = "command_line"
+
 DATA = REPO / "tests/data/prompts.tiny-en.jsonl"
 PAIRS = read_jsonl(DATA)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -497,19 +499,19 @@ def test_names_in_plots_are_text(name, label):
     assert {tag for tag, _ in outline.tags} == {"figure", "figcaption", "svg", "text", "title", "rect", "line"}
 
 
-def test_another_file_is_not_replaced_and_a_report_is(cli, tmp_path):
+def test_another_file_is_not_replaced_and_a_report_is(cli, cli_here, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", PAIRS[:5])
     done = cli("report", path)
     assert done.returncode == EXIT_COMPLETE and done.stdout.strip() == str(tmp_path / "rows.report.html"), done.stderr
-    assert cli("report", path, "--title", "Anew").returncode == EXIT_COMPLETE
+    assert cli_here("report", path, "--title", "Anew").returncode == EXIT_COMPLETE
     assert "<title>Anew</title>" in (tmp_path / "rows.report.html").read_text()
     (tmp_path / "notes.html").write_text("<p>mine")
-    refused = cli("report", path, "--to", tmp_path / "notes.html")
+    refused = cli_here("report", path, "--to", tmp_path / "notes.html")
     assert refused.returncode == EXIT_ERROR and "is there already and is no report" in refused.stderr
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
     with pytest.raises(UsageError, match="is a folder and no file"):
         made(path, tmp_path)
-    assert cli("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
+    assert cli_here("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
 
 
 def page_data(path: Path) -> dict:
@@ -575,9 +577,9 @@ def test_rows_that_are_not_scored_can_be_looked_at(opened, tmp_path):
         )
 
 
-def test_predictions_without_references_have_a_page(cli, tmp_path):
+def test_predictions_without_references_have_a_page(cli_here, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", UNUSABLE)
-    done = cli("report", path)
+    done = cli_here("report", path)
     assert done.returncode == EXIT_COMPLETE, done.stderr
     data = page_data(tmp_path / "rows.report.html")
     assert sorted(row[data["fields"].index("id")] for row in data["rows"]) == ["empty", "failed", "none"]
@@ -585,11 +587,11 @@ def test_predictions_without_references_have_a_page(cli, tmp_path):
     assert "Error rates" not in text and "2 no_reference" in text and "1 empty_reference" in text
     # What is wrong for another reason stays an error.
     scored = write_jsonl(tmp_path / "scored.jsonl", [{"id": "a", "text": "one", "pred_text": "one"}])
-    refused = cli("report", scored, "--by", "nowhere")
+    refused = cli_here("report", scored, "--by", "nowhere")
     assert refused.returncode == EXIT_USAGE and "no row has it" in refused.stderr
-    assert cli("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
+    assert cli_here("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
     for option in (("--language", "klingon"), ("--split", "test")):  # also where there are no rates
-        assert cli("report", path, *option).returncode == EXIT_USAGE
+        assert cli_here("report", path, *option).returncode == EXIT_USAGE
 
 
 def test_scored_rows_come_before_others_where_not_all_have_room(tmp_path):

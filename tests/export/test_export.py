@@ -35,6 +35,8 @@ from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import transcript_of
 from asrbatch.storage.paths import chunk_path
 
+pytest_plugins = "command_line"
+
 HOSTILE = (
     "Tom & Jerry <i>say</i> \t --> 5 --- ---> \n\n7\n\n00:00:01,000 --> 00:00:02,000 {x} &lt; \x00\u2028 “end” \ud800."
 )
@@ -110,8 +112,8 @@ def real_rows(transcribe, tiny_en, demo_rows, tmp_path_factory) -> Path:
     return transcribe(manifest, tiny_en, folder / "out.jsonl").paths.rows
 
 
-def test_a_real_run_in_every_format(real_rows, cli, tmp_path):
-    done = cli("export", real_rows, "--format", ",".join(FORMATS), "--to", tmp_path / "to")
+def test_a_real_run_in_every_format(real_rows, cli_here, tmp_path):
+    done = cli_here("export", real_rows, "--format", ",".join(FORMATS), "--to", tmp_path / "to")
     rows = read_jsonl(real_rows)
     ok = {row["id"]: row for row in rows if row["status"] == "ok"}
     assert done.returncode == EXIT_ROWS_FAILED, done.stderr
@@ -530,14 +532,14 @@ def test_a_second_export_writes_only_what_is_new(tmp_path):
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
-def test_a_file_that_says_something_else_is_left_alone_until_asked(cli, tmp_path):
+def test_a_file_that_says_something_else_is_left_alone_until_asked(cli_here, tmp_path):
     write_rows(tmp_path / "out.jsonl", [ok_row(f"r{n}", f"text {n}") for n in range(6)])
     (tmp_path / "to").mkdir()
     by_hand = [tmp_path / f"to/r{n}.txt" for n in (1, 2, 3, 4)]
     for path in by_hand:
         path.write_text("corrected by hand\n")
     command = ("export", "out.jsonl", "--format", "txt", "--to", "to")
-    done = cli(*command)
+    done = cli_here(*command)
     assert done.returncode == EXIT_ERROR and not done.stdout
     assert done.stderr.splitlines()[-1].startswith(
         f"asrbatch: {tmp_path}/to: 4 files are there already and say something else (r1.txt,"
@@ -545,7 +547,7 @@ def test_a_file_that_says_something_else_is_left_alone_until_asked(cli, tmp_path
     assert all(path.read_text() == "corrected by hand\n" for path in by_hand)
     assert (tmp_path / "to/r5.txt").read_text() == "text 5\n"
     assert not list(tmp_path.glob("to/*.index.jsonl"))
-    done = cli(*command, "--overwrite")
+    done = cli_here(*command, "--overwrite")
     assert done.returncode == EXIT_COMPLETE and "4 files written, 2 there already" in done.stderr
     assert by_hand[0].read_text() == "text 1\n"
 
@@ -611,13 +613,13 @@ def test_files_are_whole_or_not_there_when_it_is_killed(start_cli, tmp_path):
 # Rows files
 
 
-def test_one_file_for_all_subtitles_is_refused_unless_there_is_one_utterance(cli, tmp_path):
+def test_one_file_for_all_subtitles_is_refused_unless_there_is_one_utterance(cli_here, tmp_path):
     write_rows(tmp_path / "one.jsonl", [failed_row("x"), ok_row("a")])
-    done = cli("export", "one.jsonl", "--format", "srt,vtt", "--per-run")
+    done = cli_here("export", "one.jsonl", "--format", "srt,vtt", "--per-run")
     assert done.returncode == EXIT_ROWS_FAILED
     assert done.stdout.splitlines() == [f"{tmp_path}/one.export/one.srt", f"{tmp_path}/one.export/one.vtt"]
     write_rows(tmp_path / "two.jsonl", [ok_row("a"), ok_row("b")])
-    done = cli("export", "two.jsonl", "--format", "txt,vtt", "--per-run")
+    done = cli_here("export", "two.jsonl", "--format", "txt,vtt", "--per-run")
     assert (
         done.returncode == EXIT_USAGE
         and "--per-run --format vtt: a file of that format holds one utterance" in done.stderr
@@ -625,9 +627,9 @@ def test_one_file_for_all_subtitles_is_refused_unless_there_is_one_utterance(cli
     assert list((tmp_path / "two.export").iterdir()) == []
 
 
-def test_failed_rows_are_left_out_counted_and_told_by_the_exit_code(cli, tmp_path):
+def test_failed_rows_are_left_out_counted_and_told_by_the_exit_code(cli_here, tmp_path):
     write_rows(tmp_path / "out.jsonl", [failed_row("x"), ok_row("a"), failed_row("y", "unreadable"), failed_row("z")])
-    done = cli("export", "out.jsonl", "--format", "txt")
+    done = cli_here("export", "out.jsonl", "--format", "txt")
     assert done.returncode == EXIT_ROWS_FAILED and done.stdout == f"{tmp_path}/out.export/out.txt.index.jsonl\n"
     assert "left out: 3 failed rows (2 missing, 1 unreadable)" in done.stderr
     assert "no run record beside it: whether these 4 rows are all of a run cannot be told" in done.stderr
@@ -648,15 +650,15 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     assert "cannot be told: " in completeness_notes(rows, exported)[1]
 
 
-def test_one_chunk_alone_can_be_exported_and_is_named(cli, tmp_path):
+def test_one_chunk_alone_can_be_exported_and_is_named(cli_here, tmp_path):
     rows = write_rows(chunk_path(tmp_path / "out.jsonl", 3, 16), [ok_row("a")])
     record = {"fingerprint": {}, "sessions": [], "total_rows": 1, "num_chunks": 16, "chunk_id": 3}
     rows.with_name("out.chunk-00003-of-00016.run.json").write_text(json.dumps(record))
     rows.with_name("out.chunk-00003-of-00016.done.json").write_text('{"rows": 1, "statuses": {"ok": 1}, "sha256": ""}')
-    done = cli("export", rows.name, "--format", "txt")
+    done = cli_here("export", rows.name, "--format", "txt")
     assert done.returncode == EXIT_COMPLETE and "out.chunk-00003-of-00016.jsonl: chunk 3 of 16 alone" in done.stderr
     assert "not complete" not in done.stderr
-    done = cli("export", "out.jsonl", "--format", "txt")
+    done = cli_here("export", "out.jsonl", "--format", "txt")
     assert done.returncode == EXIT_USAGE
     assert (
         "is not there, but chunks of it are; merge-shards joins them, or give one of them, such as out.chunk-00003-of"
@@ -706,9 +708,9 @@ def test_what_is_no_row_is_named_with_its_line(line, message, tmp_path):
         (["out.jsonl"], EXIT_USAGE, "--format"),
     ],
 )
-def test_errors_are_one_line_and_name_the_fix(arguments, code, message, cli, tmp_path):
+def test_errors_are_one_line_and_name_the_fix(arguments, code, message, cli_here, tmp_path):
     write_rows(tmp_path / "out.jsonl", [ok_row("a")])
-    done = cli("export", *arguments)
+    done = cli_here("export", *arguments)
     assert done.returncode == code and message in done.stderr and not done.stdout and "Traceback" not in done.stderr
 
 

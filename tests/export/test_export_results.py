@@ -14,6 +14,8 @@ from asrbatch.export.exporter import export
 from asrbatch.export.options import ResultNames
 from asrbatch.export.results import nemo_row
 
+pytest_plugins = "command_line"
+
 PAIRS = read_jsonl(REPO / "tests/data/prompts.tiny-en.jsonl")
 RECORDED = json.loads((REPO / "tests/data/leaderboard.json").read_text(encoding="utf-8"))
 NAMES = ResultNames("openai/whisper-tiny.en", "asterisk/prompts", "en", "test")
@@ -64,12 +66,12 @@ def test_rows_that_the_leaderboard_drops_are_left_out_and_counted(tmp_path):
     )
 
 
-def test_rows_that_are_not_english_are_said(cli, tmp_path):
+def test_rows_that_are_not_english_are_said(cli_here, tmp_path):
     rows = [
         {**PAIRS[at], "id": f"r{at}", "index": at, "lang": lang}
         for at, lang in enumerate(["en", "German", "de-AT", "fr"])
     ]
-    done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard,nemo", *ASKED)
+    done = cli_here("export", run_of(tmp_path, rows), "--format", "leaderboard,nemo", *ASKED)
     said = [line for line in done.stderr.splitlines() if "not in English" in line]
     assert len(said) == 1 and said[0].startswith("leaderboard: 3 rows are not in English (de 2, fr 1): ")
     assert len(read_jsonl(Path(done.stdout.splitlines()[0]))) == 4
@@ -134,7 +136,7 @@ def test_a_path_is_that_of_a_file_or_else_the_id(tmp_path, manifest, written, ex
     assert row["audio_filepath"] == expected.replace("HERE", str(tmp_path))
 
 
-def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_path):
+def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli_here, tmp_path):
     rows = [
         {"id": "stated", "index": 0, "status": "ok", "pred_text": "a", "duration": 2.0, "audio_s": 1.9, "text": "a"},
         {"id": "decoded", "index": 1, "status": "ok", "pred_text": "a", "audio_s": 1.5, "text": None},
@@ -167,7 +169,7 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_pa
     path = run_of(tmp_path, rows)
     record = {"manifest": {"source": "/corpus/manifest.jsonl"}, "fingerprint": {}, "total_rows": 5, "sessions": []}
     (tmp_path / "out.run.json").write_text(json.dumps(record))
-    done = cli("export", path, "--format", "nemo")
+    done = cli_here("export", path, "--format", "nemo")
     assert "nemo: left out 1 rows: nobody knows how long it is" in done.stderr, done.stderr
     found = {row["id"]: row for row in read_jsonl(Path(done.stdout.strip()))}
     assert {row_id: (row["duration"], row["text"], row["audio_filepath"]) for row_id, row in found.items()} == {
@@ -178,10 +180,10 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli, tmp_pa
     }
 
 
-def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli, tmp_path):
+def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli_here, tmp_path):
     rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": 0.0, "duration": None}]
     rows.append({**PAIRS[2], "id": "short", "index": 2, "audio_s": 0.0001, "duration": 0.0001})
-    done = cli("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
+    done = cli_here("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
     assert "leaderboard: 1 rows have no time, because nobody knows how long they are; state `duration`" in done.stderr
     assert "makes no RTFx" in done.stderr and "not in English" not in done.stderr
     found = read_jsonl(Path(done.stdout.strip()))
@@ -223,18 +225,18 @@ def test_what_is_missing_is_named(tmp_path):
     assert export(path, ["nemo"]).outputs["nemo"].written == 1
 
 
-def test_the_command_beside_other_formats(cli, tmp_path):
+def test_the_command_beside_other_formats(cli_here, tmp_path):
     path = run_of(tmp_path, [row for row in PAIRS if row["status"] == "failed" or row["index"] < 3])
-    done = cli("export", path, "--format", "txt,nemo,leaderboard", "--per-run", *ASKED)
+    done = cli_here("export", path, "--format", "txt,nemo,leaderboard", "--per-run", *ASKED)
     assert done.returncode == EXIT_ROWS_FAILED, done.stderr
     names = [Path(line).name for line in done.stdout.splitlines()]
     assert names == ["out.txt", "out.nemo.json", "MODEL_a-b_DATASET_c-d_e_f.jsonl"]
     assert "left out: 3 failed rows (3 too_long)" in done.stderr
     assert "nemo, leaderboard: with an empty prediction 3 failed rows" in done.stderr
     assert "nemo: 6 utterances, 1 files written" in done.stderr and "txt: 3 utterances, 1 files written" in done.stderr
-    again = cli("export", path, "--format", "leaderboard", *ASKED)
+    again = cli_here("export", path, "--format", "leaderboard", *ASKED)
     assert "0 files written, 1 there already" in again.stderr
     (tmp_path / "out.export/MODEL_a-b_DATASET_c-d_e_f.jsonl").write_text("by hand\n")
-    in_the_way = cli("export", path, "--format", "leaderboard", *ASKED)
+    in_the_way = cli_here("export", path, "--format", "leaderboard", *ASKED)
     assert in_the_way.returncode == 1 and "is there already and says something else" in in_the_way.stderr
-    assert cli("export", path, "--format", "leaderboard").returncode == EXIT_USAGE
+    assert cli_here("export", path, "--format", "leaderboard").returncode == EXIT_USAGE

@@ -25,6 +25,8 @@ from asrbatch.errors import EXIT_COMPLETE, ManifestError
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers.sniff import ENDINGS
 
+pytest_plugins = "command_line"
+
 BEEP_RUN = Path(__file__).parents[1] / "beep_run.py"
 TONE = 0.5 * np.sin(np.arange(2 * RATE) * 0.1).astype(np.float32)
 # Container, codec and rate of FFmpeg to the endings its files have.
@@ -83,12 +85,12 @@ def test_the_endings_are_those_of_what_ffmpeg_is_let_read():
     assert len(endings) > 30 and endings - ENDINGS == NO_SOUND
 
 
-def test_each_command_says_what_is_left_out(folder, cli, tiny_en, tmp_path):
+def test_each_command_says_what_is_left_out(folder, cli_here, tiny_en, tmp_path):
     note = f"{folder}: {LEFT_OUT}; a manifest that names such a file has it read"
-    planned = json.loads(cli("plan", folder, "--json").stdout)
+    planned = json.loads(cli_here("plan", folder, "--json").stdout)
     assert planned["manifest"]["left_out"] == note and note in planned["notes"]
-    validated = cli("validate", folder)
-    made = cli("make-manifest", folder, "-o", "m.jsonl")
+    validated = cli_here("validate", folder)
+    made = cli_here("make-manifest", folder, "-o", "m.jsonl")
     command = [sys.executable, BEEP_RUN, "transcribe", folder, "-m", tiny_en, "-o", tmp_path / "o.jsonl"]
     run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
     for done, shown in ((validated, validated.stdout), (made, made.stdout), (run, run.stderr)):

@@ -21,6 +21,8 @@ from asrbatch.languages import find
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers import csv
 
+pytest_plugins = "command_line"
+
 TEXTS = ["hello", "a, b", "größe", "one\u2028two", "x" * 300, "tail"]
 
 
@@ -642,14 +644,14 @@ def test_an_option_that_a_source_does_not_take_is_an_error(tmp_path, rows, kind)
             open_manifest(source, options=SourceOptions(**{option: value}))
 
 
-def test_audio_in_another_folder_than_its_list(cli, tmp_path, rows):
+def test_audio_in_another_folder_than_its_list(cli_here, tmp_path, rows):
     """As Common Voice lays it out."""
     (tmp_path / "cv" / "clips").mkdir(parents=True)
     (tmp_path / "cv" / "clips" / "a.wav").write_bytes(rows[0]["file"].read_bytes())
     table = tmp_path / "cv" / "validated.tsv"
     table.write_text('client_id\tpath\tsentence\nx\ta.wav\tHe said "no\n')
-    assert cli("validate", table, "--audio", "header").returncode == 3  # missing
-    done = cli(
+    assert cli_here("validate", table, "--audio", "header").returncode == 3  # missing
+    done = cli_here(
         "validate", table, "--audio", "header", "--audio-folder", tmp_path / "cv" / "clips", "--text-column", "sentence"
     )
     assert done.returncode == 0, done.stderr

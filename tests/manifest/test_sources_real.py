@@ -19,6 +19,8 @@ from source_makers import MAKERS, make_kaldi
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError
 from asrbatch.storage import remote
 
+pytest_plugins = "command_line"
+
 SPOKEN = {
     "0880": "He was not an old-sposed young man.",  # as tiny.en has it in float32; see test_transcribe.py
     "0930": "He might even have been made amiable himself.",
@@ -198,13 +200,13 @@ BAD = [
 ]
 
 
-def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, tiny_en, rows, cli, tmp_path):
+def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, tiny_en, rows, cli_here, tmp_path):
     """With a BOM, CRLF, blank lines, two encodings and a line of 10 MB."""
     good = [json.dumps({"audio_filepath": str(row["file"]), "id": row["id"], "text": row["text"]}) for row in rows]
     lines = [good[0], "", *(line.replace("FILE", str(rows[0]["file"])) for line, _ in BAD), "  ", good[1]]
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode("utf-8", "surrogateescape"))
-    done = cli("transcribe", manifest, "-m", tiny_en, "-o", "out.jsonl")
+    done = cli_here("transcribe", manifest, "-m", tiny_en, "-o", "out.jsonl")
     assert done.returncode == 2 and list(tmp_path.glob("out*")) == [tmp_path / "out.problems"]
     _, *said, last = done.stderr.splitlines()
     assert last == f"all of them, a JSON line each: {tmp_path / 'out.problems'}"
@@ -222,7 +224,7 @@ def test_bad_rows_stop_a_run_or_fail_and_the_others_are_transcribed(transcribe, 
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tmp_path, monkeypatch, kind):
+def test_standard_input_is_resumed_and_merged(cli_here, transcribe, tiny_en, rows, tmp_path, monkeypatch, kind):
     if kind == "jsonl":
         lines = [json.dumps({"audio_filepath": row["file"].name, "id": row["id"], "text": row["text"]}) for row in rows]
     else:
@@ -246,10 +248,10 @@ def test_standard_input_is_resumed_and_merged(cli, transcribe, tiny_en, rows, tm
         second = transcribe("-", tiny_en, output, num_chunks=2, chunk_id=1)
     assert (first.exit_code, second.exit_code) == (EXIT_COMPLETE, EXIT_COMPLETE)
     assert (tmp_path / "run" / "out.manifest.jsonl").read_text() == lines
-    done = cli("merge-shards", output, "--manifest", "-")
+    done = cli_here("merge-shards", output, "--manifest", "-")
     assert done.returncode == 0, done.stderr
     assert [row["pred_text"] for row in read_jsonl(output)] == list(SPOKEN.values())
-    done = cli("status", output)
+    done = cli_here("status", output)
     assert done.returncode == 0, done.stderr
 
 
