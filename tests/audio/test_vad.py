@@ -83,7 +83,7 @@ def is_skipped(silence, skips):
     return any(skip.start <= silence[0] + edge and skip.end >= silence[1] - edge for skip in skips)
 
 
-SILENCES_S = [300, 3.5, 40, 1, 4, 0.5, 60, 2, 5, 0.3, 20, 3.5, 120]
+SILENCES_S = [60, 3.5, 40, 1, 4, 0.5, 30, 2, 5, 0.3, 20, 3.5, 40]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "noise", "hum", "music"])

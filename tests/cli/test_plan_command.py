@@ -123,7 +123,7 @@ def test_measured_seconds_take_the_place_of_stated_ones_but_not_in_dealing_out(t
 
 
 def test_a_survey_keeps_few_bytes_a_row(tmp_path):
-    num_rows = 30_000
+    num_rows = 10_000
     path = write_jsonl(
         tmp_path / "m.jsonl", [{"audio_filepath": f"a/{i}.wav", "duration": 1 + i % 7} for i in range(num_rows)]
     )

@@ -789,7 +789,7 @@ def test_memory_is_a_few_bytes_a_row(bench, tmp_path):
     included.
     """
     peaks = {}
-    for num_rows in (6000, 18000):
+    for num_rows in (3000, 9000):
         folder = tmp_path / str(num_rows)
         folder.mkdir()
         bench.make_manifest(folder / "manifest.jsonl", num_rows)
@@ -799,7 +799,7 @@ def test_memory_is_a_few_bytes_a_row(bench, tmp_path):
         peaks[num_rows] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert [row["index"] for row in read_jsonl(folder / "out.jsonl")] == list(range(num_rows))
-    per_row = (peaks[18000] - peaks[6000]) / 12000
+    per_row = (peaks[9000] - peaks[3000]) / 6000
     print(f"{per_row:.0f} bytes a row")
     assert per_row < 150
 

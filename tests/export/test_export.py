@@ -415,7 +415,7 @@ def names_of(ids: list[str], audio_path: str | None) -> list[str]:
     return [file_name(row_id, audio_path, keys[name_key(row_id, audio_path)] > 1) for row_id in ids]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(ids, unique=True, max_size=30), st.sampled_from([None, "a.wav", "x/a.wav", "talk"]))
 def test_no_two_ids_have_one_name_on_any_file_system_whatever_their_order(ids, audio_path):
     names = names_of(ids, audio_path)
@@ -740,7 +740,7 @@ def test_rules_are_taken_from_the_command_line(cli, tmp_path):
 
 def test_memory_grows_by_bytes_a_row(tmp_path):
     peaks = []
-    for num_rows in (1_000, 5_000):
+    for num_rows in (500, 2_500):
         with open(tmp_path / "out.jsonl", "w") as file:
             for n in range(num_rows):
                 file.write(json.dumps(ok_row(f"utterance-{n}", "word " * 40, index=n)) + "\n")
@@ -748,4 +748,4 @@ def test_memory_grows_by_bytes_a_row(tmp_path):
         export(tmp_path / "out.jsonl", ["txt", "tsv", "json"], per_run=True, folder=tmp_path / str(num_rows))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert (peaks[1] - peaks[0]) / 4_000 < 40
+    assert (peaks[1] - peaks[0]) / 2_000 < 40

@@ -110,7 +110,7 @@ def written_rows(draw):
     return rows, draw(st.sampled_from([b"", BOM])) + end.join(lines) + draw(st.sampled_from([b"", end]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(written=written_rows(), block_rows=st.sampled_from([1, 2, 3, 8192]), order=st.randoms(use_true_random=False))
 def test_any_written_rows_are_read_as_a_plain_parse_reads_them(tmp_path_factory, written, block_rows, order):
     rows, data = written

@@ -438,7 +438,7 @@ def test_newcomers_killed_at_every_step_of_taking_over(path):
         assert not path.exists()
         dead_lease(path)
     assert steps > 10
-    pairs = random.Random(1).sample(list(itertools.product(range(steps), range(steps))), 40)
+    pairs = random.Random(1).sample(list(itertools.product(range(steps), range(steps))), 15)
     for first, second in pairs:
         path.unlink(missing_ok=True)
         dead_lease(path)
