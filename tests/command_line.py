@@ -21,7 +21,9 @@ from asrbatch.cli.process import stop_signals
 
 @pytest.fixture
 def cli_here(tmp_path, monkeypatch):
-    """As `cli`: runs the command in an empty folder; returns what is known of a finished process."""
+    """As `cli`: runs the command in an empty folder; returns what is known of a finished process.
+
+    `cwd` None: where the tests are."""
 
     def call(*arguments, cwd=tmp_path, env=None) -> subprocess.CompletedProcess:
         words = ["asrbatch", *map(str, arguments)]
@@ -36,7 +38,8 @@ def cli_here(tmp_path, monkeypatch):
             # A command that looks at a model takes its process off line; that of the tests has others to serve.
             patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
             patch.setattr(app, "_leave", lambda code: None)  # it would end the tests
-            patch.chdir(cwd)
+            if cwd is not None:
+                patch.chdir(cwd)
             try:
                 os.environ |= env or {}
                 code = app.main()

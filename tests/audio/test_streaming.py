@@ -44,9 +44,10 @@ def speech(speech_wav) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def files(folder, speech) -> list[str]:
-    """Every format of the tests of `audio.py`, and other rates."""
+    """Every format of the tests of `audio.py`, and other rates: two blocks, and a part of a third."""
+    speech = speech[: 70 * RATE]
     made = [write(folder, speech, container, subtype) for container, subtype in EXACT]
-    made += [write(folder, speech[: 100 * rate], "WAV", "FLOAT", rate) for rate in (8000, 11025, 44100)]
+    made += [write(folder, speech[: 70 * rate], "WAV", "FLOAT", rate) for rate in (8000, 11025, 44100)]
     made += [write(folder, np.stack([speech, -speech / 2], axis=1), "FLAC", "PCM_16", 48000)]
     for name, (container, codec, rate, *_) in LOSSY.items():
         made.append(encode(folder / (name if name != "g722" else "speech.g722"), speech, container, codec, rate))
@@ -156,8 +157,8 @@ def test_blocks_together_are_the_whole(files, data):
         source,
         name=name,
         sample_rate=data.draw(st.sampled_from([RATE, 8000, 22050])),
-        offset_s=data.draw(st.none() | st.floats(0, 110)),
-        duration_s=data.draw(st.none() | st.sampled_from([30.0, 60.0, 60.0001]) | st.floats(0, 110)),
+        offset_s=data.draw(st.none() | st.floats(0, 77)),
+        duration_s=data.draw(st.none() | st.sampled_from([30.0, 60.0, 60.0001]) | st.floats(0, 77)),
         channel=data.draw(st.sampled_from([None, 0, 1])),
         max_s=data.draw(st.sampled_from([None, None, 50.0])),
         min_samples=data.draw(st.sampled_from([1, 1, 400, 31 * RATE, 65 * RATE])),

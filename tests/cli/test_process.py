@@ -50,6 +50,8 @@ import asrbatch
 from asrbatch.config import EngineConfig, RunConfig, run_config
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
+pytest_plugins = "command_line"
+
 NUM_ROWS = 20
 BEEP_RUN = [PYTHON, str(REPO / "tests/beep_run.py")]
 ASRBATCH = [PYTHON, "-m", "asrbatch"]
@@ -215,7 +217,9 @@ ENCODINGS = {
 def test_a_terminal_without_our_characters_is_no_error(job, tmp_path, encoding):
     environment = {**os.environ, **ENCODINGS[encoding]}
     write_jsonl(tmp_path / "bad.jsonl", [{"audio_filepath": "gone/你好.wav"}])
-    for words in (["validate", "bad.jsonl"], ["plan", "bad.jsonl"], ["plan", "bad.jsonl", "--probe"]):
+    # They all print in one way: the others where most is lacking.
+    others = [["plan", "bad.jsonl"], ["plan", "bad.jsonl", "--probe"]] if encoding == "C" else []
+    for words in (["validate", "bad.jsonl"], *others):
         done = subprocess.run([*ASRBATCH, *words], cwd=tmp_path, capture_output=True, env=environment, timeout=120)
         assert b"Unicode" not in done.stderr and done.returncode in (0, 3), done.stderr
     done = subprocess.run(
@@ -256,10 +260,18 @@ GONE = (
         "submit m.jsonl -m {model} -o o.jsonl --num-chunks 2", "models",
     ],
 )  # fmt: skip
-def test_a_current_folder_that_is_gone_is_said(tmp_path, tiny_en, words):
+def test_a_current_folder_that_is_gone_is_said(tmp_path, tiny_en, cli_here, monkeypatch, words):
     manifest = beep_manifest(tmp_path / "in", 1)
     (tmp_path / "gone").mkdir()
-    command = [*ASRBATCH, *words.format(model=tiny_en, manifest=manifest).split()]
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = cli_here(*words.format(model=tiny_en, manifest=manifest).split(), cwd=None)
+    assert (done.returncode, done.stderr) == (EXIT_USAGE, GONE)
+
+
+def test_a_process_that_starts_in_a_folder_that_is_gone_says_so(tmp_path, tiny_en):
+    (tmp_path / "gone").mkdir()
+    command = [*ASRBATCH, "transcribe", "m.jsonl", "-m", tiny_en]
     done = subprocess.run(
         ["bash", "-c", 'cd gone; rmdir ../gone; exec "$@"', "bash", *command],
         cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPO)}, timeout=120,

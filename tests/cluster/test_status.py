@@ -601,23 +601,26 @@ def test_a_terminal_is_refreshed_in_place(copy):
     assert b"\x1b[" in shown and b"3 complete, 1 complete with failures" in shown
 
 
-def test_a_real_engine_is_seen_at_work(start_cli, demo_rows, tiny_en, tmp_path):
-    """The whole command on speech: from its first sign of life to its completion."""
+def test_a_real_engine_is_seen_at_work(engines, demo_rows, tiny_en, tmp_path):
+    """On speech: before the engine is up, at each of its answers, and at the end."""
     output = tmp_path / "out.jsonl"
-    write_jsonl(tmp_path / "m.jsonl", demo_rows[1:3])
-    process = start_cli("transcribe", tmp_path / "m.jsonl", "-m", tiny_en, "-o", output)
+    listed = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:3])
     seen = []
 
-    def look():
-        if RunPaths(output).record.exists():
+    def start(spec, deliver):
+        def look_and_deliver(*answer):
             seen.append(states(run_status(output))[0])
-        return process.poll() is not None
+            deliver(*answer)
 
-    wait_for(look, 600.0)
-    assert process.returncode == EXIT_COMPLETE and seen[0] == "starting"
+        seen.append(states(run_status(output))[0])
+        return engines.start(spec, look_and_deliver)
+
+    engine = EngineConfig(model=tiny_en, dtype="float32", mode="thread", args=("max_num_seqs=4",))
+    summary = run(RunConfig(manifest=str(listed), engine=engine, output=str(output)), start=start)
+    assert summary.exit_code == EXIT_COMPLETE and seen[0] == "starting"
+    assert len(seen) > 2 and set(seen[1:]) <= {"starting", "running"}
     figures = run_status(output)
     assert states(figures) == ["complete"] and figures["chunks"][0]["rtfx"] > 0
-    assert set(seen) <= {"starting", "running", "complete"}
 
 
 def test_the_times_rest_on_the_records_refresh():

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,15 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
-from conftest import read_jsonl
+from beep_run import beep_manifest, start_beeps, text_of
+from conftest import PYTHON, REPO, read_jsonl
 from object_stores import amazon, google
 from source_makers import MAKERS, make_kaldi
 
+from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError
+from asrbatch.runs.runner import run
 from asrbatch.storage import remote
 
 pytest_plugins = "command_line"
 
+BEEP_RUN = REPO / "tests/beep_run.py"
 SPOKEN = {
     "0880": "He was not an old-sposed young man.",  # as tiny.en has it in float32; see test_transcribe.py
     "0930": "He might even have been made amiable himself.",
@@ -152,23 +157,35 @@ def test_a_manifest_and_its_audio_in_a_bucket(transcribe, tiny_en, rows, fingerp
     assert json.loads(summary.paths.record.read_text())["fingerprint"] == fingerprint
 
 
-def test_a_data_set_on_a_hub(cli, tiny_en, rows, fingerprint, tmp_path):
+def test_a_data_set_on_a_hub(tiny_en, tmp_path):
+    """By the command's own options and clients. An engine that counts beeps shows whose audio came."""
+    beeps = read_jsonl(beep_manifest(tmp_path / "in", 3))
+    rows = [
+        {"id": row["id"], "text": f"said {i}", "duration": row["duration"], "lang": "en"}
+        | {"file": Path(row["audio_filepath"])}
+        for i, row in enumerate(beeps)
+    ]
+    engine = EngineConfig(model=tiny_en, dtype="float32")
+    plain = RunConfig(MAKERS["jsonl"](tmp_path, rows), engine, output=str(tmp_path / "plain.jsonl"), language="en")
+    expected = run(plain, start=start_beeps)
     data = tmp_path / "hub" / "me" / "speech" / "data"
     data.mkdir(parents=True)
     MAKERS["parquet"](tmp_path, rows).rename(data / "test-00000-of-00001.parquet")
     out = tmp_path / "out.jsonl"
     with hub_server.serving(tmp_path / "hub") as (url, _):
-        done = cli(
-            "transcribe", "--dataset", "me/speech", "--split", "test", "--streaming", "-m", tiny_en, "-o", out,
-            "--language", "en", "--dtype", "float32", "--engine-arg", "max_num_seqs=4",
-            env={"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")},
-        )  # fmt: skip
+        command = [
+            PYTHON, BEEP_RUN, "transcribe", "--dataset", "me/speech", "--split", "test", "--streaming", "-m", tiny_en,
+            "-o", out, "--language", "en", "--dtype", "float32",
+        ]  # fmt: skip
+        env = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == EXIT_COMPLETE, done.stderr
     by_index = sorted(read_jsonl(out), key=lambda row: row["index"])
     assert [(row["id"], row["text"], row["pred_text"]) for row in by_index] == [
-        (row["id"], row["text"], said) for row, said in zip(rows, SPOKEN.values(), strict=True)
+        (row["id"], row["text"], text_of(i)) for i, row in enumerate(rows)
     ]
-    assert json.loads((tmp_path / "out.run.json").read_text())["fingerprint"] == fingerprint
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out.run.json", expected.paths.record)]
+    assert records[0]["fingerprint"] == records[1]["fingerprint"]
 
 
 def test_a_folder_of_audio_without_a_list(transcribe, tiny_en, rows, tmp_path):

@@ -160,7 +160,8 @@ IDS = {"swapped": swap, "renamed": rename(0, "v0"), "another row's": rename(1, "
 def test_ids_are_those_of_the_manifest_on_resume(manifest, transcribe, tmp_path, name, options):
     options = {**options, **({"strategy": "contiguous"} if "num_chunks" in options else {})}
     paths = transcribe(manifest, **options).paths
-    rows = read_jsonl(paths.rows)[:2]
+    # The first two of the manifest, whichever were finished first.
+    rows = [row for row in read_jsonl(paths.rows) if row["index"] < 2]
     paths.done.unlink()
     IDS[name](rows)
     write_jsonl(paths.rows, rows)
