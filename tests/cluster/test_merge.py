@@ -23,6 +23,7 @@ from chunk_damage import DAMAGE, NUM_CHUNKS, change_json, change_lines, chunk, c
 from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from new_process import in_new_process
 from processes import die_at
 
 from asrbatch.cluster.merge import merge
@@ -613,6 +614,10 @@ def test_two_merges_at_once(output, manifest, cli_here):
 
 def test_killed_at_every_step(output, manifest):
     """The old rows or the new ones are there, whole; a completion mark is true; merging again completes."""
+    in_new_process(kill_at_every_step, output, manifest)
+
+
+def kill_at_every_step(output: Path, manifest: Path) -> None:
     paths, seen = RunPaths(output), set()
     merge(output, str(manifest))
     new = output.read_bytes()
@@ -727,7 +732,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_reading_processes_end_with_the_one_that_waits_for_them(bench, tmp_path):
     """What they have to say is more than a pipe holds: they must notice that nobody reads it any more."""
-    bench.make_manifest(tmp_path / "manifest.jsonl", 16000)
+    bench.make_manifest(tmp_path / "manifest.jsonl", 12000)
     bench.make_run(tmp_path / "out.jsonl", open_manifest(tmp_path / "manifest.jsonl"), 4)
     command = [sys.executable, "-c", DIE_WHILE_READING, tmp_path / "out.jsonl", tmp_path / "manifest.jsonl"]
     pids = [int(pid) for pid in subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60).stdout.split()]

@@ -108,7 +108,7 @@ def subtitles_by_ffmpeg(path: Path) -> list[tuple[int, int, str]]:
 @pytest.fixture(scope="module")
 def real_rows(transcribe, tiny_en, demo_rows, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    manifest = write_jsonl(folder / "m.jsonl", [*demo_rows, {"id": "lost", "audio_filepath": "lost.wav"}])
+    manifest = write_jsonl(folder / "m.jsonl", [*demo_rows[:6], {"id": "lost", "audio_filepath": "lost.wav"}])
     return transcribe(manifest, tiny_en, folder / "out.jsonl").paths.rows
 
 
@@ -120,7 +120,7 @@ def test_a_real_run_in_every_format(real_rows, cli_here, tmp_path):
     assert done.stdout.splitlines() == [str(tmp_path / "to" / f"out.{name}.index.jsonl") for name in FORMATS]
     assert f"left out: {len(rows) - len(ok)} failed rows ({len(rows) - len(ok)} missing)" in done.stderr
     assert "not complete" not in done.stderr and "run record" not in done.stderr
-    assert len(ok) >= 10
+    assert len(ok) == 6
     for name, form in FORMATS.items():
         index = read_jsonl(tmp_path / f"to/out.{name}.index.jsonl")
         assert {line["id"]: line["index"] for line in index} == {i: row["index"] for i, row in ok.items()}

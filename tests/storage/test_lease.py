@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+from new_process import in_new_process
 from processes import die_at
 
 from asrbatch.errors import LeaseError, OutputError
@@ -430,6 +431,10 @@ def test_a_lease_judged_by_time_is_remembered_until_it_is_released(path, holders
 
 def test_newcomers_killed_at_every_step_of_taking_over(path):
     """Each leaves the lease in a state from which the next goes on at once; also when two in a row die."""
+    in_new_process(kill_newcomers, path)
+
+
+def kill_newcomers(path: Path) -> None:
     steps = 0
     dead_lease(path)
     while die_at(steps, lambda: Lease(path, log=never)):
@@ -438,7 +443,7 @@ def test_newcomers_killed_at_every_step_of_taking_over(path):
         assert not path.exists()
         dead_lease(path)
     assert steps > 10
-    pairs = random.Random(1).sample(list(itertools.product(range(steps), range(steps))), 15)
+    pairs = random.Random(1).sample(list(itertools.product(range(steps), range(steps))), 40)
     for first, second in pairs:
         path.unlink(missing_ok=True)
         dead_lease(path)

@@ -13,6 +13,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from new_process import in_new_process
 from processes import die_at
 
 from asrbatch.export.exporter import export
@@ -54,8 +55,11 @@ def write_record(folder: Path) -> None:
 @pytest.mark.parametrize("work", [keep_input, make_manifest, export_rows, hold_lease, write_record])
 def test_killed_at_every_step(tmp_path, work):
     """The next one removes what the dead one left, wherever that died."""
-    folder = tmp_path / "run"
-    folder.mkdir()
+    (tmp_path / "run").mkdir()
+    in_new_process(kill_at_every_step, work, tmp_path / "run")
+
+
+def kill_at_every_step(work, folder: Path) -> None:
     work(folder)
     whole = sorted(os.listdir(folder))
     left = set()
