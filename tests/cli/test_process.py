@@ -48,6 +48,7 @@ from run_output import wait_for_rows
 
 import asrbatch
 from asrbatch.config import EngineConfig, RunConfig, run_config
+from asrbatch.engine import inspector
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, UsageError
 
 pytest_plugins = "command_line"
@@ -266,6 +267,9 @@ def test_a_current_folder_that_is_gone_is_said(tmp_path, tiny_en, cli_here, monk
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
+    # One that other tests have left would answer.
+    monkeypatch.setattr(inspector, "_processes", {})
+    inspector._respond.cache_clear()
     done = cli_here(*words.format(model=tiny_en, manifest=manifest).split(), cwd=None)
     assert (done.returncode, done.stderr) == (EXIT_USAGE, GONE)
 
