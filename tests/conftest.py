@@ -27,6 +27,9 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "OMP_NUM_THREADS", str(max(1, os.cpu_count() // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     )
 
+# Many tests start Python: let the first of them keep what it has compiled of asrbatch.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 # Files that take more than some seconds, longest first: so that no process of `make test` is left with one at the end.
 # `make check` (--quick) leaves them out, and tests that start an engine or a command by one of the fixtures.
 SLOW_FILES = (
@@ -177,9 +180,10 @@ def transcribe(engines):
     from asrbatch.runs.runner import run
 
     def call(
-        manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), observer=None, **options
-    ):
-        engine = EngineConfig(model=str(model), dtype=dtype, mode=mode, args=args)
+        manifest, model, output, *, dtype="float32", mode="thread", args=("max_num_seqs=4",), max_tokens=None,
+        observer=None, **options
+    ):  # fmt: skip
+        engine = EngineConfig(model=str(model), dtype=dtype, mode=mode, args=args, max_tokens=max_tokens)
         config = RunConfig(manifest=str(manifest), engine=engine, output=str(output), **options)
         return run(config, observer=observer, start=engines.start)
 

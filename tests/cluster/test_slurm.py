@@ -82,7 +82,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
 ):
     short = [row for row in demo_rows if row["duration"] < 8]
     rows = [
-        {**short[i % len(short)], "id": f"row-{i}"} for i in range(26)
+        {**short[i % len(short)], "id": f"row-{i}"} for i in range(22)
     ]  # so many that the other task runs while one waits again
     rows[5]["audio_filepath"] = "nowhere.wav"  # a chunk that is complete with a failed row does not block the merge
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
@@ -110,7 +110,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
     slurm.wait_for(urgent, "COMPLETED", hurry=False)
     assert slurm.state(merge) == "PENDING" and slurm.jobs()[merge]["Reason"] == "Dependency"
     before = {task: chunk(output, task, 2).read_bytes() for task in range(2)}
-    assert all(2 <= content.count(b"\n") < 13 for content in before.values()), "both were stopped midway"
+    assert all(2 <= content.count(b"\n") < 11 for content in before.values()), "both were stopped midway"
 
     complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(2)), merge)
     assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(2)] == ["1", "1"]
@@ -127,7 +127,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
 
     whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
     assert stable(output) == stable(whole.paths.rows)
-    assert [row["index"] for row in read_jsonl(output)] == list(range(26))
+    assert [row["index"] for row in read_jsonl(output)] == list(range(22))
     assert [row["index"] for row in read_jsonl(output) if row["status"] == "failed"] == [5]
     assert "a success for SLURM" in (tmp_path / f"logs/asrbatch-out-merge-{merge}.log").read_text()
 
@@ -176,8 +176,7 @@ def test_two_tasks_with_one_chunk_write_it_once(slurm, submit, tiny_en, small_ru
 def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_completes_it(
     slurm, submit, cli, tiny_en, small_run
 ):
-    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again, on
-    two devices."""
+    """The second chunk of the run above. Its task may not requeue itself; then a person's own script runs it again."""
     output = small_run / "out.jsonl"
     run = [small_run / "m.jsonl", "-m", tiny_en, "-o", output, "--num-chunks", 2, *EXACT, *ON_CPU]
     array, merge = submit(*run, "--chunks", 0, "--requeue", 0)
@@ -201,7 +200,7 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
         "model=openai/whisper-large-v3-turbo": f"model='{tiny_en}'",
         "output=run/out.jsonl": f"output='{output}'",
         "num_chunks=16": "num_chunks=2",
-        "options=(--language en)": f"options=({' '.join(EXACT)} --devices 0,1)",
+        "options=(--language en)": f"options=({' '.join(EXACT)})",
         "source .venv/bin/activate": f"source '{REPO}/.venv/bin/activate'",
     }
     for name in ("array.sbatch", "merge.sbatch"):
@@ -215,7 +214,6 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
     merge = slurm.call("sbatch", *options, *waits, small_run / "merge.sbatch").strip()
     complete(slurm, small_run, f"{array}_0", merge)
     assert [row["id"] for row in read_jsonl(output)] == [f"row-{i}" for i in range(6)]
-    assert sessions(output, 0, 2)[-1]["num_devices"] == 2
 
 
 def test_slurm_takes_every_option_as_it_was_given(slurm, submit, tmp_path):
