@@ -54,8 +54,10 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
     for name, value in defaults.items():
         # Somebody who has set one of vLLM's variables knows why.
         os.environ.setdefault(name, value)
-    # Not a default: which of the two ways runs is our choice, recorded in the run record.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" else "0"
+    # Not a default: which of the two ways runs is our choice, recorded in the run record. It is made by the class that
+    # is started (`vllm/api.py`). On a CPU this would only put the model into a third process, for threads that vLLM
+    # pins, which we do not have: 7 s more of importing.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" and device_kind != "cpu" else "0"
     # Nor this: vLLM's second model runner, its choice on some GPUs, takes no logits processors of this kind.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if plugins is not None:
