@@ -13,7 +13,7 @@ from typing import Any
 
 from asrbatch.errors import UsageError
 from asrbatch.formatting import show
-from asrbatch.options import CheckedOptions, option
+from asrbatch.options import CheckedOptions, flag, option
 from asrbatch.storage.paths import RunPaths, check_length, check_output, chunk_path, default_output
 from asrbatch.storage.remote import absolute
 
@@ -31,6 +31,11 @@ TASKS = ("transcribe", "translate")
 SEQUENTIAL = "sequential"
 WINDOWS = ("energy", SEQUENTIAL, "silence", "fixed", "none")
 STDIN = "-"  # as a manifest
+# Options that a run has no use for which aligns a text that is there.
+NOT_FOR_ALIGNMENT = (
+    "task", "target_language", "prompt", "hotwords", "windows", "vad_filter", "condition_on_previous", "timestamps",
+    "word_timestamps", "fallback", "drop_no_speech", "encoder_cache_mb",
+)  # fmt: skip
 _DESCRIPTOR = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/(\d+)")
 
 
@@ -90,19 +95,22 @@ class TaskOptions(CheckedOptions):
         "[default: none; in a chat 'Transcribe the following:']",
     )
     hotwords: str | None = option(None, "Words to expect, such as names; refused where the model would ignore them.")
+    text_field: str | None = option(
+        None, "Align the text in this field with the audio, instead of transcribing; see asrbatch align."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for flag, text, fix in (
+        for option_name, text, fix in (
             # An empty text would be taken for none, and a chat be asked by its default instead of by nothing.
             ("--prompt", self.prompt, "leave it out, or give '{audio}' to ask a chat without words"),
             ("--hotwords", self.hotwords, "leave it out"),
         ):
             # Bytes of an argument that are no UTF-8 arrive as surrogates.
             if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UsageError(f"{flag} {show(text)}: holds bytes that are not text")
+                raise UsageError(f"{option_name} {show(text)}: holds bytes that are not text")
             if text is not None and not text.strip():
-                raise UsageError(f"{flag} is empty; {fix}")
+                raise UsageError(f"{option_name} is empty; {fix}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +322,8 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
         if streams and len(self.manifest) > 1:
             fix = "write it to a file, or join all of them (cat)"
             raise UsageError(f"{streams[0]}: can be read once, so that a run takes it alone; {fix}")
+        if self.text_field is not None:
+            _check_alignment(self)
         if self.encoder_cache_mb is not None and not self.word_timestamps:
             raise UsageError(
                 f"--encoder-cache {self.encoder_cache_mb}: without --word-timestamps nothing is kept; leave it out"
@@ -351,6 +361,18 @@ class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, Window
     def num_workers(self) -> int:
         # The cores of this process, which under SLURM are a share of the machine's.
         return self.workers or min(16, len(os.sched_getaffinity(0)))
+
+
+def _check_alignment(config: RunConfig) -> None:
+    """Refuses options of a run that decodes. Raises UsageError."""
+    if not config.text_field:
+        raise UsageError("--text-field is empty; give the name of a field")
+    declared = {field.name: field for field in fields(RunConfig)}
+    for name in NOT_FOR_ALIGNMENT:
+        if name in declared and getattr(config, name) != declared[name].default:
+            raise UsageError(
+                f"{flag(declared[name])}: the text of --text-field is aligned, and none is decoded; leave it out"
+            )
 
 
 def descriptor_of(manifest: str) -> int | None:

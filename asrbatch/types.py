@@ -119,6 +119,19 @@ class Segment:
     avg_logprob: float | None
 
 
+class GivenText(NamedTuple):
+    """A text that is there already, to be aligned with its audio.
+
+    Attributes:
+        start_s, end_s: between which it is said, on the clock of whoever hands it on: from the row's start, or from the
+            window's. The latter None: to the end.
+    """
+
+    text: str
+    start_s: float = 0.0
+    end_s: float | None = None
+
+
 class WordTiming(NamedTuple):
     """A word of a segment.
 

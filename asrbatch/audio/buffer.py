@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from asrbatch.types import Window
+from asrbatch.types import GivenText, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,13 @@ class AudioWindow:
     Attributes:
         samples: float32 [window.end - window.start], a copy: whoever holds it must not hold what follows it.
         previous: token ids of the text before it that its prompt holds.
+        given: the texts that are said in it, where these are known and not decoded, from its own start.
     """
 
     window: Window
     samples: np.ndarray
     previous: tuple[int, ...] = ()
+    given: tuple[GivenText, ...] = ()
 
 
 class AudioBuffer:

@@ -165,12 +165,13 @@ class WindowConfig:
         sample_rate: Hz.
         window_s: the longest window, but for a tail that joins it.
         min_samples: the fewest samples the model can be given.
-        windows: one of `config.WINDOWS`.
+        windows: one of `config.WINDOWS`, or `given`: along the texts that a row has.
         search_s, frame_s, min_tail_s: see `windows.WindowLimits`.
         vad_filter: `sequential` passes over long silences.
         condition_on_previous: `sequential` prompts each window with the text before it.
         drop_no_speech: text of windows without speech counts for nothing.
         track: of files with several, where the row does not say it; None for the one that `ffmpeg.py` chooses.
+        text_field: of rows, the text that is aligned, with `given`; None elsewhere.
         most_s: the longest audio the model takes at once: of `fixed`, the longest window with its tail.
     """
 
@@ -185,6 +186,7 @@ class WindowConfig:
     condition_on_previous: bool = False
     drop_no_speech: bool = False
     track: int | None = None
+    text_field: str | None = None
     most_s: float = 0.0
 
     @property
@@ -207,7 +209,7 @@ class WindowConfig:
         }
         if self.track is not None:
             choices["track"] = self.track
-        if self.windows != "none":
+        if self.windows not in ("none", "given"):
             choices["min_tail_s"] = self.min_tail_s
         if self.windows == "fixed" and self.most_s > self.window_s:
             choices["most_s"] = self.most_s

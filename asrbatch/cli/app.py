@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from asrbatch import __version__
+from asrbatch.cli.commands.align import align
 from asrbatch.cli.commands.compare import compare
 from asrbatch.cli.commands.export import export
 from asrbatch.cli.commands.make_manifest import make_manifest
@@ -43,7 +44,8 @@ app = typer.Typer(
     help="Offline batch transcription on vLLM: every manifest row ends in exactly one output row.",
 )
 _COMMANDS = (
-    transcribe, merge_shards, plan, submit, status, export, validate, make_manifest, models, score, compare, report,
+    transcribe, align, merge_shards, plan, submit, status, export, validate, make_manifest, models, score, compare,
+    report,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)  # called as its function, with - for _

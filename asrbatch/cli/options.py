@@ -171,6 +171,11 @@ MODEL_OPTIONS = tuple(
 )
 
 
+def command_of(values: Mapping[str, Any]) -> str:
+    """What runs these options, of a run, by name."""
+    return "transcribe" if values["text_field"] is None else "align"
+
+
 def flag_of(name: str) -> str:
     """What an option of a run is called on the command line."""
     return flag(FIELDS[name])

@@ -7,7 +7,7 @@ here, in a thread beside the engine. Knows Whisper's tokens by `WhisperPrompts` 
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,8 @@ class WordAligner:
         deliver: receives each task's key, and its `AlignedWords` or why there are none.
         is_idle: whether the engine has nothing else to do.
         windows_per_call: how many are aligned at once.
+        is_given: texts were given and not decoded: no encoder output is kept of their windows, and how likely they are
+            is asked, too.
     """
 
     def __init__(
@@ -63,9 +65,12 @@ class WordAligner:
         deliver: Deliver,
         is_idle: Callable[[], bool],
         windows_per_call: int,
+        *,
+        is_given: bool = False,
     ):
         self._api, self._call, self._prompts, self._decode = api, call, prompts, decode
         self._deliver, self._is_idle, self._windows_per_call = deliver, is_idle, windows_per_call
+        self._is_given = is_given
         self._changed = threading.Condition()
         self._tasks: list[_Task] = []
         self._discarded: list[str] = []
@@ -121,28 +126,55 @@ class WordAligner:
         return waited or (bool(self._tasks) and self._is_idle())
 
     def _align(self, tasks: list[_Task], discarded: list[str]) -> None:
+        if self._is_given:
+            looks, *likelihoods = zip(*self._call_with_features("asrbatch_align_given", tasks), strict=True)
+            self._deliver_words(tasks, looks, [[np.frombuffer(b, np.float32) for b in each] for each in likelihoods])
+            return
         found = self._call("asrbatch_align", [self._window(task, None) for task in tasks], discarded)
         missing = [n for n, one in enumerate(found) if one is None]
         if missing:
             # Features are sent only where they are needed: they are half a megabyte a window.
-            windows = [self._window(tasks[n], self._api.feature_bytes(tasks[n].request.engine_input)) for n in missing]
-            for n, one in zip(missing, self._call("asrbatch_align", windows, []), strict=True):
+            again = self._call_with_features("asrbatch_align", [tasks[n] for n in missing], [])
+            for n, one in zip(missing, again, strict=True):
                 found[n] = one
+        self._deliver_words(tasks, found, is_encoded_again=missing)
+
+    def _call_with_features(self, method: str, tasks: list[_Task], *arguments: Any) -> list[Any]:
+        if not tasks:
+            return []
+        windows = [self._window(task, self._api.feature_bytes(task.request.engine_input)) for task in tasks]
+        return self._call(method, windows, *arguments)
+
+    def _deliver_words(
+        self,
+        tasks: list[_Task],
+        looks: Sequence[bytes],
+        likelihoods: Sequence[Sequence[np.ndarray]] | None = None,
+        is_encoded_again: Sequence[int] = (),
+    ) -> None:
+        """Warps what the worker found, and delivers the words.
+
+        Args:
+            looks: of each window, as the worker gives them.
+            likelihoods: of each window the log-probabilities of its text tokens, with its audio and with silence; None
+                where the text was decoded, and has its own.
+        """
         costs = [
-            -np.frombuffer(looks, np.float32).reshape(-1, task.num_positions)
-            for task, looks in zip(tasks, found, strict=True)
+            -np.frombuffer(look, np.float32).reshape(-1, task.num_positions)
+            for task, look in zip(tasks, looks, strict=True)
         ]
         for n, (task, begins) in enumerate(zip(tasks, first_frames(costs), strict=True)):
             # What is translated is written in English.
             has_spaces = self._prompts.task == "translate" or task.result.language not in NO_SPACES
+            logprobs, gain = np.array(task.result.token_logprobs), None
+            if likelihoods is not None:
+                logprobs, silent = likelihoods[0][n], likelihoods[1][n]
+                gain = float(np.mean(logprobs - silent))
             groups = words_of(
-                self._prompts.text_groups(task.result),
-                begins,
-                np.exp(task.result.token_logprobs),
-                self._decode,
-                has_spaces=has_spaces,
+                self._prompts.text_groups(task.result), begins, np.exp(logprobs), self._decode, has_spaces=has_spaces
             )
-            self._deliver(task.key, AlignedWords(groups, n in missing))
+            given = None if likelihoods is None else tuple(map(float, logprobs))
+            self._deliver(task.key, AlignedWords(groups, n in is_encoded_again, given, gain))
 
     def _window(self, task: _Task, features: bytes | None) -> list[Any]:
         """As `vllm/cross_attention.py` takes it."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.formatting import MAX_ERROR_CHARS, shorten
-from asrbatch.types import DecodingResult, WordTiming
+from asrbatch.types import DecodingResult, GivenText, WordTiming
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,14 @@ class DecodingOptions:
             both together the last `WhisperPrompts.max_prompt_tokens` are used.
         temperature: 0.0 is greedy; above, tokens are sampled, with the run's seed.
         timestamps: whether the result carries timestamps; only where `WhisperPrompts.has_timestamps`.
+        given: texts that take the place of what would be decoded; None to decode. Only where `EngineSpec.text_field`.
     """
 
     language: str | None = None
     previous: tuple[int, ...] = ()
     temperature: float = 0.0
     timestamps: bool = True
+    given: tuple[GivenText, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +62,15 @@ class AlignedWords:
         groups: the words of each of its segments, in seconds from the window's start; of all its text where it has no
             segments.
         is_encoded_again: the engine had no more room to keep the window's encoder output.
+        token_logprobs: of the text, by the model, where it was given and not decoded; None elsewhere.
+        audio_gain: by how much the audio makes a given text likelier than silence does: the mean over its tokens, a
+            difference of natural logarithms. None elsewhere.
     """
 
     groups: tuple[tuple[WordTiming, ...], ...]
     is_encoded_again: bool = False
+    token_logprobs: tuple[float, ...] | None = None
+    audio_gain: float | None = None
 
 
 Outcome = DecodingResult | AlignedWords | RowError | EngineDiedError
@@ -149,6 +156,13 @@ class Processor(Protocol):
 
     def sampling_params(self, options: DecodingOptions) -> Any:
         """vLLM's sampling parameters; one object for each kind of request."""
+
+    def given_result(self, options: DecodingOptions) -> DecodingResult:
+        """What takes the place of an answer where `options.given` does; its tokens have no probabilities yet.
+
+        Raises:
+            RowError: the model cannot read these texts.
+        """
 
     def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
         """The result in a finished `RequestOutput` of vLLM's; runs in the driver's thread."""

@@ -150,10 +150,19 @@ class SpeechEngine:
         self._api.set_num_threads(1)
 
     def submit(self, key: Any, request: Request, options: DecodingOptions = _DEFAULTS) -> None:
+        if options.given is not None:
+            self.deliver(key, self._given_result(options))
+            return
         # Before it is submitted: the outcome comes in the driver's thread, maybe at once.
         self._in_flight[key] = request, options
         engine_input = self._processor.engine_input(request, options)
         self._driver.submit(key, engine_input, self._processor.sampling_params(options))
+
+    def _given_result(self, options: DecodingOptions) -> Outcome:
+        try:
+            return self._processor.given_result(options)
+        except RowError as e:
+            return e
 
     def align(self, key: Any, request: Request, result: DecodingResult, num_samples: int) -> None:
         assert self._aligner is not None  # of an engine without, nobody asks for words
@@ -169,8 +178,11 @@ class SpeechEngine:
         self._driver.close(timeout_s)
 
     def _start_aligner(self, spec: EngineSpec) -> WordAligner:
-        max_bytes = encoder_cache_bytes(spec, self.max_num_seqs)
-        self._driver.call("asrbatch_keep_encodings", spec.prompts.alignment_heads, max_bytes)
+        max_bytes, silence = encoder_cache_bytes(spec, self.max_num_seqs), None
+        if spec.aligns:
+            samples = np.zeros(spec.capabilities.sample_rate, np.float32)
+            silence = self._api.feature_bytes(self.preprocess(samples, None).engine_input)
+        self._driver.call("asrbatch_keep_encodings", spec.prompts.alignment_heads, max_bytes, silence)
         return WordAligner(
             self._api,
             self._driver.call,
@@ -179,6 +191,7 @@ class SpeechEngine:
             lambda key, outcome: self.deliver(key, outcome),
             lambda: not self._in_flight,
             WINDOWS_PER_CALL[spec.device.kind],
+            is_given=spec.aligns,
         )
 
     def _on_outcome(self, key: Any, outcome: Any) -> None:

@@ -123,6 +123,11 @@ class EngineSpec:
     encoder_cache_mb: int | None = None
 
     @property
+    def aligns(self) -> bool:
+        """Whether the texts of rows are aligned with their audio, and none is decoded."""
+        return self.window_config.text_field is not None
+
+    @property
     def capabilities(self) -> ModelCapabilities:
         return self.model_options.capabilities
 
@@ -158,6 +163,8 @@ class EngineSpec:
         if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
         lang = utterance.lang if self.capabilities.takes_language else None
+        if lang is None and self.aligns and isinstance(found := utterance.fields.get("language"), str):
+            lang = found  # of a row of a run, which says so what it heard
         return self.capabilities.check_language(lang, "lang") if lang else self.language
 
     def prompt_of(self, utterance: Utterance) -> str | None:

@@ -43,6 +43,10 @@ class Attempts:
     def add(self, result: DecodingResult) -> None:
         self.results.append(result)
 
+    def replace_last(self, result: DecodingResult) -> None:
+        """By the same answer, of which more is known."""
+        self.results[-1] = result
+
     @property
     def next_temperature(self) -> float | None:
         """What to try next; None when the last answer is good enough or the ladder has ended."""

@@ -18,9 +18,10 @@ from typing import Any
 
 from asrbatch.errors import RowError, UsageError
 from asrbatch.formatting import show
+from asrbatch.languages import NO_SPACES
 from asrbatch.models.checkpoint import Checkpoint
 from asrbatch.models.timestamps import NUM_TIMESTAMPS, Decode, cut_segments, is_timestamp, resume_s
-from asrbatch.types import DecodingResult, Segment
+from asrbatch.types import DecodingResult, GivenText, Segment
 
 CONTROLS_KEY = "asrbatch"  # where `Controls` travel in a request's extra arguments
 
@@ -221,6 +222,47 @@ class WhisperPrompts:
             token_logprobs=tuple(p for i, p in zip(ids, of_ids, strict=False) if self._is_text(i)),
             resume_s=resume_s([i for i in ids if i != self.end], self.first_timestamp) if timestamps else None,
             **of_engine,
+        )
+
+    def given_result(
+        self, language: str | None, texts: Sequence[GivenText], encode: Callable[[str], Sequence[int]]
+    ) -> DecodingResult:
+        """Texts that are said in one window, as if the model had answered so.
+
+        Args:
+            language: None where the checkpoint is English-only.
+            texts: in seconds from the window's start.
+            encode: text to token ids, without special tokens around them.
+
+        Raises:
+            RowError: `bad_row`, a text holds control tokens; `too_long`, they are more than the decoder has room for.
+        """
+        space = "" if language in NO_SPACES else " "
+        segments = []
+        for given in texts:
+            ids = tuple(encode(text := space + given.text))
+            if not all(map(self._is_text, ids)):
+                raise RowError("bad_row", f"text {show(text)}: holds a control token such as <|…|>; remove it")
+            segments.append(Segment(given.start_s, given.end_s, text, ids, len(ids), None))
+        text_ids = tuple(i for segment in segments for i in segment.token_ids)
+        num_control = len(self.alignment_ids(language, ())[0])
+        if len(text_ids) > (room := self.checkpoint.config.get("max_target_positions", 448) - num_control):
+            fix = "give segments with start and end, shorter ones"
+            raise RowError(
+                "too_long", f"its text is {len(text_ids)} tokens, and the model's decoder has room for {room}; {fix}"
+            )
+        return DecodingResult(
+            text="".join(segment.text for segment in segments),
+            num_tokens=len(text_ids),
+            finish_reason="stop",
+            avg_logprob=None,
+            language=language if self.checkpoint.is_multilingual else "en",
+            language_prob=None,
+            queue_s=0.0,
+            first_token_s=0.0,
+            generate_s=0.0,
+            segments=tuple(segments),
+            token_ids=text_ids,
         )
 
     @property

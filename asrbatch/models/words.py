@@ -10,13 +10,14 @@ where in a recording its window lies.
 import string
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from asrbatch.models.timestamps import STEP_S, Decode
-from asrbatch.types import WordTiming
+from asrbatch.types import DecodingResult, WordTiming
 
 # openai-whisper's, which go with the word after them, with the word before them, and end a sentence.
 _OPENING = frozenset("\"'“¿([{-")
@@ -163,6 +164,31 @@ def _cap_after_pause(words: list[WordTiming], heard_until_s: float, usual_s: flo
         first, words[1] = first._replace(end_s=between_s), second._replace(start_s=between_s)
     words[0] = first._replace(start_s=max(0.0, first.end_s - most_s))
     return words
+
+
+def with_words(
+    result: DecodingResult, groups: Sequence[Sequence[WordTiming]], logprobs: Sequence[float]
+) -> DecodingResult:
+    """A given text, once its words have times: a segment begins and ends with them.
+
+    Args:
+        groups: the words of each segment.
+        logprobs: of each of its text tokens.
+    """
+    segments, begin = [], 0
+    for segment, group in zip(result.segments, groups, strict=True):
+        of_segment = logprobs[begin : begin + segment.num_tokens]
+        begin += segment.num_tokens
+        mean = sum(of_segment) / len(of_segment) if of_segment else None
+        if group:
+            segment = replace(segment, start_s=group[0].start_s, end_s=group[-1].end_s)
+        segments.append(replace(segment, avg_logprob=mean))
+    return replace(
+        result,
+        segments=tuple(segments),
+        token_logprobs=tuple(logprobs),
+        avg_logprob=sum(logprobs) / len(logprobs) if logprobs else None,
+    )
 
 
 def fit(words: Sequence[WordTiming], start_s: float, end_s: float) -> list[WordTiming]:

@@ -182,7 +182,8 @@ class Pipeline:
         # Only a window with features, and with a temperature left to try, comes here.
         assert temperature is not None and request is not None
         language = state.language or state.detected_language
-        options = DecodingOptions(language, window.audio.previous, temperature, self._spec.timestamps)
+        given = window.audio.given if self._spec.aligns else None
+        options = DecodingOptions(language, window.audio.previous, temperature, self._spec.timestamps, given)
         self._track()
         self._in_flight[window.key] = window
         self.engine.submit(window.key, request, options)
@@ -256,7 +257,7 @@ class Pipeline:
         self._track(is_answer=True)
         if self._aligning.pop(window):
             self.budget.release(window.budget_s)
-        window.words = words.groups
+        window.set_words(words)
         self.monitor.times.encoded_again += words.is_encoded_again
         state.num_aligning -= 1
         if not state.is_cancelled:

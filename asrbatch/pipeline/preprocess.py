@@ -22,6 +22,7 @@ from asrbatch.audio.windows import SPLITTERS, WindowConfig, cut
 from asrbatch.engine.base import Engine
 from asrbatch.errors import RowError
 from asrbatch.pipeline.budget import Budget
+from asrbatch.pipeline.given_text import given_texts, given_windows
 from asrbatch.pipeline.longform import sequential_windows
 from asrbatch.pipeline.queues import TaskQueue
 from asrbatch.pipeline.state import InFlightWindow, UtteranceState
@@ -142,6 +143,10 @@ class PreprocessPool:
 
     def _windows(self, state: UtteranceState, buffer: AudioBuffer) -> Iterator[AudioWindow]:
         config = self._config
+        if config.text_field is not None:
+            return given_windows(
+                buffer, given_texts(state.utterance.fields, config.text_field), config.in_samples, state.skips
+            )
         if config.is_sequential:
             return sequential_windows(buffer, config, state.sequential_answers, state.skips)
         return cut(buffer, config.in_samples, SPLITTERS[config.windows](config.in_samples), state.skips)

@@ -88,7 +88,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         num_tokens=sum(result.num_tokens for result in results),
         avg_logprob=quality.rounded(avg_logprob, 4),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
-        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows)])),
+        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows, is_given=spec.aligns)])),
         timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.results]),
     )
     # Few files have several tracks, so this is no field of every row.
@@ -109,10 +109,10 @@ def _mean_logprob(weights: Iterable[tuple[float | None, int]]) -> float | None:
     return sum(p * n for p, n in known) / num_tokens if num_tokens else None
 
 
-def _row_flags(text: str, windows: Sequence[dict[str, Any]]) -> list[str]:
+def _row_flags(text: str, windows: Sequence[dict[str, Any]], *, is_given: bool) -> list[str]:
     of_windows = [flag for window in windows for flag in window["flags"]]
     # What is empty or silent of a row is all of it, not a window.
-    is_silent = all("no_speech" in window["flags"] for window in windows)
+    is_silent = not is_given and all("no_speech" in window["flags"] for window in windows)
     of_row = ([] if text else ["empty"]) + (["no_speech"] if is_silent else [])
     return of_row + [flag for flag in of_windows if flag not in ("empty", "no_speech", "dropped")]
 
@@ -231,9 +231,15 @@ def _window_row(
         "finish_reason": kept.finish_reason,
         **quality.metrics(text, seconds, kept.avg_logprob, kept.no_speech_prob),
         "temperature": kept.temperature,
-        "flags": quality.flags(kept, seconds) + (["dropped"] if is_dropped else []),
+        "flags": [
+            *quality.flags(kept, seconds),
+            *(["dropped"] if is_dropped else []),
+            *(["text_mismatch"] if quality.is_mismatch(window.audio_gain) else []),
+        ],
         "attempts": fallback.as_rows(window.attempts),
         "chosen_because": window.attempts.reason,
+        # Only a given text has it.
+        **({} if window.audio_gain is None else {"audio_gain": quality.rounded(window.audio_gain, 3)}),
     }
 
 

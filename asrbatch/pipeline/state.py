@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from asrbatch.audio.buffer import AudioWindow
-from asrbatch.engine.base import Request
+from asrbatch.engine.base import AlignedWords, Request
 from asrbatch.errors import RowError
 from asrbatch.models.fallback import Attempts
+from asrbatch.models.words import with_words
 from asrbatch.pipeline.longform import AnswerQueue
 from asrbatch.pipeline.queues import ReorderBuffer
 from asrbatch.types import Utterance, Window, WordTiming
@@ -35,6 +36,7 @@ class InFlightWindow:
         preprocess_s: seconds spent on its features.
         attempts: the answers to it.
         words: of the segments of the answer that counts; None where none are timed.
+        audio_gain: see `AlignedWords`; None where the text was decoded.
     """
 
     # By the thread that makes it: one that cuts the recording, or for a tail the loop.
@@ -52,6 +54,7 @@ class InFlightWindow:
     # By the loop, when the features are there.
     attempts: Attempts = field(init=False, repr=False)
     words: tuple[tuple[WordTiming, ...], ...] | None = None
+    audio_gain: float | None = None
 
     @property
     def span(self) -> Window:
@@ -74,6 +77,12 @@ class InFlightWindow:
         """The rest of it from a sample of the recording on; takes over what it holds of the budget."""
         audio = AudioWindow(Window(start, self.span.end), self.audio.samples[start - self.span.start :])
         return InFlightWindow(self.utterance, self.number, audio, self.budget_s, is_tail=True, peak=self.peak)
+
+    def set_words(self, words: AlignedWords) -> None:
+        """Of the answer that counts. Of a given text they also say where its segments are, and how likely they are."""
+        self.words, self.audio_gain = words.groups, words.audio_gain
+        if words.token_logprobs is not None:
+            self.attempts.replace_last(with_words(self.attempts.chosen, words.groups, words.token_logprobs))
 
     def drop_audio(self) -> None:
         """Of a recording of hours only the answers stay in memory."""

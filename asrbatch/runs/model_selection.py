@@ -72,10 +72,10 @@ def resolve_model(config: RunConfig, *, weights: bool = True, with_vllm: bool = 
         window_config=window_config(config, capabilities),
         timestamps=capabilities.is_whisper if config.timestamps is None else config.timestamps,
         temperatures=TEMPERATURES if config.fallback else GREEDY,
-        word_timestamps=config.word_timestamps,
-        encoder_cache_mb=config.encoder_cache_mb,
+        word_timestamps=config.word_timestamps or config.text_field is not None,
+        encoder_cache_mb=config.encoder_cache_mb if config.text_field is None else 0,  # what was never decoded
     )
-    if config.word_timestamps:
+    if spec.word_timestamps:
         _check_words(spec)
     _check_prompts(config, spec, with_vllm)
     if config.language is None:
@@ -91,12 +91,13 @@ def window_config(config: RunConfig, capabilities: ModelCapabilities) -> WindowC
         capabilities.sample_rate,
         capabilities.window_s,
         capabilities.min_samples,
-        config.windows,
+        config.windows if config.text_field is None else "given",
         vad_filter=config.vad_filter,
         condition_on_previous=config.condition_on_previous,
         # By default where openai-whisper does it, whose algorithm `sequential` is.
         drop_no_speech=config.windows == SEQUENTIAL if config.drop_no_speech is None else config.drop_no_speech,
         track=config.track,
+        text_field=config.text_field,
         most_s=capabilities.most_s,
     )
 
@@ -169,7 +170,7 @@ def _check_prompts(config: RunConfig, spec: EngineSpec, with_vllm: bool) -> None
 
 def _check_words(spec: EngineSpec) -> None:
     """Refuses times of words where the engine could not read them."""
-    option, args = "--word-timestamps", spec.engine_args
+    option, args = "--text-field" if spec.aligns else "--word-timestamps", spec.engine_args
     if not spec.capabilities.is_whisper:
         raise UsageError(
             f"{option}: times of words are read from Whisper's cross-attention, and {spec.capabilities.architecture} "

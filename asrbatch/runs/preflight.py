@@ -161,7 +161,12 @@ def known_fingerprint(config: RunConfig, manifest: Manifest) -> dict[str, Any]:
     if sharding is not None:
         known = {"num_chunks": sharding.num_chunks, "strategy": sharding.strategy, "chunks": sharding.digest}
     made_from = {"manifest": manifest.scan.digest, "num_rows": len(manifest), "revision": config.engine.revision}
-    asked = {"task": config.task, "prompt": config.prompt, "word_timestamps": config.word_timestamps or None}
+    asked = {
+        "task": config.task,
+        "prompt": config.prompt,
+        "word_timestamps": config.word_timestamps or None,
+        "text_field": config.text_field,
+    }
     return {**made_from, **asked, **known}
 
 
@@ -210,7 +215,7 @@ def check_run(
         if not_checked is None:
             plan = RunPlan(replace(config, devices=None, engine=engine), kept)
             # Of these a fingerprint says nothing where there is nothing to say.
-            unsaid = dict.fromkeys(("asked", "audio_folder", "word_timestamps"))
+            unsaid = dict.fromkeys(("asked", "audio_folder", "word_timestamps", "text_field"))
             known = {**unsaid, **plan.fingerprint, "revision": config.engine.revision}
             if engine.dtype == "auto":
                 del known["dtype"]  # on another device it may be another

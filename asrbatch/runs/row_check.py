@@ -9,6 +9,7 @@ from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import UsageError
 from asrbatch.formatting import show
 from asrbatch.languages import primary
+from asrbatch.pipeline.given_text import text_problem
 from asrbatch.types import Utterance
 
 # NeMo's manifests call the tasks so.
@@ -22,6 +23,8 @@ def _primary(lang: object) -> object:
 def check_row(spec: EngineSpec, utterance: Utterance) -> str | None:
     """Why a run cannot do what a row wants; None where it can."""
     try:
+        if spec.aligns:
+            return _check_text(spec, utterance)
         checks = (_check_language, _check_prompt, _check_target, _check_task)
         return next(filter(None, (check(spec, utterance) for check in checks)), None)
     except UsageError as e:  # said of an option as well, where there is no field
@@ -74,6 +77,15 @@ def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
     elif spec.language is None and (default := capabilities.default_language) is not None:
         taken = f"{capabilities.architecture} detects no language and would take {show(default)}"
         return f"states no language: {taken}; give it `lang`, or give --language"
+    return None
+
+
+def _check_text(spec: EngineSpec, utterance: Utterance) -> str | None:
+    field = spec.window_config.text_field
+    if (problem := text_problem(utterance.fields, field)) is not None:
+        return problem
+    if utterance.fields[field] and spec.checkpoint.is_multilingual and spec.language_of(utterance) is None:
+        return "states no language in which its text could be read; give it `lang`, or give --language"
     return None
 
 

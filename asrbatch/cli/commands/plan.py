@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
-from asrbatch.cli.options import READING, RunOptions, run_options, takes
+from asrbatch.cli.options import READING, RunOptions, command_of, run_options, takes
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
@@ -116,9 +116,10 @@ def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
     model = {} if values["model"] else {"model": PLACEHOLDER}
     name = values["output"] or output.name
     whole = options.arguments(**model)
-    lines = {"one_process": ["transcribe", *options.arguments(without=("num_chunks", "strategy"), **model)]}
+    command = command_of(values)
+    lines = {"one_process": [command, *options.arguments(without=("num_chunks", "strategy"), **model)]}
     if values["num_chunks"] is not None:
-        lines["chunk"] = ["transcribe", *whole, "--chunk-id", "0"]
+        lines["chunk"] = [command, *whole, "--chunk-id", "0"]
         lines["submit"] = ["submit", *options.arguments(without=("overwrite",), **model)]
         manifests = [word for each in values["manifest"] for word in ("--manifest", each)]
         lines["merge"] = ["merge-shards", name, *manifests, *options.arguments(only=READING)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cli.common import fetch_no_model, is_read, log, print_line
-from asrbatch.cli.options import RunOptions, merge_arguments, run_options, slurm_options, takes
+from asrbatch.cli.options import RunOptions, command_of, merge_arguments, run_options, slurm_options, takes
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
@@ -143,7 +143,7 @@ def _array(
     # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
     changes = {"manifest": manifests, "output": str(config.output_path)}
     # --overwrite is the script's business: a requeued task would remove the rows of its first start.
-    arguments = ["transcribe", *options.arguments(without=("overwrite",), **changes)]
+    arguments = [command_of(options.values), *options.arguments(without=("overwrite",), **changes)]
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
     return Script(path, text, ranges(array.chunks))

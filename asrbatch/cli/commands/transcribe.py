@@ -13,7 +13,7 @@ from asrbatch.errors import AsrbatchError, OutputError, UsageError
 from asrbatch.options import option
 
 
-@takes(options=run_options())
+@takes(options=run_options(without=("text_field",)))
 def transcribe(
     options: RunOptions,
     merge: bool = option(False, "Merge the run, as merge-shards does, once its last chunk is complete."),
@@ -24,6 +24,11 @@ def transcribe(
     run; 3 complete, some rows failed; 4 interrupted, resume with the same command; 5 complete, but a worker of
     --devices died and its rows were done again; 6 another process writes this output, try again later.
     """
+    raise typer.Exit(run_command(options, merge=merge))
+
+
+def run_command(options: RunOptions, *, merge: bool) -> int:
+    """Runs what the options say, in a terminal; returns the exit code."""
     # Here, as in every command: at the top, --help would wait for what only a run needs.
     from asrbatch.cluster.array_index import has_several_tasks
     from asrbatch.runs.progress import Stop
@@ -46,7 +51,7 @@ def transcribe(
     print_line(summary.paths.rows)
     if merge and summary.outcome != "interrupted":
         _merge_when_last(options, config)
-    raise typer.Exit(summary.exit_code)
+    return summary.exit_code
 
 
 def _merge_when_last(options: RunOptions, config: RunConfig) -> None:

@@ -21,12 +21,13 @@ MEDIAN_FRAMES = 7  # openai-whisper's width of the filter over time
 class CrossAttentionWorker:
     """Methods that vLLM's worker is given."""
 
-    def asrbatch_keep_encodings(self, heads: list[list[int]], max_bytes: int) -> None:
+    def asrbatch_keep_encodings(self, heads: list[list[int]], max_bytes: int, silence: bytes | None) -> None:
         """Call once, when the engine is up and idle.
 
         Args:
             heads: layer and head of each that is looked at.
             max_bytes: of encoder outputs that are kept until their windows are aligned.
+            silence: features of a window without sound, for `asrbatch_align_given`; None where that is not called.
         """
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -36,13 +37,17 @@ class CrossAttentionWorker:
         kept = KeptEncodings(max_bytes)
         kept.update(runner.encoder_cache)
         runner.encoder_cache = kept
-        self._asrbatch_aligner = Aligner(runner.get_model(), runner.device, heads, kept)
+        self._asrbatch_aligner = Aligner(runner.get_model(), runner.device, heads, kept, silence)
 
     def asrbatch_align(self, windows: list[list[Any]], discarded: list[str]) -> list[bytes | None]:
         """Aligns finished windows; see `Aligner.align`. Forgets the outputs of `discarded` first."""
         for key in discarded:
             self._asrbatch_aligner.kept.discard(key)
         return self._asrbatch_aligner.align(windows) if windows else []
+
+    def asrbatch_align_given(self, windows: list[list[Any]]) -> list[list[bytes]]:
+        """Aligns windows whose texts were given; see `Aligner.align_given`."""
+        return self._asrbatch_aligner.align_given(windows)
 
 
 class KeptEncodings(dict):
@@ -87,8 +92,11 @@ class Aligner:
         heads: layer and head of each that is looked at.
     """
 
-    def __init__(self, model: Any, device: torch.device, heads: list[list[int]], kept: KeptEncodings):
+    def __init__(
+        self, model: Any, device: torch.device, heads: list[list[int]], kept: KeptEncodings, silence: bytes | None
+    ):
         self._model, self._device, self.kept = model, device, kept
+        self._silence = None if silence is None else self._encode(silence)
         self._heads: dict[int, list[int]] = {}
         for layer, head in heads:
             self._heads.setdefault(layer, []).append(head)
@@ -111,28 +119,65 @@ class Aligner:
         found: list[bytes | None] = [None] * len(windows)
         if not there:
             return found
-        longest = max(len(windows[n][1]) for n in there)
-        # Padding stands behind what counts, which does not look at it.
-        ids = torch.zeros((len(there), longest), dtype=torch.long)
+        ids = self._padded([windows[n][1] for n in there])
+        scores, _ = self._decode(ids, torch.stack([encodings[n] for n in there]))
         for row, n in enumerate(there):
-            ids[row, : len(windows[n][1])] = torch.tensor(windows[n][1])
-        scores = self._scores(ids.to(self._device), torch.stack([encodings[n] for n in there]))
-        for row, n in enumerate(there):
-            _, token_ids, first, num_rows, num_positions, _ = windows[n]
-            of_window = [of_layer[row, :, : len(token_ids), :num_positions] for of_layer in scores]
-            found[n] = saliency(of_window, slice(first, first + num_rows)).cpu().numpy().tobytes()
+            found[n] = _looks(scores, row, windows[n])
         return found
+
+    @torch.inference_mode()
+    def align_given(self, windows: list[list[Any]]) -> list[list[bytes]]:
+        """The same of texts that nobody decoded; and how likely they are, with their audio and with silence.
+
+        Args:
+            windows: as `align` takes them, all with features.
+
+        Returns:
+            For each window what `align` returns; and twice float32 [text tokens] as bytes, natural logarithms of their
+            probabilities: with the window's audio, and with silence.
+        """
+        ids = self._padded([window[1] for window in windows])
+        encodings = torch.stack([self._encode(features) for *_, features in windows])
+        scores, heard = self._decode(ids, encodings, is_whole=True)
+        _, unheard = self._decode(ids, self._silence.expand_as(encodings), is_whole=True)
+        return [
+            [_looks(scores, row, window), *(self._logprobs(hidden[row], window) for hidden in (heard, unheard))]
+            for row, window in enumerate(windows)
+        ]
+
+    def _logprobs(self, hidden: torch.Tensor, window: list[Any]) -> bytes:
+        _, token_ids, first, num_rows, *_ = window
+        # A token is decided where the one before it is read; the last row is that of the end token.
+        logits = self._model.compute_logits(hidden[first : first + num_rows - 1]).float()
+        chosen = torch.tensor(token_ids[first + 1 : first + num_rows], device=logits.device)
+        return logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].cpu().numpy().tobytes()
+
+    def _padded(self, windows: list[list[int]]) -> torch.Tensor:
+        """Token ids of windows, [windows, longest]. Padding stands behind what counts, which does not look at it."""
+        ids = torch.zeros((len(windows), max(map(len, windows))), dtype=torch.long)
+        for row, token_ids in enumerate(windows):
+            ids[row, : len(token_ids)] = torch.tensor(token_ids)
+        return ids.to(self._device)
 
     def _encoding(self, key: str, features: bytes | None) -> torch.Tensor | None:
         if (kept := self.kept.take(key)) is not None or features is None:
             return kept
+        return self._encode(features)
+
+    @torch.inference_mode()
+    def _encode(self, features: bytes) -> torch.Tensor:
         mel = torch.frombuffer(bytearray(features), dtype=self._model.dtype).view(self._model.config.num_mel_bins, -1)
         (encoding,) = self._model.embed_multimodal(input_features=mel.to(self._device)[None])
         return encoding
 
-    def _scores(self, ids: torch.Tensor, encodings: torch.Tensor) -> list[torch.Tensor]:
-        """The scores of the heads that are looked at, of each layer that has some: float32 [windows, heads, tokens,
-        positions].
+    def _decode(
+        self, ids: torch.Tensor, encodings: torch.Tensor, *, is_whole: bool = False
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The decoder up to the scores of the last heads that are looked at, or all of it.
+
+        Returns:
+            The scores of those heads, of each layer that has some: float32 [windows, heads, tokens, positions]. And
+            what the decoder makes of each token, [windows, tokens, width]; of no meaning where it is not whole.
         """
         decoder = self._model.model.decoder
         (batch, length), found = ids.shape, []
@@ -140,7 +185,7 @@ class Aligner:
         # vLLM's modules take all tokens in a row.
         hidden = decoder.embed_input_ids(ids.flatten()) + decoder.embed_positions(positions)
         audio, last = encodings.flatten(0, 1), max(self._heads)
-        for number, layer in enumerate(decoder.layers[: last + 1]):
+        for number, layer in enumerate(decoder.layers if is_whole else decoder.layers[: last + 1]):
             own, cross = layer.self_attn, layer.encoder_attn
             qkv = own.qkv_proj(layer.self_attn_layer_norm(hidden))[0].split([own.q_size, own.kv_size, own.kv_size], -1)
             hidden = hidden + own.out_proj(_attend(own, batch, *qkv, is_causal=True))[0]
@@ -148,10 +193,16 @@ class Aligner:
             keys, values = cross.kv_proj(audio)[0].split([cross.kv_size, cross.kv_size], -1)
             if number in self._heads:
                 found.append(_scores_of(cross, batch, queries, keys, self._heads[number]))
-            if number < last:
+            if number < last or is_whole:
                 hidden = hidden + cross.out_proj(_attend(cross, batch, queries, keys, values, is_causal=False))[0]
                 hidden = hidden + layer.mlp(layer.final_layer_norm(hidden))
-        return found
+        return found, decoder.layer_norm(hidden).view(batch, length, -1)
+
+
+def _looks(scores: list[torch.Tensor], row: int, window: list[Any]) -> bytes:
+    _, token_ids, first, num_rows, num_positions, _ = window
+    of_window = [of_layer[row, :, : len(token_ids), :num_positions] for of_layer in scores]
+    return saliency(of_window, slice(first, first + num_rows)).cpu().numpy().tobytes()
 
 
 def _by_head(attention: Any, batch: int, rows: torch.Tensor) -> torch.Tensor:

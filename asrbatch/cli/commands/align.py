@@ -1,0 +1,28 @@
+"""`asrbatch align`: times for the words of texts that are there."""
+
+import typer
+
+from asrbatch.cli.commands.transcribe import run_command
+from asrbatch.cli.options import FIELDS, RunOptions, run_options, takes
+from asrbatch.config import NOT_FOR_ALIGNMENT
+from asrbatch.options import option
+
+# `text_field` is its own, which has a default here.
+_WITHOUT = (*NOT_FOR_ALIGNMENT, "text_field", "max_tokens", "seed", "lora", "prompt_style", "chat_template_kwargs")
+
+
+@takes(options=run_options(without=tuple(name for name in _WITHOUT if name in FIELDS)))
+def align(
+    options: RunOptions,
+    text_field: str = option("pred_text", "Field that holds the text."),
+    merge: bool = option(False, "Merge the run, as merge-shards does, once its last chunk is complete."),
+) -> None:
+    """Give the words of texts that are there their times, by a Whisper model: rows of any run, or references.
+
+    Takes the rows file of a run, or a manifest; rows with segments are aligned along them. For example:
+    asrbatch align run/out.jsonl --model openai/whisper-large-v3-turbo -o run/words.jsonl
+
+    Exit codes, chunks and resuming are those of transcribe.
+    """
+    options.values["text_field"] = text_field
+    raise typer.Exit(run_command(options, merge=merge))
