@@ -34,7 +34,7 @@ STDIN = "-"  # as a manifest
 # Options that a run has no use for which aligns a text that is there.
 NOT_FOR_ALIGNMENT = (
     "task", "target_language", "prompt", "hotwords", "windows", "vad_filter", "condition_on_previous", "timestamps",
-    "word_timestamps", "fallback", "drop_no_speech", "encoder_cache_mb",
+    "word_timestamps", "fallback", "drop_no_speech", "encoder_cache_mb", "max_tokens", "seed",
 )  # fmt: skip
 _DESCRIPTOR = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/(\d+)")
 
@@ -367,12 +367,12 @@ def _check_alignment(config: RunConfig) -> None:
     """Refuses options of a run that decodes. Raises UsageError."""
     if not config.text_field:
         raise UsageError("--text-field is empty; give the name of a field")
-    declared = {field.name: field for field in fields(RunConfig)}
-    for name in NOT_FOR_ALIGNMENT:
-        if name in declared and getattr(config, name) != declared[name].default:
-            raise UsageError(
-                f"{flag(declared[name])}: the text of --text-field is aligned, and none is decoded; leave it out"
-            )
+    for group in (config, config.engine):
+        for declared in fields(group):
+            if declared.name in NOT_FOR_ALIGNMENT and getattr(group, declared.name) != declared.default:
+                raise UsageError(
+                    f"{flag(declared)}: the text of --text-field is aligned, and none is decoded; leave it out"
+                )
 
 
 def descriptor_of(manifest: str) -> int | None:

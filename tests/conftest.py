@@ -142,7 +142,7 @@ class Engines:
 
         options = spec.model_options
         if spec.capabilities.is_whisper:  # its words and windows travel with each request
-            options = options.engine_settings, options.plugins, spec.word_timestamps
+            options = options.engine_settings, options.plugins, spec.word_timestamps, spec.aligns
         same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
         key = (spec.checkpoint.folder, repr(same))
         if key not in self._running:

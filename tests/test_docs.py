@@ -45,6 +45,7 @@ def options() -> dict[str, set[str]]:
     "title",
     [
         "transcribe MANIFEST…",
+        "align MANIFEST…",
         "plan MANIFEST…",
         "submit MANIFEST…",
         "status OUTPUT",
@@ -71,6 +72,12 @@ def test_every_option_of_every_command_is_listed_and_no_other(title):
         shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset", "--merge"}
         assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
         assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
+    elif command == "align":
+        taken = options()["align"] - {"--text-field"}
+        assert taken < options()["transcribe"] and "--text-field" in listed
+        # Both names of a switch are one option.
+        left_out = {option for option in options()["transcribe"] - taken if not option.startswith(("--no-", "--keep-"))}
+        assert {option for option in left_out if f"`{option}`" not in table} == set()
     elif command in ("validate", "make-manifest"):
         shared = {flag_of(name) for name in READING}
         assert shared <= options()[command] and "takes `transcribe`'s options for reading a manifest" in table

@@ -166,7 +166,7 @@ READING = tuple(name for name in FIELDS if name == "dataset" or name in {each.na
 MODEL_OPTIONS = tuple(
     name
     for name in FIELDS
-    if name in {each.name for each in (*fields(TaskOptions), *fields(EngineConfig))} - {"model", "seed"}
+    if name in {each.name for each in (*fields(TaskOptions), *fields(EngineConfig))} - {"model", "seed", "text_field"}
     or name in ("windows", "window_s", "timestamps")
 )
 

@@ -19,8 +19,7 @@ NO_SPEECH_PROB = 0.6
 # The compression ratio does not see short loops ("Thank you. Thank you. …"): so often in a row, a phrase is one. Ours.
 LOOP_REPEATS = 6
 _LONGEST_PHRASE = 8
-# Below this gain the audio does not hold the text. Ours: of 200 prompts with their own texts all are above 2.6, of 200
-# with those of others 99 % below (tiny.en; docs/align.md).
+# Below this gain the audio does not hold the text. Ours; scripts/text_mismatch.py measures it (docs/parity.md).
 AUDIO_GAIN = 1.5
 # Fast speech has 20 to 25 characters a second, an auctioneer 35. Ours.
 CHARS_PER_S = 40.0

@@ -280,7 +280,7 @@ class Pipeline:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
-        self._write_row(state, failed_row(state.utterance, error, state.timing))
+        self._write_row(state, failed_row(state.utterance, error, state.timing, aligns=self._spec.aligns))
 
     def _write_row(self, state: UtteranceState, row: dict[str, Any]) -> None:
         started = time.monotonic()

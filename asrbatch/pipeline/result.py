@@ -76,6 +76,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
     reasoning = [result.reasoning for result in results if result.reasoning is not None]
     row = _row(
         state.utterance,
+        aligns=config.text_field is not None,
         status="ok",
         pred_text=text,
         reasoning="\n\n".join(reasoning) if reasoning else None,
@@ -88,18 +89,20 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         num_tokens=sum(result.num_tokens for result in results),
         avg_logprob=quality.rounded(avg_logprob, 4),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
-        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows, is_given=spec.aligns)])),
+        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows, is_given=config.text_field is not None)])),
         timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.results]),
     )
     # Few files have several tracks, so this is no field of every row.
     return row if state.track is None else row | {"audio_track": state.track}
 
 
-def failed_row(utterance: Utterance, error: RowError, timing: dict[str, float | None]) -> dict[str, Any]:
-    """The row of an utterance that could not be transcribed; the same fields, empty."""
+def failed_row(
+    utterance: Utterance, error: RowError, timing: dict[str, float | None], *, aligns: bool = False
+) -> dict[str, Any]:
+    """The row of an utterance that could not be transcribed, or aligned; the same fields, empty."""
     reason = {"kind": error.kind, "message": error.message}
     empty: dict[str, list[Any]] = {name: [] for name in ("windows", "skips", "segments", "flags")}
-    return _row(utterance, status="failed", error=reason, timing=timing, **empty)
+    return _row(utterance, aligns=aligns, status="failed", error=reason, timing=timing, **empty)
 
 
 def _mean_logprob(weights: Iterable[tuple[float | None, int]]) -> float | None:
@@ -206,10 +209,12 @@ def _segment_row(
     return {"start": round(start_s, 6), "end": round(end_s, 6), "text": text, **metrics}
 
 
-def _row(utterance: Utterance, *, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:
+def _row(utterance: Utterance, *, aligns: bool, timing: dict[str, float | None], **result: Any) -> dict[str, Any]:
     # `id` stands first, as a string.
     carried = {name: _carried(value) for name, value in utterance.fields.items() if name != "id"}
-    moved = {name: carried.pop(name) for name in list(carried) if name in _RESERVED}
+    # Words that another tool found would be taken for ours.
+    reserved = _RESERVED | {"words"} if aligns else _RESERVED
+    moved = {name: carried.pop(name) for name in list(carried) if name in reserved}
     row = {"id": utterance.id, "index": utterance.index, **carried}
     if moved:
         row["input"] = moved

@@ -123,7 +123,8 @@ class Session:
         """A row that is not to be tried again fails with its `Deaths.error`."""
         # Forgotten, so that --retry-failed really tries again.
         error = self.deaths.pop(index).error
-        self.write(failed_row(self.read(index), RowError(error.kind, f"{error}; see {self.paths.log.name}"), {}))
+        failure = RowError(error.kind, f"{error}; see {self.paths.log.name}")
+        self.write(failed_row(self.read(index), failure, {}, aligns=self.plan.engine.aligns))
 
     def write(self, row: dict[str, Any]) -> None:
         # The holder of the lease alone may write; a process that was stopped for a while may not be it any more.

@@ -3,15 +3,15 @@
 import typer
 
 from asrbatch.cli.commands.transcribe import run_command
-from asrbatch.cli.options import FIELDS, RunOptions, run_options, takes
+from asrbatch.cli.options import RunOptions, run_options, takes
 from asrbatch.config import NOT_FOR_ALIGNMENT
 from asrbatch.options import option
 
 # `text_field` is its own, which has a default here.
-_WITHOUT = (*NOT_FOR_ALIGNMENT, "text_field", "max_tokens", "seed", "lora", "prompt_style", "chat_template_kwargs")
+_WITHOUT = (*NOT_FOR_ALIGNMENT, "text_field", "lora", "prompt_style", "chat_template_kwargs")
 
 
-@takes(options=run_options(without=tuple(name for name in _WITHOUT if name in FIELDS)))
+@takes(options=run_options(without=_WITHOUT))
 def align(
     options: RunOptions,
     text_field: str = option("pred_text", "Field that holds the text."),
