@@ -57,6 +57,7 @@ HOMES = {
     "lhotse": {"manifest.readers.lhotse"},
     "fsspec": {"storage.remote"},
     "zstandard": {"manifest.readers.text"},
+    "yaml": {"cluster.kubernetes"},
 }
 
 

@@ -17,6 +17,8 @@ import typer
 
 from asrbatch.cli.common import Verbose
 from asrbatch.cluster.array_index import resolve_chunk_id
+from asrbatch.cluster.jobs import JobOptions
+from asrbatch.cluster.kubernetes import KubernetesOptions
 from asrbatch.cluster.slurm import SlurmOptions
 from asrbatch.config import (
     ChunkOptions,
@@ -321,13 +323,51 @@ def options_of(kind: type) -> OptionGroup:
     return OptionGroup(parameters_of(fields(kind)), lambda values, _: kind(**values))
 
 
-def slurm_options() -> OptionGroup:
-    """What `sbatch` is to be told; a command receives them by name, as what is not given depends on the run."""
+# What runs the tasks, what it takes, and what of that it has no use for.
+TARGETS: dict[str, tuple[type[JobOptions], tuple[str, ...]]] = {
+    "slurm": (SlurmOptions, ()),
+    # An Indexed Job runs all; chunks that are complete end at once.
+    "kubernetes": (KubernetesOptions, ("chunks",)),
+    "shell": (JobOptions, ("gpus", "cpus_per_task", "mem", "job_name", "max_running", "requeue")),
+}
+
+
+class TargetOptions(NamedTuple):
+    """What was given of the jobs on the command line; see `RunOptions`."""
+
+    values: dict[str, Any]
+    given: list[str]
+
+    def of(self, target: str) -> dict[str, Any]:
+        """Those that a target takes.
+
+        Raises:
+            UsageError: another one was given.
+        """
+        kind, useless = TARGETS[target]
+        taken = {each.name for each in fields(kind)} - set(useless)
+        for name in self.given:
+            if name not in taken:
+                others = [
+                    f"--to {each}" for each, (k, no) in TARGETS.items() if name in {f.name for f in fields(k)} - {*no}
+                ]
+                raise UsageError(f"{flag(_JOB_FIELDS[name])}: is for {' and '.join(others)}, not for --to {target}")
+        return {name: value for name, value in self.values.items() if name in {each.name for each in fields(kind)}}
+
+
+_JOB_FIELDS = {each.name: each for kind in (JobOptions, SlurmOptions, KubernetesOptions) for each in fields(kind)}
+
+
+def target_options() -> OptionGroup:
+    """What a scheduler is to be told; a command receives them by name, as what is not given depends on the run."""
     # Written as one word or path each; None where the run decides.
-    types, defaults = {"python": str, "cache_dir": Path}, {"python": None}
-    several = [each.name for each in fields(SlurmOptions) if each.type == tuple[str, ...] and each.name not in types]
-    shared = parameters_of(fields(SlurmOptions), types=types, defaults=defaults)
-    return OptionGroup(shared, lambda values, _: values | {name: tuple(values[name] or ()) for name in several})
+    types, defaults = {"python": str, "cache_dir": Path}, {"python": None, "image": None}
+    several = [name for name, each in _JOB_FIELDS.items() if each.type == tuple[str, ...] and name not in types]
+    shared = parameters_of(_JOB_FIELDS.values(), types=types, defaults=defaults)
+    return OptionGroup(
+        shared,
+        lambda values, given: TargetOptions(values | {name: tuple(values[name] or ()) for name in several}, given),
+    )
 
 
 def _names(given: str | None) -> tuple[str, ...]:

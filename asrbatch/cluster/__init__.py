@@ -1,4 +1,5 @@
-"""A run over many tasks: SLURM scripts, how far all chunks are, and the merge that proves the run complete.
+"""A run over many tasks: SLURM scripts, Jobs of Kubernetes, how far all chunks are, and the merge that proves the run
+complete.
 
-Begin with `merge.py`, `status.py` or `slurm.py`. May import `manifest`, `runs` (a run's fingerprint alone),
+Begin with `merge.py`, `status.py`, or `jobs.py` and `slurm.py`. May import `manifest`, `runs` (a run's fingerprint alone),
 `storage` and the root modules; needs no engine."""

@@ -7,19 +7,17 @@ Pure: nothing is written, submitted or asked. It knows sbatch's options and limi
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+from asrbatch.cluster.jobs import JobOptions
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.errors import UsageError
 from asrbatch.formatting import show
-from asrbatch.options import CheckedOptions, flag, option
+from asrbatch.options import option
 
 # SLURM's MaxArraySize is 1001 unless a site changed it; it bounds the index of an element, not only their number.
 MAX_ARRAY_SIZE = 1000
-
-# A GPU whose decoding and features come from one core starves. Said where nothing else was.
-CPUS_PER_GPU = 8
 
 _SHORT = {
     "-A": "--account", "-a": "--array", "-c": "--cpus-per-task", "-d": "--dependency", "-D": "--chdir", "-e": "--error",
@@ -29,8 +27,8 @@ _SHORT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlurmOptions(CheckedOptions):
-    """How the tasks are to run. Strings go to SLURM as they are; folders are absolute paths.
+class SlurmOptions(JobOptions):
+    """How the tasks are to run under SLURM. Strings go to SLURM as they are; folders are absolute paths.
 
     Raises:
         UsageError: a value out of range, or one that cannot stand in a script.
@@ -40,29 +38,15 @@ class SlurmOptions(CheckedOptions):
     account: str | None = option(None, "Account to charge.")
     qos: str | None = option(None, "Quality of service.")
     time: str | None = option(None, "Time limit of a task, e.g. 4:00:00; a task that needs longer requeues itself.")
-    gpus: str = option("1", "GPUs of a task (--gres): 1, a100:1, or 0 for CPUs alone.")
-    cpus_per_task: int | None = option(None, "CPU cores of a task. [default: 8 for each GPU]", minimum=1)
-    mem: str | None = option(None, "Memory of a task, e.g. 32G.")
     chdir: str | None = option(None, "Folder the jobs start in. [default: this one]")
-    # The merge job adds `-merge`.
-    job_name: str = option(help="Name of the array. [default: asrbatch-OUTPUT]")
     sbatch: tuple[str, ...] = option(
         (), "One more #SBATCH line, e.g. --constraint=a100; may be repeated.", metavar="OPTION"
     )
-    setup: tuple[str, ...] = option(
-        (), "A line of bash to run first, e.g. 'module load cuda'; may be repeated.", metavar="LINE"
-    )
     container: str | None = option(None, "Words to put before the command, e.g. 'apptainer exec --nv image.sif'.")
-    python: tuple[str, ...] = option(
-        ("python3",), "The interpreter that has asrbatch. [default: this one; python3 in a container]"
-    )
     log_dir: Path = option(help="Folder of the jobs' logs. [default: logs beside the output]")
-    max_running: int | None = option(None, "Most tasks at a time; shared by several arrays.", minimum=1)
     max_array_size: int = option(
         MAX_ARRAY_SIZE, "Most tasks in one array; more chunks are submitted as several.", minimum=1
     )
-    chunks: str | None = option(None, "Only these chunks, e.g. 3,7-9: as merge-shards names them.", metavar="IDS")
-    requeue: int = option(3, "How often in a row a task that wrote no row requeues itself; 0 for never.", minimum=0)
     # What `--signal` of sbatch takes at most.
     signal_before_s: int = option(
         120, "Seconds before the time limit at which a task stops and requeues itself; 0 for not at all.",
@@ -70,7 +54,6 @@ class SlurmOptions(CheckedOptions):
     )  # fmt: skip
     stagger_s: int = option(30, "Seconds over which the tasks' starts are spread.", flags="--stagger", minimum=0)
     cache_dir: str | None = option(None, "Folder of the tasks' compile caches. [default: the node's temporary folder]")
-    merge: bool = option(True, "Submit the job that verifies and joins the chunks.")
     merge_partition: str | None = option(None, "Partition of the merge job. [default: --partition]")
     merge_time: str | None = option(None, "Time limit of the merge job. [default: --time]")
     merge_cpus: int | None = option(None, "CPU cores of the merge job. [default: SLURM's]", minimum=1)
@@ -81,38 +64,22 @@ class SlurmOptions(CheckedOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"([\w.-]+:)?\d+", self.gpus):
-            raise UsageError(f"--gpus {self.gpus}: give a number, or a type and a number such as a100:2")
         if not self.job_name or re.search(r"[/\\%\s]", self.job_name):
             rule = "becomes part of the logs' names; no space, slash, backslash or %"
             raise UsageError(f"--job-name {show(self.job_name)}: {rule}")
         # In --output a backslash turns off SLURM's replacements, for the whole path.
         if "\\" in str(self.log_dir):
             raise UsageError(f"--log-dir {self.log_dir}: SLURM cannot write to a path with a backslash; choose another")
-        self._check_lines()
-        # Our own directives are asked for what they set, so that a new one cannot be forgotten here.
-        others = {"--requeue", "--no-requeue", *_GPUS}
-        _check_extra("--sbatch", self.sbatch, array_directives(self, (0,), None), others, _INSTEAD)
-        waits = {"--dependency", "--kill-on-invalid-dep"}
-        _check_extra("--merge-sbatch", self.merge_sbatch, merge_directives(self), waits, _MERGES)
-
-    def _check_lines(self) -> None:
-        for each in fields(self):
-            value = None if each.name == "chunks" else getattr(self, each.name)  # `parse_chunks` knows more of those
-            texts = value if isinstance(value, tuple) else [str(value)] if isinstance(value, str | Path) else []
-            for text in texts:
-                # Of two lines the second would be a command of the script.
-                if not text.strip() or re.search(r"[\n\r\0]", text):
-                    raise UsageError(f"{flag(each)} {show(text)}: must be one line, and not empty")
         if self.container is not None:
             try:
                 shlex.split(self.container)
             except ValueError as e:
                 raise UsageError(f"--container {self.container}: {e}") from e
-
-    @property
-    def num_gpus(self) -> int:
-        return int(self.gpus.rpartition(":")[2])
+        # Our own directives are asked for what they set, so that a new one cannot be forgotten here.
+        others = {"--requeue", "--no-requeue", *_GPUS}
+        _check_extra("--sbatch", self.sbatch, array_directives(self, (0,), None), others, _INSTEAD)
+        waits = {"--dependency", "--kill-on-invalid-dep"}
+        _check_extra("--merge-sbatch", self.merge_sbatch, merge_directives(self), waits, _MERGES)
 
 
 def _check_extra(
@@ -160,25 +127,6 @@ _MERGES = {
     "--dependency": "it waits for the arrays",
     "--kill-on-invalid-dep": "it ends when a task of the arrays has failed",
 }
-
-
-def parse_chunks(text: str, num_chunks: int) -> list[int]:
-    """Chunk ids from `3,7-9`, ascending, each once.
-
-    Raises:
-        UsageError: not of that form, or out of range.
-    """
-    chosen: set[int] = set()
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not match or int(match[2] or match[1]) < int(match[1]):
-            raise UsageError(f"--chunks {text}: {show(part)} is not a chunk id or a range; write for example 3,7-9")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last >= num_chunks:
-            there = f"--num-chunks {num_chunks} has 0 to {num_chunks - 1}"
-            raise UsageError(f"--chunks {text}: {last} is out of range; {there}")
-        chosen.update(range(first, last + 1))
-    return sorted(chosen)
 
 
 @dataclass(frozen=True)
@@ -233,7 +181,6 @@ Directives = list[tuple[str, str | None]]
 def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: int | None) -> Directives:
     """Those of an array, extra ones aside."""
     bound = "" if max_running is None else f"%{max_running}"
-    cpus = options.cpus_per_task or options.num_gpus * CPUS_PER_GPU or None
     wanted = [
         ("--job-name", options.job_name),
         ("--array", f"{ranges(tasks)}{bound}"),
@@ -244,7 +191,7 @@ def array_directives(options: SlurmOptions, tasks: Sequence[int], max_running: i
         ("--signal", f"B:USR1@{options.signal_before_s}" if options.signal_before_s else None),
         ("--nodes", "1"),
         ("--ntasks", "1"),
-        ("--cpus-per-task", cpus),
+        ("--cpus-per-task", options.num_cpus),
         # Older and newer than --gpus-per-node: every select plugin and every release takes it, with and without a type.
         ("--gres", f"gpu:{options.gpus}" if options.num_gpus else None),
         ("--mem", options.mem),

@@ -19,8 +19,9 @@ from conftest import REPO, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asrbatch.cluster.jobs import parse_chunks
 from asrbatch.cluster.merge_report import ranges
-from asrbatch.cluster.slurm import SlurmOptions, parse_chunks, split_arrays
+from asrbatch.cluster.slurm import SlurmOptions, split_arrays
 from asrbatch.errors import UsageError
 from asrbatch.storage.paths import RunPaths, find_chunks
 

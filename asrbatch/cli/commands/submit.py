@@ -1,16 +1,28 @@
-"""`asrbatch submit`: a run as a SLURM array and the merge job that waits for it."""
+"""`asrbatch submit`: a run as a SLURM array, as a Job of Kubernetes, or as commands of a shell."""
 
 import os
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cli.common import fetch_no_model, is_read, log, print_line
-from asrbatch.cli.options import RunOptions, command_of, merge_arguments, run_options, slurm_options, takes
+from asrbatch.cli.options import (
+    TARGETS,
+    RunOptions,
+    TargetOptions,
+    command_of,
+    merge_arguments,
+    run_options,
+    takes,
+    target_options,
+)
+from asrbatch.cluster.jobs import JobOptions, parse_chunks
+from asrbatch.cluster.kubernetes import KubernetesOptions, apply, as_yaml, indexed_job
 from asrbatch.cluster.merge_report import ranges
-from asrbatch.cluster.slurm import Array, SlurmOptions, parse_chunks, split_arrays
+from asrbatch.cluster.slurm import Array, SlurmOptions, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
 from asrbatch.cluster.slurm_submit import Script, Submitted
 from asrbatch.cluster.slurm_submit import submit as submit_scripts
@@ -25,19 +37,24 @@ if TYPE_CHECKING:
     from asrbatch.manifest.stdin import KeptManifest
 
 
-@takes(slurm=slurm_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
+@takes(jobs=target_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
 def submit(
     options: RunOptions,
-    slurm: dict[str, Any],
-    dry_run: bool = option(False, "Print the scripts; write and submit nothing."),
+    jobs: TargetOptions,
+    to: str = option(
+        "slurm",
+        "Who runs the tasks: SLURM, Kubernetes by kubectl, or whoever takes commands (shell prints them).",
+        choices=tuple(TARGETS),
+    ),
+    dry_run: bool = option(False, "Print the scripts, or the Job; write and submit nothing."),
 ) -> None:
-    """Submit a run to SLURM: an array of one task per chunk, and a merge job that waits for all of them.
+    """Submit a run: one task per chunk, and the merge when all of them are complete.
 
-    Takes the options of transcribe, writes the scripts beside the output and prints the ids of the jobs. Give the same
-    options with --chunks to run some chunks again; rows that are written stay.
+    Takes the options of transcribe. To SLURM it submits an array and a merge job; to Kubernetes an Indexed Job, in
+    which the last chunk merges; for a shell it prints a command for each chunk, as ssh and GNU parallel take them. Give
+    the same options with --chunks to run some chunks again; rows that are written stay.
     """
-    from asrbatch.runs.preflight import check_engine_options, check_tasks
-
+    values = jobs.of(to)
     if options.values["num_chunks"] is None:
         raise UsageError(
             "--num-chunks is missing: into how many chunks? one task each; asrbatch plan shows what they would hold"
@@ -45,29 +62,26 @@ def submit(
     _make_absolute(options.values)
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
+    {"slurm": _to_slurm, "kubernetes": _to_kubernetes, "shell": _to_shell}[to](options, values, config, dry_run)
+
+
+def _to_slurm(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
     output = config.output_path
     _check_outputs(config)
-    slurm, chdir = _slurm_options(slurm, output), slurm["chdir"]
+    slurm, chdir = _slurm_options(values, output), values["chdir"]
     # Another environment may have another vLLM.
     is_here = slurm.container is None and slurm.python == _interpreter(None, None)
-    if is_here:
-        check_engine_options(config)
-        fetch_no_model(config.engine.model)
     ids = [*range(config.num_chunks)] if slurm.chunks is None else parse_chunks(slurm.chunks, config.num_chunks)
-    manifests, kept = _manifests(config, chdir, dry_run)
-    not_checked = check_tasks(config, kept, ids, with_model=is_here)
+    manifests, not_checked = _checked(config, ids, chdir, dry_run, is_here=is_here)
     arrays = split_arrays(ids, slurm)
     scripts = [_array(array, arrays, slurm, options, config, manifests) for array in arrays]
     arguments = merge_arguments(options, config, manifests)
     merge_path = _beside(output, "merge")
     merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
-    for note in [*_notes(config, slurm), *not_checked]:
+    for note in [*_notes(config), *_slurm_notes(config, slurm), *not_checked]:
         log(f"note: {note}")
     if dry_run:
-        for script in [*scripts, *([merge_job] if merge_job else [])]:
-            for line in script.text.split("\n"):
-                print_line(line)
-        is_read()
+        _print(line for script in [*scripts, *([merge_job] if merge_job else [])] for line in script.text.split("\n"))
         return
     # Said in either case: a merge job may be cancelled, or find something that is missing.
     by_hand = shlex.join(["asrbatch", *arguments])
@@ -78,6 +92,107 @@ def submit(
         print_line(f"merge {submitted.merge}")
     for line in _how_to_follow(submitted, len(ids), config, slurm, by_hand):
         log(line)
+
+
+def _to_kubernetes(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
+    if values["image"] is None:
+        raise UsageError("--image is missing: the pods need an image with asrbatch in it; docs/schedulers.md has one")
+    if config.descriptor is not None:
+        raise UsageError("--to kubernetes: pods have no standard input; write the manifest to a volume")
+    if config.overwrite:
+        fix = "pods that are started again would remove their own rows; remove the chunks by hand, or choose another"
+        raise UsageError(f"--overwrite: {fix} --output")
+    job_name = re.sub(r"[^a-z0-9-]+", "-", _job_name(config.output_path).lower())[:63].strip("-")
+    settled = {"job_name": values["job_name"] or job_name, "python": _interpreter(values["python"], values["image"])}
+    pods = KubernetesOptions(**{**values, **settled})
+    pods.check_path("--output", str(config.output_path), is_written=True)
+    for each in config.manifest:
+        pods.check_path("manifest", absolute(each))
+    for name in ("model", "tokenizer", "lora"):
+        if (path := options.values[name]) is not None and path.startswith("/"):
+            pods.check_path(f"--{name}", path)
+    manifests, not_checked = [absolute(each) for each in config.manifest], []
+    if all(map(expand, manifests)):
+        manifests, not_checked = _checked(config, [*range(config.num_chunks)], None, dry_run, is_here=False)
+    else:
+        not_checked.append("the manifest is not here, and was not checked: asrbatch validate does it where it is")
+    arguments = _task_arguments(options, config, manifests)
+    text = as_yaml(
+        indexed_job(
+            pods,
+            [*arguments, *(["--merge"] if pods.merge else [])],
+            num_chunks=config.num_chunks,
+            grace_s=config.grace_s,
+        )
+    )
+    for note in [*_notes(config), *not_checked]:
+        log(f"note: {note}")
+    if dry_run:
+        _print(text.split("\n"))
+        return
+    log(apply(text))
+    for line in (
+        f"  pods:     kubectl get pods -l batch.kubernetes.io/job-name={pods.job_name}",
+        f"  progress: asrbatch status {shlex.quote(str(config.output_path))}, where the volume is mounted",
+        f"  cancel:   kubectl delete job {pods.job_name}",
+    ):
+        log(line)
+
+
+def _to_shell(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
+    """A command a line, on standard output: nothing is submitted."""
+    _check_outputs(config)
+    python = _interpreter(values["python"], None)
+    shell = JobOptions(**{**values, "python": python, "job_name": _job_name(config.output_path)})
+    ids = [*range(config.num_chunks)] if shell.chunks is None else parse_chunks(shell.chunks, config.num_chunks)
+    is_here = python == _interpreter(None, None)
+    manifests, not_checked = _checked(config, ids, None, dry_run, is_here=is_here)
+    arguments, before = _task_arguments(options, config, manifests), "".join(f"{line} && " for line in shell.setup)
+    more = ["--merge"] if shell.merge else []
+    if config.overwrite:
+        more.append("--overwrite")
+    for note in [*_notes(config), *not_checked]:
+        log(f"note: {note}")
+    _print(before + shell.command([*arguments, *more, "--chunk-id", str(i)]) for i in ids)
+    by_hand = shlex.join(["asrbatch", *merge_arguments(options, config, manifests)])
+    for line in (
+        "each line is one process, on any machine that sees these paths; run one that ends with 1, 4 or 6 again",
+        "  on one machine with 4 GPUs: parallel -j 4 --retries 3 'CUDA_VISIBLE_DEVICES=$(({%} - 1)) {}' < commands.txt",
+        "  on another machine:         sed -n 1p commands.txt | ssh NAME bash -l",
+        "the last to end merges" if shell.merge else f"then: {by_hand}",
+    ):
+        log(line)
+
+
+def _checked(
+    config: RunConfig, ids: list[int], chdir: str | None, dry_run: bool, *, is_here: bool
+) -> tuple[list[str], list[str]]:
+    """The manifests as tasks are given them, and what could not be checked of what the tasks would refuse.
+
+    Args:
+        is_here: the tasks run in this environment.
+    """
+    from asrbatch.runs.preflight import check_engine_options, check_tasks
+
+    if is_here:
+        check_engine_options(config)
+        fetch_no_model(config.engine.model)
+    manifests, kept = _manifests(config, chdir, dry_run)
+    return manifests, check_tasks(config, kept, ids, with_model=is_here)
+
+
+def _print(lines: Iterable[str]) -> None:
+    for line in lines:
+        print_line(line)
+    is_read()
+
+
+def _task_arguments(options: RunOptions, config: RunConfig, manifests: list[str]) -> list[str]:
+    """What every task is told, but its chunk."""
+    # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
+    changes = {"manifest": manifests, "output": str(config.output_path)}
+    # --overwrite is the script's business: a requeued task would remove the rows of its first start.
+    return [command_of(options.values), *options.arguments(without=("overwrite",), **changes)]
 
 
 def _check_outputs(config: RunConfig) -> None:
@@ -140,10 +255,7 @@ def _array(
 ) -> Script:
     place = "" if len(arrays) == 1 else f"-{array.offset}"
     path = _beside(config.output_path, f"array{place}")
-    # Absolute, so that neither --chdir nor another folder at the next submission changes what is meant.
-    changes = {"manifest": manifests, "output": str(config.output_path)}
-    # --overwrite is the script's business: a requeued task would remove the rows of its first start.
-    arguments = [command_of(options.values), *options.arguments(without=("overwrite",), **changes)]
+    arguments = _task_arguments(options, config, manifests)
     run = {"output": config.output_path, "num_chunks": config.num_chunks, "overwrite": config.overwrite}
     text = array_script(array, slurm, arguments, path=path, **run)
     return Script(path, text, ranges(array.chunks))
@@ -192,7 +304,7 @@ def _interpreter(python: str | None, container: str | None) -> tuple[str, ...]:
     return tuple(words)
 
 
-def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
+def _slurm_notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
     """What may be meant, and may be a mistake."""
     notes = []
     if slurm.num_gpus > 1 and config.devices is None and not any("parallel_size" in arg for arg in config.engine.args):
@@ -202,6 +314,12 @@ def _notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
             f"--grace {config.grace_s:g} may take a task past its time limit: --signal-before is "
             f"{slurm.signal_before_s}"
         )
+    return notes
+
+
+def _notes(config: RunConfig) -> list[str]:
+    """The same, whoever runs the tasks."""
+    notes = []
     if config.output_path.parent.is_dir():
         others = [n for n in find_chunks(config.output_path) if n != config.num_chunks]
         if others:
