@@ -96,7 +96,7 @@ def _to_slurm(options: RunOptions, values: dict[str, Any], config: RunConfig, dr
 
 def _to_kubernetes(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
     if values["image"] is None:
-        raise UsageError("--image is missing: the pods need an image with asrbatch in it; docs/schedulers.md has one")
+        raise UsageError("--image is missing: the pods need an image with asrbatch in it; scripts/docker/ makes one")
     if config.descriptor is not None:
         raise UsageError("--to kubernetes: pods have no standard input; write the manifest to a volume")
     if config.overwrite:
