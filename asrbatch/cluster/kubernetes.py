@@ -121,6 +121,13 @@ def _parse_volume(text: str) -> Volume:
     return Volume(match["claim"], match["path"].rstrip("/") or "/", match["mode"] is not None)
 
 
+def job_name(text: str) -> str:
+    """A name that Kubernetes takes, as like a text as can be that begins with a letter."""
+    name = re.match(r"[a-z0-9-]{1,63}", re.sub(r"[^a-z0-9-]+", "-", text.lower()))
+    assert name is not None  # it begins with one
+    return name[0].rstrip("-")
+
+
 def indexed_job(options: KubernetesOptions, arguments: list[str], *, num_chunks: int, grace_s: float) -> dict[str, Any]:
     """The Job of a run.
 

@@ -20,7 +20,7 @@ from asrbatch.cli.options import (
     target_options,
 )
 from asrbatch.cluster.jobs import JobOptions, parse_chunks
-from asrbatch.cluster.kubernetes import KubernetesOptions, apply, as_yaml, indexed_job
+from asrbatch.cluster.kubernetes import KubernetesOptions, apply, as_yaml, indexed_job, job_name
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import Array, SlurmOptions, split_arrays
 from asrbatch.cluster.slurm_scripts import array_script, merge_script
@@ -78,7 +78,7 @@ def _to_slurm(options: RunOptions, values: dict[str, Any], config: RunConfig, dr
     arguments = merge_arguments(options, config, manifests)
     merge_path = _beside(output, "merge")
     merge_job = Script(merge_path, merge_script(slurm, arguments, path=merge_path)) if slurm.merge else None
-    for note in [*_notes(config), *_slurm_notes(config, slurm), *not_checked]:
+    for note in [*_slurm_notes(config, slurm), *_notes(config), *not_checked]:
         log(f"note: {note}")
     if dry_run:
         _print(line for script in [*scripts, *([merge_job] if merge_job else [])] for line in script.text.split("\n"))
@@ -102,8 +102,10 @@ def _to_kubernetes(options: RunOptions, values: dict[str, Any], config: RunConfi
     if config.overwrite:
         fix = "pods that are started again would remove their own rows; remove the chunks by hand, or choose another"
         raise UsageError(f"--overwrite: {fix} --output")
-    job_name = re.sub(r"[^a-z0-9-]+", "-", _job_name(config.output_path).lower())[:63].strip("-")
-    settled = {"job_name": values["job_name"] or job_name, "python": _interpreter(values["python"], values["image"])}
+    settled = {
+        "job_name": values["job_name"] or job_name(_job_name(config.output_path)),
+        "python": _interpreter(values["python"], values["image"]),
+    }
     pods = KubernetesOptions(**{**values, **settled})
     pods.check_path("--output", str(config.output_path), is_written=True)
     for each in config.manifest:
