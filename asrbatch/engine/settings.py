@@ -113,8 +113,8 @@ def resolve_mode(asked: str, device: Device, user_args: dict[str, Any]) -> str:
     """`thread` (vLLM stepped in a thread of ours) or `process` (vLLM's EngineCore process).
 
     Measured on 2 CPU cores with AMX (tiny.en), both are as fast, and the thread starts in 12 s, the process in 20: it
-    imports vLLM once more. On a GPU the process should win, because the frontend's Python and features run while the GPU
-    works; that is expected, not measured yet. Several ranks need processes anyway.
+    imports vLLM once more. On a GPU the process should win, because the frontend's Python and features run while the
+    GPU works; that is expected, not measured yet. Several ranks need processes anyway.
     """
     parallel = any(int(user_args.get(k, 1)) > 1 for k in ("tensor_parallel_size", "pipeline_parallel_size"))
     if asked == "thread" and parallel:
