@@ -78,7 +78,9 @@ def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     except (Exception, SystemExit) as e:
         if isinstance(e, api.EngineConfigError) and _is_by_user(api, spec):
             given = ", ".join(f"{name}={show(value)}" for name, value in spec.engine_args.items())
-            raise RefusedEngineArgsError(f"--engine-arg {given}: vLLM refuses this: {root_cause(e)}") from e
+            raise RefusedEngineArgsError(
+                f"--engine-arg {given}: vLLM refuses this; correct it, or leave it out: {root_cause(e)}"
+            ) from e
         raise EngineStartError(f"the engine did not start: {root_cause(e)}") from e
 
 

@@ -260,15 +260,13 @@ def test_an_engine_that_cannot_start_says_why(tiny_en, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["thread", "process"])
-@pytest.mark.parametrize(
-    "args", [("max_model_len=-7",), ("block_size=large",), ("async_scheduling=1", "max_logprobs=x")]
-)
+@pytest.mark.parametrize("args", [("max_model_len=-7",), ("block_size=large",), ('compilation_config={"mode": "x"}',)])
 def test_values_of_engine_arguments_that_vllm_refuses_are_the_users_mistake(tiny_en, mode, args):
     """Before, exit code 1, after which job scripts try again."""
     with pytest.raises(RefusedEngineArgsError) as caught:
         start_engine(spec_of(tiny_en, mode=mode, args=args), print)
-    given = ", ".join(args).replace("=large", '="large"').replace("=x", '="x"')
-    assert f"--engine-arg {given}: vLLM refuses this" in str(caught.value)
+    name = args[0].partition("=")[0]
+    assert f"--engine-arg {name}=" in str(caught.value) and "vLLM refuses this; correct it" in str(caught.value)
     assert caught.value.exit_code == EXIT_USAGE
 
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-from asrbatch.audio.containers import flac, ogg
+from asrbatch.audio.containers import flac, mp3, ogg
 from asrbatch.audio.containers.joined import SOUND_BOXES, end_of_element, places_of
 from asrbatch.audio.containers.kinds import (
     FORMS,
@@ -23,10 +23,19 @@ from asrbatch.audio.containers.kinds import (
 )
 
 _MP4_BOX_BYTES = 8
+_LAST_BOXES = (*SOUND_BOXES, b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"mfra")
+_CLUSTER, _CUES = b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b"
+_MATROSKA_HEAD = b"\x1a\x45\xdf\xa3"
+# That and its segment, void and checksum, and what is in a segment (RFC 9559).
+_ELEMENTS = (
+    _MATROSKA_HEAD, b"\x18\x53\x80\x67", b"\xec", b"\xbf", b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66",
+    b"\x16\x54\xae\x6b", _CLUSTER, _CUES, b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70",
+    b"\x12\x54\xc3\x67",
+)  # fmt: skip
 # What transfers and players leave behind a file; more than this may be sound of a kind that is not known here.
 _MOST_SCRAP_BYTES = 4096
 # Of the others, what is no frame or page of theirs may also be damage with more of them behind it.
-_SURE_OF_ENDS = ("mp3", "adts", "ac3", "flac", "ogg", "mov", "matroska", "w64", "tta", "avi", "mpegts", "mpeg")
+_SURE_OF_ENDS = ("mp3", "adts", "ac3", "flac", "ogg", "mov", "matroska", "w64", "tta", "mpegts", "mpeg")
 _DAMAGED_BY_MORE = ("adts", "ac3", "mpegts")  # FFmpeg takes whatever follows for frames
 _ASF_PARTS = (b"\x30\x26\xb2\x75", b"\x36\x26\xb2\x75", b"\x90\x08\x00\x33", b"\xd3\x29\xe2\xd6")
 _AMR_BYTES = {
@@ -52,6 +61,8 @@ def end_before_other(file: BinaryIO) -> tuple[int | None, bool]:
                 if _is_zero(file, min(behind, size), size):
                     return None if kind in ("mp3", "flac") else end, False
                 is_other = kind in _SURE_OF_ENDS and size - behind > _MOST_SCRAP_BYTES
+                # Tags of players that no other kind has.
+                is_other = is_other and (kind != "mp3" or mp3.end_of_sound(file) is None)
                 return end if is_other and kind in _DAMAGED_BY_MORE else None, is_other
             if end <= start:
                 break
@@ -118,24 +129,33 @@ def _end_of_boxes(file: BinaryIO, start: int, size: int) -> int:
         (length,) = struct.unpack(">I", head[:4])
         if length == 1:
             (length,) = struct.unpack(">Q", head[8:])
-        if length == 0 and head[4:8] in SOUND_BOXES:  # to the end of the file
+        if any(letter != 0xA9 and not 0x20 <= letter < 0x7F for letter in head[4:8]):
+            break
+        if length == 0 and head[4:8] in _LAST_BOXES:  # to the end of the file
             return size
-        if length < _MP4_BOX_BYTES or any(letter != 0xA9 and not 0x20 <= letter < 0x7F for letter in head[4:8]):
+        if length < _MP4_BOX_BYTES:
             break
         if start + length > size:
-            return size if head[4:8] in SOUND_BOXES else start
+            return size if head[4:8] in _LAST_BOXES else start
         start += length
     return start
 
 
 def _end_of_elements(file: BinaryIO, start: int, size: int) -> int:
-    """Of Matroska: its head and its segment; not known where a recorder left the length of that open."""
-    for _ in range(2):
-        end = end_of_element(_read(file, start, 12), start)
+    """Of Matroska; not known where a recorder left the length of its segment open.
+
+    What is usually in the segment may stand behind it, where its length was never corrected."""
+    begin = start
+    while (head := _read(file, start, 12)) and (start == begin or head[:4] != _MATROSKA_HEAD):
+        if not any(head.startswith(name) for name in _ELEMENTS):
+            break
+        end = end_of_element(head, start)
         if end is None or end > size:
             return size
         start = end
-    return start
+    # Clusters behind it, or the index of all: its length was never corrected.
+    is_one = head[:4] != _MATROSKA_HEAD and any(next(places_of(file, mark, start), None) for mark in (_CLUSTER, _CUES))
+    return size if is_one else start
 
 
 def _end_of_riffs(file: BinaryIO, start: int, size: int) -> int:
@@ -214,7 +234,9 @@ def _end_of_packets(file: BinaryIO, start: int, size: int) -> int:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if packet_bytes(file, start + middle * length) == length else (low, middle)
-    return start + (low + 5) * length
+    end = start + (low + 5) * length
+    # Packets at other places, behind one that is cut off or damaged, are more of it.
+    return size if any(packet_bytes(file, end + shift) for shift in range(1, 2 * length)) else end
 
 
 def _end_of_packs(file: BinaryIO, start: int, size: int) -> int:

@@ -45,6 +45,12 @@ class EngineConfigError(ValueError):
 class _ConfigErrors:
     """Mixed into engine arguments: their errors are told from those of an engine that starts with good ones."""
 
+    def __post_init__(self) -> None:
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError) as e:
+            raise EngineConfigError(str(e)) from e
+
     def create_engine_config(self, *args: Any, **kwargs: Any) -> VllmConfig:
         try:
             return super().create_engine_config(*args, **kwargs)
@@ -65,7 +71,7 @@ def is_taken(settings: dict[str, Any]) -> bool:
     """Whether vLLM can be configured so; nothing is loaded."""
     try:
         _ThreadArgs(**settings).create_engine_config()
-    except EngineConfigError:
+    except Exception:
         return False
     return True
 
