@@ -66,7 +66,7 @@ def _root(
     ] = False,
 ) -> None:
     # A run goes on without; its own take over when there is something to finish.
-    if context.invoked_subcommand != "transcribe":
+    if context.invoked_subcommand not in ("transcribe", "align"):
         hand_over_signals()
 
 

@@ -8,7 +8,7 @@ here, in a thread beside the engine. Knows Whisper's tokens by `WhisperPrompts` 
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -166,15 +166,16 @@ class WordAligner:
         for n, (task, begins) in enumerate(zip(tasks, first_frames(costs), strict=True)):
             # What is translated is written in English.
             has_spaces = self._prompts.task == "translate" or task.result.language not in NO_SPACES
-            logprobs, gain = np.array(task.result.token_logprobs), None
+            segments = self._prompts.text_groups(task.result)
+            logprobs = np.array(task.result.token_logprobs) if likelihoods is None else likelihoods[0][n]
+            groups = words_of(segments, begins, np.exp(logprobs), self._decode, has_spaces=has_spaces)
+            found = AlignedWords(groups, n in is_encoded_again)
             if likelihoods is not None:
-                logprobs, silent = likelihoods[0][n], likelihoods[1][n]
-                gain = float(np.mean(logprobs - silent))
-            groups = words_of(
-                self._prompts.text_groups(task.result), begins, np.exp(logprobs), self._decode, has_spaces=has_spaces
-            )
-            given = None if likelihoods is None else tuple(map(float, logprobs))
-            self._deliver(task.key, AlignedWords(groups, n in is_encoded_again, given, gain))
+                bounds = np.cumsum([len(segment) for segment in segments])[:-1]
+                gains = np.split(logprobs - likelihoods[1][n], bounds)
+                given, means = tuple(map(float, logprobs)), tuple(float(np.mean(gain)) for gain in gains)
+                found = replace(found, token_logprobs=given, audio_gains=means)
+            self._deliver(task.key, found)
 
     def _window(self, task: _Task, features: bytes | None) -> list[Any]:
         """As `vllm/cross_attention.py` takes it."""

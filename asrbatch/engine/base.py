@@ -63,14 +63,14 @@ class AlignedWords:
             segments.
         is_encoded_again: the engine had no more room to keep the window's encoder output.
         token_logprobs: of the text, by the model, where it was given and not decoded; None elsewhere.
-        audio_gain: by how much the audio makes a given text likelier than silence does: the mean over its tokens, a
-            difference of natural logarithms. None elsewhere.
+        audio_gains: of the segments of a given text, by how much the audio makes each likelier than silence does: the
+            mean over its tokens, a difference of natural logarithms. None elsewhere.
     """
 
     groups: tuple[tuple[WordTiming, ...], ...]
     is_encoded_again: bool = False
     token_logprobs: tuple[float, ...] | None = None
-    audio_gain: float | None = None
+    audio_gains: tuple[float, ...] | None = None
 
 
 Outcome = DecodingResult | AlignedWords | RowError | EngineDiedError
@@ -95,6 +95,9 @@ class Engine(Protocol):
     deliver: Deliver
     facts: dict[str, Any]
     max_num_seqs: int
+
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        """Whether the model can read these texts at once, to be aligned. Thread-safe."""
 
     def start_preprocess_thread(self) -> None:
         """Call once in each thread that will call `preprocess`."""
@@ -156,6 +159,9 @@ class Processor(Protocol):
 
     def sampling_params(self, options: DecodingOptions) -> Any:
         """vLLM's sampling parameters; one object for each kind of request."""
+
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        """See `Engine.has_room_for`."""
 
     def given_result(self, options: DecodingOptions) -> DecodingResult:
         """What takes the place of an answer where `options.given` does; its tokens have no probabilities yet.

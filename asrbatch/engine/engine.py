@@ -4,6 +4,7 @@ Knows which driver, which settings and which processor belong together; the driv
 processors nothing of drivers.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -146,6 +147,9 @@ class SpeechEngine:
             return self._processor.preprocess(samples, prompt, language)
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
             raise RowError("rejected", f"it cannot be asked: {root_cause(e)}") from e
+
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        return self._processor.has_room_for(texts, language)
 
     def start_preprocess_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.

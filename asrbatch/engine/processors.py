@@ -81,6 +81,9 @@ class WhisperProcessor:
             watched=self.prompts.no_speech,
         )
 
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        return self.prompts.has_room_for(texts, language, self.frontend.encode)
+
     def given_result(self, options: DecodingOptions) -> DecodingResult:
         return self.prompts.given_result(options.language, options.given or (), self.frontend.encode)
 
@@ -134,6 +137,9 @@ class GenerativeProcessor:
 
     def sampling_params(self, options: DecodingOptions) -> Any:
         return self._params(options.temperature)
+
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        raise NotImplementedError("only Whisper's decoder is looked at")
 
     def given_result(self, options: DecodingOptions) -> DecodingResult:
         raise NotImplementedError("only Whisper's decoder is looked at")  # refused before the engine starts

@@ -11,6 +11,7 @@ from typing import Any
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine import plugins
 from asrbatch.engine.devices import Device
+from asrbatch.languages import find
 from asrbatch.models import fallback
 from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
 from asrbatch.models.checkpoint import Checkpoint, hash_folder
@@ -163,11 +164,15 @@ class EngineSpec:
         if self.capabilities.is_whisper and not self.checkpoint.is_multilingual:
             return "en"
         lang = utterance.lang if self.capabilities.takes_language else None
-        if lang is None and self.aligns and isinstance(found := utterance.fields.get("language"), str):
-            lang = found  # of a row of a run, which says so what it heard
-        return self.capabilities.check_language(lang, "lang") if lang else self.language
+        language = self.capabilities.check_language(lang, "lang") if lang else self.language
+        # A row of a run says what was heard in it.
+        if language is None and self.aligns and isinstance(heard := utterance.fields.get("language"), str):
+            return find(heard, self.capabilities.languages)
+        return language
 
     def prompt_of(self, utterance: Utterance) -> str | None:
+        if self.aligns:
+            return None
         prompt = self.prompt if utterance.prompt is None else utterance.prompt
         if self.capabilities.is_whisper and self.model_options.hotwords is not None:
             # Whisper expects words that stood in the text before. Last, because a long prompt loses its beginning.

@@ -6,6 +6,7 @@ token, before them."""
 
 import math
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from asrbatch.types import DecodingResult
@@ -74,9 +75,9 @@ def is_no_speech(result: DecodingResult) -> bool:
     return probability is not None and probability > NO_SPEECH_PROB and not believed
 
 
-def is_mismatch(audio_gain: float | None) -> bool:
-    """Whether a given text is not what is said; see `AlignedWords.audio_gain`."""
-    return audio_gain is not None and audio_gain < AUDIO_GAIN
+def is_mismatch(audio_gains: Sequence[float] | None) -> bool:
+    """Whether some of a given text is not what is said; see `AlignedWords.audio_gains`."""
+    return audio_gains is not None and any(gain < AUDIO_GAIN for gain in audio_gains)
 
 
 def rounded(value: float | None, digits: int) -> float | None:

@@ -224,6 +224,12 @@ class WhisperPrompts:
             **of_engine,
         )
 
+    def has_room_for(self, texts: Sequence[str], language: str | None, encode: Callable[[str], Sequence[int]]) -> bool:
+        """Whether the decoder can read texts at once, to be aligned; arguments as `given_result` takes them."""
+        num_control = len(self.alignment_ids(language, ())[0])
+        room = self.checkpoint.config.get("max_target_positions", 448) - num_control
+        return sum(len(encode(_spaced(text, language))) for text in texts) <= room
+
     def given_result(
         self, language: str | None, texts: Sequence[GivenText], encode: Callable[[str], Sequence[int]]
     ) -> DecodingResult:
@@ -235,22 +241,16 @@ class WhisperPrompts:
             encode: text to token ids, without special tokens around them.
 
         Raises:
-            RowError: `bad_row`, a text holds control tokens; `too_long`, they are more than the decoder has room for.
+            RowError: `bad_row`, a text holds control tokens.
         """
-        space = "" if language in NO_SPACES else " "
         segments = []
         for given in texts:
-            ids = tuple(encode(text := space + given.text))
+            text = _spaced(given.text, language)
+            ids = tuple(encode(text))
             if not all(map(self._is_text, ids)):
                 raise RowError("bad_row", f"text {show(text)}: holds a control token such as <|…|>; remove it")
             segments.append(Segment(given.start_s, given.end_s, text, ids, len(ids), None))
         text_ids = tuple(i for segment in segments for i in segment.token_ids)
-        num_control = len(self.alignment_ids(language, ())[0])
-        if len(text_ids) > (room := self.checkpoint.config.get("max_target_positions", 448) - num_control):
-            fix = "give segments with start and end, shorter ones"
-            raise RowError(
-                "too_long", f"its text is {len(text_ids)} tokens, and the model's decoder has room for {room}; {fix}"
-            )
         return DecodingResult(
             text="".join(segment.text for segment in segments),
             num_tokens=len(text_ids),
@@ -298,3 +298,8 @@ class WhisperPrompts:
 
     def _is_text(self, token: int) -> bool:
         return token not in self._control_ids and not is_timestamp(token, self.first_timestamp)
+
+
+def _spaced(text: str, language: str | None) -> str:
+    """As the model writes it: text begins with a space where the language sets spaces between words."""
+    return text if language in NO_SPACES else f" {text}"

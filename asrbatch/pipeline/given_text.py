@@ -5,7 +5,7 @@ piece by piece, as many at once as the model hears; one without goes as a whole.
 threads.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
@@ -16,11 +16,15 @@ from asrbatch.formatting import show
 from asrbatch.types import GivenText, Window
 
 # Lists of pieces that a row may have; of the first one that says the whole text.
-_PIECES = ("segments", "windows")
+PIECES = ("segments", "windows")
 # Seconds of audio around a window's texts, where no other text is: people's times are not exact.
 _AROUND_S = 0.2
 # Of the shortest window.
 _SHORTEST_S = 0.1
+# By so much two pieces may overlap that are aligned together, one after the other.
+_OVERLAP_S = 0.5
+# Times are rounded: by so much a piece may be longer than a window.
+_SLACK_S = 0.001
 
 
 def text_problem(fields: dict[str, Any], text_field: str) -> str | None:
@@ -30,6 +34,8 @@ def text_problem(fields: dict[str, Any], text_field: str) -> str | None:
     text = fields[text_field]
     if text is not None and not isinstance(text, str):
         return f"{text_field} = {show(text)}: must be a text"
+    if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
+        return f"{text_field} = {show(text)}: holds half of a surrogate pair, which is no letter; correct it"
     return None
 
 
@@ -41,7 +47,7 @@ def given_texts(fields: dict[str, Any], text_field: str) -> list[GivenText]:
     """
     if (text := fields[text_field]) is None:
         raise RowError("bad_row", f"{text_field} is null: there is nothing to align; transcribe this row first")
-    for name in _PIECES:
+    for name in PIECES:
         pieces = _timed_pieces(fields.get(name))
         # Those of another text, such as segments beside a reference, say nothing of this one.
         if pieces and _letters("".join(piece.text for piece in pieces)) == _letters(text):
@@ -73,29 +79,39 @@ def _check_order(pieces: Sequence[GivenText], name: str) -> None:
     for before, piece in pairwise(pieces):
         if piece.start_s < before.start_s:
             raise RowError("bad_row", f"{name}: one begins at {piece.start_s:g} s, behind one at {before.start_s:g} s")
+    for piece in pieces:
+        if piece.end_s is not None and piece.end_s < piece.start_s:
+            raise RowError("bad_row", f"{name}: one begins at {piece.start_s:g} s and ends at {piece.end_s:g} s")
 
 
 def given_windows(
-    buffer: AudioBuffer, texts: Sequence[GivenText], limits: WindowLimits, skips: list[Window]
+    buffer: AudioBuffer,
+    texts: Sequence[GivenText],
+    limits: WindowLimits,
+    skips: list[Window],
+    fits: Callable[[Sequence[str]], bool],
 ) -> Iterator[AudioWindow]:
-    """Windows of audio with the texts that are said in them.
+    """Windows of audio with the texts that are said in them. Two overlap where their texts do.
 
     Args:
         skips: receives what lies between them.
+        fits: whether the model can read texts at once.
 
     Raises:
-        RowError: `too_long`, a text without times, or between them, is of more audio than the model hears at once;
+        RowError: `too_long`, a text without times, or between them, is more than the model hears or reads at once;
             `bad_row`, the audio ends before a text begins.
     """
+    rate = limits.sample_rate
     if len(texts) == 1 and texts[0].end_s is None:
         samples = buffer.peek(limits.limit + 1)
-        if len(samples) > limits.limit:
-            raise RowError("too_long", _too_long("it", limits))
+        if len(samples) > limits.limit or not fits([texts[0].text]):
+            fix = "and there are no `segments` with start, end and text that say the same text"
+            raise RowError("too_long", f"it is longer than what the model takes at once ({_most(limits)}), {fix}")
         window = Window(0, len(samples))
-        yield AudioWindow(window, samples.copy(), given=(_shifted(texts[0], window, limits.sample_rate),))
+        yield AudioWindow(window, samples.copy(), given=(_shifted(texts[0], window, rate),))
         buffer.advance(len(samples))
         return
-    groups = _grouped(texts, limits)
+    groups = _grouped(texts, limits, fits)
     for group, following in zip_longest(groups, groups[1:]):
         window = _span(group, following, buffer.position, limits)
         _skip(buffer, window.start, limits, skips)
@@ -103,22 +119,35 @@ def given_windows(
         if not len(samples):
             raise RowError("bad_row", f"a text begins at {group[0].start_s:g} s, behind the end of the audio")
         window = Window(window.start, window.start + len(samples))
-        yield AudioWindow(
-            window, samples.copy(), given=tuple(_shifted(text, window, limits.sample_rate) for text in group)
-        )
-        buffer.advance(len(samples))
+        yield AudioWindow(window, samples.copy(), given=tuple(_shifted(text, window, rate) for text in group))
+        # The next one may begin before this one ends.
+        passed = len(samples) if following is None else round(following[0].start_s * rate) - window.start
+        buffer.advance(min(max(passed, 0), len(samples)))
     _skip(buffer, None, limits, skips)
 
 
-def _grouped(texts: Sequence[GivenText], limits: WindowLimits) -> list[list[GivenText]]:
-    """As many at once as the model hears."""
+def _grouped(
+    texts: Sequence[GivenText], limits: WindowLimits, fits: Callable[[Sequence[str]], bool]
+) -> list[list[GivenText]]:
+    """As many at once as the model hears and reads."""
+    most_s = limits.limit / limits.sample_rate + _SLACK_S
     groups: list[list[GivenText]] = []
     for text in texts:
         assert text.end_s is not None  # one without times is alone
-        if (text.end_s - text.start_s) * limits.sample_rate > limits.limit:
-            raise RowError("too_long", _too_long(f"its text from {text.start_s:g} to {text.end_s:g} s", limits))
-        if groups and (text.end_s - groups[-1][0].start_s) * limits.sample_rate <= limits.limit:
-            groups[-1].append(text)
+        if text.end_s - text.start_s > most_s or not fits([text.text]):
+            fix = "split it, or transcribe with shorter windows (--window-seconds)"
+            between = f"its text from {text.start_s:g} to {text.end_s:g} s"
+            raise RowError(
+                "too_long", f"{between} is longer than what the model takes at once ({_most(limits)}); {fix}"
+            )
+        group = groups[-1] if groups else None
+        if (
+            group
+            and text.end_s - group[0].start_s <= most_s
+            and text.start_s > (group[-1].end_s or 0.0) - _OVERLAP_S
+            and fits([*(each.text for each in group), text.text])
+        ):
+            group.append(text)
         else:
             groups.append([text])
     return groups
@@ -155,6 +184,5 @@ def _skip(buffer: AudioBuffer, until: int | None, limits: WindowLimits, skips: l
         buffer.advance(passed)
 
 
-def _too_long(what: str, limits: WindowLimits) -> str:
-    seconds = limits.limit / limits.sample_rate
-    return f"{what} is longer than the {seconds:g} s that the model hears at once; give segments with start and end"
+def _most(limits: WindowLimits) -> str:
+    return f"{limits.limit / limits.sample_rate:g} s, or as many tokens as its decoder has room for"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from typing import Any
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow
@@ -144,8 +145,13 @@ class PreprocessPool:
     def _windows(self, state: UtteranceState, buffer: AudioBuffer) -> Iterator[AudioWindow]:
         config = self._config
         if config.text_field is not None:
+            texts = given_texts(state.utterance.fields, config.text_field)
             return given_windows(
-                buffer, given_texts(state.utterance.fields, config.text_field), config.in_samples, state.skips
+                buffer,
+                texts,
+                config.in_samples,
+                state.skips,
+                partial(self._engine.has_room_for, language=state.language),
             )
         if config.is_sequential:
             return sequential_windows(buffer, config, state.sequential_answers, state.skips)

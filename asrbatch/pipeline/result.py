@@ -53,13 +53,14 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
     A window may reach into the next, which then hears again what comes from its start on, or into skipped audio, which
     nobody was asked about: what counts of its answer ends there.
     """
-    config = spec.window_config
+    config, aligns = spec.window_config, spec.window_config.text_field is not None
     windows, texts, segments, results = [], [], [], []
     answered = sorted(state.answered, key=lambda window: window.span.start)
     starts = sorted([*(window.span.start for window in answered[1:]), *(skip.start for skip in state.skips)])
     for window in answered:
         following = bisect_right(starts, window.span.start)
-        kept_until = min([window.span.end, *starts[following : following + 1]])
+        # Windows of given texts overlap where these do, and each keeps its own.
+        kept_until = window.span.end if aligns else min([window.span.end, *starts[following : following + 1]])
         kept = kept_part(window.attempts.chosen, window.span, kept_until)
         # Of the whole answer: a part of it says nothing of whether anybody speaks in the window.
         is_dropped = config.drop_no_speech and bool(kept.text.strip()) and quality.is_no_speech(window.attempts.chosen)
@@ -67,16 +68,20 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         results.append(kept)
         if not is_dropped:
             texts.append(kept.text.strip())
-            segments += segment_rows(kept, window.span, kept_until, config.sample_rate, window.words)
+            segments += segment_rows(
+                kept, window.span, kept_until, config.sample_rate, window.words, window.audio_gains
+            )
     # The first window's: all others were decoded in it where the model detects languages.
     language = results[0].language if results else None
     text = _joined(list(filter(None, texts)), spec.target_language if spec.is_translated else language)
+    if config.text_field is not None:
+        text = state.utterance.fields[config.text_field].strip()  # as it was given, not as its pieces are joined
     # Over the text tokens and, where it came to that, the end token.
     avg_logprob = _mean_logprob((r.avg_logprob, r.num_tokens + (r.finish_reason == "stop")) for r in results)
     reasoning = [result.reasoning for result in results if result.reasoning is not None]
     row = _row(
         state.utterance,
-        aligns=config.text_field is not None,
+        aligns=aligns,
         status="ok",
         pred_text=text,
         reasoning="\n\n".join(reasoning) if reasoning else None,
@@ -89,7 +94,7 @@ def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:
         num_tokens=sum(result.num_tokens for result in results),
         avg_logprob=quality.rounded(avg_logprob, 4),
         finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
-        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows, is_given=config.text_field is not None)])),
+        flags=list(dict.fromkeys([*state.flags, *_row_flags(text, windows, is_given=aligns)])),
         timing=state.timing | _engine_timing([result for w in answered for result in w.attempts.results]),
     )
     # Few files have several tracks, so this is no field of every row.
@@ -157,17 +162,20 @@ def segment_rows(
     kept_until: int,
     sample_rate: int,
     groups: Sequence[Sequence[WordTiming]] | None = None,
+    gains: Sequence[float] | None = None,
 ) -> list[dict[str, Any]]:
     """The segments of a window as a row has them, each with the metrics of `quality`; none without text.
 
     Args:
         result: as `kept_part` gives it.
         groups: the words of each segment of the whole answer, in seconds from the window's start; None for none.
+        gains: `audio_gain` of each, of a given text; None for none.
     """
     first_s, last_s = window.start / sample_rate, min(window.end, kept_until) / sample_rate
 
     def words_of(number: int, start_s: float, end_s: float) -> dict[str, Any]:
-        return {} if groups is None else _word_rows(groups[number], first_s, start_s, end_s)
+        gain = {} if gains is None else {"audio_gain": quality.rounded(gains[number], 3)}
+        return gain if groups is None else gain | _word_rows(groups[number], first_s, start_s, end_s)
 
     segments = [(n, segment) for n, segment in enumerate(result.segments) if segment.text.strip()]
     if not result.segments and result.text.strip():
@@ -239,12 +247,12 @@ def _window_row(
         "flags": [
             *quality.flags(kept, seconds),
             *(["dropped"] if is_dropped else []),
-            *(["text_mismatch"] if quality.is_mismatch(window.audio_gain) else []),
+            *(["text_mismatch"] if quality.is_mismatch(window.audio_gains) else []),
         ],
         "attempts": fallback.as_rows(window.attempts),
         "chosen_because": window.attempts.reason,
         # Only a given text has it.
-        **({} if window.audio_gain is None else {"audio_gain": quality.rounded(window.audio_gain, 3)}),
+        **({"audio_gain": quality.rounded(min(window.audio_gains), 3)} if window.audio_gains else {}),
     }
 
 

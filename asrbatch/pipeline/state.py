@@ -36,7 +36,7 @@ class InFlightWindow:
         preprocess_s: seconds spent on its features.
         attempts: the answers to it.
         words: of the segments of the answer that counts; None where none are timed.
-        audio_gain: see `AlignedWords`; None where the text was decoded.
+        audio_gains: see `AlignedWords`; None where the text was decoded.
     """
 
     # By the thread that makes it: one that cuts the recording, or for a tail the loop.
@@ -54,7 +54,7 @@ class InFlightWindow:
     # By the loop, when the features are there.
     attempts: Attempts = field(init=False, repr=False)
     words: tuple[tuple[WordTiming, ...], ...] | None = None
-    audio_gain: float | None = None
+    audio_gains: tuple[float, ...] | None = None
 
     @property
     def span(self) -> Window:
@@ -80,7 +80,7 @@ class InFlightWindow:
 
     def set_words(self, words: AlignedWords) -> None:
         """Of the answer that counts. Of a given text they also say where its segments are, and how likely they are."""
-        self.words, self.audio_gain = words.groups, words.audio_gain
+        self.words, self.audio_gains = words.groups, words.audio_gains
         if words.token_logprobs is not None:
             self.attempts.replace_last(with_words(self.attempts.chosen, words.groups, words.token_logprobs))
 

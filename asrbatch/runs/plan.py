@@ -98,7 +98,7 @@ class RunPlan:
             windows=window_choices(self.engine.window_config),
             # Fingerprints of before there were words are still those of runs without.
             **({"word_timestamps": True} if config.word_timestamps else {}),
-            **({"text_field": config.text_field} if config.text_field is not None else {}),
+            **({"text_field": config.text_field, "texts": check.texts_digest} if self.engine.aligns else {}),
         )
 
 

@@ -215,7 +215,7 @@ def check_run(
         if not_checked is None:
             plan = RunPlan(replace(config, devices=None, engine=engine), kept)
             # Of these a fingerprint says nothing where there is nothing to say.
-            unsaid = dict.fromkeys(("asked", "audio_folder", "word_timestamps", "text_field"))
+            unsaid = dict.fromkeys(("asked", "audio_folder", "word_timestamps", "text_field", "texts"))
             known = {**unsaid, **plan.fingerprint, "revision": config.engine.revision}
             if engine.dtype == "auto":
                 del known["dtype"]  # on another device it may be another

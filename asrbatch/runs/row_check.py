@@ -1,15 +1,17 @@
 """Whether a run can do what a row says; the manifest is refused, or the row fails, where it cannot."""
 
+import hashlib
+import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 from asrbatch.engine.spec import EngineSpec
-from asrbatch.errors import UsageError
+from asrbatch.errors import RowError, UsageError
 from asrbatch.formatting import show
 from asrbatch.languages import primary
-from asrbatch.pipeline.given_text import text_problem
+from asrbatch.pipeline.given_text import PIECES, given_texts, text_problem
 from asrbatch.types import Utterance
 
 # NeMo's manifests call the tasks so.
@@ -44,7 +46,7 @@ class RowCheck:
     """
 
     def __init__(self, spec: EngineSpec, outputs: Iterable[Path] = ()):
-        self._spec, self._num_untold = spec, 0
+        self._spec, self._num_untold, self._texts = spec, 0, hashlib.sha256()
         self.written_audio: Path | None = None
         # By the last name first: a look at every file would cost minutes on a shared file system.
         self._outputs = {os.path.basename(os.path.realpath(path)): path for path in outputs}
@@ -56,9 +58,17 @@ class RowCheck:
                 if os.path.samefile(written, audio):
                     self.written_audio = written
         problem = check_row(self._spec, utterance)
+        if self._spec.aligns:
+            self._texts.update(_text_key(self._spec, utterance))
         # Not of a bad row, which may be checked again.
         self._num_untold += problem is None and bool(utterance.lang) and not self._spec.capabilities.takes_language
         return problem
+
+    @property
+    def texts_digest(self) -> str:
+        """SHA-256 (hex) of the texts that are aligned, once all rows were checked: of these a manifest's own digest
+        says nothing."""
+        return self._texts.hexdigest()
 
     @property
     def note(self) -> str | None:
@@ -84,9 +94,25 @@ def _check_text(spec: EngineSpec, utterance: Utterance) -> str | None:
     field = spec.window_config.text_field
     if (problem := text_problem(utterance.fields, field)) is not None:
         return problem
-    if utterance.fields[field] and spec.checkpoint.is_multilingual and spec.language_of(utterance) is None:
+    if utterance.fields[field] is None:
+        return None  # a failed row of a run, which fails here as well
+    try:
+        given_texts(utterance.fields, field)
+    except RowError as e:
+        return e.message
+    if utterance.lang:
+        spec.capabilities.check_language(utterance.lang, "lang")
+    elif spec.language is None and isinstance(heard := utterance.fields.get("language"), str):
+        spec.capabilities.check_language(heard, "language")
+    if utterance.fields[field].strip() and spec.language_of(utterance) is None:
         return "states no language in which its text could be read; give it `lang`, or give --language"
     return None
+
+
+def _text_key(spec: EngineSpec, utterance: Utterance) -> bytes:
+    fields = utterance.fields
+    said = [fields.get(name) for name in (spec.window_config.text_field, *PIECES, "language")]
+    return json.dumps([utterance.index, *said], sort_keys=True, default=str).encode()
 
 
 def _check_prompt(spec: EngineSpec, utterance: Utterance) -> str | None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from asrbatch.cli.app import app
 from asrbatch.config import EngineConfig, RunConfig
-from asrbatch.errors import EXIT_ROWS_FAILED, ManifestError, UsageError
+from asrbatch.errors import EXIT_ROWS_FAILED, ManifestError, RefusedOutputError, UsageError
 from asrbatch.models.quality import AUDIO_GAIN
 
 
@@ -93,19 +93,63 @@ def test_rows_that_have_nothing_to_align(align, speech, tmp_path):
         {"id": "control", "audio_filepath": audio, "pred_text": "<|endoftext|>"},
         {"id": "many", "audio_filepath": audio, "pred_text": words},
         {"id": "gone", "audio_filepath": "gone.wav", "pred_text": "x", "words": 1},
+        {"id": "control prompt", "audio_filepath": audio, "pred_text": "x", "prompt": "<|en|>"},
     ]
     found, summary = align(write_jsonl(tmp_path / "m.jsonl", rows))
     assert summary.exit_code == EXIT_ROWS_FAILED
     errors = {row_id: row["error"] and row["error"]["kind"] for row_id, row in found.items()}
     assert errors == {
         "null": "bad_row", "empty": None, "long": "too_long", "control": "bad_row", "many": "too_long",
-        "gone": "missing",
+        "gone": "missing", "control prompt": None,
     }  # fmt: skip
     assert found["empty"]["flags"] == ["empty"] and found["empty"]["segments"] == []
-    assert "500 tokens" in found["many"]["error"]["message"] and found["gone"]["input"]["words"] == 1
+    assert "no `segments` with start, end and text" in found["many"]["error"]["message"]
+    assert found["gone"]["input"]["words"] == 1
+
+
+def test_a_wrong_segment_among_right_ones_is_flagged(align, heard, tmp_path):
+    """And segments of other tools, which overlap here."""
+    (row,) = [row for row in read_jsonl(heard) if row["audio_s"] > 60]
+    row = {name: row[name] for name in ("audio_filepath", "pred_text", "segments")}
+    wrong = json.loads(json.dumps(row))
+    wrong["segments"][2]["text"] = "The cat was sleeping on the kitchen table all day long"
+    wrong["pred_text"] = " ".join(segment["text"] for segment in wrong["segments"])
+    middle = wrong["segments"][2]
+    found, _ = align(write_jsonl(tmp_path / "m.jsonl", [{"id": "right", **row}, {"id": "wrong", **wrong}]))
+    assert "text_mismatch" not in found["right"]["flags"] and "text_mismatch" in found["wrong"]["flags"]
+    below = [s for s in found["wrong"]["segments"] if s["audio_gain"] < AUDIO_GAIN]
+    assert [s["text"] for s in below] == [middle["text"]]
+    two = [{"text": s["text"], "start": max(0, s["start"] - 1), "end": s["end"] + 1} for s in row["segments"][:4]]
+    rows = [{**row, "id": "two", "pred_text": " ".join(s["text"] for s in two), "segments": two}]
+    overlapping, _ = align(write_jsonl(tmp_path / "o.jsonl", rows))
+    starts = [segment["start"] for segment in overlapping["two"]["segments"]]
+    assert starts == pytest.approx([segment["start"] for segment in found["right"]["segments"][:4]], abs=0.5)
+
+
+def test_another_text_is_another_run(align, transcribe, tiny_en, speech, tmp_path):
+    """Of the texts the digest of a manifest says nothing: before, a corrected one kept its old words."""
+    rows = [{"id": "a", "audio_filepath": speech[0]["audio_filepath"], "text": "He was not"}]
+    manifest, output = write_jsonl(tmp_path / "m.jsonl", rows), tmp_path / "o.jsonl"
+    options = {"args": ("max_num_seqs=1",), "text_field": "text"}
+    transcribe(manifest, tiny_en, output, **options)
+    write_jsonl(manifest, [{**rows[0], "text": "He is not"}])
+    with pytest.raises(RefusedOutputError, match="What differs: texts: was"):
+        transcribe(manifest, tiny_en, output, **options)
 
 
 def test_a_row_without_the_field_or_a_language_is_refused(tiny_en, base, speech, transcribe, tmp_path):
+    audio = speech[0]["audio_filepath"]
+    for row, model, message in (
+        ({"text": "x", "lang": "fr"}, tiny_en, 'lang "fr": .* is English-only; give a multilingual checkpoint'),
+        ({"text": "x", "language": "fr"}, tiny_en, 'language "fr": .* is English-only'),
+        ({"text": "x", "language": "xx"}, base, 'language "xx": .* has no such language'),
+        ({"text": "a \ud800"}, tiny_en, "holds half of a surrogate pair"),
+        ({"text": "ab", "segments": [{"start": 3, "end": 1, "text": "ab"}]}, tiny_en, "begins at 3 s and ends at 1 s"),
+    ):
+        bad = tmp_path / "bad.jsonl"
+        bad.write_text(json.dumps({"audio_filepath": audio, **row}) + "\n")
+        with pytest.raises(ManifestError, match=message):
+            transcribe(bad, model, tmp_path / "o.jsonl", text_field="text")
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": speech[0]["audio_filepath"], "text": "x"}])
     with pytest.raises(ManifestError, match="has no pred_text; --text-field names the field that holds the text"):
         transcribe(manifest, tiny_en, tmp_path / "o.jsonl", text_field="pred_text")
@@ -128,10 +172,11 @@ def test_the_command_goes_on_where_it_was_stopped(align, heard, tiny_en, tmp_pat
     command += ["--chunk-id", "1", "--engine-arg", "max_num_seqs=1"]
     rows = tmp_path / "o.chunk-00001-of-00002.jsonl"
     assert CliRunner().invoke(app, command).exit_code == 0
-    first, *rest = rows.read_bytes().splitlines(keepends=True)
+    first, *rest = (whole_file := rows.read_bytes()).splitlines(keepends=True)
     rows.with_suffix(".done.json").unlink()
     rows.write_bytes(first)
     assert CliRunner().invoke(app, command).exit_code == 0 and rest
+    assert rows.read_bytes().startswith(first) and rows.read_bytes() != whole_file, "the rest alone was done again"
     for row in read_jsonl(rows):
         assert {**row, "timing": None} == {**whole[row["id"]], "timing": None}
 
