@@ -182,8 +182,8 @@ class Pipeline:
         # Only a window with features, and with a temperature left to try, comes here.
         assert temperature is not None and request is not None
         language = state.language or state.detected_language
-        given = window.audio.given if self._spec.aligns else None
-        options = DecodingOptions(language, window.audio.previous, temperature, self._spec.timestamps, given)
+        audio, timestamps = window.audio, self._spec.timestamps
+        options = DecodingOptions(language, audio.previous, temperature, timestamps, audio.given or None)
         self._track()
         self._in_flight[window.key] = window
         self.engine.submit(window.key, request, options)
@@ -280,7 +280,9 @@ class Pipeline:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
-        self._write_row(state, failed_row(state.utterance, error, state.timing, aligns=self._spec.aligns))
+        self._write_row(
+            state, failed_row(state.utterance, error, state.timing, aligns=self._windows.text_field is not None)
+        )
 
     def _write_row(self, state: UtteranceState, row: dict[str, Any]) -> None:
         started = time.monotonic()
