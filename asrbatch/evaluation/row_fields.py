@@ -49,9 +49,9 @@ def stated_language(row: Mapping[str, Any] | None) -> str | None:
     Other tools write it as `language`. In rows of ours that is what the model heard; what the manifest said stands in
     `input`."""
     fields = row or {}
-    theirs = fields
+    theirs = fields if "status" not in fields else fields.get("input")
     # Of a row of a run whose texts were aligned, `input` is one as well.
-    while isinstance(theirs, Mapping) and "status" in theirs:
+    if isinstance(theirs, Mapping) and {"status", "segments", "timing"} <= theirs.keys():
         theirs = theirs.get("input")
     for lang in (fields.get("lang"), theirs.get("language") if isinstance(theirs, Mapping) else None):
         if type(lang) is str and lang.strip():

@@ -164,7 +164,7 @@ def nemo_row(row: dict[str, Any], audio_base: str, holds_audio: bool = False) ->
     ours = {"index", "input", *RESULT_FIELDS}
     fields = {name: value for name, value in row.items() if name not in ours}
     moved = row["input"] if isinstance(row.get("input"), dict) else {}
-    if "status" in moved:  # a row of a run, whose texts were aligned: what it had moved aside itself
+    if moved.keys() >= set(RESULT_FIELDS):  # a row of a run, whose texts were aligned: what it had moved aside itself
         moved = moved["input"] if isinstance(moved.get("input"), dict) else {}
     fields.update({name: value for name, value in moved.items() if name not in ("pred_text", "id")})
     fields["duration"] = finite_seconds(fields.get("duration")) or audio_seconds(row) or None

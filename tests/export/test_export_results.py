@@ -13,6 +13,7 @@ from asrbatch.evaluation.score import score
 from asrbatch.export.exporter import export
 from asrbatch.export.options import ResultNames
 from asrbatch.export.results import nemo_row
+from asrbatch.pipeline.result import RESULT_FIELDS
 
 pytest_plugins = "command_line"
 
@@ -193,6 +194,20 @@ def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli_here, 
         (False, False),
     ]
     assert found[2]["time"] > 0  # to the leaderboard 0 is no time
+
+
+def test_rows_of_a_run_that_were_aligned_leave_out_what_that_run_said():
+    before = {**dict.fromkeys(RESULT_FIELDS), "status": "ok", "index": 3, "input": {"index": 7}}
+    row = {
+        "id": "a",
+        "index": 0,
+        "audio_filepath": "/a.wav",
+        **dict.fromkeys(RESULT_FIELDS),
+        "pred_text": "x",
+        "input": before,
+    }
+    written = nemo_row(row, "/")
+    assert (written["index"], written["pred_text"]) == (7, "x") and not {"status", "segments"} & written.keys()
 
 
 def test_fields_that_had_our_names_get_them_back():
