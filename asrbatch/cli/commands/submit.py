@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from asrbatch.cli.options import (
     RunOptions,
     TargetOptions,
     command_of,
+    flag_of,
     merge_arguments,
     run_options,
     takes,
@@ -35,6 +37,10 @@ from asrbatch.storage.remote import absolute
 
 if TYPE_CHECKING:
     from asrbatch.manifest.stdin import KeptManifest
+
+# GNU parallel quotes a line as one word, which `eval` makes a command of again.
+_PARALLEL = "parallel -j 4 --retries 3 'export CUDA_VISIBLE_DEVICES=$(({%} - 1)); eval {}'"
+_ROWS_LOOKED_AT = 1000
 
 
 @takes(jobs=target_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
@@ -67,7 +73,7 @@ def submit(
 
 def _to_slurm(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
     output = config.output_path
-    _check_outputs(config)
+    _check_outputs(config, config.manifest)
     slurm, chdir = _slurm_options(values, output), values["chdir"]
     # Another environment may have another vLLM.
     is_here = slurm.container is None and slurm.python == _interpreter(None, None)
@@ -99,67 +105,109 @@ def _to_kubernetes(options: RunOptions, values: dict[str, Any], config: RunConfi
         raise UsageError("--image is missing: the pods need an image with asrbatch in it; scripts/docker/ makes one")
     if config.descriptor is not None:
         raise UsageError("--to kubernetes: pods have no standard input; write the manifest to a volume")
-    if config.overwrite:
-        fix = "pods that are started again would remove their own rows; remove the chunks by hand, or choose another"
-        raise UsageError(f"--overwrite: {fix} --output")
-    settled = {
-        "job_name": values["job_name"] or job_name(_job_name(config.output_path)),
-        "python": _interpreter(values["python"], values["image"]),
-    }
-    pods = KubernetesOptions(**{**values, **settled})
-    pods.check_path("--output", str(config.output_path), is_written=True)
-    for each in config.manifest:
-        pods.check_path("manifest", absolute(each))
-    for name in ("model", "tokenizer", "lora"):
-        if (path := options.values[name]) is not None and path.startswith("/"):
-            pods.check_path(f"--{name}", path)
-    manifests, not_checked = [absolute(each) for each in config.manifest], []
-    if all(map(expand, manifests)):
-        manifests, not_checked = _checked(config, [*range(config.num_chunks)], None, dry_run, is_here=False)
+    _refuse_overwrite(config, "pods that are started again")
+    pods = _pods(options, values, config)
+    elsewhere = [each for each in config.manifest if _is_elsewhere(each, pods)]
+    _check_outputs(config, [each for each in config.manifest if each not in elsewhere])
+    if elsewhere:
+        manifests = [_absolute_manifest(each, is_here=each not in elsewhere) for each in config.manifest]
+        not_checked = ["the manifest is not here, and was not checked: asrbatch validate does it where it is"]
     else:
-        not_checked.append("the manifest is not here, and was not checked: asrbatch validate does it where it is")
-    arguments = _task_arguments(options, config, manifests)
-    text = as_yaml(
-        indexed_job(
-            pods,
-            [*arguments, *(["--merge"] if pods.merge else [])],
-            num_chunks=config.num_chunks,
-            grace_s=config.grace_s,
-        )
-    )
+        manifests, not_checked = _checked(config, [*range(config.num_chunks)], None, dry_run, is_here=False)
+        _check_audio(config, pods)
+    arguments = [*_task_arguments(options, config, manifests), *(["--merge"] if pods.merge else [])]
+    text = as_yaml(indexed_job(pods, arguments, num_chunks=config.num_chunks, grace_s=config.grace_s))
     for note in [*_notes(config), *not_checked]:
         log(f"note: {note}")
     if dry_run:
         _print(text.split("\n"))
         return
-    log(apply(text))
+    said = apply(text, pods)
+    log(said)
+    if "created" not in said:
+        log(f"note: the Job was there already; if it has ended nothing runs: `{pods.to_delete}`, then submit again")
     for line in (
-        f"  pods:     kubectl get pods -l batch.kubernetes.io/job-name={pods.job_name}",
+        f"  pods:     kubectl get pods -l batch.kubernetes.io/job-name={pods.job_name}{pods.in_namespace}",
         f"  progress: asrbatch status {shlex.quote(str(config.output_path))}, where the volume is mounted",
-        f"  cancel:   kubectl delete job {pods.job_name}",
+        f"  cancel:   {pods.to_delete}",
     ):
         log(line)
 
 
+def _pods(options: RunOptions, values: dict[str, Any], config: RunConfig) -> KubernetesOptions:
+    """As given, with what is told by the run; all paths are where pods see them."""
+    settled = {
+        "job_name": values["job_name"] or job_name(_job_name(config.output_path), config.num_chunks),
+        "python": _interpreter(values["python"], values["image"]),
+    }
+    pods = KubernetesOptions(**{**values, **settled})
+    pods.check_name(config.num_chunks)
+    pods.check_path("--output", str(config.output_path), is_written=True)
+    for path in (path for each in config.manifest for path in _paths_of(each)):
+        pods.check_path("manifest", path)
+    for name in ("model", "tokenizer", "lora", "audio_folder", "tars"):
+        for path in (options.values[name] or "").split(","):  # tars may be several
+            # What is no path is a name on the hub, or a URL.
+            if path.startswith("/"):
+                pods.check_path(flag_of(name), path)
+    return pods
+
+
+def _is_elsewhere(given: str, pods: KubernetesOptions) -> bool:
+    """Whether a manifest is for pods alone to see: neither it nor its folder is here."""
+    for path in _paths_of(given):
+        if "://" in path or os.path.lexists(path):
+            continue
+        folder = os.path.dirname(re.split(r"[*?[{]|_OP_", path)[0])  # of a pattern, what is none yet
+        # A whole volume may be the manifest: the folder that it is in says nothing.
+        if not os.path.isdir(max(folder, pods.mount_of(path).path, key=len)):
+            return True
+    return False
+
+
+def _check_audio(config: RunConfig, pods: KubernetesOptions) -> None:
+    """Raises UsageError where pods would not see the audio of one of the first rows. A folder that is not mounted shows
+    in these; otherwise every row would fail, and the Job be complete.
+    """
+    if any("://" in each for each in config.manifest):
+        return
+    from asrbatch.manifest.formats import open_readers
+    from asrbatch.manifest.row import Row
+
+    for reader in open_readers(config.manifest, config.reading):
+        if reader.holds_audio:
+            continue
+        for index, row in enumerate(islice(reader.rows(), _ROWS_LOOKED_AT)):
+            path = reader.audio(index, row).path if isinstance(row, Row) else None
+            if path is not None:
+                pods.check_path("audio of the manifest", path)
+
+
+def _refuse_overwrite(config: RunConfig, who: str) -> None:
+    if config.overwrite:
+        fix = "remove the chunks by hand, or choose another --output"
+        raise UsageError(f"--overwrite: {who} would remove their own rows; {fix}")
+
+
 def _to_shell(options: RunOptions, values: dict[str, Any], config: RunConfig, dry_run: bool) -> None:
     """A command a line, on standard output: nothing is submitted."""
-    _check_outputs(config)
+    _refuse_overwrite(config, "commands that are run again")
+    _check_outputs(config, config.manifest)
     python = _interpreter(values["python"], None)
     shell = JobOptions(**{**values, "python": python, "job_name": _job_name(config.output_path)})
     ids = [*range(config.num_chunks)] if shell.chunks is None else parse_chunks(shell.chunks, config.num_chunks)
     is_here = python == _interpreter(None, None)
     manifests, not_checked = _checked(config, ids, None, dry_run, is_here=is_here)
-    arguments, before = _task_arguments(options, config, manifests), "".join(f"{line} && " for line in shell.setup)
-    more = ["--merge"] if shell.merge else []
-    if config.overwrite:
-        more.append("--overwrite")
+    arguments = [*_task_arguments(options, config, manifests), *(["--merge"] if shell.merge else [])]
+    # Each by itself, as in a script: a comment, an & or a quote that is not closed ends with its line.
+    before = "".join(f"eval {shlex.quote(line)} && " for line in shell.setup)
     for note in [*_notes(config), *not_checked]:
         log(f"note: {note}")
-    _print(before + shell.command([*arguments, *more, "--chunk-id", str(i)]) for i in ids)
+    _print(before + shell.command([*arguments, "--chunk-id", str(i)]) for i in ids)
     by_hand = shlex.join(["asrbatch", *merge_arguments(options, config, manifests)])
     for line in (
         "each line is one process, on any machine that sees these paths; run one that ends with 1, 4 or 6 again",
-        "  on one machine with 4 GPUs: parallel -j 4 --retries 3 'CUDA_VISIBLE_DEVICES=$(({%} - 1)) {}' < commands.txt",
+        f"  on one machine with 4 GPUs: {_PARALLEL} < commands.txt",
         "  on another machine:         sed -n 1p commands.txt | ssh NAME bash -l",
         "the last to end merges" if shell.merge else f"then: {by_hand}",
     ):
@@ -197,8 +245,11 @@ def _task_arguments(options: RunOptions, config: RunConfig, manifests: list[str]
     return [command_of(options.values), *options.arguments(without=("overwrite",), **changes)]
 
 
-def _check_outputs(config: RunConfig) -> None:
+def _check_outputs(config: RunConfig, manifests: Iterable[str]) -> None:
     """What the tasks and the merge job would refuse, of what is there already; and scripts must be no input either.
+
+    Args:
+        manifests: those that are here.
 
     Raises:
         UsageError: see `check_run_outputs`.
@@ -209,7 +260,7 @@ def _check_outputs(config: RunConfig) -> None:
     scripts = {path for path in output.parent.glob("*.sbatch") if path.name.startswith(f"{output.stem}.")}
     found = find_chunks(output).get(config.num_chunks, {}) if output.parent.is_dir() else {}
     for paths in (RunPaths(output), *found.values()):
-        check_run_outputs(paths, files_of(config.manifest, config.reading), scripts)
+        check_run_outputs(paths, files_of(manifests, config.reading), scripts)
 
 
 def _slurm_options(values: dict[str, Any], output: Path) -> SlurmOptions:
@@ -242,14 +293,17 @@ def _manifests(config: RunConfig, chdir: str | None, dry_run: bool) -> "tuple[li
     return [_absolute_manifest(each) for each in config.manifest], None
 
 
-def _absolute_manifest(given: str) -> str:
-    # It is relative to no folder.
-    if "://" in given:
-        return given
-    if not expand(given):
+def _absolute_manifest(given: str, *, is_here: bool = True) -> str:
+    if is_here and "://" not in given and not expand(given):
         raise UsageError(f"{given}: no such manifest")
+    return ",".join(_paths_of(given))
+
+
+def _paths_of(given: str) -> list[str]:
+    """The absolute paths that a manifest's name is made of; a URL, which is relative to no folder, as it is."""
     # A comma parts several manifests, unless a file has it in its name.
-    return absolute(given) if os.path.lexists(absolute(given)) else ",".join(map(absolute, given.split(",")))
+    is_one = "://" in given or os.path.lexists(absolute(given))
+    return [given if "://" in given else absolute(given)] if is_one else [*map(absolute, given.split(","))]
 
 
 def _array(
