@@ -47,18 +47,18 @@ _ENDED_BY_TERM = 143
 # with failed rows; other codes are for the Job's `podFailurePolicy`.
 _SCRIPT = f"""\
 pid= stopping= told=
-stop() {{
+finish() {{
   stopping=1
   [ -z "$pid" ] || [ -n "$told" ] || {{ told=1; kill -TERM "$pid"; }}
 }}
-trap stop TERM
+trap finish TERM
 %(setup)s
 set +eu
 [ -z "$stopping" ] || {{ echo "told to end before asrbatch was started" >&2; exit {EXIT_INTERRUPTED}; }}
 %(command)s &
 pid=$!
 # The signal may have come a moment too early.
-[ -z "$stopping" ] || stop
+[ -z "$stopping" ] || finish
 wait "$pid"
 code=$?
 # A signal ends `wait`, not what is waited for.
