@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from asrbatch.config import SourceOptions, descriptor_of
@@ -143,6 +144,12 @@ def files_of(sources: Iterable[str], options: SourceOptions) -> Iterator[str]:
             yield path
             if os.path.isdir(path):
                 yield from _read_in(ManifestSource(path, (path,), reading))
+
+
+def listed_folder(output: Path, sources: Iterable[str]) -> str | None:
+    """The folder among the sources whose list of audio a file called so would be; None for none."""
+    folders = (path for given in sources if not is_remote(given) for path in expand(given) if os.path.isdir(path))
+    return next((f for f in folders if output.name in METADATA and output.is_relative_to(os.path.abspath(f))), None)
 
 
 # By which names or endings a folder is of a format, and which others that reads in the folder itself.

@@ -20,8 +20,9 @@ from asrbatch.errors import (
     EXIT_WORKER_DIED,
     ManifestError,
     OutputError,
+    UsageError,
 )
-from asrbatch.manifest.formats import files_of
+from asrbatch.manifest.formats import files_of, listed_folder
 from asrbatch.manifest.stdin import KeptManifest, keep_stdin
 from asrbatch.runs.engine_log import engine_log
 from asrbatch.runs.fingerprint import differences, digest
@@ -105,6 +106,9 @@ def _check_first(config: RunConfig, paths: RunPaths) -> None:
     """What can be refused before anything is kept, made or opened. Raises UsageError."""
     check_engine_options(config)
     check_run_outputs(paths, files_of(config.manifest, config.reading), [RunPaths(config.output_path).problems])
+    if (folder := listed_folder(config.output_path, config.manifest)) is not None:
+        taken = f"would be read as the list of {folder} from then on"
+        raise UsageError(f"--output {config.output_path}: {taken}; give another name")
     remove_dead(paths.rows.parent)
 
 

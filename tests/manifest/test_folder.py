@@ -21,9 +21,11 @@ import soundfile
 from audio_files import RATE, encode
 
 from asrbatch.audio.tracks import FFMPEG_FORMATS
-from asrbatch.errors import EXIT_COMPLETE, ManifestError
+from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.errors import EXIT_COMPLETE, ManifestError, UsageError
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers.sniff import ENDINGS
+from asrbatch.runs.runner import run
 
 pytest_plugins = "command_line"
 
@@ -104,6 +106,17 @@ def test_nothing_is_said_where_nothing_is_left_out(folder):
     (folder / "._x.wav").write_bytes(b"junk of a Mac")
     manifest = open_manifest(folder)
     assert manifest.left_out is None and set(manifest.figures()) == {"source", "rows", "digest"}
+
+
+def test_files_of_a_run_that_was_begun_there_are_not_expected(folder):
+    """And an output that the folder would be read by from then on is refused."""
+    for name in ("out.jsonl", "out.run.json", "out.log", "out.done.json", "b.chunk-00000-of-00002.run.json"):
+        (folder / name).write_text("{}")
+    assert LEFT_OUT in open_manifest(folder).left_out
+    config = RunConfig(str(folder), EngineConfig("x"), output=str(folder / "metadata.jsonl"))
+    with pytest.raises(UsageError, match=r"metadata.jsonl: would be read as the list of .*; give another name"):
+        run(config)
+    assert not (folder / "metadata.jsonl").exists()
 
 
 def test_several_folders_say_it_each(folder, tmp_path):

@@ -9,6 +9,7 @@ import heapq
 import os
 from array import array
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from asrbatch.errors import ManifestError
@@ -21,11 +22,13 @@ from asrbatch.manifest.readers.text import open_text
 from asrbatch.manifest.row import InvalidRow, Row, parse_row
 from asrbatch.manifest.source import ManifestSource, common_folder
 from asrbatch.storage.filenames import find_file, same_name
+from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.remote import is_remote
 from asrbatch.types import AudioRef
 
 _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
+_RECORD = ".run.json"  # of a run, from which the names of its other files follow
 TEXT = ".txt"
 _MANIFESTS = (*JSONL_ENDINGS, ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".yaml", ".yml")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
@@ -153,7 +156,11 @@ def find_metadata(folder: str) -> str | None:
 
 
 def _left_out(folder: str, files: list[str]) -> str | None:
-    """Which files are no rows, for whoever expects them to be; None for none."""
+    """Which files are no rows, for whoever expects them to be; None for none. Not those of a run that was begun there,
+    which nobody expects.
+    """
+    runs = [file.removesuffix(_RECORD) + ".jsonl" for file in files if file.endswith(_RECORD)]
+    files = sorted(set(files) - {str(path) for run in runs for path in RunPaths(Path(run)).written})
     if not files:
         return None
     shown = first_of([show_text(file) for file in heapq.nsmallest(_SHOWN_FILES, files)], _SHOWN_FILES, len(files))
