@@ -10,6 +10,7 @@ for it; and beside it the scores of a few heads are computed, which fused attent
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -120,9 +121,9 @@ class Aligner:
         if not there:
             return found
         ids = self._padded([windows[n][1] for n in there])
-        scores, _ = self._decode(ids, torch.stack([encodings[n] for n in there]))
-        for row, n in enumerate(there):
-            found[n] = _looks(scores, row, windows[n])
+        looks, _ = self._decode(ids, torch.stack([encodings[n] for n in there]), [windows[n] for n in there])
+        for n, of_window in zip(there, looks, strict=True):
+            found[n] = of_window
         return found
 
     @torch.inference_mode()
@@ -138,10 +139,10 @@ class Aligner:
         """
         ids = self._padded([window[1] for window in windows])
         encodings = torch.stack([self._encode(features) for *_, features in windows])
-        scores, heard = self._decode(ids, encodings, is_whole=True)
-        _, unheard = self._decode(ids, self._silence.expand_as(encodings), is_whole=True)
+        looks, heard = self._decode(ids, encodings, windows, is_whole=True)
+        _, unheard = self._decode(ids, self._silence.expand_as(encodings), (), is_whole=True)
         return [
-            [_looks(scores, row, window), *(self._logprobs(hidden[row], window) for hidden in (heard, unheard))]
+            [looks[row], *(self._logprobs(hidden[row], window) for hidden in (heard, unheard))]
             for row, window in enumerate(windows)
         ]
 
@@ -171,16 +172,23 @@ class Aligner:
         return encoding
 
     def _decode(
-        self, ids: torch.Tensor, encodings: torch.Tensor, *, is_whole: bool = False
-    ) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The decoder up to the scores of the last heads that are looked at, or all of it.
+        self, ids: torch.Tensor, encodings: torch.Tensor, windows: Sequence[list[Any]], *, is_whole: bool = False
+    ) -> tuple[list[bytes], torch.Tensor]:
+        """The decoder up to the last heads that are looked at, or all of it.
+
+        Args:
+            windows: whose looks are wanted, as `align` takes them; all of `ids`, or none.
 
         Returns:
-            The scores of those heads, of each layer that has some: float32 [windows, heads, tokens, positions]. And
-            what the decoder makes of each token, [windows, tokens, width]; of no meaning where it is not whole.
+            For each window what `align` returns. And what the decoder makes of each token, [windows, tokens, width]; of
+            no meaning where it is not whole.
         """
         decoder = self._model.model.decoder
-        (batch, length), found = ids.shape, []
+        batch, length = ids.shape
+        # Of one layer at a time: the scores of all of a large model would be gigabytes.
+        # A text that was cut off at the decoder's end has a row less.
+        sizes = [(min(num_rows, len(i) - first), places) for _, i, first, num_rows, places, _ in windows]
+        looks = [torch.zeros(size, device=ids.device) for size in sizes]
         positions = torch.arange(length, device=ids.device).repeat(batch)
         # vLLM's modules take all tokens in a row.
         hidden = decoder.embed_input_ids(ids.flatten()) + decoder.embed_positions(positions)
@@ -191,18 +199,18 @@ class Aligner:
             hidden = hidden + own.out_proj(_attend(own, batch, *qkv, is_causal=True))[0]
             queries = cross.q_proj(layer.encoder_attn_layer_norm(hidden))[0]
             keys, values = cross.kv_proj(audio)[0].split([cross.kv_size, cross.kv_size], -1)
-            if number in self._heads:
-                found.append(_scores_of(cross, batch, queries, keys, self._heads[number]))
+            if looks and number in self._heads:
+                scores = _scores_of(cross, batch, queries, keys, self._heads[number])
+                for of_window, scores_of_window, window in zip(looks, scores, windows, strict=True):
+                    _, token_ids, first, num_rows, num_positions, _ = window
+                    rows = slice(first, first + num_rows)
+                    add_looks(of_window, scores_of_window[:, : len(token_ids), :num_positions], rows)
             if number < last or is_whole:
                 hidden = hidden + cross.out_proj(_attend(cross, batch, queries, keys, values, is_causal=False))[0]
                 hidden = hidden + layer.mlp(layer.final_layer_norm(hidden))
-        return found, decoder.layer_norm(hidden).view(batch, length, -1)
-
-
-def _looks(scores: list[torch.Tensor], row: int, window: list[Any]) -> bytes:
-    _, token_ids, first, num_rows, num_positions, _ = window
-    of_window = [of_layer[row, :, : len(token_ids), :num_positions] for of_layer in scores]
-    return saliency(of_window, slice(first, first + num_rows)).cpu().numpy().tobytes()
+        num_heads = sum(map(len, self._heads.values()))
+        means = [(of_window / num_heads).cpu().numpy().tobytes() for of_window in looks]
+        return means, decoder.layer_norm(hidden).view(batch, length, -1)
 
 
 def _by_head(attention: Any, batch: int, rows: torch.Tensor) -> torch.Tensor:
@@ -222,25 +230,20 @@ def _scores_of(attention: Any, batch: int, queries: torch.Tensor, keys: torch.Te
     return (wanted * attention.scaling) @ audio.transpose(-1, -2)
 
 
-def saliency(scores: list[torch.Tensor], rows: slice = slice(None)) -> torch.Tensor:
-    """How much each token looks at each place beside other tokens, over all heads.
+def add_looks(looks: torch.Tensor, scores: torch.Tensor, rows: slice) -> None:
+    """Adds how much tokens look at each place beside other tokens, over the heads of one layer; in place.
 
     The way of openai-whisper's `timing.py`: softmax over places, each place standardised over tokens, a median over
-    time against single frames, and the mean of the heads.
+    time against single frames; the mean of the heads is its result.
 
     Args:
-        scores: of one window before the softmax, float32 [heads, tokens, places] of each layer.
+        looks: float32 [tokens that are wanted, places].
+        scores: of one window before the softmax, float32 [heads, tokens, places].
         rows: tokens that are wanted.
-
-    Returns:
-        float32 [tokens, places].
     """
     # Head by head: so that on a CPU what is worked on stays in its cache.
-    heads = [head for of_layer in scores for head in of_layer]
-    looks = torch.zeros_like(heads[0][rows])
-    for head in heads:
+    for head in scores:
         looks += median_over_time(_standardised(head)[rows])
-    return looks / len(heads)
 
 
 def _standardised(scores: torch.Tensor) -> torch.Tensor:
