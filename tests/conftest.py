@@ -35,8 +35,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 SLOW_FILES = (
     "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
     "test_lease", "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe",
-    "test_word_timestamps", "test_sources_real", "test_languages", "test_models_nemo", "test_chunks", "test_status",
-    "test_submit", "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
+    "test_word_timestamps", "test_align", "test_kubernetes", "test_sources_real", "test_languages", "test_models_nemo",
+    "test_chunks", "test_status", "test_submit", "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
     "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
     "test_accounts", "test_outputs", "test_output_in_source", "test_leftovers",
     "test_export", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment", "test_decoding",
