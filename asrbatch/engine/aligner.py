@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from asrbatch.engine.base import AlignedWords, Deliver, Request, root_cause
-from asrbatch.errors import EngineDiedError
+from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.languages import NO_SPACES
 from asrbatch.models.timestamps import Decode
 from asrbatch.models.warping import first_frames
 from asrbatch.models.whisper import WhisperPrompts
 from asrbatch.models.words import words_of
-from asrbatch.types import DecodingResult
+from asrbatch.types import DecodingResult, GivenText
 
 # Windows of one call: on a CPU as many as take 0.1 s with tiny.en, on a GPU what fills it for a moment.
 WINDOWS_PER_CALL = {"cpu": 8, "cuda": 16}
@@ -48,7 +48,7 @@ class WordAligner:
     Args:
         api: the module `vllm/api.py`.
         call: of the engine's driver.
-        decode: text tokens to text.
+        encode, decode: text to text tokens, and back.
         deliver: receives each task's key, and its `AlignedWords` or why there are none.
         is_idle: whether the engine has nothing else to do.
         windows_per_call: how many are aligned at once.
@@ -61,6 +61,7 @@ class WordAligner:
         api: Any,
         call: Callable[..., Any],
         prompts: WhisperPrompts,
+        encode: Callable[[str], Sequence[int]],
         decode: Decode,
         deliver: Deliver,
         is_idle: Callable[[], bool],
@@ -68,7 +69,7 @@ class WordAligner:
         *,
         is_given: bool = False,
     ):
-        self._api, self._call, self._prompts, self._decode = api, call, prompts, decode
+        self._api, self._call, self._prompts, self._encode, self._decode = api, call, prompts, encode, decode
         self._deliver, self._is_idle, self._windows_per_call = deliver, is_idle, windows_per_call
         self._is_given = is_given
         self._changed = threading.Condition()
@@ -76,6 +77,17 @@ class WordAligner:
         self._discarded: list[str] = []
         self._closed = False
         threading.Thread(target=self._run, name="asrbatch-aligner", daemon=True).start()
+
+    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
+        """See `Engine.has_room_for`."""
+        return self._prompts.has_room_for(texts, language, self._encode)
+
+    def given_result(self, language: str | None, texts: Sequence[GivenText]) -> DecodingResult | RowError:
+        """What takes the place of an answer where texts are given; its tokens have no probabilities yet."""
+        try:
+            return self._prompts.given_result(language, texts, self._encode)
+        except RowError as e:
+            return e
 
     def align(self, key: Any, request: Request, result: DecodingResult, num_samples: int) -> None:
         """See `Engine.align`."""

@@ -22,7 +22,7 @@ class DecodingOptions:
             both together the last `WhisperPrompts.max_prompt_tokens` are used.
         temperature: 0.0 is greedy; above, tokens are sampled, with the run's seed.
         timestamps: whether the result carries timestamps; only where `WhisperPrompts.has_timestamps`.
-        given: texts that take the place of what would be decoded; None to decode. Only where `EngineSpec.text_field`.
+        given: texts that take the place of what would be decoded; None to decode. Only where `EngineSpec.aligns`.
     """
 
     language: str | None = None
@@ -159,16 +159,6 @@ class Processor(Protocol):
 
     def sampling_params(self, options: DecodingOptions) -> Any:
         """vLLM's sampling parameters; one object for each kind of request."""
-
-    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
-        """See `Engine.has_room_for`."""
-
-    def given_result(self, options: DecodingOptions) -> DecodingResult:
-        """What takes the place of an answer where `options.given` does; its tokens have no probabilities yet.
-
-        Raises:
-            RowError: the model cannot read these texts.
-        """
 
     def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
         """The result in a finished `RequestOutput` of vLLM's; runs in the driver's thread."""

@@ -149,7 +149,8 @@ class SpeechEngine:
             raise RowError("rejected", f"it cannot be asked: {root_cause(e)}") from e
 
     def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
-        return self._processor.has_room_for(texts, language)
+        assert self._aligner is not None  # only where texts are aligned
+        return self._aligner.has_room_for(texts, language)
 
     def start_preprocess_thread(self) -> None:
         # The feature extractor is ten small operators: a team of threads for each costs more than it saves.
@@ -157,18 +158,13 @@ class SpeechEngine:
 
     def submit(self, key: Any, request: Request, options: DecodingOptions = _DEFAULTS) -> None:
         if options.given is not None:
-            self.deliver(key, self._given_result(options))
+            assert self._aligner is not None
+            self.deliver(key, self._aligner.given_result(options.language, options.given))
             return
         # Before it is submitted: the outcome comes in the driver's thread, maybe at once.
         self._in_flight[key] = request, options
         engine_input = self._processor.engine_input(request, options)
         self._driver.submit(key, engine_input, self._processor.sampling_params(options))
-
-    def _given_result(self, options: DecodingOptions) -> Outcome:
-        try:
-            return self._processor.given_result(options)
-        except RowError as e:
-            return e
 
     def align(self, key: Any, request: Request, result: DecodingResult, num_samples: int) -> None:
         assert self._aligner is not None  # of an engine without, nobody asks for words
@@ -193,6 +189,7 @@ class SpeechEngine:
             self._api,
             self._driver.call,
             spec.prompts,
+            self._processor.frontend.encode,
             self._processor.decode,
             lambda key, outcome: self.deliver(key, outcome),
             lambda: not self._in_flight,

@@ -81,12 +81,6 @@ class WhisperProcessor:
             watched=self.prompts.no_speech,
         )
 
-    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
-        return self.prompts.has_room_for(texts, language, self.frontend.encode)
-
-    def given_result(self, options: DecodingOptions) -> DecodingResult:
-        return self.prompts.given_result(options.language, options.given or (), self.frontend.encode)
-
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text tokens to text."""
         return self.frontend.post_process(self.frontend.decode(token_ids))
@@ -137,12 +131,6 @@ class GenerativeProcessor:
 
     def sampling_params(self, options: DecodingOptions) -> Any:
         return self._params(options.temperature)
-
-    def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
-        raise NotImplementedError("only Whisper's decoder is looked at")
-
-    def given_result(self, options: DecodingOptions) -> DecodingResult:
-        raise NotImplementedError("only Whisper's decoder is looked at")  # refused before the engine starts
 
     def postprocess(self, request: Request, options: DecodingOptions, output: Any) -> DecodingResult:
         token_ids, logprobs, _ = self._api.tokens_of(output)

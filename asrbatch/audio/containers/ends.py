@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import BinaryIO
 
 from asrbatch.audio.containers import flac, mp3, ogg
-from asrbatch.audio.containers.joined import SOUND_BOXES, end_of_element, places_of
+from asrbatch.audio.containers.joined import MATROSKA, SOUND_BOXES, end_of_element, places_of
 from asrbatch.audio.containers.kinds import (
     FORMS,
     FRAMES,
@@ -25,10 +25,9 @@ from asrbatch.audio.containers.kinds import (
 _MP4_BOX_BYTES = 8
 _LAST_BOXES = (*SOUND_BOXES, b"free", b"skip", b"wide", b"uuid", b"meta", b"udta", b"mfra")
 _CLUSTER, _CUES = b"\x1f\x43\xb6\x75", b"\x1c\x53\xbb\x6b"
-_MATROSKA_HEAD = b"\x1a\x45\xdf\xa3"
 # That and its segment, void and checksum, and what is in a segment (RFC 9559).
 _ELEMENTS = (
-    _MATROSKA_HEAD, b"\x18\x53\x80\x67", b"\xec", b"\xbf", b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66",
+    MATROSKA, b"\x18\x53\x80\x67", b"\xec", b"\xbf", b"\x11\x4d\x9b\x74", b"\x15\x49\xa9\x66",
     b"\x16\x54\xae\x6b", _CLUSTER, _CUES, b"\x19\x41\xa4\x69", b"\x10\x43\xa7\x70",
     b"\x12\x54\xc3\x67",
 )  # fmt: skip
@@ -146,7 +145,7 @@ def _end_of_elements(file: BinaryIO, start: int, size: int) -> int:
 
     What is usually in the segment may stand behind it, where its length was never corrected."""
     begin = start
-    while (head := _read(file, start, 12)) and (start == begin or head[:4] != _MATROSKA_HEAD):
+    while (head := _read(file, start, 12)) and (start == begin or head[:4] != MATROSKA):
         if not any(head.startswith(name) for name in _ELEMENTS):
             break
         end = end_of_element(head, start)
@@ -154,7 +153,7 @@ def _end_of_elements(file: BinaryIO, start: int, size: int) -> int:
             return size
         start = end
     # Clusters behind it, or the index of all: its length was never corrected.
-    is_one = head[:4] != _MATROSKA_HEAD and any(next(places_of(file, mark, start), None) for mark in (_CLUSTER, _CUES))
+    is_one = head[:4] != MATROSKA and any(next(places_of(file, mark, start), None) for mark in (_CLUSTER, _CUES))
     return size if is_one else start
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 _BLOCK_BYTES = 1 << 20
-_MATROSKA, _DOC_TYPE = b"\x1a\x45\xdf\xa3", b"\x42\x82"  # the element that a file begins with, and one in it
+MATROSKA, _DOC_TYPE = b"\x1a\x45\xdf\xa3", b"\x42\x82"  # the element that a file begins with, and one in it
 _MOST_HEAD_BYTES = 64
 SOUND_BOXES = (b"moov", b"mdat", b"moof")  # without one of which an MP4 file is none
 
@@ -71,7 +71,7 @@ def matroska_parts(file: BinaryIO) -> list[tuple[int, int]]:
     while at < size:
         file.seek(at)
         element = file.read(12)
-        if element[:4] == _MATROSKA:
+        if element[:4] == MATROSKA:
             starts.append(at)
         end = end_of_element(element, at) if starts else size
         at = next(_matroska_heads(file, at + 4), size) if end is None else end
@@ -94,7 +94,7 @@ def end_of_element(element: bytes, at: int) -> int | None:
 
 def _matroska_heads(file: BinaryIO, at: int) -> Iterator[int]:
     """Where files begin, from a byte on."""
-    for start in places_of(file, _MATROSKA, at):
+    for start in places_of(file, MATROSKA, at):
         file.seek(start)
         if _DOC_TYPE in file.read(_MOST_HEAD_BYTES):
             yield start

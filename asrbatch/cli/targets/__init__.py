@@ -1,6 +1,5 @@
 """Where `submit` hands a run to: one module for each target.
 
 Begin with `tasks.py`, which they share. A new one is a module with one function, a line in `commands/submit.py`, and
-its options in `cluster/`. May import `cli`, `cluster`, `manifest`, `runs`,
-`storage` and the root modules.
+its options in `cluster/`. May import `cli`, `cluster`, `manifest`, `runs`, `storage` and the root modules.
 """
