@@ -234,6 +234,22 @@ class ChunkOptions(CheckedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PriceOptions(CheckedOptions):
+    """What is paid for devices. Not in the fingerprint: it decides no row."""
+
+    price_per_hour: float | None = option(
+        None, "What a device costs per hour, in your currency: costs are recorded and shown."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        price = self.price_per_hour
+        # Put so that NaN is refused, too.
+        if price is not None and not 0 < price < float("inf"):
+            raise UsageError(f"--price-per-hour {price:g}: must be above 0; leave it out where nothing is paid")
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutputOptions(CheckedOptions):
     """Where rows go, and what happens to those that are there."""
 
@@ -290,7 +306,7 @@ class LimitOptions(DecoderOptions):
 
 
 @dataclass(frozen=True)
-class RunConfig(LimitOptions, OutputOptions, ChunkOptions, SourceOptions, WindowOptions, TaskOptions):
+class RunConfig(LimitOptions, OutputOptions, PriceOptions, ChunkOptions, SourceOptions, WindowOptions, TaskOptions):
     """One run: every option of the groups above, flat, for one manifest and one engine.
 
     Raises:

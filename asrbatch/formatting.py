@@ -4,6 +4,7 @@ Knows nothing of who shows it, and of colours and tables: those are in `cli/disp
 """
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -69,6 +70,12 @@ def one_line(error: BaseException, *, with_type: bool = True) -> str:
     # Libraries write over several lines; a message of ours is one.
     text = " ".join((f"{type(error).__name__}: {error}" if with_type else str(error)).split())
     return printable(shorten(text, MAX_ERROR_CHARS))
+
+
+def amount(value: float) -> str:
+    """Money, of whatever currency: `1,234.50`; of less than 1 the first three figures, `0.00123`."""
+    places = 2 if abs(value) >= 1 or not value else 2 - math.floor(math.log10(abs(value)))
+    return f"{value:,.{places}f}"
 
 
 def clock(seconds: float) -> str:

@@ -112,7 +112,9 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
             journal.write(make_row(manifest.read(index)))
         record.update({"rows": len(rows), "audio_s": round(journal.tally.audio_s, 3), "engine_s": 1.0})
         record.end("complete")
-        write_completion_mark(paths, journal, digest(run), metrics_of_chunks({chunk_id: record.value}))
+        write_completion_mark(
+            paths, journal, digest(run), metrics_of_chunks({chunk_id: record.value}, journal.tally.audio_s)
+        )
         journal.close()
 
 

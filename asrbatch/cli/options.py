@@ -26,6 +26,7 @@ from asrbatch.config import (
     EngineConfig,
     LimitOptions,
     OutputOptions,
+    PriceOptions,
     RunConfig,
     SourceOptions,
     TaskOptions,
@@ -152,8 +153,8 @@ def _run_fields() -> Iterable[Field]:
     known = {each.name: each for each in (*fields(RunConfig), *fields(EngineConfig), *fields(_CommandOptions))}
     order = (
         "manifest", "model", "output", TaskOptions, "prompt_style", "chat_template_kwargs", WindowOptions,
-        "format", "dataset", SourceOptions, "num_chunks", "chunk_id", "chunk_offset", ChunkOptions, OutputOptions,
-        EngineConfig, LimitOptions,
+        "format", "dataset", SourceOptions, "num_chunks", "chunk_id", "chunk_offset", ChunkOptions, PriceOptions,
+        OutputOptions, EngineConfig, LimitOptions,
     )  # fmt: skip
     # A name keeps the first place it is given, so that a group lists only what is not named before it.
     names = ((each,) if isinstance(each, str) else (field.name for field in fields(each)) for each in order)

@@ -65,6 +65,7 @@ def merge(
     allow_incomplete: bool = False,
     overwrite: bool = False,
     num_processes: int | None = None,
+    price_per_hour: float | None = None,
     log: Callable[[str], None] = lambda line: None,
     heartbeat: Heartbeat | None = None,
 ) -> MergeResult:
@@ -77,6 +78,7 @@ def merge(
         allow_incomplete: write the rows there are when the only thing wrong is that some are missing.
         overwrite: replace the merged rows of another run.
         num_processes: how many read chunks at a time; None takes one for each core where there is enough to read.
+        price_per_hour: of a device, for the cost; None takes what the chunks' sessions stated.
         log: receives, in one line, what is being done and what a person should know.
         heartbeat: of the lease of `output`, where the caller holds it; None takes it for the writing.
 
@@ -101,9 +103,8 @@ def merge(
     lines, counts_by_chunk = _read_rows(of_run, manifest, sharding, report, num_processes)
     if not (report.complete or (allow_incomplete and report.only_missing)):
         return MergeResult(paths, report, None, EXIT_ERROR)
-
     tally = sum(counts_by_chunk.values(), StatusCounts())
-    metrics = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run})
+    metrics = metrics_of_chunks({chunk.chunk_id: chunk.record for chunk in of_run}, tally.audio_s, price_per_hour)
     record = _record(manifest, fingerprint, of_run, tally, counts_by_chunk, metrics, report)
     _warn_of_different_versions(record["versions"], log)
     log(f"writing {tally.rows} rows")
@@ -113,9 +114,8 @@ def merge(
         if _check_replaceable(paths, fingerprint, overwrite):
             remove(paths.done, paths.rows)
         write_merged(paths, record, tally, metrics, rows_in_order(lines, sharding.chunk_of, files), heartbeat.check)
-    if not report.complete:
-        return MergeResult(paths, report, record, EXIT_ERROR)
-    return MergeResult(paths, report, record, EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE)
+    ends = EXIT_ROWS_FAILED if tally.failed else EXIT_COMPLETE
+    return MergeResult(paths, report, record, ends if report.complete else EXIT_ERROR)
 
 
 def _find_inputs(

@@ -13,6 +13,7 @@ from typing import Any
 from asrbatch.cluster.shard_files import damage_of
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED
 from asrbatch.runs.fingerprint import differences, digest
+from asrbatch.storage.cost import SessionHours, hours_of, spending, spending_of_merged
 from asrbatch.storage.metrics import device_seconds
 from asrbatch.storage.record import RECORD_REFRESH_S
 from asrbatch.storage.run_files import FoundRun, RunFiles, count_rows, read_run
@@ -67,6 +68,7 @@ def run_status(
     output: Path,
     num_chunks: int | None = None,
     *,
+    price_per_hour: float | None = None,
     watch: Watch | None = None,
     now: datetime | None = None,
     clock_s: float | None = None,
@@ -74,6 +76,7 @@ def run_status(
     """The status of a run, as JSON values: `chunks`, a list, and `total`.
 
     Args:
+        price_per_hour: of a device; None takes what the sessions stated.
         watch: kept from one call to the next, to judge signs of life by our own clock.
         now, clock_s: see `Watch.silent_s`; of this moment, when None.
 
@@ -83,17 +86,66 @@ def run_status(
     found = read_run(output, num_chunks)
     watch = watch or Watch()
     now, clock_s = now or datetime.now(UTC), running_s() if clock_s is None else clock_s
-    chunks, sessions = [], []
-    for files in found.parts:
+    chunks: list[dict[str, Any]] = []
+    sessions: list[dict[str, Any]] = []
+    hours: list[SessionHours] = []
+    for number, files in enumerate(found.parts):
         try:
             chunks.append(_describe(files, watch, now, clock_s, len(found.parts)))
-            if files.record and chunks[-1]["state"] != DAMAGED:
+            if files.record and (state := chunks[-1]["state"]) != DAMAGED:
+                hours += hours_of(files.record["sessions"], goes_on=state in (*_GOING_ON, SILENT))
                 sessions += files.record["sessions"]
         except _UNEXPECTED as e:
             what = f"not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
             # One record that somebody edited must not hide the state of all other chunks.
+            del chunks[number:]
             chunks.append(_line(files, DAMAGED, f"{files.paths.record}: {what}"))
-    return {"chunks": chunks, "total": _total(output, found, chunks, sessions)}
+    total = _total(output, found, chunks, sessions)
+    return {"chunks": chunks, "total": total | _cost(found, total, hours, price_per_hour)}
+
+
+def _cost(found: FoundRun, total: dict[str, Any], hours: list[SessionHours], price: float | None) -> dict[str, Any]:
+    """What the run took and cost so far, and where its end can be foreseen what it will have cost then."""
+    if hours or not found.merged:
+        spent = spending(hours, total["audio_s"], price)
+    else:  # the chunks are gone
+        spent = spending_of_merged(found.merged.record, total["audio_s"], price)
+    if cost := spent["cost"]:
+        priced_h = total["gpu_h"] - cost["unpriced_device_hours"]
+        is_known = total["gpu_h_to_come"] is not None and not cost["unpriced_device_hours"] and priced_h
+        # Sessions may have had several prices; the rest is taken to cost what they did on the whole.
+        left = total["gpu_h_to_come"] * cost["total"] / priced_h if is_known else None
+        spent["cost"] = {**cost, "at_end": None if left is None else round(cost["total"] + left, 6)}
+    return spent
+
+
+def _hours_to_come(
+    chunks: list[dict[str, Any]], sessions: list[dict[str, Any]], total_rows: int | None
+) -> float | None:
+    """Device-hours until all chunks are complete; None where there is no pace to go by yet.
+
+    A chunk with an ETA takes that. All others have a start before them, as long as starts were, and rows that take as
+    long as rows took.
+    """
+    unfinished = [chunk for chunk in chunks if chunk["state"] not in _COMPLETE]
+    expected = [chunk for chunk in unfinished if chunk["eta_s"] is not None]
+    seconds: float = sum(chunk["eta_s"] * (chunk["devices"] or 1) for chunk in expected)
+    begun = [chunk for chunk in unfinished if chunk["eta_s"] is None and chunk["total_rows"] is not None]
+    left = [chunk["total_rows"] - chunk["rows"] for chunk in begun]
+    starts = sum(rows > 0 for rows in left)
+    if no_record := sum(chunk["total_rows"] is None for chunk in chunks):
+        if total_rows is None:
+            return None
+        left.append(total_rows - sum(chunk["total_rows"] or 0 for chunk in chunks))
+        starts += no_record
+    if sum(left):
+        done, loop_s = sum(session.get("rows") or 0 for session in sessions), device_seconds(sessions, "loop_s")
+        # As for an ETA: the pace of less than a second is chance.
+        if not done or loop_s < 1:
+            return None
+        started = [session for session in sessions if session.get("startup_s") is not None]
+        seconds += sum(left) * loop_s / done + starts * device_seconds(started, "startup_s") / max(1, len(started))
+    return round(seconds / 3600, 6)
 
 
 def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_parts: int) -> dict[str, Any]:
@@ -120,6 +172,7 @@ def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_
         "host": session.get("host"),
         "slurm_job": _slurm_job(session.get("slurm") or {}),
         "sessions": len(record["sessions"]),
+        "devices": session.get("num_devices"),
         "gpu_h": round(device_seconds(record["sessions"], "wall_s") / 3600, 6),
     }
     return _line(files, state, note, **_checked(values))
@@ -130,7 +183,8 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
     anything.
     """
     for name, value in values.items():
-        expected = str if name in ("heartbeat", "host", "slurm_job") else int if name in _COUNTS else int | float
+        of_whole = name in (*_COUNTS, "devices")
+        expected = str if name in ("heartbeat", "host", "slurm_job") else int if of_whole else int | float
         # An edited record must become one damaged chunk, not a traceback in a sum over all of them.
         if not isinstance(value, expected) and (value is not None or name in (*_COUNTS, "audio_s")):
             raise TypeError(f"{name} is of type {type(value).__name__}")
@@ -142,7 +196,7 @@ def _line(files: RunFiles, state: str, note: str | None = None, **values: Any) -
     blank: dict[str, Any] = dict.fromkeys((
         "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session", "rtfx", "eta_s", "heartbeat",
         "silent_s",
-        "host", "slurm_job",
+        "host", "slurm_job", "devices",
     ))  # fmt: skip
     line = {"chunk_id": files.chunk_id, "output": str(files.paths.rows), "state": state, "note": note, **blank}
     return {**line, "sessions": 0, "gpu_h": 0.0, **values}
@@ -221,6 +275,7 @@ def _total(
         "eta_s": max(etas_s, default=None),
         "without_eta": len(unfinished) - len(etas_s),
         "gpu_h": round(sum(chunk["gpu_h"] for chunk in chunks), 6),
+        "gpu_h_to_come": _hours_to_come(chunks, sessions, _total_rows(found)) if chunks else None,
         "merged": merged and merged["state"],
         "notes": [
             *_notes(found, [*chunks, *([merged] if merged else [])], strangers),

@@ -26,6 +26,7 @@ from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.scan import Check, Observe
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.writer import has_place
+from asrbatch.storage.cost import per_1000_audio_h
 from asrbatch.types import Utterance
 
 # What most models take at once; longer rows are worth knowing about.
@@ -121,23 +122,31 @@ class Balance:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Wall and GPU time at a given speed.
+    """Wall time, GPU time and cost at a given speed, of a run that nothing interrupts.
 
     Attributes:
+        audio_h: of rows whose seconds are known.
         rtfx_per_device: seconds of audio per second.
+        rtfx_from: who says so.
         devices_per_process: that share its rows.
         startup_s: until an engine is ready.
         wall_h: of the process with the most audio, when all run at once.
         gpu_h: of all devices together.
         rows_not_counted: rows whose seconds nobody knows.
+        price_per_hour, cost, cost_per_1000_audio_h: None without a price.
     """
 
+    audio_h: float
     rtfx_per_device: float
+    rtfx_from: str
     devices_per_process: int
     startup_s: float
     wall_h: float
     gpu_h: float
     rows_not_counted: int
+    price_per_hour: float | None
+    cost: float | None
+    cost_per_1000_audio_h: float | None
 
 
 class ManifestStats:
@@ -255,12 +264,21 @@ class ManifestStats:
         )
 
 
-def estimate(balance: Balance, *, rtfx: float, num_devices: int = 1, startup_s: float = 0.0) -> Estimate:
+def estimate(
+    balance: Balance, rtfx: float, rtfx_from: str, *, num_devices: int = 1, startup_s: float = 0.0,
+    price_per_hour: float | None = None,
+) -> Estimate:  # fmt: skip
     """The time a run takes, from audio and speed alone; a chunk without rows starts no engine."""
+    audio_s = float(balance.audio_s.sum())
     wall_s = float(balance.audio_s.max() / (rtfx * num_devices)) + startup_s
-    gpu_s = float(balance.audio_s.sum() / rtfx) + startup_s * num_devices * int(np.count_nonzero(balance.num_rows))
+    gpu_s = audio_s / rtfx + startup_s * num_devices * int(np.count_nonzero(balance.num_rows))
     wall_h, gpu_h = round(wall_s / 3600, 6), round(gpu_s / 3600, 6)
-    return Estimate(rtfx, num_devices, startup_s, wall_h, gpu_h, int(balance.num_unknown.sum()))
+    cost = None if price_per_hour is None else gpu_s / 3600 * price_per_hour
+    return Estimate(
+        round(audio_s / 3600, 6), rtfx, rtfx_from, num_devices, startup_s, wall_h, gpu_h,
+        int(balance.num_unknown.sum()), price_per_hour, None if cost is None else round(cost, 6),
+        None if cost is None else per_1000_audio_h(cost, audio_s),
+    )  # fmt: skip
 
 
 def file_of(row: Utterance) -> Any:

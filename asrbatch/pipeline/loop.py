@@ -186,6 +186,7 @@ class Pipeline:
         options = DecodingOptions(language, audio.previous, temperature, timestamps, audio.given or None)
         self._track()
         self._in_flight[window.key] = window
+        window.shared_from = self.monitor.share_s
         self.engine.submit(window.key, request, options)
 
     def _collect(self, key: tuple[int, int], outcome: Outcome) -> None:
@@ -195,6 +196,7 @@ class Pipeline:
         if isinstance(outcome, EngineDiedError):
             raise outcome
         window = self._in_flight.pop(key)
+        self._count_share(window)
         if isinstance(outcome, RowError):
             self._drop(window, outcome)
         elif window.utterance.is_cancelled:
@@ -206,6 +208,12 @@ class Pipeline:
                 self._postprocess(window)
             else:
                 self._submit(window)
+
+    def _count_share(self, window: InFlightWindow) -> None:
+        """Adds to its row what a window had of the engine since that was last counted; call after `_track`."""
+        if window.shared_from is not None:
+            window.utterance.engine_s += self.monitor.share_s - window.shared_from
+            window.shared_from = None
 
     def _drop(self, window: InFlightWindow, error: RowError | None) -> None:
         """A window will have no answer; a stop or another window may have let its utterance go already."""
@@ -240,6 +248,7 @@ class Pipeline:
         if self._spec.word_timestamps and result.text.strip() and not is_dropped:
             assert window.request is not None  # only an answered window comes here
             self._aligning[window] = releases_budget
+            window.shared_from = self.monitor.share_s
             window.utterance.num_aligning += 1
             self.engine.align(window, window.request, result, window.num_samples)
             return
@@ -257,6 +266,7 @@ class Pipeline:
         self._track(is_answer=True)
         if self._aligning.pop(window):
             self.budget.release(window.budget_s)
+        self._count_share(window)
         window.set_words(words)
         self.monitor.times.encoded_again += words.is_encoded_again
         state.num_aligning -= 1
@@ -280,6 +290,11 @@ class Pipeline:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
+        # Windows of it that are still in the engine have had their part as well; what they have from here on is lost.
+        self._track()
+        for window in (*self._in_flight.values(), *self._aligning):
+            if window.utterance is state:
+                self._count_share(window)
         self._write_row(
             state, failed_row(state.utterance, error, state.timing, aligns=self._windows.text_field is not None)
         )

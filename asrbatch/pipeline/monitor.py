@@ -38,13 +38,17 @@ class StageTimes:
 class EngineMonitor:
     """Watches one engine; used by the loop alone.
 
+    Attributes:
+        share_s: a window's part of the time that the engine held it, as the difference of two readings: each second is
+            shared evenly among the windows that it holds, so that all parts add up to `times.engine`.
+
     Args:
         capacity: windows it works on at once.
         hang_timeout_s: seconds it may hold windows and answer none before it is taken for dead.
     """
 
     def __init__(self, capacity: int, hang_timeout_s: float):
-        self.times = StageTimes()
+        self.times, self.share_s = StageTimes(), 0.0
         self._capacity, self._hang_timeout_s = capacity, hang_timeout_s
         self._in_engine = 0
         self.start()
@@ -65,6 +69,7 @@ class EngineMonitor:
         self.times.wall += elapsed
         if self._in_engine:
             self.times.engine += elapsed
+            self.share_s += elapsed / self._in_engine
         if decoding >= self._capacity:
             self.times.full += elapsed
         # An engine that holds nothing owes no answer: waiting for slow audio is no hang.

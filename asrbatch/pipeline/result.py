@@ -39,7 +39,7 @@ RESULT_FIELDS = (
     "flags",
     "timing",
 )
-TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "total")
+TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "engine", "total")
 _UNSPACED_SEAM = re.compile(UNSPACED + "{2}")
 # A manifest field of such a name moves under `input`, so one called `input` must move as well.
 _RESERVED = {"index", "input", "audio_track", *RESULT_FIELDS}

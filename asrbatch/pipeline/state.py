@@ -34,6 +34,7 @@ class InFlightWindow:
         error: why there are no features.
         peak: largest feature of the recording up to its end; None where that does not matter.
         preprocess_s: seconds spent on its features.
+        shared_from: `EngineMonitor.share_s` when the engine got it; None while the engine does not hold it.
         attempts: the answers to it.
         words: of the segments of the answer that counts; None where none are timed.
         audio_gains: see `AlignedWords`; None where the text was decoded.
@@ -52,6 +53,7 @@ class InFlightWindow:
     peak: float | None = None
     preprocess_s: float = 0.0
     # By the loop, when the features are there.
+    shared_from: float | None = None
     attempts: Attempts = field(init=False, repr=False)
     words: tuple[tuple[WordTiming, ...], ...] | None = None
     audio_gains: tuple[float, ...] | None = None
@@ -108,6 +110,7 @@ class UtteranceState:
         is_preprocessed: all its windows were cut; they may still wait for features or answers.
         is_submitted: its first window has its features, and enters the engine.
         preprocess_s: seconds spent on features.
+        engine_s: its windows' parts of the time that the engine held them; see `EngineMonitor.share_s`.
         held_back: windows that wait until the first one's answer says which language is spoken.
         answered: windows with their answers, in the order these came.
         num_finished: windows that were decoded to their end, some by way of a tail.
@@ -141,6 +144,7 @@ class UtteranceState:
     detected_language: str | None = None
     is_submitted: bool = False
     preprocess_s: float = 0.0
+    engine_s: float = 0.0
     held_back: list[InFlightWindow] = field(default_factory=list)
     answered: list[InFlightWindow] = field(default_factory=list)
     num_finished: int = 0
@@ -149,7 +153,8 @@ class UtteranceState:
     @property
     def timing(self) -> dict[str, float | None]:
         prepare = self.preprocess_s if self.is_submitted else None
-        return {"read": self.read_s, "prepare": prepare, "total": time.monotonic() - self.taken_at}
+        total = time.monotonic() - self.taken_at
+        return {"read": self.read_s, "prepare": prepare, "engine": self.engine_s, "total": total}
 
     def cancel(self) -> None:
         self.is_cancelled = True

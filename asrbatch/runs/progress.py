@@ -23,6 +23,7 @@ class Progress:
         tally: over all rows written, earlier sessions' included.
         stated_s: seconds that the manifest states for the rows written, failed ones included; NaN where it does not.
         session_rows, session_stated_s, session_audio_s: the same for what this session wrote.
+        session_engine_s: by status, seconds that engines worked for the rows this session wrote.
         in_engine, capacity: windows in the engine, and how many it works on at once.
         stage_times: of this session so far.
         startup_s: until the engine was ready.
@@ -36,6 +37,7 @@ class Progress:
     session_rows: int = 0
     session_stated_s: float = 0.0
     session_audio_s: float = 0.0
+    session_engine_s: dict[str, float] = field(default_factory=lambda: {"ok": 0.0, "failed": 0.0})
     in_engine: int = 0
     capacity: int = 0
     stage_times: StageTimes = field(default_factory=StageTimes)
@@ -60,7 +62,8 @@ class Summary:
     Attributes:
         outcome: `complete`, `interrupted`, or `already_complete` when there was nothing to do.
         exit_code: what the command ends with.
-        figures: the completion mark's figures where there is one, the session's otherwise.
+        figures: the completion mark's figures where there is one, the session's otherwise, with what
+            all of them took so far.
     """
 
     paths: RunPaths

@@ -35,7 +35,7 @@ from asrbatch.runs.workers.pool import transcribe_on_devices
 from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
-from asrbatch.storage.metrics import metrics
+from asrbatch.storage.metrics import metrics, spending_of
 from asrbatch.storage.paths import RunPaths, check_run_outputs, find_chunks, in_current_folder
 from asrbatch.storage.problems import ProblemFile
 from asrbatch.storage.record import read_completion_mark, read_record, write_completion_mark
@@ -139,10 +139,11 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
 def _summary(session: Session, heartbeat: Heartbeat) -> Summary:
     paths, progress, outcome = session.paths, session.progress, session.outcome
     if outcome == "interrupted":
-        return Summary(paths, outcome, EXIT_INTERRUPTED, progress, dict(session.record.session))
+        so_far = spending_of([session.record.value], session.journal.tally.audio_s)
+        return Summary(paths, outcome, EXIT_INTERRUPTED, progress, {**session.record.session, **so_far})
     # Asked once more: only the holder may say that the run is complete.
     heartbeat.lease.ensure()
-    run_metrics = metrics(session.record.value["sessions"])
+    run_metrics = metrics(session.record.value["sessions"], session.journal.tally.audio_s)
     mark = write_completion_mark(paths, session.journal, digest(session.plan.fingerprint), run_metrics)
     return Summary(paths, outcome, EXIT_WORKER_DIED if progress.workers_died else _exit_code(mark), progress, mark)
 

@@ -62,7 +62,8 @@ class Session:
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
         # A session's GPU-hours are its wall time times these.
         devices = {"num_devices": len(plan.slots) or plan.engine.num_ranks}
-        self.record.update({**devices, "chunk_source": config.chunk_source})
+        price = {} if config.price_per_hour is None else {"price_per_hour": config.price_per_hour}
+        self.record.update({**devices, **price, "chunk_source": config.chunk_source})
         self.record_deaths()
         self._update_record()
 
@@ -135,6 +136,7 @@ class Session:
         self.progress.session_stated_s += stated_s
         self.progress.stated_s += stated_s
         self.progress.session_audio_s += (row["audio_s"] or 0.0) if row["status"] == "ok" else 0.0
+        self.progress.session_engine_s[row["status"]] += row["timing"]["engine"] or 0.0
 
     def update(self, stage_times: StageTimes, in_engine: int, capacity: int | None = None) -> None:
         """Call a few times a second: shows progress, and now and then makes it durable.
@@ -183,12 +185,15 @@ class Session:
     def _update_record(self) -> None:
         self._recorded_at = time.monotonic()
         stage_times, progress = self.progress.stage_times, self.progress
+        # Of several devices, stage times are means.
+        of_rows, num_engines = progress.session_engine_s, len(self.plan.slots) or 1
         session = {
             "rows": progress.session_rows,
             "stated_s": _known(progress.session_stated_s),
             "audio_s": round(progress.session_audio_s, 3),
             "loop_s": round(stage_times.wall, 3),
             "engine_s": round(stage_times.engine, 3),
+            **{f"{status}_engine_s": round(engine_s / num_engines, 3) for status, engine_s in of_rows.items()},
             "engine_full_s": round(stage_times.full, 3),
             "starved_s": round(stage_times.engine_idle, 3),
             "read_s": round(stage_times.read, 3),

@@ -5,8 +5,12 @@ refreshed. What the metrics mean stands here too, in the words that are shown be
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import datetime
+from itertools import chain
 from typing import Any
+
+from asrbatch.storage.cost import hours_of, spending, spending_of_merged
 
 _STAGES = {
     "startup": "startup_s",
@@ -20,8 +24,12 @@ _STAGES = {
 PARTS = ("vllm", "torch", "device")  # names of `engine.facts`
 
 
-def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
+def metrics(sessions: list[dict[str, Any]], audio_s: float) -> dict[str, Any]:
     """Metrics of one output, over all sessions that worked on it.
+
+    Args:
+        audio_s: seconds of audio of its rows that are ok. Sessions know less: one that was killed may have written rows
+            after its last record.
 
     Returns:
         sessions: how many there were.
@@ -31,7 +39,12 @@ def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
         wall_s: summed over sessions.
         stages_s: the same, by stage; the engine's are means over a session's devices.
         device_hours: `wall_s` times devices, summed over sessions; GPU-hours where the devices are GPUs.
+        device_hours_of, killed_sessions, cost: see `cost.spending`.
     """
+    return {**_speeds(sessions), **spending(hours_of(sessions), audio_s)}
+
+
+def _speeds(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     audio_s, device_s = total(sessions, "audio_s"), device_seconds(sessions, "wall_s")
     return {
         "sessions": len(sessions),
@@ -43,11 +56,13 @@ def metrics(sessions: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def metrics_of_chunks(records: dict[int, dict[str, Any]], audio_s: float, price: float | None = None) -> dict[str, Any]:
     """Metrics of a run that many processes worked on.
 
     Args:
         records: the chunks' run records by chunk id.
+        audio_s: as for `metrics`.
+        price: of a device-hour; None takes what each session stated.
 
     Returns:
         Nothing where there are no sessions; otherwise those of `metrics` over all of them, and
@@ -62,10 +77,20 @@ def metrics_of_chunks(records: dict[int, dict[str, Any]]) -> dict[str, Any]:
     wall_s = {chunk_id: total(record["sessions"], "wall_s") for chunk_id, record in records.items()}
     slowest = max(wall_s, key=wall_s.__getitem__)
     return {
-        **metrics(sessions),
+        **_speeds(sessions),
+        **spending_of(records.values(), audio_s, price),
         "span_s": span_s(sessions),
         "slowest_chunk": {"chunk_id": slowest, "wall_s": wall_s[slowest]},
     }
+
+
+def spending_of(records: Iterable[dict[str, Any]], audio_s: float, price: float | None = None) -> dict[str, Any]:
+    """What the sessions of all these outputs took and cost; see `cost.spending`."""
+    records = list(records)
+    if any(record.get("merged") for record in records):  # its sessions are those of its chunks
+        [record] = records
+        return spending_of_merged(record, audio_s, price)
+    return spending(chain.from_iterable(hours_of(record["sessions"]) for record in records), audio_s, price)
 
 
 def total(sessions: list[dict[str, Any]], name: str) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 from asrbatch.errors import OutputError, RefusedOutputError, UsageError
 from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
-from asrbatch.storage.metrics import metrics_of_chunks
+from asrbatch.storage.metrics import metrics_of_chunks, spending_of
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
 from asrbatch.storage.record import read_completion_mark, read_record
 
@@ -282,11 +282,23 @@ class RunFacts:
             return {}
         if self._in_chunks:
             by_chunk = {record["chunk_id"]: record for record in self._records}
-            metrics = metrics_of_chunks(by_chunk)
+            metrics = metrics_of_chunks(by_chunk, sum(mark.get("audio_s", 0.0) for mark in self._marks))
         else:
             metrics = self._marks[0]
         names = ("rtfx_engine", "rtfx_end_to_end", "wall_s", "span_s", "device_hours")
         return {name: metrics[name] for name in names if name in metrics}
+
+    def spending(self, price: float | None) -> dict[str, Any]:
+        """What the sessions took and cost so far (`cost.spending`); nothing where there is no record that can be
+        used.
+
+        Args:
+            price: of a device-hour; None takes what the sessions stated.
+        """
+        if self.problem or not self._records:
+            return {}
+        tallies = self._marks if len(self._marks) == len(self._records) else [r.get("tally", {}) for r in self._records]
+        return spending_of(self._records, sum(tally.get("audio_s", 0.0) for tally in tallies), price)
 
     def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:
         """What a person should know about rows that are not there.

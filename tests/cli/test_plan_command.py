@@ -39,7 +39,10 @@ FIELDS = {
         "audio_min_h",
         "audio_mean_h", "audio_max_h", "longest_to_mean", "slowest_chunk", "empty_chunks", "rows", "audio_h",
     },
-    "estimate": {"rtfx_per_device", "devices_per_process", "startup_s", "wall_h", "gpu_h", "rows_not_counted"},
+    "estimate": {
+        "audio_h", "rtfx_per_device", "rtfx_from", "devices_per_process", "startup_s", "wall_h", "gpu_h",
+        "rows_not_counted", "price_per_hour", "cost", "cost_per_1000_audio_h",
+    },
     "model": {"model", "refused", "not_checked"},
     "probe": {
         "rows", "files", "rows_failing", "counts", "fixes", "examples", "measured_h", "rows_guessed", "rows_unknown",
@@ -98,7 +101,7 @@ def test_figures_are_sums_over_rows_for_any_number_of_chunks(tmp_path_factory, r
         assert balance.longest_to_mean == pytest.approx(max(balance.audio_s) / (sum(stated) / num_chunks))
         assert balance.audio_s[balance.slowest] == max(balance.audio_s)
     used = int((balance.num_rows > 0).sum())
-    time = estimate(balance, rtfx=50.0, num_devices=2, startup_s=10.0)
+    time = estimate(balance, 50.0, "--rtfx", num_devices=2, startup_s=10.0)
     assert time.wall_h * 3600 == pytest.approx(max(balance.audio_s) / 100 + 10, abs=0.01)
     assert time.gpu_h * 3600 == pytest.approx(sum(stated) / 50 + 2 * 10 * used, abs=0.01)
     assert time.rows_not_counted == durations.rows_without_duration
@@ -206,6 +209,13 @@ def test_without_what_it_needs_nothing_is_made_up(cli_here, tmp_path):
     [
         (["nowhere.jsonl"], "nowhere.jsonl: does not exist"),
         (["m.jsonl", "--rtfx", "0"], "--rtfx 0: must be above 0"),
+        (["m.jsonl", "--rtfx", "fast"], "--rtfx fast: is neither a number nor the output of an earlier run, X.jsonl"),
+        (["m.jsonl", "--rtfx", "gone.jsonl"], "gone.jsonl: no run is there"),
+        (["m.jsonl", "--startup", "30"], "--startup 30: is a part of an estimate; give --rtfx as well"),
+        (["m.jsonl", "--price-per-hour", "0"], "--price-per-hour 0: must be above 0"),
+        (["m.jsonl", "--price-per-hour", "-2"], "--price-per-hour -2: must be above 0"),
+        (["m.jsonl", "--price-per-hour", "nan"], "--price-per-hour nan: must be above 0"),
+        (["m.jsonl", "--price-per-hour", "inf"], "--price-per-hour inf: must be above 0"),
         (["m.jsonl", "--num-chunks", "0"], "--num-chunks 0: must be at least 1"),
         (["m.jsonl", "--strategy", "strided"], "--strategy strided: deals out chunks; give --num-chunks as well"),
         (["m.jsonl", "--chunk-id", "3"], "No such option"),

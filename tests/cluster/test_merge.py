@@ -833,14 +833,14 @@ def test_figures_of_sessions_that_ended_in_every_way():
         3: {"sessions": [session(10, 200, ended=True, audio_s=8000, engine_s=150, num_devices=4)]},
         4: {"sessions": [{**session(20, 0), "wall_s": None}]},  # killed before its first refresh
     }
-    figures = metrics_of_chunks(records)
+    figures = metrics_of_chunks(records, 9500)
     assert figures["sessions"] == 4
     assert figures["wall_s"] == 350 and figures["device_hours"] == round((100 + 50 + 4 * 200) / 3600, 6)
     assert figures["rtfx_engine"] == round(9500 / (50 + 50 + 4 * 150), 2)
     assert figures["rtfx_end_to_end"] == round(9500 / (100 + 50 + 4 * 200), 2)
     assert figures["span_s"] == 550
     assert figures["slowest_chunk"] == {"chunk_id": 3, "wall_s": 200}
-    assert metrics_of_chunks({}) == {}
+    assert metrics_of_chunks({}, 0) == {}
 
 
 def test_other_versions_are_warned_of(output, manifest):

@@ -50,12 +50,12 @@ pytest_plugins = "command_line"
 CHUNK_FIELDS = {
     "chunk_id", "output", "state", "note", "rows", "total_rows", "failed", "audio_s", "total_audio_s", "rtfx_session",
     "rtfx",
-    "eta_s", "heartbeat", "silent_s", "host", "slurm_job", "sessions", "gpu_h",
+    "eta_s", "heartbeat", "silent_s", "host", "slurm_job", "devices", "sessions", "gpu_h",
 }  # fmt: skip
 TOTAL_FIELDS = {
     "output", "num_chunks", "states", "rows", "total_rows", "failed", "audio_s", "rtfx_running", "rtfx", "eta_s",
     "without_eta",
-    "gpu_h", "merged", "notes", "exit_code",
+    "gpu_h", "gpu_h_to_come", "device_hours_of", "killed_sessions", "cost", "merged", "notes", "exit_code",
 }  # fmt: skip
 LATER = timedelta(seconds=status.SILENT_AFTER_S + 10)
 
@@ -458,6 +458,39 @@ def test_the_slowest_running_chunk_is_the_eta_of_all(copy, manifest):
     assert total["rtfx_running"] == pytest.approx(
         sum(chunk["rtfx_session"] for chunk in figures["chunks"][:3]), abs=0.02
     )
+
+
+def test_the_rest_is_foreseen_with_the_pace_and_the_prices_so_far(copy):
+    """A chunk of two devices half way with an ETA, one that was killed, one that is complete, one not started."""
+    session = {"wall_s": 100.0, "startup_s": 20.0, "loop_s": 80.0, "price_per_hour": 3.6, "num_devices": 1}
+    changes = [
+        {"total_audio_s": 8.0, "stated_s": 4.0, "tally": {"rows": 3, "audio_s": 4.0, "statuses": {"ok": 3}}},
+        {"tally": {"rows": 2, "audio_s": 2.0, "statuses": {"ok": 2}}},
+        {},
+    ]
+    of_session = [
+        {"num_devices": 2, "rows": 3, "stated_s": 4.0, "outcome": None, "heartbeat": datetime.now(UTC).isoformat()},
+        {"rows": 2, "outcome": "interrupted", "price_per_hour": 7.2},
+        {"rows": 6, "outcome": "complete"},
+    ]
+    for chunk_id, (changed, worked) in enumerate(zip(changes, of_session, strict=True)):
+        paths = RunPaths(chunk_path(copy, chunk_id, 4))
+        sessions = [read_record(paths)["sessions"][-1] | session | worked]
+        edit(paths.record, lambda record, more={**changed, "sessions": sessions}: record.update(more))
+        if chunk_id < 2:
+            paths.done.unlink()
+    for path in copy.parent.glob("out.chunk-00003-*"):
+        path.unlink()
+    total = run_status(copy)["total"]
+    pace_s = (2 * 80 + 80 + 80) / (3 + 2 + 6)  # device-seconds for a row, start-up aside
+    start_s = (2 * 20 + 20 + 20) / 3
+    left_s = 2 * 80 + (4 * pace_s + start_s) + (6 * pace_s + start_s)
+    assert total["gpu_h"] == round(400 / 3600, 6) and total["gpu_h_to_come"] == round(left_s / 3600, 6)
+    assert total["cost"]["total"] == pytest.approx(0.2 + 0.2 + 0.1, abs=1e-6)
+    assert total["cost"]["at_end"] == pytest.approx(0.5 * (1 + left_s / 400), abs=1e-5)
+    assert total["cost"]["prices_per_hour"] == [3.6, 7.2]
+    at_ten = run_status(copy, price_per_hour=10)["total"]["cost"]
+    assert (at_ten["total"], at_ten["prices_per_hour"]) == (pytest.approx(4000 / 3600, abs=1e-5), [10])
 
 
 def half_way(record: dict, loop_s: float) -> None:

@@ -31,7 +31,7 @@ ORDER = [
     "flags",
     "timing",
 ]
-CLOCKS = {"read": 0.25, "prepare": 0.5, "total": 9.0}
+CLOCKS = {"read": 0.25, "prepare": 0.5, "engine": 0.75, "total": 9.0}
 
 
 def utterance(**fields) -> Utterance:
@@ -91,7 +91,7 @@ def transcribed(*generations: DecodingResult, audio_flags=(), options=(), **fiel
 def test_order_of_fields():
     row = transcribed(generation(), speaker="s1", id="u7", duration=1.0, index=3)
     assert list(row) == ["id", "index", "audio_filepath", "speaker", "duration", "input", *ORDER]
-    assert list(row["timing"]) == ["read", "prepare", "queue", "first_token", "generate", "total"]
+    assert list(row["timing"]) == ["read", "prepare", "queue", "first_token", "generate", "engine", "total"]
     assert (list(RESULT_FIELDS), list(TIMING_FIELDS)) == (ORDER, list(row["timing"]))
 
 
@@ -145,7 +145,15 @@ def test_a_whole_row():
         "avg_logprob": -0.8,  # (4 · -0.5 + 6 · -1.0) / 10: end tokens count, the window without tokens does not
         "finish_reason": "length",
         "flags": ["truncated"],
-        "timing": {"read": 0.25, "prepare": 0.5, "queue": 0.3, "first_token": 0.2, "generate": 0.9, "total": 9.0},
+        "timing": {
+            "read": 0.25,
+            "prepare": 0.5,
+            "queue": 0.3,
+            "first_token": 0.2,
+            "generate": 0.9,
+            "engine": 0.75,
+            "total": 9.0,
+        },
     }
 
 
@@ -187,6 +195,7 @@ def test_non_finite_numbers_become_null():
         "queue": 0.1,
         "first_token": None,
         "generate": 0.3,
+        "engine": None,
         "total": 1,
     }
 
@@ -231,7 +240,15 @@ def test_failed_row_has_the_same_fields():
         "avg_logprob": None,
         "finish_reason": None,
         "flags": [],
-        "timing": {"read": 0.5, "prepare": None, "queue": None, "first_token": None, "generate": None, "total": 1.25},
+        "timing": {
+            "read": 0.5,
+            "prepare": None,
+            "queue": None,
+            "first_token": None,
+            "generate": None,
+            "engine": None,
+            "total": 1.25,
+        },
     }
 
 

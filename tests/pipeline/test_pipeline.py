@@ -4,13 +4,15 @@ A lost, doubled or misordered window changes the text. Preparation is the real o
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 from beep_engine import RATE
-from beep_pipeline import Limits, Run
+from beep_pipeline import ASKS, Limits, Run
 
+from asrbatch.audio.windows import WindowConfig
 from asrbatch.errors import EngineDiedError, RowError
 from asrbatch.types import AudioRef, Utterance
 
@@ -40,6 +42,29 @@ def test_every_utterance_ends_in_one_row_with_its_own_text(utterances):
     assert {row["index"]: row["pred_text"] for row in run.rows} == {i: beeps(i) for i in range(40)}
     assert [row["index"] for row in run.rows] != list(range(40)), "rows are written as they finish"
     assert sorted(run.submitted) == list(range(40))
+
+
+@pytest.mark.parametrize("times_words", [False, True])
+def test_the_engines_time_is_shared_out_among_the_rows(utterances, times_words):
+    """Rows of one and of several windows; of one row a window fails while another of it is in the engine."""
+
+    def fate(key):
+        return RowError("rejected", "no") if key == (6, 0) else None
+
+    asks = replace(ASKS, word_timestamps=times_words)
+    rules = WindowConfig(RATE, 1.0, 160, "energy", search_s=0.4, min_tail_s=0.2)
+    with Run(fate=fate, seconds=lambda key: 0.03 * (1 + key[1]), rules=rules, asks=asks) as run:
+        run.pipeline.run(iter(utterances[:14]))
+    shares = {row["index"]: row["timing"]["engine"] for row in run.rows}
+    worked_s = run.pipeline.monitor.times.engine
+    assert len(shares) == 14 and min(shares.values()) > 0
+    assert [row["index"] for row in run.rows if row["status"] == "failed"] == [6]
+    # What the other windows of the failed row had after it was written is no row's.
+    assert worked_s - 0.1 < sum(shares.values()) <= worked_s + 1e-5
+    with Run(seconds=lambda key: 0.01, rules=rules, asks=asks) as run:
+        run.pipeline.run(iter(utterances[:14]))
+    worked_s = run.pipeline.monitor.times.engine
+    assert sum(row["timing"]["engine"] for row in run.rows) == pytest.approx(worked_s, abs=1e-4)
 
 
 @pytest.mark.parametrize("windows", [1, 3, 8])

@@ -35,7 +35,8 @@ def begin(paths: RunPaths) -> Session:
         manifest=manifest, engine=engine, fingerprint={}, num_rows=NUM_ROWS, total_audio_s=6.0, slots=()
     )
     heartbeat = SimpleNamespace(check=lambda: None, lease=SimpleNamespace(ensure=lambda: None), record=None)
-    config = SimpleNamespace(paths=paths, chunk_id=None, num_chunks=None, chunk_source=None, word_timestamps=False)
+    of_no_chunk = {"chunk_id": None, "num_chunks": None, "chunk_source": None}
+    config = SimpleNamespace(paths=paths, **of_no_chunk, word_timestamps=False, price_per_hour=None)
     journal = Journal(paths.rows, NUM_ROWS)
     return Session(config, plan, heartbeat, read_record(paths), journal, Observer(), time.monotonic())
 

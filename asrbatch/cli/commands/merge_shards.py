@@ -6,12 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from asrbatch.cli.common import log, print_line
-from asrbatch.cli.options import READING, RunOptions, choose_sources, run_options, takes
+from asrbatch.cli.options import READING, RunOptions, choose_sources, options_of, run_options, takes
+from asrbatch.config import PriceOptions
 from asrbatch.formatting import clock
 from asrbatch.options import option
+from asrbatch.storage.cost import cost_notes, cost_text
 
 
-@takes(reading=run_options(only=READING))
+@takes(prices=options_of(PriceOptions), reading=run_options(only=READING))
 def merge_shards(
     output: Annotated[str, typer.Argument(help="The run's output path, as its chunks' commands were given it.")],
     manifest: tuple[str, ...] = option(
@@ -21,6 +23,7 @@ def merge_shards(
     allow_incomplete: bool = option(False, "Write the rows there are when some are missing; marked incomplete."),
     overwrite: bool = option(False, "Replace the merged rows of another run."),
     *,
+    prices: PriceOptions,
     reading: RunOptions,
 ) -> None:
     """Verify the chunks of a run against the manifest and join them in manifest order; the chunks stay as they are.
@@ -42,6 +45,7 @@ def merge_shards(
         num_chunks=num_chunks,
         allow_incomplete=allow_incomplete,
         overwrite=overwrite,
+        price_per_hour=prices.price_per_hour,
         log=log,
     )
     report, record = merged.report, merged.record
@@ -83,4 +87,6 @@ def _summary(record: dict[str, Any]) -> list[str]:
             f"slowest chunk {slowest['chunk_id']} with {clock(slowest['wall_s'])}; {clock(record['span_s'])} from "
             "first start to last end"
         )
+    if record.get("cost"):
+        lines += [f"cost: {cost_text(record)}", *(f"note: {note}" for note in cost_notes(record))]
     return lines

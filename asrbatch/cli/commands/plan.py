@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
-from asrbatch.cli.options import READING, RunOptions, command_of, run_options, takes
+from asrbatch.cli.estimates import NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
+from asrbatch.cli.options import READING, RunOptions, command_of, options_of, run_options, takes
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 PLACEHOLDER = "MODEL"
 
 
-@takes(options=run_options(without=("chunk_id", "chunk_offset")))
+@takes(options=run_options(without=("chunk_id", "chunk_offset")), speeds=options_of(EstimateOptions))
 def plan(
     options: RunOptions,
     probe: bool = option(False, "Read the header of every file, in parallel."),
     probe_workers: int = option(8, "Processes that read headers.", minimum=1),
-    rtfx: float | None = option(None, "Seconds of audio a device does per second, to estimate the time from."),
-    startup: float = option(0.0, "Seconds until an engine is ready, for the estimate.", minimum=0.0, maximum=86400.0),
+    *,
+    speeds: EstimateOptions,
     as_json: AsJson = False,
 ) -> None:
     """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command
@@ -40,10 +41,7 @@ def plan(
     # A plan downloads nothing, but a manifest on the hub is read there.
     if not any(map(names_data_set, options.values["manifest"])):
         fetch_no_model(options.values["model"])
-    # Put so that NaN is refused, too.
-    if rtfx is not None and not 0 < rtfx < float("inf"):
-        raise UsageError(f"--rtfx {rtfx:g}: must be above 0; a run's summary states it")
-    figures = _figures(options, probe_workers if probe else None, rtfx, startup)
+    figures = _figures(options, probe_workers if probe else None, speed_of(speeds))
     print_result(figures, plan_parts, as_json)
     # Behind the figures, which are right all the same: a run would end with these words.
     if figures["exit_code"] == EXIT_USAGE:
@@ -51,7 +49,7 @@ def plan(
     raise typer.Exit(figures["exit_code"])
 
 
-def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None, startup_s: float) -> dict[str, Any]:
+def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None) -> dict[str, Any]:
     """All that is shown, as one JSON object; see README for its fields."""
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import AudioProbe
@@ -85,8 +83,10 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
             )  # fmt: skip
     # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
-    num_devices = _num_devices(config.devices) or 1
-    time = None if rtfx is None else estimate(balance, rtfx=rtfx, num_devices=num_devices, startup_s=startup_s)
+    time = None
+    if speed is not None:
+        how = {"num_devices": num_devices_of(config.devices) or 1, "price_per_hour": config.price_per_hour}
+        time = estimate(balance, speed.rtfx, speed.source, startup_s=speed.startup_s, **how)
     exit_code = EXIT_ROWS_FAILED if found and found.results.num_failing else EXIT_COMPLETE
     return {
         "manifest": stats.manifest.figures(),
@@ -101,13 +101,6 @@ def _figures(options: RunOptions, probe_workers: int | None, rtfx: float | None,
         "notes": _notes(config, stats, balance, verdict, time, probed=found is not None),
         "exit_code": EXIT_USAGE if verdict and verdict.refused else exit_code,
     }
-
-
-def _num_devices(devices: str | None) -> int | None:
-    """How many devices share a process's rows; None when only the machine knows."""
-    if devices is None:
-        return 1
-    return None if devices.strip() == "all" else len(devices.split(","))
 
 
 def _commands(options: RunOptions, output: Path) -> dict[str, str | None]:
@@ -152,10 +145,11 @@ def _notes(
         rows = f"{balance.num_in_turn} of {len(stats)} rows state no duration"
         notes.append(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
     if time is None:
-        notes.append("no time is estimated without --rtfx: transcribe some hundred rows, its last lines state the RTFx")
+        what = "time" if config.price_per_hour is None else "time and no cost"
+        notes.append(NO_SPEED.format(what=what))
     elif time.rows_not_counted:
         fix = "their headers do not tell" if probed else "--probe measures them"
         notes.append(f"the time leaves out {time.rows_not_counted} rows of unknown length; {fix}")
-    if time is not None and _num_devices(config.devices) is None:
+    if time is not None and num_devices_of(config.devices) is None:
         notes.append("--devices all: the time is that of one device a process; divide it by their number")
     return notes

@@ -6,20 +6,22 @@ from typing import TYPE_CHECKING
 import typer
 
 from asrbatch.cli.common import Predictions, log, print_line
-from asrbatch.cli.options import scoring_options, takes
+from asrbatch.cli.options import options_of, scoring_options, takes
+from asrbatch.config import PriceOptions
 from asrbatch.options import option
 
 if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
 
 
-@takes(options=scoring_options())
+@takes(prices=options_of(PriceOptions), options=scoring_options())
 def report(
     predictions: Predictions,
     to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl]"),
     title: str | None = option(None, "Of the page. [default: the name of the rows file]"),
     max_rows: int = option(100_000, "Utterances on the page; of more, those with the most errors.", minimum=1),
     *,
+    prices: PriceOptions,
     options: "ScoreOptions",
 ) -> None:
     """Write one HTML page of a score: rates by group, time by stage, and every utterance with what is wrong in it.
@@ -31,6 +33,7 @@ def report(
     path = Path(predictions).expanduser().absolute()
     stem = path.name.removesuffix(".jsonl")
     target = path.with_name(f"{stem}.report.html") if to is None else Path(to).expanduser().absolute()
-    metrics = make_report(path, target, options, title=title or stem, most_rows=max_rows, log=log)
+    how = {"title": title or stem, "most_rows": max_rows, "price_per_hour": prices.price_per_hour}
+    metrics = make_report(path, target, options, **how, log=log)
     print_line(target)
     raise typer.Exit(metrics["exit_code"])

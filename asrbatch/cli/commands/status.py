@@ -9,19 +9,22 @@ from typing import Annotated
 import typer
 
 from asrbatch.cli.common import AsJson, is_read, print_result
-from asrbatch.cli.options import takes
+from asrbatch.cli.options import options_of, takes
+from asrbatch.config import PriceOptions
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED
 from asrbatch.options import option
 from asrbatch.timeouts import waited
 
 
-@takes()
+@takes(prices=options_of(PriceOptions))
 def status(
     output: Annotated[Path, typer.Argument(help="The run's output, X.jsonl, also of a run in chunks.")],
     num_chunks: int | None = option(None, "Which run, where chunks of several numbers lie side by side."),
     watch: bool = option(False, "Go on until the run is complete, or Ctrl-C; with --json one object a line."),
     every: float = option(10.0, "Seconds between two looks of --watch.", minimum=0.1),
     every_chunk: bool = option(False, "Show complete chunks too, however many there are.", flags="--all"),
+    *,
+    prices: PriceOptions,
     as_json: AsJson = False,
 ) -> None:
     """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees
@@ -34,7 +37,8 @@ def status(
 
     # One watch for all looks: it judges a run by whether its heartbeat changes between them, on this machine's clock.
     path, eyes = output.expanduser().absolute(), Watch()
-    figures = run_status(path, num_chunks, watch=eyes)
+    look = partial(run_status, path, num_chunks, price_per_hour=prices.price_per_hour, watch=eyes)
+    figures = look()
     show_once = partial(print_result, parts=partial(status_parts, every_chunk=every_chunk), as_json=as_json)
     looks = refreshing(every_chunk) if watch and not as_json else nullcontext(show_once)
     # Ctrl-C is how a watch ends that does not wait for the end of the run.
@@ -45,5 +49,5 @@ def status(
             if not is_read() or not watch or figures["total"]["exit_code"] in (EXIT_COMPLETE, EXIT_ROWS_FAILED):
                 break
             waited(time.sleep, every)
-            figures = run_status(path, num_chunks, watch=eyes)
+            figures = look()
     raise typer.Exit(figures["total"]["exit_code"])

@@ -1,20 +1,27 @@
 """`asrbatch submit`: a run as a SLURM array, as a Job of Kubernetes, or as commands of a shell."""
 
-from asrbatch.cli.options import TARGETS, RunOptions, TargetOptions, run_options, takes, target_options
+from asrbatch.cli.common import log
+from asrbatch.cli.estimates import EstimateOptions
+from asrbatch.cli.options import TARGETS, RunOptions, TargetOptions, options_of, run_options, takes, target_options
 from asrbatch.cli.targets.kubernetes import submit_to_kubernetes
 from asrbatch.cli.targets.shell import print_commands
 from asrbatch.cli.targets.slurm import submit_to_slurm
-from asrbatch.cli.targets.tasks import make_absolute
+from asrbatch.cli.targets.tasks import foreseen, make_absolute
 from asrbatch.errors import UsageError
 from asrbatch.options import option
 
 _SUBMIT = {"slurm": submit_to_slurm, "kubernetes": submit_to_kubernetes, "shell": print_commands}
 
 
-@takes(jobs=target_options(), options=run_options(without=("chunk_id", "chunk_offset")))  # the array says which chunk
+@takes(
+    jobs=target_options(),
+    options=run_options(without=("chunk_id", "chunk_offset")),  # the array says which chunk
+    speeds=options_of(EstimateOptions),
+)
 def submit(
     options: RunOptions,
     jobs: TargetOptions,
+    speeds: EstimateOptions,
     to: str = option(
         "slurm",
         "Who runs the tasks: SLURM, Kubernetes by kubectl, or whoever takes commands (shell prints them).",
@@ -36,4 +43,6 @@ def submit(
     make_absolute(options.values)
     # Chunk 0 stands for all: what is wrong with the options is said here, once, not by a thousand tasks.
     config = options.config(environment={}, chunk_id=0)
+    for line in foreseen(config, speeds, values.get("chunks")):
+        log(line)
     _SUBMIT[to](options, values, config, dry_run)

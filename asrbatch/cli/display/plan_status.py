@@ -17,7 +17,9 @@ from rich.text import Text
 
 from asrbatch.cli.display.checks import audio_line, problem_parts
 from asrbatch.cli.display.tables import facts_table, make_console, plain, show, simple_table
-from asrbatch.formatting import clock, show_text
+from asrbatch.cli.estimates import estimate_text
+from asrbatch.formatting import amount, clock, show_text
+from asrbatch.storage.cost import cost_notes, cost_text
 
 # Of more, complete chunks are left out: those that need a person must not scroll away.
 _FEW_CHUNKS = 40
@@ -69,12 +71,7 @@ def _facts(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     )
     yield "duplicates", repeat if duplicates["rows"] else "none"
     if estimate:
-        devices = f" on {estimate['devices_per_process']} devices" if estimate["devices_per_process"] > 1 else ""
-        yield (
-            "time",
-            f"{estimate['wall_h']:,.3f} h for the longest process{devices}, {estimate['gpu_h']:,.3f} GPU-hours in "
-            f"all, at RTFx {estimate['rtfx_per_device']:g} per device, {estimate['startup_s']:g} s start-up",
-        )
+        yield from estimate_text(estimate).items()
     if figures["model"]:
         yield "model", f"{figures['model']['model']}: " + _verdict(figures["model"])
 
@@ -192,11 +189,17 @@ def _total_lines(total: dict[str, Any]) -> list[str]:
         line += f"  RTFx {total['rtfx']:.1f} per process so far"
     if total["gpu_h"]:
         line += f"  GPU-hours {total['gpu_h']:.2f}"
+        if total["gpu_h_to_come"]:
+            line += f" (about {total['gpu_h'] + total['gpu_h_to_come']:.2f} at the end)"
     if total["eta_s"] is not None:
         line += f"  ETA {clock(total['eta_s'])}"
         if total["without_eta"]:
             line += f" for the slowest that runs; {total['without_eta']} unfinished without one"
-    return [states, line] if states else [line]
+    lines = [states, line] if states else [line]
+    if cost := total["cost"]:
+        at_end = f", about {amount(cost['at_end'])} at the end" if cost["at_end"] and total["gpu_h_to_come"] else ""
+        lines += [f"cost so far: {cost_text(total)}{at_end}", *(f"note: {note}" for note in cost_notes(total))]
+    return lines
 
 
 @contextmanager

@@ -1,15 +1,19 @@
 """What all targets of `submit` do first: paths that mean the same to every task, what is refused, what is noted."""
 
+import glob
 import os
 import re
 import shlex
 import sys
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cli.common import fetch_no_model, is_read, print_line
+from asrbatch.cli.estimates import NO_SPEED, EstimateOptions, estimate_of, estimate_text, num_devices_of, speed_of
 from asrbatch.cli.options import RunOptions, command_of
+from asrbatch.cluster.jobs import parse_chunks
 from asrbatch.config import STDIN, RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.source import expand
@@ -138,6 +142,31 @@ def interpreter(python: str | None, container: str | None) -> tuple[str, ...]:
     if "/" in words[0]:
         words[0] = str(absolute_path(words[0]))
     return tuple(words)
+
+
+def foreseen(config: RunConfig, speeds: EstimateOptions, chunks: str | None) -> list[str]:
+    """What the chunks will take and cost, or why nothing is said of it; nothing where nobody asked.
+
+    Args:
+        chunks: as `--chunks` has them; None for all.
+    """
+    speed = speed_of(speeds)
+    if speed is None:
+        return [] if config.price_per_hour is None else [f"note: {NO_SPEED.format(what='cost')}"]
+    if config.descriptor is not None or any("://" in each or not _is_here(each) for each in config.manifest):
+        return ["note: no time or cost is estimated, as the manifest is not read here; asrbatch plan does where it is"]
+    ids = [*range(config.num_chunks)] if chunks is None else parse_chunks(chunks, config.num_chunks)
+    found = estimate_of(config, ids, speed, num_devices_of(config.devices) or 1)
+    lines = [f"{name}: {text}" for name, text in estimate_text(asdict(found)).items()]
+    if found.rows_not_counted:
+        lines.append(
+            f"note: {found.rows_not_counted} rows of unknown length are not in it; asrbatch plan --probe reads them"
+        )
+    return lines
+
+
+def _is_here(given: str) -> bool:
+    return all(os.path.lexists(path) or glob.has_magic(path) or "_OP_" in path for path in paths_of(given))
 
 
 def notes_of(config: RunConfig) -> list[str]:

@@ -39,6 +39,7 @@ def make_report(
     *,
     title: str,
     most_rows: int,
+    price_per_hour: float | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Writes the page, whole or not at all; a report that stands there is replaced, another file is not.
@@ -48,6 +49,7 @@ def make_report(
         to: absolute; the HTML file.
         options: of `score`; groups of duration are added.
         most_rows: utterances on the page; where there are more, those with the most errors.
+        price_per_hour: of a device; None takes what the run's sessions stated.
 
     Returns:
         The metrics of `score`; where no row can be scored, the same with nothing in them but times and the reason.
@@ -69,6 +71,7 @@ def make_report(
     # What was transcribed can be looked at without a reference.
     metrics, scored_rows = score_rows(path, options, log, needs_rates=False)
     rows, rates = worst_rows(scored_rows, _audio_folder(path, metrics["references"]), most_rows, log)
+    metrics |= RunFacts(path).spending(price_per_hour)
     text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)
     with (
         explained(to, fix="choose another --to, or run the same command again when that is mended"),

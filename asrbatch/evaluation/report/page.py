@@ -16,7 +16,8 @@ from typing import Any
 from asrbatch.evaluation.report.excerpt import KINDS
 from asrbatch.evaluation.report.plots import Bar, bars, html_text
 from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
-from asrbatch.formatting import shorten
+from asrbatch.formatting import amount, shorten
+from asrbatch.storage.cost import cost_notes, cost_text
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 _HERE = Path(__file__).parent
@@ -85,6 +86,8 @@ def _cards(metrics: dict[str, Any]) -> Iterable[str]:
         ("not scored", f"{sum(excluded.values()):,}", ", ".join(f"{n:,} {why}" for why, n in excluded.items())),
     ]
     cards += [(name, f"{value:,.2f}", definition.strip()) for (name, definition), value in _speeds(metrics).items()]
+    if metrics.get("cost"):
+        cards.append(("cost", amount(metrics["cost"]["total"]), cost_text(metrics)))
     for name, value, small in cards:
         yield f'<div class="card">{html_text(name)}<b>{html_text(value)}</b><small>{html_text(small)}</small></div>'
 
@@ -101,7 +104,8 @@ def _speeds(metrics: dict[str, Any]) -> dict[tuple[str, str], float]:
 def _notes(metrics: dict[str, Any]) -> Iterable[str]:
     if metrics["partial"]:
         yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
-    yield from (f'<p class="soft">note: {html_text(note)}</p>' for note in metrics["notes"])
+    notes = [*metrics["notes"], *(cost_notes(metrics) if metrics.get("cost") else ())]
+    yield from (f'<p class="soft">note: {html_text(note)}</p>' for note in notes)
 
 
 def _rate_plots(metrics: dict[str, Any]) -> Iterable[str]:
