@@ -6,6 +6,7 @@ rows that no record counts yet. README lists the fields of `run_status`; renamin
 
 import shlex
 from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from asrbatch.cluster.shard_files import damage_of
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED
 from asrbatch.runs.fingerprint import differences, digest
-from asrbatch.storage.cost import SessionHours, hours_of, spending, spending_of_merged
+from asrbatch.storage.cost import SessionHours, cost_text, hours_of, spending, spending_of_merged
 from asrbatch.storage.metrics import device_seconds
 from asrbatch.storage.record import RECORD_REFRESH_S
 from asrbatch.storage.run_files import FoundRun, RunFiles, count_rows, read_run
@@ -109,7 +110,7 @@ def _cost(found: FoundRun, total: dict[str, Any], hours: list[SessionHours], pri
     if hours or not found.merged:
         spent = spending(hours, total["audio_s"], price)
     else:  # the chunks are gone
-        spent = spending_of_merged(found.merged.record, total["audio_s"], price)
+        spent = _spending_of_merged(found.merged.record, total["audio_s"], price)
     if cost := spent["cost"]:
         priced_h = total["gpu_h"] - cost["unpriced_device_hours"]
         is_known = total["gpu_h_to_come"] is not None and not cost["unpriced_device_hours"] and priced_h
@@ -117,6 +118,15 @@ def _cost(found: FoundRun, total: dict[str, Any], hours: list[SessionHours], pri
         left = total["gpu_h_to_come"] * cost["total"] / priced_h if is_known else None
         spent["cost"] = {**cost, "at_end": None if left is None else round(cost["total"] + left, 6)}
     return spent
+
+
+def _spending_of_merged(record: dict[str, Any], audio_s: float, price: float | None) -> dict[str, Any]:
+    with suppress(*_UNEXPECTED):
+        spent = spending_of_merged(record, audio_s, price)
+        if spent["cost"]:
+            cost_text(spent)  # what was edited fails here, and not where it is shown
+        return spent
+    return dict.fromkeys(("device_hours_of", "killed_sessions", "cost"))
 
 
 def _hours_to_come(

@@ -95,7 +95,7 @@ def spending(sessions: Iterable[SessionHours], audio_s: float, price: float | No
     is_split = all(each.is_split for each in sessions)
     hours: Counter[str] = Counter()
     paid: Counter[str] = Counter()
-    prices, unpriced_h = set(), 0.0
+    prices, unpriced_h = set() if price is None else {price}, 0.0
     for each in sessions:
         hours.update(each.of)
         if (its_price := each.price if price is None else price) is None:
@@ -167,9 +167,8 @@ def cost_notes(spent: Mapping[str, Any]) -> list[str]:
     """Why a cost is more than is said, and what of it nobody knows."""
     cost, killed, notes = spent["cost"], spent.get("killed_sessions"), []
     if killed:
-        notes.append(
-            f"{killed} sessions were killed, and are counted up to their last record, at most half a minute before"
-        )
+        were = "1 session was killed, and is" if killed == 1 else f"{killed} sessions were killed, and are"
+        notes.append(f"{were} counted up to the last record, which is at most half a minute older than the end")
     if cost["unpriced_device_hours"]:
         hours = f"{cost['unpriced_device_hours']:.3f} device-hours"
         notes.append(f"{hours} are not in the cost, as their sessions state no price: --price-per-hour prices all")

@@ -134,5 +134,6 @@ SPEEDS = {
 }
 STAGES_ARE = (
     "the rows' own clocks; `queue` and `generate` are sums over a row's windows and attempts, which may run at the "
-    "same time, so that they can be above `total`, which is wall time; `first_token` is that of its first window"
+    "same time, so that they can be above `total`, which is wall time; `first_token` is that of its first window; "
+    "`engine` is the row's part of the time that the engine worked, each second shared evenly by the windows in it"
 )

@@ -18,7 +18,7 @@ from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks, spending_of
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
-from asrbatch.storage.record import read_completion_mark, read_record
+from asrbatch.storage.record import is_record, read_completion_mark, read_record
 
 # A shared file system takes some milliseconds for every answer, and answers many at a time.
 _READERS = 16
@@ -295,10 +295,13 @@ class RunFacts:
         Args:
             price: of a device-hour; None takes what the sessions stated.
         """
-        if self.problem or not self._records:
+        if self.problem or not self._records or not all(map(is_record, self._records)):
             return {}
         tallies = self._marks if len(self._marks) == len(self._records) else [r.get("tally", {}) for r in self._records]
-        return spending_of(self._records, sum(tally.get("audio_s", 0.0) for tally in tallies), price)
+        # An edited record must not keep its rows from being looked at.
+        with suppress(AttributeError, KeyError, TypeError):
+            return spending_of(self._records, sum(tally.get("audio_s", 0.0) for tally in tallies), price)
+        return {}
 
     def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:
         """What a person should know about rows that are not there.

@@ -89,7 +89,7 @@ def test_a_run_that_was_killed_is_accounted_for_by_every_command(killed_run, cli
     assert status["killed_sessions"] == 1 and status["cost"]["prices_per_hour"] == [PRICE]
     in_words = cli_here("status", killed_run).stdout
     assert re.search(r"cost so far: at least \d+\.\d\d at 3600 per device-hour \(.* repeated work", in_words), in_words
-    assert "note: 1 sessions were killed, and are counted up to their last record" in in_words
+    assert "note: 1 session was killed, and is counted up to the last record" in in_words
     # What the process said that went on.
     assert "cost: at least " in (killed_run.parent / "0.log").read_text()
     merged = cli_here("merge-shards", killed_run, "--manifest", killed_run.parent / "in/manifest.jsonl")
@@ -108,6 +108,33 @@ def test_a_run_that_was_killed_is_accounted_for_by_every_command(killed_run, cli
         said = cli_here(*words)
         shown = page.read_text() if command == "report" else said.stdout
         assert "at 7200 per device-hour" in shown, said.stderr
+
+
+def test_a_price_for_rows_of_no_run_is_refused(cli_here, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "one", "pred_text": "one"}\n')
+    done = cli_here("report", rows, "--price-per-hour", 2)
+    assert done.returncode == EXIT_USAGE and done.stderr.startswith(
+        "asrbatch: --price-per-hour 2: no run record beside "
+    )
+    assert cli_here("report", rows).returncode == EXIT_COMPLETE
+    assert "cost" not in re.sub(r"<style>.*?</script>", "", rows.with_name("rows.report.html").read_text(), flags=re.S)
+
+
+def test_a_record_that_was_edited_hides_nothing_but_the_cost(killed_run, cli_here, tmp_path):
+    """Each field of a session in its turn; `status` names the chunk, and `report` shows the rows."""
+    for path in killed_run.parent.glob("out.chunk-*"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    record = RunPaths(chunk_path(tmp_path / "out.jsonl", 0, 2)).record
+    whole = json.loads(record.read_text())
+    for name in ("wall_s", "engine_s", "ok_engine_s", "startup_s", "num_devices", "price_per_hour"):
+        sessions = [{**whole["sessions"][0], name: "x"}, *whole["sessions"][1:]]
+        record.write_text(json.dumps(whole | {"sessions": sessions}))
+        done = cli_here("status", tmp_path / "out.jsonl", "--json")
+        chunk = json.loads(done.stdout)["chunks"][0]
+        assert chunk["state"] == "damaged" and "it was edited or damaged" in chunk["note"], name
+        rows = chunk_path(tmp_path / "out.jsonl", 0, 2)
+        assert cli_here("report", rows, "--to", tmp_path / "page.html").returncode == EXIT_COMPLETE, name
 
 
 @pytest.mark.parametrize("command", ["status", "merge-shards", "report"])

@@ -485,7 +485,7 @@ def test_the_rest_is_foreseen_with_the_pace_and_the_prices_so_far(copy):
     pace_s = (2 * 80 + 80 + 80) / (3 + 2 + 6)  # device-seconds for a row, start-up aside
     start_s = (2 * 20 + 20 + 20) / 3
     left_s = 2 * 80 + (4 * pace_s + start_s) + (6 * pace_s + start_s)
-    assert total["gpu_h"] == round(400 / 3600, 6) and total["gpu_h_to_come"] == round(left_s / 3600, 6)
+    assert total["gpu_h"] == pytest.approx(400 / 3600, abs=2e-6) and total["gpu_h_to_come"] == round(left_s / 3600, 6)
     assert total["cost"]["total"] == pytest.approx(0.2 + 0.2 + 0.1, abs=1e-6)
     assert total["cost"]["at_end"] == pytest.approx(0.5 * (1 + left_s / 400), abs=1e-5)
     assert total["cost"]["prices_per_hour"] == [3.6, 7.2]

@@ -131,6 +131,12 @@ def test_rows_are_shared_and_each_is_written_once(transcribe_on, tmp_path):
     session = transcribe_on.session()
     assert session["num_devices"] == 2 and session["workers_died"] == 0 and session["engine"]["devices"] == ["0", "1"]
     assert 0 < session["engine_s"] <= session["loop_s"] + 0.5 and session["rows"] == 40 and session["read_s"] > 0
+    # What the rows had of both engines, as the mean that `engine_s` is.
+    shares = Counter()
+    for row in read_jsonl(transcribe_on.out):
+        shares[row["status"]] += row["timing"]["engine"] / 2
+    assert (session["ok_engine_s"], session["failed_engine_s"]) == pytest.approx((shares["ok"], 0.0), abs=0.002)
+    assert 0 < session["ok_engine_s"] <= session["engine_s"] + 0.5
     assert not (tmp_path / "out.inflight").exists()
     assert transcribe_on().outcome == "already_complete"
 

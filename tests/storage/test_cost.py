@@ -41,7 +41,9 @@ def test_what_a_living_session_has_begun_is_not_repeated():
     assert spending(hours_of([KILLED], goes_on=True), 0.0)["killed_sessions"] == 0
     assert spending(hours_of([KILLED]), 0.0)["killed_sessions"] == 1
     # One that another has followed lives no more, whatever is said of the last.
-    assert parts(KILLED, session(None, wall_s=60.0), goes_on=True)["repeated"] == pytest.approx(0.25 + 60 / HOUR, abs=1e-6)
+    assert parts(KILLED, session(None, wall_s=60.0), goes_on=True)["repeated"] == pytest.approx(
+        0.25 + 60 / HOUR, abs=1e-6
+    )
 
 
 def test_a_session_without_an_engine():

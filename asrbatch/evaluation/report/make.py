@@ -67,11 +67,12 @@ def make_report(
     remove_dead(to.parent)
     if to.exists() and not _is_report(to):
         raise OutputError(f"{to}: is there already and is no report; choose another --to")
+    spent = _spending(path, price_per_hour)
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
     # What was transcribed can be looked at without a reference.
     metrics, scored_rows = score_rows(path, options, log, needs_rates=False)
     rows, rates = worst_rows(scored_rows, _audio_folder(path, metrics["references"]), most_rows, log)
-    metrics |= RunFacts(path).spending(price_per_hour)
+    metrics |= spent
     text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)
     with (
         explained(to, fix="choose another --to, or run the same command again when that is mended"),
@@ -79,6 +80,16 @@ def make_report(
     ):
         f.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
     return metrics
+
+
+def _spending(path: Path, price: float | None) -> dict[str, Any]:
+    """What the run took and cost. Raises UsageError: a price is given, and no record says how long devices worked."""
+    spent = RunFacts(path).spending(price)
+    if price is not None and not spent.get("cost"):
+        raise UsageError(
+            f"--price-per-hour {price:g}: no run record beside {path} says how long devices worked; leave it out"
+        )
+    return spent
 
 
 def _by_rate(outcomes: dict[tuple[int, int], int]) -> dict[str, int]:
