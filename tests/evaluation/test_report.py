@@ -206,6 +206,41 @@ def test_audio_is_found_beside_the_predictions_and_plays_the_row_and_its_errors(
 
 
 @in_chromium
+def test_words_are_coloured_by_their_probability_and_play(opened, tmp_path):
+    soundfile.write(tmp_path / "x.wav", [0.0] * 8000 * 9, 8000)
+    words = [(" one,", 0.5, 0.991), (" <i>two", 1.25, 0.84), (" three", 2.5, 0.59), (" four", 4.0, 0.01)]
+    segments = [
+        {"start": 0, "end": 9, "text": "".join(text for text, *_ in some)}
+        | {"words": [{"word": w, "start": at, "end": at, "probability": p} for w, at, p in some]}
+        for some in (words[:1], words[1:])
+    ]
+    said = {"text": None, "pred_text": "one, <i>two three four", "audio_filepath": "x.wav", "offset": 2.0}
+    rows = [{**said, "id": "a", "segments": segments}, {**said, "id": "b", "segments": [segments[0], {"text": "x"}]}]
+    rows.append({**rows[0], "id": "c", "audio_filepath": "gone.wav", "text": "one two three four"})
+    page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "report.html", normalizer="none"))
+    page.click("tr.row:has-text('a')")
+    assert page.inner_text(".more .words") == "one, <i>two three four"
+    spans = page.locator(".more .words span")
+    shades = spans.evaluate_all("all => all.map(each => getComputedStyle(each).backgroundColor)")
+    assert len(set(shades)) == 4 and shades[0] == "rgba(0, 0, 0, 0)"
+    assert page.locator(".more .words [tabindex='0']").all_inner_texts() == ["<i>two", "three", "four"]
+    assert spans.nth(2).get_attribute("title") == "59 %, play from 4.5 s"
+    page.evaluate(AUDIO_IS_READY)
+    page.evaluate("document.querySelector('audio').play = function () { window.from = this.currentTime }")
+    spans.nth(0).click()
+    assert page.evaluate("window.from") == 2.5
+    page.focus(".more .words span:last-child")
+    page.keyboard.press("Enter")
+    assert page.evaluate("window.from") == 6.0
+    page.click("tr.row:has-text('a')")
+    page.click("tr.row:has-text('b')")  # not all of it has words
+    assert page.locator(".more .words").count() == 0 and "prediction: one, <i>two" in page.inner_text(".more")
+    page.click("tr.row:has-text('b')")
+    page.click("tr.row:has-text('c')")  # scored, and its audio is not here
+    assert page.locator(".more .words .unsure").count() == 3 and page.locator(".more .plays").count() == 0
+
+
+@in_chromium
 def test_labels_of_plots_have_room(opened, tmp_path):
     rows = [Bar(f"group {at}", f"12.34 ({10**at:,} rows)", 12.34 + at, (12.0, 14.5 + at)) for at in range(9)]
     style = (REPO / "asrbatch/evaluation/report/page.css").read_text(encoding="utf-8")
@@ -372,6 +407,15 @@ def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     some, _ = worst_rows(*listing, most_bytes=100_000)
     assert 2 < len(some) < 14 and some == everything[: len(some)]
     assert worst_rows(*listing, most_bytes=1)[0] == everything[:1]
+
+
+def test_of_a_long_prediction_as_many_words_are_shown_as_text(tmp_path):
+    row = hours("a", 3000, 100)
+    words = [{"word": f" {word}", "start": 0.1 * at, "probability": 0.5} for at, word in enumerate(row["text"].split())]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{**row, "segments": [{"start": 0, "end": 1, "words": words}]}])
+    _, scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
+    [listed], _ = worst_rows(scored, tmp_path, 100, lambda line: None)
+    assert 1900 < len("".join(listed["words"][::3])) <= 2001 and listed["words"][1::3][:3] == [0, 0.1, 0.2]
 
 
 UNITS = st.lists(st.sampled_from("abc"), max_size=60)

@@ -6,6 +6,7 @@ const FIELD = Object.fromEntries(data.fields.map((name, at) => [name, at]));
 const get = (row, name) => row[FIELD[name]];
 const { substitute: SUBSTITUTE, delete: DELETE, insert: INSERT, gap: GAP } = data.kinds;
 const PAGE = 50;
+const UNSURE = [[30, "unsure very"], [60, "unsure"], [85, "unsure little"]];  // of words: percent below which, class
 const byId = (id) => document.getElementById(id);
 const isScored = (row) => get(row, "errors") !== null;
 const rate = (row) => (isScored(row) ? get(row, "errors") / get(row, "units") : -1);
@@ -96,9 +97,10 @@ function more(row) {
   const element = make("tr", null, "more"), cell = make("td"), player = audio(row);
   cell.colSpan = 8;
   cell.append(isScored(row) ? aligned(row, player) : make("p", `not scored: ${data.scored[get(row, "scored")]}`, "soft"));
-  for (const [name, text] of [["reference", get(row, "reference") ?? "(none)"], ["prediction", get(row, "hypothesis") ?? "(none)"]]) {
+  const said = get(row, "words") ? byConfidence(row, player) : make("span", get(row, "hypothesis") ?? "(none)");
+  for (const [name, text] of [["reference", make("span", get(row, "reference") ?? "(none)")], ["prediction", said]]) {
     const part = make("p");
-    part.append(make("span", `${name}: `, "soft"), make("span", text));
+    part.append(make("span", `${name}: `, "soft"), text);
     cell.append(part);
   }
   if (player) cell.append(player);
@@ -132,6 +134,23 @@ function aligned(row, player) {
     if (kind !== data.kinds.equal && player && times) playsFrom(span, player, (get(row, "audio")[1] ?? 0) + times[piece / 3]);
     part.append(span, between);
   }
+  return part;
+}
+
+// Each word played by a click, and coloured the more the less probable it is.
+function byConfidence(row, player) {
+  const part = make("span", null, "words"), words = get(row, "words");
+  for (let at = 0; at < words.length; at += 3) {
+    const [text, start, percent] = words.slice(at, at + 3), said = text.trimStart();
+    const span = make("span", said, UNSURE.find(([below]) => percent < below)?.[1] ?? "");
+    if (player) playsFrom(span, player, (get(row, "audio")[1] ?? 0) + start);
+    span.title = `${percent} %${player ? `, ${span.title}` : ""}`;
+    // The keyboard stops at those that one may doubt, and not at hundreds.
+    if (!span.className.startsWith("unsure")) span.removeAttribute("tabindex");
+    part.append(text.slice(0, text.length - said.length), span);
+  }
+  const rest = (get(row, "hypothesis") ?? "").match(/ \[[\d,]+ more characters\]$/);
+  if (rest) part.append(`…${rest[0]}`);
   return part;
 }
 

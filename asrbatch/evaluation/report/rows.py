@@ -88,6 +88,7 @@ def _entry(rows: ScoredRows, folder: Path, row: ScoredRow) -> dict[str, Any]:
         "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
         "groups": list(rows.groups_of(row).values()),
         "audio": _audio(row.fields, folder),
+        "words": _words((said.row or {}).get("segments")),
     }
 
 
@@ -160,13 +161,36 @@ def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_
 
 def _with_words(segments: Any) -> Any:
     """Words in place of the segments, where all of these have some with times."""
+    words = _words_of(segments)
+    return segments if words is None else [{"start": word.get("start"), "text": word.get("word")} for word in words]
+
+
+def _words_of(segments: Any) -> list[dict[str, Any]] | None:
+    """None where some segment has no list of them."""
     has_words = isinstance(segments, list) and all(
         isinstance(segment, dict) and isinstance(segment.get("words"), list) for segment in segments
     )
     if not has_words:
-        return segments
-    words = [word for segment in segments for word in segment["words"] if isinstance(word, dict)]
-    return [{"start": word.get("start"), "text": word.get("word")} for word in words]
+        return None
+    return [word for segment in segments for word in segment["words"] if isinstance(word, dict)]
+
+
+def _words(segments: Any) -> list[Any] | None:
+    """Of each word its text, start (s) and probability (%), one after the other; as many as a text is shown of.
+
+    None for a row without words, or with one that lacks one of these.
+    """
+    found: list[Any] = []
+    num_chars = 0
+    for word in _words_of(segments) or ():
+        text, start, probability = word.get("word"), finite_seconds(word.get("start")), word.get("probability")
+        if type(text) is not str or start is None or type(probability) not in (int, float) or not 0 <= probability <= 1:
+            return None
+        num_chars += len(text)
+        if num_chars > _MOST_CHARS:
+            break
+        found += [text, start, round(100 * probability)]
+    return found or None
 
 
 def _has_time(segment: Any) -> bool:
