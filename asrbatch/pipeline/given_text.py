@@ -126,6 +126,18 @@ def given_windows(
     _skip(buffer, None, limits, skips)
 
 
+def is_too_long(texts: Sequence[GivenText], audio_s: float | None, most_s: float) -> bool:
+    """Whether `given_windows` is sure to raise `too_long`, by times alone: tokens are not known here.
+
+    Args:
+        audio_s: as the row states it; None where it does not.
+        most_s: what the model hears at once.
+    """
+    if len(texts) == 1 and texts[0].end_s is None:
+        return audio_s is not None and audio_s > most_s + _SLACK_S
+    return any((text.end_s or 0.0) - text.start_s > most_s + _SLACK_S for text in texts)
+
+
 def _grouped(
     texts: Sequence[GivenText], limits: WindowLimits, fits: Callable[[Sequence[str]], bool]
 ) -> list[list[GivenText]]:

@@ -66,7 +66,7 @@ class RunPlan:
         self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
         if (path := check.written_audio) is not None:
             raise UsageError(f"--output {config.output_path}: {path} is audio that is read; give another name")
-        self.notes = [each for each in (self.manifest.left_out, check.note) if each]
+        self.notes = [*filter(None, [self.manifest.left_out]), *check.notes]
         if config.word_timestamps:
             most = encoder_cache_bytes(self.engine, engine_settings(self.engine)["max_num_seqs"])
             self.notes.append(f"up to {most / 1e6:.0f} MB of encoder outputs are kept on the device (--encoder-cache)")

@@ -11,7 +11,7 @@ from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import RowError, UsageError
 from asrbatch.formatting import show
 from asrbatch.languages import primary
-from asrbatch.pipeline.given_text import PIECES, given_texts, text_problem
+from asrbatch.pipeline.given_text import PIECES, given_texts, is_too_long, text_problem
 from asrbatch.types import Utterance
 
 # NeMo's manifests call the tasks so.
@@ -34,9 +34,11 @@ def check_row(spec: EngineSpec, utterance: Utterance) -> str | None:
 
 
 class RowCheck:
-    """`check_row` for a whole manifest; counts the rows whose `lang` the model cannot be told.
+    """`check_row` for a whole manifest; counts the rows whose `lang` the model cannot be told, and those to be aligned
+    that are sure to fail as `too_long`.
 
-    Those are run all the same: what language it hears is such a model's own business, and `lang` says how to score it.
+    The first are run all the same: what language it hears is such a model's own business, and `lang` says how to score
+    it.
 
     Attributes:
         written_audio: of the files that will be written the one that is a row's audio; None for none.
@@ -46,7 +48,7 @@ class RowCheck:
     """
 
     def __init__(self, spec: EngineSpec, outputs: Iterable[Path] = ()):
-        self._spec, self._num_untold, self._texts = spec, 0, hashlib.sha256()
+        self._spec, self._num_untold, self._num_too_long, self._texts = spec, 0, 0, hashlib.sha256()
         self.written_audio: Path | None = None
         # By the last name first: a look at every file would cost minutes on a shared file system.
         self._outputs = {os.path.basename(os.path.realpath(path)): path for path in outputs}
@@ -60,6 +62,7 @@ class RowCheck:
         problem = check_row(self._spec, utterance)
         if self._spec.aligns:
             self._texts.update(_text_key(self._spec, utterance))
+            self._num_too_long += problem is None and _is_too_long(self._spec, utterance)
         # Not of a bad row, which may be checked again.
         self._num_untold += problem is None and bool(utterance.lang) and not self._spec.capabilities.takes_language
         return problem
@@ -71,13 +74,26 @@ class RowCheck:
         return self._texts.hexdigest()
 
     @property
-    def note(self) -> str | None:
-        """What to say of those rows, once all were checked; None where there are none."""
-        if not self._num_untold:
-            return None
-        rows = "1 row states" if self._num_untold == 1 else f"{self._num_untold} rows state"
-        model = self._spec.capabilities.architecture
-        return f"{rows} a `lang`, which {model} cannot be told; it hears which it is, and `lang` stays for scoring"
+    def notes(self) -> list[str]:
+        """What to say of the rows that were counted, once all were checked."""
+        notes = []
+        if self._num_untold:
+            model = self._spec.capabilities.architecture
+            notes.append(
+                f"{_rows(self._num_untold, 'states', 'state')} a `lang`, which {model} cannot be told; it hears which "
+                "it is, and `lang` stays for scoring"
+            )
+        if self._num_too_long:
+            hears = f"the {self._spec.window_config.window_s:g} s that the model hears at once"
+            notes.append(
+                f"{_rows(self._num_too_long, 'has', 'have')} a text, or a piece of one, for more audio than {hears}, "
+                "and will fail as too_long; give it `segments` with start, end and text"
+            )
+        return notes
+
+
+def _rows(number: int, of_one: str, of_many: str) -> str:
+    return f"1 row {of_one}" if number == 1 else f"{number} rows {of_many}"
 
 
 def _check_language(spec: EngineSpec, utterance: Utterance) -> str | None:
@@ -107,6 +123,13 @@ def _check_text(spec: EngineSpec, utterance: Utterance) -> str | None:
     if utterance.fields[field].strip() and spec.language_of(utterance) is None:
         return "states no language in which its text could be read; give it `lang`, or give --language"
     return None
+
+
+def _is_too_long(spec: EngineSpec, utterance: Utterance) -> bool:
+    config, fields = spec.window_config, utterance.fields
+    if fields[config.text_field] is None:
+        return False
+    return is_too_long(given_texts(fields, config.text_field), utterance.duration_s, config.window_s)
 
 
 def _text_key(spec: EngineSpec, utterance: Utterance) -> bytes:

@@ -184,8 +184,11 @@ def test_the_command_goes_on_where_it_was_stopped(align, heard, tiny_en, tmp_pat
 
 
 def test_plan_and_submit_say_align(heard, tiny_en, tmp_path):
+    long = next(row for row in read_jsonl(heard) if row["audio_s"] > 30)
+    untimed = [{**long, "id": name, "segments": [], "windows": [], "duration": s} for name, s in (("a", 73), ("b", 9))]
+    manifest = write_jsonl(tmp_path / "m.jsonl", [*read_jsonl(heard), *untimed])
     options = [
-        str(heard),
+        str(manifest),
         "-m",
         tiny_en,
         "-o",
@@ -197,6 +200,8 @@ def test_plan_and_submit_say_align(heard, tiny_en, tmp_path):
     ]
     planned = json.loads(CliRunner().invoke(app, ["plan", *options, "--json"]).stdout)
     assert planned["model"]["refused"] is None and planned["commands"]["chunk"].startswith("asrbatch align ")
+    (note,) = [note for note in planned["notes"] if "too_long" in note]
+    assert note.startswith("1 row has a text, or a piece of one, for more audio than the 30 s")
     submitted = CliRunner().invoke(app, ["submit", *options, "--dry-run"])
     assert submitted.exit_code == 0 and "asrbatch align " in submitted.stdout.replace("-m asrbatch", "asrbatch")
     assert "--text-field pred_text" in submitted.stdout

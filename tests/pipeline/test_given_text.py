@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from asrbatch.audio.buffer import AudioBuffer, WindowLimits
 from asrbatch.errors import RowError
-from asrbatch.pipeline.given_text import given_texts, given_windows, text_problem
+from asrbatch.pipeline.given_text import given_texts, given_windows, is_too_long, text_problem
 from asrbatch.types import GivenText
 
 RATE = 100
@@ -43,6 +43,18 @@ def test_every_text_is_in_one_window_at_its_time(pauses_and_lengths, rest_s):
     for (start_s, end_s), text in zip(placed, texts, strict=True):
         # Texts without length, or of exactly as much as the model hears, lose the rounding to samples.
         assert start_s == pytest.approx(text.start_s, abs=0.25) and end_s == pytest.approx(text.end_s, abs=0.25)
+
+
+@given(st.floats(0.5, 60), st.booleans())
+def test_what_will_fail_as_too_long_is_known_from_the_times(length_s, has_times):
+    length_s = round(length_s * RATE) / RATE
+    texts = [GivenText("a", 1.0, 1.0 + length_s) if has_times else GivenText("a")]
+    if is_too_long(texts, length_s, 30.0):
+        with pytest.raises(RowError, match="longer than what the model takes at once"):
+            windows_of(texts, length_s + has_times)
+    else:
+        windows_of(texts, length_s + has_times)
+    assert not is_too_long([GivenText("a")], None, 30.0), "nobody knows"
 
 
 def test_as_many_as_the_model_hears_go_together():

@@ -85,7 +85,7 @@ def validate(
         if clean is not None:
             found.write_clean(clean)
     finally:  # why nothing was written is said behind what is wrong
-        told = {"notes": [check.note]} if check is not None and check.note else {}
+        told = {"notes": check.notes} if check is not None and check.notes else {}
         print_result(found.as_dict() | told, partial(validation_parts, with_model=model is not None), as_json)
     raise typer.Exit(found.exit_code)
 
