@@ -360,9 +360,11 @@ def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(
     rows = [{**short[i % len(short)], "id": f"row-{i}"} for i in range(12)]
     rows[5]["audio_filepath"] = "nowhere.wav"
     manifest = write_jsonl(tmp_path / "m.jsonl", rows)
-    whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", args=("max_num_seqs=1",))
+    options = {"args": ("max_num_seqs=1",), "word_timestamps": True}
+    whole = transcribe(manifest, tiny_en, tmp_path / "whole.jsonl", **options)
     out = tmp_path / "out.jsonl"
-    process = start_cli("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT, "--devices", "0,1")
+    command = ["transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT, "--word-timestamps", "--devices", "0,1"]
+    process = start_cli(*command)
     wait_for_rows(process, out, 3)
     workers = [pid for pid in descendants(process.pid) if is_worker(pid)]
     assert len(workers) == 2
@@ -372,6 +374,7 @@ def test_real_engines_one_killed_give_the_rows_of_a_run_in_one_process(
     assert process.returncode == EXIT_WORKER_DIED, stderr
     assert "signal 9" in stderr and "Traceback" not in stderr and "complete: 12 rows" in stderr
     assert stable(out) == stable(whole.paths.rows)
+    assert all(segment["words"] for row in read_jsonl(out) for segment in row["segments"] or ())
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["workers_died"] == 1
 
 
