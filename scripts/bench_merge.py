@@ -1,9 +1,10 @@
 """How long merge-shards takes and how much memory: a made-up run of many rows, merged for real.
 
-    python scripts/bench_merge.py --rows 1000000 --chunks 64
+    python scripts/bench_merge.py --rows 1000000 --chunks 64 [--words]
 
 The rows are made up; their files are written by asrbatch's own writers, in the order in which rows finish when an
-engine holds some hundred at once. Each merge is a process of its own. Prints a Markdown table."""
+engine holds some hundred at once; with `--words` rows have the times of their words. Each merge is a process of its
+own. Prints a Markdown table."""
 
 import argparse
 import json
@@ -24,6 +25,7 @@ import numpy as np
 from asrbatch.audio.buffer import AudioWindow
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.cluster.merge import merge
+from asrbatch.engine.base import AlignedWords
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.models.fallback import GREEDY, Attempts
@@ -34,7 +36,7 @@ from asrbatch.storage.journal import Journal
 from asrbatch.storage.metrics import metrics_of_chunks
 from asrbatch.storage.paths import RunPaths, chunk_path
 from asrbatch.storage.record import RunRecord, write_completion_mark
-from asrbatch.types import DecodingResult, Utterance, Window
+from asrbatch.types import DecodingResult, Utterance, Window, WordTiming
 
 SAMPLE_RATE = 16000
 HELD_AT_ONCE = 256  # rows between manifest and output: how far the order of a rows file strays from the manifest's
@@ -65,7 +67,7 @@ def _words(index: int, duration_s: float) -> str:
     return " ".join(words[(index + place * 7) % len(words)] for place in range(1 + int(3.5 * duration_s)))
 
 
-def make_row(utterance: Utterance) -> dict:
+def make_row(utterance: Utterance, has_words: bool = False) -> dict:
     text = _words(utterance.index, utterance.duration_s)
     num_tokens = len(text) // 4
     result = DecodingResult(f" {text}.", num_tokens, "stop", -0.2179, "en", None, 0.001342, 0.041023, 0.250891)
@@ -74,6 +76,10 @@ def make_row(utterance: Utterance) -> dict:
     in_flight = InFlightWindow(state, 0, AudioWindow(window, np.zeros(0)))
     in_flight.attempts = Attempts(GREEDY)
     in_flight.attempts.add(result)
+    if has_words:
+        said, step_s = f" {text}.".split(" ")[1:], utterance.duration_s / (text.count(" ") + 1)
+        words = tuple(WordTiming(f" {word}", step_s * n, step_s * (n + 1), 1 / (n + 2)) for n, word in enumerate(said))
+        in_flight.set_words(AlignedWords((words,), is_encoded_again=False))
     state.answered.append(in_flight)
     return ok_row(state, SimpleNamespace(is_translated=False, window_config=WindowConfig(SAMPLE_RATE, 30.0, 160)))
 
@@ -82,7 +88,7 @@ class FixedTiming(UtteranceState):
     timing = property(lambda self: {"read": 0.004231, "prepare": 0.006128, "total": 0.350982})
 
 
-def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
+def make_run(output: Path, manifest: Manifest, num_chunks: int, has_words: bool) -> None:
     sharding = Sharding(manifest.scan.durations_s, num_chunks)
     run = fingerprint(
         manifest=manifest.scan.digest,
@@ -109,7 +115,7 @@ def make_run(output: Path, manifest: Manifest, num_chunks: int) -> None:
         record.write()
         journal = Journal(paths.rows, len(manifest), chunk=sharding.chunk_of == chunk_id)
         for index in rows:
-            journal.write(make_row(manifest.read(index)))
+            journal.write(make_row(manifest.read(index), has_words))
         record.update({"rows": len(rows), "audio_s": round(journal.tally.audio_s, 3), "engine_s": 1.0})
         record.end("complete")
         write_completion_mark(
@@ -149,6 +155,7 @@ def main() -> None:
         "--processes", type=int, nargs="+", default=[1, len(os.sched_getaffinity(0))], help="that read chunks"
     )
     parser.add_argument("--repeat", type=int, default=3, help="merges of each kind; the median by total time is shown")
+    parser.add_argument("--words", action="store_true", help="rows have the times of their words")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the run is made")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -166,7 +173,7 @@ def main() -> None:
         try:
             manifest, output = folder / "manifest.jsonl", folder / "out.jsonl"
             make_manifest(manifest, num_rows)
-            make_run(output, open_manifest(manifest), options.chunks)
+            make_run(output, open_manifest(manifest), options.chunks, options.words)
             num_bytes = sum(path.stat().st_size for path in folder.glob("out.chunk-*.jsonl"))
             for num_processes in options.processes:
                 runs = [measured_apart(output, manifest, num_processes) for _ in range(options.repeat)]

@@ -36,7 +36,7 @@ import numpy as np
 import soundfile
 from get_model import cache_folder, made_whole, model_folder
 from get_speech import is_whole, need, unpack_debian
-from longform_data import SAMPLE_RATE, Speech, Tape, in_a_row, is_sentence, longform_manifest, silence, speech
+from longform_data import HOUR_S, SAMPLE_RATE, Speech, Tape, in_a_row, is_sentence, longform_manifest, silence, speech
 from speech_common import read_samples, say
 
 import asrbatch
@@ -187,14 +187,8 @@ def recordings(name: str) -> list[dict[str, Any]]:
     if name == "hour":
         [row] = longform.read_rows(longform_manifest("hour"))
         samples = read_samples(row["audio_filepath"])
-        edges = [u for u in row["utterances"] if not FIVE_MINUTES_S < u["start"] < row["duration"] - FIVE_MINUTES_S]
-        known = iter(edge_words(samples, edges))
-        words = [
-            [next(known) if each in edges else KnownWord(word, None, None) for word in each["text"].split()]
-            for each in row["utterances"]
-        ]
-        row = {key: row[key] for key in ("id", "audio_filepath", "duration", "lang")}
-        return [{**row, "words": [word for some in words for word in some]}]
+        kept = {key: row[key] for key in ("id", "audio_filepath", "duration", "lang")}
+        return [{**kept, "words": edge_words(samples, row["utterances"])}]
     kind = "flite" if name.startswith("flite") else {"prompts": "prompts-en"}.get(name, name)
     folder = cache_folder() / "words" / LAYOUT / kind
     manifest = folder / "manifest.jsonl"
@@ -211,7 +205,7 @@ def said_by(system: str, model: str, rows: list[dict[str, Any]]) -> list[list[Kn
     """The words of each recording, as a system heard them."""
     say(f"{model}: {system}: {rows[0]['id']} and {len(rows) - 1} more")
     manifest = [{key: row[key] for key in ("id", "audio_filepath", "duration", "lang")} for row in rows]
-    answers = run_asrbatch(system, model, manifest) if system in OURS else peer_answers(system, model, manifest)
+    answers = kept_answers(system, model, manifest)
     by_id = {row["id"]: row for row in answers}
     return [
         [KnownWord(w["word"], w["start"], w["end"]) for s in by_id[row["id"]]["segments"] for w in s["words"]]
@@ -219,14 +213,17 @@ def said_by(system: str, model: str, rows: list[dict[str, Any]]) -> list[list[Kn
     ]
 
 
-def peer_answers(system: str, model: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Kept in the cache, and used again while recordings and settings are the same."""
-    settings = [longform.SYSTEMS[system][1], rows, longform.OPENAI]
-    key = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+def kept_answers(system: str, model: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """From the cache while recordings, settings and our source are the same."""
+    is_ours = system in OURS
+    asked = [longform.source_digest(), rows] if is_ours else [longform.SYSTEMS[system][1], rows, longform.OPENAI]
+    key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
     kept = cache_folder() / "words" / "results" / LAYOUT / f"{model}-{system}-{key}.json"
     if not kept.is_file():
+        answers = (
+            run_asrbatch(system, model, rows) if is_ours else longform.run_peer(system, model, rows, "--words")["rows"]
+        )
         kept.parent.mkdir(parents=True, exist_ok=True)
-        answers = longform.run_peer(system, model, rows, "--words")["rows"]
         kept.with_suffix(".partial").write_text(json.dumps(answers), encoding="utf-8")
         kept.with_suffix(".partial").replace(kept)
     return json.loads(kept.read_text(encoding="utf-8"))
@@ -301,8 +298,8 @@ def drift_table(model: str, found: dict[str, Errors]) -> None:
     print("\n| model | system | first five minutes: start, end | last five minutes: start, end |\n|---|---|---:|---:|")
     for system, errors in found.items():
         parts = []
-        for is_last in (False, True):
-            part = [error for error in errors if (error[3] > 2 * FIVE_MINUTES_S) == is_last]
+        for first_s in (0, HOUR_S - FIVE_MINUTES_S):
+            part = [error for error in errors if first_s <= error[3] < first_s + FIVE_MINUTES_S]
             parts.append(", ".join(figures(part, which)[2] for which in ("start", "end")))
         print(f"| {model} | {system} | {' | '.join(parts)} |", flush=True)
 

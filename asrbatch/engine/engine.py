@@ -17,7 +17,7 @@ from asrbatch.engine.aligner import WINDOWS_PER_CALL, WordAligner
 from asrbatch.engine.base import DecodingOptions, Deliver, Outcome, Processor, Request, chain, root_cause
 from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
-from asrbatch.engine.settings import encoder_cache_bytes, engine_settings
+from asrbatch.engine.settings import alignment_bytes, encoder_cache_bytes, engine_settings
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.errors import EngineDiedError, EngineStartError, RefusedEngineArgsError, RowError
 from asrbatch.formatting import show
@@ -100,7 +100,8 @@ class SpeechEngine:
         settings = engine_settings(spec)
         self.max_num_seqs: int = settings["max_num_seqs"]
         if spec.word_timestamps and spec.device.kind == "cuda":
-            settings = api.reserve_memory(settings, encoder_cache_bytes(spec, self.max_num_seqs))
+            calls = alignment_bytes(spec, WINDOWS_PER_CALL[spec.device.kind])
+            settings = api.reserve_memory(settings, encoder_cache_bytes(spec, self.max_num_seqs) + calls)
         request_args = api.request_args(spec.model_options.lora)
         if spec.mode == "process":
             self._driver = ProcessDriver(

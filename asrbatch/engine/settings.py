@@ -6,6 +6,7 @@ refused before half a minute of imports and loading.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,6 +168,22 @@ def encoder_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:
         return spec.encoder_cache_mb * 10**6
     per_window = _ENCODER_TOKENS * spec.checkpoint.config.get("d_model", 1024) * _DTYPE_BYTES[spec.dtype]
     return per_window * (max_num_seqs + _WINDOWS_BEHIND)
+
+
+def alignment_bytes(spec: EngineSpec, num_windows: int) -> int:
+    """Bytes that one call which times words takes for a moment: most of it for the scores of a layer's heads."""
+    if not spec.word_timestamps:
+        return 0
+    config, width = spec.checkpoint.config, _DTYPE_BYTES[spec.dtype]
+    tokens, size = config.get("max_target_positions", 448), config.get("d_model", 1024)
+    heads_of = Counter(layer for layer, _ in spec.prompts.alignment_heads)
+    per_head = _ENCODER_TOKENS * (4 * tokens + 4 * size // config.get("decoder_attention_heads", 16))
+    # Encoder outputs, of a layer keys and values of them, what is made of the scores, and the tokens' own: 12 widths.
+    per_window = max(heads_of.values()) * per_head + _ENCODER_TOKENS * (3 * size * width + 4 * tokens)
+    per_window += 12 * tokens * size * width
+    # Of one window at a time: how likely each token of the vocabulary is.
+    logits = tokens * config.get("vocab_size", 51866) * (width + 8) if spec.aligns else 0
+    return num_windows * per_window + max(logits, 8 * 4 * tokens * _ENCODER_TOKENS)
 
 
 def _kv_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:

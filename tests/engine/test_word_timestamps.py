@@ -4,15 +4,22 @@ One engine, in fp32 and with one sequence at a time, so that texts do not depend
 
 import json
 import time
+from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from audio_loading import load_audio, request
 from conftest import read_jsonl, write_jsonl
 from engine_client import RATE, spec_of
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from asrbatch.engine.settings import alignment_bytes
 from asrbatch.errors import UsageError
 
 
@@ -142,6 +149,82 @@ def test_what_is_discarded_leaves_nothing_behind(engines, demo, speech_wav):
     while kept.num_bytes and time.monotonic() < deadline:
         time.sleep(0.01)
     assert kept.num_bytes == 0 and answers.empty()
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made under it held at once, of any device."""
+
+    def __init__(self):
+        super().__init__()
+        self._live, self.most = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for made in filter(torch.is_tensor, tree_leaves(found)):
+            storage = made.untyped_storage()
+            self._live[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self._live = {key: kept for key, kept in self._live.items() if not kept[0].expired()}
+        self.most = max(self.most, sum(num_bytes for _, num_bytes in self._live.values()))
+        return found
+
+
+# As turbo: its 4 layers of 1280 with 20 heads; its alignment_heads, and what stands for a checkpoint that names none.
+TURBO = {
+    "d_model": 1280, "encoder_attention_heads": 20, "decoder_attention_heads": 20, "encoder_layers": 1,
+    "decoder_layers": 4, "decoder_ffn_dim": 5120, "num_mel_bins": 128, "vocab_size": 51866,
+}  # fmt: skip
+HEADS = [[2, 4], [2, 11], [3, 3], [3, 6], [3, 11], [3, 14]]
+
+
+@pytest.fixture
+def turbo(demo, tiny_en, tmp_path):
+    """vLLM's Whisper of that shape, on a device that computes nothing; and its configuration."""
+    from vllm.config import set_current_vllm_config
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
+
+    for path in Path(tiny_en).glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text()) | TURBO
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    vllm_config = EngineArgs(str(tmp_path), dtype="bfloat16", kv_cache_memory_bytes=2**28).create_engine_config()
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with set_current_vllm_config(vllm_config), torch.device("meta"):
+            model = WhisperForConditionalGeneration(vllm_config=vllm_config)
+    finally:
+        torch.set_default_dtype(default)
+    for module in model.modules():
+        if isinstance(module, LinearBase):
+            module.cpu_linear = torch.nn.functional.linear  # vLLM's own choice on a CPU, made when weights are there
+    return model, config
+
+
+@pytest.mark.parametrize("heads", [HEADS, None])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_call_for_a_large_model_has_the_memory_that_is_left_to_it(turbo, tiny_en, heads, is_given):
+    from asrbatch.engine.vllm.cross_attention import Aligner, KeptEncodings
+
+    model, config = turbo
+    num_windows, tokens, places = 16, 448, 1500
+    spec = spec_of(tiny_en, **({"text_field": "text"} if is_given else {"word_timestamps": True}))
+    checkpoint = replace(spec.checkpoint, config=config, generation_config={"alignment_heads": heads})
+    spec = replace(spec, checkpoint=checkpoint, dtype="bfloat16", word_timestamps=True)
+    meta = torch.device("meta")
+    aligner = Aligner(model, meta, spec.prompts.alignment_heads, KeptEncodings(0), None)
+    windows = [["key", list(range(tokens)), 3, tokens - 3, places, None]] * num_windows
+    with torch.inference_mode(), LiveBytes() as live:
+        ids = torch.zeros(num_windows, tokens, dtype=torch.long, device=meta)
+        one = torch.empty(places, TURBO["d_model"], dtype=torch.bfloat16, device=meta)
+        looks, hidden = aligner.decode(ids, torch.stack([one] * num_windows), windows, is_whole=is_given)
+        if is_given:
+            logits = model.compute_logits(hidden[0]).float().log_softmax(-1)
+            assert logits.shape == (tokens, TURBO["vocab_size"])
+    assert [each.shape for each in looks] == [(tokens - 3, places)] * num_windows
+    assert (looks[0].dtype, hidden.shape) == (torch.float32, (num_windows, tokens, TURBO["d_model"]))
+    assert live.most < alignment_bytes(spec, num_windows) < 1.6 * live.most
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,9 @@ class Aligner:
         if not there:
             return found
         ids = self._padded([windows[n][1] for n in there])
-        looks, _ = self._decode(ids, torch.stack([encodings[n] for n in there]), [windows[n] for n in there])
+        looks, _ = self.decode(ids, torch.stack([encodings[n] for n in there]), [windows[n] for n in there])
         for n, of_window in zip(there, looks, strict=True):
-            found[n] = of_window
+            found[n] = _as_bytes(of_window)
         return found
 
     @torch.inference_mode()
@@ -139,10 +139,10 @@ class Aligner:
         """
         ids = self._padded([window[1] for window in windows])
         encodings = torch.stack([self._encode(features) for *_, features in windows])
-        looks, heard = self._decode(ids, encodings, windows, is_whole=True)
-        _, unheard = self._decode(ids, self._silence.expand_as(encodings), (), is_whole=True)
+        looks, heard = self.decode(ids, encodings, windows, is_whole=True)
+        _, unheard = self.decode(ids, self._silence.expand_as(encodings), (), is_whole=True)
         return [
-            [looks[row], *(self._logprobs(hidden[row], window) for hidden in (heard, unheard))]
+            [_as_bytes(looks[row]), *(self._logprobs(hidden[row], window) for hidden in (heard, unheard))]
             for row, window in enumerate(windows)
         ]
 
@@ -151,7 +151,7 @@ class Aligner:
         # A token is decided where the one before it is read; the last row is that of the end token.
         logits = self._model.compute_logits(hidden[first : first + num_rows - 1]).float()
         chosen = torch.tensor(token_ids[first + 1 : first + num_rows], device=logits.device)
-        return logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].cpu().numpy().tobytes()
+        return _as_bytes(logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0])
 
     def _padded(self, windows: list[list[int]]) -> torch.Tensor:
         """Token ids of windows, [windows, longest]. Padding stands behind what counts, which does not look at it."""
@@ -171,17 +171,17 @@ class Aligner:
         (encoding,) = self._model.embed_multimodal(input_features=mel.to(self._device)[None])
         return encoding
 
-    def _decode(
+    def decode(
         self, ids: torch.Tensor, encodings: torch.Tensor, windows: Sequence[list[Any]], *, is_whole: bool = False
-    ) -> tuple[list[bytes], torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The decoder up to the last heads that are looked at, or all of it.
 
         Args:
             windows: whose looks are wanted, as `align` takes them; all of `ids`, or none.
 
         Returns:
-            For each window what `align` returns. And what the decoder makes of each token, [windows, tokens, width]; of
-            no meaning where it is not whole.
+            For each window float32 [rows, positions], as `align` returns it. And what the decoder makes of each token,
+            [windows, tokens, width]; of no meaning where it is not whole.
         """
         decoder = self._model.model.decoder
         batch, length = ids.shape
@@ -209,8 +209,11 @@ class Aligner:
                 hidden = hidden + cross.out_proj(_attend(cross, batch, queries, keys, values, is_causal=False))[0]
                 hidden = hidden + layer.mlp(layer.final_layer_norm(hidden))
         num_heads = sum(map(len, self._heads.values()))
-        means = [(of_window / num_heads).cpu().numpy().tobytes() for of_window in looks]
-        return means, decoder.layer_norm(hidden).view(batch, length, -1)
+        return [of_window / num_heads for of_window in looks], decoder.layer_norm(hidden).view(batch, length, -1)
+
+
+def _as_bytes(values: torch.Tensor) -> bytes:
+    return values.cpu().numpy().tobytes()
 
 
 def _by_head(attention: Any, batch: int, rows: torch.Tensor) -> torch.Tensor:
