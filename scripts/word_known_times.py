@@ -10,12 +10,13 @@ Recordings whose words' places are known, all made by this script or longform_da
 - prompts; prompts-fr: 10 minutes of real recordings, English and French, put together in the same way. Known are the
   first word's start and the last one's end of each: where a recording is first and last louder than 35 dB below its
   loudest 10 ms
-- hour: the same of an hour of English prompts; its first and last five minutes, for a clock that drifts
+- hour: the same of an hour of English prompts; for a clock that drifts, its first and last five minutes, and prompts
+  that come twice
 
 All systems have the same weights in float32 and decode greedily, without previous text. Words that all of them wrote
 as the text has them, alike but for case and punctuation, are compared. The error is that of a start or an end, in ms:
-the median of its size, the 90th percentile of its size, and its median with its sign. `--list` names the words with the
-largest errors of asrbatch.
+the median of its size with a 95 % interval (bootstrap by word), the 90th percentile of its size, and its median with
+its sign. `--list` names the words with the largest errors. What systems answered is kept in the cache and used again.
 
 Not measured: whisperX, whose alignment models are on no package index; overlapping speakers; noise.
 """
@@ -24,8 +25,10 @@ import argparse
 import ctypes
 import hashlib
 import json
+import statistics
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -188,7 +191,7 @@ def recordings(name: str) -> list[dict[str, Any]]:
         [row] = longform.read_rows(longform_manifest("hour"))
         samples = read_samples(row["audio_filepath"])
         kept = {key: row[key] for key in ("id", "audio_filepath", "duration", "lang")}
-        return [{**kept, "words": edge_words(samples, row["utterances"])}]
+        return [{**kept, "words": edge_words(samples, row["utterances"]), "utterances": row["utterances"]}]
     kind = "flite" if name.startswith("flite") else {"prompts": "prompts-en"}.get(name, name)
     folder = cache_folder() / "words" / LAYOUT / kind
     manifest = folder / "manifest.jsonl"
@@ -282,8 +285,12 @@ def errors_of(rows: Sequence[dict[str, Any]], said: dict[str, list[list[KnownWor
 
 
 def figures(errors: Errors, which: str) -> list[str]:
+    """Median of the sizes with its interval, 90th percentile of the sizes, median with its sign; ms."""
     off = 1000 * np.array([error for _, kind, *_, error in errors if kind == which])
-    return [f"{np.median(abs(off)):.0f}", f"{np.percentile(abs(off), 90):.0f}", f"{np.median(off):+.0f}"]
+    drawn = np.random.default_rng(0).integers(len(off), size=(2000, len(off)))
+    low, high = np.percentile(np.median(abs(off)[drawn], axis=1), (2.5, 97.5))
+    middle = f"{np.median(abs(off)):.0f} ({low:.0f} to {high:.0f})"
+    return [middle, f"{np.percentile(abs(off), 90):.0f}", f"{np.median(off):+.0f}"]
 
 
 def table(model: str, name: str, found: dict[str, Errors]) -> None:
@@ -294,14 +301,31 @@ def table(model: str, name: str, found: dict[str, Errors]) -> None:
         print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def drift_table(model: str, found: dict[str, Errors]) -> None:
-    print("\n| model | system | first five minutes: start, end | last five minutes: start, end |\n|---|---|---:|---:|")
+def drift_table(model: str, found: dict[str, Errors], utterances: Sequence[dict[str, Any]]) -> None:
+    heads = "first five minutes | last five minutes | said again later | 95 % interval | pairs | minutes apart"
+    print(f"\n| model | system | signed error of | {heads} |\n|---|---|---|{'---:|' * 6}")
     for system, errors in found.items():
-        parts = []
-        for first_s in (0, HOUR_S - FIVE_MINUTES_S):
-            part = [error for error in errors if first_s <= error[3] < first_s + FIVE_MINUTES_S]
-            parts.append(", ".join(figures(part, which)[2] for which in ("start", "end")))
-        print(f"| {model} | {system} | {' | '.join(parts)} |", flush=True)
+        for which in ("start", "end"):
+            of_kind = [error for error in errors if error[1] == which]
+            first, last = ([e for e in of_kind if s <= e[3] < s + FIVE_MINUTES_S] for s in (0, HOUR_S - FIVE_MINUTES_S))
+            signed = [figures(part, which)[2] for part in (first, last)]
+            cells = [model, system, which, *signed, *later(of_kind, utterances)]
+            print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def later(errors: Errors, utterances: Sequence[dict[str, Any]]) -> list[str]:
+    """By how much the error of a prompt's last appearance is above that of its first, at least ten minutes before."""
+    starts, by_text = [said["start"] for said in utterances], {}
+    for *_, second, error in errors:
+        text = utterances[bisect_right(starts, second) - 1]["text"]
+        by_text.setdefault(text, []).append((second, 1000 * error))
+    pairs = [(min(each), max(each)) for each in by_text.values()]
+    pairs = [(first, last) for first, last in pairs if last[0] - first[0] > 600]
+    above = np.array([last[1] - first[1] for first, last in pairs])
+    drawn = np.random.default_rng(0).integers(len(above), size=(2000, len(above)))
+    low, high = np.percentile(np.median(above[drawn], axis=1), (2.5, 97.5))
+    apart = statistics.median((last[0] - first[0]) / 60 for first, last in pairs)
+    return [f"{np.median(above):+.0f}", f"{low:+.0f} to {high:+.0f}", str(len(pairs)), f"{apart:.0f}"]
 
 
 def list_worst(found: dict[str, Errors], number: int) -> None:
@@ -326,9 +350,9 @@ def main() -> int:
             list_worst(found, options.list)
             table(model, name, found)
             if name == "hour":
-                drifts[model] = found
-    for model, found in drifts.items():
-        drift_table(model, found)
+                drifts[model] = found, rows[0]["utterances"]
+    for model, (found, utterances) in drifts.items():
+        drift_table(model, found, utterances)
     return 0
 
 
