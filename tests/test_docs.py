@@ -129,8 +129,10 @@ def test_readme_commands_exist():
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.S))
     targets = set(re.findall(r"^make (\S+)", blocks, flags=re.M))
     assert targets == {"demo", "test"}
-    for target in (*targets, "test-vllm028", "test-nemo"):
-        dry = subprocess.run(["make", "--dry-run", target], cwd=REPO, capture_output=True, text=True, check=True)
+    for target in (*targets, "test-vllm", "test-conformance", "test-nemo"):
+        dry = subprocess.run(
+            ["make", "--dry-run", target, "VERSION=0.28.0"], cwd=REPO, capture_output=True, text=True, check=True
+        )
         assert dry.stdout.strip()
     for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):
         assert (REPO / file).stat().st_size > 0, file

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from multiprocessing import resource_tracker
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asrbatch.errors import EngineDiedError, RowError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 _STOP = object()
 # Seconds between two looks at whether an engine that owes an answer is still there.
@@ -98,6 +102,8 @@ class ThreadDriver(Driver):
     it. Arguments and errors as for `Driver`.
     """
 
+    engine: "LLMEngine"
+
     def __init__(self, *args: Any):
         self._inbox: SimpleQueue = SimpleQueue()
         self._in_engine: dict[str, Any] = {}
@@ -115,7 +121,7 @@ class ThreadDriver(Driver):
         self._inbox.put(_STOP)
         self._thread.join(timeout_s)
 
-    def _serve(self, engine: Any) -> None:
+    def _serve(self, engine: "LLMEngine") -> None:
         while self._admit(engine):
             for output in engine.step():
                 if output.finished:
@@ -131,7 +137,7 @@ class ThreadDriver(Driver):
             else:
                 self._deliver(item[0], died)
 
-    def _admit(self, engine: Any) -> bool:
+    def _admit(self, engine: "LLMEngine") -> bool:
         """Adds what waits; blocks while the engine has nothing to do. False when it is time to stop."""
         while True:
             try:
@@ -165,6 +171,8 @@ class ProcessDriver(Driver):
     Args:
         death: what a dead engine raises; anything else is one refused request.
     """
+
+    engine: "AsyncLLM"
 
     def __init__(self, *args: Any, death: type[Exception]):
         self._death = death
@@ -213,7 +221,7 @@ class ProcessDriver(Driver):
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, shielded)
 
-    def _serve(self, engine: Any) -> None:
+    def _serve(self, engine: "AsyncLLM") -> None:
         watch = self._loop.create_task(self._watch(engine))
         self._loop.run_forever()
         watch.cancel()
@@ -222,7 +230,7 @@ class ProcessDriver(Driver):
         # Cancelled tasks end only when the loop runs once more.
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
 
-    async def _watch(self, engine: Any) -> None:
+    async def _watch(self, engine: "AsyncLLM") -> None:
         """Notices a death that no request is there to notice."""
         while not engine.errored:
             await asyncio.sleep(1.0)
@@ -252,7 +260,7 @@ class ProcessDriver(Driver):
             self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
 
 
-def _answer(engine: Any, call: _Call) -> None:
+def _answer(engine: "LLMEngine", call: _Call) -> None:
     try:
         call.answer.set_result(engine.collective_rpc(call.method, args=call.args)[0])
     except BaseException as e:

@@ -10,7 +10,7 @@ import functools
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asrbatch.engine.base import DecodingOptions, Processor, Request
 from asrbatch.engine.spec import EngineSpec
@@ -18,11 +18,15 @@ from asrbatch.models import postprocess
 from asrbatch.models.whisper import CONTROLS_KEY
 from asrbatch.types import DecodingResult
 
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.llm_engine import LLMEngine
+
 # Between Whisper's loudest feature and its floor: 80 dB, of which 40 make 1 (openai/whisper, audio.py).
 _FEATURE_RANGE = 2.0
 
 
-def make_processor(api: Any, engine: Any, spec: EngineSpec) -> Processor:
+def make_processor(api: Any, engine: "LLMEngine | AsyncLLM", spec: EngineSpec) -> Processor:
     """The processor of a model.
 
     Args:

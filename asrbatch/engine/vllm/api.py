@@ -16,6 +16,7 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -184,7 +185,7 @@ def prompt_ids(engine_input: Any) -> list[int]:
     return list(engine_input.get("decoder_prompt", engine_input)["prompt_token_ids"])
 
 
-def tokens_of(output: Any) -> tuple[list[int], list[float], list[float]]:
+def tokens_of(output: RequestOutput) -> tuple[list[int], list[float], list[float]]:
     """Of a finished `RequestOutput`: the generated token ids, the log-probability of each, and that of the watched
     token at each step; none where none was watched.
     """
@@ -195,12 +196,12 @@ def tokens_of(output: Any) -> tuple[list[int], list[float], list[float]]:
     return list(completion.token_ids), flat.logprobs[::per_step], watched
 
 
-def finish_reason(output: Any) -> str:
+def finish_reason(output: RequestOutput) -> str:
     """`stop` and `length` are results; `abort`, `error` and what other versions have are none."""
     return str(output.outputs[0].finish_reason)
 
 
-def timing(output: Any) -> dict[str, float]:
+def timing(output: RequestOutput) -> dict[str, float]:
     """Seconds of a finished request by their field of `DecodingResult`, all on the engine's own monotonic clock.
 
     `arrival_time` and `first_token_latency` are wall clock: never mixed with these.

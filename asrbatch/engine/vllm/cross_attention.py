@@ -11,10 +11,13 @@ for it; and beside it the scores of a few heads are computed, which fused attent
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from vllm.model_executor.models.whisper import WhisperForConditionalGeneration
 
 MEDIAN_FRAMES = 7  # openai-whisper's width of the filter over time
 
@@ -32,7 +35,7 @@ class CrossAttentionWorker:
         """
         from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-        runner: Any = self.model_runner
+        runner: GPUModelRunner = self.model_runner
         if not isinstance(runner, GPUModelRunner) or not hasattr(runner, "encoder_cache"):
             raise RuntimeError(f"word times are made for vLLM's V1 model runner, and this is {type(runner).__name__}")
         kept = KeptEncodings(max_bytes)
@@ -94,7 +97,12 @@ class Aligner:
     """
 
     def __init__(
-        self, model: Any, device: torch.device, heads: list[list[int]], kept: KeptEncodings, silence: bytes | None
+        self,
+        model: "WhisperForConditionalGeneration",
+        device: torch.device,
+        heads: list[list[int]],
+        kept: KeptEncodings,
+        silence: bytes | None,
     ):
         self._model, self._device, self.kept = model, device, kept
         self._silence = None if silence is None else self._encode(silence)

@@ -9,7 +9,10 @@ from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jinja2.meta
+from vllm.config import ModelConfig
 from vllm.config.speech_to_text import SpeechToTextParams
+from vllm.model_executor.models.interfaces import SupportsTranscription
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import resolve_chat_template
 from vllm.renderers.params import ChatParams
 
@@ -34,8 +37,8 @@ _PARAMS = {field.name for field in dataclasses.fields(SpeechToTextParams)}
 
 
 def make_frontend(
-    model_config: Any,
-    renderer: Any,
+    model_config: ModelConfig,
+    renderer: BaseRenderer,
     style: str,
     *,
     task: str,
@@ -73,8 +76,16 @@ class InterfaceFrontend(Frontend):
         words: `hotwords` and `to_language` of every prompt; None for none.
     """
 
+    model: type[SupportsTranscription]
+
     def __init__(
-        self, model_config: Any, renderer: Any, task: str, words: dict[str, str | None], *, is_thread_safe: bool = False
+        self,
+        model_config: ModelConfig,
+        renderer: BaseRenderer,
+        task: str,
+        words: dict[str, str | None],
+        *,
+        is_thread_safe: bool = False,
     ):
         super().__init__(model_config, renderer, is_thread_safe=is_thread_safe)
         self._task, self.words = task, words
@@ -130,7 +141,7 @@ class ChatFrontend(Frontend):
         template_kwargs: variables of the template.
     """
 
-    def __init__(self, model_config: Any, renderer: Any, template_kwargs: dict[str, Any]):
+    def __init__(self, model_config: ModelConfig, renderer: BaseRenderer, template_kwargs: dict[str, Any]):
         super().__init__(model_config, renderer)
         # Without it a template leaves the user's turn open, and the model goes on in it.
         self._kwargs = {"add_generation_prompt": True, **template_kwargs}

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from vllm.config import VllmConfig
+from vllm.sampling_params import SamplingParams
 from vllm.v1.sample.logits_processor import LogitsProcessor
-from vllm.v1.sample.logits_processor.interface import MoveDirectionality
+from vllm.v1.sample.logits_processor.interface import BatchUpdate, MoveDirectionality
 
 from asrbatch.engine.environment import die_with_owner
 from asrbatch.engine.vllm.api import gather_few_logprobs_at_once
@@ -52,7 +54,7 @@ class _RowGroup:
 class WhisperLogitsProcessor(LogitsProcessor):
     """Whisper's token rules for the rows of a batch that came with controls; others stay as they are."""
 
-    def __init__(self, vllm_config, device: torch.device, is_pin_memory: bool):
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool):
         self._device, self._pins = device, is_pin_memory
         self._rows: dict[int, _Row] = {}
         self._states = np.zeros((0, 5), np.int64)  # by batch row
@@ -63,7 +65,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
         gather_few_logprobs_at_once()
 
     @classmethod
-    def validate_params(cls, sampling_params) -> None:
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
         controls = (sampling_params.extra_args or {}).get(CONTROLS_KEY)
         known = Controls().as_dict().keys()
         if controls is not None and set(controls) != known:
@@ -73,7 +75,7 @@ class WhisperLogitsProcessor(LogitsProcessor):
         # vLLM asks those that say True only where it samples at random, and most requests are greedy.
         return False
 
-    def update_state(self, batch_update) -> None:
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follows the batch: rows are removed, added, then moved (vLLM's order)."""
         if batch_update is None:
             return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import vllm
+from vllm.config import ModelConfig
 from vllm.config.lora import LoRAConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.lora.peft_helper import PEFTHelper
@@ -18,12 +19,13 @@ from vllm.model_executor.model_loader import get_model_cls as get_model_cls
 from vllm.model_executor.models.interfaces import supports_transcription as supports_transcription
 from vllm.model_executor.models.interfaces_base import is_text_generation_model as is_text_generation_model
 from vllm.model_executor.models.registry import _MULTIMODAL_MODELS, _VLLM_MODELS, ModelRegistry
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.registry import renderer_from_config
 
 VERSION = vllm.__version__
 
 
-def without_engine(settings: dict[str, Any]) -> tuple[Any, Any, int]:
+def without_engine(settings: dict[str, Any]) -> tuple[ModelConfig, BaseRenderer, int]:
     """The model's configuration, its renderer, and the numbers (of any width) that a token takes in the key-value
     cache.
 

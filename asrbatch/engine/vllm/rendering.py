@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+from vllm.config import ModelConfig
 from vllm.model_executor.model_loader import get_model_cls
+from vllm.renderers.base import BaseRenderer
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 
 from asrbatch.errors import RowError
@@ -25,7 +27,7 @@ class Frontend:
             are not written for that; Whisper's is, without a multimodal cache (tested equal to serial).
     """
 
-    def __init__(self, model_config: Any, renderer: Any, *, is_thread_safe: bool = False):
+    def __init__(self, model_config: ModelConfig, renderer: BaseRenderer, *, is_thread_safe: bool = False):
         self.model_config, self._renderer = model_config, renderer
         self.model = get_model_cls(model_config)
         self.lock = nullcontext() if is_thread_safe else threading.Lock()
