@@ -6,6 +6,7 @@ queued, or came later, were never answered.
 """
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from queue import SimpleQueue
@@ -111,6 +112,27 @@ def test_an_engine_process_that_ends(error, where):
         assert key == (None if where == "beside it" else "a")
         is_refused = isinstance(error, Exception) and where == "in a request"
         assert isinstance(outcome, RowError if is_refused else EngineDiedError)
+
+
+def test_sockets_that_are_closed_by_another_thread_are_closed_before_the_loop_ends():
+    """As vLLM's watch of its process does at a death: left open, they made the garbage collector wait for ever."""
+    closed = []
+
+    def start():
+        loop = asyncio.get_running_loop()
+        taking = loop.create_task(asyncio.sleep(3600))  # as vLLM's task that takes its outputs
+
+        def close_sockets():
+            closed.append(True)
+            taking.cancel()
+
+        threading.Timer(0.5, loop.call_soon_threadsafe, [close_sockets]).start()
+        return SimpleNamespace(errored=True, shutdown=lambda timeout: None)
+
+    driver = ProcessDriver(start, lambda *answer: None, {}, death=ZeroDivisionError)
+    with closing(Closing(driver)):
+        pass
+    assert closed
 
 
 class Closing:
