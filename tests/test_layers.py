@@ -33,11 +33,12 @@ ORDER = (
     "cli",
 )
 UPWARD = {("__init__", "runs"), ("__main__", "cli"), ("config", "storage")}  # the doors, and options that name files
-# Library to the places that may import it: folders, or modules. One that is not named here is imported nowhere
-# (transformers), but for numpy, which is everywhere.
+# Library to the places that may import it: folders, or modules. One that is not named here is imported nowhere,
+# but for numpy, which is everywhere.
 HOMES = {
     "vllm": {"engine.vllm"},
     "torch": {"engine.vllm"},
+    "transformers": {"engine.vllm.loading"},
     "datasets": {"manifest.readers.hub"},
     "soundfile": {"audio.sndfile"},
     "soxr": {"audio.load"},

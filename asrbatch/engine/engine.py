@@ -19,6 +19,7 @@ from asrbatch.engine.drivers import ProcessDriver, ThreadDriver
 from asrbatch.engine.processors import make_processor
 from asrbatch.engine.settings import alignment_bytes, encoder_cache_bytes, engine_settings
 from asrbatch.engine.spec import EngineSpec
+from asrbatch.engine.vllm import loading
 from asrbatch.errors import EngineDiedError, EngineStartError, RefusedEngineArgsError, RowError
 from asrbatch.formatting import show
 from asrbatch.models.capabilities import ModelCapabilities
@@ -60,7 +61,7 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     """
     # First: vLLM reads its environment while it is imported.
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
-    with environment.without_garbage_collection():
+    with loading.quick_loading():
         return _start_engine(spec, deliver)
 
 
@@ -71,6 +72,7 @@ def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         raise EngineStartError(
             f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
         ) from e
+    loading.after_imports()
     try:
         with environment.threads_for_ranks(spec.num_ranks, spec.device.kind):
             return SpeechEngine(api, spec, deliver)

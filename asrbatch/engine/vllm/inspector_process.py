@@ -22,6 +22,7 @@ from asrbatch.child_process import connect
 from asrbatch.config import PROMPT_STYLES
 from asrbatch.engine import environment, plugins
 from asrbatch.engine.base import innermost, root_cause
+from asrbatch.engine.vllm import loading
 from asrbatch.engine.vllm.option_support import FEATURES_OF, default_target, detect_supported_options
 from asrbatch.errors import RowError, UsageError
 from asrbatch.languages import find
@@ -39,7 +40,7 @@ _LONGEST_WINDOW_S = 600.0
 def _main() -> None:
     connection, _ = connect()
     # It imports vLLM, and ends after a few requests.
-    with contextlib.suppress(EOFError, ConnectionError), environment.without_garbage_collection():
+    with contextlib.suppress(EOFError, ConnectionError), loading.quick_loading():
         _serve(connection)
     os._exit(0)  # no library may hang in its clean-up
 
@@ -65,7 +66,9 @@ def _import_vllm(request: dict[str, Any]) -> dict[str, str]:
     import vllm.plugins
 
     vllm.plugins.plugins_loaded = True  # by us, and so not by vLLM
-    return plugins.load(request["plugins"])
+    problems = plugins.load(request["plugins"])
+    loading.after_imports()
+    return problems
 
 
 def _found(request: dict[str, Any], problems: dict[str, str]) -> dict[str, Any]:
