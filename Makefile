@@ -7,8 +7,8 @@ PYTHON := .venv/bin/python
 demo: setup
 	$(PYTHON) scripts/demo.py
 
-# Two processes share the tests, file by file; they would wait for disks, clocks and imports one after the other.
-PYTEST := -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Three processes share the tests (tests/conftest.py says how); fewer would wait for disks, clocks and imports.
+PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Under 90 seconds: no engine, no cluster (tests/conftest.py says which tests are quick).
 check: lint

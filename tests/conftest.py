@@ -30,19 +30,26 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Many tests start Python: let the first of them keep what it has compiled of asrbatch.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Files that take more than some seconds, longest first: so that no process of `make test` is left with one at the end.
-# `make check` (--quick) leaves them out, and tests that start an engine or a command by one of the fixtures.
+# Three processes share the tests (`make test`). Two of them begin with one group each of the files that use engines, so
+# that each engine is started in one process; the third with the slow ones below, which mostly wait.
+ENGINE_GROUPS = (
+    ("test_long_real", "test_transcribe", "test_sources_real", "test_status", "test_accounts", "test_output_in_source",
+     "test_export"),
+    ("test_answers", "test_engine", "test_align", "test_word_timestamps", "test_languages", "test_models_engine",
+     "test_before_moves"),
+)  # fmt: skip
+# Files that take more than some seconds, longest first: so that no process is left with one at the end. `make check`
+# (--quick) leaves all of them out, and tests that start an engine or a command by one of the fixtures.
 SLOW_FILES = (
-    "test_resume", "test_slurm", "test_long_real", "test_safety", "test_devices", "test_answers", "test_engine",
-    "test_lease", "test_merge", "test_streaming", "test_models_engine", "test_models_plugin", "test_transcribe",
-    "test_word_timestamps", "test_align", "test_kubernetes", "test_sources_real", "test_languages", "test_models_nemo",
-    "test_chunks", "test_status", "test_submit", "test_process", "test_timeouts", "test_refusals", "test_last_chunk",
-    "test_before_moves", "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
-    "test_accounts", "test_outputs", "test_output_in_source", "test_leftovers",
-    "test_export", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment", "test_decoding",
-    "test_foreign_text",
-    "test_sources_remote", "test_sources_properties", "test_manifest_dataset", "test_get_model", "test_names",
-    "test_long", "test_manifest", "test_make_manifest", "test_probe", "test_validate", "test_json_arrays",
+    *ENGINE_GROUPS[0], *ENGINE_GROUPS[1],
+    "test_resume", "test_slurm", "test_safety", "test_devices", "test_lease", "test_merge", "test_streaming",
+    "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_chunks", "test_submit", "test_process",
+    "test_timeouts", "test_refusals", "test_last_chunk", "test_loading", "test_long",
+    "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
+    "test_outputs", "test_leftovers", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment",
+    "test_decoding", "test_foreign_text", "test_sources_remote", "test_sources_properties", "test_manifest_dataset",
+    "test_get_model", "test_names", "test_manifest", "test_make_manifest", "test_probe", "test_validate",
+    "test_json_arrays",
 )  # fmt: skip
 SLOW_FIXTURES = {"engines", "cli", "start_cli"}
 
@@ -51,6 +58,19 @@ def pytest_configure(config):
     # Not when this is imported: commands of the tests do that, and leave alone what was ignored, as nohup does.
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process for all files of an engine group, one after the other; file by file for the rest."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class EngineScheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return next((repr(group) for group in ENGINE_GROUPS if Path(file).stem in group), file)
+
+    return EngineScheduling(config, log)
 
 
 def pytest_addoption(parser):
@@ -135,7 +155,12 @@ class Engines:
     """Starts each engine once. `start` has the signature of `asrbatch.engine.start_engine`."""
 
     def __init__(self):
-        self._running = {}
+        self._running, self._specs = {}, {}
+
+    def that(self, wanted):
+        """The one running engine of which `wanted(spec)` is true."""
+        (key,) = (key for key, spec in self._specs.items() if wanted(spec))
+        return self._running[key]
 
     def start(self, spec, deliver):
         from asrbatch.engine.engine import start_engine
@@ -146,7 +171,7 @@ class Engines:
         same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
         key = (spec.checkpoint.folder, repr(same))
         if key not in self._running:
-            self._running[key] = start_engine(spec, deliver)
+            self._running[key], self._specs[key] = start_engine(spec, deliver), spec
         self._running[key].deliver = deliver
         return _Kept(self._running[key])
 

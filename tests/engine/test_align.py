@@ -167,20 +167,17 @@ def test_options_of_decoding_are_refused(tiny_en):
         spec_of(tiny_en, args=("worker_extension_cls=mine.Extension",), text_field="text")
 
 
-def test_the_command_goes_on_where_it_was_stopped(align, heard, tiny_en, tmp_path):
-    whole, _ = align(heard, num_chunks=2, chunk_id=1)
-    output = tmp_path / "o.jsonl"
-    command = ["align", str(heard), "-m", tiny_en, "-o", str(output), "--dtype", "float32", "--num-chunks", "2"]
-    command += ["--chunk-id", "1", "--engine-arg", "max_num_seqs=1"]
-    rows = tmp_path / "o.chunk-00001-of-00002.jsonl"
-    assert CliRunner().invoke(app, command).exit_code == 0
+def test_a_chunk_goes_on_where_it_was_stopped(transcribe, heard, tiny_en, tmp_path):
+    output, rows = tmp_path / "o.jsonl", tmp_path / "o.chunk-00001-of-00002.jsonl"
+    how = {"args": ("max_num_seqs=1",), "text_field": "pred_text", "num_chunks": 2, "chunk_id": 1}
+    transcribe(heard, tiny_en, output, **how)
+    whole = read_jsonl(rows)
     first, *rest = (whole_file := rows.read_bytes()).splitlines(keepends=True)
     rows.with_suffix(".done.json").unlink()
     rows.write_bytes(first)
-    assert CliRunner().invoke(app, command).exit_code == 0 and rest
+    transcribe(heard, tiny_en, output, **how)
     assert rows.read_bytes().startswith(first) and rows.read_bytes() != whole_file, "the rest alone was done again"
-    for row in read_jsonl(rows):
-        assert {**row, "timing": None} == {**whole[row["id"]], "timing": None}
+    assert rest and [{**row, "timing": None} for row in read_jsonl(rows)] == [{**row, "timing": None} for row in whole]
 
 
 def test_plan_and_submit_say_align(heard, tiny_en, tmp_path):

@@ -125,17 +125,16 @@ def test_what_the_end_of_a_window_cuts_off_is_to_be_heard_again(multilingual, no
 def test_no_speech_is_as_likely_as_transformers_finds_it(
     tiny, multilingual, sentences, transformers_tiny, transformers_base
 ):
-    noise = np.random.default_rng(0).normal(0, 0.1, 5 * RATE).astype(np.float32)
-    clips = [np.zeros(5 * RATE, np.float32), noise, sentences[1], sentences[1][: RATE // 10]]
+    clips = [np.zeros(5 * RATE, np.float32), sentences[1], sentences[1][: RATE // 10]]
     for asked, transformers in ((tiny, transformers_tiny), (multilingual, transformers_base)):
         prompts = asked.engine._processor.prompts
         rows = [transformers.logits(transformers.hear(clip), [prompts.sot])[0] for clip in clips]
         expected = [float(row.softmax(0)[prompts.no_speech]) for row in rows]
-        assert expected[0] > 0.9 and expected[2] < 0.1
+        assert expected[0] > 0.9 and expected[1] < 0.1
         assert [answer.no_speech_prob for answer in asked(clips)] == pytest.approx(expected, abs=1e-3)
         for question in ({"timestamps": True}, {"language": "en"}, {"temperature": 0.7}):
             (answer,) = asked([sentences[1]], **question)
-            assert answer.no_speech_prob == pytest.approx(expected[2], abs=1e-3)
+            assert answer.no_speech_prob == pytest.approx(expected[1], abs=1e-3)
 
 
 def test_the_same_request_may_be_asked_again(multilingual, sentences):

@@ -40,7 +40,7 @@ def timed(engines, transcribe, tiny_en, tmp_path_factory):
 
 def worker_of(engines):
     """vLLM's worker of the one engine that times words."""
-    (engine,) = (each for each in engines._running.values() if each._aligner is not None)
+    engine = engines.that(lambda spec: spec.word_timestamps and not spec.aligns)
     return engine, engine._driver.engine.engine_core.engine_core.model_executor.driver_worker.worker
 
 

@@ -81,11 +81,10 @@ def test_a_killed_run_is_gone_on_with(name, options, runs, transcribe, tiny_en):
     check_resumed(runs, name)
 
 
-def test_a_killed_run_on_devices_is_gone_on_with_by_the_command(runs, cli, tiny_en):
+def test_a_killed_run_on_devices_is_gone_on_with_on_one(runs, transcribe, tiny_en):
     with_present_rules(runs / "devices.run.json")
-    options = ("--dtype", "float32", "--engine-arg", "max_num_seqs=1", "--prompt", "Elinor and Mister Dashwood.")
-    done = cli("transcribe", "m.jsonl", "-m", tiny_en, "-o", "devices.jsonl", *options, "--devices", "0", cwd=runs)
-    assert done.returncode == EXIT_ROWS_FAILED, done.stderr
+    how = {"args": ("max_num_seqs=1",), "prompt": "Elinor and Mister Dashwood."}
+    assert transcribe(runs / "m.jsonl", tiny_en, runs / "devices.jsonl", **how).exit_code == EXIT_ROWS_FAILED
     check_resumed(runs, "devices")
 
 

@@ -498,10 +498,8 @@ def test_a_disk_without_room_for_a_beat(tmp_path, job, disk, out):
     check_complete(small.seen / out.name)
 
 
-def test_the_real_engine_on_a_full_disk_and_then_a_read_only_one(speech_rows, disk, tiny_en, out):
-    """The room ends in the middle of a row; what the engine held then is run again, and counts as nobody's death. Files
-    that are open take the last rows of a folder that becomes read-only, and no mark gets written: the same command then
-    adds only that."""
+def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
+    """The room ends in the middle of a row; what the engine held then is run again, and counts as nobody's death."""
     manifest, num_rows = speech_rows
     small = disk("size=1m")
     command = [PYTHON, "-m", "asrbatch", "transcribe", manifest, "-m", tiny_en, "-o", out]
@@ -518,22 +516,12 @@ def test_the_real_engine_on_a_full_disk_and_then_a_read_only_one(speech_rows, di
     before = seen.rows.read_bytes()
 
     small.remount("size=2m")
-    task = small.start(*command)
-    wait_for_rows(task, seen.rows, num_rows - 3)
-    small.cover_read_only()
-    code, said = ended(task)
-    assert code == EXIT_ERROR and READ_ONLY in complaint(said)
-    small.uncover()
-    # All of them, or those until a sign of life had to be written: on a slow machine that comes first.
-    taken = whole_rows(seen.rows)
-    assert written < taken <= num_rows and not seen.done.exists()
-
     code, said = ended(small.start(*command))
-    assert code == EXIT_COMPLETE and ("starting vLLM" in said) == (taken < num_rows), said
+    assert code == EXIT_COMPLETE, said
     assert seen.rows.read_bytes().startswith(before)
     check_speech(seen, num_rows)
     record = json.loads(seen.record.read_text())
-    assert record["engine_deaths"] == {} and record["sessions"][-1]["rows"] == num_rows - taken
+    assert record["engine_deaths"] == {} and record["sessions"][-1]["rows"] == num_rows - written
 
 
 # A read-only disk
