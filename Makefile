@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; before a commit, `make check`. All set up what is
 # missing first.
-.PHONY: demo check test lint setup bench parity test-vllm test-conformance test-nemo
+.PHONY: demo check test lint docs setup bench parity test-vllm test-conformance test-nemo
 
 PYTHON := .venv/bin/python
 
@@ -21,6 +21,10 @@ lint: setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+
+# The documents as a site, in build/site.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --quiet
 
 setup:
 	@scripts/setup.sh

@@ -27,7 +27,7 @@ def transcribe(
     """Transcribes a manifest, or goes on where an earlier call of the same run left off.
 
     Args:
-        manifest: any source of README's table, e.g. a JSONL manifest, a folder of audio, Parquet files; also several.
+        manifest: any source of docs/manifests.md: a JSONL manifest, a folder of audio, Parquet, …; also several.
         model: a checkpoint folder, or a name on the Hugging Face hub.
         observer: told of progress; shows nothing by default.
         stop: lets another thread end the run in an orderly way (`stop.request()`).

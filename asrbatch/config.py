@@ -208,11 +208,11 @@ class SourceOptions(CheckedOptions):
 class ChunkOptions(CheckedOptions):
     """Which rows of the manifest this process takes, and on what."""
 
-    num_chunks: int | None = option(None, "Deal the manifest out into so many chunks, one process each.", minimum=1)
+    num_chunks: int | None = option(None, "Split the manifest into so many chunks, one process each.", minimum=1)
     chunk_id: int | None = option(None, "Which chunk this is, from 0. [default: the place in the array of tasks]")
     strategy: str = option(
         "balanced",
-        "How rows are dealt out: by audio, in pieces of as many rows, in turn, in pieces of as much audio.",
+        "Which rows a chunk gets: equal audio; equal rows in a piece; rows in turn; equal audio in a piece.",
         choices=STRATEGIES,
     )
     devices: str | None = option(

@@ -16,7 +16,7 @@ EXIT_INTERRUPTED = 4
 EXIT_WORKER_DIED = 5
 EXIT_HELD = 6
 
-# The kinds of `error.kind` in an output row, with what each one means. README lists them from here (a test compares).
+# The kinds of `error.kind` in an output row, with what each means. docs/troubleshooting.md lists them (tested).
 ROW_ERROR_KINDS = {
     "missing": "the audio file does not exist",
     "unreadable": "no decoder could read it: corrupt, not audio, no permission",
@@ -63,8 +63,7 @@ class RowError(Exception):
 class AsrbatchError(Exception):
     """Something that stops the command. `exit_code` is what the process ends with.
 
-    Args:
-        lines: of the message, one each. What they quote is safe for a terminal, and makes no line of its own.
+    Its arguments are the lines of its message. What they quote is safe for a terminal, and makes no line of its own.
     """
 
     exit_code = EXIT_ERROR

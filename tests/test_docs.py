@@ -1,4 +1,4 @@
-"""Documents that fail when they lie: README against the command line, the code and the Makefile."""
+"""Documents that fail when they lie: README and docs/ against the command line, the code and the Makefile."""
 
 import json
 import os
@@ -16,13 +16,15 @@ from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
+OUTPUT = (REPO / "docs/output.md").read_text(encoding="utf-8")
+TROUBLE = (REPO / "docs/troubleshooting.md").read_text(encoding="utf-8")
 COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
 MODELS = (REPO / "docs/models.md").read_text(encoding="utf-8")
 SCORING = (REPO / "docs/scoring.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
 
 
-def section(title: str, text: str = README) -> str:
+def section(title: str, text: str) -> str:
     sections = {s.split("\n")[0]: s for s in re.split(r"^## ", text, flags=re.M)}
     return sections[title]
 
@@ -90,18 +92,35 @@ def test_the_list_of_commands_is_complete():
     assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
 
 
-@pytest.mark.parametrize("text", [README, COMMANDS, MODELS, SCORING])
-def test_options_named_anywhere_exist(text):
-    others = {"--profile", "--torch-backend", "--overrides"}  # of scripts/setup.sh and uv
+# Pages whose commands are those of scripts and of schedulers.
+OF_OTHERS = {"fuzz.md", "parity.md", "longform.md", "benchmark.md", "schedulers.md", "vllm.md", "words.md", "where.md"}
+
+
+@pytest.mark.parametrize(
+    "page", sorted({page.name for page in (REPO / "docs").glob("*.md")} - OF_OTHERS | {"../README.md"})
+)
+def test_options_named_anywhere_exist(page):
+    text = (REPO / "docs" / page).read_text(encoding="utf-8")
+    others = {
+        "--profile",
+        "--torch-backend",
+        "--overrides",
+        "--help",
+        "--version",
+    }  # of scripts/setup.sh, uv, every tool
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
     assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(
         *options().values()
     ) | others
 
 
-def test_readme_lists_every_error_kind_with_its_meaning():
-    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Output"), flags=re.M))
-    assert {kind: rows.get(kind) for kind in errors.ROW_ERROR_KINDS} == errors.ROW_ERROR_KINDS
+def test_every_error_kind_is_listed_with_its_meaning_and_what_helps():
+    meanings, fixes = (
+        dict(re.findall(r"^\| (`.*?`) \| (.*?) \|$", table, flags=re.M))
+        for table in section("Failed rows", TROUBLE).split("| kind |")[1:]
+    )
+    assert {f"`{kind}`": meaning for kind, meaning in errors.ROW_ERROR_KINDS.items()} == meanings
+    assert sorted(kind for kinds in fixes for kind in kinds.split(", ")) == sorted(meanings)
 
 
 def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
@@ -109,17 +128,18 @@ def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
     assert rows == EXCLUDED
 
 
-def test_readme_lists_every_exit_code():
-    codes = {int(code) for code in re.findall(r"^\| (\d) \|", section("Resume"), flags=re.M)}
+def test_every_exit_code_is_listed():
+    codes = {int(code) for code in re.findall(r"^\| (\d) \|", section("Exit codes", TROUBLE), flags=re.M)}
     assert codes == {value for name, value in vars(errors).items() if name.startswith("EXIT_")}
     from asrbatch.cli.commands.transcribe import transcribe
 
     assert {int(code) for code in re.findall(r"\b(\d) [a-z]", transcribe.__doc__.split("Exit codes:")[1])} == codes
 
 
-def test_readme_rows_are_what_the_code_writes():
-    examples = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, flags=re.S)]
-    manifest_row, output_row = examples
+def test_rows_in_the_documents_are_what_the_code_writes():
+    manifest_row, output_row = (
+        json.loads(block) for page in (README, OUTPUT) for block in re.findall(r"```json\n(.*?)```", page, flags=re.S)
+    )
     carried = [name for name in manifest_row if name != "id"]
     assert list(output_row) == ["id", "index", *carried, *RESULT_FIELDS]
     assert list(output_row["timing"]) == list(TIMING_FIELDS)
@@ -134,9 +154,23 @@ def test_readme_commands_exist():
             ["make", "--dry-run", target, "VERSION=0.28.0"], cwd=REPO, capture_output=True, text=True, check=True
         )
         assert dry.stdout.strip()
-    for file in re.findall(r"\((\w+[\w/.]*\.md)\)", README):
-        assert (REPO / file).stat().st_size > 0, file
     assert "make test" in (REPO / ".ci/run").read_text()
+
+
+def test_readme_is_read_at_one_sitting():
+    assert len(README.splitlines()) <= 180
+    for file in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (REPO / file).stat().st_size > 0, file
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """A dead link, a page that no menu names and a docstring that is not well-formed are warnings."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "python/index.html").read_text(encoding="utf-8")
+    assert 'id="asrbatch.transcribe"' in text and 'id="asrbatch.config.RunConfig"' in text
 
 
 @pytest.mark.parametrize(

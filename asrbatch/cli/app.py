@@ -4,7 +4,6 @@ Options in, exit codes out; what is done is in the modules the commands call, wh
 neither torch nor vllm, so that `--help` answers at once.
 """
 
-import io
 import os
 import signal
 import sys
@@ -28,6 +27,7 @@ from asrbatch.cli.commands.submit import submit
 from asrbatch.cli.commands.transcribe import transcribe
 from asrbatch.cli.commands.validate import validate
 from asrbatch.cli.common import Interrupted, complain, guard_messages, log, log_block
+from asrbatch.cli.help import GroupedCommand, WholeSummaries, usage_error
 from asrbatch.cli.process import guard_streams, hand_over_signals, stop_signals
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, AsrbatchError
 from asrbatch.formatting import one_line
@@ -35,7 +35,8 @@ from asrbatch.storage.paths import in_current_folder
 
 app = typer.Typer(
     name="asrbatch",
-    add_completion=False,
+    cls=WholeSummaries,
+    context_settings={"help_option_names": ["--help", "-h"]},
     no_args_is_help=True,
     # Typer would show a traceback for every error; `main` shows a line.
     pretty_exceptions_enable=False,
@@ -48,7 +49,7 @@ _COMMANDS = (
     report,
 )  # fmt: skip
 for _command in _COMMANDS:
-    app.command()(_command)  # called as its function, with - for _
+    app.command(cls=GroupedCommand)(_command)  # called as its function, with - for _
 
 
 def _version(asked: bool) -> None:
@@ -83,9 +84,7 @@ def main() -> int:
     except SystemExit as e:  # a reader of standard output that has left
         code = e.code
     except typer.TyperException as e:  # what typer makes of arguments that are none
-        said = io.StringIO()
-        e.show(said)
-        log_block(said.getvalue().rstrip())
+        log_block(usage_error(e))
         code = e.exit_code
     except Interrupted as e:
         log(f"asrbatch: {e}")

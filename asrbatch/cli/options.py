@@ -9,13 +9,13 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import typer
 
 from asrbatch.cli.common import Verbose
+from asrbatch.cli.help import AS_TRANSCRIBE
 from asrbatch.cluster.array_index import resolve_chunk_id
 from asrbatch.cluster.jobs import JobOptions
 from asrbatch.cluster.kubernetes import KubernetesOptions
@@ -94,12 +94,14 @@ def parameters_of(
     *,
     types: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
+    titles: Mapping[str, str] | None = None,
     with_bounds: bool = False,
 ) -> Parameters:
     """Fields that are options, as parameters of a command.
 
     Args:
         types, defaults: of options that are written otherwise than they are kept, by name.
+        titles: of the groups of `--help`, by name.
         with_bounds: let typer check bounds and show them; otherwise their dataclass does.
     """
     return {
@@ -107,6 +109,7 @@ def parameters_of(
             each,
             (types or {}).get(each.name) or _type_of(each),
             (defaults or {}).get(each.name, None if each.default in (MISSING, ()) else each.default),
+            (titles or {}).get(each.name),
             with_bounds,
         )
         for each in options
@@ -114,7 +117,7 @@ def parameters_of(
     }
 
 
-def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> inspect.Parameter:
+def _parameter(option: Field, type_: Any, default: Any, title: str | None, with_bounds: bool) -> inspect.Parameter:
     metadata = option.metadata
     if option.name == "manifest" and not metadata["flags"]:
         # The one that is written by its place.
@@ -124,6 +127,7 @@ def _parameter(option: Field, type_: Any, default: Any, with_bounds: bool) -> in
             *flags(option),
             help=metadata["help"],
             metavar=metadata["metavar"],
+            rich_help_panel=title,
             show_default="[default:" not in metadata["help"],
             min=metadata["minimum"] if with_bounds else None,
             max=metadata["maximum"] if with_bounds else None,
@@ -148,21 +152,39 @@ class _CommandOptions:
     chunk_offset: int | None = option(None, "Added to the place in the array of tasks. [default: 0]")
 
 
-def _run_fields() -> Iterable[Field]:
-    """Every option of a run, as `--help` lists them: group by group, but for those that belong beside another."""
+# Every option of a run, in the order and under the titles of `--help`. A class stands for those that no group names.
+_GROUPS: dict[str, tuple[str | type, ...]] = {
+    "Most used": (
+        "manifest", "model", "output", "language", "windows", "fallback", "word_timestamps", "num_chunks", "chunk_id",
+        "devices", "retry_failed",
+    ),
+    "Model": ("revision", "tokenizer", "lora", "plugins", "prompt_style", "chat_template_kwargs", "trust_remote_code"),
+    "Audio and windows": ("window_s", "vad_filter", "track", "drop_no_speech"),
+    "Decoding": (
+        TaskOptions, "timestamps", "condition_on_previous", "max_tokens", "seed", WindowOptions,
+    ),
+    "Manifest": ("format", "dataset", SourceOptions),
+    "Chunks": ("chunk_offset", ChunkOptions, PriceOptions),
+    "Output and resume": (OutputOptions,),
+    "Engine and limits": (EngineConfig, LimitOptions),
+}  # fmt: skip
+
+
+def _run_fields() -> Iterable[tuple[Field, str]]:
+    """Every option of a run, with the title of its group."""
     known = {each.name: each for each in (*fields(RunConfig), *fields(EngineConfig), *fields(_CommandOptions))}
-    order = (
-        "manifest", "model", "output", TaskOptions, "prompt_style", "chat_template_kwargs", WindowOptions,
-        "format", "dataset", SourceOptions, "num_chunks", "chunk_id", "chunk_offset", ChunkOptions, PriceOptions,
-        OutputOptions, EngineConfig, LimitOptions,
-    )  # fmt: skip
-    # A name keeps the first place it is given, so that a group lists only what is not named before it.
-    names = ((each,) if isinstance(each, str) else (field.name for field in fields(each)) for each in order)
-    return [known[name] for name in dict.fromkeys(chain.from_iterable(names))]
+    left = dict(known)
+    named = {name for group in _GROUPS.values() for name in group if isinstance(name, str)}
+    for title, group in _GROUPS.items():
+        for each in group:
+            names = [each] if isinstance(each, str) else [f.name for f in fields(each) if f.name not in named]
+            # A class inherits options of another.
+            yield from ((left.pop(name), title) for name in names if name in left)
 
 
-FIELDS = {each.name: each for each in _run_fields()}
-PARAMETERS = parameters_of(FIELDS.values())
+_TITLED = {field.name: (field, title) for field, title in _run_fields()}
+FIELDS = {name: field for name, (field, _) in _TITLED.items()}
+PARAMETERS = parameters_of(FIELDS.values(), titles={name: title for name, (_, title) in _TITLED.items()})
 # How a manifest is read: every command that reads one takes these.
 READING = tuple(name for name in FIELDS if name == "dataset" or name in {each.name for each in fields(SourceOptions)})
 # What a model is and how it is asked. Not in it: what changes neither, such as how often it is asked again.
@@ -283,13 +305,19 @@ def _words(option: Field, value: Any) -> list[str]:
     return [word for text in texts for word in ([f"{on}={text}"] if text.startswith("-") else [on, text])]
 
 
-def run_options(*, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(FIELDS)) -> OptionGroup:
+def run_options(
+    *, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(FIELDS), explained: bool = True
+) -> OptionGroup:
     """The options of a run; a command receives them as `RunOptions`.
 
     Args:
         without: those this command does not take, of `only`.
+        explained: by the command's own help; otherwise by that of transcribe alone.
     """
     shared = {name: parameter for name, parameter in PARAMETERS.items() if name in only and name not in without}
+    if not explained:
+        as_transcribe = parameters_of(FIELDS.values(), titles=dict.fromkeys(FIELDS, AS_TRANSCRIBE))
+        shared = {name: as_transcribe[name] for name in shared}
 
     def make(values: dict[str, Any], given: list[str]) -> RunOptions:
         # Those too that this command does not take: a `RunConfig` is made of all.
@@ -364,7 +392,10 @@ def target_options() -> OptionGroup:
     # Written as one word or path each; None where the run decides.
     types, defaults = {"python": str, "cache_dir": Path}, {"python": None, "image": None}
     several = [name for name, each in _JOB_FIELDS.items() if each.type == tuple[str, ...] and name not in types]
-    shared = parameters_of(_JOB_FIELDS.values(), types=types, defaults=defaults)
+    titles = dict.fromkeys(_JOB_FIELDS, "Tasks")
+    for title, kind in (("SLURM", SlurmOptions), ("Kubernetes", KubernetesOptions)):
+        titles |= {each.name: title for each in fields(kind) if each not in fields(JobOptions)}
+    shared = parameters_of(_JOB_FIELDS.values(), types=types, defaults=defaults, titles=titles)
     return OptionGroup(
         shared,
         lambda values, given: TargetOptions(values | {name: tuple(values[name] or ()) for name in several}, given),

@@ -70,7 +70,7 @@ def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
         from asrbatch.engine.vllm import api
     except (Exception, SystemExit) as e:  # a build that does not fit its torch or CUDA fails in many ways
         raise EngineStartError(
-            f"vLLM cannot be imported: {root_cause(e)}; README says which versions fit together"
+            f"vLLM cannot be imported: {root_cause(e)}; docs/quick-start.md says which versions fit together"
         ) from e
     loading.after_imports()
     try:

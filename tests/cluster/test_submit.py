@@ -779,12 +779,12 @@ def test_words_reach_asrbatch_as_they_were_given(cli_here, tmp_path):
         "x/y",
         "--output",
         f"{folder}/out.jsonl",
-        f"--prompt={prompt}",
     ]
     words += [
         "--num-chunks",
         "16",
         "--retry-failed",
+        f"--prompt={prompt}",
         "--engine-arg",
         "a=b c",
         "--engine-arg",

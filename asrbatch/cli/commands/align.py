@@ -19,8 +19,11 @@ def align(
 ) -> None:
     """Give the words of texts that are there their times, by a Whisper model: rows of any run, or references.
 
-    Takes the rows file of a run, or a manifest; rows with segments are aligned along them. For example:
-    asrbatch align run/out.jsonl --model openai/whisper-large-v3-turbo -o run/words.jsonl
+    Takes the rows file of a run, or a manifest; rows with segments are aligned along them.
+
+    \b
+    Example:
+      asrbatch align run/out.jsonl --model openai/whisper-large-v3-turbo -o run/words.jsonl
 
     Exit codes, chunks and resuming are those of transcribe.
     """

@@ -25,6 +25,10 @@ def compare(
 ) -> None:
     """Compare two files of predictions row by row: which is better, by how much, is it chance, and where.
 
+    \b
+    Example:
+      asrbatch compare run/turbo.jsonl run/large.jsonl --by dataset
+
     Without references it says how far they agree.
 
     Exit codes: 0 compared; 1 stopped by an error; 2 usage, or different manifests; 3 compared, and rows that failed or

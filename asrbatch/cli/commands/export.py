@@ -33,6 +33,10 @@ def export(
 ) -> None:
     """Write the rows of a run as subtitles, texts, times of words, Whisper's JSON, or results; the run stays as it is.
 
+    \b
+    Example:
+      asrbatch export run/out.jsonl --format srt,vtt
+
     Prints, for each format, its index (which file holds which utterance), or with --per-run the file.
 
     Exit codes: 0 every row there is was exported; 1 stopped by an error, or files were in the way; 2 usage; 3 the same

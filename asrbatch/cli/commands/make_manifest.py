@@ -23,6 +23,10 @@ def make_manifest(
 ) -> None:
     """Write any source as a JSONL manifest with measured durations, and the ids that transcribe would give its rows.
 
+    \b
+    Example:
+      asrbatch make-manifest recordings/ -o manifest.jsonl
+
     Exit codes: 0 every row was measured; 1 stopped by an error; 2 usage; 3 written, and some rows name audio that will
     fail."""
     from asrbatch.cli.display.checks import made_parts

@@ -28,6 +28,10 @@ def merge_shards(
 ) -> None:
     """Verify the chunks of a run against the manifest and join them in manifest order; the chunks stay as they are.
 
+    \b
+    Example:
+      asrbatch merge-shards run/out.jsonl --manifest manifest.jsonl
+
     Prints the output path when the run is complete, and otherwise the ids of the chunks to run again as
     `sbatch --array` takes them (3,7,9-12); everything else goes to standard error.
 

@@ -22,6 +22,11 @@ def models(
 ) -> None:
     """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be prompted, without
     its weights.
+
+
+    \b
+    Example:
+      asrbatch models openai/whisper-large-v3-turbo
     """
     if checkpoint is None:
         facts = _all(options)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = "MODEL"
 
 
-@takes(options=run_options(without=("chunk_id", "chunk_offset")), speeds=options_of(EstimateOptions))
+@takes(options=run_options(without=("chunk_id", "chunk_offset"), explained=False), speeds=options_of(EstimateOptions))
 def plan(
     options: RunOptions,
     probe: bool = option(False, "Read the header of every file, in parallel."),
@@ -33,6 +33,10 @@ def plan(
 ) -> None:
     """Say what a run would do: rows, hours, balance of the chunks, missing or broken files, time, and the command
     lines.
+
+    \b
+    Example:
+      asrbatch plan manifest.jsonl --model openai/whisper-large-v3-turbo --num-chunks 64 --probe
 
     Exit codes: 0 nothing wrong; 2 the manifest or an option cannot be used; 3 --probe found rows that will fail.
     """
@@ -50,7 +54,7 @@ def plan(
 
 
 def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None) -> dict[str, Any]:
-    """All that is shown, as one JSON object; see README for its fields."""
+    """All that is shown, as one JSON object; see docs/commands.md for its fields."""
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import ManifestStats, estimate

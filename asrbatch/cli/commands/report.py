@@ -26,6 +26,10 @@ def report(
 ) -> None:
     """Write one HTML page of a score: rates by group, time by stage, and every utterance with what is wrong in it.
 
+    \b
+    Example:
+      asrbatch report run/out.jsonl
+
     Exit codes: those of score.
     """
     from asrbatch.evaluation.report.make import make_report

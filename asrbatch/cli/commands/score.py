@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 def score(predictions: Predictions, as_json: AsJson = False, *, options: "ScoreOptions") -> None:
     """Score predictions: WER and CER with intervals, in all and by group, and how long rows took.
 
+    \b
+    Example:
+      asrbatch score run/out.jsonl --by dataset,duration
+
     Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or
     are missing count as empty."""
     from asrbatch.cli.display.scores import score_parts

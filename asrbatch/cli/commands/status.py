@@ -30,6 +30,10 @@ def status(
     """Say how far a run is: per chunk and in all. Reads its files only; safe at any time, from any machine that sees
     them.
 
+    \b
+    Example:
+      asrbatch status run/out.jsonl --watch
+
     Exit codes: 0 complete; 1 something needs a person; 2 nothing is there; 3 complete, some rows failed; 4 not
     complete."""
     from asrbatch.cli.display.plan_status import refreshing, status_parts

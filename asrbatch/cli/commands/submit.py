@@ -15,7 +15,7 @@ _SUBMIT = {"slurm": submit_to_slurm, "kubernetes": submit_to_kubernetes, "shell"
 
 @takes(
     jobs=target_options(),
-    options=run_options(without=("chunk_id", "chunk_offset")),  # the array says which chunk
+    options=run_options(without=("chunk_id", "chunk_offset"), explained=False),  # the array says which chunk
     speeds=options_of(EstimateOptions),
 )
 def submit(
@@ -30,6 +30,10 @@ def submit(
     dry_run: bool = option(False, "Print the scripts, or the Job; write and submit nothing."),
 ) -> None:
     """Submit a run: one task per chunk, and the merge when all of them are complete.
+
+    \b
+    Example:
+      asrbatch submit manifest.jsonl --model M -o run/out.jsonl --num-chunks 64 --partition gpu
 
     Takes the options of transcribe. To SLURM it submits an array and a merge job; to Kubernetes an Indexed Job, in
     which the last chunk merges; for a shell it prints a command for each chunk, as ssh and GNU parallel take them. Give

@@ -20,6 +20,10 @@ def transcribe(
 ) -> None:
     """Transcribe a manifest, or one chunk of it; run the same command again to resume.
 
+    \b
+    Example:
+      asrbatch transcribe manifest.jsonl --model openai/whisper-large-v3-turbo -o run/out.jsonl
+
     Exit codes: 0 complete; 1 stopped by an error; 2 refused: an option, the manifest, the model, or files of another
     run; 3 complete, some rows failed; 4 interrupted, resume with the same command; 5 complete, but a worker of
     --devices died and its rows were done again; 6 another process writes this output, try again later.

@@ -52,6 +52,10 @@ def validate(
 ) -> None:
     """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
 
+    \b
+    Example:
+      asrbatch validate manifest.jsonl --audio decode --write-clean clean.jsonl
+
     Exit codes: 0 nothing wrong; 2 transcribe would refuse the manifest, or an option cannot be used; 3 rows would fail.
     """
     from asrbatch.cli.display.checks import validation_parts

@@ -19,27 +19,34 @@ from asrbatch.formatting import clock
 from asrbatch.storage.cost import cost_notes, cost_text
 
 PLAIN_EVERY_S = 30.0
+# Columns of the shortest bar, with the spaces around it.
+_LEAST_BAR = 10
 
 
 class _Bar:
-    """A bar on a terminal, from the first look on; a line every half minute elsewhere. A context manager.
+    """A bar on a terminal or in a notebook, from the first look on; a line every half minute elsewhere. A context
+    manager.
 
     Args:
         doing: said before the bar.
-        fields: what stands behind it: names in `changes` of `show`.
     """
 
-    def __init__(self, doing: str, fields: Sequence[str], console: Console, *columns: ProgressColumn, **how: Any):
+    def __init__(self, doing: str, console: Console, *columns: ProgressColumn, **how: Any):
         self._console = console
         self._said_at = time.monotonic()
-        behind = [TextColumn(f"{{task.fields[{name}]}}", markup=False) for name in fields]
-        # rich would print the bar once, at its end, where there is no terminal; `show` says lines instead.
-        disable = not console.is_terminal
+        self.is_live = console.is_terminal or console.is_jupyter
+        self._least = len(doing) + _LEAST_BAR
         self._bar = Progress(
-            TextColumn(doing), BarColumn(bar_width=None), *behind, *columns,
-            console=console, disable=disable, expand=True, **how,
+            TextColumn(doing), BarColumn(bar_width=None), TextColumn("{task.fields[said]}", markup=False), *columns,
+            # rich would print the bar once, at its end, where nobody sees it move; `show` says lines instead.
+            console=console, disable=not self.is_live, expand=True, **how,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=None)
+
+    @property
+    def room(self) -> int:
+        """Columns for what stands behind the bar."""
+        return self._console.width - self._least
 
     def __enter__(self) -> Self:
         return self
@@ -52,7 +59,7 @@ class _Bar:
         self._bar.update(self._task, **changes)
         # Not before: a bar without its fields cannot be drawn.
         self._bar.start()
-        if not self._console.is_terminal and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
+        if not self.is_live and time.monotonic() - self._said_at >= PLAIN_EVERY_S:
             self._said_at = time.monotonic()
             self.log(line)
 
@@ -73,10 +80,9 @@ class Terminal(_Bar):
         self._file = lossy_stream(os.dup(2), sys.stderr, "replace")
         # soft_wrap: a log has no width, and rich would break its lines at 80 columns.
         console = Console(file=self._file, highlight=False, soft_wrap=True)
-        fields = ("amount", "rows", "rtfx", "eta", "failed", "engine")
         # Else rich would show here what belongs in the log.
         redirects = {"redirect_stdout": False, "redirect_stderr": False}
-        super().__init__("transcribing", fields, console, refresh_per_second=4, **redirects)
+        super().__init__("transcribing", console, refresh_per_second=4, **redirects)
 
     def __exit__(self, *_: object) -> None:
         self.stop()
@@ -84,18 +90,12 @@ class Terminal(_Bar):
 
     def update(self, progress) -> None:
         by_audio = progress.total_audio_s is not None
-        of = f"/{progress.total_audio_s / 3600:.2f}" if by_audio else ""
         self.show(
             plain_line(progress),
             total=progress.total_audio_s or progress.total_rows,
             # As the total is: of what was really decoded, the bar would not end at its end.
             completed=progress.stated_s if by_audio else progress.tally.rows,
-            amount=f"{progress.tally.audio_s / 3600:.2f}{of} h",
-            rows=f"{progress.tally.rows}/{progress.total_rows} rows",
-            rtfx=f"RTFx {_number(_rtfx(progress))}",
-            eta=f"ETA {_eta(progress)}",
-            failed=f"{progress.tally.failed} failed",
-            engine=_engine(progress),
+            said=fitted(_parts(progress), self.room),
         )
 
     def summary(self, summary) -> None:
@@ -108,12 +108,30 @@ class Terminal(_Bar):
 
 
 def plain_line(progress) -> str:
-    """One line for a log: `rows 120/553 (2 failed)  audio 0.21 h  RTFx 31.4  ETA 0:07:10  engine 16/16 +9`."""
-    return (
-        f"rows {progress.tally.rows}/{progress.total_rows} ({progress.tally.failed} failed)  "
-        f"audio {progress.tally.audio_s / 3600:.2f} h  RTFx {_number(_rtfx(progress))}  ETA {_eta(progress)}  "
-        f"{_engine(progress)}"
-    )
+    """All parts in one line, for a log."""
+    return fitted(_parts(progress), sys.maxsize)
+
+
+def _parts(progress) -> list[tuple[int, str]]:
+    """What is said of a run, in this order; where there is too little room, the highest number is left out first."""
+    tally, hours = progress.tally, f"{progress.tally.audio_s / 3600:.2f}"
+    of = "" if progress.total_audio_s is None else f"/{progress.total_audio_s / 3600:.2f}"
+    return [
+        (0, f"{tally.rows}/{progress.total_rows} rows"),
+        (1, f"{tally.failed} failed" if tally.failed else ""),
+        (5, f"{hours}{of} h"),
+        (3, f"RTFx {_number(_rtfx(progress))}"),
+        (2, f"ETA {_eta(progress)}"),
+        (4, _slots(progress)),
+    ]
+
+
+def fitted(parts: Sequence[tuple[int, str]], room: int) -> str:
+    """The parts that fit into `room` columns with two spaces between them, those with the lowest numbers first."""
+    kept = [part for part in parts if part[1]]
+    while len(kept) > 1 and sum(len(text) + 2 for _, text in kept) - 2 > room:
+        kept.remove(max(kept))
+    return "  ".join(text for _, text in kept)
 
 
 def _headline(summary) -> list[str]:
@@ -159,12 +177,13 @@ def _stage_table(progress) -> Table:
     return table
 
 
-def _engine(progress) -> str:
-    """How many windows the engine works on, of how many it could, and how many wait for it; or what it waits for."""
+def _slots(progress) -> str:
+    """How many windows the engine works on, of how many it could, and how many wait for it; or that it waits."""
     queued = max(0, progress.in_engine - progress.capacity)
-    level = f"engine {progress.in_engine - queued}/{progress.capacity} +{queued}"
+    busy = f"{progress.in_engine - queued}/{progress.capacity} slots busy"
     unread = progress.total_rows - progress.tally.rows - progress.in_engine
-    return f"{level} waits for audio" if progress.in_engine < progress.capacity and unread > 0 else level
+    starved = progress.in_engine < progress.capacity and unread > 0
+    return f"{busy}, waiting for audio" if starved else f"{busy}, {queued} waiting"
 
 
 def _rtfx(progress) -> float | None:
@@ -192,7 +211,7 @@ class _CheckBar(_Bar):
 
     def __init__(self, doing: str):
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        super().__init__(doing, ("said",), console, TimeRemainingColumn())
+        super().__init__(doing, console, TimeRemainingColumn())
 
 
 class ReadingBar(_CheckBar):
