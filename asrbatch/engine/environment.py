@@ -57,7 +57,7 @@ def configure(*, mode: str, device_kind: str, plugins: Sequence[str] | None = No
     # is started (`vllm/api.py`). On a CPU this would only put the model into a third process, for threads that vLLM
     # pins, which we do not have: 7 s more of importing.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if mode == "process" and device_kind != "cpu" else "0"
-    # Nor this: vLLM's second model runner, its choice on some GPUs, takes no logits processors of this kind.
+    # Nor this: vLLM's second model runner, its choice on GPUs (0.33), takes no logits processors of this kind.
     os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     if plugins is not None:
         # Not as an argument: processes that vLLM starts load plugins, too, and inherit this.

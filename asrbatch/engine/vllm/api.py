@@ -1,8 +1,9 @@
 """vLLM's engine as asrbatch uses it: starting it, sampling parameters, what stands in its inputs and outputs.
 
 Knows nothing of speech; `frontends.py` renders prompts, `registry.py` knows model classes. Meant for vLLM 0.26 to 0.33;
-run on the CPU builds 0.28 and 0.32 alone. Differences between versions are bridged here, each with a comment. Import it
-late: it takes seconds, and `environment.configure` must have run before.
+docs/vllm.md says which were run. Differences between versions are bridged here, each with a comment. What is vLLM's is
+annotated as such in this package: `scripts/conformance_names.py` reads from that what must be there in another version.
+Import it late: it takes seconds, and `environment.configure` must have run before.
 """
 
 import functools

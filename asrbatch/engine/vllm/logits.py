@@ -7,7 +7,7 @@ worker runs, which may be another process; named to vLLM in `engine/settings.py`
 
 The rules need the values of the generated tokens. Under asynchronous scheduling the newest are placeholders at first;
 vLLM fills in the real ones before it samples, because a custom logits processor is there
-(`update_async_output_token_ids`, 0.28 to 0.32). What is kept of a row is brought up to date by its newest token alone,
+(`update_async_output_token_ids`, 0.26 to 0.33). What is kept of a row is brought up to date by its newest token alone,
 for all rows at once: a step costs a batch of hundreds little more than a batch of one.
 
 It is given to models without token rules, too: a logits processor is the one place where code of ours runs in every
