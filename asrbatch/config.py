@@ -60,7 +60,7 @@ class EngineConfig(CheckedOptions):
         None, "Most tokens generated for one window. [default: what the decoder has room for]", minimum=1
     )
     # Greedy decoding does not use it; the run's record names it all the same.
-    seed: int = option(0, "Of the sampling parameters; used by --fallback alone.")
+    seed: int = option(0, "Random seed; used by --fallback alone.")
     args: tuple[str, ...] = option(
         (), "Any vLLM engine argument, e.g. max_num_seqs=32; may be repeated.", flags="--engine-arg",
         metavar="KEY=VALUE",
@@ -96,7 +96,7 @@ class TaskOptions(CheckedOptions):
     )
     hotwords: str | None = option(None, "Words to expect, such as names; refused where the model would ignore them.")
     text_field: str | None = option(
-        None, "Align the text in this field with the audio, instead of transcribing; see asrbatch align."
+        None, "Align the text in this field, as asrbatch align does, instead of transcribing."
     )
 
     def __post_init__(self) -> None:
@@ -125,7 +125,7 @@ class WindowOptions(CheckedOptions):
     )
     window_s: float | None = option(None, "Longest window. [default: the model's]", flags="--window-seconds", minimum=2)
     vad_filter: bool = option(
-        False, "With --windows sequential: skip long silences, which --windows silence always does."
+        False, "With --windows sequential: skip long silences, as --windows silence does. Needs the extra vad."
     )
     condition_on_previous: bool = option(False, "With --windows sequential: prompt windows with the text before.")
     timestamps: bool | None = option(
@@ -212,7 +212,8 @@ class ChunkOptions(CheckedOptions):
     chunk_id: int | None = option(None, "Which chunk this is, from 0. [default: the place in the array of tasks]")
     strategy: str = option(
         "balanced",
-        "Which rows a chunk gets: equal audio; equal rows in a piece; rows in turn; equal audio in a piece.",
+        "Which rows a chunk gets. balanced: equal audio; contiguous: equal rows, in order; strided: in turn; "
+        "consecutive: equal audio, in order.",
         choices=STRATEGIES,
     )
     devices: str | None = option(
@@ -238,7 +239,7 @@ class PriceOptions(CheckedOptions):
     """What is paid for devices. Not in the fingerprint: it decides no row."""
 
     price_per_hour: float | None = option(
-        None, "What a device costs per hour, in your currency: costs are recorded and shown."
+        None, "What a device costs per hour, in your currency. [default: what each session was told]"
     )
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # that each engine is started in one process; the third with the slow ones below, which mostly wait.
 ENGINE_GROUPS = (
     ("test_long_real", "test_transcribe", "test_sources_real", "test_status", "test_accounts", "test_output_in_source",
-     "test_export"),
+     "test_export", "test_chunks"),
     ("test_answers", "test_engine", "test_align", "test_word_timestamps", "test_languages", "test_models_engine",
      "test_before_moves"),
 )  # fmt: skip
@@ -43,7 +43,7 @@ ENGINE_GROUPS = (
 SLOW_FILES = (
     *ENGINE_GROUPS[0], *ENGINE_GROUPS[1],
     "test_resume", "test_slurm", "test_safety", "test_devices", "test_lease", "test_merge", "test_streaming",
-    "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_chunks", "test_submit", "test_process",
+    "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_submit", "test_process",
     "test_timeouts", "test_refusals", "test_last_chunk", "test_loading", "test_long",
     "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
     "test_outputs", "test_leftovers", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment",

@@ -27,7 +27,7 @@ _STATE = (1, 1, 128)
 _FRAMES_OF_MEMORY, _FRAMES_BEFORE = 4 * SAMPLE_RATE // FRAME, 2 * SAMPLE_RATE // FRAME
 
 _NEEDED_BY = "--windows silence or --vad-filter"
-_INSTALL = "pip install 'asrbatch[vad]'"
+_INSTALL = "pip install '.[vad]' where asrbatch was cloned"
 _lock = threading.Lock()
 
 

@@ -18,6 +18,11 @@ NO_SPEED = (
     "of some hundred rows"
 )
 
+ALL_DEVICES = (
+    "--devices all: the time is that of one device a process, divide it by their number; the cost holds one start-up a "
+    "process"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EstimateOptions(CheckedOptions):
@@ -119,8 +124,13 @@ def estimate_of(config: RunConfig, chunks: Sequence[int], speed: Speed, num_devi
     )  # fmt: skip
 
 
-def num_devices_of(devices: str | None) -> int | None:
-    """How many devices share a process's rows; None when only the machine knows."""
-    if devices is None:
-        return 1
-    return None if devices.strip() == "all" else len(devices.split(","))
+def num_devices_of(config: RunConfig) -> int | None:
+    """How many devices work on a process's rows; None when only the machine knows. Raises UsageError."""
+    from asrbatch.engine.devices import check_names, num_ranks
+    from asrbatch.engine.settings import parse_engine_args
+
+    engine_args = parse_engine_args(config.engine.args)
+    if config.devices is None:
+        return num_ranks(engine_args)
+    names = check_names(config.devices, engine_args)
+    return None if names == ["all"] else len(names)

@@ -6,6 +6,7 @@ code runs on a laptop and in the tests. Imports neither torch nor vllm.
 
 import os
 import subprocess
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -72,7 +73,8 @@ def installed_vllm() -> tuple[str, str]:
         with suppress(metadata.PackageNotFoundError):
             return distribution, metadata.version(distribution)
     raise UsageError(
-        "vLLM is not installed; run `pip install 'asrbatch[cuda]'` on a GPU machine, 'asrbatch[cpu]' elsewhere"
+        "vLLM is not installed; run pip install '.[cuda]' where asrbatch was cloned, or scripts/setup.sh --profile cpu "
+        "there on a machine without a GPU"
     )
 
 
@@ -134,6 +136,11 @@ class Slot:
     device: Device
     cores: tuple[int, ...]
     environment: dict[str, str]
+
+
+def num_ranks(engine_args: Mapping[str, Any]) -> int:
+    """Devices that a model is spread over."""
+    return int(engine_args.get("tensor_parallel_size", 1)) * int(engine_args.get("pipeline_parallel_size", 1))
 
 
 def choose_slots(asked: str | None, device: Device, engine_args: dict[str, Any]) -> list[Slot]:

@@ -192,7 +192,9 @@ class ProcessDriver(Driver):
         while True:
             try:
                 return answer.result(_LOOK_S)[0]
-            except TimeoutError:
+            except TimeoutError as e:
+                if answer.done():  # it is the call's own
+                    raise _death(f"the engine failed at {method}: {_reason(e)}", e) from e
                 # A dead engine fails its requests, and answers no call.
                 if self.engine.errored:
                     raise _death("the engine process died") from None

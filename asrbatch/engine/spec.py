@@ -10,7 +10,7 @@ from typing import Any
 
 from asrbatch.audio.windows import WindowConfig
 from asrbatch.engine import plugins
-from asrbatch.engine.devices import Device
+from asrbatch.engine.devices import Device, num_ranks
 from asrbatch.languages import find
 from asrbatch.models import fallback
 from asrbatch.models.capabilities import CHAT_PROMPT, ModelCapabilities
@@ -135,9 +135,7 @@ class EngineSpec:
     @property
     def num_ranks(self) -> int:
         """Devices that the model is spread over."""
-        return int(self.engine_args.get("tensor_parallel_size", 1)) * int(
-            self.engine_args.get("pipeline_parallel_size", 1)
-        )
+        return num_ranks(self.engine_args)
 
     @property
     def detects_language(self) -> bool:

@@ -30,13 +30,21 @@ class CueLimits(CheckedOptions):
     # Netflix: 16 wide ones (32) for Chinese and Korean. BBC: about 37.
     max_line_chars: int = option(42, "Subtitles: characters in a line; wide ones count double.", minimum=2)
     max_lines: int = option(2, "Subtitles: lines at a time.", minimum=1)
-    min_duration_s: float = option(5 / 6, "Subtitles: seconds. [default: 5/6]", flags="--min-duration", minimum=0.001)
-    max_duration_s: float = option(7.0, "Subtitles: seconds.", flags="--max-duration", maximum=_DAY_S)
+    min_duration_s: float = option(
+        5 / 6, "Shortest time of a subtitle, in seconds. [default: 5/6]", flags="--min-duration", minimum=0.001
+    )
+    max_duration_s: float = option(
+        7.0, "Longest time of a subtitle, in seconds.", flags="--max-duration", maximum=_DAY_S
+    )
     # Netflix: adult programmes in English (17 in many languages). BBC: 160 to 180 words a minute, some 15.
     max_chars_per_s: float = option(20.0, "Subtitles: reading speed, where speech leaves time for it.", minimum=1)
     # Netflix: 2 frames, here at 24 a second.
     min_gap_s: float = option(
-        2 / 24, "Subtitles: seconds between two. [default: 2/24]", flags="--min-gap", minimum=0, maximum=_DAY_S
+        2 / 24,
+        "Shortest time between two subtitles, in seconds. [default: 2/24]",
+        flags="--min-gap",
+        minimum=0,
+        maximum=_DAY_S,
     )
 
     words: bool = option(False, "Subtitles: one for each word; of runs with --word-timestamps.")

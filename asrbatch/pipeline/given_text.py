@@ -13,6 +13,7 @@ from asrbatch.audio.buffer import AudioBuffer, AudioWindow, WindowLimits
 from asrbatch.audio.silence import add_skip
 from asrbatch.errors import RowError
 from asrbatch.formatting import show
+from asrbatch.manifest.row import MAX_SECONDS
 from asrbatch.types import GivenText, Window
 
 # Lists of pieces that a row may have; of the first one that says the whole text.
@@ -64,7 +65,8 @@ def _timed_pieces(value: Any) -> list[GivenText]:
             start_s, end_s, text = piece["start"], piece.get("kept_until", piece["end"]), piece["text"]
         except (TypeError, KeyError, AttributeError):
             return []
-        if not isinstance(text, str) or not all(isinstance(s, int | float) and s >= 0 for s in (start_s, end_s)):
+        is_time = [isinstance(s, int | float) and 0 <= s <= MAX_SECONDS for s in (start_s, end_s)]
+        if not isinstance(text, str) or not all(is_time):
             return []
         if text.strip():
             pieces.append(GivenText(text.strip(), float(start_s), float(end_s)))

@@ -76,7 +76,9 @@ def _hours(session: Mapping[str, Any], *, may_live: bool, is_first: bool) -> Ses
         of[part] += taken * session.get("num_devices", 1) / 3600
         left_s -= taken
     price = session.get("price_per_hour")
-    return SessionHours(of, price and price + 0.0, is_split, session["outcome"] is None and not may_live)
+    return SessionHours(
+        of, None if price is None else float(price), is_split, session["outcome"] is None and not may_live
+    )
 
 
 def spending(sessions: Iterable[SessionHours], audio_s: float, price: float | None = None) -> dict[str, Any]:
@@ -115,8 +117,10 @@ def spending_of_merged(record: Mapping[str, Any], audio_s: float, price: float |
     """What `spending` found when a run was merged, at another price where one is given."""
     found = {name: record.get(name) for name in ("device_hours_of", "killed_sessions", "cost")}
     if price is not None:
-        of = found["device_hours_of"]
-        paid = {part: hours * price for part, hours in (of or {"ok": record.get("device_hours") or 0.0}).items()}
+        of, whole_h = found["device_hours_of"], record.get("device_hours")
+        if of is None and whole_h is None:
+            return found | {"cost": None}
+        paid = {part: hours * price for part, hours in (of or {"ok": whole_h}).items()}
         found["cost"] = cost_of(paid, [price], audio_s, is_split=of is not None)
     return found
 

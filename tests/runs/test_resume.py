@@ -129,7 +129,8 @@ def test_a_mistyped_option_does_not_lock_the_output(cli, transcribe, tiny_en, de
     manifest = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:2])
     wrong = cli("transcribe", manifest, "-m", tiny_en, "-o", tmp_path / "out.jsonl", "--engine-arg", "max_num_seq=4")
     assert wrong.returncode == EXIT_USAGE and "did you mean max_num_seqs?" in wrong.stderr
-    assert transcribe(manifest, tiny_en, tmp_path / "out.jsonl").exit_code == EXIT_COMPLETE
+    whole = transcribe(manifest, tiny_en, tmp_path / "out.jsonl", args=("max_num_seqs=1",))
+    assert whole.exit_code == EXIT_COMPLETE
 
 
 def test_an_engine_process_drains_at_ctrl_c_and_ends_with_a_killed_run(start_cli, tiny_en, manifest, tmp_path):

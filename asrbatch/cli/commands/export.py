@@ -20,13 +20,15 @@ def export(
     output: Annotated[str, typer.Argument(help="A rows file: of a run in one piece or merged, or of one chunk.")],
     formats: Annotated[str, typer.Option("--format", help=f"Of {', '.join((*FORMATS, *RESULTS))}, with commas.")],
     to: str | None = option(None, "The folder to write to. [default: X.export beside X.jsonl]"),
-    per_run: bool = option(False, "One file for all utterances, instead of one for each."),
+    per_run: bool = option(
+        False, "One file for all utterances, instead of one for each (srt, vtt: only where there is one)."
+    ),
     times: str = option(
         "row",
         "Times count from the start of the row's own audio, or of the file that it was cut from.",
         choices=("row", "file"),
     ),
-    overwrite: bool = option(False, "Replace files that are there and say something else."),
+    overwrite: bool = option(False, "Replace files that differ."),
     *,
     limits: CueLimits,
     names: ResultNames,

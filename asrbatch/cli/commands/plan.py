@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
-from asrbatch.cli.estimates import NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
+from asrbatch.cli.estimates import ALL_DEVICES, NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
 from asrbatch.cli.options import READING, RunOptions, command_of, options_of, run_options, takes
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
@@ -36,7 +36,7 @@ def plan(
 
     \b
     Example:
-      asrbatch plan manifest.jsonl --model openai/whisper-large-v3-turbo --num-chunks 64 --probe
+      asrbatch plan manifest.jsonl --model openai/whisper-large-v3-turbo -o run/out.jsonl --num-chunks 64 --probe
 
     Exit codes: 0 nothing wrong; 2 the manifest or an option cannot be used; 3 --probe found rows that will fail.
     """
@@ -89,7 +89,7 @@ def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
     time = None
     if speed is not None:
-        how = {"num_devices": num_devices_of(config.devices) or 1, "price_per_hour": config.price_per_hour}
+        how = {"num_devices": num_devices_of(config) or 1, "price_per_hour": config.price_per_hour}
         time = estimate(balance, speed.rtfx, speed.source, startup_s=speed.startup_s, **how)
     exit_code = EXIT_ROWS_FAILED if found and found.results.num_failing else EXIT_COMPLETE
     return {
@@ -153,7 +153,7 @@ def _notes(
         notes.append(NO_SPEED.format(what=what))
     elif time.rows_not_counted:
         fix = "their headers do not tell" if probed else "--probe measures them"
-        notes.append(f"the time leaves out {time.rows_not_counted} rows of unknown length; {fix}")
-    if time is not None and num_devices_of(config.devices) is None:
-        notes.append("--devices all: the time is that of one device a process; divide it by their number")
+        notes.append(f"time and cost leave out {time.rows_not_counted} rows of unknown length; {fix}")
+    if time is not None and num_devices_of(config) is None:
+        notes.append(ALL_DEVICES)
     return notes

@@ -35,7 +35,9 @@ def submit(
     Example:
       asrbatch submit manifest.jsonl --model M -o run/out.jsonl --num-chunks 64 --partition gpu
 
-    Takes the options of transcribe. To SLURM it submits an array and a merge job; to Kubernetes an Indexed Job, in
+    Takes the options of transcribe, and needs --num-chunks.
+
+    To SLURM it submits an array and a merge job; to Kubernetes an Indexed Job, in
     which the last chunk merges; for a shell it prints a command for each chunk, as ssh and GNU parallel take them. Give
     the same options with --chunks to run some chunks again; rows that are written stay.
     """

@@ -25,8 +25,9 @@ def transcribe(
       asrbatch transcribe manifest.jsonl --model openai/whisper-large-v3-turbo -o run/out.jsonl
 
     Exit codes: 0 complete; 1 stopped by an error; 2 refused: an option, the manifest, the model, or files of another
-    run; 3 complete, some rows failed; 4 interrupted, resume with the same command; 5 complete, but a worker of
-    --devices died and its rows were done again; 6 another process writes this output, try again later.
+    run; 3 complete, some rows failed; 4 interrupted, resume with the same command; 5 complete, with or
+    without failed rows, but a worker of --devices died and its rows were done again; 6 another process writes this
+    output, try again later.
     """
     raise typer.Exit(run_command(options, merge=merge))
 

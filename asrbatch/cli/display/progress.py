@@ -34,7 +34,8 @@ class _Bar:
     def __init__(self, doing: str, console: Console, *columns: ProgressColumn, **how: Any):
         self._console = console
         self._said_at = time.monotonic()
-        self.is_live = console.is_terminal or console.is_jupyter
+        # rich draws nothing on a dumb terminal, and takes a file for a terminal where FORCE_COLOR is set.
+        self.is_live = console.is_jupyter or (console.is_interactive and not console.is_dumb_terminal)
         self._least = len(doing) + _LEAST_BAR
         self._bar = Progress(
             TextColumn(doing), BarColumn(bar_width=None), TextColumn("{task.fields[said]}", markup=False), *columns,

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asrbatch.cli.common import fetch_no_model, is_read, print_line
-from asrbatch.cli.estimates import NO_SPEED, EstimateOptions, estimate_of, estimate_text, num_devices_of, speed_of
+from asrbatch.cli.estimates import (
+    ALL_DEVICES,
+    NO_SPEED,
+    EstimateOptions,
+    estimate_of,
+    estimate_text,
+    num_devices_of,
+    speed_of,
+)
 from asrbatch.cli.options import RunOptions, command_of
 from asrbatch.cluster.jobs import parse_chunks
 from asrbatch.config import STDIN, RunConfig
@@ -156,8 +164,10 @@ def foreseen(config: RunConfig, speeds: EstimateOptions, chunks: str | None) -> 
     if config.descriptor is not None or any("://" in each or not _is_here(each) for each in config.manifest):
         return ["note: no time or cost is estimated, as the manifest is not read here; asrbatch plan does where it is"]
     ids = [*range(config.num_chunks)] if chunks is None else parse_chunks(chunks, config.num_chunks)
-    found = estimate_of(config, ids, speed, num_devices_of(config.devices) or 1)
+    found = estimate_of(config, ids, speed, num_devices_of(config) or 1)
     lines = [f"{name}: {text}" for name, text in estimate_text(asdict(found)).items()]
+    if num_devices_of(config) is None:
+        lines.append(f"note: {ALL_DEVICES}")
     if found.rows_not_counted:
         lines.append(
             f"note: {found.rows_not_counted} rows of unknown length are not in it; asrbatch plan --probe reads them"

@@ -37,7 +37,13 @@ def reserve_memory(settings: dict[str, Any], num_bytes: int) -> dict[str, Any]:
     if "kv_cache_memory_bytes" in settings:
         return settings  # which is no share of the device
     share = settings.get("gpu_memory_utilization", EngineArgs.gpu_memory_utilization)
-    return {**settings, "gpu_memory_utilization": share - num_bytes / current_platform.get_device_total_memory()}
+    left = share - num_bytes / current_platform.get_device_total_memory()
+    if left <= 0:
+        raise EngineConfigError(
+            f"--word-timestamps needs {num_bytes / 1e6:.0f} MB of the device beside the model, more than vLLM may have: "
+            "a smaller --encoder-cache, or fewer --engine-arg max_num_seqs"
+        )
+    return {**settings, "gpu_memory_utilization": left}
 
 
 class EngineConfigError(ValueError):

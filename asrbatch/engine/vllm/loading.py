@@ -10,10 +10,14 @@ import contextlib
 import copy
 import functools
 import gc
+import inspect
+import threading
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Any
 
+# Held while copies are quick.
+_loading = threading.Lock()
 # Smaller ones are copied quickly as they are.
 _LARGE = 1000
 _IMMUTABLE = {str, int, float, bool, bytes, type(None)}
@@ -21,8 +25,14 @@ _IMMUTABLE = {str, int, float, bool, bytes, type(None)}
 
 @contextlib.contextmanager
 def quick_loading() -> Iterator[None]:
-    """While it lasts, Python collects no garbage in cycles, and `copy.deepcopy` is quick with vocabularies."""
+    """While it lasts, Python collects no garbage in cycles, and `copy.deepcopy` is quick with vocabularies.
+
+    Does nothing where another thread is at it."""
+    if not _loading.acquire(blocking=False):
+        yield
+        return
     was_enabled = gc.isenabled()
+    gc.collect()  # of an earlier engine: `after_imports` would keep it for ever
     gc.disable()
     try:
         with _quick_copies():
@@ -30,6 +40,7 @@ def quick_loading() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+        _loading.release()
 
 
 def after_imports() -> None:
@@ -45,7 +56,7 @@ def _load_no_tokenizer_twice() -> None:
     from transformers import ProcessorMixin
 
     load = getattr(ProcessorMixin, "_load_tokenizer_from_pretrained", None)  # private
-    if load is None or hasattr(load, "__wrapped__"):
+    if not inspect.ismethod(load) or hasattr(load, "__wrapped__"):
         return
 
     @functools.wraps(load)
@@ -62,8 +73,14 @@ def _look_at_models_here() -> None:
     from vllm.model_executor.models import registry
     from vllm.platforms import current_platform
 
+    def look_here(look: Callable[[], Any]) -> Any:
+        try:
+            return look()
+        except SystemExit as e:  # of a plugin's module; vLLM's process would have ended alone
+            raise RuntimeError(f"it ends the process: {e}") from e
+
     if current_platform.is_cpu() and hasattr(registry, "_run_in_subprocess"):  # private
-        registry._run_in_subprocess = lambda look: look()
+        registry._run_in_subprocess = look_here
 
 
 @contextlib.contextmanager

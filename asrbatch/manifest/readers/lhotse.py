@@ -58,7 +58,7 @@ class LhotseReader(JsonlReader):
         try:
             from lhotse.serialization import deserialize_item
         except ImportError as e:
-            fix = "pip install 'asrbatch[lhotse]'"
+            fix = "pip install '.[lhotse]' where asrbatch was cloned"
             raise ManifestError(f"{file.path}: is lhotse's, and lhotse is not installed: {fix}") from e
         self._deserialize, self._allow_pipes, self.is_plain = deserialize_item, source.options.allow_pipes, False
         self._base: str | None = None

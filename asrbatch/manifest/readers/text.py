@@ -65,7 +65,7 @@ def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
     try:
         import zstandard
     except ImportError as e:
-        fix = "pip install 'asrbatch[zstd]', or unpack it first"
+        fix = "pip install '.[zstd]' where asrbatch was cloned, or unpack it first"
         raise ManifestError(f"{raw.path}: is zstandard data, and zstandard is not installed: {fix}") from e
 
     def new_decoder() -> Any:
