@@ -13,9 +13,10 @@ from asrbatch.audio.buffer import AudioBuffer, AudioWindow, WindowLimits
 from asrbatch.audio.silence import add_skip
 from asrbatch.errors import RowError
 from asrbatch.formatting import show
-from asrbatch.manifest.row import MAX_SECONDS
 from asrbatch.types import GivenText, Window
 
+# Beyond any recording; a time that cannot be counted in samples would end the run.
+_MOST_S = 1e9
 # Lists of pieces that a row may have; of the first one that says the whole text.
 PIECES = ("segments", "windows")
 # Seconds of audio around a window's texts, where no other text is: people's times are not exact.
@@ -65,7 +66,7 @@ def _timed_pieces(value: Any) -> list[GivenText]:
             start_s, end_s, text = piece["start"], piece.get("kept_until", piece["end"]), piece["text"]
         except (TypeError, KeyError, AttributeError):
             return []
-        is_time = [isinstance(s, int | float) and 0 <= s <= MAX_SECONDS for s in (start_s, end_s)]
+        is_time = [isinstance(s, int | float) and 0 <= s <= _MOST_S for s in (start_s, end_s)]
         if not isinstance(text, str) or not all(is_time):
             return []
         if text.strip():

@@ -75,10 +75,8 @@ def _hours(session: Mapping[str, Any], *, may_live: bool, is_first: bool) -> Ses
         taken = min(seconds, left_s)
         of[part] += taken * session.get("num_devices", 1) / 3600
         left_s -= taken
-    price = session.get("price_per_hour")
-    return SessionHours(
-        of, None if price is None else float(price), is_split, session["outcome"] is None and not may_live
-    )
+    price = session.get("price_per_hour")  # an edited one that is no number fails at the sum
+    return SessionHours(of, price and price + 0.0, is_split, session["outcome"] is None and not may_live)
 
 
 def spending(sessions: Iterable[SessionHours], audio_s: float, price: float | None = None) -> dict[str, Any]:

@@ -312,8 +312,10 @@ def test_devices_of_another_machine_are_counted_not_looked_for(cli_here, tiny_en
     time = json.loads(done.stdout)["estimate"]
     assert time["devices_per_process"] == 4
     assert (time["wall_h"], time["gpu_h"]) == pytest.approx(((10 / 40 + 60) / 3600, (1 + 4 * 60) / 3600), abs=1e-6)
+    spread = ("--rtfx", "10", "--engine-arg", "tensor_parallel_size=4", "--json")
+    assert json.loads(cli_here("plan", manifest, *spread).stdout)["estimate"]["devices_per_process"] == 4
     done = cli_here("plan", manifest, "-m", tiny_en, "--devices", "all", "--rtfx", "10")
-    assert "--devices all: the time is that of one device a process; divide it by their number" in done.stdout
+    assert "--devices all: the time is that of one device a process, divide it by their number" in done.stdout
 
 
 def test_the_command_lines_say_what_was_asked_and_can_be_run(cli_here, tmp_path):

@@ -40,6 +40,17 @@ def test_parts_are_left_out_whole_the_least_important_first():
     ]
 
 
+def test_where_nothing_can_move_lines_are_said(monkeypatch):
+    """rich takes a dumb terminal for one that it can draw on."""
+    monkeypatch.setenv("TERM", "dumb")
+    file = io.StringIO()
+    monkeypatch.setattr(display, "Console", lambda **how: Console(force_terminal=True, **how | {"file": file}))
+    monkeypatch.setattr(display, "PLAIN_EVERY_S", 0.0)
+    with display.Terminal() as terminal:
+        terminal.update(state())
+    assert file.getvalue().splitlines()[0] == plain_line(state())
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 120, 200])
 def test_a_bar_is_never_cut_off(width, monkeypatch):
     file = io.StringIO()

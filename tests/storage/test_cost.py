@@ -4,6 +4,7 @@ import pytest
 
 from asrbatch.formatting import amount
 from asrbatch.storage.cost import PARTS, cost_notes, cost_text, hours_of, spending, spending_of_merged
+from asrbatch.storage.metrics import spending_of
 
 HOUR = 3600.0
 
@@ -94,6 +95,13 @@ def test_sessions_of_an_earlier_asrbatch_have_a_sum_and_no_parts():
     assert found["device_hours_of"] is None and found["cost"]["of"] is None and found["cost"]["total"] == 2.0
     assert cost_text(found) == "2.00 at 2 per device-hour, 2,000.00 per 1,000 h of audio"
     assert cost_notes(found) == ["what failed and repeated work cost is not recorded in runs of an earlier asrbatch"]
+
+
+def test_a_run_that_goes_on_is_not_said_to_be_killed():
+    record = {"sessions": [KILLED]}
+    assert spending_of([record], HOUR)["killed_sessions"] == 1
+    live = spending_of([record], HOUR, goes_on=lambda _: True)
+    assert live["killed_sessions"] == 0 and live["device_hours_of"]["repeated"] == 0
 
 
 def test_an_edited_record_is_no_sum():

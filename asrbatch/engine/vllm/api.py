@@ -40,7 +40,7 @@ def reserve_memory(settings: dict[str, Any], num_bytes: int) -> dict[str, Any]:
     left = share - num_bytes / current_platform.get_device_total_memory()
     if left <= 0:
         raise EngineConfigError(
-            f"--word-timestamps needs {num_bytes / 1e6:.0f} MB of the device beside the model, more than vLLM may have: "
+            f"--word-timestamps needs {num_bytes / 1e6:.0f} MB beside the model, more than vLLM may have: "
             "a smaller --encoder-cache, or fewer --engine-arg max_num_seqs"
         )
     return {**settings, "gpu_memory_utilization": left}
