@@ -270,10 +270,11 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="asrbatch-word-cost-") as folder:
-        if options.rounds:
-            measure_speed(options, Path(folder))
+        # First: a child's peak begins with what its parent holds.
         if options.memory:
             measure_memory(options, Path(folder))
+        if options.rounds:
+            measure_speed(options, Path(folder))
         if options.kills:
             measure_kills(options, Path(folder))
     return 0

@@ -24,8 +24,8 @@ from asrbatch.types import DecodingResult, GivenText
 
 # Windows of one call: on a CPU as many as take 0.1 s with tiny.en, on a GPU what fills it for a moment.
 WINDOWS_PER_CALL = {"cpu": 8, "cuda": 16}
-# Seconds that the first of fewer windows waits for more.
-_MAX_WAIT_S = 1.0
+# Seconds in which the first of fewer windows is to have its words: it waits for more, less what the last call took.
+_WITHIN_S = 1.5
 _POLL_S = 0.05
 _SAMPLES_PER_POSITION = 320  # two feature frames of 10 ms each
 _POSITIONS = 1500
@@ -76,6 +76,7 @@ class WordAligner:
         self._tasks: list[_Task] = []
         self._discarded: list[str] = []
         self._closed = False
+        self._last_call_s = 0.0
         threading.Thread(target=self._run, name="asrbatch-aligner", daemon=True).start()
 
     def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
@@ -118,8 +119,11 @@ class WordAligner:
                     return
                 tasks, self._tasks = self._tasks[: self._windows_per_call], self._tasks[self._windows_per_call :]
                 discarded, self._discarded = self._discarded, []
+            started = time.monotonic()
             try:
                 self._align(tasks, discarded)
+                # With the step of the engine that it waited for.
+                self._last_call_s = time.monotonic() - started if tasks else self._last_call_s
             except Exception as e:
                 # Not one window's fault: the engine's, or a vLLM's that we do not know.
                 died = (
@@ -134,8 +138,10 @@ class WordAligner:
     def _is_due(self) -> bool:
         if max(len(self._tasks), len(self._discarded)) >= self._windows_per_call:
             return True
-        waited = bool(self._tasks) and time.monotonic() - self._tasks[0].queued_at >= _MAX_WAIT_S
-        return waited or (bool(self._tasks) and self._is_idle())
+        if not self._tasks:
+            return False
+        waited_s = time.monotonic() - self._tasks[0].queued_at
+        return waited_s + self._last_call_s >= _WITHIN_S or self._is_idle()
 
     def _align(self, tasks: list[_Task], discarded: list[str]) -> None:
         if self._is_given:

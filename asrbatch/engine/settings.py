@@ -181,9 +181,10 @@ def alignment_bytes(spec: EngineSpec, num_windows: int) -> int:
     # Encoder outputs, of a layer keys and values of them, what is made of the scores, and the tokens' own: 12 widths.
     per_window = max(heads_of.values()) * per_head + _ENCODER_TOKENS * (3 * size * width + 4 * tokens)
     per_window += 12 * tokens * size * width
-    # Of one window at a time: how likely each token of the vocabulary is.
+    # Once most of that is free again, and of one window at a time: how likely each token of the vocabulary is.
     logits = tokens * config.get("vocab_size", 51866) * (width + 8) if spec.aligns else 0
-    return num_windows * per_window + max(logits, 8 * 4 * tokens * _ENCODER_TOKENS)
+    of_one_head = 8 * 4 * tokens * _ENCODER_TOKENS
+    return max(num_windows * per_window, num_windows * per_window // 2 + logits) + of_one_head
 
 
 def _kv_cache_bytes(spec: EngineSpec, max_num_seqs: int) -> int:

@@ -208,11 +208,7 @@ class Aligner:
             queries = cross.q_proj(layer.encoder_attn_layer_norm(hidden))[0]
             keys, values = cross.kv_proj(audio)[0].split([cross.kv_size, cross.kv_size], -1)
             if looks and number in self._heads:
-                scores = _scores_of(cross, batch, queries, keys, self._heads[number])
-                for of_window, scores_of_window, window in zip(looks, scores, windows, strict=True):
-                    _, token_ids, first, num_rows, num_positions, _ = window
-                    rows = slice(first, first + num_rows)
-                    add_looks(of_window, scores_of_window[:, : len(token_ids), :num_positions], rows)
+                _add_looks_of_layer(looks, _scores_of(cross, batch, queries, keys, self._heads[number]), windows)
             if number < last or is_whole:
                 hidden = hidden + cross.out_proj(_attend(cross, batch, queries, keys, values, is_causal=False))[0]
                 hidden = hidden + layer.mlp(layer.final_layer_norm(hidden))
@@ -239,6 +235,15 @@ def _scores_of(attention: Any, batch: int, queries: torch.Tensor, keys: torch.Te
     # In float32 whatever the model computes in: scores of 20 and more are exponents.
     wanted, audio = (_by_head(attention, batch, rows)[:, heads].float() for rows in (queries, keys))
     return (wanted * attention.scaling) @ audio.transpose(-1, -2)
+
+
+def _add_looks_of_layer(looks: list[torch.Tensor], scores: torch.Tensor, windows: Sequence[list[Any]]) -> None:
+    # A function of its own, which lets the scores go before those of the next layer are made.
+    for of_window, scores_of_window, (_, token_ids, first, num_rows, num_positions, _) in zip(
+        looks, scores, windows, strict=True
+    ):
+        rows = slice(first, first + num_rows)
+        add_looks(of_window, scores_of_window[:, : len(token_ids), :num_positions], rows)
 
 
 def add_looks(looks: torch.Tensor, scores: torch.Tensor, rows: slice) -> None:
