@@ -155,7 +155,7 @@ def run_once(
     engines: KeptEngines, manifest: Path, options: argparse.Namespace, output: Path, words: bool
 ) -> dict[str, Any]:
     engine = EngineConfig(str(model_folder(options.model)), dtype=options.dtype, mode="thread")
-    config = RunConfig(str(manifest), engine, str(output), word_timestamps=words, overwrite=True)
+    config = RunConfig(str(manifest), engine, output=str(output), word_timestamps=words, overwrite=True)
     summary = run(config, start=engines.start)
     return json.loads(summary.paths.done.read_text(encoding="utf-8"))
 
