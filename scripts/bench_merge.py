@@ -88,7 +88,7 @@ class FixedTiming(UtteranceState):
     timing = property(lambda self: {"read": 0.004231, "prepare": 0.006128, "total": 0.350982})
 
 
-def make_run(output: Path, manifest: Manifest, num_chunks: int, has_words: bool) -> None:
+def make_run(output: Path, manifest: Manifest, num_chunks: int, has_words: bool = False) -> None:
     sharding = Sharding(manifest.scan.durations_s, num_chunks)
     run = fingerprint(
         manifest=manifest.scan.digest,
