@@ -232,6 +232,12 @@ def test_an_answer_that_cannot_be_read_is_a_failure_not_a_wait(tiny, demo_rows):
     assert isinstance(outcome, EngineDiedError) and "cannot be read" in str(outcome)
 
 
+def test_the_record_names_every_temperature(tiny, tiny_en):
+    spec = dataclasses.replace(spec_of(tiny_en), temperatures=(0.0, 0.2, 1.0))
+    kinds = tiny.engine._facts(spec, {})["sampling_params"]
+    assert [kind.get("temperature", 1.0) for kind in kinds] == [0.0, 0.2, 1.0], "1.0 is vLLM's default"
+
+
 def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
     with pytest.raises(RowError, match="it cannot be asked"):
         tiny.engine.preprocess(samples_of(demo_rows)[1], "a\ud800b")
