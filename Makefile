@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`; before a commit, `make check`. All set up what is
 # missing first.
-.PHONY: demo check test lint docs setup bench parity test-vllm test-conformance test-nemo
+.PHONY: demo check test run-tests lint docs setup bench parity test-vllm test-conformance test-nemo
 
 PYTHON := .venv/bin/python
 
@@ -14,7 +14,11 @@ PYTEST := -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 check: lint
 	$(PYTHON) $(PYTEST) --quick
 
-test: lint
+# Types are looked at beside the tests, which leave a part of a core free.
+test: setup
+	@$(MAKE) --no-print-directory -j2 lint run-tests
+
+run-tests:
 	$(PYTHON) $(PYTEST)
 
 lint: setup

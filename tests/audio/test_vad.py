@@ -167,7 +167,9 @@ def test_recordings_are_heard_side_by_side(utterances):
 def test_a_missing_library_is_named_with_what_to_install(monkeypatch, library):
     check_available()
     monkeypatch.setitem(sys.modules, library, None)  # as Python marks a module that cannot be imported
-    with pytest.raises(UsageError, match=rf"needs {library.replace('_', '-')}.*pip install 'asrbatch\[vad\]'"):
+    with pytest.raises(
+        UsageError, match=rf"needs {library.replace('_', '-')}.*pip install '\.\[vad\]' where asrbatch was cloned"
+    ):
         check_available()
 
 

@@ -200,7 +200,10 @@ def test_what_is_not_installed_is_said(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fsspec, "get_filesystem_class", without_gcsfs)
     remote.why_not.cache_clear()
-    with pytest.raises(ManifestError, match=r"gs:// needs gcsfs, which is not installed; pip install 'asrbatch\[gs\]'"):
+    with pytest.raises(
+        ManifestError,
+        match=r"gs:// needs gcsfs, which is not installed; pip install '\.\[gs\]' where asrbatch was cloned",
+    ):
         open_manifest(write(tmp_path / "m.jsonl", "gs://bucket/a.wav"))
     remote.why_not.cache_clear()
 

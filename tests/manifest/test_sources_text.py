@@ -74,7 +74,8 @@ def test_zstandard_that_is_not_installed_is_said(tmp_path, monkeypatch):
     path.write_bytes(text.ZSTD + b"xxxx")
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(
-        ManifestError, match=r"zstandard is not installed: pip install 'asrbatch\[zstd\]', or unpack it first"
+        ManifestError,
+        match=r"zstandard is not installed: pip install '\.\[zstd\]' where asrbatch was cloned, or unpack it first",
     ):
         open_manifest(path)
 
