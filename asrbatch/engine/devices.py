@@ -53,7 +53,7 @@ def detect_device() -> Device:
     gpu = _first_gpu()
     if gpu is None:
         raise UsageError(
-            "the CUDA build of vLLM is installed, but nvidia-smi shows no GPU; install asrbatch[cpu] instead"
+            "vLLM's CUDA build is installed, but nvidia-smi shows no GPU; run scripts/setup.sh --profile cpu instead"
         )
     name, compute_capability = gpu
     # bfloat16 is native from compute capability 8.0 (Ampere).

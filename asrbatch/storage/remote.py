@@ -77,8 +77,8 @@ def why_not(scheme: str) -> tuple[str, str] | None:
     try:
         fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError):
-        install = f"asrbatch[{extra}]" if extra else package
-        return f"{scheme}:// needs {package}, which is not installed", f"pip install '{install}', or give a local path"
+        install = f"pip install '.[{extra}]' where asrbatch was cloned" if extra else f"pip install {package}"
+        return f"{scheme}:// needs {package}, which is not installed", f"{install}, or give a local path"
     return None
 
 
