@@ -97,3 +97,8 @@ def shorten_data_uri(uri: str) -> str:
     header, _, payload = uri.partition(",")
     # The header is a file's, too, and may be as long as it likes.
     return f"{header[:40]},…({len(payload)} chars)"
+
+
+def install_line(extra: str) -> str:
+    """How a missing extra of pyproject.toml is installed."""
+    return f"pip install '.[{extra}]' where asrbatch was cloned"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from asrbatch.errors import UsageError
+from asrbatch.formatting import install_line
 
 SAMPLE_RATE = 16_000
 FRAME = 512  # samples that one probability stands for
@@ -27,7 +28,7 @@ _STATE = (1, 1, 128)
 _FRAMES_OF_MEMORY, _FRAMES_BEFORE = 4 * SAMPLE_RATE // FRAME, 2 * SAMPLE_RATE // FRAME
 
 _NEEDED_BY = "--windows silence or --vad-filter"
-_INSTALL = "pip install '.[vad]' where asrbatch was cloned"
+_INSTALL = install_line("vad")
 _lock = threading.Lock()
 
 

@@ -26,12 +26,10 @@ class GroupedCommand(TyperCommand):
                 formatter.write_dl([record for param in params if (record := param.get_help_record(ctx))])
         if as_transcribe:
             with formatter.section("Options of transcribe, see asrbatch transcribe --help"):
-                words, margin = (
-                    " ".join(max(param.opts, key=len) for param in as_transcribe),
-                    " " * formatter.current_indent,
-                )
-                lines = textwrap.wrap(words, formatter.width - len(margin), break_on_hyphens=False)
-                formatter.write("".join(f"{margin}{line}\n" for line in lines))
+                names = " ".join(max(param.opts, key=len) for param in as_transcribe)
+                margin = " " * formatter.current_indent  # `write_text` would break names at their hyphens
+                how = {"initial_indent": margin, "subsequent_indent": margin, "break_on_hyphens": False}
+                formatter.write(textwrap.fill(names, formatter.width, **how) + "\n")
 
 
 class WholeSummaries(TyperGroup):

@@ -1,7 +1,8 @@
 """What the jobs of a run need of whoever runs them: the options that all schedulers share.
 
 Pure: nothing is written, submitted or asked. What each scheduler makes of them is in its own modules (`slurm.py`,
-`kubernetes.py`); a new one declares its own options on top of these, and is added to `TARGETS` in `cli/options.py`.
+`kubernetes.py`); a new one declares its own options on top of these, and is added to `TARGETS` in
+`cli/targets/options.py`.
 """
 
 import re

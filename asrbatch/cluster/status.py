@@ -6,17 +6,17 @@ rows that no record counts yet. docs/commands.md lists the fields of `run_status
 
 import shlex
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from asrbatch.cluster.forecast import cost_so_far, hours_to_come
 from asrbatch.cluster.shard_files import damage_of
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_ROWS_FAILED
 from asrbatch.runs.fingerprint import differences, digest
-from asrbatch.storage.cost import SessionHours, cost_text, hours_of, spending, spending_of_merged
+from asrbatch.storage.cost import SessionHours, hours_of
 from asrbatch.storage.metrics import device_seconds
-from asrbatch.storage.record import RECORD_REFRESH_S
+from asrbatch.storage.record import EDITED, RECORD_REFRESH_S
 from asrbatch.storage.run_files import FoundRun, RunFiles, count_rows, read_run
 from asrbatch.timeouts import running_s
 
@@ -61,7 +61,6 @@ _GOING_ON = (STARTING, RUNNING)
 _FOR_A_PERSON = (ERROR, DAMAGED)
 STATES = (*_COMPLETE, RUNNING, STARTING, SILENT, KILLED, INTERRUPTED, ENGINE_DIED, NOT_STARTED, *_FOR_A_PERSON)
 _COUNTS = ("rows", "total_rows", "failed", "sessions")
-_UNEXPECTED = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # what reading an edited record may raise
 _OUTCOMES = {"interrupted": INTERRUPTED, "engine_died": ENGINE_DIED, "error": ERROR}
 
 
@@ -96,66 +95,13 @@ def run_status(
             if files.record and (state := chunks[-1]["state"]) != DAMAGED:
                 hours += hours_of(files.record["sessions"], goes_on=state in (*_GOING_ON, SILENT))
                 sessions += files.record["sessions"]
-        except _UNEXPECTED as e:
+        except EDITED as e:
             what = f"not what asrbatch writes ({type(e).__name__}: {e}); it was edited or damaged"
             # One record that somebody edited must not hide the state of all other chunks.
             del chunks[number:]
             chunks.append(_line(files, DAMAGED, f"{files.paths.record}: {what}"))
     total = _total(output, found, chunks, sessions)
-    return {"chunks": chunks, "total": total | _cost(found, total, hours, price_per_hour)}
-
-
-def _cost(found: FoundRun, total: dict[str, Any], hours: list[SessionHours], price: float | None) -> dict[str, Any]:
-    """What the run took and cost so far, and where its end can be foreseen what it will have cost then."""
-    if hours or not found.merged:
-        spent = spending(hours, total["audio_s"], price)
-    else:  # the chunks are gone
-        spent = _spending_of_merged(found.merged.record, total["audio_s"], price)
-    if cost := spent["cost"]:
-        priced_h = total["gpu_h"] - cost["unpriced_device_hours"]
-        is_known = total["gpu_h_to_come"] is not None and not cost["unpriced_device_hours"] and priced_h
-        # Sessions may have had several prices; the rest is taken to cost what they did on the whole.
-        left = total["gpu_h_to_come"] * cost["total"] / priced_h if is_known else None
-        spent["cost"] = {**cost, "at_end": None if left is None else round(cost["total"] + left, 6)}
-    return spent
-
-
-def _spending_of_merged(record: dict[str, Any], audio_s: float, price: float | None) -> dict[str, Any]:
-    with suppress(*_UNEXPECTED):
-        spent = spending_of_merged(record, audio_s, price)
-        if spent["cost"]:
-            cost_text(spent)  # what was edited fails here, and not where it is shown
-        return spent
-    return dict.fromkeys(("device_hours_of", "killed_sessions", "cost"))
-
-
-def _hours_to_come(
-    chunks: list[dict[str, Any]], sessions: list[dict[str, Any]], total_rows: int | None
-) -> float | None:
-    """Device-hours until all chunks are complete; None where there is no pace to go by yet.
-
-    A chunk with an ETA takes that. All others have a start before them, as long as starts were, and rows that take as
-    long as rows took.
-    """
-    unfinished = [chunk for chunk in chunks if chunk["state"] not in _COMPLETE]
-    expected = [chunk for chunk in unfinished if chunk["eta_s"] is not None]
-    seconds: float = sum(chunk["eta_s"] * (chunk["devices"] or 1) for chunk in expected)
-    begun = [chunk for chunk in unfinished if chunk["eta_s"] is None and chunk["total_rows"] is not None]
-    left = [chunk["total_rows"] - chunk["rows"] for chunk in begun]
-    starts = sum(rows > 0 for rows in left)
-    if no_record := sum(chunk["total_rows"] is None for chunk in chunks):
-        if total_rows is None:
-            return None
-        left.append(total_rows - sum(chunk["total_rows"] or 0 for chunk in chunks))
-        starts += no_record
-    if sum(left):
-        done, loop_s = sum(session.get("rows") or 0 for session in sessions), device_seconds(sessions, "loop_s")
-        # As for an ETA: the pace of less than a second is chance.
-        if not done or loop_s < 1:
-            return None
-        started = [session for session in sessions if session.get("startup_s") is not None]
-        seconds += sum(left) * loop_s / done + starts * device_seconds(started, "startup_s") / max(1, len(started))
-    return round(seconds / 3600, 6)
+    return {"chunks": chunks, "total": total | cost_so_far(found, total, hours, price_per_hour)}
 
 
 def _describe(files: RunFiles, watch: Watch, now: datetime, clock_s: float, num_parts: int) -> dict[str, Any]:
@@ -285,7 +231,7 @@ def _total(
         "eta_s": max(etas_s, default=None),
         "without_eta": len(unfinished) - len(etas_s),
         "gpu_h": round(sum(chunk["gpu_h"] for chunk in chunks), 6),
-        "gpu_h_to_come": _hours_to_come(chunks, sessions, _total_rows(found)) if chunks else None,
+        "gpu_h_to_come": hours_to_come(chunks, unfinished, sessions, _total_rows(found)) if chunks else None,
         "merged": merged and merged["state"],
         "notes": [
             *_notes(found, [*chunks, *([merged] if merged else [])], strangers),
@@ -305,7 +251,7 @@ def _merged(files: RunFiles) -> dict[str, Any]:
         try:
             failed = files.mark["statuses"].get("failed", 0)
             values = _checked({"rows": files.mark["rows"], "failed": failed, "audio_s": files.mark["audio_s"]})
-        except _UNEXPECTED:
+        except EDITED:
             state, note = DAMAGED, f"{files.paths.done.name}: is not what asrbatch writes; it was edited"
     return {"state": state, "note": note, **values}
 

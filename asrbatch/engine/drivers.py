@@ -24,7 +24,7 @@ _STOP = object()
 # Seconds between two looks at whether an engine that owes an answer is still there.
 _LOOK_S = 1.0
 # Seconds that vLLM is given to close its sockets.
-_SOCKETS_S = 10.0
+_SOCKETS_S = 5.0
 
 
 class _Call(NamedTuple):

@@ -290,11 +290,12 @@ class Pipeline:
             self._write_row(state, ok_row(state, self._spec))
 
     def _fail(self, state: UtteranceState, error: RowError) -> None:
-        # Windows of it that are still in the engine have had their part as well; what they have from here on is lost.
-        self._track()
-        for window in (*self._in_flight.values(), *self._aligning):
-            if window.utterance is state:
-                self._count_share(window)
+        if state.is_submitted:  # most have not come so far, and there may be many
+            # Windows still in the engine have had their part as well; what they have from here on is lost.
+            self._track()
+            for window in (*self._in_flight.values(), *self._aligning):
+                if window.utterance is state:
+                    self._count_share(window)
         self._write_row(
             state, failed_row(state.utterance, error, state.timing, aligns=self._windows.text_field is not None)
         )

@@ -165,6 +165,13 @@ def cost_text(spent: Mapping[str, Any]) -> str:
     return text
 
 
+def cost_lines(spent: Mapping[str, Any]) -> list[str]:
+    """For a terminal; none where nothing has a price."""
+    if not spent.get("cost"):
+        return []
+    return [f"cost: {cost_text(spent)}", *(f"note: {note}" for note in cost_notes(spent))]
+
+
 def cost_notes(spent: Mapping[str, Any]) -> list[str]:
     """Why a cost is more than is said, and what of it nobody knows."""
     cost, killed, notes = spent["cost"], spent.get("killed_sessions"), []

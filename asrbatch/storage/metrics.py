@@ -5,7 +5,7 @@ refreshed. What the metrics mean stands here too, in the words that are shown be
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from itertools import chain
 from typing import Any
@@ -89,20 +89,19 @@ def spending_of(
     audio_s: float,
     price: float | None = None,
     *,
-    goes_on: Callable[[dict[str, Any]], bool] = lambda record: False,
+    going_on: Collection[int] = (),
 ) -> dict[str, Any]:
     """What the sessions of all these outputs took and cost; see `cost.spending`.
 
     Args:
-        goes_on: whether the process that keeps a record may still be at work.
+        going_on: places of the records whose process may still be at work.
     """
     records = list(records)
     if any(record.get("merged") for record in records):  # its sessions are those of its chunks
         [record] = records
         return spending_of_merged(record, audio_s, price)
-    return spending(
-        chain.from_iterable(hours_of(record["sessions"], goes_on=goes_on(record)) for record in records), audio_s, price
-    )
+    hours = (hours_of(record["sessions"], goes_on=n in going_on) for n, record in enumerate(records))
+    return spending(chain.from_iterable(hours), audio_s, price)
 
 
 def total(sessions: list[dict[str, Any]], name: str) -> float:

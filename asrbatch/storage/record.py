@@ -142,6 +142,10 @@ def read_completion_mark(paths: RunPaths) -> dict[str, Any] | None:
     return read_json(paths.done, "rows", "statuses", "sha256")
 
 
+# What a record that somebody edited may raise when it is read as ours.
+EDITED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+
+
 def is_record(value: dict[str, Any]) -> bool:
     """Whether what `read_record` found is what asrbatch writes, as far as others rely on it."""
     deaths, kills, sessions = value.get("engine_deaths", {}), value.get("kills", {}), value["sessions"]

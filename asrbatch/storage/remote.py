@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.formatting import one_line
+from asrbatch.formatting import install_line, one_line
 from asrbatch.storage import http
 from asrbatch.storage.filenames import expand_home
 from asrbatch.storage.http import TooLargeError
@@ -77,7 +77,7 @@ def why_not(scheme: str) -> tuple[str, str] | None:
     try:
         fsspec.get_filesystem_class(scheme)
     except (ImportError, ValueError):
-        install = f"pip install '.[{extra}]' where asrbatch was cloned" if extra else f"pip install {package}"
+        install = install_line(extra) if extra else f"pip install {package}"
         return f"{scheme}:// needs {package}, which is not installed", f"{install}, or give a local path"
     return None
 

@@ -18,7 +18,7 @@ from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks, spending_of
 from asrbatch.storage.paths import RunPaths, check_output, chunk_path, find_chunks
-from asrbatch.storage.record import is_record, read_completion_mark, read_record
+from asrbatch.storage.record import EDITED, is_record, read_completion_mark, read_record
 
 # A shared file system takes some milliseconds for every answer, and answers many at a time.
 _READERS = 16
@@ -210,8 +210,9 @@ class RunFacts:
         self._in_chunks = self._files != [path]
         found = read_run_files(list(map(RunPaths, self._files)), [None] * len(self._files))
         self._records = [files.record for files in found if files.record is not None]
+        begun = (files for files in found if files.record is not None)
         # By a process that may live: nobody here knows of its end.
-        self._going_on = {id(files.record) for files in found if files.mark is None and not files.has_ended}
+        self._going_on = [n for n, files in enumerate(begun) if files.mark is None and not files.has_ended]
         self._marks = [files.mark for files in found if files.mark is not None]
         self._changed = [files.changed for files in found if files.changed]
         self.problem = next((str(files.problem) for files in found if files.problem), None)
@@ -301,9 +302,9 @@ class RunFacts:
             return {}
         tallies = self._marks if len(self._marks) == len(self._records) else [r.get("tally", {}) for r in self._records]
         # An edited record must not keep its rows from being looked at.
-        with suppress(AttributeError, KeyError, TypeError):
+        with suppress(*EDITED):
             audio_s = sum(tally.get("audio_s", 0.0) for tally in tallies)
-            return spending_of(self._records, audio_s, price, goes_on=lambda record: id(record) in self._going_on)
+            return spending_of(self._records, audio_s, price, going_on=self._going_on)
         return {}
 
     def notes(self, num_rows: int, torn: bool, fate: str) -> list[str]:

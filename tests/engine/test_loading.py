@@ -1,7 +1,9 @@
 """Loading is quicker, and what is loaded is the same."""
 
 import copy
+import gc
 import subprocess
+import weakref
 
 import pytest
 
@@ -55,6 +57,22 @@ def test_copies_are_pythons_own_again_afterwards():
         assert copy._deepcopy_dispatch != before  # else the tests above show nothing
         raise KeyError
     assert copy._deepcopy_dispatch == before
+
+
+def test_what_an_earlier_engine_left_is_not_kept_for_ever():
+    class Leftover:
+        pass
+
+    gc.disable()  # else it might be gone by chance
+    try:
+        left = Leftover()
+        left.itself, seen = left, weakref.ref(left)
+        del left
+        with loading.quick_loading():
+            loading.after_imports()
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 def test_a_processor_takes_the_tokenizer_that_it_is_given(tiny_en, monkeypatch):

@@ -100,7 +100,7 @@ def test_sessions_of_an_earlier_asrbatch_have_a_sum_and_no_parts():
 def test_a_run_that_goes_on_is_not_said_to_be_killed():
     record = {"sessions": [KILLED]}
     assert spending_of([record], HOUR)["killed_sessions"] == 1
-    live = spending_of([record], HOUR, goes_on=lambda _: True)
+    live = spending_of([record], HOUR, going_on=[0])
     assert live["killed_sessions"] == 0 and live["device_hours_of"]["repeated"] == 0
 
 

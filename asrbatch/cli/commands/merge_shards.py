@@ -10,7 +10,7 @@ from asrbatch.cli.options import READING, RunOptions, choose_sources, options_of
 from asrbatch.config import PriceOptions
 from asrbatch.formatting import clock
 from asrbatch.options import option
-from asrbatch.storage.cost import cost_notes, cost_text
+from asrbatch.storage.cost import cost_lines
 
 
 @takes(prices=options_of(PriceOptions), reading=run_options(only=READING))
@@ -91,6 +91,4 @@ def _summary(record: dict[str, Any]) -> list[str]:
             f"slowest chunk {slowest['chunk_id']} with {clock(slowest['wall_s'])}; {clock(record['span_s'])} from "
             "first start to last end"
         )
-    if record.get("cost"):
-        lines += [f"cost: {cost_text(record)}", *(f"note: {note}" for note in cost_notes(record))]
-    return lines
+    return lines + cost_lines(record)

@@ -23,7 +23,6 @@ def models(
     """List the models that the installed vLLM can transcribe with, or say how a checkpoint will be prompted, without
     its weights.
 
-
     \b
     Example:
       asrbatch models openai/whisper-large-v3-turbo

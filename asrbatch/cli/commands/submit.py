@@ -2,8 +2,9 @@
 
 from asrbatch.cli.common import log
 from asrbatch.cli.estimates import EstimateOptions
-from asrbatch.cli.options import TARGETS, RunOptions, TargetOptions, options_of, run_options, takes, target_options
+from asrbatch.cli.options import RunOptions, options_of, run_options, takes
 from asrbatch.cli.targets.kubernetes import submit_to_kubernetes
+from asrbatch.cli.targets.options import TARGETS, TargetOptions, target_options
 from asrbatch.cli.targets.shell import print_commands
 from asrbatch.cli.targets.slurm import submit_to_slurm
 from asrbatch.cli.targets.tasks import foreseen, make_absolute

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from asrbatch.cli.display.tables import plain
 from asrbatch.cli.process import lossy_stream
 from asrbatch.formatting import clock
-from asrbatch.storage.cost import cost_notes, cost_text
+from asrbatch.storage.cost import cost_lines
 
 PLAIN_EVERY_S = 30.0
 # Columns of the shortest bar, with the spaces around it.
@@ -149,8 +149,7 @@ def _headline(summary) -> list[str]:
             f"RTFx of one device: {figures['rtfx_engine']:g} while the engine worked, "
             f"{figures['rtfx_end_to_end']:g} end to end, start-up included"
         )
-    if figures.get("cost"):
-        lines += [f"cost: {cost_text(figures)}", *(f"note: {note}" for note in cost_notes(figures))]
+    lines += cost_lines(figures)
     if summary.progress.workers_died:
         lines.append(f"{summary.progress.workers_died} workers died; what they held was done again")
     if tally.errors:

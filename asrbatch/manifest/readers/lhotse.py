@@ -14,7 +14,7 @@ from typing import Any
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
-from asrbatch.formatting import first_of, one_line, show, show_text
+from asrbatch.formatting import first_of, install_line, one_line, show, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.readers.base import (
     PIPE,
@@ -58,7 +58,7 @@ class LhotseReader(JsonlReader):
         try:
             from lhotse.serialization import deserialize_item
         except ImportError as e:
-            fix = "pip install '.[lhotse]' where asrbatch was cloned"
+            fix = install_line("lhotse")
             raise ManifestError(f"{file.path}: is lhotse's, and lhotse is not installed: {fix}") from e
         self._deserialize, self._allow_pipes, self.is_plain = deserialize_item, source.options.allow_pipes, False
         self._base: str | None = None

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sized
 from typing import Any, NamedTuple, Protocol
 
 from asrbatch.errors import ManifestError
+from asrbatch.formatting import install_line
 from asrbatch.storage.files import FileState
 from asrbatch.storage.remote import RemoteFile, is_remote
 
@@ -65,7 +66,7 @@ def unpacked(raw: "LocalFile | RemoteFile") -> TextFile:
     try:
         import zstandard
     except ImportError as e:
-        fix = "pip install '.[zstd]' where asrbatch was cloned, or unpack it first"
+        fix = f"{install_line('zstd')}, or unpack it first"
         raise ManifestError(f"{raw.path}: is zstandard data, and zstandard is not installed: {fix}") from e
 
     def new_decoder() -> Any:
