@@ -8,12 +8,27 @@ import time
 from pathlib import Path
 
 
+def state(pid: int) -> str:
+    """The kernel's letter for what a process does: T stopped, Z a zombie; empty when there is none."""
+    return _read(f"/proc/{pid}/stat").rpartition(b")")[2].decode().strip()[:1]
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process, and it is no zombie."""
+    return state(pid) not in ("", "Z")
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with; empty once it is a zombie, or gone."""
+    return _read(f"/proc/{pid}/cmdline")
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc; empty when its process ends meanwhile, which shows when it is opened or when it is read."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+        return Path(path).read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def wait_until(condition, most_s: float = 30.0):
@@ -51,12 +66,18 @@ def hangs_in_pipe(pid: int) -> bool:
     return any(name in waits_in for name in ("partner", "fifo", "lease"))
 
 
+def children(pid: int) -> list[int]:
+    """The processes that a process started, as far as they run; threads and processes may end meanwhile."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [int(child) for thread in threads for child in _read(f"/proc/{pid}/task/{thread}/children").split()]
+
+
 def descendants(pid: int) -> list[int]:
     """Children, and theirs."""
-    children = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += [int(child) for child in (task / "children").read_text().split()]
-    return [*children, *(grandchild for child in children for grandchild in descendants(child))]
+    return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
 def die_at(step: int, work) -> bool:

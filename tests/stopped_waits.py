@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from beep_engine import BeepEngine
@@ -39,15 +40,19 @@ def stop_soon(folder: Path, then=lambda: None) -> None:
     def work():
         time.sleep(0.3)
         started = descendants(os.getpid())
-        for pid in started:
-            os.kill(pid, signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
+        send(signal.SIGSTOP, started)
+        send(signal.SIGSTOP, [os.getpid()])
         wait_at(folder / "gate")
-        for pid in started:
-            os.kill(pid, signal.SIGCONT)
+        send(signal.SIGCONT, started)
         then()
 
     threading.Thread(target=work, daemon=True).start()
+
+
+def send(signal_number: int, pids: list[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal_number)
 
 
 def wait_at(gate: Path) -> None:

@@ -20,12 +20,11 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import PYTHON, REPO
-from processes import wait_until
+from processes import state, wait_until
 from stopped_waits import CASES, STOPPED_S, TIMEOUT_S
 
 from asrbatch import timeouts
@@ -44,8 +43,8 @@ def outcomes(tmp_path_factory, tiny_en) -> dict[str, str]:
         folder = folders[case]
         command = [PYTHON, REPO / "tests/stopped_waits.py", case, folder, tiny_en]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        stat = Path(f"/proc/{process.pid}/stat")
-        wait_until(lambda: process.poll() is not None or stat.read_text().rpartition(")")[2].split()[0] == "T", 120)
+        wait_until(lambda: state(process.pid) in ("T", "Z"), 120)
+        assert state(process.pid) == "T", f"{case} ended before it was stopped: {process.communicate()}"
         time.sleep(STOPPED_S)
         os.kill(process.pid, signal.SIGCONT)
         (folder / "gate").touch()

@@ -18,7 +18,7 @@ import typer
 from conftest import write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from processes import hangs_in_pipe, hold_file
+from processes import children, hangs_in_pipe, hold_file, wait_until
 
 from asrbatch.config import STRATEGIES, EngineConfig, RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_INTERRUPTED, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
@@ -363,11 +363,7 @@ def test_ctrl_c_ends_a_probe_at_once(start_cli, tmp_path):
     hold_file(tmp_path / "hangs.wav")
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}])
     process = start_cli("plan", manifest, "--probe")
-    children = Path(f"/proc/{process.pid}/task")
-    deadline = time.monotonic() + 30
-    while not any(hangs_in_pipe(int(pid)) for path in children.glob("*/children") for pid in path.read_text().split()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: any(map(hangs_in_pipe, children(process.pid))))
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=30)

@@ -24,7 +24,7 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from new_process import in_new_process
-from processes import die_at
+from processes import command_line, die_at
 
 from asrbatch.cluster.merge import merge
 from asrbatch.cluster.merge_report import KINDS, SHOWN_LINES, MergeReport, ranges
@@ -744,10 +744,7 @@ def test_reading_processes_end_with_the_one_that_waits_for_them(bench, tmp_path)
 
 
 def lives(pid: int) -> bool:
-    try:
-        return b"asrbatch.cluster.shard_rows" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
-    except FileNotFoundError:
-        return False
+    return b"asrbatch.cluster.shard_rows" in command_line(pid)
 
 
 def limited(limit: str, *arguments) -> subprocess.CompletedProcess:

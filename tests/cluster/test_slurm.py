@@ -4,7 +4,6 @@ once.
 The cluster is this machine, two cores, started for these tests (`slurm_cluster.py`).
 """
 
-import contextlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import REPO, read_jsonl, write_jsonl
+from processes import command_line
 from run_output import EXACT, stable
 from slurm_cluster import HOW_TO_GET_IT, Cluster, missing_programs, running_cluster, wait_until
 
@@ -319,6 +319,5 @@ def test_the_cluster_leaves_nothing_behind(tmp_path):
         # Not its state, which is "running" before there is a process: SLURM takes minutes to end such a job.
         wait_until((tmp_path / "begun").exists, "a running job")
     assert not folder.exists()
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            assert str(folder).encode() not in process.read_bytes()
+    for process in Path("/proc").glob("[0-9]*"):
+        assert str(folder).encode() not in command_line(int(process.name))

@@ -17,7 +17,7 @@ import soundfile as sf
 from audio_files import LOSSY, encode, write
 from audio_loading import load_audio, request
 from conftest import write_jsonl
-from processes import hold_file
+from processes import children, command_line, hold_file
 
 from asrbatch.audio.clip import Clip
 from asrbatch.audio.decoder import Decoder
@@ -326,27 +326,22 @@ def test_an_error_ends_the_probe_and_its_processes(tmp_path):
     survey = ManifestStats(
         str(write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "hangs.wav"}, *interleaved(tmp_path, 2, 50)])),
     )
-    children = []
+    before, seen = set(children(os.getpid())), []
 
     def change_the_manifest(rows: int, failing: int) -> None:
-        if rows == 50 and not children:
-            children.extend(Path(f"/proc/{os.getpid()}/task").glob("*/children"))
+        if rows == 50 and not seen:
+            seen.extend(set(children(os.getpid())) - before)
             raise ManifestError("changed")
 
     started = time.monotonic()
     with pytest.raises(ManifestError, match="changed"):
         AudioProbe(survey.manifest, survey.files, num_workers=2, timeout_s=60.0, observe=change_the_manifest)
     assert time.monotonic() - started < 50
-    assert children and not any(decoders_of(path) for path in children if path.exists())
+    assert seen and not any(map(is_decoder, seen))
 
 
-def decoders_of(children: Path) -> list[str]:
-    found = []
-    for pid in children.read_text().split():
-        command = Path(f"/proc/{pid}/cmdline")
-        if command.exists() and b"asrbatch.audio.decoder_process" in command.read_bytes():
-            found.append(pid)
-    return found
+def is_decoder(pid: int) -> bool:
+    return b"asrbatch.audio.decoder_process" in command_line(pid)
 
 
 def test_a_log_gets_a_line_every_half_minute(tmp_path, capsys, monkeypatch):

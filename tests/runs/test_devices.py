@@ -19,7 +19,7 @@ import soundfile
 import worker_engines
 from beep_engine import RATE
 from conftest import REPO, read_jsonl, write_jsonl
-from processes import descendants, wait_until
+from processes import command_line, descendants, wait_until
 from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
@@ -403,14 +403,11 @@ def test_workers_end_with_their_parent(transcribe_on, tiny_en, manifest):
 
 
 def is_worker(pid: int) -> bool:
-    return b"asrbatch.runs.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"asrbatch.runs.workers.worker" in command_line(pid)
 
 
 def lives(pid: int) -> bool:
-    try:
-        return b"asrbatch" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    return b"asrbatch" in command_line(pid)
 
 
 def test_exit_code_of_a_clean_run(transcribe_on, manifest):

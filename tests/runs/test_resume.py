@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from beep_engine import DiesOn
 from conftest import read_jsonl, write_jsonl
-from processes import descendants, wait_until
+from processes import command_line, descendants, wait_until
 from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
@@ -180,10 +180,7 @@ def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path)
 
 
 def is_engine(pid: int) -> bool:
-    try:
-        return b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once it is a zombie
-    except FileNotFoundError:
-        return False
+    return b"EngineCore" in command_line(pid)
 
 
 def test_a_poisonous_row_stops_the_run_three_times_and_never_again(tiny_en, demo_rows, tmp_path):
