@@ -109,6 +109,7 @@ def test_options_named_anywhere_exist(page):
         "--version",
     }  # of scripts/setup.sh, uv, every tool
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
+    others |= {"--jobs", "--retries", "--repo-type", "--local-dir"}  # of squeue, parallel and hf, in messages
     assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(
         *options().values()
     ) | others
