@@ -519,7 +519,8 @@ def describe_machine(job: Workload, device: Any) -> str:
     ]
     versions = ", ".join(f"{package} {version(package)}" for package in packages)
     return (
-        f"Made by scripts/bench.py, which says what is measured. {describe(job.clips)}; Whisper {job.model}, "
+        f"Made by `python scripts/bench.py --clips {len(job.clips)} --model {job.model}`, which says what is measured. "
+        f"{describe(job.clips)}; Whisper {job.model}, "
         f"{job.dtype} "
         f"(faster-whisper: {job.compute_type}); {device.name}; engine in a {job.mode}; {versions}."
     )

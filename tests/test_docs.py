@@ -6,19 +6,18 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import REPO
 
 from asrbatch import errors
-from asrbatch.cli.options import READING, flag_of
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.pipeline.result import RESULT_FIELDS, TIMING_FIELDS
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 OUTPUT = (REPO / "docs/output.md").read_text(encoding="utf-8")
 TROUBLE = (REPO / "docs/troubleshooting.md").read_text(encoding="utf-8")
-COMMANDS = (REPO / "docs/commands.md").read_text(encoding="utf-8")
 MODELS = (REPO / "docs/models.md").read_text(encoding="utf-8")
 SCORING = (REPO / "docs/scoring.md").read_text(encoding="utf-8")
 OPTION = re.compile(r"(?<![\w-])--?[a-z][a-z-]*")
@@ -29,71 +28,81 @@ def section(title: str, text: str) -> str:
     return sections[title]
 
 
-def options() -> dict[str, set[str]]:
-    """Every option by command, `--no-…` forms included."""
+def commands() -> dict[str, Any]:
     import typer
 
     from asrbatch.cli.app import app
 
-    commands = typer.main.get_command(app).commands
+    return typer.main.get_command(app).commands
+
+
+def options() -> dict[str, set[str]]:
+    """Every option by command, `--no-…` forms included."""
     return {
         name: {option for p in command.params for option in (*p.opts, *p.secondary_opts) if option.startswith("-")}
         - {"--help"}
-        for name, command in commands.items()
+        for name, command in commands().items()
     }
 
 
-@pytest.mark.parametrize(
-    "title",
-    [
-        "transcribe MANIFEST…",
-        "align MANIFEST…",
-        "plan MANIFEST…",
-        "submit MANIFEST…",
-        "status OUTPUT",
-        "merge-shards OUTPUT",
-        "export OUTPUT",
-        "models CHECKPOINT",
-        "score PREDICTIONS",
-        "compare A B",
-        "report PREDICTIONS",
-        "validate MANIFEST…",
-        "make-manifest SOURCE…",
-    ],
-)
-def test_every_option_of_every_command_is_listed_and_no_other(title):
-    command = title.split()[0]
-    table = section(f"`asrbatch {title}`", COMMANDS)
-    listed = {
-        option
-        for line in table.splitlines()
-        if line.startswith("| `-")
-        for option in OPTION.findall(line.split("|")[1])
-    }
-    if command in ("plan", "submit"):  # they take those of transcribe as well, and say so
-        shared = options()["transcribe"] - {"--chunk-id", "--chunk-offset", "--merge"}
-        assert shared <= options()[command] and "`--chunk-id` and `--chunk-offset`" in table
-        assert listed | {"--verbose", "-v"} == options()[command] - shared | {"--verbose", "-v"}
-    elif command == "align":
-        taken = options()["align"] - {"--text-field"}
-        assert taken < options()["transcribe"] and "--text-field" in listed
-        # Both names of a switch are one option.
-        left_out = {option for option in options()["transcribe"] - taken if not option.startswith(("--no-", "--keep-"))}
-        assert {option for option in left_out if f"`{option}`" not in table} == set()
-    elif command in ("validate", "make-manifest"):
-        shared = {flag_of(name) for name in READING}
-        assert shared <= options()[command] and "takes `transcribe`'s options for reading a manifest" in table
-        assert listed == options()[command] - shared
-    else:
-        assert listed == options()[command]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Built as by `make docs`: a dead link, a page that no menu names, an option without help and a docstring that is
+    not well-formed are errors."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
-def test_the_list_of_commands_is_complete():
-    assert {title.split()[1] for title in re.findall(r"^## `(asrbatch .*?)`", COMMANDS, flags=re.M)} == set(options())
+def test_the_reference_has_every_option_of_every_command_and_no_other(site):
+    page = (site / "commands/index.html").read_text(encoding="utf-8")
+    sections = {re.search(r"<code>asrbatch ([\w-]+)", part)[1]: part for part in page.split('<h2 id="asrbatch-')[1:]}
+    assert list(sections) == list(options())
+    for command, part in sections.items():
+        terms = re.findall(r'<dt id="([\w-]+)">(.*?)</dt>', part)
+        assert all(name.startswith(command) for name, _ in terms)
+        own = {option for _, term in terms for option in re.findall(r"<code>(--?[a-z-]+)</code>", term)}
+        shared = set(re.findall(r'href="#transcribe(--[a-z-]+)"><code>\1</code>', part))
+        # Both names of a switch, or a letter beside a name, are one option.
+        named = {
+            option
+            for param in commands()[command].params
+            for option in (*param.opts, *param.secondary_opts)
+            if shared & {*param.opts}
+        }
+        assert own | named == options()[command], command
+        assert own.isdisjoint(shared)
+
+
+def test_the_reference_says_default_choices_and_bounds(site):
+    page = (site / "commands/index.html").read_text(encoding="utf-8")
+    for option, said in (
+        ("transcribe--windows", "energy, sequential, silence, fixed, none"),
+        ("transcribe--windows", "Default: <code>energy</code>."),
+        ("transcribe--workers", "whole number, at least 1"),
+        ("score--resamples", "whole number, at least 1, at most 1,000,000"),
+        ("submit--merge", "Default: on."),
+        ("transcribe--tars", "<code>audio__OP_0..7_CL_.tar</code>"),
+    ):
+        assert said in page.split(f'<dt id="{option}">')[1].split("</dd>")[0], option
+    for command in options():
+        assert f"\nasrbatch {command} " in re.sub(r"<[^>]+>", "", page), "an example"
+
+
+def test_an_option_without_help_is_no_reference(monkeypatch):
+    monkeypatch.syspath_prepend(REPO / "scripts")
+    import command_reference
+
+    (command := commands()["score"]).params[-1].help = None
+    with pytest.raises(ValueError, match=f"score: --{command.params[-1].name} has no help"):
+        list(command_reference.reference({"transcribe": commands()["transcribe"], "score": command}))
 
 
 # Pages whose commands are those of scripts and of schedulers.
-OF_OTHERS = {"fuzz.md", "parity.md", "longform.md", "benchmark.md", "schedulers.md", "vllm.md", "words.md", "where.md"}
+OF_OTHERS = {"other-schedulers.md", "vllm.md"}
 
 
 @pytest.mark.parametrize(
@@ -101,13 +110,8 @@ OF_OTHERS = {"fuzz.md", "parity.md", "longform.md", "benchmark.md", "schedulers.
 )
 def test_options_named_anywhere_exist(page):
     text = (REPO / "docs" / page).read_text(encoding="utf-8")
-    others = {
-        "--profile",
-        "--torch-backend",
-        "--overrides",
-        "--help",
-        "--version",
-    }  # of scripts/setup.sh, uv, every tool
+    others = {"--profile", "--torch-backend", "--overrides", "--help", "--version"}  # of setup.sh, uv, every tool
+    others |= {"--rows"}  # of scripts that measure
     others |= {"--array", "--gres", "--constraint", "--nv", "--requeue"}  # of sbatch and apptainer
     others |= {"--jobs", "--retries", "--repo-type", "--local-dir"}  # of squeue, parallel and hf, in messages
     assert {option for option in OPTION.findall(text) if option.startswith("--")} <= set().union(
@@ -164,13 +168,8 @@ def test_readme_is_read_at_one_sitting():
         assert (REPO / file).stat().st_size > 0, file
 
 
-def test_the_site_is_built_without_a_warning(tmp_path):
-    """A dead link, a page that no menu names and a docstring that is not well-formed are warnings."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
-    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, env=env)
-    assert done.returncode == 0, done.stderr
-    text = (tmp_path / "python/index.html").read_text(encoding="utf-8")
+def test_the_site_has_the_python_api(site):
+    text = (site / "python/index.html").read_text(encoding="utf-8")
     assert 'id="asrbatch.transcribe"' in text and 'id="asrbatch.config.RunConfig"' in text
 
 

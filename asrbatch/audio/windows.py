@@ -61,7 +61,7 @@ def fixed(buffer: np.ndarray, limits: WindowLimits) -> Split:
     at once, else both are cut in halves.
 
     The rule of NeMo Skills (`chunk_audio`) and NeMo Gym (its pull request 1358), but that there they are always joined:
-    a model with a limit never hears what exceeds it. docs/longform.md compares."""
+    a model with a limit never hears what exceeds it. docs/measurements/long-recordings.md compares."""
     if len(buffer) <= limits.limit:
         return Split(len(buffer))
     if len(buffer) >= limits.lookahead:

@@ -1,7 +1,7 @@
 """How far a run is: the state of every chunk and of the whole, from what `run_files` read. Shows nothing.
 
 All figures are those of the run records, which a session refreshes every half minute; a killed session may have written
-rows that no record counts yet. docs/commands.md lists the fields of `run_status`; renaming one breaks scripts.
+rows that no record counts yet. docs/clusters.md lists the fields of `run_status`; renaming one breaks scripts.
 """
 
 import shlex

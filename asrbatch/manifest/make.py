@@ -44,7 +44,7 @@ class ManifestSummary:
     num_corrected: int
 
     def as_dict(self) -> dict[str, Any]:
-        """What `make-manifest --json` prints; docs/commands.md lists the fields."""
+        """What `make-manifest --json` prints; docs/checking.md lists the fields."""
         left_out = {"left_out": self.manifest.left_out} if self.manifest.left_out else {}
         return left_out | {
             "source": self.manifest.source,

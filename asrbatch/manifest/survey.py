@@ -4,7 +4,7 @@ All from one pass over the manifest and none from its audio (that is `probe.py`)
 and shows nothing. Keeps 16 bytes a row beside what the manifest keeps.
 
 Fields of `Durations`, `Duplicates` and `Estimate` are those of `plan --json`, which prints them by
-`dataclasses.asdict`: docs/commands.md lists them, and renaming one breaks scripts.
+`dataclasses.asdict`: docs/checking.md lists them, and renaming one breaks scripts.
 """
 
 import os

@@ -150,7 +150,7 @@ class Validation:
         return json_bytes(line_fields(row, folder)) + b"\n"
 
     def as_dict(self) -> dict[str, Any]:
-        """What `validate --json` prints; docs/commands.md lists the fields, and renaming one breaks scripts."""
+        """What `validate --json` prints; docs/checking.md lists the fields, and renaming one breaks scripts."""
         probe = self.probe
         return {
             "manifest": self.manifest.figures(),

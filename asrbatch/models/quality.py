@@ -20,7 +20,8 @@ NO_SPEECH_PROB = 0.6
 # The compression ratio does not see short loops ("Thank you. Thank you. …"): so often in a row, a phrase is one. Ours.
 LOOP_REPEATS = 6
 _LONGEST_PHRASE = 8
-# Below this gain the audio does not hold the text. Ours; scripts/text_mismatch.py measures it (docs/words.md).
+# Below this gain the audio does not hold the text. Ours, measured by scripts/text_mismatch.py: see
+# docs/measurements/times-of-words.md.
 AUDIO_GAIN = 1.5
 # Fast speech has 20 to 25 characters a second, an auctioneer 35. Ours.
 CHARS_PER_S = 40.0

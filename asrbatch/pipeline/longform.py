@@ -123,7 +123,7 @@ def heard(result: DecodingResult, samples: np.ndarray, limits: WindowLimits, *, 
     """How many samples of a window were heard whole, 1 to all.
 
     Up to the pause around the model's timestamp, which is coarse: cut at the timestamp itself, 3 in 100 words beside a
-    seam were lost or doubled that were not elsewhere, and none are so (docs/longform.md).
+    seam were lost or doubled that were not elsewhere, and none are so (docs/measurements/long-recordings.md).
 
     Args:
         samples: float32 [n] of the window.

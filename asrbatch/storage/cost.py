@@ -1,7 +1,7 @@
 """What the time of devices went into, and what it cost: arithmetic over the sessions of run records, nothing else.
 
 A session has its devices from its start to its end, and each second of each of them is one of `PARTS`. What they mean
-is said to users in docs/commands.md, "What a run costs". Knows no prices but those that it is told.
+is said to users in docs/costs.md. Knows no prices but those that it is told.
 """
 
 from collections import Counter

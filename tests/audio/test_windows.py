@@ -111,7 +111,7 @@ def joined(num_samples: int, window: int, least: int) -> list[int]:
 
 
 def test_fixed_beside_nemo_skills_and_nemo_gym_is_as_the_docs_say():
-    rate, docs = 1000, Path(__file__).parents[2] / "docs" / "longform.md"
+    rate, docs = 1000, Path(__file__).parents[2] / "docs/measurements/long-recordings.md"
     found = {name: set() for name in NOT_AGREED}
     for length_s, window_s in LENGTHS:
         num_samples, cells = round(length_s * rate), []

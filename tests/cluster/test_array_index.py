@@ -45,7 +45,7 @@ DOCUMENTED = [
 
 def test_every_scheduler_of_the_table_is_tried():
     assert [variable for variable, *_ in DOCUMENTED] == [array.variable for array in ARRAYS]
-    page = (REPO / "docs/schedulers.md").read_text(encoding="utf-8")
+    page = (REPO / "docs/other-schedulers.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| (.*?) \| `(\w+)` \| (\d) \|", page, flags=re.M)
     assert listed == [(array.scheduler, array.variable, str(array.base)) for array in ARRAYS]
 

@@ -429,7 +429,7 @@ def test_gnu_parallel_runs_the_commands(submit, manifest, tmp_path, programme):
     ran = programme('for id; do :; done; echo "$A" "$1" "$CUDA_VISIBLE_DEVICES" "$#" >ran-$id')
     done = submit(*run, "--python", ran)
     (command,) = re.findall(r"parallel -j 4 .* < commands.txt", done.stderr)
-    assert command in (REPO / "docs/schedulers.md").read_text()
+    assert command in (REPO / "docs/other-schedulers.md").read_text()
     (tmp_path / "commands.txt").write_text(done.stdout)
     if shutil.which("parallel"):
         subprocess.run(["/bin/sh", "-c", command], check=True, capture_output=True, timeout=60)

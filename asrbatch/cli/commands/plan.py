@@ -54,7 +54,7 @@ def plan(
 
 
 def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None) -> dict[str, Any]:
-    """All that is shown, as one JSON object; see docs/commands.md for its fields."""
+    """All that is shown, as one JSON object; see docs/checking.md for its fields."""
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import ManifestStats, estimate
