@@ -72,6 +72,16 @@ def one_line(error: BaseException, *, with_type: bool = True) -> str:
     return printable(shorten(text, MAX_ERROR_CHARS))
 
 
+def counted(number: int, noun: str, one: str = "", more: str = "") -> str:
+    """`1 row`, `1,234 rows`.
+
+    Args:
+        one, more: what follows, of one thing and of any other number of them: `does`, `do`.
+    """
+    words = (f"{number:,}", noun if number == 1 else f"{noun}s", one if number == 1 else more)
+    return " ".join(filter(None, words))
+
+
 def amount(value: float) -> str:
     """Money, of whatever currency: `1,234.50`; of less than 1 the first three figures, `0.00123`."""
     places = 2 if abs(value) >= 1 or not value else 2 - math.floor(math.log10(abs(value)))

@@ -13,12 +13,14 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from asrbatch.cli.display.progress import Terminal
 from asrbatch.cli.process import lost_output, stop_signals
+from asrbatch.config import descriptor_of
 from asrbatch.errors import OutputError
 from asrbatch.formatting import printable
 
@@ -39,9 +41,15 @@ def _set_verbose(asked: bool) -> None:
 Sources = Annotated[
     list[str] | None, typer.Argument(help="As transcribe takes it; several are one manifest.", show_default=False)
 ]
-Predictions = Annotated[str, typer.Argument(help="A rows file, merged or not, or other JSON Lines with predictions.")]
+_PREDICTIONS = "A rows file, merged or not, or other JSON Lines with predictions; - for a pipe."
+Predictions = Annotated[list[str], typer.Argument(help=_PREDICTIONS, metavar="PREDICTIONS...")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", callback=_set_verbose, help="Show tracebacks.")]
+
+
+def predictions_path(given: str) -> Path:
+    """The file that was named, or the pipe: `-`, `/dev/fd/63`."""
+    return Path(given) if descriptor_of(given) is not None else Path(given).expanduser().absolute()
 
 
 class _ShownRecord(logging.LogRecord):

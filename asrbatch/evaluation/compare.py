@@ -12,11 +12,12 @@ from typing import Any
 
 from asrbatch import __version__
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, UsageError
-from asrbatch.evaluation.counting import count_rows, how_counted
+from asrbatch.evaluation.counting import count_rows, how_counted, refuse_unknown_groups
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.paired_rates import SIDES, PairTally
+from asrbatch.formatting import counted
 
 
 def compare(
@@ -46,10 +47,14 @@ def compare(
     inputs = EvaluationInputs([a, b], options, common)
     rows = ScoredRows(inputs)
     tally = count_rows(rows, partial(PairTally.keeping, shown), log)
+    refuse_unknown_groups(tally)
     # Every other row is compared or excluded.
     left_out = len(rows) - tally.total.rows - tally.excluded.total()
     if not tally.total.rows:
-        why = [*tally.reasons(), *([f"{left_out} rows are in one of them only"] if left_out else [])]
+        why = [
+            *tally.reasons(),
+            *([counted(left_out, "row", "is", "are") + " in one of them only"] if left_out else []),
+        ]
         raise UsageError(f"{a} and {b}: there is nothing to compare ({', '.join(why)})")
     return _metrics(inputs, tally, left_out)
 

@@ -1,26 +1,40 @@
 """Counts rows in several processes, and says with what they were counted. Knows nothing of how results are shown."""
 
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self, TypeVar
 
 from asrbatch.errors import UsageError
 from asrbatch.evaluation.alignment import aligner
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.row_fields import DURATION, NO_VALUE
-from asrbatch.evaluation.rows import ScoredRows
-from asrbatch.evaluation.stats.error_rates import Tally, TextTally
-from asrbatch.evaluation.stats.paired_rates import PairTally
+from asrbatch.evaluation.rows import ScoredRow, ScoredRows
+from asrbatch.evaluation.stats.error_rates import TextTally
 from asrbatch.evaluation.stats.significance import COVERAGE
 from asrbatch.parallel import over_rows
 
 # As often as a run says in a SLURM log how far it is.
 _LOG_EVERY_S = 30.0
-AnyTally = TypeVar("AnyTally", Tally, PairTally)
+
+
+class RowTally(Protocol):
+    """What is counted over a part of the rows; `groups` by field, then by its value."""
+
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    def add(self, row: ScoredRow, groups: Mapping[str, list[str]]) -> None:
+        """Counts one row, which is in these groups, by field."""
+
+    def update(self, other: Self) -> None:
+        """Adds what was counted over another part."""
+
+
+AnyTally = TypeVar("AnyTally", bound=RowTally)
 
 
 def count_rows(rows: ScoredRows, new_tally: Callable[[], AnyTally], log: Callable[[str], None]) -> AnyTally:
-    """What a tally counts over all rows. Raises UsageError for a field of `--by` that no row has."""
+    """What a tally counts over all rows."""
 
     def count(start: int, stop: int) -> AnyTally:
         part = new_tally()
@@ -34,11 +48,15 @@ def count_rows(rows: ScoredRows, new_tally: Callable[[], AnyTally], log: Callabl
         if time.monotonic() - logged >= _LOG_EVERY_S:
             logged = time.monotonic()
             log(f"{stop} of {len(rows)} rows counted")
+    return tally
+
+
+def refuse_unknown_groups(tally: RowTally) -> None:
+    """Raises UsageError for a field of `--by` that no row has."""
     for name, values in tally.groups.items():
         # Bins of duration are no field of a row, and a report asks for them whatever its rows say.
         if name != DURATION and list(values) == [NO_VALUE]:
             raise UsageError(f"--by {name}: no row has it")
-    return tally
 
 
 def how_counted(inputs: EvaluationInputs, tally: TextTally) -> dict[str, Any]:

@@ -12,17 +12,17 @@ from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.references import FoundReferences, find_references, join
 from asrbatch.evaluation.text_rules import TextRules
-from asrbatch.formatting import show
+from asrbatch.formatting import counted, show
 from asrbatch.languages import is_language, primary
 from asrbatch.storage.run_files import RunFacts
 
 
 class EvaluationInputs:
-    """One file of predictions that is scored, or two that are compared, with all that their rows are held against.
+    """One file of predictions that is scored, or several over the same rows, with all that their rows are held against.
 
     Args:
         paths: absolute; JSON Lines.
-        common: of two files the rows that both have, whatever manifests they are of.
+        common: of several files the rows that all have, whatever manifests they are of.
 
     Attributes:
         files, runs: the predictions, and what stands beside each file.
@@ -37,7 +37,7 @@ class EvaluationInputs:
         join_notes: what a person should know of how predictions found their references.
 
     Raises:
-        UsageError, ManifestError: this cannot be done as asked, or two files are of different manifests.
+        UsageError, ManifestError: this cannot be done as asked, or files are of different manifests.
         OutputError: a file is damaged.
     """
 
@@ -80,7 +80,18 @@ class EvaluationInputs:
 
     def unmatched_notes(self, at: int) -> list[str]:
         number = self.unmatched[at]
-        return [f"{number} predictions have no reference row and were left out"] if number else []
+        return (
+            [
+                counted(
+                    number,
+                    "prediction",
+                    "has no reference row and was left out",
+                    "have no reference row and were left out",
+                )
+            ]
+            if number
+            else []
+        )
 
     def _find_references(self, files: list[Predictions]) -> list[FoundReferences]:
         """What to hold each file against: a manifest that was given, or that of a run which is not complete."""
@@ -99,11 +110,8 @@ class EvaluationInputs:
         # A run that was told nothing contradicts nobody.
         told = {file.path: run.language for file, run in zip(self.files, self.runs, strict=True) if run.language}
         if len({primary(language) for language in told.values()}) > 1:
-            (a, of_a), (b, of_b) = told.items()
-            raise UsageError(
-                f"{a} was told that rows are {show(of_a)}, {b} that they are {show(of_b)}; "
-                "say which counts for scoring with --language"
-            )
+            each = ", ".join(f"{path} was told that rows are {show(language)}" for path, language in told.items())
+            raise UsageError(f"{each}; say which counts for scoring with --language")
         return next(iter(told.values()), None)
 
     @property
@@ -138,7 +146,7 @@ class EvaluationInputs:
             ]
             raise UsageError(
                 f"{', '.join(did)}: their texts are written in different languages; --language says which one to take "
-                "both for"
+                "all for"
             )
         return into[0] if len(set(into)) == 1 else None
 
@@ -147,24 +155,25 @@ def _refuse_pairs_by_line(files: list[Predictions]) -> None:
     for file in files:
         if file.num_by_line:
             raise UsageError(
-                f"{file.path}: {file.num_by_line} rows have neither an id nor audio_filepath, and pairing them by line "
-                "would be a guess; give them ids"
+                f"{file.path}: {counted(file.num_by_line, 'row', 'has', 'have')} neither an id nor audio_filepath, and "
+                "pairing them by line would be a guess; give them ids"
             )
 
 
 def _refuse_different_rows(files: list[Predictions], runs: list[RunFacts]) -> None:
     covers = [run.covers for run in runs]
     names = " and ".join(str(file.path) for file in files)
+    fix = "--common compares the rows that all have"
     if None not in covers:
         # Over the same rows of one manifest, what one of the runs lacks is known to be missing, and counts as empty.
-        if covers[0] != covers[1]:
-            raise UsageError(
-                f"{names}: are of different manifests, or of different chunks; --common compares the rows both have"
-            )
+        if len(set(covers)) > 1:
+            raise UsageError(f"{names}: are of different manifests, or of different chunks; {fix}")
         return
-    only = [len(files[0].without(files[1].keys)), len(files[1].without(files[0].keys))]
-    if any(only):
-        raise UsageError(
-            f"{names}: do not have the same rows ({only[0]} only in the first, {only[1]} only in the second), and "
-            "without run records beside both it is unknown whether they should; --common compares the rows both have"
-        )
+    first = files[0]
+    for other in files[1:]:
+        only = [len(first.without(other.keys)), len(other.without(first.keys))]
+        if any(only):
+            raise UsageError(
+                f"{first.path} and {other.path}: do not have the same rows ({only[0]} only in the first, {only[1]} "
+                f"only in the second), and without run records beside all it is unknown whether they should; {fix}"
+            )

@@ -1,12 +1,16 @@
-"""The rows of one file of predictions, or of two in pairs, each with its reference and its edits.
+"""The rows of one file of predictions, or of several side by side, each with its reference and its edits.
 
 What two files say of a row besides its prediction must be the same, or a manifest must say which counts. Knows nothing
 of what is counted over rows.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.alignment import Edits
@@ -88,16 +92,21 @@ class ScoredRow(NamedTuple):
 class ScoredRows:
     """All rows; `len(rows)` is their number.
 
-    Those of the references; without a manifest of them those of the first file, then those that only the second has.
+    Those of the references; without a manifest of them those of the first file, then those that only later files have.
     """
 
     def __init__(self, inputs: EvaluationInputs):
         self.inputs = inputs
         self._files, self._references = inputs.files, inputs.references
-        self._only_last = self._files[-1].without(self._files[0].keys)
+        # Of each file, which rows no file before it has, and where these begin among all rows.
+        first, *later = self._files
+        self._new: list[Sequence[int]] = [range(len(first))]
+        for at, file in enumerate(later, 1):
+            self._new.append(file.without(np.concatenate([before.keys for before in self._files[:at]])))
+        self._starts = [0, *accumulate(map(len, self._new))]
 
     def __len__(self) -> int:
-        return len(self._files[0]) + len(self._only_last) if self._references is None else len(self._references)
+        return self._starts[-1] if self._references is None else len(self._references)
 
     def read(self, start: int, stop: int) -> Iterator[ScoredRow]:
         """Rows [start, stop), those that are not scored too."""
@@ -149,15 +158,12 @@ class ScoredRows:
 
     def _find(self, index: int) -> tuple[Mapping[str, Any], FoundRows]:
         """The fields of a row with its reference, and the row of each file."""
-        first, *others = self._files
         if self._references is not None:
             utterance = self._references.read(index)
             return {**utterance.fields, "id": utterance.id}, [file.find(utterance.id) for file in self._files]
-        if index < len(first):
-            row = first.read(index)
-            return row, [row, *(file.find(row["id"]) for file in others)]
-        row = self._files[-1].read(int(self._only_last[index - len(first)]))
-        return row, [None, row]
+        at = bisect_right(self._starts, index) - 1
+        row = self._files[at].read(int(self._new[at][index - self._starts[at]]))
+        return row, [None] * at + [row] + [file.find(row["id"]) for file in self._files[at + 1 :]]
 
     def _reference(self, index: int, fields: Mapping[str, Any], rows: FoundRows) -> str | None:
         name = self.inputs.options.text_field
@@ -206,13 +212,18 @@ class ScoredRows:
 
     def _agreed(self, row_id: str, what: str, found: Sequence[Any], fix: str) -> Any:
         """What any of the files has, None where none does. Raises OutputError where they differ."""
-        stated = [value for value in found if value is not None]
-        if len(stated) > 1 and stated[0] != stated[1]:
+        stated = [(value, file) for value, file in zip(found, self._files, strict=True) if value is not None]
+        if not stated:
+            return None
+        first = stated[0]
+        if other := next((each for each in stated if each[0] != first[0]), None):
             # The message begins with the id already.
-            places = [file.where(row_id).removesuffix(f": id {show_text(row_id)}") for file in self._files]
-            both = " and ".join(f"{show(value)} ({place})" for value, place in zip(stated, places, strict=True))
-            raise OutputError(f"id {show_text(row_id)}: {what}: the two files have different ones, {both}; {fix}")
-        return stated[0] if stated else None
+            ending = f": id {show_text(row_id)}"
+            both = (f"{show(value)} ({file.where(row_id).removesuffix(ending)})" for value, file in (first, other))
+            raise OutputError(
+                f"id {show_text(row_id)}: {what}: the files have different ones, {' and '.join(both)}; {fix}"
+            )
+        return first[0]
 
     def _refuse_chunks_of_sessions(self, row_id: str, row: Mapping[str, Any]) -> None:
         if self.inputs.rules.with_compounds and row.keys() >= _CHUNKS_OF_SESSIONS:

@@ -16,7 +16,7 @@ from asrbatch.evaluation.stats.languages import listed
 from asrbatch.evaluation.text_rules import EXCLUDED, TextRules
 from asrbatch.export.files import WholeFile, explained
 from asrbatch.export.options import RESULTS, ResultNames
-from asrbatch.formatting import is_data_uri, show_text
+from asrbatch.formatting import counted, is_data_uri, show_text
 from asrbatch.languages import primary
 from asrbatch.manifest.readers.base import PIPE
 from asrbatch.pipeline.result import RESULT_FIELDS
@@ -55,8 +55,11 @@ class ResultFile(WholeFile, ABC):
 
     def notes(self) -> list[str]:
         """What a person should know about its rows."""
-        notes = [f"left out {rows} rows: {_LEFT_OUT[reason]}" for reason, rows in self.left_out.items()]
-        notes += [f"{n} rows have no time, because {_WITHOUT_TIME[reason]}" for reason, n in self.without_time.items()]
+        notes = [f"left out {counted(rows, 'row')}: {_LEFT_OUT[reason]}" for reason, rows in self.left_out.items()]
+        notes += [
+            f"{counted(n, 'row', 'has', 'have')} no time, because {_WITHOUT_TIME[reason]}"
+            for reason, n in self.without_time.items()
+        ]
         if self.without_time:
             notes.append(
                 "the leaderboard makes no RTFx of a file with such rows; that of the run is rtfx_engine in X.done.json"

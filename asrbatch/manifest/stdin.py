@@ -12,10 +12,8 @@ import os
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,7 +21,16 @@ from typing import Any, BinaryIO
 from asrbatch.config import RunConfig
 from asrbatch.errors import UsageError
 from asrbatch.manifest.readers.text import LocalFile, TextFile, unpacked
-from asrbatch.storage.files import explained, refuse_irregular, remove_dead, sync_folder, temporary_path
+from asrbatch.storage.files import (
+    STANDARD_INPUT,
+    copy_of_stream,
+    explained,
+    refuse_irregular,
+    remove_dead,
+    stream_of,
+    sync_folder,
+    temporary_path,
+)
 from asrbatch.storage.paths import RunPaths, find_chunks
 from asrbatch.storage.run_files import read_files_of
 
@@ -37,30 +44,8 @@ def open_stream(given: str, descriptor: int) -> TextFile:
     Raises:
         UsageError: no such file is open.
     """
-    name = "standard input" if descriptor == 0 else given
-    _stream(given, descriptor)
-    # Another file may have the number later.
-    inode = os.fstat(descriptor).st_ino
-    return unpacked(LocalFile(name, fd=os.dup(_unnamed_copy(given, descriptor, inode))))
-
-
-@lru_cache(maxsize=64)
-def _unnamed_copy(given: str, descriptor: int, inode: int) -> int:
-    stream = _stream(given, descriptor)
-    # On disk, not in memory: a manifest through a pipe may be larger than that.
-    spool = tempfile.TemporaryFile()
-    shutil.copyfileobj(stream, spool)
-    spool.flush()
-    return os.dup(spool.fileno())
-
-
-def _stream(given: str, descriptor: int) -> BinaryIO:
-    if descriptor == 0:
-        return sys.stdin.buffer
-    try:
-        return open(descriptor, "rb", closefd=False)
-    except OSError as e:
-        raise UsageError(f"{given}: {e.strerror}; this process was given no such open file") from e
+    name = STANDARD_INPUT if descriptor == 0 else given
+    return unpacked(LocalFile(name, fd=copy_of_stream(given, descriptor)))
 
 
 def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = None) -> Path:
@@ -161,7 +146,7 @@ def keep_stdin(config: RunConfig) -> KeptManifest:
     # A mistyped manifest that was refused must not stand in the way of the right one.
     records = iter(()) if config.overwrite else _records(config.output_path)
     first = next(records, None)
-    stream = _stream(config.manifest[0], config.descriptor or 0)
+    stream = stream_of(config.manifest[0], config.descriptor or 0)
     path = spool_stdin(RunPaths(config.output_path).spool, replace=first is None, stream=stream)
     folders = (record["fingerprint"].get("audio_folder") for record in chain(filter(None, [first]), records))
     return KeptManifest(path, next(filter(None, folders), os.getcwd()))

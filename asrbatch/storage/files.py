@@ -1,6 +1,7 @@
 """Writing a file so that it is there whole or not at all, and saying what to do when the disk refuses.
 
-What every manifest format needs of the file system: is this file still the one that was opened?
+What every manifest format needs of the file system: is this file still the one that was opened? And a copy of what
+comes through a pipe, which is read more than once.
 
 Knows nothing about formats.
 """
@@ -13,8 +14,11 @@ import re
 import secrets
 import shutil
 import stat
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -156,6 +160,43 @@ def refuse_irregular(path: Path | str, fix: str = "remove it, or give another na
     """Raises UsageError where `path` is no regular file, nor free for one."""
     if kind := kind_of(path):
         raise UsageError(f"{path}: is {kind} and no file; {fix}")
+
+
+STANDARD_INPUT = "standard input"  # as messages call it
+
+
+def copy_of_stream(given: str, descriptor: int) -> int:
+    """A new descriptor of all that comes on one, such as a pipe; the same bytes for whoever asks again in this process.
+
+    Args:
+        given: as it was written.
+
+    Raises:
+        UsageError: no such file is open.
+    """
+    stream_of(given, descriptor)
+    # Another file may have the number later.
+    return os.dup(_unnamed_copy(given, descriptor, os.fstat(descriptor).st_ino))
+
+
+@lru_cache(maxsize=64)
+def _unnamed_copy(given: str, descriptor: int, inode: int) -> int:
+    stream = stream_of(given, descriptor)
+    # On disk, not in memory: what comes through a pipe may be larger than that.
+    spool = tempfile.TemporaryFile()
+    shutil.copyfileobj(stream, spool)
+    spool.flush()
+    return os.dup(spool.fileno())
+
+
+def stream_of(given: str, descriptor: int) -> BinaryIO:
+    """What comes on a descriptor, to be read once. Raises UsageError: no such file is open."""
+    if descriptor == 0:
+        return sys.stdin.buffer
+    try:
+        return open(descriptor, "rb", closefd=False)
+    except OSError as e:
+        raise UsageError(f"{given}: {e.strerror}; this process was given no such open file") from e
 
 
 def write_json_atomically(path: Path, value: Any) -> None:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from asrbatch.config import descriptor_of
 from asrbatch.errors import ManifestError, OutputError, UsageError
+from asrbatch.storage.files import STANDARD_INPUT, copy_of_stream
 
 # Told by the first bytes and not by the name, which people change without packing or unpacking anything.
 KNOWN_HEADS = {
@@ -59,7 +61,7 @@ _MOST_DIGITS = sys.get_int_max_str_digits()
 
 
 class JsonLines:
-    """The objects of some files, numbered from 0 through all of them. Blank lines are none.
+    """The objects of some files, numbered from 0 through all of them. Blank lines are none. `-` is standard input.
 
     Attributes:
         torn: how many of the files end in a part of an object, which was left out.
@@ -69,16 +71,13 @@ class JsonLines:
     """
 
     def __init__(self, paths: Sequence[Path]):
-        self._paths = list(paths)
+        # As messages call them.
+        self._paths = [STANDARD_INPUT if descriptor_of(str(path)) == 0 else str(path) for path in paths]
         self._fds = []
-        for path in self._paths:
+        for path in paths:
             try:
-                mode = os.stat(path).st_mode
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would wait for somebody to write
-                    fix = "write what comes through it to a file"
-                    raise UsageError(f"{path}: is not a regular file; {fix}")
                 # Open for as long as the object lives: a file that is replaced meanwhile is still read as it was.
-                self._fds.append(os.open(path, os.O_RDONLY))
+                self._fds.append(_open(path))
                 weakref.finalize(self, os.close, self._fds[-1])
                 head = os.pread(self._fds[-1], _HEAD_BYTES, 0)
             except OSError as e:  # a folder can be opened, and not be read
@@ -104,6 +103,7 @@ class JsonLines:
             self._firsts.append(len(self._starts))
             end = 0
             with open(fd, "rb", _READ_BYTES, closefd=False) as lines:
+                lines.seek(0)  # descriptors of one stream have one place
                 for number, line in enumerate(lines, 1):
                     start, end = end, end + len(line)
                     if line.isspace():
@@ -135,6 +135,22 @@ class JsonLines:
 
     def _file(self, index: int) -> int:
         return bisect_right(self._firsts, index) - 1
+
+
+def _open(path: Path) -> int:
+    """A descriptor of a file, or of all that comes through a pipe that the process was given: `-`, `/dev/fd/63`.
+
+    Raises:
+        OSError: it cannot be opened.
+        UsageError: it is a pipe with a name.
+    """
+    descriptor = descriptor_of(str(path))
+    if descriptor is not None:
+        return copy_of_stream(str(path), descriptor)
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would wait for somebody to write
+        raise UsageError(f"{path}: is not a regular file; write what comes through it to a file")
+    return os.open(path, os.O_RDONLY)
 
 
 def is_array(head: bytes) -> bool:

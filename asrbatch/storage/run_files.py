@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asrbatch.config import descriptor_of
 from asrbatch.errors import OutputError, RefusedOutputError, UsageError
+from asrbatch.formatting import counted
 from asrbatch.storage.files import explained, kind_of, refuse_irregular
 from asrbatch.storage.lease import holder_has_ended
 from asrbatch.storage.metrics import metrics_of_chunks, spending_of
@@ -181,6 +183,8 @@ def rows_files(path: Path) -> list[Path]:
     Raises:
         UsageError: there are chunks of several runs, or something else in a file's place.
     """
+    if descriptor_of(str(path)) is not None:  # a pipe that the process was given
+        return [path]
     chunks = find_chunks(path) if not path.exists() and path.parent.is_dir() else {}
     if len(chunks) > 1:
         raise UsageError(
@@ -208,7 +212,9 @@ class RunFacts:
     def __init__(self, path: Path):
         self._files = rows_files(path)
         self._in_chunks = self._files != [path]
-        found = read_run_files(list(map(RunPaths, self._files)), [None] * len(self._files))
+        # Beside a pipe stands nothing.
+        outputs = [RunPaths(each) for each in self._files if descriptor_of(str(each)) is None]
+        found = read_run_files(outputs, [None] * len(outputs))
         self._records = [files.record for files in found if files.record is not None]
         begun = (files for files in found if files.record is not None)
         # By a process that may live: nobody here knows of its end.
@@ -318,9 +324,11 @@ class RunFacts:
             notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
         notes += self._changed
         if self.problem:
-            notes.append(f"whether these {num_rows} rows are all of a run cannot be told: {self.problem}")
+            these = f"{'this' if num_rows == 1 else 'these'} {counted(num_rows, 'row', 'is', 'are')}"
+            notes.append(f"whether {these} all of a run cannot be told: {self.problem}")
         elif self.is_incomplete(num_rows):
-            notes.append(f"not complete: {num_rows} of {self._expected or 'an unknown number of'} rows are there{fate}")
+            expected = counted(self._expected, "row", "is", "are") if self._expected else "an unknown number of rows is"
+            notes.append(f"not complete: {num_rows} of {expected} there{fate}")
         if self._in_chunks:
             notes.append(f"read from {len(self._files)} chunks, not verified: merge-shards does that")
         elif self.record is not None and self.record.get("chunk_id") is not None:

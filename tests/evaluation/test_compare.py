@@ -250,7 +250,7 @@ def test_references_that_differ_are_an_error_unless_a_manifest_says_which_counts
     b = write_jsonl(tmp_path / "b.jsonl", [{"id": "x", "text": "one two", "pred_text": "one two three"}])
     with pytest.raises(
         OutputError,
-        match=r'id x: references \(text\): the two files have different ones, "one two three" \(.*a\.jsonl:1\) and '
+        match=r'id x: references \(text\): the files have different ones, "one two three" \(.*a\.jsonl:1\) and '
         r'"one two" '
         r"\(.*b\.jsonl:1\); .*--references",
     ):
@@ -365,7 +365,7 @@ def test_files_that_contradict_each_other_are_refused(name, tmp_path):
         for side in "ab"
     ]
     with pytest.raises(
-        OutputError, match=rf"id x: .*{name}: the two files have different ones, .*va.*a\.jsonl:1.*vb.*b\.jsonl:1"
+        OutputError, match=rf"id x: .*{name}: the files have different ones, .*va.*a\.jsonl:1.*vb.*b\.jsonl:1"
     ):
         compared(*paths, by=("source",))
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "x", "audio_filepath": "x.wav", "text": "one", name: "vc"}])
@@ -385,7 +385,7 @@ def test_the_language_of_the_runs_counts_and_two_different_ones_are_refused(tmp_
         json.dumps({"fingerprint": {"manifest": "m", "language": "en"}, "total_rows": 2, "sessions": []})
     )
     with pytest.raises(
-        UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl that they are "zh"; .*--language'
+        UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl was told that rows are "zh"; .*--language'
     ):
         compared(a, b)
     assert compared(a, b, language="en")["total"]["wer"]["reference"] == 6
@@ -396,7 +396,7 @@ def test_references_are_checked_as_in_score(tmp_path):
     a, b = rows_file(tmp_path, "a", x="one"), rows_file(tmp_path, "b", x="one", q="two")
     figures = compared(a, b, references=str(manifest), common=True)
     assert (figures["a"]["unmatched_predictions"], figures["b"]["unmatched_predictions"]) == (0, 1)
-    assert "B: 1 predictions have no reference row and were left out" in figures["notes"]
+    assert "B: 1 prediction has no reference row and was left out" in figures["notes"]
     with pytest.raises(UsageError, match="--by nosuch: no row has it"):
         compared(a, a, by=("nosuch",))
 

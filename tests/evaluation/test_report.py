@@ -23,7 +23,7 @@ from asrbatch.evaluation.report.page import page as make_page
 from asrbatch.evaluation.report.page import script_json
 from asrbatch.evaluation.report.plots import Bar, bars
 from asrbatch.evaluation.report.rows import worst_rows
-from asrbatch.evaluation.score import score_rows
+from asrbatch.evaluation.report.runs import score_runs
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 pytest_plugins = "command_line"
@@ -346,7 +346,7 @@ class Steps:
 
 @pytest.fixture(scope="module")
 def hundred_thousand(tmp_path_factory) -> Path:
-    metrics, scored = score_rows(DATA, ScoreOptions(resamples=10), lambda line: None)
+    [metrics], scored = score_runs([DATA], ScoreOptions(resamples=10), lambda line: None)
     listed, _ = worst_rows(scored, None, 1000, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
     path = tmp_path_factory.mktemp("many") / "report.html"
@@ -400,7 +400,7 @@ def test_of_a_long_utterance_the_errors_are_shown(opened, tmp_path):
 
 def test_the_page_is_bounded_however_long_rows_are(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [hours(f"r{at:02}", 3000, 100 + at) for at in range(14)])
-    _, scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
+    _, scored = score_runs([path], ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
     listing = scored, tmp_path, 100, lambda line: None
     everything, _ = worst_rows(*listing)
     assert len(everything) == 14 and all(len(json.dumps(row)) < 30_000 for row in everything)
@@ -413,7 +413,7 @@ def test_of_a_long_prediction_as_many_words_are_shown_as_text(tmp_path):
     row = hours("a", 3000, 100)
     words = [{"word": f" {word}", "start": 0.1 * at, "probability": 0.5} for at, word in enumerate(row["text"].split())]
     path = write_jsonl(tmp_path / "rows.jsonl", [{**row, "segments": [{"start": 0, "end": 1, "words": words}]}])
-    _, scored = score_rows(path, ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
+    _, scored = score_runs([path], ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
     [listed], _ = worst_rows(scored, tmp_path, 100, lambda line: None)
     assert 1900 < len("".join(listed["words"][::3])) <= 2001 and listed["words"][1::3][:3] == [0, 0.1, 0.2]
 

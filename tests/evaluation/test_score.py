@@ -4,6 +4,8 @@ and no row dropped.
 
 import json
 import random
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -15,14 +17,14 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.compare import compare
 from asrbatch.evaluation.normalizers import load_normalizer
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.report.make import make_report
 from asrbatch.evaluation.row_fields import duration_bin, finite_seconds
-from asrbatch.evaluation.score import score
+from asrbatch.evaluation.score import score, score_files
 from asrbatch.evaluation.stats.significance import interval, resampled_rates
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.languages import is_language, primary
@@ -202,7 +204,7 @@ def test_rows_of_the_references_without_a_prediction_count_and_others_are_left_o
     assert (figures["total"]["rows"], figures["total"]["missing"], figures["total"]["deletions"]) == (3, 1, 5)
     assert figures["total"]["wer_percent"] == pytest.approx(100 * 5 / 9, abs=1e-5)
     assert figures["unmatched_predictions"] == 1 and any(
-        "1 predictions have no reference row" in note for note in figures["notes"]
+        "1 prediction has no reference row" in note for note in figures["notes"]
     )
     assert figures["by"]["set"]["groups"]["s"]["rows"] == figures["by"]["duration"]["groups"]["2 to 5 s"]["rows"] == 3
 
@@ -275,7 +277,7 @@ def test_rows_without_a_usable_reference_are_counted_by_reason(tmp_path):
 
 
 def test_nothing_to_score_is_said_with_its_fix(tmp_path):
-    with pytest.raises(UsageError, match="1 rows: it has no reference.*--references.*asrbatch compare"):
+    with pytest.raises(UsageError, match="1 row: it has no reference.*--references.*asrbatch compare"):
         scored(rows_file(tmp_path, {"id": "a", "pred_text": "x"}))
 
 
@@ -301,7 +303,7 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     assert (mean["groups_in_wer"], mean["groups_in_cer"]) == (2, 3)
     assert mean["wer_percent"] == pytest.approx(100 / 3 / 2, abs=1e-5)
     assert mean["cer_percent"] == pytest.approx(sum(group["cer_percent"] for group in groups.values()) / 3, abs=1e-5)
-    assert "1 rows do not say their `lang` and were taken for en" in figures["notes"][0]
+    assert "1 row does not say its `lang` and was taken for en" in figures["notes"][0]
     assert scored(path, language="fr")["normalizers"][0]["rows"] == 3
     with pytest.raises(UsageError, match="--language klingon: is no language; give a code such as en"):
         scored(path, language="klingon")
@@ -506,7 +508,7 @@ def test_the_command_prints_a_table_or_json(cli_here, tmp_path):
     shown = cli_here("score", path, "--by", "lang,duration", "--normalizer", "none")
     assert shown.returncode == EXIT_ROWS_FAILED, shown.stderr
     assert r"[red]e\x1bn" in shown.stdout and "\x1b" not in shown.stdout
-    assert "1 rows without a prediction" in shown.stdout and "unweighted mean" in shown.stdout
+    assert "1 row without a prediction" in shown.stdout and "unweighted mean" in shown.stdout
     as_json = cli_here("score", path, "--json", "--normalizer", "none", "--seed", "3", "--resamples", "10")
     figures = json.loads(as_json.stdout)
     assert figures["bootstrap"] == {"resamples": 10, "seed": 3, "coverage": 0.95, "unit": "utterance"}
@@ -530,6 +532,72 @@ def test_the_command_prints_a_table_or_json(cli_here, tmp_path):
             and message in done.stderr
             and "Traceback" not in done.stderr
         )
+
+
+SHORT, LONG = ([row for row in PAIRS if (row["duration"] < 2) == is_short] for is_short in (True, False))
+
+
+def test_of_several_files_the_composite_is_the_mean_of_their_rates_and_all_words_count_once(tmp_path):
+    for name, rows in (("a", SHORT), ("b", LONG)):  # ids of two data sets may be the same
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "out.jsonl", [{**row, "id": f"r{at}"} for at, row in enumerate(rows)])
+    paths = [tmp_path / name / "out.jsonl" for name in "ab"]
+    figures = score_files(paths, ScoreOptions(resamples=FEW, by=("status",)))
+    alone = [scored(path) for path in paths]
+    assert list(figures["files"]) == ["a/out", "b/out"]
+    assert [of["total"] for of in figures["files"].values()] == [of["total"] for of in alone]
+    for rate in ("wer", "cer"):
+        rates = [of["total"][f"{rate}_percent"] for of in alone]
+        assert figures["composite"][f"{rate}_percent"] == pytest.approx(sum(rates) / 2, abs=1e-5)
+        assert figures["composite"][f"groups_in_{rate}"] == 2 and figures["composite"][f"{rate}_percent_interval"]
+    whole = scored(DATA, by=("status",))  # the same rows in one file
+    assert figures["total"] == whole["total"] and figures["by"] == whole["by"]
+    assert figures["total"]["wer_percent"] != pytest.approx(figures["composite"]["wer_percent"], abs=0.5)
+    assert figures["exit_code"] == EXIT_ROWS_FAILED
+    with pytest.raises(UsageError, match=r"a/out\.jsonl: is given twice"):
+        score_files([paths[0], paths[1], tmp_path / "a" / ".." / "a" / "out.jsonl"], ScoreOptions())
+    with pytest.raises(UsageError, match="--by nowhere: no row has it"):
+        score_files(paths, ScoreOptions(by=("nowhere",), resamples=1))
+
+
+def test_a_field_that_one_of_several_files_has_makes_groups(tmp_path):
+    a = rows_file(tmp_path, row("x", "one two", "one two", lang="en", voice="v"), name="a.jsonl")
+    b = rows_file(tmp_path, row("x", "one two", "one", lang="en", time=0.5, duration=2.0), name="b.jsonl")
+    figures = score_files([a, b], ScoreOptions(resamples=FEW, by=("voice",)))
+    assert {value: of["rows"] for value, of in figures["by"]["voice"]["groups"].items()} == {"v": 1, "(none)": 1}
+    assert figures["files"]["b"]["speed"] == {"rtfx_stated": 4.0} and figures["speed"] == {}
+    assert figures["notes"][-1] == ("the composite has no interval, because 2 of 2 files have fewer than 10 utterances")
+
+
+def test_the_command_shows_each_file_the_composite_and_all_words(cli_here, tmp_path):
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("short", SHORT), ("long", LONG))]
+    done = cli_here("score", *paths, "--resamples", FEW)
+    assert done.returncode == EXIT_ROWS_FAILED, done.stderr
+    table = done.stdout.partition("by file, in words")[2].partition("by file, in characters")[0]
+    rates = [scored(path)["total"]["wer_percent"] for path in paths]
+    wanted = {
+        "short": rates[0],
+        "long": rates[1],
+        "composite: mean of 2 files": sum(rates) / 2,
+        "all words together": scored(DATA)["total"]["wer_percent"],
+    }
+    for name, rate in wanted.items():
+        [line] = [line for line in table.splitlines() if line.strip().startswith(name)]
+        assert f" {rate:.2f} " in line
+
+
+def test_predictions_come_through_a_pipe(tmp_path, cli):
+    lines = "".join(json.dumps(row) + "\n" for row in PAIRS)
+    (tmp_path / "rows.jsonl").write_text(lines)
+    command = f"{sys.executable} -m asrbatch"
+    shell = f"cat rows.jsonl | {command} score - --json && {command} score <(cat rows.jsonl) --json"
+    shell += f" && cat rows.jsonl | {command} score - rows.jsonl --json && echo '[' | {command} score -"
+    done = subprocess.run(["bash", "-c", shell.replace("&&", ";")], cwd=tmp_path, capture_output=True, text=True)
+    piped, substituted, both = map(json.loads, done.stdout.splitlines())
+    assert (piped["predictions"], piped["total"]) == ("-", score(DATA, ScoreOptions())["total"])
+    assert substituted["total"] == piped["total"] and list(both["files"]) == ["standard input", "rows"]
+    assert piped["notes"] == score(DATA, ScoreOptions())["notes"]  # none is about a record
+    assert done.returncode == EXIT_ERROR and "standard input:1: not JSON" in done.stderr, done.stderr
 
 
 def test_a_runs_own_files_say_how_fast_and_how_complete_it_was(tmp_path):

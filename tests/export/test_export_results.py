@@ -171,7 +171,7 @@ def test_nemo_gets_a_length_a_text_and_an_absolute_path_of_every_row(cli_here, t
     record = {"manifest": {"source": "/corpus/manifest.jsonl"}, "fingerprint": {}, "total_rows": 5, "sessions": []}
     (tmp_path / "out.run.json").write_text(json.dumps(record))
     done = cli_here("export", path, "--format", "nemo")
-    assert "nemo: left out 1 rows: nobody knows how long it is" in done.stderr, done.stderr
+    assert "nemo: left out 1 row: nobody knows how long it is" in done.stderr, done.stderr
     found = {row["id"]: row for row in read_jsonl(Path(done.stdout.strip()))}
     assert {row_id: (row["duration"], row["text"], row["audio_filepath"]) for row_id, row in found.items()} == {
         "stated": (2.0, "a", "/corpus/stated.wav"),
@@ -185,7 +185,7 @@ def test_a_row_of_unknown_length_is_in_the_leaderboards_file_and_said(cli_here, 
     rows = [{**PAIRS[0], "index": 0}, {**PAIRS[1], "index": 1, "audio_s": 0.0, "duration": None}]
     rows.append({**PAIRS[2], "id": "short", "index": 2, "audio_s": 0.0001, "duration": 0.0001})
     done = cli_here("export", run_of(tmp_path, rows), "--format", "leaderboard", *ASKED)
-    assert "leaderboard: 1 rows have no time, because nobody knows how long they are; state `duration`" in done.stderr
+    assert "leaderboard: 1 row has no time, because nobody knows how long they are; state `duration`" in done.stderr
     assert "makes no RTFx" in done.stderr and "not in English" not in done.stderr
     found = read_jsonl(Path(done.stdout.strip()))
     assert [(row["duration"] is None, row["time"] is None) for row in found] == [

@@ -33,10 +33,9 @@ from source_makers import MAKERS
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError
-from asrbatch.manifest import stdin
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.validate import Validation
-from asrbatch.storage import jsonl
+from asrbatch.storage import files, jsonl
 
 LHOTSE = Path(__file__).parent.parent / "data" / "lhotse"
 ROWS = [
@@ -113,10 +112,10 @@ def test_packed_several_and_renamed_arrays(tmp_path):
 
 
 def test_an_array_on_standard_input(monkeypatch):
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(WRITTEN["indented"].encode())}))
     assert rows_of("-") == ROWS
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
 
 
 def test_an_array_of_members_of_nemo_tars(tmp_path):

@@ -39,9 +39,9 @@ from asrbatch.cli.app import app
 from asrbatch.config import RunConfig, SourceOptions, run_config
 from asrbatch.errors import ManifestError, RowError, UsageError
 from asrbatch.export.results import nemo_row
-from asrbatch.manifest import stdin
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.runs.runner import run
+from asrbatch.storage import files
 from asrbatch.storage.filenames import find_file
 from asrbatch.storage.jsonl import JsonLines
 from asrbatch.storage.paths import default_output
@@ -69,7 +69,7 @@ def _not_for_ever():
     signal.alarm(60)
     yield
     signal.alarm(0)
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
 
 
 def put(path: Path, data: bytes) -> Path:
@@ -289,7 +289,7 @@ def test_a_descriptor_is_a_manifest_with_paths_of_the_current_folder(tmp_path, t
         assert audio_of(rows_of(f"{place}/{descriptor}")) == [tone]
         assert audio_of(rows_of(f"{place}/{descriptor}")) == [tone]  # what was read is kept
     os.close(descriptor)
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     with pytest.raises(UsageError, match=rf"/dev/fd/{descriptor}: Bad file descriptor; this process was given no such"):
         open_manifest(f"/dev/fd/{descriptor}")
 

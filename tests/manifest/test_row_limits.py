@@ -22,11 +22,11 @@ from source_makers import MAKERS
 
 from asrbatch.config import SourceOptions
 from asrbatch.errors import ManifestError, RowError
-from asrbatch.manifest import stdin
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers import jsonl, text
 from asrbatch.manifest.row import MOST_LEVELS, InvalidRow
 from asrbatch.pipeline.result import failed_row
+from asrbatch.storage import files
 
 FAIL = SourceOptions(on_bad_row="fail")
 GOOD = b'{"audio_filepath": "good.wav"}'
@@ -168,11 +168,11 @@ def test_a_line_that_does_not_end_is_an_error(tmp_path, short_rows, packing, end
 
 
 def test_nor_one_on_standard_input_nor_of_a_table_nor_of_kaldi(tmp_path, short_rows, monkeypatch):
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     monkeypatch.setattr("sys.stdin", type("Stdin", (), {"buffer": io.BytesIO(LONG)}))
     with pytest.raises(ManifestError, match="standard input: holds a line of more than"):
         open_manifest("-")
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     (tmp_path / "m.csv").write_bytes(b"audio,text\n" + b"a.wav," + b"x" * 200_000)
     with pytest.raises(ManifestError, match=r"m\.csv: holds a line of more than"):
         open_manifest(tmp_path / "m.csv")

@@ -16,12 +16,12 @@ from conftest import write_jsonl
 
 from asrbatch.config import EngineConfig, RunConfig, SourceOptions
 from asrbatch.errors import ManifestError, UsageError
-from asrbatch.manifest import stdin
 from asrbatch.manifest.formats import options_for_kept
 from asrbatch.manifest.manifest import open_manifest
 from asrbatch.manifest.readers import text
 from asrbatch.manifest.row import InvalidRow, parse_row
 from asrbatch.manifest.stdin import keep_stdin, spool_stdin
+from asrbatch.storage import files
 from asrbatch.storage.paths import RunPaths, chunk_path
 
 ROWS = [{"audio_filepath": f"a{n}.wav", "id": f"r{n}", "duration": 1.5 + n, "text": "é" * (n % 40)} for n in range(500)]
@@ -218,7 +218,7 @@ CUTS = b'{"id": "c", "start": 0, "duration": 1, "channel": 0, "supervisions": []
 def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, rows, says):
     """By what it holds, at once and as a copy beside the output."""
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(data)}))
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     kept = tmp_path / "out.manifest.jsonl"
     kept.write_bytes(data)
 
@@ -232,17 +232,17 @@ def test_standard_input_is_recognised_as_files_are(tmp_path, monkeypatch, data, 
         else:
             with pytest.raises(ManifestError, match=says.replace("standard input", name)):
                 opened()
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
 
 
 def test_standard_input_takes_texts_for_no_header_and_no_split(monkeypatch):
     line = b'{"audio_filepath": "a.wav", "text": "the path, file, and"}\n'
     monkeypatch.setattr(sys, "stdin", type("Stdin", (), {"buffer": Given(line)}))
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
     assert open_manifest("-").read(0).fields["text"] == "the path, file, and"
     with pytest.raises(UsageError, match="--split: means nothing for standard input, which is read as --format jsonl"):
         open_manifest("-", options=SourceOptions(split="x"))
-    stdin._unnamed_copy.cache_clear()
+    files._unnamed_copy.cache_clear()
 
 
 def test_standard_input_with_columns_of_other_names(tmp_path):

@@ -1,11 +1,10 @@
 """`asrbatch compare`: two files of predictions, row by row."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import AsJson, log, print_result
+from asrbatch.cli.common import AsJson, log, predictions_path, print_result
 from asrbatch.cli.options import scoring_options, takes
 from asrbatch.options import option
 
@@ -36,7 +35,7 @@ def compare(
     from asrbatch.cli.display.scores import compare_parts
     from asrbatch.evaluation.compare import compare as compare_files
 
-    paths = [Path(each).expanduser().absolute() for each in (a, b)]
+    paths = [predictions_path(each) for each in (a, b)]
     metrics = compare_files(*paths, scoring, log, common=common, shown=show_changes)
     print_result(metrics, compare_parts, as_json, ascii=True)
     raise typer.Exit(metrics["exit_code"])

@@ -1,11 +1,11 @@
 """`asrbatch report`: a page to look at what was transcribed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asrbatch.cli.common import Predictions, log, print_line
+from asrbatch.cli.common import log, print_line
 from asrbatch.cli.options import options_of, scoring_options, takes
 from asrbatch.config import PriceOptions
 from asrbatch.options import option
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @takes(prices=options_of(PriceOptions), options=scoring_options())
 def report(
-    predictions: Predictions,
+    predictions: Annotated[str, typer.Argument(help="A rows file, or other JSON Lines with predictions.")],
     to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl]"),
     title: str | None = option(None, "Of the page. [default: the name of the rows file]"),
     max_rows: int = option(100_000, "Utterances on the page; of more, those with the most errors.", minimum=1),

@@ -1,11 +1,10 @@
 """`asrbatch score`: word and character error rates of predictions."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from asrbatch.cli.common import AsJson, Predictions, log, print_result
+from asrbatch.cli.common import AsJson, Predictions, log, predictions_path, print_result
 from asrbatch.cli.options import scoring_options, takes
 
 if TYPE_CHECKING:
@@ -19,12 +18,21 @@ def score(predictions: Predictions, as_json: AsJson = False, *, options: "ScoreO
     \b
     Example:
       asrbatch score run/out.jsonl --by dataset,duration
+      asrbatch score ami.jsonl librispeech.jsonl voxpopuli.jsonl
+      zcat nemo.jsonl.gz | asrbatch score -
+
+    Of several files: each, the composite (mean of their rates) and all words together.
 
     Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or
     are missing count as empty."""
-    from asrbatch.cli.display.scores import score_parts
+    from asrbatch.cli.display.scores import files_parts, score_parts
     from asrbatch.evaluation.score import score as score_file
+    from asrbatch.evaluation.score import score_files
 
-    metrics = score_file(Path(predictions).expanduser().absolute(), options, log)
-    print_result(metrics, score_parts, as_json, ascii=True)
+    paths = [predictions_path(each) for each in predictions]
+    if len(paths) == 1:
+        metrics, parts = score_file(paths[0], options, log), score_parts
+    else:
+        metrics, parts = score_files(paths, options, log), files_parts
+    print_result(metrics, parts, as_json, ascii=True)
     raise typer.Exit(metrics["exit_code"])

@@ -22,7 +22,7 @@ from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
 from asrbatch.evaluation.text_rules import EXCLUDED
-from asrbatch.formatting import shorten
+from asrbatch.formatting import counted, shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 _MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
@@ -50,7 +50,9 @@ def _changes(rows: list[dict[str, Any]], title: str) -> Table:
     )
     for change in rows:
         in_words = change["unit"] == "words"
-        errors = [f"{change['errors_a']} errors", f"{change['errors_b']} errors, in {change['unit']}"]
+        errors = [
+            counted(change["errors_a"], "error"), f"{counted(change['errors_b'], 'error')}, in {change['unit']}"
+        ]  # fmt: skip
         sides = [change["a"], change["b"]] if has_references else [change["b"]]
         reference = change["reference"] if has_references else change["a"]
         table.add_section()
@@ -133,11 +135,25 @@ def score_parts(metrics: dict[str, Any]) -> Parts:
     return _shown(metrics, facts, _score_tables(metrics), by)
 
 
+def files_parts(metrics: dict[str, Any]) -> Parts:
+    """The metrics of `score` of several files, ready to be shown."""
+    first = next(iter(metrics["files"].values()))
+    same_field = all(of["pred_field"] == first["pred_field"] for of in metrics["files"].values())
+    facts = (
+        ("predictions", f"{len(metrics['files'])} files" + (f" ({first['pred_field']})" if same_field else "")),
+        ("references", metrics["references"]),
+        *_rules(metrics),
+        *_rows(metrics),
+    )
+    by = {name: part["groups"] for name, part in metrics["by"].items()}
+    return _shown(metrics, facts, _files_tables(metrics), by)
+
+
 def compare_parts(metrics: dict[str, Any]) -> Parts:
     """The metrics of `compare`, ready to be shown."""
     a, b = metrics["a"], metrics["b"]
     without = None if metrics["against"] == "references" else "none: A is taken for the reference"
-    same_of = f"{metrics['same_text']:,} of {metrics['total']['rows']:,} rows"
+    same_of = f"{metrics['same_text']:,} of {counted(metrics['total']['rows'], 'row')}"
     facts = (
         *((side.upper(), f"{of['predictions']} ({of['pred_field']})") for side, of in (("a", a), ("b", b))),
         ("references", metrics["references"] or without),
@@ -145,7 +161,10 @@ def compare_parts(metrics: dict[str, Any]) -> Parts:
         ("empty in A", _empty(a)),
         ("empty in B", _empty(b)),
         ("same text", f"{same_of}; {metrics['same_normalized']:,} normalised"),
-        ("left out", f"{metrics['left_out']:,} rows that only one of them has" if metrics["left_out"] else None),
+        (
+            "left out",
+            f"{counted(metrics['left_out'], 'row')} that only one of them has" if metrics["left_out"] else None,
+        ),
     )
     return _shown(metrics, facts, _compare_tables(metrics), metrics["by"])
 
@@ -159,6 +178,31 @@ def _score_tables(metrics: dict[str, Any]) -> Iterable[Table]:
         yield _latencies(latencies)
     if speed:
         yield facts_table(*((f"{value:,.2f}", SPEEDS[name]) for name, value in speed.items() if value is not None))
+
+
+def _files_tables(metrics: dict[str, Any]) -> Iterable[Table]:
+    totals = {name: of["total"] for name, of in metrics["files"].items()}
+    below = ("composite: mean of {} files", "all {} together")
+    yield from _unit_tables("file", totals, metrics["total"], metrics["composite"], below, most=len(totals))
+    for name, part in metrics["by"].items():
+        yield from _unit_tables(name, part["groups"], metrics["total"], part["unweighted_mean"])
+    if speeds := _files_speeds(metrics):
+        yield speeds
+
+
+def _files_speeds(metrics: dict[str, Any]) -> Table | None:
+    """RTFx of each file, of those that are known."""
+    names = [name for name in SPEEDS if name.startswith("rtfx")]
+    found = {file: _speed_cells(of["speed"], names) for file, of in metrics["files"].items()}
+    rows = [(_group(file), cells) for file, cells in found.items() if cells]
+    if not rows:
+        return None
+    together = _speed_cells(metrics["speed"], names)
+    return _table("speed by file", Text("file"), rows, [(Text("all together"), together)] if together else ())
+
+
+def _speed_cells(speed: dict[str, Any], names: Iterable[str]) -> Cells:
+    return {SPEEDS[name].partition(":")[0]: f"{speed[name]:,.2f}" for name in names if speed.get(name) is not None}
 
 
 def _compare_tables(metrics: dict[str, Any]) -> Iterable[Table]:
@@ -190,12 +234,19 @@ def _shown(metrics: dict[str, Any], facts: Facts, tables: Iterable[Table], by: d
 
 
 def _unit_tables(
-    name: str, groups: dict[str, Any], total: dict[str, Any], mean: dict[str, Any] | None = None
+    name: str,
+    groups: dict[str, Any],
+    total: dict[str, Any],
+    mean: dict[str, Any] | None = None,
+    called: tuple[str, str] = ("unweighted mean of {}", "weighted by {}"),
+    most: int = MOST_GROUPS,
 ) -> Iterable[Table]:
     """A table in words, of the groups that have any, and one in characters.
 
     Args:
         mean: the unweighted one, which stands below the groups with that of `total`; None for rows that are all.
+        called: what these two are called, with room for the number of groups and for the unit.
+        most: so many groups are shown.
     """
     for unit in UNITS:
         # A group without reference words has no rate in words; languages without spaces have one in characters.
@@ -205,15 +256,15 @@ def _unit_tables(
         below = []
         if mean is not None:
             if mean[f"{unit.rate}_percent"] is not None:
-                below.append((plain(f"unweighted mean of {len(of_unit)}"), _rate(mean, unit)))
-            below.append((plain(f"weighted by {unit.name}"), _rates(total, unit)))
-        rows = [(_group(value), _rates(group, unit)) for value, group in largest_groups(of_unit).items()]
+                below.append((plain(called[0].format(len(of_unit))), _rate(mean, unit)))
+            below.append((plain(called[1].format(unit.name)), _rates(total, unit)))
+        rows = [(_group(value), _rates(group, unit)) for value, group in largest_groups(of_unit, most).items()]
         yield _table(_title(name, unit), plain(name), rows, below)
 
 
 def _rates(group: dict[str, Any], unit: Unit) -> Cells:
-    counted = {head: f"{group[name]:,}" for name, head in unit.counted.items()}
-    return {"rows": f"{group[unit.rows]:,}", **_rate(group, unit), **counted}
+    numbers = {head: f"{group[name]:,}" for name, head in unit.counted.items()}
+    return {"rows": f"{group[unit.rows]:,}", **_rate(group, unit), **numbers}
 
 
 def _rate(metrics: dict[str, Any], unit: Unit) -> Cells:
@@ -251,7 +302,7 @@ def _table(title: str, first: Text, rows: Sequence[NamedCells], below: Sequence[
         below: rows set off by a line; they may lack some cells.
     """
     table = Table(box=box.SIMPLE_HEAD, title=title_of(title), title_justify="left", collapse_padding=True)
-    heads = list(rows[0][1])
+    heads = list(dict.fromkeys(head for _, cells in rows for head in cells))
     longest = max(len(name) for name in (first, *(name for name, _ in (*rows, *below))))
     table.add_column(first, overflow="fold", min_width=min(longest, _LEAST_NAME))
     for head in heads:
@@ -270,7 +321,7 @@ def _title(name: str, unit: Unit) -> str:
 
 def _rules(metrics: dict[str, Any]) -> Iterable[tuple[str, str]]:
     for line, each in zip(normalizer_lines(metrics), metrics["normalizers"], strict=True):
-        yield "normaliser", f"{line}, {each['rows']:,} rows"
+        yield "normaliser", f"{line}, {counted(each['rows'], 'row')}"
     bootstrap = metrics["bootstrap"]
     yield "words", aligner_line(metrics)
     yield "intervals", f"95 %, bootstrap by utterance, {bootstrap['resamples']:,} resamples, seed {bootstrap['seed']}"
@@ -278,18 +329,18 @@ def _rules(metrics: dict[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _rows(metrics: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     total = metrics["total"]
-    yield "scored", f"{total['rows']:,} rows"
+    yield "scored", counted(total["rows"], "row")
     yield "empty hypotheses", _empty(total, metrics["failed_kinds"])
     for reason, rows in metrics["excluded"].items():
         words = metrics["words_said_in_excluded"].get(reason)
-        there = f"; the model said {words:,} words there" if words else ""
-        yield "not scored", f"{rows:,} rows: {EXCLUDED[reason]}{there}"
+        there = f"; the model said {counted(words, 'word')} there" if words else ""
+        yield "not scored", f"{counted(rows, 'row')}: {EXCLUDED[reason]}{there}"
 
 
 def _empty(of: dict[str, Any], kinds: dict[str, int] | None = None) -> str | None:
     named = f" ({', '.join(f'{rows:,} {kind}' for kind, rows in kinds.items())})" if kinds else ""
-    parts = [f"{of['failed']:,} rows failed{named}"] if of["failed"] else []
-    parts += [f"{of['missing']:,} rows without a prediction"] if of["missing"] else []
+    parts = [f"{counted(of['failed'], 'row')} failed{named}"] if of["failed"] else []
+    parts += [f"{counted(of['missing'], 'row')} without a prediction"] if of["missing"] else []
     return ", ".join(parts) or None
 
 

@@ -11,8 +11,8 @@ from asrbatch.errors import OutputError, UsageError
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.page import page
 from asrbatch.evaluation.report.rows import worst_rows
+from asrbatch.evaluation.report.runs import score_runs
 from asrbatch.evaluation.row_fields import DURATION
-from asrbatch.evaluation.score import score_rows
 from asrbatch.manifest.formats import files_of
 from asrbatch.storage.files import explained, remove_dead, replacing
 from asrbatch.storage.paths import RunPaths, check_outputs
@@ -70,7 +70,7 @@ def make_report(
     spent = _spending(path, price_per_hour)
     options = replace(options, by=tuple(dict.fromkeys((*options.by, DURATION))))
     # What was transcribed can be looked at without a reference.
-    metrics, scored_rows = score_rows(path, options, log, needs_rates=False)
+    [metrics], scored_rows = score_runs([path], options, log)
     rows, rates = worst_rows(scored_rows, _audio_folder(path, metrics["references"]), most_rows, log)
     metrics |= spent
     text = page(title, metrics, _by_rate(rates) if rates else {}, rows, options.by)

@@ -16,7 +16,7 @@ from typing import Any
 from asrbatch.evaluation.report.excerpt import KINDS
 from asrbatch.evaluation.report.plots import Bar, bars, html_text
 from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
-from asrbatch.formatting import amount, shorten
+from asrbatch.formatting import amount, counted, shorten
 from asrbatch.storage.cost import cost_notes, cost_text
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
@@ -133,7 +133,7 @@ def _some(groups: dict[str, Any]) -> str:
 
 def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
     value, rows = group[f"{rate}_percent"], group["rows_in_words" if rate == "wer" else "rows"]
-    return Bar(name, f"{value:.2f} ({rows:,} rows)", value, group[f"{rate}_percent_interval"])
+    return Bar(name, f"{value:.2f} ({counted(rows, 'row')})", value, group[f"{rate}_percent_interval"])
 
 
 def _times(metrics: dict[str, Any]) -> Iterable[str]:

@@ -20,6 +20,7 @@ from asrbatch.evaluation.stats.languages import LanguageCounts
 from asrbatch.evaluation.stats.significance import interval, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, Sums
 from asrbatch.evaluation.text_rules import EXCLUDED
+from asrbatch.formatting import counted
 from asrbatch.pipeline.result import TIMING_FIELDS
 
 _PERCENTILES = (50, 90, 95, 99)
@@ -158,8 +159,9 @@ class StageSeconds(dict[str, array]):
         if not self.num_above_total:
             return []
         return [
-            f"{self.num_above_total} rows have more seconds in `generate` or `queue` than in `total`: these are sums "
-            "over windows and attempts, which may run at the same time, and `total` is wall time"
+            f"{counted(self.num_above_total, 'row', 'has', 'have')} more seconds in `generate` or `queue` than in "
+            "`total`: these are sums over windows and attempts, which may run at the same time, and `total` is wall "
+            "time"
         ]
 
     def as_dict(self) -> dict[str, dict[str, float]]:
@@ -200,7 +202,7 @@ class TextTally(Sums):
 
     def reasons(self) -> list[str]:
         """Why rows were not counted."""
-        return [f"{rows} rows: {EXCLUDED[reason]}" for reason, rows in self.excluded.items()]
+        return [f"{counted(rows, 'row')}: {EXCLUDED[reason]}" for reason, rows in self.excluded.items()]
 
     def notes(self, language: str, options: ScoreOptions) -> list[str]:
         """What a person should know about the languages of rows, and about texts that their normaliser could not do.
@@ -211,8 +213,9 @@ class TextTally(Sums):
         notes = self.languages.notes(language, options.language is None, options.normalizer)
         if self.fell_back:
             notes.append(
-                f"{self.fell_back} rows hold what their normaliser cannot read; whisper-basic was used for all texts "
-                "of those rows"
+                counted(self.fell_back, "row", "holds what its", "hold what their")
+                + " normaliser cannot read; whisper-basic was used for all texts of "
+                + ("that row" if self.fell_back == 1 else "those rows")
             )
         return notes
 

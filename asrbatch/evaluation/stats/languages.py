@@ -10,7 +10,7 @@ from typing import Any
 
 from asrbatch.evaluation.rows import ScoredRow
 from asrbatch.evaluation.stats.sums import Sums
-from asrbatch.formatting import first_of
+from asrbatch.formatting import counted, first_of
 from asrbatch.languages import is_language, primary
 
 _MOST_NAMES = 1000
@@ -62,22 +62,27 @@ class LanguageCounts(Sums):
         """
         whose = "; the leaderboard has others for them, so that this is not its number"
         notes = {
-            f"{self.unstated} rows do not say their `lang` and were taken for {language}; --language says another": (
+            f"{_without_lang(self.unstated, 'was', 'were')} taken for {language}; --language says another": (
                 self.unstated and is_guess
             ),
-            f"{self.detected.total()} rows do not say their `lang` and are scored as what they were detected in "
+            f"{_without_lang(self.detected.total(), 'is', 'are')} scored as what they were detected in "
             f"({listed(self.detected)}); where the model is wrong, give them their `lang`, or all of them --language": (
                 self.detected
             ),
-            f"{self.heard_as_another} rows were heard as another language (`language`) than they were scored as; where "
-            "the model is right, give them their `lang`": self.heard_as_another,
-            f"{self.unknown.total()} rows say a `lang` that is no language ({listed(self.unknown)}): nothing is known "
-            "of how it is written, so words were counted, with rules for any language; write a code such as en, or "
-            "leave it out": self.unknown,
-            f"{self.english_rules.total()} rows are not in English ({listed(self.english_rules)}), and the rules of "
-            f"{normalizer} are made for English{whose if normalizer == 'leaderboard' else ''}": self.english_rules,
+            f"{counted(self.heard_as_another, 'row', 'was', 'were')} heard as another language (`language`) than "
+            "they were scored as; where the model is right, give them their `lang`": self.heard_as_another,
+            f"{counted(self.unknown.total(), 'row', 'says', 'say')} a `lang` that is no language "
+            f"({listed(self.unknown)}): nothing is known of how it is written, so words were counted, with rules for "
+            "any language; write a code such as en, or leave it out": self.unknown,
+            f"{counted(self.english_rules.total(), 'row', 'is', 'are')} not in English "
+            f"({listed(self.english_rules)}), and the rules of {normalizer} are made for English"
+            f"{whose if normalizer == 'leaderboard' else ''}": self.english_rules,
         }
         return [note for note, is_true in notes.items() if is_true]
+
+
+def _without_lang(number: int, was: str, were: str) -> str:
+    return counted(number, "row", f"does not say its `lang` and {was}", f"do not say their `lang` and {were}")
 
 
 def listed(rows: Mapping[str, int], most: int = 5) -> str:
