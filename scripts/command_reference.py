@@ -43,13 +43,13 @@ def reference(commands: dict[str, Any]) -> Iterator[str]:
             groups.setdefault(title, []).append(param)
         yield f"## `asrbatch {' '.join([name, *map(_name, groups.get('Arguments', ()))])}`\n"
         yield from _described(command.help)
-        as_transcribe = groups.pop(AS_TRANSCRIBE, ())
+        yield from (_option(name, param) for param in groups.pop("Arguments", ()))
+        as_transcribe = [f"[`{_name(param)}`](#transcribe{_name(param)})" for param in groups.pop(AS_TRANSCRIBE, ())]
         for title, params in groups.items():
             yield f"### {title} {{ #{name}-{title.lower().replace(' ', '-')} }}\n"
             yield from (_option(name, param) for param in params)
         if as_transcribe:
-            yield f"### As in transcribe {{ #{name}-as-in-transcribe }}\n"
-            yield ", ".join(f"[`{_name(param)}`](#transcribe{_name(param)})" for param in as_transcribe) + "\n"
+            yield f"As in `transcribe`: {', '.join(as_transcribe)}.\n"
 
 
 def _described(help: str) -> Iterator[str]:
@@ -114,7 +114,7 @@ def _name(param: Any) -> str:
 
 def _text(help: str) -> str:
     """As Markdown: options and what stands in quotes are code, and nothing else is mark-up."""
-    parts = re.split(r"(`[^`]+`|(?<!\w)'[^']+'(?!\w)|(?<![\w-])--[a-z][a-z-]*)", " ".join(help.split()))
+    parts = re.split(r"(`[^`]+`|(?<!\w)'[^']+'(?!\w)|(?<![\w-])--[a-z][a-z-]*(?:=\w+)?)", " ".join(help.split()))
     code = (part if part[:1] == "`" else f"`{part.strip(chr(39))}`" for part in parts[1::2])
     plain = [re.sub(r"([*_<\[{])", r"\\\1", part) for part in parts[::2]]
     return plain[0] + "".join(map("".join, zip(code, plain[1:], strict=True)))
