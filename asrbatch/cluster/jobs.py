@@ -5,6 +5,7 @@ Pure: nothing is written, submitted or asked. What each scheduler makes of them 
 `cli/targets/options.py`.
 """
 
+import math
 import re
 import shlex
 from dataclasses import dataclass, fields
@@ -14,8 +15,20 @@ from asrbatch.errors import UsageError
 from asrbatch.formatting import show
 from asrbatch.options import CheckedOptions, flag, option
 
-# A GPU whose decoding and features come from one core starves. Said where nothing else was.
-CPUS_PER_GPU = 8
+# Windows of large-v3-turbo a second that a GPU can do at most, and seconds of processor time that such a window of 30 s
+# of FLAC costs until the engine has it: scripts/bench_frontend.py, docs/benchmark.md.
+WINDOWS_PER_S = {"h200": 343, "h100": 343, "a100": 108, "l4": 42}
+FRONTEND_S = 0.021
+
+
+def cores_per_gpu(kind: str = "") -> int:
+    """Cores that keep a GPU busy: one for vLLM's engine process, and those that feed it.
+
+    Args:
+        kind: as a scheduler names it, `a100` or `nvidia_a100-sxm4`; any other is taken for the fastest.
+    """
+    known = [per_s for word in re.split(r"[^a-z0-9]+", kind.lower()) if (per_s := WINDOWS_PER_S.get(word))]
+    return 1 + math.ceil((known or [max(WINDOWS_PER_S.values())])[0] * FRONTEND_S)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +40,9 @@ class JobOptions(CheckedOptions):
     """
 
     gpus: str = option("1", "GPUs of a task: 1, or 0 for CPUs alone; for SLURM also with a type, a100:1.")
-    cpus_per_task: int | None = option(None, "CPU cores of a task. [default: 8 for each GPU]", minimum=1)
+    cpus_per_task: int | None = option(
+        None, "CPU cores of a task. [default: what each GPU needs, by its type: see plan]", minimum=1
+    )
     mem: str | None = option(None, "Memory of a task, e.g. 32G.")
     job_name: str = option(help="Name of the array, or of the Job. [default: asrbatch-OUTPUT]")
     setup: tuple[str, ...] = option(
@@ -65,7 +80,7 @@ class JobOptions(CheckedOptions):
     @property
     def num_cpus(self) -> int | None:
         """Cores of a task; None for the scheduler's own choice."""
-        return self.cpus_per_task or self.num_gpus * CPUS_PER_GPU or None
+        return self.cpus_per_task or self.num_gpus * cores_per_gpu(self.gpus.partition(":")[0]) or None
 
     def command(self, arguments: list[str]) -> str:
         """`asrbatch` with these arguments, as one line of shell."""

@@ -43,6 +43,7 @@ FIELDS = {
         "audio_h", "rtfx_per_device", "rtfx_from", "devices_per_process", "startup_s", "wall_h", "gpu_h",
         "rows_not_counted", "price_per_hour", "cost", "cost_per_1000_audio_h",
     },
+    "cores_per_gpu": {"h200", "h100", "a100", "l4"},
     "model": {"model", "refused", "not_checked"},
     "probe": {
         "rows", "files", "rows_failing", "counts", "fixes", "examples", "measured_h", "rows_guessed", "rows_unknown",

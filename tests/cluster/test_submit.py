@@ -19,7 +19,7 @@ from conftest import REPO, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asrbatch.cluster.jobs import parse_chunks
+from asrbatch.cluster.jobs import JobOptions, parse_chunks
 from asrbatch.cluster.merge_report import ranges
 from asrbatch.cluster.slurm import SlurmOptions, split_arrays
 from asrbatch.errors import UsageError
@@ -138,7 +138,7 @@ def test_several_gpus_of_a_task_are_used_with_devices(cli_here, manifest, tiny_e
     run = ["-m", tiny_en, "--num-chunks", 2, "--gpus", 2, "--dry-run", "--no-merge"]
     done = cli_here("submit", manifest, *run, "--devices", "all")
     assert done.returncode == 0 and done.stderr == "", "no note that one engine uses one GPU"
-    assert "--gres=gpu:2\n" in done.stdout and "--cpus-per-task=16\n" in done.stdout
+    assert "--gres=gpu:2\n" in done.stdout and "--cpus-per-task=18\n" in done.stdout
     assert " --num-chunks 2 --devices all --chunk-offset 0\n" in done.stdout
     assert "--gpus 2 without --devices: one engine uses one GPU" in cli_here("submit", manifest, *run).stderr
 
@@ -146,13 +146,22 @@ def test_several_gpus_of_a_task_are_used_with_devices(cli_here, manifest, tiny_e
 def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli_here, manifest, tiny_en):
     done = cli_here("submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--no-merge")
     assert done.stdout.startswith("#!/bin/bash\n") and done.stdout.count("#!/bin/bash") == 1
-    assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=8\n" in done.stdout and "--array=0-1\n" in done.stdout
+    assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=9\n" in done.stdout and "--array=0-1\n" in done.stdout
     assert f"exec {shlex.quote(sys.executable)} -m asrbatch transcribe" in done.stdout
     assert done.stderr == ""
     alone = cli_here(
         "submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--gpus", 0, "--signal-before", 0
     ).stdout
     assert not {"--gres", "--cpus-per-task", "--signal"} & set(re.findall(r"^#SBATCH ([\w-]+)", alone, flags=re.M))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cores"), [("a100:2", 8), ("nvidia_h200:1", 9), ("NVIDIA-L4:1", 2), ("l40s:1", 9), ("0", None)]
+)
+def test_a_task_has_the_cores_that_its_gpus_need(gpus, cores):
+    # What plan --json says of each kind, and twice that of two; a kind that nobody measured is taken for the fastest.
+    assert JobOptions(job_name="j", gpus=gpus).num_cpus == cores
+    assert JobOptions(job_name="j", gpus=gpus, cpus_per_task=3).num_cpus == 3
 
 
 def test_many_chunks_become_several_arrays(cli_here, manifest, tmp_path):

@@ -10,6 +10,7 @@ import typer
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
 from asrbatch.cli.estimates import ALL_DEVICES, NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
 from asrbatch.cli.options import READING, RunOptions, command_of, options_of, run_options, takes
+from asrbatch.cluster.jobs import WINDOWS_PER_S, cores_per_gpu
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
 from asrbatch.manifest.source import names_data_set
@@ -99,6 +100,7 @@ def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None
         "duplicates": asdict(stats.duplicates()),
         "chunks": None if num_chunks is None else balance.as_dict(),
         "estimate": time and asdict(time),
+        "cores_per_gpu": {kind: cores_per_gpu(kind) for kind in WINDOWS_PER_S},
         "model": verdict and {"model": values["model"], "refused": verdict.refused, "not_checked": verdict.not_checked},
         "probe": found and found.results.as_dict(stats.manifest),
         "commands": _commands(options, config.output_path),

@@ -72,6 +72,8 @@ def _facts(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     yield "duplicates", repeat if duplicates["rows"] else "none"
     if estimate:
         yield from estimate_text(estimate).items()
+    cores = ", ".join(f"{kind.upper()} {cores}" for kind, cores in figures["cores_per_gpu"].items())
+    yield "cores for each GPU", f"{cores}; of another kind as for the fastest"
     if figures["model"]:
         yield "model", f"{figures['model']['model']}: " + _verdict(figures["model"])
 
