@@ -130,9 +130,9 @@ def run_vllm(job: Workload) -> Runner:
 
     engine = None
 
-    def start(spec: Any, deliver: Any) -> Any:
+    def start(spec: Any, deliver: Any, on_step: Callable[[str], None]) -> Any:
         nonlocal engine
-        engine = engine or start_engine(spec, deliver)
+        engine = engine or start_engine(spec, deliver, on_step)
         engine.deliver = deliver
         return _Lent(engine)
 

@@ -122,11 +122,11 @@ def measure(source: str, model: str, output: str) -> dict:
 
     stop, seen = Stop(), {}
 
-    def start(spec, deliver):
+    def start(spec, deliver, on_step):
         seen["before_s"] = time.monotonic() - started
         seen["cpu_s"] = time.process_time()
         seen["mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        engine = start_engine(spec, deliver)
+        engine = start_engine(spec, deliver, on_step)
         seen["engine_s"] = time.monotonic() - started - seen["before_s"]
         submit = engine.submit
 

@@ -69,9 +69,9 @@ class KeptEngines:
         self._engines: dict[bool, Any] = {}
         self.calls: list[Call] = []
 
-    def start(self, spec: Any, deliver: Callable[..., None]) -> Any:
+    def start(self, spec: Any, deliver: Callable[..., None], on_step: Callable[[str], None]) -> Any:
         if spec.word_timestamps not in self._engines:
-            engine = start_engine(spec, deliver)
+            engine = start_engine(spec, deliver, on_step)
             self._engines[spec.word_timestamps] = engine
             if spec.word_timestamps:
                 self._watch(engine)

@@ -94,7 +94,7 @@ class DiesOn:
         self.index = index
         self.held_at_death: list[set[int]] = []
 
-    def __call__(self, spec, deliver):
+    def __call__(self, spec, deliver, on_step):
         held: dict = {}
         died = EngineDiedError("the engine process died: killed by row 7")
 

@@ -60,7 +60,7 @@ class Run:
         engine=BeepEngine,
         **engine_options,
     ):
-        self.rows, self.submitted = [], []
+        self.rows, self.submitted, self.answered = [], [], []
         self.most_at_once = 0
 
         def write(row):
@@ -77,7 +77,7 @@ class Run:
                 lambda deliver: engine(deliver, **engine_options),
                 write=write,
                 on_submit=self.submitted.append,
-                on_tick=lambda stage_times, in_engine: None,
+                on_tick=lambda stage_times, in_engine, answered: self.answered.append(answered),
             )
         )
         self.engine = self.pipeline.engine

@@ -49,7 +49,7 @@ class Settings:
         return {**os.environ, "BEEP": json.dumps(vars(self))}
 
 
-def start_beeps(spec, deliver, *, settings: Settings = Settings()) -> Engine:
+def start_beeps(spec, deliver, on_step, *, settings: Settings = Settings()) -> Engine:
     """Takes what `engine.start_engine` takes."""
     if settings.log_bytes:
         logging.getLogger("beeps").warning("x" * settings.log_bytes)

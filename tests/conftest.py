@@ -162,7 +162,7 @@ class Engines:
         (key,) = (key for key, spec in self._specs.items() if wanted(spec))
         return self._running[key]
 
-    def start(self, spec, deliver):
+    def start(self, spec, deliver, on_step=lambda step: None):
         from asrbatch.engine.engine import start_engine
 
         options = spec.model_options
@@ -171,7 +171,7 @@ class Engines:
         same = (spec.dtype, spec.mode, spec.task, spec.max_tokens, spec.seed, spec.engine_args, options)
         key = (spec.checkpoint.folder, repr(same))
         if key not in self._running:
-            self._running[key], self._specs[key] = start_engine(spec, deliver), spec
+            self._running[key], self._specs[key] = start_engine(spec, deliver, on_step), spec
         self._running[key].deliver = deliver
         return _Kept(self._running[key])
 

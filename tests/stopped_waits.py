@@ -132,7 +132,7 @@ def the_start_of_an_engine(folder: Path, model: str) -> str:
     return "up"
 
 
-def worker_engine(spec, deliver):
+def worker_engine(spec, deliver, on_step):
     """Comes up, or answers, at the gate."""
     folder = Path(os.environ["STOPPED_FOLDER"])
     if os.environ["STOPPED_CASE"] == "the_start_of_a_worker":

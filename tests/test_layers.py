@@ -51,6 +51,7 @@ HOMES = {
     "aiohttp": {"storage.remote"},
     "typer": {"cli"},
     "rich": {"cli.display"},
+    "IPython": {"cli.display.notebook"},
     "jiwer": {"evaluation.alignment"},
     "kaldialign": {"evaluation.alignment"},
     "whisper_normalizer": {"evaluation"},
@@ -168,7 +169,13 @@ def test_values_in_messages_are_shown_by_formatting():
 
 
 # Who prints; all others hand their text to these, which make it safe for a terminal.
-PRINTERS = {"cli/common.py", "cli/process.py", "cli/display/tables.py", "cli/display/progress.py"}
+PRINTERS = {
+    "cli/common.py",
+    "cli/process.py",
+    "cli/display/tables.py",
+    "cli/display/progress.py",
+    "cli/display/notebook.py",
+}
 
 
 def test_foreign_text_is_printed_in_one_place():

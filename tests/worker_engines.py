@@ -35,9 +35,10 @@ def _wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
-def start(spec, deliver):
+def start(spec, deliver, on_step):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
+    on_step("tuning in")
     is_first = int(os.environ["BEEP_FIRST_CORE"]) in cores
     if fate == "none starts" or (fate == "one starts" and not is_first):
         (log.parent / f"tried-{os.getpid()}").touch()

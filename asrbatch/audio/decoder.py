@@ -155,6 +155,9 @@ class Decoder:
             if not waited(connection.poll, self.timeout_s):
                 raise self._timed_out()
             answer = connection.recv()
+            if isinstance(answer, float):  # before the blocks of a long recording
+                self._stream.expected_s = answer
+                return self._receive(connection)
             if not isinstance(answer, int):
                 return answer
             block = np.empty(answer, np.float32)
@@ -231,11 +234,13 @@ class DecodedStream:
     Attributes:
         sample_rate: Hz.
         num_samples: how many the blocks so far have.
+        expected_s: that of `load.AudioStream`, known with the first block of a long recording; None of others.
         flags, track, read_s: those of `load.AudioStream`; known after the last block.
     """
 
     def __init__(self, request: DecodeRequest, answers: Generator[np.ndarray, None, Any]):
         self.sample_rate, self.num_samples, self.flags, self.track, self.read_s = request.sample_rate, 0, (), None, 0.0
+        self.expected_s: float | None = None
         self._name, self._answers, self._is_closed = request.clip.name, answers, False
 
     def __iter__(self) -> "DecodedStream":

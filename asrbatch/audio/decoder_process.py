@@ -2,8 +2,9 @@
 
 Defines what the two say to each other. The child says READY once. A request comes as the name of its class and its
 fields. It is answered by any number of blocks, each as the number of its samples and then their bytes (float32), and at
-last by a `RowError`, a `Header`, or flags, track and seconds of an `AudioStream` at its end. While the parent does not
-read, the child waits in its send, holds two blocks and no clock runs.
+last by a `RowError`, a `Header`, or flags, track and seconds of an `AudioStream` at its end. Before the blocks of a
+long recording comes how many seconds are expected, a float. While the parent does not read, the child waits in its
+send, holds two blocks and no clock runs.
 
 Imports the decoders when it serves, not before: the parent, which imports this for the requests, must not load them.
 """
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def _serve(connection: Connection, timeout_s: float) -> None:
-    from asrbatch.audio.load import read_header, stream_audio
+    from asrbatch.audio.load import BLOCK_S, read_header, stream_audio
 
     connection.send(READY)
     while True:
@@ -66,6 +67,9 @@ def _serve(connection: Connection, timeout_s: float) -> None:
             with _time_limit(timeout_s):
                 answer = stream_audio(**request) if what == DecodeRequest.__name__ else read_header(**request)
             if what == DecodeRequest.__name__:
+                # Of others the end comes with their only block.
+                if (answer.expected_s or 0.0) > BLOCK_S:
+                    connection.send(answer.expected_s)
                 answer = _send_blocks(connection, answer, timeout_s)
         except RowError as e:
             answer = e

@@ -129,12 +129,21 @@ class FFmpegFile:
         what = codec if container in codec else f"{container} {codec}"
         if self.first is None:
             return Header(what, self.rate, 1, 0, 0)
-        channels, is_exact = self.first.layout.nb_channels, self.length is not None or self.kind == "ogg"
-        length = self.stated_length if self.length is None else self.length
-        if self.later_parts or (self.kind == "mp3" and self.goes_on):
-            length, is_exact = None, False
+        channels, length = self.first.layout.nb_channels, self.likely_length
+        is_exact = not self._is_joined and (self.length is not None or self.kind == "ogg")
         of_file = is_exact, self.cut_off, self.slack, self.num_tracks, tuple(self.flags())
         return Header(what, self.rate, channels, length, length, *of_file)
+
+    @property
+    def likely_length(self) -> int | None:
+        """As `length`, and where that is None perhaps a guess by the bit rate."""
+        if self.first is None or self._is_joined:
+            return None
+        return self.stated_length if self.length is None else self.length
+
+    @property
+    def _is_joined(self) -> bool:
+        return bool(self.later_parts) or (self.kind == "mp3" and self.goes_on)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """1-D float32 mono at `rate`, from the start of the clip to the end of the file."""

@@ -83,12 +83,14 @@ class AudioStream:
             follows, which is not read), `scaled` (floating-point samples in the scale of 16-bit integers),
             `channels_cancel` (one channel in place of a mean that is silent).
         track: which of several audio tracks is read, from 0; None where the file has one.
+        expected_s: seconds by the file's header, which may be a guess by its bit rate; None where it does not tell.
         read_s: seconds it has taken so far to open, read, decode and resample.
     """
 
     def __init__(self, opened: AudioFile, sample_rate: int, min_samples: int, files: ExitStack, started: float):
         self.sample_rate, self.num_samples, self.flags = sample_rate, 0, ()
         self.track = opened.track if opened.num_tracks > 1 else None
+        self.expected_s = _expected_s(opened)
         self._opened, self._clip, self._min_samples, self._files = opened, opened.clip, max(min_samples, 1), files
         self._num_frames, self._peak = 0, 0.0  # of the clip, at the file's rate
         self._range = math.inf, -math.inf
@@ -214,6 +216,11 @@ def read_header(source: str | bytes, clip: Clip) -> Header:
     if header.num_frames == 0:
         raise RowError("empty_audio", f"{clip.name}: its header gives 0 samples; {_WRITE_AGAIN}", has_fix=True)
     return header
+
+
+def _expected_s(opened: AudioFile) -> float | None:
+    length = opened.likely_length
+    return None if length is None else opened.clip.frames_of(length, opened.rate) / opened.rate
 
 
 def _check_rate(sample_rate: int) -> None:

@@ -39,6 +39,7 @@ class SndFile:
     Attributes:
         rate: Hz.
         length: frames of the whole file by its header; None (in `FFmpegFile`) where that is missing or a guess.
+        likely_length: the same here; in `FFmpegFile` it may be a guess.
         slack: frames by which `length` may be wrong.
         end: frames of the whole file that can be read; known once `blocks()` is exhausted.
         has_more: behind its sound stands more, in a format of its own, which is not read.
@@ -68,6 +69,10 @@ class SndFile:
             stated = re.search(rb"sample_count -i (\d+)", file.read(1024))
             file.seek(position)
             self.length = max(self.length, int(stated[1]) if stated else 0)
+
+    @property
+    def likely_length(self) -> int:
+        return self.length
 
     def _find_scale(self, file: BinaryIO) -> np.float32:
         if self.subtype not in ("FLOAT", "DOUBLE") or not self.sound.seekable():

@@ -4,7 +4,7 @@ Knows which driver, which settings and which processor belong together; the driv
 processors nothing of drivers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
@@ -49,11 +49,14 @@ _WARM_UP = "warm-up"
 _DEFAULTS = DecodingOptions()
 
 
-def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
+def start_engine(
+    spec: EngineSpec, deliver: Deliver, on_step: Callable[[str], None] = lambda step: None
+) -> "SpeechEngine":
     """Starts vLLM, warms it up and returns it ready for requests; takes 10 to 60 seconds.
 
     Args:
         deliver: receives each request's key and its outcome.
+        on_step: told what it begins, such as `loading the model`; in this thread.
 
     Raises:
         EngineStartError: vLLM did not start.
@@ -62,10 +65,11 @@ def start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     # First: vLLM reads its environment while it is imported.
     environment.configure(mode=spec.mode, device_kind=spec.device.kind, plugins=spec.model_options.plugins)
     with loading.quick_loading():
-        return _start_engine(spec, deliver)
+        return _start_engine(spec, deliver, on_step)
 
 
-def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
+def _start_engine(spec: EngineSpec, deliver: Deliver, on_step: Callable[[str], None]) -> "SpeechEngine":
+    on_step("importing vLLM")
     try:
         from asrbatch.engine.vllm import api
     except (Exception, SystemExit) as e:  # a build that does not fit its torch or CUDA fails in many ways
@@ -75,7 +79,7 @@ def _start_engine(spec: EngineSpec, deliver: Deliver) -> "SpeechEngine":
     loading.after_imports()
     try:
         with environment.threads_for_ranks(spec.num_ranks, spec.device.kind):
-            return SpeechEngine(api, spec, deliver)
+            return SpeechEngine(api, spec, deliver, on_step)
     except EngineStartError:
         raise
     except (Exception, SystemExit) as e:
@@ -95,7 +99,7 @@ def _is_by_user(api: Any, spec: EngineSpec) -> bool:
 class SpeechEngine:
     """`base.Engine` for any model; see there for the interface."""
 
-    def __init__(self, api: Any, spec: EngineSpec, deliver: Deliver):
+    def __init__(self, api: Any, spec: EngineSpec, deliver: Deliver, on_step: Callable[[str], None]):
         self._api, self.deliver = api, deliver
         self._in_flight: dict[Any, tuple[Request, DecodingOptions]] = {}
         self._warmed_up: SimpleQueue = SimpleQueue()
@@ -105,6 +109,7 @@ class SpeechEngine:
             calls = alignment_bytes(spec, WINDOWS_PER_CALL[spec.device.kind])
             settings = api.reserve_memory(settings, encoder_cache_bytes(spec, self.max_num_seqs) + calls)
         request_args = api.request_args(spec.model_options.lora)
+        on_step("loading the model")
         if spec.mode == "process":
             self._driver = ProcessDriver(
                 lambda: api.start_process(settings), self._on_outcome, request_args, death=api.EngineDeadError
@@ -115,6 +120,7 @@ class SpeechEngine:
         try:
             self._processor: Processor = make_processor(api, self._driver.engine, spec)
             self.facts = self._facts(spec, settings)
+            on_step("warming up")
             self._warm_up(spec.capabilities)
             # Behind the warm-up, of which nothing is to be kept.
             if spec.word_timestamps:

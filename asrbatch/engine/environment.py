@@ -110,10 +110,13 @@ def _is_gone(owner: int, began: str | None) -> bool:
     return False
 
 
-def start_aside(start: Callable[[], Engine], most_s: float) -> Engine:
+def start_aside(start: Callable[[], Engine], most_s: float, observe: Callable[[], None] = lambda: None) -> Engine:
     """Calls `start` in a thread of its own and waits for its engine.
 
     An exception raised in the waiting thread (Ctrl-C) leaves at once; an engine that comes up after that is closed.
+
+    Args:
+        observe: called about once a second in the waiting thread.
 
     Raises:
         EngineStartError: it was not up within so many seconds.
@@ -129,7 +132,7 @@ def start_aside(start: Callable[[], Engine], most_s: float) -> Engine:
 
     threading.Thread(target=call, name="asrbatch-start", daemon=True).start()
     try:
-        if not waited(lambda seconds: wait([outcome], seconds).done, most_s):
+        if not waited(lambda seconds: observe() or wait([outcome], seconds).done, most_s):
             raise EngineStartError(f"the engine did not come up within {most_s:g} s")
         return outcome.result()
     except BaseException:

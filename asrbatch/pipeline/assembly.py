@@ -9,7 +9,7 @@ from asrbatch.engine.base import Deliver, Engine
 from asrbatch.engine.spec import EngineSpec
 from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.loop import Pipeline
-from asrbatch.pipeline.monitor import StageTimes
+from asrbatch.pipeline.monitor import Answered, StageTimes
 from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.pipeline.queues import EngineOutcome, EventQueue
 
@@ -21,7 +21,7 @@ def make_pipeline(
     start_engine: Callable[[Deliver], Engine],
     write: Callable[[dict[str, Any]], None],
     on_submit: Callable[[int], None],
-    on_tick: Callable[[StageTimes, int], None],
+    on_tick: Callable[[StageTimes, int, dict[int, Answered]], None],
 ) -> Iterator[Pipeline]:
     """A loop, ready to run, with an engine and a pool that are closed at the end.
 

@@ -22,7 +22,7 @@ from asrbatch.models import quality
 from asrbatch.models.fallback import Attempts
 from asrbatch.pipeline.budget import Budget
 from asrbatch.pipeline.longform import unheard_tail
-from asrbatch.pipeline.monitor import EngineMonitor, StageTimes
+from asrbatch.pipeline.monitor import Answered, EngineMonitor, StageTimes
 from asrbatch.pipeline.preprocess import PreprocessPool
 from asrbatch.pipeline.queues import EngineOutcome, EventQueue, StopRequest
 from asrbatch.pipeline.result import failed_row, ok_row
@@ -39,7 +39,8 @@ class Pipeline:
         spec: languages spoken and written, temperatures and timestamps.
         write: takes a finished row.
         on_submit: called with an utterance's index before its first window enters the engine.
-        on_tick: called a few times a second with the stage times so far and the number of windows in the engine.
+        on_tick: called a few times a second with the stage times so far, the number of windows in the engine, and how
+            far recordings are of which some is answered.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Pipeline:
         spec: EngineSpec,
         write: Callable[[dict[str, Any]], None],
         on_submit: Callable[[int], None],
-        on_tick: Callable[[StageTimes, int], None],
+        on_tick: Callable[[StageTimes, int, dict[int, Answered]], None],
     ):
         self.engine, self.budget, self._grace_s = engine, budget, config.grace_s
         self.monitor = EngineMonitor(engine.max_num_seqs, config.hang_timeout_s)
@@ -136,7 +137,9 @@ class Pipeline:
 
     def _tick(self) -> None:
         self._track()
-        self._on_tick(self.monitor.times, len(self._in_flight))
+        begun = [(index, state) for index, state in self._working.items() if state.answered_s]
+        answered = {index: Answered(state.answered_s, state.expected_s) for index, state in begun}
+        self._on_tick(self.monitor.times, len(self._in_flight), answered)
 
     def _handle(self, event: Any) -> None:
         match event:
@@ -233,6 +236,7 @@ class Pipeline:
             self._pool.tasks.put_window(window.tail(start))
         else:
             state.num_finished += 1
+            state.answered_s += window.covers_s
         window.drop_audio()
         state.answered.append(window)
         state.sequential_answers.put(result)

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from asrbatch.errors import EngineDiedError
 from asrbatch.timeouts import running_s
@@ -33,6 +34,18 @@ class StageTimes:
         """How long the engine had nothing to do."""
         # Of several devices, wall time is the parent's clock and engine time that of the workers: it may be a bit more.
         return max(0.0, self.wall - self.engine)
+
+
+class Answered(NamedTuple):
+    """How far a recording is whose row is not written yet.
+
+    Attributes:
+        answered_s: seconds of it whose windows are answered.
+        expected_s: seconds that it should have, by its file; None where that does not tell.
+    """
+
+    answered_s: float
+    expected_s: float | None
 
 
 class EngineMonitor:

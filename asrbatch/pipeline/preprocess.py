@@ -17,7 +17,7 @@ from typing import Any
 
 from asrbatch.audio.buffer import AudioBuffer, AudioWindow
 from asrbatch.audio.clip import Clip
-from asrbatch.audio.decoder import Decoder
+from asrbatch.audio.decoder import DecodedStream, Decoder
 from asrbatch.audio.decoder_process import DecodeRequest
 from asrbatch.audio.windows import SPLITTERS, WindowConfig, cut
 from asrbatch.engine.base import Engine
@@ -128,11 +128,13 @@ class PreprocessPool:
 
     def _cut(self, state: UtteranceState, decoder: Decoder) -> bool:
         """Delivers the windows of an utterance, or has them delivered. False when it was stopped on the way."""
-        rate = self._config.sample_rate
+        rate, covered = self._config.sample_rate, 0
         stream = decoder.stream(_decode_request(state.utterance, self._config))
         with closing(stream):
             for audio in self._windows(state, AudioBuffer(self._blocks(stream, state))):
-                window = InFlightWindow(state, state.num_windows, audio, budget_s=len(audio.samples) / rate)
+                # Windows may overlap.
+                covers, covered = max(0, audio.window.end - covered), max(audio.window.end, covered)
+                window = InFlightWindow(state, state.num_windows, audio, len(audio.samples) / rate, covers / rate)
                 if not self._reserve(window):
                     return False
                 # A thread that will wait for the answer gains nothing by another that computes the features.
@@ -157,11 +159,12 @@ class PreprocessPool:
             return sequential_windows(buffer, config, state.sequential_answers, state.skips)
         return cut(buffer, config.in_samples, SPLITTERS[config.windows](config.in_samples), state.skips)
 
-    def _blocks(self, stream: Iterator[Any], state: UtteranceState) -> Iterator[Any]:
+    def _blocks(self, stream: DecodedStream, state: UtteranceState) -> Iterator[Any]:
         """The stream's blocks, each decoded when it is asked for."""
         while True:
             with self._computing(state, "read_s"):
                 block = next(stream, None)
+            state.expected_s = stream.expected_s
             if block is None:
                 return
             yield block

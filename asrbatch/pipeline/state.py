@@ -29,6 +29,8 @@ class InFlightWindow:
         number: 0-based place among the windows of its utterance.
         audio: its span, samples and previous text; without samples once it is answered.
         budget_s: seconds of the budget that it holds until it is answered.
+        covers_s: seconds from the end of the window before it to its own: windows may overlap, and between them may be
+            silence.
         is_tail: it is the part of a window that the window's own answer left out.
         request: for the engine; None before its features are computed, and once it is answered.
         error: why there are no features.
@@ -45,6 +47,7 @@ class InFlightWindow:
     number: int
     audio: AudioWindow
     budget_s: float = 0.0
+    covers_s: float = 0.0
     is_tail: bool = False
     # By the preprocess thread that computes its features, until it is delivered to the loop. The peak also by the one
     # that lets it out of the `ReorderBuffer`, under its lock.
@@ -76,9 +79,10 @@ class InFlightWindow:
             request.clamp(self.peak)
 
     def tail(self, start: int) -> "InFlightWindow":
-        """The rest of it from a sample of the recording on; takes over what it holds of the budget."""
+        """The rest of it from a sample of the recording on; takes over what it holds and covers."""
         audio = AudioWindow(Window(start, self.span.end), self.audio.samples[start - self.span.start :])
-        return InFlightWindow(self.utterance, self.number, audio, self.budget_s, is_tail=True, peak=self.peak)
+        held = self.budget_s, self.covers_s
+        return InFlightWindow(self.utterance, self.number, audio, *held, is_tail=True, peak=self.peak)
 
     def set_words(self, words: AlignedWords) -> None:
         """Of the answer that counts. Of a given text they also say where its segments are, and how likely they are."""
@@ -106,6 +110,7 @@ class UtteranceState:
         is_ending: the run is being stopped; it is wanted only if no further window is needed.
         reserved_s: seconds of the budget reserved for it; None once it holds some for a window.
         read_s: seconds spent on decoding its audio.
+        expected_s: seconds that it should have, by its file; None where that does not tell, and of short ones.
         is_cut_short: preprocessing ended before its end, because of a cancellation or a stop.
         is_preprocessed: all its windows were cut; they may still wait for features or answers.
         is_submitted: its first window has its features, and enters the engine.
@@ -114,6 +119,7 @@ class UtteranceState:
         held_back: windows that wait until the first one's answer says which language is spoken.
         answered: windows with their answers, in the order these came.
         num_finished: windows that were decoded to their end, some by way of a tail.
+        answered_s: seconds of it that they cover; none counts twice.
         num_aligning: answers whose words are being timed.
     """
 
@@ -126,9 +132,10 @@ class UtteranceState:
     is_cancelled: bool = False
     is_ending: bool = False
     # By the one preprocess thread that cuts it. The loop reads them once that thread has delivered the state, `read_s`
-    # at any time.
+    # and `expected_s` at any time.
     reserved_s: float | None = None
     read_s: float = 0.0
+    expected_s: float | None = None
     audio_s: float = 0.0
     flags: tuple[str, ...] = ()
     track: int | None = None  # which was read, of a file with several
@@ -148,6 +155,7 @@ class UtteranceState:
     held_back: list[InFlightWindow] = field(default_factory=list)
     answered: list[InFlightWindow] = field(default_factory=list)
     num_finished: int = 0
+    answered_s: float = 0.0
     num_aligning: int = 0
 
     @property

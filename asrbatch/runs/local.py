@@ -19,14 +19,14 @@ def transcribe_here(session: Session, stop: Stop, start: Callable[..., Engine]) 
     Raises:
         EngineStartError, EngineDiedError: the engine; rows written so far are kept.
     """
-    spec = session.plan.engine
+    spec, start_up = session.plan.engine, session.start_up
     session.log(f"starting vLLM: {spec}; its log is {session.paths.log}")
     most_start_s = max(MOST_START_S, session.config.hang_timeout_s)
     pipeline = make_pipeline(
         session.config,
         spec,
         # In a thread, so that Ctrl-C interrupts our waiting and never a library that is being imported.
-        lambda deliver: start_aside(lambda: start(spec, deliver), most_start_s),
+        lambda deliver: start_aside(lambda: start(spec, deliver, start_up.begin), most_start_s, start_up.tell),
         write=session.write,
         on_submit=session.in_flight.add,
         on_tick=session.update,

@@ -25,6 +25,7 @@ from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.stdin import KeptManifest
 from asrbatch.runs.fingerprint import fingerprint
 from asrbatch.runs.model_selection import resolve_model
+from asrbatch.runs.progress import Observer, StartUp
 from asrbatch.runs.row_check import RowCheck
 
 
@@ -45,6 +46,7 @@ class RunPlan:
         kept: what came on standard input, where that is the manifest.
         note: told of every problem of the manifest; see `manifest_scan.scan_rows`.
         outputs: files that will be written, none of which may be a row's audio.
+        start_up: told of the steps.
 
     Raises:
         UsageError, ManifestError: the run cannot be done as asked.
@@ -56,14 +58,24 @@ class RunPlan:
         kept: KeptManifest | None = None,
         note: OnIssue | None = None,
         outputs: Iterable[Path] = (),
+        start_up: StartUp | None = None,
     ):
+        start_up = start_up or StartUp(Observer())
+        start_up.say("checking the model")
         self.engine = resolve_model(config)
         # Its process has imported vLLM; it ends before an engine starts.
         inspector.close()
         self.slots: list[Slot] = choose_slots(config.devices, self.engine.device, self.engine.engine_args)
         sources, reading = source_of(config, kept)
         check = RowCheck(self.engine, outputs)
-        self.manifest: Manifest = open_manifest(sources, check=check, options=reading, on_issue=note)
+        start_up.say("reading the manifest")
+        self.manifest: Manifest = open_manifest(
+            sources,
+            check=check,
+            options=reading,
+            on_issue=note,
+            observe=lambda num_rows, *_: start_up.tell(f"row {num_rows:,}"),
+        )
         if (path := check.written_audio) is not None:
             raise UsageError(f"--output {config.output_path}: {path} is audio that is read; give another name")
         self.notes = [*filter(None, [self.manifest.left_out]), *check.notes]

@@ -4,6 +4,7 @@ Plain data: `session.Session` alone writes a `Progress`.
 """
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,9 +25,12 @@ class Progress:
         stated_s: seconds that the manifest states for the rows written, failed ones included; NaN where it does not.
         session_rows, session_stated_s, session_audio_s: the same for what this session wrote.
         session_engine_s: by status, seconds that engines worked for the rows this session wrote.
+        open_s: seconds that are answered of rows which are not written yet; of each at most what the manifest states.
+        open_rows: the same as parts of rows, as far as their files say how long they are: 0.5 for half of one.
         in_engine, capacity: windows in the engine, and how many it works on at once.
         stage_times: of this session so far.
         startup_s: until the engine was ready.
+        startup_steps: what it took of that for each step.
         workers_died: worker processes that died in this session, or did not start.
     """
 
@@ -38,10 +42,13 @@ class Progress:
     session_stated_s: float = 0.0
     session_audio_s: float = 0.0
     session_engine_s: dict[str, float] = field(default_factory=lambda: {"ok": 0.0, "failed": 0.0})
+    open_s: float = 0.0
+    open_rows: float = 0.0
     in_engine: int = 0
     capacity: int = 0
     stage_times: StageTimes = field(default_factory=StageTimes)
     startup_s: float = 0.0
+    startup_steps: dict[str, float] = field(default_factory=dict)
     workers_died: int = 0
 
 
@@ -51,8 +58,53 @@ class Observer:
     def log(self, line: str) -> None:
         """Something a person should know."""
 
+    def starting(self, step: str, seconds: float) -> None:
+        """Called when start-up begins a step, and about once a second while it lasts, as far as we can.
+
+        Args:
+            step: such as `loading the model`.
+            seconds: since it began.
+        """
+
     def update(self, progress: Progress) -> None:
-        """Called a few times a second."""
+        """Called a few times a second, once the first row can be transcribed."""
+
+
+class StartUp:
+    """Names the steps until the first row can be transcribed to an observer, and clocks them.
+
+    Attributes:
+        began_at: by `time.monotonic`.
+        steps: seconds of each that is over.
+    """
+
+    def __init__(self, observer: Observer):
+        self._observer = observer
+        self.began_at = time.monotonic()
+        self.steps: dict[str, float] = {}
+        self._step, self._step_began_at = "", self.began_at
+
+    def begin(self, step: str) -> None:
+        """Another step begins. May be called in another thread than the observer is told in."""
+        now = time.monotonic()
+        if self._step:
+            self.steps[self._step] = self.steps.get(self._step, 0.0) + now - self._step_began_at
+        self._step, self._step_began_at = step, now
+
+    def tell(self, detail: str = "") -> None:
+        """Tells the observer where it is.
+
+        Args:
+            detail: how far it is with the step.
+        """
+        if self._step:
+            said = f"{self._step}, {detail}" if detail else self._step
+            self._observer.starting(said, time.monotonic() - self._step_began_at)
+
+    def say(self, step: str) -> None:
+        """Another step begins, and the observer is told."""
+        self.begin(step)
+        self.tell()
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ before the engine, which takes the longest, is started.
 """
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from typing import Any
@@ -29,7 +28,7 @@ from asrbatch.runs.fingerprint import differences, digest
 from asrbatch.runs.local import transcribe_here
 from asrbatch.runs.plan import RunPlan
 from asrbatch.runs.preflight import check_engine_options, check_same_run
-from asrbatch.runs.progress import Observer, Progress, Stop, Summary
+from asrbatch.runs.progress import Observer, Progress, StartUp, Stop, Summary
 from asrbatch.runs.session import Session
 from asrbatch.runs.workers.pool import transcribe_on_devices
 from asrbatch.storage.files import explained, remove, remove_dead
@@ -59,13 +58,13 @@ def run(
         OutputError: the output belongs to another run or writer, is damaged, or cannot be written.
         EngineStartError, EngineDiedError: the engine; rows written so far are kept.
     """
-    started = time.monotonic()
     observer, stop, paths = observer or Observer(), stop or Stop(), config.paths
+    start_up = StartUp(observer)
     _check_first(config, paths)
     kept = None if config.descriptor is None else keep_stdin(config)
     if kept is not None and kept.folder != os.getcwd():
         observer.log(f"relative paths are those of {kept.folder}, where this run began")
-    plan = _plan(config, kept)
+    plan = _plan(config, kept, start_up)
     for note in plan.notes:
         observer.log(f"note: {note}")
     _log_sharding(config, plan, observer)
@@ -90,9 +89,10 @@ def run(
         # After a takeover by time into a new file: what the former holder writes, should it wake up, lands in the old
         # one.
         new_file, keys = heartbeat.lease.judged_by_time, plan.manifest.keys
+        start_up.say("reading written rows")
         journal = Journal(paths.rows, len(plan.manifest), keep, chunk=plan.chunk, keys=keys, new_file=new_file)
         stack.callback(journal.close)
-        session = Session(config, plan, heartbeat, record, journal, observer, started)
+        session = Session(config, plan, heartbeat, record, journal, observer, start_up)
         with session.running():
             # A run that lacks no row any more gets its mark without an engine.
             if journal.num_missing:
@@ -112,7 +112,7 @@ def _check_first(config: RunConfig, paths: RunPaths) -> None:
     remove_dead(paths.rows.parent)
 
 
-def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
+def _plan(config: RunConfig, kept: KeptManifest | None, start_up: StartUp) -> RunPlan:
     """What is to be run. A manifest that is refused leaves the list of all its problems beside the
     output, others none.
     """
@@ -120,7 +120,7 @@ def _plan(config: RunConfig, kept: KeptManifest | None) -> RunPlan:
     with closing(ProblemFile(path)) as problems:
         try:
             note = problems.add if config.on_bad_row == "refuse" else None
-            plan = RunPlan(config, kept, note, (*config.paths.written, path))
+            plan = RunPlan(config, kept, note, (*config.paths.written, path), start_up)
         except ManifestError as e:
             if not problems.num_problems:
                 raise

@@ -14,10 +14,10 @@ import numpy as np
 from asrbatch.config import RunConfig
 from asrbatch.errors import EngineDiedError, LeaseError, OutputError, RowError
 from asrbatch.pipeline.longform import longest_first
-from asrbatch.pipeline.monitor import StageTimes
+from asrbatch.pipeline.monitor import Answered, StageTimes
 from asrbatch.pipeline.result import failed_row
 from asrbatch.runs.plan import RunPlan
-from asrbatch.runs.progress import Observer, Progress
+from asrbatch.runs.progress import Observer, Progress, StartUp
 from asrbatch.storage.inflight import Deaths, InFlightLog, deaths_as_record, update_deaths
 from asrbatch.storage.journal import Journal
 from asrbatch.storage.lease import Heartbeat
@@ -43,10 +43,10 @@ class Session:
         previous: dict[str, Any] | None,
         journal: Journal,
         observer: Observer,
-        started: float,
+        start_up: StartUp,
     ):
         self.config, self.plan, self.paths, self.journal = config, plan, config.paths, journal
-        self.log, self._observer, self._started = observer.log, observer, started
+        self.log, self._observer, self.start_up = observer.log, observer, start_up
         self._heartbeat = heartbeat
         self.outcome = "error"
         self.deaths = update_deaths(previous, self.paths.in_flight, journal.finished)
@@ -56,7 +56,7 @@ class Session:
             "chunk_id": config.chunk_id, "num_chunks": config.num_chunks, "total_audio_s": plan.total_audio_s,
             "manifest": plan.manifest.record(), "model": plan.engine.checkpoint.as_dict(),
         }  # fmt: skip
-        self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, started, **facts)
+        self.record = RunRecord(self.paths, previous, plan.fingerprint, plan.num_rows, start_up.began_at, **facts)
         self._durations_s = plan.manifest.scan.durations_s
         stated_s = float(self._durations_s[np.frombuffer(journal.finished, bool)].sum(dtype="float64"))
         self.progress = Progress(plan.num_rows, plan.total_audio_s, journal.tally, stated_s)
@@ -138,27 +138,50 @@ class Session:
         self.progress.session_audio_s += (row["audio_s"] or 0.0) if row["status"] == "ok" else 0.0
         self.progress.session_engine_s[row["status"]] += row["timing"]["engine"] or 0.0
 
-    def update(self, stage_times: StageTimes, in_engine: int, capacity: int | None = None) -> None:
+    def update(
+        self,
+        stage_times: StageTimes,
+        in_engine: int,
+        answered: dict[int, Answered],
+        capacity: int | None = None,
+    ) -> None:
         """Call a few times a second: shows progress, and now and then makes it durable.
 
         Args:
             stage_times: of this session so far; still changes.
             in_engine, capacity: windows in the engines, and how many they work on at once (None: as before).
+            answered: of rows that are begun.
         """
         self._heartbeat.check()
         self.progress.stage_times, self.progress.in_engine = stage_times, in_engine
         if capacity is not None:
             self.progress.capacity = capacity
-        self._observer.update(self.progress)
+        self._count_open(answered)
+        if self.progress.startup_s:
+            self._observer.update(self.progress)
+        else:  # of several devices none is up
+            self.start_up.tell()
         # Every 15 s rows are made to outlast the machine; the death of the process they outlast anyway.
         if time.monotonic() - self._recorded_at >= RECORD_REFRESH_S / 2:
             # Rows first: the record must never count what a crash may take away.
             self.journal.sync()
             self._update_record()
 
+    def _count_open(self, answered: dict[int, Answered]) -> None:
+        self.progress.open_s = self.progress.open_rows = 0.0
+        for index, (answered_s, expected_s) in answered.items():
+            # A worker may still be at a row that another has written.
+            if not self.journal.finished[index]:
+                stated_s = self.duration_s(index)
+                self.progress.open_s += answered_s if stated_s is None else min(answered_s, stated_s)
+                if whole_s := stated_s or expected_s:
+                    self.progress.open_rows += min(1.0, answered_s / whole_s)
+
     def engine_is_up(self, facts: dict[str, Any], capacity: int) -> None:
         """Call when the first row can be transcribed."""
-        self.progress.startup_s, self.progress.capacity = time.monotonic() - self._started, capacity
+        self.start_up.begin("")
+        self.progress.startup_steps = self.start_up.steps
+        self.progress.startup_s, self.progress.capacity = time.monotonic() - self.start_up.began_at, capacity
         self._warn_of_other_versions(facts)
         self.record.update({"engine": facts, "startup_s": round(self.progress.startup_s, 3)})
 

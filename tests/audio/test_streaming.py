@@ -171,6 +171,23 @@ def test_blocks_together_are_the_whole(files, data):
     assert same(outcome(lambda: loaded(asked)), outcome(streamed))
 
 
+def test_a_long_recording_tells_with_its_first_block_how_long_it_will_be(files, start):
+    def told(path: str, **clip) -> float | None:
+        with closing(stream_audio(**vars(request(path, **clip)))) as stream:
+            return stream.expected_s
+
+    real = {path: len(load_audio(request(path)).samples) / RATE for path in files}
+    off = {Path(path).name for path in files if told(path) != pytest.approx(real[path], abs=0.5)}
+    assert off == {"adts"}, "it has neither a length nor an index, so that is a guess by its bit rate"
+    assert told(files[0], offset_s=10.0, duration_s=40.0) == 40 and told(files[0], offset_s=35.0) == 35
+    decoder, expected = start(), []
+    for clip in ({}, {"duration_s": 20.0}):
+        stream = decoder.stream(request(files[0], **clip))
+        next(stream)
+        expected.append(stream.expected_s)
+    assert expected == [70, None], "the end of a short one comes as soon"
+
+
 @given(st.integers(1, 3 * BLOCK), st.sampled_from([-1, 0, 1]), st.sampled_from([8000, 11025, RATE, 44100]))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_length_is_rounded_as_ever(folder, n, near, rate):

@@ -640,13 +640,13 @@ def test_a_real_engine_is_seen_at_work(engines, demo_rows, tiny_en, tmp_path):
     listed = write_jsonl(tmp_path / "m.jsonl", demo_rows[1:3])
     seen = []
 
-    def start(spec, deliver):
+    def start(spec, deliver, on_step):
         def look_and_deliver(*answer):
             seen.append(states(run_status(output))[0])
             deliver(*answer)
 
         seen.append(states(run_status(output))[0])
-        return engines.start(spec, look_and_deliver)
+        return engines.start(spec, look_and_deliver, on_step)
 
     engine = EngineConfig(model=tiny_en, dtype="float32", mode="thread", args=("max_num_seqs=4",))
     summary = run(RunConfig(manifest=str(listed), engine=engine, output=str(output)), start=start)

@@ -579,7 +579,7 @@ from asrbatch.runs.runner import run
 
 class Enough(Exception): pass
 
-def start(spec, deliver):
+def start(spec, deliver, on_step):
     # Not ru_maxrss: a process inherits it from the one that started it.
     largest = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
     open(sys.argv[4], "w").write(str(largest >> 10))

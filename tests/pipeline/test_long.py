@@ -107,6 +107,36 @@ def test_sequential_leaves_no_gap_and_goes_on_where_it_left_off(recordings):
     assert resumed > 10, "windows did overlap"
 
 
+class Doubts(BeepEngine):
+    """Each window is asked twice."""
+
+    def read(self, samples, question):
+        answer = beep_answer(samples, question)
+        return replace(answer, avg_logprob=-1.5) if question.temperature == 0 else answer
+
+
+@pytest.mark.parametrize("windows", ["energy", "fixed", "sequential"])
+def test_no_second_is_counted_twice_while_a_recording_goes_on(recordings, windows):
+    at_end = {}
+
+    def look(row):
+        at_end[row["index"]] = run.pipeline._working[row["index"]].answered_s
+
+    asks, answer_s = Asks(temperatures=(0.0, 0.2)), 0.03 if windows == "sequential" else 0.1
+    with Run(engine=Doubts, rules=rules(windows), asks=asks, on_write=look, seconds=lambda key: answer_s) as run:
+        run.pipeline.run([r.utterance for r in recordings])
+    again = sum(len(window["attempts"]) - 1 for row in run.rows for window in row["windows"])
+    assert again > 40 and len(at_end) == len(recordings)
+    for row in run.rows:
+        # Silence between windows is over, too, when the window behind it is answered.
+        assert at_end[row["index"]] == pytest.approx(row["windows"][-1]["end"])
+    longest = [told[0] for told in run.answered if 0 in told]
+    assert len({answered_s for answered_s, _ in longest}) >= 2
+    (length_s,) = (row["audio_s"] for row in run.rows if row["index"] == 0)
+    assert all(answered_s <= length_s == pytest.approx(expected_s) for answered_s, expected_s in longest)
+    assert run.answered[-1] == {}, "what is written is counted by its row"
+
+
 @pytest.mark.parametrize("windows", ["energy", "fixed"])
 def test_windows_that_do_not_depend_on_each_other_cover_everything(recordings, windows):
     rows, _ = transcribed(recordings, rules=rules(windows))

@@ -258,6 +258,34 @@ def test_a_device_that_hangs_does_not_hold_up_the_end(transcribe_on):
 
 
 @needs_two_cores
+def test_one_recording_moves_the_bar_and_none_of_its_seconds_counts_twice(transcribe_on, tmp_path):
+    """Both workers have it, because one would be idle."""
+    samples = np.tile(beeps(1), 600)
+    soundfile.write(tmp_path / "long.wav", samples, RATE)
+    length_s = len(samples) / RATE
+    write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "long.wav", "duration": length_s}])
+    steps, seen = [], []
+
+    class Watches(Observer):
+        def starting(self, step, seconds):
+            steps.append(step)
+
+        def update(self, progress):
+            seen.append((progress.stated_s + progress.open_s, progress.tally.rows + progress.open_rows))
+
+    transcribe_on(fate="together", observer=Watches(), windows="sequential")
+    assert len({core for core, _, _ in transcribe_on.submitted()}) == 2
+    for values, total in zip(zip(*seen, strict=True), (length_s, 1.0), strict=True):
+        assert list(values) == sorted(values) and values[-1] == pytest.approx(total)
+        assert len({value for value in values if 0 < value < 0.99 * total}) >= 2
+    told = list(dict.fromkeys(steps))
+    assert told[:2] == ["checking the model", "reading the manifest"] and told[-2:] == [
+        "starting the processes",
+        "tuning in",
+    ]
+
+
+@needs_two_cores
 def test_a_stop_drains_all_workers(transcribe_on):
     stop = Stop()
     seen = threading.Event()

@@ -1,7 +1,6 @@
 """How a session begins and ends: which rows count as having seen an engine die."""
 
 import itertools
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +10,8 @@ from output_rows import row
 from processes import die_at
 
 from asrbatch.errors import EngineDiedError, OutputError
-from asrbatch.runs.progress import Observer
+from asrbatch.pipeline.monitor import Answered, StageTimes
+from asrbatch.runs.progress import Observer, StartUp
 from asrbatch.runs.session import Session
 from asrbatch.storage.inflight import Deaths, update_deaths
 from asrbatch.storage.journal import Journal
@@ -38,7 +38,7 @@ def begin(paths: RunPaths) -> Session:
     of_no_chunk = {"chunk_id": None, "num_chunks": None, "chunk_source": None}
     config = SimpleNamespace(paths=paths, **of_no_chunk, word_timestamps=False, price_per_hour=None)
     journal = Journal(paths.rows, NUM_ROWS)
-    return Session(config, plan, heartbeat, read_record(paths), journal, Observer(), time.monotonic())
+    return Session(config, plan, heartbeat, read_record(paths), journal, Observer(), StartUp(Observer()))
 
 
 def deaths(paths: RunPaths) -> dict[int, Deaths]:
@@ -64,6 +64,18 @@ def test_a_death_is_on_the_disk_before_the_log_of_it_goes(paths):
         if not killed:
             break
     assert step > 8
+
+
+def test_rows_that_are_begun_count_once_and_no_more_than_they_state(paths):
+    session = begin(paths)
+    with session.running():
+        session.engine_is_up({"vllm": "-", "torch": "-", "device": "-"}, 4)
+        session.write(row(0, timing={"engine": 0.1}))
+        # Row 0 is written already; of row 2 the manifest states a second, its file has more.
+        session.update(StageTimes(), 3, {0: Answered(0.5, 1.0), 1: Answered(0.25, None), 2: Answered(3.0, 9.0)})
+        assert (session.progress.stated_s, session.progress.open_s, session.progress.open_rows) == (1.0, 1.25, 1.25)
+        session.update(StageTimes(), 0, {})
+        assert (session.progress.open_s, session.progress.open_rows) == (0.0, 0.0)
 
 
 def test_a_workers_death_is_on_the_disk_before_its_rows_leave_the_log(paths):

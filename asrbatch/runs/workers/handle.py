@@ -14,7 +14,7 @@ from typing import Any
 from asrbatch.child_process import ChildProcess
 from asrbatch.engine.devices import Slot
 from asrbatch.errors import RowError
-from asrbatch.pipeline.monitor import StageTimes
+from asrbatch.pipeline.monitor import Answered, StageTimes
 from asrbatch.runs.workers.protocol import WorkerSetup, request_audio
 from asrbatch.timeouts import running_s
 from asrbatch.types import AudioRef, Utterance
@@ -42,7 +42,7 @@ class WorkerHandle:
         last_message_at: when it sent something last, or was started; by `running_s`.
         capacity: windows its engine works on at once.
         windows: most rows to give it.
-        stage_times, in_engine: as it sent last.
+        stage_times, in_engine, answered: as it sent last.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class WorkerHandle:
         self.is_ready = self.has_ended = self.runs_alone = False
         self.num_answered = self.capacity = self.windows = self.in_engine = 0
         self.stage_times = StageTimes()
+        self.answered: dict[int, Answered] = {}
         self.last_message_at = running_s()
         self._read, self._deliver = read, deliver
         self._stopping = False

@@ -20,7 +20,7 @@ from asrbatch.engine.base import Engine
 from asrbatch.engine.devices import Slot
 from asrbatch.engine.environment import MOST_START_S
 from asrbatch.errors import AsrbatchError, EngineDiedError, EngineStartError
-from asrbatch.pipeline.monitor import StageTimes
+from asrbatch.pipeline.monitor import Answered, StageTimes
 from asrbatch.pipeline.queues import EventQueue
 from asrbatch.runs.progress import Stop
 from asrbatch.runs.session import Session
@@ -61,6 +61,7 @@ class WorkerPool:
         self._stop_by = math.inf
         # When the first worker was.
         self._ready_at: float | None = None
+        self._steps: set[str] = set()  # of start-up, that any has begun
         # Of workers that have ended: what they did counts in the session's stage times.
         self._past_times: list[StageTimes] = []
         # Of the last worker that died: why the run ends where none is left.
@@ -77,6 +78,7 @@ class WorkerPool:
             f"starting vLLM on {len(slots)} devices ({', '.join(slot.name for slot in slots)}): {session.plan.engine}; "
             f"its log is {session.paths.log}"
         )
+        session.start_up.say("starting the processes")
         for slot in slots:
             self._start_worker(slot)
 
@@ -144,6 +146,8 @@ class WorkerPool:
                 pass
             case "stop":
                 self._stop()
+            case "step", step:
+                self._on_step(step)
             case "ready", facts, capacity, windows:
                 self._on_ready(worker, facts, capacity, windows)
             case "submitted", index:
@@ -151,8 +155,8 @@ class WorkerPool:
                 self._session.in_flight.add(index)
             case "row", row:
                 self._collect(worker, row)
-            case "status", stage_times, in_engine:
-                worker.stage_times, worker.in_engine = stage_times, in_engine
+            case "status", stage_times, in_engine, answered:
+                worker.stage_times, worker.in_engine, worker.answered = stage_times, in_engine, answered
             case ("ended",):
                 self._remove(worker)
             case (("failed" | "lost"), _) if not self._session.journal.num_missing:
@@ -169,6 +173,12 @@ class WorkerPool:
                 raise message
             case _:
                 raise TypeError(f"unknown message {message!r}")
+
+    def _on_step(self, step: str) -> None:
+        """The worker that is farthest will be the first to take rows."""
+        if self._ready_at is None and step not in self._steps:
+            self._steps.add(step)
+            self._session.start_up.say(step)
 
     def _on_ready(self, worker: WorkerHandle, facts: dict[str, Any], capacity: int, windows: int) -> None:
         worker.is_ready, worker.capacity, worker.windows = True, capacity, windows
@@ -321,8 +331,18 @@ class WorkerPool:
         self._session.update(
             _mean(stage_times, wall, len(self._session.plan.slots)),
             in_engine=sum(worker.in_engine for worker in self._workers),
+            answered=_farthest([worker.answered for worker in self._workers]),
             capacity=sum(worker.capacity for worker in self._workers),
         )
+
+
+def _farthest(of_workers: list[dict[int, Answered]]) -> dict[int, Answered]:
+    """How far each row is: one that two workers hold is as far as the faster one has come."""
+    farthest: dict[int, Answered] = {}
+    for answered in of_workers:
+        for index, how_far in answered.items():
+            farthest[index] = max(how_far, farthest.get(index, how_far), key=lambda known: known.answered_s)
+    return farthest
 
 
 def _mean(stage_times: list[StageTimes], wall: float, num_devices: int) -> StageTimes:

@@ -3,10 +3,11 @@
 Started by `handle.py` as `python -m asrbatch.runs.workers.worker`. Knows nothing of the files of a run: only the parent
 writes.
 
-What it sends, each a tuple: `("ready", facts, max_num_seqs, windows)`, `("audio", index)` when it wants a row's bytes,
-`("submitted", index)` before a row enters the engine, `("row", row)`, `("status", StageTimes, in_engine)` a few times
-a second, and last one of `("ended",)`, `("failed", exception)`. What it receives: a `WorkerSetup`, then utterances,
-`("audio", index, bytes or exception)`, `"end"` or `"stop"`.
+What it sends, each a tuple: `("step", name)` while its engine starts, `("ready", facts, max_num_seqs, windows)`,
+`("audio", index)` when it wants a row's bytes, `("submitted", index)` before a row enters the engine, `("row", row)`,
+`("status", StageTimes, in_engine, answered)` a few times a second, and last one of `("ended",)`,
+`("failed", exception)`. What it receives: a `WorkerSetup`, then utterances, `("audio", index, bytes or exception)`,
+`"end"` or `"stop"`.
 """
 
 import os
@@ -15,7 +16,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
-from functools import partial
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,7 @@ def _work(connection: Connection, setup: WorkerSetup) -> None:
     pipeline = make_pipeline(
         setup.config,
         setup.engine,
-        partial(setup.start, setup.engine),
+        lambda deliver: setup.start(setup.engine, deliver, lambda step: _send(connection, ("step", step))),
         write=lambda row: _send(connection, ("row", row)),
         on_submit=lambda index: _send(connection, ("submitted", index)),
         on_tick=lambda *status: _send(connection, ("status", *status)),
