@@ -120,12 +120,8 @@ def test_options_named_anywhere_exist(page):
 
 
 def test_every_error_kind_is_listed_with_its_meaning_and_what_helps():
-    meanings, fixes = (
-        dict(re.findall(r"^\| (`.*?`) \| (.*?) \|$", table, flags=re.M))
-        for table in section("Failed rows", TROUBLE).split("| kind |")[1:]
-    )
-    assert {f"`{kind}`": meaning for kind, meaning in errors.ROW_ERROR_KINDS.items()} == meanings
-    assert sorted(kind for kinds in fixes for kind in kinds.split(", ")) == sorted(meanings)
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.+?) \|$", section("Failed rows", TROUBLE), flags=re.M)
+    assert {kind: meaning for kind, meaning, _ in rows} == errors.ROW_ERROR_KINDS
 
 
 def test_every_reason_not_to_score_a_row_is_listed_with_its_meaning():
