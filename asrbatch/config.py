@@ -57,7 +57,10 @@ class EngineConfig(CheckedOptions):
     trust_remote_code: bool = option(False, "Run Python code that comes with the checkpoint.")
     dtype: str = option("auto", "Arithmetic of the model; auto suits model and device.", choices=DTYPES)
     max_tokens: int | None = option(
-        None, "Most tokens generated for one window. [default: what the decoder has room for]", minimum=1
+        None,
+        "Most tokens generated for one window. "
+        "[default: what Whisper's decoder has room for; others 15 a second, at least 512]",
+        minimum=1,
     )
     # Greedy decoding does not use it; the run's record names it all the same.
     seed: int = option(0, "Random seed; used by --fallback alone.")
@@ -187,7 +190,7 @@ class SourceOptions(CheckedOptions):
         None, "What relative audio paths are relative to. [default: the manifest's folder]"
     )
     # A manifest is data: what it holds is not run because somebody transcribes it.
-    allow_pipes: bool = option(False, "Run the commands that a Kaldi wav.scp holds.")
+    allow_pipes: bool = option(False, "Run the commands that a Kaldi wav.scp, or lhotse's recordings, hold.")
     on_bad_row: str = option(
         "refuse", "Refuse a manifest with bad rows, naming them all; or make them failed rows.", choices=ON_BAD_ROW
     )
