@@ -30,19 +30,20 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Many tests start Python: let the first of them keep what it has compiled of asrbatch.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# Three processes share the tests (`make test`). Two of them begin with one group each of the files that use engines, so
-# that each engine is started in one process; the third with the slow ones below, which mostly wait.
+# Three processes share the tests (`make test`). Each begins with one group of the files that use engines, so that each
+# engine is started in one process; the third's are those of commands that are killed, and mostly wait.
 ENGINE_GROUPS = (
     ("test_long_real", "test_transcribe", "test_sources_real", "test_status", "test_accounts", "test_output_in_source",
      "test_export", "test_chunks"),
     ("test_answers", "test_engine", "test_align", "test_word_timestamps", "test_languages", "test_models_engine",
      "test_before_moves"),
+    ("test_resume", "test_devices"),
 )  # fmt: skip
 # Files that take more than some seconds, longest first: so that no process is left with one at the end. `make check`
 # (--quick) leaves all of them out, and tests that start an engine or a command by one of the fixtures.
 SLOW_FILES = (
-    *ENGINE_GROUPS[0], *ENGINE_GROUPS[1],
-    "test_resume", "test_slurm", "test_safety", "test_devices", "test_lease", "test_merge", "test_streaming",
+    *ENGINE_GROUPS[0], *ENGINE_GROUPS[1], *ENGINE_GROUPS[2], "test_slurm", "test_safety",
+    "test_lease", "test_merge", "test_streaming",
     "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_submit", "test_process",
     "test_timeouts", "test_refusals", "test_last_chunk", "test_loading", "test_long",
     "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
@@ -130,6 +131,13 @@ def demo_manifest() -> Path:
 @pytest.fixture(scope="session")
 def demo_rows(demo_manifest) -> list[dict]:
     return read_jsonl(demo_manifest)
+
+
+@pytest.fixture(scope="session")
+def two_windows(demo_rows) -> dict:
+    """The first 40 s of a long recording, without its text."""
+    row = next(row for row in demo_rows if row["duration"] > 60)
+    return {"id": "two windows", "audio_filepath": row["audio_filepath"], "offset": 0.0, "duration": 40.0}
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ from asrbatch.models.quality import AUDIO_GAIN
 
 
 @pytest.fixture(scope="module")
-def speech(demo_rows) -> list[dict]:
-    """Five sentences, and a recording of several windows."""
-    return [row for row in demo_rows if row["duration"] < 8][:5] + [row for row in demo_rows if row["duration"] > 60]
+def speech(demo_rows, two_windows) -> list[dict]:
+    """Five sentences, and a recording of two windows."""
+    return [*[row for row in demo_rows if row["duration"] < 8][:5], two_windows]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_rows_that_have_nothing_to_align(align, speech, tmp_path):
     rows = [
         {"id": "null", "audio_filepath": audio, "pred_text": None},
         {"id": "empty", "audio_filepath": audio, "pred_text": " "},
-        {"id": "long", "audio_filepath": speech[5]["audio_filepath"], "pred_text": "no segments"},
+        {**speech[5], "id": "long", "pred_text": "no segments"},
         {"id": "control", "audio_filepath": audio, "pred_text": "<|endoftext|>"},
         {"id": "many", "audio_filepath": audio, "pred_text": words},
         {"id": "gone", "audio_filepath": "gone.wav", "pred_text": "x", "words": 1},
@@ -109,8 +109,8 @@ def test_rows_that_have_nothing_to_align(align, speech, tmp_path):
 
 def test_a_wrong_segment_among_right_ones_is_flagged(align, heard, tmp_path):
     """And segments of other tools, which overlap here."""
-    (row,) = [row for row in read_jsonl(heard) if row["audio_s"] > 60]
-    row = {name: row[name] for name in ("audio_filepath", "pred_text", "segments")}
+    (row,) = [row for row in read_jsonl(heard) if row["id"] == "two windows"]
+    row = {name: row[name] for name in ("audio_filepath", "offset", "duration", "pred_text", "segments")}
     wrong = json.loads(json.dumps(row))
     wrong["segments"][2]["text"] = "The cat was sleeping on the kitchen table all day long"
     wrong["pred_text"] = " ".join(segment["text"] for segment in wrong["segments"])
@@ -171,13 +171,13 @@ def test_a_chunk_goes_on_where_it_was_stopped(transcribe, heard, tiny_en, tmp_pa
     output, rows = tmp_path / "o.jsonl", tmp_path / "o.chunk-00001-of-00002.jsonl"
     how = {"args": ("max_num_seqs=1",), "text_field": "pred_text", "num_chunks": 2, "chunk_id": 1}
     transcribe(heard, tiny_en, output, **how)
-    whole = read_jsonl(rows)
+    whole = {row["index"]: {**row, "timing": None} for row in read_jsonl(rows)}
     first, *rest = (whole_file := rows.read_bytes()).splitlines(keepends=True)
     rows.with_suffix(".done.json").unlink()
     rows.write_bytes(first)
     transcribe(heard, tiny_en, output, **how)
     assert rows.read_bytes().startswith(first) and rows.read_bytes() != whole_file, "the rest alone was done again"
-    assert rest and [{**row, "timing": None} for row in read_jsonl(rows)] == [{**row, "timing": None} for row in whole]
+    assert rest and {row["index"]: {**row, "timing": None} for row in read_jsonl(rows)} == whole
 
 
 def test_plan_and_submit_say_align(heard, tiny_en, tmp_path):

@@ -66,6 +66,14 @@ def test_a_manifest_of_many_languages_in_one_run(transcribe, base, mixed, tmp_pa
     assert wer(told) < 0.35 < wer(mistaken), (told["pred_text"], mistaken["pred_text"])
 
 
+def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, spoken, tmp_path):
+    manifest = write_jsonl(tmp_path / "m.jsonl", [{"id": "long", **spoken["fr"]["demo-echotest"]}])
+    options = {"windows": "fixed", "window_s": 12.0}
+    row = rows_of(transcribe(manifest, base, tmp_path / "o.jsonl", **options))["long"]
+    assert len(row["windows"]) >= 2 and row["language"] == "fr" and row["language_prob"] > 0.5
+    assert wer(row) < 0.6, row["pred_text"]
+
+
 def test_many_languages_are_translated_into_english(transcribe, base, mixed, tmp_path):
     others = ("fr", "it", "ru")
     manifest = write_jsonl(tmp_path / "m.jsonl", [row for row in read_jsonl(mixed) if row["id"] in others])

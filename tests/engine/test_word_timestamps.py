@@ -45,10 +45,9 @@ def worker_of(engines):
 
 
 @pytest.fixture(scope="module")
-def speech(demo_rows, tmp_path_factory):
-    """Some sentences, and a recording of several windows."""
-    rows = [row for row in demo_rows if row["duration"] < 8][:3] + [row for row in demo_rows if row["duration"] > 60]
-    assert len(rows) == 4
+def speech(demo_rows, two_windows, tmp_path_factory):
+    """Some sentences, and a recording of two windows."""
+    rows = [*[row for row in demo_rows if row["duration"] < 8][:3], two_windows]
     return write_jsonl(tmp_path_factory.mktemp("speech") / "m.jsonl", rows)
 
 

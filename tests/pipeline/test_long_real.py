@@ -64,9 +64,9 @@ def book(demo_rows) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def recordings(book, demo_rows, tmp_path_factory):
-    """80 s of a novel, and a prompt of 73 s."""
+    """60 s of a novel, and a prompt of 73 s."""
     folder = tmp_path_factory.mktemp("long")
-    novel = TimedSpeech(folder / "novel.flac", book, [0.4, 0.7, 0.5, 0.6] * 4)
+    novel = TimedSpeech(folder / "novel.flac", book, [0.4, 0.7, 0.5, 0.6] * 3)
     prompt = next(row for row in demo_rows if row["duration"] > 60)
     return write_jsonl(folder / "long.jsonl", [novel.row, {**prompt, "id": "prompt"}]), novel
 
@@ -77,8 +77,8 @@ def runs(transcribe, tiny_en, recordings, tmp_path_factory):
 
     def run(mode: str):
         if mode not in done:
-            # Both recordings in the two modes that most people use.
-            rows = read_jsonl(recordings[0])[: 2 if mode in ("energy", "sequential") else 1]
+            # Both recordings by default; the run that is killed, below, has the second one in `sequential`.
+            rows = read_jsonl(recordings[0])[: 2 if mode == "energy" else 1]
             manifest = write_jsonl(folder / f"{mode}.manifest.jsonl", rows)
             done[mode] = transcribe(manifest, tiny_en, folder / f"{mode}.jsonl", windows=mode)
         return {row["id"]: row for row in done[mode].rows()}
@@ -136,9 +136,9 @@ PAUSES_S = [30.0, 400.0, 500.0, 600.0, 450.0, 550.0, 300.0, 700.0]
 
 
 @pytest.fixture(scope="module", params=["silence", "sequential"])
-def half_hour(request, book, transcribe, tiny_en, tmp_path_factory):
-    """Half an hour (of the second way a quarter) with eight sentences in it, spread over it, and the row it gives."""
-    folder, times = tmp_path_factory.mktemp("hour"), 0.5 if request.param == "silence" else 0.25
+def mostly_silent(request, book, transcribe, tiny_en, tmp_path_factory):
+    """12 minutes (of the second way 6) with eight sentences in them, spread over them, and the row they give."""
+    folder, times = tmp_path_factory.mktemp("hour"), 0.2 if request.param == "silence" else 0.1
     told = TimedSpeech(folder / "hour.flac", book, [pause_s * times for pause_s in PAUSES_S])
     assert told.row["duration"] > 3500 * times
     summary = transcribe(
@@ -152,8 +152,8 @@ def half_hour(request, book, transcribe, tiny_en, tmp_path_factory):
     return told, row
 
 
-def test_long_silences_are_skipped_and_nothing_is_said_about_them(half_hour):
-    told, row = half_hour
+def test_long_silences_are_skipped_and_nothing_is_said_about_them(mostly_silent):
+    told, row = mostly_silent
     assert wer(row["text"], row["pred_text"]) < 0.1
     assert sum(s["end"] - s["start"] for s in row["skips"]) > 0.96 * (
         row["audio_s"] - sum(end - start for start, end, _ in told.spans)
@@ -168,8 +168,8 @@ def test_long_silences_are_skipped_and_nothing_is_said_about_them(half_hour):
         assert any(segment["start"] < end + 1 and start - 1 < segment["end"] for start, end, _ in told.spans)
 
 
-def test_times_do_not_drift_over_long_silences(half_hour):
-    told, row = half_hour
+def test_times_do_not_drift_over_long_silences(mostly_silent):
+    told, row = mostly_silent
     starts = np.array([s["start"] for s in row["segments"]])
     late = np.array([starts[np.abs(starts - start).argmin()] - start for start, *_ in told.spans])
     assert np.abs(late).max() < 0.6
@@ -206,17 +206,6 @@ def test_fallback_is_part_of_the_fingerprint(transcribe, tiny_en, book, tmp_path
     fallback = recorded["fingerprint"]["sampling"]["fallback"]
     assert fallback["temperatures"] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert (fallback["compression_ratio"], fallback["avg_logprob"], fallback["no_speech_prob"]) == (2.4, -1.0, 0.6)
-
-
-def test_a_language_is_detected_once_for_a_long_recording(transcribe, base, tmp_path):
-    from conftest import script_output
-
-    french = read_jsonl(script_output("scripts/get_speech.py", "prompts-fr"))
-    told = TimedSpeech(tmp_path / "fr.flac", [row for row in french if 4 < row["duration"] < 10], [0.4] * 5)
-    summary = transcribe(write_jsonl(tmp_path / "m.jsonl", [told.row]), base, tmp_path / "out.jsonl")
-    (row,) = summary.rows()
-    assert len(row["windows"]) >= 2 and row["language"] == "fr" and row["language_prob"] > 0.5
-    assert jiwer.wer(told.row["text"].lower(), row["pred_text"].lower()) < 0.6
 
 
 def test_a_long_run_that_is_killed_goes_on_with_whole_rows(start_cli, transcribe, tiny_en, recordings, book, tmp_path):

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from beep_engine import DiesOn
 from conftest import read_jsonl, write_jsonl
-from processes import command_line, descendants, wait_until
+from processes import command_line, descendants
 from run_output import EXACT, stable, wait_for_rows
 
 from asrbatch.config import EngineConfig, RunConfig
+from asrbatch.engine.engine import start_engine
 from asrbatch.errors import (
     EXIT_COMPLETE,
     EXIT_HELD,
@@ -51,6 +52,10 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     command = ("transcribe", manifest, "-m", tiny_en, "-o", out, *EXACT)
     process = start_cli(*command)
     wait_for_rows(process, out, 1)
+    second = cli(*command)
+    assert second.returncode == EXIT_HELD, "a second writer is refused"
+    assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr)
+    assert "Traceback" not in second.stderr
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = out.read_bytes()
@@ -58,22 +63,15 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     with open(out, "ab") as file:
         file.write(b'{"id": "row-7", "index": 7, "status": "o')  # as a kill within a write leaves it
 
-    process = start_cli(*command)
-    wait_until(lambda: len(json.loads(record.read_text())["sessions"]) == 2, 300.0)
-    second = cli(*command)
-    assert second.returncode == EXIT_HELD, "a second writer is refused"
-    assert re.search(rf"process {process.pid} on .* is writing this output", second.stderr)
-    assert "Traceback" not in second.stderr
-    wait_for_rows(process, out, before.count(b"\n") + 2)
-    process.send_signal(signal.SIGTERM)
-    stdout, stderr = process.communicate(timeout=180)
-    assert process.returncode == EXIT_INTERRUPTED, stderr
-    assert "SIGTERM: finishing what is in the engine" in stderr and "the same command goes on from there" in stderr
-    assert stdout.strip() == str(out) and len(read_jsonl(out)) < 8 and not (tmp_path / "out.done.json").exists()
-
-    code, shown = on_a_terminal(*command)
-    assert code == EXIT_ROWS_FAILED, shown
+    code, shown = on_a_terminal(
+        *command, stop_after=lambda process: wait_for_rows(process, out, before.count(b"\n") + 2)
+    )
+    assert code == EXIT_INTERRUPTED, shown
     check_shown(shown, out)
+    assert len(read_jsonl(out)) < 8 and not (tmp_path / "out.done.json").exists()
+
+    last = transcribe(manifest, tiny_en, out, args=("max_num_seqs=1",))
+    assert last.exit_code == EXIT_ROWS_FAILED
     assert out.read_bytes().startswith(before)
     assert stable(out) == stable(whole.paths.rows) and sorted(stable(out)) == list(range(8))
     sessions = json.loads(record.read_text())["sessions"]
@@ -82,8 +80,10 @@ def test_killed_and_then_stopped_the_rows_are_those_of_an_uninterrupted_run(
     assert json.loads((tmp_path / "out.done.json").read_text())["rows"] == 8
 
 
-def on_a_terminal(*arguments) -> tuple[int, str]:
-    """Runs the command on a real pseudo-terminal: its exit code, and all that it shows."""
+def on_a_terminal(*arguments, stop_after) -> tuple[int, str]:
+    """Runs the command on a real pseudo-terminal, and tells it to stop when `stop_after(process)` returns: its exit
+    code, and all that it shows.
+    """
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
     command = [sys.executable, "-m", "asrbatch", *map(str, arguments)]
@@ -91,6 +91,12 @@ def on_a_terminal(*arguments) -> tuple[int, str]:
     process = subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=env)
     os.close(terminal)
     shown = b""
+
+    def stop() -> None:
+        stop_after(process)
+        process.send_signal(signal.SIGTERM)
+
+    threading.Thread(target=stop, daemon=True).start()
     try:
         while piece := os.read(main, 65536):
             shown += piece
@@ -101,7 +107,8 @@ def on_a_terminal(*arguments) -> tuple[int, str]:
 
 def check_shown(text: str, out: Path) -> None:
     """The bar, the summary, and no line that vLLM or torch printed."""
-    assert "8/8 rows" in text and "complete: 8 rows" in text and "starved" in text and str(out) in text
+    assert re.search(r"[2-7]/8 rows", text) and "starved" in text and str(out) in text
+    assert "SIGTERM: finishing what is in the engine" in text and "the same command goes on from there" in text
     for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
         assert word not in text, text
     assert "INFO" in out.with_suffix(".log").read_text()
@@ -162,7 +169,17 @@ def test_an_engine_process_drains_at_ctrl_c_and_ends_with_a_killed_run(start_cli
 def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path):
     out = tmp_path / "out.jsonl"
     engine = EngineConfig(model=tiny_en, mode="process", args=("max_num_seqs=4",))
-    others, killed_at = set(filter(is_engine, descendants(os.getpid()))), []
+    others, killed_at, deaths = set(filter(is_engine, descendants(os.getpid()))), [], []
+
+    def start(spec, deliver):
+        def deliver_when_all_know(key, outcome) -> None:
+            if isinstance(outcome, EngineDiedError):
+                deaths.append(key)
+                if len(deaths) < 4:  # as many as are in a step
+                    return
+            deliver(key, outcome)
+
+        return start_engine(spec, deliver_when_all_know)
 
     def kill() -> None:
         while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
@@ -173,8 +190,8 @@ def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path)
 
     threading.Thread(target=kill, daemon=True).start()
     with pytest.raises(EngineDiedError, match="the engine process died"):
-        run(RunConfig(manifest=str(manifest), engine=engine, output=str(out)))
-    assert time.monotonic() - killed_at[0] < 40
+        run(RunConfig(manifest=str(manifest), engine=engine, output=str(out), hang_timeout_s=60.0), start=start)
+    assert time.monotonic() - killed_at[0] < 40 and len(set(deaths) - {None}) >= 4
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
     assert 2 <= len(stable(out)) < 30
 

@@ -509,7 +509,9 @@ def test_the_real_engine_on_a_full_disk(speech_rows, disk, tiny_en, out):
     wait_for_rows(task, seen.rows, 1)
     fill(small)
     code, said = ended(task)
-    assert code == EXIT_ERROR and re.fullmatch(rf"{out.parent}/out\.(jsonl|inflight): {FULL}", complaint(said)), said
+    assert code == EXIT_ERROR and re.fullmatch(
+        rf"{out.parent}/out\.(jsonl|inflight|run\.json): {FULL}", complaint(said)
+    ), said
     written = whole_rows(seen.rows)
     assert 1 <= written < num_rows and not seen.done.exists()
     assert not seen.lease.exists() and not seen.in_flight.exists()
