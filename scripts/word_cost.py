@@ -122,7 +122,7 @@ class _LeftOpen:
 
 def manifests(language: str, count: int, folder: Path) -> dict[str, Path]:
     short = [clip.row for clip in choose(read_set(f"prompts-{language}"), count)]
-    (long,) = recordings(LONG[language])
+    long, *_ = recordings(LONG[language])
     long = {name: long[name] for name in ("id", "audio_filepath", "duration", "lang")}
     return {
         f"{count} short": write_rows(folder / "short.jsonl", short),

@@ -171,7 +171,7 @@ def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path)
     engine = EngineConfig(model=tiny_en, mode="process", args=("max_num_seqs=4",))
     others, killed_at, deaths = set(filter(is_engine, descendants(os.getpid()))), [], []
 
-    def start(spec, deliver):
+    def start(spec, deliver, on_step):
         def deliver_when_all_know(key, outcome) -> None:
             if isinstance(outcome, EngineDiedError):
                 deaths.append(key)
@@ -179,7 +179,7 @@ def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path)
                     return
             deliver(key, outcome)
 
-        return start_engine(spec, deliver_when_all_know)
+        return start_engine(spec, deliver_when_all_know, on_step)
 
     def kill() -> None:
         while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
