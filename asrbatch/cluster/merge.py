@@ -240,6 +240,8 @@ def _record(
         "complete": report.complete,
         "fingerprint": fingerprint,
         "manifest": manifest.record(),
+        # Of one content, by the fingerprint; what it is called may differ from node to node.
+        "model": next((chunk.record["model"] for chunk in chunks if "model" in chunk.record), None),
         "total_rows": len(manifest),
         "num_chunks": fingerprint["num_chunks"],
         "chunk_id": None,

@@ -121,11 +121,12 @@ def _pooled(inputs: EvaluationInputs, tally: Tally) -> dict[str, Any]:
     }
 
 
-def score_metrics(inputs: EvaluationInputs, tally: Tally, at: int = 0) -> dict[str, Any]:
+def score_metrics(inputs: EvaluationInputs, tally: Tally, at: int = 0, *, shows_means: bool = True) -> dict[str, Any]:
     """The metrics of one file, as `--json` prints them.
 
     Args:
         at: which of the files; `tally` is what was counted of it.
+        shows_means: the unweighted means of groups are shown, and notes are about them.
     """
     file, run = inputs.files[at], inputs.runs[at]
     pooled = _pooled(inputs, tally)
@@ -143,7 +144,7 @@ def score_metrics(inputs: EvaluationInputs, tally: Tally, at: int = 0) -> dict[s
             *tally.notes(inputs.language, inputs.options),
             *inputs.join_notes,
             *inputs.unmatched_notes(at),
-            *_mean_notes(pooled["by"]),
+            *(_mean_notes(pooled["by"]) if shows_means else ()),
             *tally.stage_seconds.notes(),
         ],
         "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,

@@ -104,7 +104,8 @@ def test_a_run_that_was_killed_is_accounted_for_by_every_command(killed_run, cli
     card = re.search(r'<div class="card">cost<b>([\d.,]+)</b><small>(.*?)</small>', page.read_text())
     assert float(card[1].replace(",", "")) == pytest.approx(total_s, abs=0.01) and "repeated work" in card[2]
     for command in ("report", "status"):
-        words = [command, killed_run, "--price-per-hour", 7200, *(["--to", page] if command == "report" else [])]
+        to = ["--to", page, "--overwrite"] if command == "report" else []
+        words = [command, killed_run, "--price-per-hour", 7200, *to]
         said = cli_here(*words)
         shown = page.read_text() if command == "report" else said.stdout
         assert "at 7200 per device-hour" in shown, said.stderr
@@ -117,7 +118,7 @@ def test_a_price_for_rows_of_no_run_is_refused(cli_here, tmp_path):
     assert done.returncode == EXIT_USAGE and done.stderr.startswith(
         "asrbatch: --price-per-hour 2: no run record beside "
     )
-    assert cli_here("report", rows).returncode == EXIT_COMPLETE
+    assert cli_here("report", rows, "--overwrite").returncode == EXIT_COMPLETE
     assert "cost" not in re.sub(r"<style>.*?</script>", "", rows.with_name("rows.report.html").read_text(), flags=re.S)
 
 
@@ -134,7 +135,7 @@ def test_a_record_that_was_edited_hides_nothing_but_the_cost(killed_run, cli_her
         chunk = json.loads(done.stdout)["chunks"][0]
         assert chunk["state"] == "damaged" and "it was edited or damaged" in chunk["note"], name
         rows = chunk_path(tmp_path / "out.jsonl", 0, 2)
-        assert cli_here("report", rows, "--to", tmp_path / "page.html").returncode == EXIT_COMPLETE, name
+        assert cli_here("report", rows, "--overwrite", "--to", tmp_path / "page.html").returncode == EXIT_COMPLETE, name
 
 
 @pytest.mark.parametrize("command", ["status", "merge-shards", "report"])

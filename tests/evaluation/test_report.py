@@ -14,16 +14,17 @@ from conftest import REPO, read_jsonl, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.report.excerpt import excerpt
 from asrbatch.evaluation.report.make import make_report
+from asrbatch.evaluation.report.page import ReportedRun, script_json
 from asrbatch.evaluation.report.page import page as make_page
-from asrbatch.evaluation.report.page import script_json
 from asrbatch.evaluation.report.plots import Bar, bars
 from asrbatch.evaluation.report.rows import worst_rows
 from asrbatch.evaluation.report.runs import score_runs
+from asrbatch.evaluation.score import score
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 pytest_plugins = "command_line"
@@ -85,13 +86,16 @@ def opened(browser):
     assert all(url.startswith("file://") for url in requests)
 
 
-def made(path: Path, to: Path, *, most_rows: int = 100_000, **options) -> Path:
-    make_report(path, to, ScoreOptions(**{"resamples": 50, **options}), title="A title", most_rows=most_rows)
+def made(*paths: Path, most_rows: int = 100_000, common: bool = False, **options) -> Path:
+    """The page, at the last of the paths, of the predictions at the others."""
+    *paths, to = paths
+    scoring = ScoreOptions(**{"resamples": 50, **options})
+    make_report(paths, to, scoring, title="A title", most_rows=most_rows, common=common, overwrite=True)
     return to
 
 
 def ids(page) -> list[str]:
-    return page.locator("#rows tr.row td:first-child").all_inner_texts()
+    return page.locator("#rows tr.row td:first-child button").all_inner_texts()
 
 
 def column(page, number: int) -> list[str]:
@@ -134,6 +138,8 @@ def test_the_page_shows_the_scores_and_sorts_and_filters_all_rows(opened, tmp_pa
         page.select_option(which, "")
     page.select_option("#status", label="too_long")
     assert len(ids(page)) == 3
+    durations = page.locator("select[data-group='1'] option").all_inner_texts()
+    assert durations[:4] == ["any duration", "< 2 s", "2 to 5 s", "5 to 10 s"] and durations[-1] == "60 to 300 s"
 
 
 @in_chromium
@@ -288,7 +294,7 @@ def test_no_script_of_a_transcript_runs(opened, tmp_path):
     )
     path = write_jsonl(tmp_path / "rows.jsonl", [])
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    make_report(path, tmp_path / "r.html", ScoreOptions(by=("set",), resamples=10), title=HOSTILE[1], most_rows=100)
+    make_report([path], tmp_path / "r.html", ScoreOptions(by=("set",), resamples=10), title=HOSTILE[1], most_rows=100)
     page = opened(tmp_path / "r.html")
     for at in range(len(rows)):
         page.click(f"tr.row >> nth={at}")
@@ -350,7 +356,8 @@ def hundred_thousand(tmp_path_factory) -> Path:
     listed, _ = worst_rows(scored, None, 1000, lambda line: None)
     rows = [{**row, "id": f"{row['id']}/{copy}"} for copy in range(182) for row in listed][:100_000]
     path = tmp_path_factory.mktemp("many") / "report.html"
-    path.write_text(make_page("A title", metrics, {}, rows, ()), encoding="utf-8")
+    run = ReportedRun("a run", metrics, {}, {})
+    path.write_text(make_page("A title", [run], rows, (), "today"), encoding="utf-8")
     return path
 
 
@@ -415,7 +422,11 @@ def test_of_a_long_prediction_as_many_words_are_shown_as_text(tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", [{**row, "segments": [{"start": 0, "end": 1, "words": words}]}])
     _, scored = score_runs([path], ScoreOptions(resamples=10, normalizer="none"), lambda line: None)
     [listed], _ = worst_rows(scored, tmp_path, 100, lambda line: None)
-    assert 1900 < len("".join(listed["words"][::3])) <= 2001 and listed["words"][1::3][:3] == [0, 0.1, 0.2]
+    assert 1900 < len("".join(listed["runs"][0]["words"][::3])) <= 2001 and listed["runs"][0]["words"][1::3][:3] == [
+        0,
+        0.1,
+        0.2,
+    ]
 
 
 UNITS = st.lists(st.sampled_from("abc"), max_size=60)
@@ -487,11 +498,13 @@ def test_figures_stand_on_the_page_with_what_they_mean(tmp_path):
     }
     (tmp_path / "out.done.json").write_text(json.dumps(mark))
     outline = Outline()
-    figures = make_report(path, tmp_path / "r.html", ScoreOptions(resamples=50, by=("voice",)), title="t", most_rows=9)
+    [figures] = make_report(
+        [path], tmp_path / "r.html", ScoreOptions(resamples=50, by=("voice",)), title="t", most_rows=9
+    )
     outline.feed((tmp_path / "r.html").read_text(encoding="utf-8"))
     text = " ".join(outline.text)
     for definition in (SPEEDS["rtfx_engine"], SPEEDS["rtfx_end_to_end"], STAGES_ARE):
-        assert definition.split(": ", 1)[-1] in text
+        assert "".join(definition.split(": ", 1)[-1].replace("`", "").split()) in "".join(text.split())
     assert "7.90" in text and "7.37" in text and "0.2000" in text  # 1 s in the engine for 5 s of audio
     for value, group in figures["by"]["voice"]["groups"].items():
         assert f"{value}" in text and f"{group['wer_percent']:.2f} ({group['rows']:,} rows)" in text
@@ -543,19 +556,142 @@ def test_names_in_plots_are_text(name, label):
     assert {tag for tag, _ in outline.tags} == {"figure", "figcaption", "svg", "text", "title", "rect", "line"}
 
 
-def test_another_file_is_not_replaced_and_a_report_is(cli, cli_here, tmp_path):
+def test_what_stands_there_is_replaced_when_asked_and_another_file_never(cli, cli_here, tmp_path):
     path = write_jsonl(tmp_path / "rows.jsonl", PAIRS[:5])
     done = cli("report", path)
     assert done.returncode == EXIT_COMPLETE and done.stdout.strip() == str(tmp_path / "rows.report.html"), done.stderr
-    assert cli_here("report", path, "--title", "Anew").returncode == EXIT_COMPLETE
-    assert "<title>Anew</title>" in (tmp_path / "rows.report.html").read_text()
+    page = tmp_path / "rows.report.html"
+    before = page.read_text()
+    refused = cli_here("report", path, "--title", "Anew")
+    assert refused.returncode == EXIT_ERROR and page.read_text() == before
+    assert "is there already; choose another --to, or --overwrite to replace it" in refused.stderr
+    assert cli_here("report", path, "--title", "Anew", "--overwrite").returncode == EXIT_COMPLETE
+    assert "<title>Anew</title>" in page.read_text()
     (tmp_path / "notes.html").write_text("<p>mine")
-    refused = cli_here("report", path, "--to", tmp_path / "notes.html")
+    refused = cli_here("report", path, "--to", tmp_path / "notes.html", "--overwrite")
     assert refused.returncode == EXIT_ERROR and "is there already and is no report" in refused.stderr
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
     with pytest.raises(UsageError, match="is a folder and no file"):
         made(path, tmp_path)
     assert cli_here("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
+    assert cli_here("report", "-").returncode == EXIT_USAGE
+
+
+RECORD = json.loads((REPO / "tests/data/before_moves/complete.run.json").read_text())
+
+
+def with_record(folder: Path, name: str, rows: list[dict], language: str = "en") -> Path:
+    """A rows file of a real run's record, of these rows."""
+    fingerprint = {**RECORD["fingerprint"], "language": language, "num_rows": len(rows)}
+    record = {**RECORD, "fingerprint": fingerprint, "total_rows": len(rows)}
+    record["model"] = {**RECORD["model"], "name": f"openai/whisper-{name}"}
+    (folder / f"{name}.run.json").write_text(json.dumps(record))
+    return write_jsonl(folder / f"{name}.jsonl", rows)
+
+
+def facts_of(page: Path) -> dict[str, list[str]]:
+    """The table of runs, by the heads of its lines."""
+    table = re.search(r'<table class="facts">(.*?)</table>', page.read_text(), re.S)[1]
+    lines = re.findall(r"<tr><th.*?>(.*?)</th>(.*?)</tr>", table.partition("<tbody>")[2])
+    return {
+        head: [re.sub("<.*?>", "", cell) for cell in re.findall(r"<td.*?>(.*?)</td>", cells)] for head, cells in lines
+    }
+
+
+def test_the_record_says_model_settings_and_date_and_without_it_they_are_unknown(tmp_path):
+    facts = facts_of(made(with_record(tmp_path, "tiny", PAIRS[:20]), tmp_path / "r.html"))
+    assert facts["model"] == ["openai/whisper-tiny (SHA-256 2ae0cb544a53…)"]
+    assert facts["settings"] == [
+        "transcribe, language en, windows energy, at most 30.0 s, dtype float32, temperature 0.0, max tokens 444, "
+        "seed 0, timestamps"
+    ]
+    assert facts["date"] == ["2026-11-29 17:17 to 17:19 UTC"] and facts["device"] == ["AMD EPYC, 2 cores"]
+    assert facts["software"] == ["asrbatch 0.1.0, vllm 0.32.0, torch 2.13.0+cpu"]
+    assert facts["manifest"] == ["/data/asr/m.jsonl"]
+    # Edited records hide no rows.
+    for edited in ([], {"model": 3, "sessions": [1, {"started": 5, "engine": []}], "fingerprint": {"windows": "x"}}):
+        (tmp_path / "tiny.run.json").write_text(json.dumps({**RECORD, **dict(edited), "total_rows": 20}))
+        made(tmp_path / "tiny.jsonl", tmp_path / "r.html")
+    (tmp_path / "tiny.run.json").unlink()
+    facts = facts_of(made(tmp_path / "tiny.jsonl", tmp_path / "r.html"))
+    assert all("no run record" in facts[name][0] for name in ("model", "settings", "date"))
+    assert "page made 20" in (tmp_path / "r.html").read_text()
+
+
+@in_chromium
+def test_runs_stand_side_by_side(opened, tmp_path):
+    a = [{"id": f"r{at}", "text": "one two three", "pred_text": "one two three"} for at in range(12)]
+    b = [{**row, "pred_text": "one too three" if at % 3 else "one too"} for at, row in enumerate(a)]
+    c = [{**row, "flags": ["loop"]} if at == 4 else row for at, row in enumerate(a)]
+    c[5] = {**c[5], "pred_text": None, "status": "failed", "error": {"kind": "too_long", "message": ""}}
+    paths = [with_record(tmp_path, name, rows) for name, rows in (("tiny", a), ("base", b), ("small", c))]
+    path = made(*paths, tmp_path / "r.html", normalizer="none")
+    facts, page = facts_of(path), opened(path)
+    assert [text.split(" %")[0] for text in facts["WER"]] == ["0.00", "44.44", "8.33"]
+    assert facts["errors in 36 words"] == ["0 sub, 0 del, 0 ins", "12 sub, 4 del, 0 ins", "0 sub, 3 del, 0 ins"]
+    assert [model.split(" ")[0] for model in facts["model"]] == [
+        f"openai/whisper-{n}" for n in ("tiny", "base", "small")
+    ]
+    assert len(facts["date"]) == 1  # that of all
+    assert page.locator(".facts thead th").all_inner_texts() == ["tiny", "base", "small"]
+    assert ids(page)[0] == "r5" and page.locator("tr.row >> nth=0").locator("td.said").all_inner_texts() == [
+        "0 errors\none two three", "1 error\none two too three", "3 errors too_long\n(none)"
+    ]  # fmt: skip
+    assert page.locator("tr.row >> nth=0").locator("td.said ins").all_inner_texts() == ["too"]
+    page.click("th[data-key=run1] button")
+    assert ids(page)[:4] == ["r0", "r3", "r6", "r9"]
+    page.click("th[data-key=spread] button")
+    assert ids(page)[0] == "r5" and column(page, 3)[:2] == ["3", "2"]
+    page.select_option("#flag", label="loop")
+    assert ids(page) == ["r4"]
+    page.select_option("#flag", "")
+    page.select_option("#status", label="too_long")
+    assert ids(page) == ["r5"]
+    page.click("tr.row")
+    assert page.locator(".more h3").all_inner_texts() == ["tiny", "base", "small"]
+    assert page.locator(".more .aligned").all_inner_texts()[1:] == ["one two too three", "one two three"]
+    page.fill("#search", "too three")
+    assert ids(page) == ["r5"]  # what any run said
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.locator(".plots rect.run2").count() > 2
+
+
+def test_of_runs_each_rate_is_that_of_score_and_other_rows_are_refused(tmp_path):
+    spoiled = [{**row, "pred_text": (row["pred_text"] or "").replace("the ", "a ")} for row in PAIRS]
+    a, b = write_jsonl(tmp_path / "a.jsonl", PAIRS), write_jsonl(tmp_path / "b.jsonl", spoiled)
+    few = ScoreOptions(resamples=20)
+    metrics = make_report([a, b, DATA], tmp_path / "r.html", few)
+    assert [of["total"] for of in metrics] == [score(each, few)["total"] for each in (a, b, DATA)]
+    data = page_data(tmp_path / "r.html")
+    assert data["names"] == ["a", "b", "prompts.tiny-en"] and len(data["rows"]) == 551
+    assert "<title>a, b, prompts.tiny-en</title>" in (tmp_path / "r.html").read_text()
+    part = write_jsonl(tmp_path / "part.jsonl", PAIRS[:100])
+    with pytest.raises(UsageError, match="do not have the same rows.*--common compares the rows that all have"):
+        made(a, b, part, tmp_path / "r.html")
+    assert len(page_data(made(a, b, part, tmp_path / "r.html", common=True))["rows"]) == 100
+    with pytest.raises(UsageError, match=r"a\.jsonl: is given twice"):
+        made(a, b, a, tmp_path / "r.html")
+    for path, text in ((a, "one"), (b, "two")):
+        write_jsonl(path, [{"id": "x", "text": text, "pred_text": text}])
+    with pytest.raises(OutputError, match="id x: references .*the files have different ones"):
+        made(a, b, tmp_path / "r.html")
+
+
+def test_without_references_the_first_run_takes_their_place(tmp_path):
+    a, b = (write_jsonl(tmp_path / f"{text}.jsonl", [{"id": "x", "pred_text": f"one {text}"}]) for text in ("a", "b"))
+    page = made(a, b, tmp_path / "r.html", normalizer="none")
+    assert "no references: the predictions of a are taken for them" in page.read_text()
+    [row] = page_data(page)["rows"]
+    assert [run[page_data(page)["run_fields"].index("errors")] for run in row[-1]] == [0, 1]
+
+
+def test_names_of_fields_stand_as_code_and_one_row_is_one(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"id": "x", "text": "one", "pred_text": "one", "duration": 1.0}])
+    text = made(path, tmp_path / "r.html").read_text().partition("<script")[0]
+    assert "1 row does not say its <code>lang</code>" in text and "`" not in text
+    assert "(1 row)" in text and "1 rows" not in text
 
 
 def page_data(path: Path) -> dict:
@@ -603,7 +739,7 @@ def test_rows_that_are_not_scored_can_be_looked_at(opened, tmp_path):
     page = opened(made(write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "r.html"))
     assert ids(page) == ["scored", "empty", "failed", "none"] and column(page, 2) == ["0.0", "–", "–", "–"]
     page.select_option("#flag", label="loop")
-    assert ids(page) == ["none"] and page.inner_text("#rows td:nth-child(8)") == "said"
+    assert ids(page) == ["none"] and page.locator("#rows td.long").all_inner_texts() == ["–", "said"]
     page.click("tr.row")
     assert "not scored: it has no reference" in page.inner_text(".more") and "prediction: said" in page.inner_text(
         ".more"
@@ -635,7 +771,7 @@ def test_predictions_without_references_have_a_page(cli_here, tmp_path):
     assert refused.returncode == EXIT_USAGE and "no row has it" in refused.stderr
     assert cli_here("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
     for option in (("--language", "klingon"), ("--split", "test")):  # also where there are no rates
-        assert cli_here("report", path, *option).returncode == EXIT_USAGE
+        assert cli_here("report", path, "--overwrite", *option).returncode == EXIT_USAGE
 
 
 def test_scored_rows_come_before_others_where_not_all_have_room(tmp_path):

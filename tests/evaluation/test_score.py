@@ -768,7 +768,7 @@ def test_odd_numbers_are_no_defect(odd, tmp_path):
         assert figures["total"]["rows"] == rows and json.dumps(figures, allow_nan=False)
         assert figures["total"]["audio_s"] == 0 and figures["speed"] == {}
         assert compare(path, path, ScoreOptions(resamples=FEW, by=("duration",)))["total"]["rows"] == rows
-        make_report(path, tmp_path / f"{path.stem}.html", ScoreOptions(resamples=FEW), title="t", most_rows=9)
+        make_report([path], tmp_path / f"{path.stem}.html", ScoreOptions(resamples=FEW), title="t", most_rows=9)
     assert scored(ours)["latency_s"]["read"]["max"] == 1.0
 
 

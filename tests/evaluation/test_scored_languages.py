@@ -17,6 +17,7 @@ What became of a row of ours that does not say its `lang`, before and now:
 """
 
 import json
+import re
 import unicodedata
 from contextlib import ExitStack
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_a_row_is_scored_by_the_language_it_was_detected_in(tmp_path):
     assert told["total"]["wer_percent"] == 0 < figures["total"]["wer_percent"]
     assert rules(scored(path, normalizer="leaderboard")) == {"leaderboard": 6}
     assert scored(path, normalizer="leaderboard")["languages"]["english_rules"] == {"fr": 4}
-    make_report(path, tmp_path / "report.html", ScoreOptions(resamples=20), title="x", most_rows=10)
+    make_report([path], tmp_path / "report.html", ScoreOptions(resamples=20), title="x", most_rows=10)
     assert "scored as what they were detected in (fr 2, en 1)" in (tmp_path / "report.html").read_text()
 
 
@@ -212,7 +213,8 @@ def test_errors_of_a_report_play_from_their_segment(tmp_path):
     said = row("a", "tr", "bir iki üç dört İİ İİ", "bir iki üç İİ İİ İİ", segments=segments)
     inputs = EvaluationInputs([write_jsonl(tmp_path / "rows.jsonl", [said])], ScoreOptions())
     [entry], _ = worst_rows(ScoredRows(inputs), tmp_path, 10, lambda line: None)
-    assert entry["pieces"] == [0, 3, 3, 1, 1, 1, 0, 2, 2] and entry["times"] == [0.0, 5.0, 5.0]
+    [run] = entry["runs"]
+    assert run["pieces"] == [0, 3, 3, 1, 1, 1, 0, 2, 2] and run["times"] == [0.0, 5.0, 5.0]
 
 
 def times(name: str, text: str) -> list[str]:
@@ -239,6 +241,6 @@ def test_sums_above_the_wall_time_are_explained_where_they_are_printed(tmp_path)
     path = write_jsonl(tmp_path / "rows.jsonl", rows)
     note = "2 rows have more seconds in `generate` or `queue` than in `total`: these are sums over windows and attempts"
     assert scored(path)["notes"][-1].startswith(note)
-    make_report(path, tmp_path / "report.html", ScoreOptions(resamples=20), title="x", most_rows=10)
-    assert note in (tmp_path / "report.html").read_text()
+    make_report([path], tmp_path / "report.html", ScoreOptions(resamples=20), title="x", most_rows=10)
+    assert note in re.sub("</?code>", "`", (tmp_path / "report.html").read_text())
     assert not any("than in `total`" in each for each in scored(write_jsonl(path, rows[1:2]))["notes"])

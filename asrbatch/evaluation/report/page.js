@@ -3,17 +3,26 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const FIELD = Object.fromEntries(data.fields.map((name, at) => [name, at]));
+const RUN_FIELD = Object.fromEntries(data.run_fields.map((name, at) => [name, at]));
 const get = (row, name) => row[FIELD[name]];
+const of = (run, name) => run[RUN_FIELD[name]];  // of what one run made of a row
+const runsOf = (row) => row[FIELD.runs];
 const { substitute: SUBSTITUTE, delete: DELETE, insert: INSERT, gap: GAP } = data.kinds;
 const PAGE = 50;
+const SHOWN = 200, AROUND = 40;  // characters of a text in the list, and of what is right beside an error in a long one
 const UNSURE = [[30, "unsure very"], [60, "unsure"], [85, "unsure little"]];  // of words: percent below which, class
 const byId = (id) => document.getElementById(id);
-const isScored = (row) => get(row, "errors") !== null;
-const rate = (row) => (isScored(row) ? get(row, "errors") / get(row, "units") : -1);
+const isScored = (row) => get(row, "units") !== null;
+const errorsOf = (row) => runsOf(row).map((run) => of(run, "errors"));
+const errors = (row) => (isScored(row) ? errorsOf(row).reduce((sum, each) => sum + each, 0) : -1);
+const rate = (row) => (isScored(row) ? errors(row) / get(row, "units") : -1);
+const spread = (row) => (isScored(row) ? Math.max(...errorsOf(row)) - Math.min(...errorsOf(row)) : -1);
 const KEYS = {
-  rate, id: (row) => get(row, "id"), errors: (row) => get(row, "errors") ?? -1, units: (row) => get(row, "units") ?? -1,
-  seconds: (row) => get(row, "seconds") ?? -1, status: (row) => data.statuses[get(row, "status")],
+  rate, errors, spread, id: (row) => get(row, "id"), units: (row) => get(row, "units") ?? -1,
+  seconds: (row) => get(row, "seconds") ?? -1,
+  ...Object.fromEntries(data.names.map((_, at) => [`run${at}`, (row) => of(runsOf(row)[at], "errors") ?? -1])),
 };
+const HEADS = [...document.querySelectorAll(".list thead th")];
 const state = { key: "errors", down: true, page: 0 };
 let found = [], sorted = { key: null, down: null, rows: [] };
 
@@ -47,11 +56,12 @@ function choose() {
   const flag = byId("flag").value, status = byId("status").value, scored = byId("scored").value;
   const groups = [...document.querySelectorAll("select[data-group]")].map((select) => [Number(select.dataset.group), select.value]);
   found = inOrder().filter((row) =>
-    (flag === "" || get(row, "flags").includes(Number(flag))) &&
-    (status === "" || get(row, "status") === Number(status)) &&
+    (flag === "" || runsOf(row).some((run) => of(run, "flags").includes(Number(flag)))) &&
+    (status === "" || runsOf(row).some((run) => of(run, "status") === Number(status))) &&
     (scored === "" || get(row, "scored") === Number(scored)) &&
     groups.every(([which, value]) => value === "" || get(row, "groups")[which].includes(Number(value))) &&
-    (words === "" || ["id", "reference", "hypothesis"].some((name) => folded(get(row, name) ?? "").includes(words))));
+    (words === "" || folded(get(row, "id")).includes(words) || folded(get(row, "reference") ?? "").includes(words) ||
+      runsOf(row).some((run) => folded(of(run, "hypothesis") ?? "").includes(words))));
   state.page = 0;
   show();
 }
@@ -62,7 +72,7 @@ function show() {
   const body = byId("rows");
   body.replaceChildren();
   for (const row of found.slice(state.page * PAGE, (state.page + 1) * PAGE)) body.append(line(row));
-  byId("count").textContent = `${found.length} of ${data.rows.length} utterances`;
+  byId("count").textContent = `${found.length} of ${data.rows.length} utterance${data.rows.length === 1 ? "" : "s"}`;
   byId("page").textContent = `page ${state.page + 1} of ${pages}`;
   byId("before").disabled = state.page === 0;
   byId("after").disabled = state.page + 1 === pages;
@@ -75,14 +85,18 @@ function show() {
 
 function line(row) {
   const element = make("tr", null, "row"), name = make("td", null, "text"), button = make("button", get(row, "id"));
-  const seconds = get(row, "seconds");
+  const seconds = get(row, "seconds"), runs = runsOf(row), alone = runs.length === 1;
   button.setAttribute("aria-expanded", "false");
-  name.append(button);
+  name.append(button, ...(alone ? marks(runs[0]) : []));
   const units = isScored(row) ? `${get(row, "units")}${get(row, "in_words") ? "" : " chars"}` : "";
-  element.append(name, make("td", isScored(row) ? (100 * rate(row)).toFixed(1) : "–"), make("td", get(row, "errors")),
-    make("td", units), make("td", seconds === null ? "" : seconds.toFixed(2)),
-    make("td", data.statuses[get(row, "status")]), make("td", get(row, "flags").map((flag) => data.flags[flag]).join(" "), "text"),
-    make("td", (get(row, "reference") ?? get(row, "hypothesis") ?? "").slice(0, 90), "text"));
+  const numbers = { errors: isScored(row) ? errors(row) : "–", units, seconds: seconds === null ? "" : seconds.toFixed(2) };
+  if (alone) numbers.rate = isScored(row) ? (100 * rate(row)).toFixed(1) : "–";
+  else numbers.spread = isScored(row) ? spread(row) : "–";
+  for (const { dataset: { key } } of HEADS) if (key in numbers) element.append(cell(numbers[key], key));
+  name.className = "text name";
+  element.prepend(name);
+  element.append(cell(cut(get(row, "reference") ?? "") || "–", "reference"));
+  for (const [at, run] of runs.entries()) element.append(prediction(row, run, at, alone));
   // Only this row changes: what plays in another goes on, and the keyboard stays where it is.
   element.onclick = () => {
     if (!getSelection().isCollapsed) return;  // text was marked, to be copied
@@ -93,15 +107,52 @@ function line(row) {
   return element;
 }
 
+const cut = (text) => (text.length > SHOWN ? `${text.slice(0, SHOWN - 1)}…` : text);
+
+// A cell, with its head for narrow windows, where the head of the table is not above it.
+function cell(text, key, className) {
+  const element = make("td", text, className ?? (key === "reference" ? "text long" : `number ${key}`));
+  const head = HEADS.find((each) => each.dataset.key === key) ?? HEADS.find((each) => each.textContent.trim() === key);
+  element.dataset.head = head?.querySelector("button")?.textContent ?? key;
+  return element;
+}
+
+// What a run made of a row, in the list: its errors coloured, in a long one from near the first of them.
+function prediction(row, run, at, alone) {
+  const element = cell(null, alone ? "prediction" : `run${at}`, "text long said");
+  if (!alone) {
+    const count = of(run, "errors"), head = make("div", null, "soft of-run");
+    head.append(count === null ? "" : `${count} error${count === 1 ? "" : "s"}`, ...marks(run));
+    element.append(head);
+  }
+  if (of(run, "hypothesis") === null) element.append(make("span", "(none)", "soft"));
+  else if (isScored(row)) element.append(aligned(row, run, null, SHOWN));
+  else element.append(make("span", cut(of(run, "hypothesis"))));
+  return element;
+}
+
+// The status of a row that is not ok, and its flags.
+function marks(run) {
+  const status = data.statuses[of(run, "status")];
+  const names = [...(status === "ok" ? [] : [[status, "chip bad"]]), ...of(run, "flags").map((flag) => [data.flags[flag], "chip"])];
+  return names.flatMap(([name, className]) => [" ", make("span", name, className)]);
+}
+
 function more(row) {
-  const element = make("tr", null, "more"), cell = make("td"), player = audio(row);
-  cell.colSpan = 8;
-  cell.append(isScored(row) ? aligned(row, player) : make("p", `not scored: ${data.scored[get(row, "scored")]}`, "soft"));
-  const said = get(row, "words") ? byConfidence(row, player) : make("span", get(row, "hypothesis") ?? "(none)");
-  for (const [name, text] of [["reference", make("span", get(row, "reference") ?? "(none)")], ["prediction", said]]) {
-    const part = make("p");
-    part.append(make("span", `${name}: `, "soft"), text);
-    cell.append(part);
+  const element = make("tr", null, "more"), cell = make("td"), player = audio(row), runs = runsOf(row);
+  cell.colSpan = HEADS.length;
+  const part = (name, text) => {
+    const paragraph = make("p");
+    paragraph.append(make("span", `${name}: `, "soft"), text);
+    cell.append(paragraph);
+  };
+  if (!isScored(row)) cell.append(make("p", `not scored: ${data.scored[get(row, "scored")]}`, "soft"));
+  if (runs.length > 1) part("reference", make("span", get(row, "reference") ?? "(none)"));
+  for (const [at, run] of runs.entries()) {
+    if (runs.length > 1) cell.append(make("h3", data.names[at], `run${at % 6}`));
+    if (isScored(row)) cell.append(aligned(row, run, player));
+    if (runs.length === 1) part("reference", make("span", get(row, "reference") ?? "(none)"));
+    part("prediction", of(run, "words") ? byConfidence(row, run, player) : make("span", of(run, "hypothesis") ?? "(none)"));
   }
   if (player) cell.append(player);
   element.append(cell);
@@ -117,16 +168,21 @@ function audio(row) {
   return player;
 }
 
-function aligned(row, player) {
+// What was said beside what was wanted. In the list, where nothing plays, some `most` characters of it.
+function aligned(row, run, player, most = Infinity) {
   const units = (text) => (get(row, "in_words") ? text.split(" ") : [...text]), between = get(row, "in_words") ? " " : "";
-  const wanted = units(get(row, "normal_reference") ?? get(row, "reference"));
-  const said = units(get(row, "normal_hypothesis") ?? get(row, "hypothesis") ?? "");
-  const part = make("p", null, "aligned"), pieces = get(row, "pieces"), times = get(row, "times");
-  let at = 0, at_said = 0;
+  const wanted = units(of(run, "normal_reference") ?? get(row, "reference"));
+  const said = units(of(run, "normal_hypothesis") ?? of(run, "hypothesis") ?? "");
+  const part = make(most === Infinity ? "p" : "span", null, "aligned"), pieces = of(run, "pieces"), times = of(run, "times");
+  const isLong = wanted.join(between).length + said.join(between).length > 2 * most;
+  let at = 0, at_said = 0, shown = 0;
   for (let piece = 0; piece < pieces.length; piece += 3) {
     const [kind, number, number_said] = pieces.slice(piece, piece + 3);
+    if (shown > most) { part.append(make("span", "…", "soft")); break; }
     if (kind === GAP) { part.append(make("span", "…", "soft"), " "); continue; }
-    const left = wanted.slice(at, at += number).join(between), right = said.slice(at_said, at_said += number_said).join(between);
+    let left = wanted.slice(at, at += number).join(between), right = said.slice(at_said, at_said += number_said).join(between);
+    if (isLong) [left, right] = [left, right].map((text) => (text.length > most / 2 ? shortened(text, kind, piece, pieces) : text));
+    shown += Math.max(left.length, right.length);
     const span = make("span", kind === data.kinds.equal ? left : null, kind === SUBSTITUTE ? "sub" : "");
     if (kind === SUBSTITUTE || kind === DELETE) span.append(make("del", left));
     if (kind === SUBSTITUTE) span.append(" ");
@@ -137,9 +193,18 @@ function aligned(row, player) {
   return part;
 }
 
+// A long piece: of what is right the ends that are beside errors, of an error its beginning.
+function shortened(text, kind, piece, pieces) {
+  if (kind !== data.kinds.equal) return `${text.slice(0, AROUND)}…`;
+  // Whole words, where there are any.
+  const before = piece ? text.slice(0, AROUND).replace(/\s\S*$/, "") : "";
+  const after = piece + 3 < pieces.length ? text.slice(-AROUND).replace(/^\S*\s/, "") : "";
+  return before || after ? `${before} … ${after}` : `${text.slice(0, SHOWN)}…`;
+}
+
 // Each word played by a click, and coloured the more the less probable it is.
-function byConfidence(row, player) {
-  const part = make("span", null, "words"), words = get(row, "words");
+function byConfidence(row, run, player) {
+  const part = make("span", null, "words"), words = of(run, "words");
   for (let at = 0; at < words.length; at += 3) {
     const [text, start, percent] = words.slice(at, at + 3), said = text.trimStart();
     const span = make("span", said, UNSURE.find(([below]) => percent < below)?.[1] ?? "");
@@ -149,7 +214,7 @@ function byConfidence(row, player) {
     if (!span.className.startsWith("unsure")) span.removeAttribute("tabindex");
     part.append(text.slice(0, text.length - said.length), span);
   }
-  const rest = (get(row, "hypothesis") ?? "").match(/ \[[\d,]+ more characters\]$/);
+  const rest = (of(run, "hypothesis") ?? "").match(/ \[[\d,]+ more characters\]$/);
   if (rest) part.append(`…${rest[0]}`);
   return part;
 }
@@ -166,7 +231,7 @@ function playsFrom(span, player, seconds) {
 
 for (const head of document.querySelectorAll("th[data-key]")) {
   head.querySelector("button").onclick = () => {
-    state.down = state.key === head.dataset.key ? !state.down : !["id", "status"].includes(head.dataset.key);
+    state.down = state.key === head.dataset.key ? !state.down : head.dataset.key !== "id";
     state.key = head.dataset.key;
     choose();
   };

@@ -8,35 +8,55 @@ but local audio. Knows nothing of where metrics come from.
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from asrbatch.evaluation.report.excerpt import KINDS
-from asrbatch.evaluation.report.plots import Bar, bars, html_text
-from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
+from asrbatch.evaluation.report.figures import figures, speeds_of
+from asrbatch.evaluation.report.plots import html_text, note_text, run_class
+from asrbatch.evaluation.report.rows import as_lists
+from asrbatch.evaluation.stats.sums import group_order
+from asrbatch.evaluation.summary import aligner_line, interval_text, normalizer_lines
 from asrbatch.formatting import amount, counted, shorten
 from asrbatch.storage.cost import cost_notes, cost_text
-from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
 _HERE = Path(__file__).parent
 # Rates and units of rows counted in words (true), or in characters alone.
 _HEADS = {True: ("WER", "words"), False: ("CER", "characters")}
 _SHOWN_CHARS = 80
-_SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
+_UNKNOWN = "not known: no run record beside the rows says it"
+# What a run record says, in this order.
+_FACTS = ("model", "settings", "date", "device", "software", "manifest")
 
 
-def page(
-    title: str, metrics: dict[str, Any], rates: dict[str, int], rows: list[dict[str, Any]], by: tuple[str, ...]
-) -> str:
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run of the page.
+
+    Attributes:
+        name: a short one.
+        metrics: of `score`, with what the run took and cost.
+        facts: of `runs.run_facts`.
+        rates: rows by the range that their error rate is in, of words or else characters; empty where none is scored.
+    """
+
+    name: str
+    metrics: dict[str, Any]
+    facts: dict[str, str]
+    rates: dict[str, int]
+
+
+def page(title: str, runs: Sequence[ReportedRun], rows: list[dict[str, Any]], by: tuple[str, ...], made: str) -> str:
     """The page as text.
 
     Args:
-        metrics: of `score`.
-        rates: rows by the range that their error rate is in, of words or else characters; empty where no row is scored.
+        runs: over the same rows.
         rows: of `rows.worst_rows`.
         by: names of the groups that the rows have.
+        made: when.
     """
     template, style, script = (
         (_HERE / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js")
@@ -46,135 +66,179 @@ def page(
         f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; media-src file:; "
         f"base-uri 'none'"
     )
-    data, filters = _table_data(rows, by)
-    in_words = sorted({row["in_words"] for row in rows if row["errors"] is not None}, reverse=True) or [True]
-    rate_head, units_head = (" or ".join(heads) for heads in zip(*(_HEADS[each] for each in in_words), strict=True))
-    plots = "".join((*_rate_plots(metrics), *_distributions(metrics, rates)))
-    num_rows = metrics["total"]["rows"] + sum(metrics["excluded"].values())
+    first = runs[0].metrics
+    data, filters = _table_data(rows, by, [run.name for run in runs])
+    num_rows = first["total"]["rows"] + sum(first["excluded"].values())
     # What is filled in is not searched for names again: a `$` in a text or in our script stays what it is.
     return Template(template).substitute(
         policy=html_text(policy),
         title=html_text(title),
+        several=' class="several"' if len(runs) > 2 else "",
         style=style,
         script=script,
-        predictions=html_text(metrics["predictions"]),
-        rules=html_text(", ".join(normalizer_lines(metrics))),
-        aligner=html_text(aligner_line(metrics)),
-        resamples=f"{metrics['bootstrap']['resamples']:,}",
-        cards="".join(_cards(metrics)),
-        notes="".join(_notes(metrics)),
-        rates=f'<h2>Error rates</h2><div class="plots">{plots}</div>' if rates else "",
-        times="".join(_times(metrics)),
+        rules="<br>".join(map(html_text, _how_counted(first, made))),
+        cards=f'<div class="cards">{"".join(_cards(first))}</div>' if len(runs) == 1 else "",
+        runs=_runs_table(runs),
+        notes="".join(_notes(runs)),
+        figures="".join(figures([run.metrics for run in runs], [run.rates for run in runs])),
         shown="" if len(rows) == num_rows else f" (the {len(rows):,} with the most errors of {num_rows:,})",
         filters="".join(filters),
-        rate_head=f"{rate_head} %",
-        units_head=units_head,
+        heads="".join(_heads(rows, runs)),
         data=script_json(data),
     )
 
 
+def _how_counted(metrics: dict[str, Any], made: str) -> Iterable[str]:
+    if metrics["references"]:
+        yield f"references: {metrics['references']}"
+    rules = ", ".join(normalizer_lines(metrics))
+    draws = f"95 % intervals: bootstrap by utterance, {metrics['bootstrap']['resamples']:,} draws"
+    yield f"normalised by {rules or 'nothing'}; words counted by {aligner_line(metrics)}; {draws}"
+    yield f"page made {made} by asrbatch {metrics['asrbatch']}"
+
+
 def _cards(metrics: dict[str, Any]) -> Iterable[str]:
     total, excluded = metrics["total"], metrics["excluded"]
-    edits = f"{total['substitutions']:,} sub, {total['deletions']:,} del, {total['insertions']:,} ins"
     empty = f"{total['failed']:,} failed, {total['missing']:,} without a prediction"
     cards = [
         ("WER", _percent(total["wer_percent"]), interval_text(total["wer_percent_interval"])),
         ("CER", _percent(total["cer_percent"]), interval_text(total["cer_percent_interval"])),
         ("utterances scored", f"{total['rows']:,}", f"{total['audio_s'] / 3600:,.2f} h of audio"),
-        ("reference words", f"{total['reference_words']:,}", edits),
+        ("reference words", f"{total['reference_words']:,}", _edits(total)),
         ("empty hypotheses", f"{total['failed'] + total['missing']:,}", empty),
         ("not scored", f"{sum(excluded.values()):,}", ", ".join(f"{n:,} {why}" for why, n in excluded.items())),
     ]
-    cards += [(name, f"{value:,.2f}", definition.strip()) for (name, definition), value in _speeds(metrics).items()]
+    cards += [(name, f"{value:,.2f}", definition) for (name, definition), value in speeds_of(metrics).items()]
     if metrics.get("cost"):
         cards.append(("cost", amount(metrics["cost"]["total"]), cost_text(metrics)))
     for name, value, small in cards:
-        yield f'<div class="card">{html_text(name)}<b>{html_text(value)}</b><small>{html_text(small)}</small></div>'
+        yield f'<div class="card">{html_text(name)}<b>{html_text(value)}</b><small>{note_text(small)}</small></div>'
 
 
-def _speeds(metrics: dict[str, Any]) -> dict[tuple[str, str], float]:
-    """RTFx by (name, what it means)."""
-    return {
-        tuple(SPEEDS[name].split(": ", 1)): value
-        for name, value in metrics["speed"].items()
-        if name.startswith("rtfx") and value is not None
-    }
+def _edits(total: dict[str, Any]) -> str:
+    return f"{total['substitutions']:,} sub, {total['deletions']:,} del, {total['insertions']:,} ins"
 
 
-def _notes(metrics: dict[str, Any]) -> Iterable[str]:
-    if metrics["partial"]:
-        yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
-    notes = [*metrics["notes"], *(cost_notes(metrics) if metrics.get("cost") else ())]
-    yield from (f'<p class="soft">note: {html_text(note)}</p>' for note in notes)
-
-
-def _rate_plots(metrics: dict[str, Any]) -> Iterable[str]:
-    for name, part in metrics["by"].items():
-        for rate in ("wer", "cer"):
-            found = {value: of for value, of in part["groups"].items() if of[f"{rate}_percent"] is not None}
-            if found:
-                rows = [_rate_bar(value, of, rate) for value, of in largest_groups(found).items()]
-                yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals{_some(found)}", rows)
-
-
-def _distributions(metrics: dict[str, Any], rates: dict[str, int]) -> Iterable[str]:
-    yield bars(
-        "utterances by their error rate (of words, or else of characters)",
-        [Bar(name, f"{rows:,}", rows) for name, rows in rates.items()],
+def _runs_table(runs: Sequence[ReportedRun]) -> str:
+    """What each run is, a column for each; of several also their rates."""
+    lines = list(_fact_lines(runs))
+    heads = ""
+    if len(runs) > 1:
+        names = "".join(f'<th class="text" scope="col">{_named(run.name, at)}</th>' for at, run in enumerate(runs))
+        heads = f"<thead><tr><td></td>{names}</tr></thead>"
+        lines = [*_rate_lines(runs), *lines]
+    body = "".join(
+        f'<tr><th class="text" scope="row">{html_text(name)}</th>' + _cells(cells) + "</tr>" for name, cells in lines
     )
-    for name, part in metrics["by"].items():
-        rows = [Bar(value, f"{of['rows']:,}", of["rows"]) for value, of in largest_groups(part["groups"]).items()]
-        yield bars(f"utterances by {name}{_some(part['groups'])}", rows)
+    return f'<div class="wide"><table class="facts">{heads}<tbody>{body}</tbody></table></div>'
 
 
-def _some(groups: dict[str, Any]) -> str:
-    return f" (the {MOST_GROUPS} with the most rows of {len(groups):,})" if len(groups) > MOST_GROUPS else ""
+def _cells(cells: list[str]) -> str:
+    """A cell for each run; one for all of several where they say the same."""
+    if len(cells) > 1 and len(set(cells)) == 1:
+        return f'<td class="text all" colspan="{len(cells)}">{cells[0]}</td>'
+    return "".join(f'<td class="text">{cell}</td>' for cell in cells)
 
 
-def _rate_bar(name: str, group: dict[str, Any], rate: str) -> Bar:
-    value, rows = group[f"{rate}_percent"], group["rows_in_words" if rate == "wer" else "rows"]
-    return Bar(name, f"{value:.2f} ({counted(rows, 'row')})", value, group[f"{rate}_percent_interval"])
+def _named(name: str, run: int) -> str:
+    return f'<span class="swatch {run_class(run)}"></span>{html_text(shorten(name, _SHOWN_CHARS))}'
 
 
-def _times(metrics: dict[str, Any]) -> Iterable[str]:
-    speeds = {each: value for each, value in _speeds(metrics).items() if value}
-    stages = metrics["latency_s"]
-    if not speeds and not stages:
+def _fact_lines(runs: Sequence[ReportedRun]) -> Iterable[tuple[str, list[str]]]:
+    yield "rows", [html_text(run.metrics["predictions"]) for run in runs]
+    for name in _FACTS:
+        if name in ("model", "settings", "date") or any(name in run.facts for run in runs):
+            yield name, [html_text(run.facts.get(name, "")) or f'<span class="soft">{_UNKNOWN}</span>' for run in runs]
+
+
+def _rate_lines(runs: Sequence[ReportedRun]) -> Iterable[tuple[str, list[str]]]:
+    """Of several runs what one has on cards, the best rate in bold."""
+    totals = [run.metrics["total"] for run in runs]
+    for rate in ("wer", "cer"):
+        values = [total[f"{rate}_percent"] for total in totals]
+        if None in values:
+            continue
+        best = min(values)
+        texts = [f"{value:.2f} %" for value in values]
+        intervals = [interval_text(total[f"{rate}_percent_interval"]) for total in totals]
+        yield (
+            rate.upper(),
+            [
+                f"{f'<b>{text}</b>' if value == best else text} <small>{interval}</small>"
+                for value, text, interval in zip(values, texts, intervals, strict=True)
+            ],
+        )
+    if totals[0]["reference_words"]:
+        yield f"errors in {totals[0]['reference_words']:,} words", [_edits(total) for total in totals]
+    scored = f"{counted(totals[0]['rows'], 'utterance')}, {totals[0]['audio_s'] / 3600:,.2f} h of audio"
+    yield "scored", [scored] * len(runs)
+    if any(total["failed"] + total["missing"] for total in totals):
+        yield (
+            "empty hypotheses",
+            [f"{of['failed']:,} failed, {of['missing']:,} without a prediction" for of in totals],
+        )
+    found = [speeds_of(run.metrics) for run in runs]
+    for speed in dict.fromkeys(name for of in found for name in of):
+        yield speed[0], [f"{of[speed]:,.2f}" if speed in of else "–" for of in found]
+    if any(run.metrics.get("cost") for run in runs):
+        costs = [run.metrics.get("cost") for run in runs]
+        yield "cost", [html_text(amount(cost["total"])) if cost else "–" for cost in costs]
+
+
+def _notes(runs: Sequence[ReportedRun]) -> Iterable[str]:
+    if any(run.metrics["partial"] for run in runs):
+        yield "<p><b>partial</b>: rows that the run has not written are not counted</p>"
+    of_runs: dict[str, list[str]] = {}
+    for run in runs:
+        costs = cost_notes(run.metrics) if run.metrics.get("cost") else ()
+        for note in (*run.metrics["notes"], *costs):
+            of_runs.setdefault(note, []).append(run.name)
+    for note, names in of_runs.items():
+        of = "" if len(names) == len(runs) else f"{', '.join(names)}: "
+        yield f'<p class="soft">note: {note_text(of + note)}</p>'
+
+
+def _heads(rows: list[dict[str, Any]], runs: Sequence[ReportedRun]) -> Iterable[str]:
+    """The heads of the list: `data-key` is what a click sorts by."""
+    in_words = sorted({row["in_words"] for row in rows if row["units"] is not None}, reverse=True) or [True]
+    rate, units = (" or ".join(heads) for heads in zip(*(_HEADS[each] for each in in_words), strict=True))
+    of_one, of_several = {"rate": f"{rate} %", "errors": "errors"}, {"errors": "errors in all", "spread": "differ by"}
+    numbers = {**(of_one if len(runs) == 1 else of_several), "units": units, "seconds": "seconds"}
+    yield '<th data-key="id" class="text"><button>id</button><span></span></th>'
+    for key, name in numbers.items():
+        yield f'<th data-key="{key}"><button>{name}</button><span></span></th>'
+    yield '<th class="text long">reference</th>'
+    if len(runs) == 1:
+        yield '<th class="text long">prediction</th>'
         return
-    yield '<h2>Speed and time</h2><div class="plots">'
-    if speeds:
-        definitions = ". ".join(map(": ".join, speeds))
-        yield bars("RTFx", [Bar(name, f"{value:,.2f}", value) for (name, _), value in speeds.items()], definitions)
-    for name, part in metrics["by"].items():
-        costs = {value: of["generate_s_per_audio_s"] for value, of in largest_groups(part["groups"]).items()}
-        if any(costs.values()):
-            rows = [Bar(value, "" if cost is None else f"{cost:.4f}", cost or 0.0) for value, cost in costs.items()]
-            yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
-    for which in ("p50", "p95", "max") if stages else ():
-        rows = [Bar(stage, f"{of[which]:.3f}", of[which]) for stage, of in stages.items()]
-        yield bars(f"seconds a row took, by stage, {which}", rows)
-    yield f'</div><p class="soft">Stages: {html_text(STAGES_ARE)}.</p>' if stages else "</div>"
+    for at, run in enumerate(runs):
+        yield f'<th data-key="run{at}" class="text long"><button>{_named(run.name, at)}</button><span></span></th>'
 
 
-def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[str, Any], list[str]]:
+def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...], names: list[str]) -> tuple[dict[str, Any], list[str]]:
     """The rows for the script, with names as numbers, and what filters by those names."""
-    statuses, scored = (_numbers(row[name] for row in rows) for name in ("status", "scored"))
-    flags = _numbers(flag for row in rows for flag in row["flags"])
+    scored = _numbers(row["scored"] for row in rows)
+    statuses = _numbers(run["status"] for row in rows for run in row["runs"])
+    flags = _numbers(flag for row in rows for run in row["runs"] for flag in run["flags"])
     groups = [_numbers(value for row in rows for value in row["groups"][at]) for at in range(len(by))]
     numbered = [
         {
             **row,
-            "status": statuses[row["status"]],
             "scored": scored[row["scored"]],
-            "flags": [flags[flag] for flag in row["flags"]],
             "groups": [[of[value] for value in values] for of, values in zip(groups, row["groups"], strict=True)],
+            "runs": [
+                {**run, "status": statuses[run["status"]], "flags": [flags[flag] for flag in run["flags"]]}
+                for run in row["runs"]
+            ],
         }
         for row in rows
     ]
     data = {
         # The names of fields once, not in each of perhaps a hundred thousand rows.
-        "fields": list(rows[0]) if rows else [],
-        "rows": [list(row.values()) for row in numbered],
+        "fields": [*(name for name in rows[0] if name != "runs"), "runs"] if rows else [],
+        "run_fields": list(rows[0]["runs"][0]) if rows else [],
+        "names": names,
+        "rows": list(map(as_lists, numbered)),
         "statuses": list(statuses),
         "flags": list(flags),
         "scored": list(scored),
@@ -191,7 +255,7 @@ def _table_data(rows: list[dict[str, Any]], by: tuple[str, ...]) -> tuple[dict[s
 
 
 def _numbers(names: Iterable[str]) -> dict[str, int]:
-    return {name: number for number, name in enumerate(sorted(set(names)))}
+    return {name: number for number, name in enumerate(sorted(set(names), key=group_order))}
 
 
 def _select(attributes: str, first: str, numbers: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""The utterances of a report: the worst of them, where they are wrong, and where their audio is.
+"""The utterances of a report: the worst of them, where each run is wrong, and where their audio is.
 
 What the page gets of one row is bounded, however long it is, and so are all rows together. Knows nothing of HTML.
 """
@@ -20,7 +20,7 @@ from asrbatch.evaluation.row_fields import finite_seconds
 from asrbatch.evaluation.rows import ScoredRow, ScoredRows
 from asrbatch.evaluation.stats.sums import LargestItems
 from asrbatch.evaluation.text_rules import EXCLUDED
-from asrbatch.formatting import shorten
+from asrbatch.formatting import counted, shorten
 from asrbatch.parallel import over_rows
 from asrbatch.storage.filenames import expand_home, find_file
 
@@ -36,79 +36,101 @@ Rate = tuple[int, int]  # errors, units of reference
 
 def worst_rows(
     rows: ScoredRows, folder: Path, number: int, log: Callable[[str], None], most_bytes: int = MOST_BYTES
-) -> tuple[list[dict], Counter[Rate]]:
-    """The rows with the most errors, then those that are not scored, of equals by id: `number` of them, or those that
-    fit in `most_bytes`.
+) -> tuple[list[dict], list[Counter[Rate]]]:
+    """The rows with the most errors (of all runs together), then those that are not scored, of equals by id: `number`
+    of them, or those that fit in `most_bytes`.
 
     Args:
         folder: what relative paths of audio files are relative to.
 
     Returns:
-        Them, and how many of all rows have which rate, each in its own unit.
+        Them, and for each run how many of all rows have which rate, each in its own unit.
     """
     entries: list[RankedEntry] = []
-    rates: Counter[Rate] = Counter()
+    rates: list[Counter[Rate]] = [Counter() for _ in rows.inputs.files]
     worst_of = partial(_worst_of, rows, folder, number)
     for _, (found, rates_of_found) in over_rows(worst_of, len(rows), rows.inputs.options.num_processes):
-        rates.update(rates_of_found)
+        for of_run, of_found in zip(rates, rates_of_found, strict=True):
+            of_run.update(of_found)
         entries = nsmallest(number, entries + found, key=lambda entry: entry[:2])
         # What does not fit now never will: later rows only come before it.
         sizes = accumulate(size for _, _, size, _ in entries)
         entries = entries[: bisect_right(list(sizes), most_bytes)] or entries[:1]
-    log(f"{len(entries)} utterances listed")
+    log(f"{counted(len(entries), 'utterance')} listed")
     return [entry for *_, entry in entries], rates
 
 
 def _worst_of(
     rows: ScoredRows, folder: Path, number: int, start: int, stop: int
-) -> tuple[list[RankedEntry], Counter[Rate]]:
+) -> tuple[list[RankedEntry], list[Counter[Rate]]]:
     """Of rows [start, stop): entries of the worst, the worst first, and how many rows have which rate."""
     # Rows first, entries of those that stay at the end: what a page shows of a row takes longer than to count it.
-    worst, rates = LargestItems(number), Counter()
+    worst: LargestItems = LargestItems(number)
+    rates: list[Counter[Rate]] = [Counter() for _ in rows.inputs.files]
     for row in rows.read(start, stop):
-        edits = row.predictions[0].edits
-        if edits is not None:
-            rates[edits.errors, edits.reference] += 1
-        worst.add(-1 if edits is None else edits.errors, str(row.fields["id"]), row)
+        edits = [said.edits for said in row.predictions if said.edits is not None]
+        for of_run, each in zip(rates, edits, strict=False):  # a row is scored for all runs or for none
+            of_run[each.errors, each.reference] += 1
+        worst.add(sum(each.errors for each in edits) if edits else -1, str(row.fields["id"]), row)
     entries = []
     for rank, row_id, row in worst.ranked():
-        edits = row.predictions[0].edits
-        entry = {**_entry(rows, folder, row), **(_as_written(row) if edits is None else _aligned(rows, row, edits))}
-        entries.append((rank, row_id, len(json.dumps(list(entry.values()))), entry))
+        entry = _entry(rows, folder, row)
+        entries.append((rank, row_id, len(json.dumps(as_lists(entry))), entry))
     return entries, rates
 
 
+def as_lists(entry: Mapping[str, Any]) -> list[Any]:
+    """An entry without the names of its fields, which the page has once and not in each of perhaps 100,000 rows."""
+    return [*(value for name, value in entry.items() if name != "runs"), [[*run.values()] for run in entry["runs"]]]
+
+
 def _entry(rows: ScoredRows, folder: Path, row: ScoredRow) -> dict[str, Any]:
-    [said] = row.predictions
-    flags = (said.row or {}).get("flags")
+    """What all runs share of a row, and under `runs` what each made of it."""
+    first = row.predictions[0].edits
     return {
         "id": row.fields["id"],
         "seconds": row.audio_s,
-        "status": said.failed or (NO_PREDICTION if said.missing else "ok"),
-        "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
         "groups": list(rows.groups_of(row).values()),
         "audio": _audio(row.fields, folder),
-        "words": _words((said.row or {}).get("segments")),
+        "scored": EXCLUDED.get(row.texts.excluded, SCORED),
+        "units": None if first is None else first.reference,
+        "in_words": first is None or row.texts.in_words,
+        "reference": _cut(row.reference),
+        "runs": [_of_run(rows, row, at) for at in range(len(row.predictions))],
     }
 
 
-def _aligned(rows: ScoredRows, row: ScoredRow, edits: Edits) -> dict[str, Any]:
-    in_words, both = row.texts.in_words, (row.texts.reference, row.texts.hypotheses[0])
+def _of_run(rows: ScoredRows, row: ScoredRow, at: int) -> dict[str, Any]:
+    said = row.predictions[at]
+    flags = (said.row or {}).get("flags")
+    return {
+        "status": said.failed or (NO_PREDICTION if said.missing else "ok"),
+        "flags": [str(flag) for flag in flags] if isinstance(flags, list) else [],
+        "words": _words((said.row or {}).get("segments")),
+        "hypothesis": _cut(said.text),
+        # Nothing to show of a row that has nothing to be compared with.
+        **(_NOT_ALIGNED if said.edits is None else _aligned(rows, row, at, said.edits)),
+    }
+
+
+_NOT_ALIGNED = {"errors": None, "normal_reference": None, "normal_hypothesis": None, "pieces": [], "times": None}
+
+
+def _aligned(rows: ScoredRows, row: ScoredRow, at: int, edits: Edits) -> dict[str, Any]:
+    in_words, both = row.texts.in_words, (row.texts.reference, row.texts.hypotheses[at])
     found = alignment(*both, in_words=in_words, with_compounds=rows.inputs.rules.with_compounds)
     units = [text.split(" ") if in_words and text else list(text) for text in both]
     shown = excerpt(*units, found)
-    entry = _as_written(row)
-    for name, normal in (("reference", shown.reference), ("hypothesis", shown.hypothesis)):
-        text = (" " if in_words else "").join(normal)
-        entry[f"normal_{name}"] = text if text != entry[name] else None
+    normal, as_written = (shown.reference, shown.hypothesis), (row.reference, row.predictions[at].text)
+    texts = [(" " if in_words else "").join(each) for each in normal]
+    # Only what differs from the text as it was written.
+    texts = [None if text == _cut(written) else text for text, written in zip(texts, as_written, strict=True)]
     return {
-        **entry,
-        "scored": SCORED,
         "errors": edits.errors,
-        "units": edits.reference,
-        "in_words": in_words,
+        "normal_reference": texts[0],
+        "normal_hypothesis": texts[1],
         "pieces": [number for kind, *numbers in shown.pieces for number in (KINDS[kind], *numbers)],
-        "times": _times(row.predictions[0].row, shown.places, len(units[1]), in_words),
+        "times": _times(row.predictions[at].row, shown.places, len(units[1]), in_words),
     }
 
 
@@ -123,22 +145,6 @@ def _audio(fields: Mapping[str, Any], folder: Path) -> list[Any] | None:
         return None
     start, length = finite_seconds(fields.get("offset")), finite_seconds(fields.get("duration"))
     return [Path(found).absolute().as_uri(), start or None, round((start or 0.0) + length, 3) if length else None]
-
-
-def _as_written(row: ScoredRow) -> dict[str, Any]:
-    """What there is to show of a row that has nothing to be compared with."""
-    return {
-        "scored": EXCLUDED.get(row.texts.excluded),
-        "errors": None,
-        "units": None,
-        "in_words": True,
-        "reference": _cut(row.reference),
-        "hypothesis": _cut(row.predictions[0].text),
-        "normal_reference": None,
-        "normal_hypothesis": None,
-        "pieces": [],
-        "times": None,
-    }
 
 
 def _times(row: Mapping[str, Any] | None, places: list[int], num_units: int, in_words: bool) -> list[float] | None:

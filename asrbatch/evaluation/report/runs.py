@@ -1,6 +1,8 @@
-"""The runs of a report over the same rows: each scored alone. Knows nothing of HTML."""
+"""The runs of a report over the same rows: each scored alone, and what its record says of it. Knows nothing of HTML."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.rows import ScoredRow, ScoredRows
 from asrbatch.evaluation.score import refuse_doubled, score_metrics
 from asrbatch.evaluation.stats.error_rates import Tally
+from asrbatch.storage.metrics import PARTS
+from asrbatch.storage.run_files import RunFacts
 
 
 class RunTallies:
@@ -58,4 +62,97 @@ def score_runs(
     rows = ScoredRows(inputs)
     tallies = count_rows(rows, lambda: RunTallies(len(paths)), log)
     refuse_unknown_groups(tallies)
-    return [score_metrics(inputs, tally, at) for at, tally in enumerate(tallies.runs)], rows
+    metrics = [score_metrics(inputs, tally, at, shows_means=False) for at, tally in enumerate(tallies.runs)]
+    return metrics, rows
+
+
+def run_facts(run: RunFacts) -> dict[str, str]:
+    """What a run's record says of it, ready to be shown: model, settings, date, device, software, manifest. What it
+    does not say, or says otherwise than we write it, is left out; nothing is there without a record.
+    """
+    record = run.record
+    if record is None:
+        return {}
+    fingerprint = _part(record, "fingerprint")
+    sessions = [each for each in record.get("sessions") or () if isinstance(each, dict)]
+    # A merged run's record has them counted.
+    versions = {name: list(map(str, of)) for name, of in _part(record, "versions").items() if isinstance(of, dict)}
+    versions = versions or _versions(sessions, record)
+    found = {
+        "model": _model(_part(record, "model"), fingerprint),
+        "settings": ", ".join(_settings(fingerprint)),
+        "date": _dates(record, sessions),
+        "device": " / ".join(versions.pop("device", ())),
+        "software": ", ".join(f"{name} {' / '.join(each)}" for name, each in versions.items() if each),
+        "manifest": run.manifest_source or "",
+    }
+    return {name: text for name, text in found.items() if text}
+
+
+def _part(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """An object in the record; an empty one where there is none, or an edited one."""
+    part = record.get(name)
+    return dict(part) if isinstance(part, dict) else {}
+
+
+def _model(model: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
+    digest = fingerprint.get("model")
+    content = f"SHA-256 {digest[:12]}…" if type(digest) is str else ""
+    name, commit = model.get("name"), model.get("commit") or model.get("revision")
+    if type(name) is not str:
+        return content
+    return f"{name} ({f'commit {commit[:12]}' if type(commit) is str else content})"
+
+
+def _settings(fingerprint: Mapping[str, Any]) -> Iterator[str]:
+    """What decides the rows beside model and manifest, as options of a run are called."""
+    sampling, windows = _part(fingerprint, "sampling"), _part(fingerprint, "windows")
+    if fingerprint.get("task"):
+        yield str(fingerprint["task"])
+    yield f"language {fingerprint.get('language') or 'detected, or as rows say'}"
+    shown = {name: fingerprint.get(name) for name in ("dtype", "quantization")}
+    shown |= {name.replace("_", " "): sampling[name] for name in sampling}
+    if windows:
+        yield f"windows {windows.get('splitter')}, at most {windows.get('limit_s')} s"
+        shown |= {name: windows.get(name) for name in ("vad_filter", "condition_on_previous", "drop_no_speech")}
+    shown |= {name: fingerprint.get(name) for name in ("word_timestamps", "prompt")}
+    shown |= {**_part(fingerprint, "asked"), **_part(fingerprint, "engine_args")}
+    for name, value in shown.items():
+        if value is True:
+            yield name.replace("_", " ")
+        elif not (value is None or value is False or value in ("", [], {})):
+            yield f"{name.replace('_', ' ')} {value if type(value) is str else json.dumps(value)}"
+    if type(chunks := fingerprint.get("num_chunks")) is int and chunks > 1:
+        yield f"{chunks} chunks"
+
+
+def _versions(sessions: list[dict[str, Any]], record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By part, those of all sessions."""
+    engines = [_part(session, "engine") for session in sessions]
+    found = {"asrbatch": [session.get("asrbatch") for session in sessions] or [record.get("asrbatch")]}
+    found |= {name: [engine.get(name) for engine in engines] for name in PARTS}
+    return {name: list(dict.fromkeys(map(str, filter(None, each)))) for name, each in found.items()}
+
+
+def _dates(record: Mapping[str, Any], sessions: list[dict[str, Any]]) -> str:
+    """`2026-11-29 17:17 to 17:19 UTC`, from the first session's start to the last one's end."""
+    starts = [session.get("started") for session in sessions] or [record.get("created")]
+    ends = [session.get("ended") or session.get("heartbeat") for session in sessions]
+    if not sessions and record.get("merged"):  # they stand in the records of its chunks
+        merged = _time(record.get("created"))
+        return "" if merged is None else f"merged {merged:%F %R} UTC"
+    known = [[each for each in map(_time, times) if each is not None] for times in (starts, ends)]
+    if not known[0]:
+        return ""
+    start, end = min(known[0]), max([*known[0], *known[1]])
+    if f"{start:%F %R}" == f"{end:%F %R}":
+        return f"{start:%F %R} UTC"
+    return f"{start:%F %R} to {end:{'%R' if start.date() == end.date() else '%F %R'}} UTC"
+
+
+def _time(text: Any) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return time.astimezone(UTC)

@@ -1,5 +1,6 @@
 """Counts that add up: those of the parts of a file are those of the file, in whatever order."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from heapq import nsmallest
@@ -58,7 +59,7 @@ class Groups(dict[str, dict[str, AnySums]]):
 
     def in_order(self, name: str) -> Iterator[tuple[str, AnySums]]:
         """The groups of a field: values that begin with a number by it, then the others, those without one last."""
-        return iter(sorted(self[name].items(), key=lambda group: _order(group[0])))
+        return iter(sorted(self[name].items(), key=lambda group: group_order(group[0])))
 
     def _counts(self, name: str, value: str) -> AnySums:
         of_field = self.setdefault(name, {})
@@ -97,12 +98,14 @@ class LargestItems:
         return nsmallest(self._most, self._ranked, key=lambda ranked: ranked[:2])
 
 
-def _order(value: str) -> tuple[int, float, str]:
+def group_order(value: str) -> tuple[int, float, str]:
+    """What values are sorted by: those that begin with a number by it, then the others, `(none)` last."""
     number = value.removeprefix("< ").split(" ")[0]
     if value.startswith("("):
         return 2, 0.0, value
     try:
         # `< 2 s` stands before `2 to 5 s`, which begins with the same number.
-        return 0, float(number) - (0.5 if value.startswith("< ") else 0), value
+        found = float(number) - (0.5 if value.startswith("< ") else 0)
     except ValueError:
-        return 1, 0.0, value
+        found = math.nan
+    return (0, found, value) if math.isfinite(found) else (1, 0.0, value)
