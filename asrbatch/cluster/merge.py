@@ -240,6 +240,8 @@ def _record(
         "complete": report.complete,
         "fingerprint": fingerprint,
         "manifest": manifest.record(),
+        "started": min((session["started"] for session in sessions), default=None),
+        "ended": max((session.get("ended") or session["heartbeat"] for session in sessions), default=None),
         # Of one content, by the fingerprint; what it is called may differ from node to node.
         "model": next((chunk.record["model"] for chunk in chunks if "model" in chunk.record), None),
         "total_rows": len(manifest),

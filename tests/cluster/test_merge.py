@@ -184,6 +184,8 @@ def test_the_record_of_a_merged_run(output, manifest):
     slowest = max(range(NUM_CHUNKS), key=lambda chunk_id: marks[chunk_id]["wall_s"])
     assert mark["slowest_chunk"] == {"chunk_id": slowest, "wall_s": marks[slowest]["wall_s"]}
     assert record["slowest_chunk"] == mark["slowest_chunk"] and record["rtfx_engine"] == mark["rtfx_engine"]
+    assert record["model"] == records[0]["model"]
+    assert record["started"] == min(each["sessions"][0]["started"] for each in records) <= record["ended"]
     assert record["versions"] == {"asrbatch": {"0.1.0": 3}, "vllm": {"-": 3}, "torch": {"-": 3}, "device": {"-": 3}}
     assert [each["chunk_id"] for each in record["chunks"]] == list(range(NUM_CHUNKS))
     for summary, each, its_record in zip(record["chunks"], marks, records, strict=True):

@@ -23,6 +23,7 @@ const KEYS = {
   ...Object.fromEntries(data.names.map((_, at) => [`run${at}`, (row) => of(runsOf(row)[at], "errors") ?? -1])),
 };
 const HEADS = [...document.querySelectorAll(".list thead th")];
+const HEAD_OF = Object.fromEntries(HEADS.map((head) => [head.dataset.key, head.querySelector("button")?.textContent]));
 const state = { key: "errors", down: true, page: 0 };
 let found = [], sorted = { key: null, down: null, rows: [] };
 
@@ -112,8 +113,7 @@ const cut = (text) => (text.length > SHOWN ? `${text.slice(0, SHOWN - 1)}…` : 
 // A cell, with its head for narrow windows, where the head of the table is not above it.
 function cell(text, key, className) {
   const element = make("td", text, className ?? (key === "reference" ? "text long" : `number ${key}`));
-  const head = HEADS.find((each) => each.dataset.key === key) ?? HEADS.find((each) => each.textContent.trim() === key);
-  element.dataset.head = head?.querySelector("button")?.textContent ?? key;
+  element.dataset.head = HEAD_OF[key] ?? key;
   return element;
 }
 

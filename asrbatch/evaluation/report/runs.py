@@ -136,11 +136,13 @@ def _versions(sessions: list[dict[str, Any]], record: Mapping[str, Any]) -> dict
 
 def _dates(record: Mapping[str, Any], sessions: list[dict[str, Any]]) -> str:
     """`2026-11-29 17:17 to 17:19 UTC`, from the first session's start to the last one's end."""
+    if not sessions and record.get("merged"):  # they stand in the records of its chunks
+        if not record.get("started"):  # of an earlier version
+            merged = _time(record.get("created"))
+            return "" if merged is None else f"merged {merged:%F %R} UTC"
+        sessions = [dict(record)]
     starts = [session.get("started") for session in sessions] or [record.get("created")]
     ends = [session.get("ended") or session.get("heartbeat") for session in sessions]
-    if not sessions and record.get("merged"):  # they stand in the records of its chunks
-        merged = _time(record.get("created"))
-        return "" if merged is None else f"merged {merged:%F %R} UTC"
     known = [[each for each in map(_time, times) if each is not None] for times in (starts, ends)]
     if not known[0]:
         return ""
