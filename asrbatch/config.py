@@ -90,7 +90,7 @@ class TaskOptions(CheckedOptions):
         None, "Language of rows without `lang`, e.g. en. [default: the model detects it, row by row]"
     )
     task: str = option("transcribe", "Transcribe, or translate (Whisper: into English).", choices=TASKS)
-    target_language: str | None = option(None, "Into which it is translated, where the model lets one choose.")
+    target_language: str | None = option(None, "Language to translate into, for models that let you choose it.")
     prompt: str | None = option(
         None,
         "For rows without `prompt`: the text before (Whisper: style, spelling of names), context, or the instruction "
@@ -111,7 +111,7 @@ class TaskOptions(CheckedOptions):
         ):
             # Bytes of an argument that are no UTF-8 arrive as surrogates.
             if text is not None and any("\ud800" <= c <= "\udfff" for c in text):
-                raise UsageError(f"{option_name} {show(text)}: holds bytes that are not text")
+                raise UsageError(f"{option_name} {show(text)}: holds bytes that are not UTF-8; write it in UTF-8")
             if text is not None and not text.strip():
                 raise UsageError(f"{option_name} is empty; {fix}")
 
@@ -155,19 +155,19 @@ class WindowOptions(CheckedOptions):
         if self.windows == SEQUENTIAL:
             if self.timestamps is False:
                 fix = "leave it out, or give --windows energy"
-                raise UsageError(f"--no-timestamps: --windows sequential goes by the timestamps; {fix}")
+                raise UsageError(f"--no-timestamps: --windows sequential needs timestamps; {fix}")
             return
         fix = "give --windows sequential as well"
         # An option that does nothing is refused, not ignored: its user believes that it works.
         if self.condition_on_previous:
             raise UsageError(
-                f"--condition-on-previous: with --windows {self.windows}, windows do not wait for each other; {fix}"
+                f"--condition-on-previous: with --windows {self.windows} no window waits for the one before; {fix}"
             )
         if self.vad_filter and self.windows == "silence":
-            raise UsageError("--vad-filter: --windows silence skips long silences by itself; leave it out")
+            raise UsageError("--vad-filter: --windows silence skips silence already; leave it out")
         if self.vad_filter:
             raise UsageError(
-                f"--vad-filter: --windows {self.windows} hears silences as well; {fix}, or --windows silence instead"
+                f"--vad-filter: --windows {self.windows} does not skip silence; {fix}, or --windows silence instead"
             )
 
 
@@ -230,7 +230,7 @@ class ChunkOptions(CheckedOptions):
             raise UsageError("--num-chunks and --chunk-id: give both, or neither")
         if self.num_chunks is None or self.chunk_id is None:
             if self.strategy != "balanced":
-                raise UsageError(f"--strategy {self.strategy}: deals out chunks; give --num-chunks as well")
+                raise UsageError(f"--strategy {self.strategy}: is for chunks; give --num-chunks as well")
             return
         if not 0 <= self.chunk_id < self.num_chunks:
             fits = f"must be from 0 to {self.num_chunks - 1}, for {self.num_chunks} chunks"
@@ -250,7 +250,7 @@ class PriceOptions(CheckedOptions):
         price = self.price_per_hour
         # Put so that NaN is refused, too.
         if price is not None and not 0 < price < float("inf"):
-            raise UsageError(f"--price-per-hour {price:g}: must be above 0; leave it out where nothing is paid")
+            raise UsageError(f"--price-per-hour {price:g}: must be above 0; leave it out when nothing is paid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +260,7 @@ class OutputOptions(CheckedOptions):
     output: str | None = option(
         None, "The rows file, ending in .jsonl. [default: MANIFEST.MODEL.jsonl in this folder]", flags="--output -o"
     )
-    overwrite: bool = option(False, "Start anew, removing what stands at --output.")
+    overwrite: bool = option(False, "Start over: remove the files at --output first.")
     retry_failed: bool = option(False, "Run failed rows again.")
 
     def __post_init__(self) -> None:
@@ -304,7 +304,7 @@ class LimitOptions(DecoderOptions):
         20.0, "Seconds an interrupted run may take to finish what is in the engine.", flags="--grace", minimum=0
     )
     hang_timeout_s: float = option(
-        1800.0, "Seconds an engine with windows in it may answer none before it is taken for dead.",
+        1800.0, "Seconds without an answer after which an engine with windows in it counts as dead.",
         flags="--hang-timeout", minimum=0.001,
     )  # fmt: skip
 
@@ -341,13 +341,11 @@ class RunConfig(LimitOptions, OutputOptions, PriceOptions, ChunkOptions, SourceO
         streams = [each for each in self.manifest if descriptor_of(each) is not None]
         if streams and len(self.manifest) > 1:
             fix = "write it to a file, or join all of them (cat)"
-            raise UsageError(f"{streams[0]}: can be read once, so that a run takes it alone; {fix}")
+            raise UsageError(f"{streams[0]}: can be read only once, and not beside another manifest; {fix}")
         if self.text_field is not None:
             _check_alignment(self)
         if self.encoder_cache_mb is not None and not self.word_timestamps:
-            raise UsageError(
-                f"--encoder-cache {self.encoder_cache_mb}: without --word-timestamps nothing is kept; leave it out"
-            )
+            raise UsageError(f"--encoder-cache {self.encoder_cache_mb}: is for --word-timestamps; leave it out")
 
     @property
     def descriptor(self) -> int | None:
@@ -390,9 +388,7 @@ def _check_alignment(config: RunConfig) -> None:
     for group in (config, config.engine):
         for declared in fields(group):
             if declared.name in NOT_FOR_ALIGNMENT and getattr(group, declared.name) != declared.default:
-                raise UsageError(
-                    f"{flag(declared)}: the text of --text-field is aligned, and none is decoded; leave it out"
-                )
+                raise UsageError(f"{flag(declared)}: align decodes no text; leave it out")
 
 
 def descriptor_of(manifest: str) -> int | None:

@@ -25,13 +25,14 @@ ROW_ERROR_KINDS = {
     "too_short": "fewer samples than the model needs for one feature frame",
     "too_long": "with `--windows none`: more audio than fits the model's window",
     "bad_row": "the row asks for something impossible, such as a channel the file lacks",
-    "decode_timeout": "decoding took longer than `--decode-timeout` and was killed, twice",
+    "decode_timeout": "decoding took longer than `--decode-timeout`, twice",
     "decode_crash": "the decoder process died on it, twice",
     "rejected": "the engine refused the request",
     "engine_crash": (
-        "it was in flight at three deaths of the engine, the last time alone (`--devices`: alone on two of them)"
+        "the engine died three times with this row in it, the last time with this row alone "
+        "(`--devices`: alone on two devices)"
     ),
-    "killed": "asrbatch itself was killed (by whom is unknown) three times while this row alone was in the engine",
+    "killed": "asrbatch itself was killed three times while only this row was in the engine; who killed it is unknown",
 }
 
 

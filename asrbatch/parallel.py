@@ -112,9 +112,7 @@ def _wait_for(receiver: Connection, processes: list[BaseProcess], doing: str) ->
 
 
 def _killed(doing: str) -> OutputError:
-    return OutputError(
-        f"a process that was {doing} ended before its time; killed for want of memory? run the same command again"
-    )
+    return OutputError(f"a process that was {doing} died, perhaps for lack of memory; run the same command again")
 
 
 def _work_off(work: Callable[[Item], Result], items: Sequence[Item], results: Connection, parent_pid: int) -> None:

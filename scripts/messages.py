@@ -71,8 +71,7 @@ class Code:
         if code := assignments(self.classes[exception].body).get("exit_code"):
             return f"exit {self.codes[name_of(code[0])]}"
         above = [self.ends_in(name_of(base)) for base in self.classes[exception].bases]
-        named = "row" if exception == "InvalidRow" else exception
-        return next((named if end == "Exception" else end for end in above if end), None)
+        return next((exception if end == "Exception" else end for end in above if end), None)
 
 
 class ModuleMessages:
@@ -82,8 +81,8 @@ class ModuleMessages:
         self.code, self.tree, self.used, self.found, self.makers = code, tree, set(), [], {}
         self.constants, self.local = assignments(tree.body), {}
         for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and node.returns is not None and code.ends_in(name_of(node.returns)):
-                self.makers[node.name] = node
+            if isinstance(node, ast.FunctionDef) and node.returns and not node.decorator_list:
+                self.makers |= {node.name: node} if code.ends_in(name_of(node.returns)) else {}
             elif isinstance(node, ast.ClassDef) and code.ends_in(node.name):
                 self.makers.update((node.name, f) for f in node.body if getattr(f, "name", "") == "__init__")
 
@@ -99,7 +98,6 @@ class ModuleMessages:
         return env.get(node.id, f"{{{node.id}}}")
 
     def text(self, node: ast.AST, env: dict[str, str]) -> str:
-        """As the message reads."""
         match node:
             case ast.Constant(value=value):
                 return str(value)
@@ -115,6 +113,8 @@ class ModuleMessages:
                 return self.value_of(node, env)
             case ast.Call(args=[first, *_]) if name_of(node) in SHOWS:
                 return self.text(first, env)
+            case ast.Call(args=[number, ast.Constant(value=noun), *verbs]) if name_of(node) == "counted":
+                return " ".join([self.text(number, env), f"{noun}s", *(verb.value for verb in verbs[1:])])
             case ast.Call(func=ast.Attribute(value=ast.Constant(value=glue)), args=[one]):
                 return f"{self.text(one, env)}{glue}…"
             case ast.Call() if self.is_exception(node):
@@ -181,7 +181,9 @@ def table() -> str:
     lines = [TABLE.read_text("utf-8").partition("\n## ")[0]]
     for package, messages in sorted(packages.items()):
         lines += [f"## {package or 'asrbatch'}", "", "| ends in | message | from |", "|---|---|---|"]
-        lines += [f"| {end} | {text} | {module} |" for (end, text), module in messages.items()]
+        lines += [
+            f"| {end.replace('InvalidRow', 'row')} | {text} | {module} |" for (end, text), module in messages.items()
+        ]
         lines.append("")
     return "\n".join(lines)
 

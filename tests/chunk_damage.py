@@ -150,7 +150,7 @@ DAMAGE = {
     "a letter edited": (
         lambda c: edit(c[2], b"beep", b"boop"),
         {"damaged"},
-        r"chunk 2: out\.chunk-00002-of-00003\.jsonl is not what its completion mark vouches for: another SHA-256$",
+        r"chunk 2: out\.chunk-00002-of-00003\.jsonl does not match its completion mark: another SHA-256$",
         [2],
         [2],
     ),
@@ -171,14 +171,14 @@ DAMAGE = {
     "a line doubled": (
         lambda c: change_lines(c[2], lambda lines: lines.insert(3, lines[0])),
         {"damaged", "doubled"},
-        r"out\.chunk-00002-of-00003\.jsonl:4: index \d+ \(id u\d+\) stands at line 1 already$",
+        r"out\.chunk-00002-of-00003\.jsonl:4: index \d+ \(id u\d+\) is at line 1 already$",
         [2],
         [2],
     ),
     "a line doubled, the mark mended": (
         lambda c: (change_lines(c[2], lambda lines: lines.append(lines[1])), vouch(c[2])),
         {"doubled"},
-        r"jsonl:\d: index \d+ \(id u\d+\) stands at line 2 already$",
+        r"jsonl:\d: index \d+ \(id u\d+\) is at line 2 already$",
         [2],
         [2],
     ),
@@ -220,7 +220,7 @@ DAMAGE = {
     "a line that is no row": (
         lambda c: change_lines(c[0], lambda lines: lines.insert(1, b"hello\n")),
         {"damaged"},
-        r"chunk 0: out\.chunk-00000-of-00003\.jsonl:2: a complete line that is no output row",
+        r"chunk 0: out\.chunk-00000-of-00003\.jsonl:2: this line is not an output row",
         [0],
         [0],
     ),
@@ -241,7 +241,7 @@ DAMAGE = {
     "no record": (
         lambda c: c[1].record.unlink(),
         {"damaged"},
-        r"chunk 1: .*run\.json is not there, so nobody can say",
+        r"chunk 1: .*run\.json is not there, so it is unknown",
         [1],
         [1],
     ),
@@ -269,7 +269,7 @@ DAMAGE = {
     "another run's mark": (
         lambda c: change_json(c[1].done, lambda mark: mark.update(fingerprint="ab")),
         {"damaged"},
-        r"chunk 1: .*done\.json: is another run's",
+        r"chunk 1: .*done\.json: belongs to another run",
         [1],
         [1],
     ),

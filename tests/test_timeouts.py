@@ -63,7 +63,7 @@ def test_a_stop_counts_for_no_time_out(outcomes, case):
 
 
 def test_an_engine_that_does_not_come_up_is_an_error():
-    with pytest.raises(EngineStartError, match=r"the engine did not come up within 0\.1 s"):
+    with pytest.raises(EngineStartError, match=r"the engine did not start within 0\.1 s"):
         start_aside(threading.Event().wait, 0.1)
 
 

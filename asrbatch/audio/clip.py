@@ -72,7 +72,7 @@ class Clip:
     def check_length(self, rate: int, length: int | None, slack: int = 0) -> None:
         """Raises RowError empty_audio or too_long, where a file's length tells; `slack` is what that may be off by."""
         if self.count(rate) == 0:
-            problem = f"{self.duration_s:g} s is no sample at {rate} Hz"
+            problem = f"{self.duration_s:g} s is shorter than one sample at {rate} Hz"
             raise RowError("empty_audio", f"{self.name}: {problem}; {CORRECT_DURATION}", has_fix=True)
         if length is not None and (num_frames := self.frames_of(length, rate)) > self.limit(rate) + slack:
             raise RowError("too_long", f"{self.name}: {num_frames / rate:.2f} s; the limit is {self.max_s:g} s")

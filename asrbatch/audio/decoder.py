@@ -141,7 +141,7 @@ class Decoder:
                 if isinstance(answer, RowError):
                     return answer
                 if not isinstance(answer, np.ndarray) or zlib.crc32(answer) != checksums[i]:
-                    problem = "decoded again after a crash or a hang, it gave other samples"
+                    problem = "decoded a second time, it gave other samples; convert it again"
                     raise RowError("unreadable", f"{name}: {problem}")
             elif not isinstance(answer, np.ndarray):
                 return answer

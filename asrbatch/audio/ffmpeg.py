@@ -288,7 +288,7 @@ class FFmpegFile:
         head, places, num_frames, expected = [], [], 0, end
         for frame in frames:
             if frame.pts is None:
-                raise DecodeError("its packets carry no times by which to find the offset")
+                raise DecodeError("its packets have no time stamps, so the offset cannot be found")
             apart = self._place(frame.pts) - expected if head else 0
             if apart < -RESTART_S * self.rate:
                 self._restart(frame.pts, expected)
@@ -336,7 +336,9 @@ class FFmpegFile:
                 yield frame
             stated_s = (container.duration or 0) / av.time_base
             if self.kind == MATROSKA and len(container.streams) == 1 and stated_s - end_s > LENGTH_SLACK_S:
-                raise DecodeError(f"cut off: a recording joined on promises {stated_s:.2f} s and holds {end_s:.2f} s")
+                raise DecodeError(
+                    f"cut off: the header of a joined recording says {stated_s:.2f} s, but it holds {end_s:.2f} s"
+                )
 
     def _begin_of(self, container: av.container.InputContainer, first: av.AudioFrame) -> int:
         """The time stamp that is time 0 of a file, by its first frame of sound."""
@@ -362,7 +364,7 @@ class FFmpegFile:
             if packet.is_corrupt:
                 raise DecodeError("damaged or cut off: FFmpeg marks a packet as corrupt")
             if self.kind == "ogg" and (begin := ogg.check_pages(file, begin, packet.pos)) is None:
-                raise DecodeError("damaged: a page of Ogg is not as its checksum says")
+                raise DecodeError("damaged: the checksum of an Ogg page is wrong")
             excess = self._excess(packet)
             try:
                 frames = packet.decode() if decoder is None else decoder.decode(packet if packet.size else None)
@@ -371,7 +373,7 @@ class FFmpegFile:
                     raise
                 frames = []
             if frames and hole is not None:
-                raise DecodeError(f"damaged: after {hole:.2f} s it holds no MP3 for a while")
+                raise DecodeError(f"damaged: after {hole:.2f} s a part of it is not MP3")
             if self.kind == "mp3" and excess and self.first is not None and mp3.is_damage(bytes(packet)):
                 hole = self._place(packet.pts) / self.rate  # unless nothing follows
             yield from frames

@@ -94,6 +94,6 @@ def _mismatch(header: Header, clip: Clip, end_s: float) -> str | None:
 def _cut_off(header: Header, name: str) -> RowError:
     held_s = header.num_readable / header.sample_rate
     if header.num_frames > header.num_readable:
-        promised = f"its header promises {header.num_frames / header.sample_rate:.2f} s"
+        promised = f"its header says {header.num_frames / header.sample_rate:.2f} s"
         return RowError("unreadable", f"{name}: cut off: {promised} but only {held_s:.2f} s are there")
     return RowError("unreadable", f"{name}: cut off after {held_s:.2f} s")

@@ -185,7 +185,7 @@ class AudioStream:
                 return
         if opened.length is not None and opened.length - opened.end > opened.slack:
             promised, held = (f"{n} frames ({n / rate:.2f} s)" for n in (opened.length, opened.end))
-            raise DecodeError(f"cut off: its header promises {promised} but only {held} can be read")
+            raise DecodeError(f"cut off: its header says {promised} but only {held} can be read")
 
     def _find_flags(self) -> tuple[str, ...]:
         flags, rate, length, count = [], self._opened.rate, self._opened.length, self._clip.count(self._opened.rate)
@@ -271,7 +271,7 @@ def _open_by_content(file: BinaryIO, clip: Clip, stack: ExitStack, for_header: b
         try:
             return FFmpegFile(file, clip, stack, for_header=for_header)
         except (FFmpegError, DecodeError) as e2:
-            raise DecodeError(f"no decoder reads it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
+            raise DecodeError(f"no decoder can read it (libsndfile: {_reason(e)}; FFmpeg: {_reason(e2)})") from e2
     return FFmpegFile(file, clip, stack) if opened.is_for_ffmpeg() else opened
 
 

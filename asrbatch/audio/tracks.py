@@ -86,7 +86,7 @@ def decoder_of(stream: av.AudioStream) -> av.AudioCodecContext | None:
     """The decoder to use in place of FFmpeg's own; None for its own."""
     native = stream.codec_context
     if native is None:
-        raise DecodeError("its sound is of a codec that no decoder here knows")
+        raise DecodeError("no decoder here knows its audio codec")
     if native.name not in DECODERS:
         return None
     decoder = av.CodecContext.create(DECODERS[native.name], "r")

@@ -93,7 +93,7 @@ def main() -> int:
         complain(e, str(e))
         code = e.exit_code
     except Exception as e:
-        complain(e, f"a defect of asrbatch: {one_line(e)}; --verbose shows where")
+        complain(e, f"a bug in asrbatch: {one_line(e)}; --verbose shows where")
     _leave(code)
     return code
 

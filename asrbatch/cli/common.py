@@ -115,7 +115,7 @@ def is_read() -> bool:
     """
     lost = lost_output()
     if lost is not None and not isinstance(lost, BrokenPipeError):
-        raise OutputError(f"standard output: {lost.strerror}; what was printed there is not whole, run it again")
+        raise OutputError(f"standard output: {lost.strerror}; the printed result is incomplete; run the command again")
     return lost is None
 
 
@@ -166,8 +166,8 @@ def stop_on_signals(stop, terminal: Terminal) -> None:
             return
         if again or not running:
             # Safe in a handler, because the main thread only waits while a library starts (`engine/environment.py`).
-            raise Interrupted(f"stopped by {name}; written rows are kept, the same command goes on from there")
-        terminal.log(f"{name}: finishing what is in the engine; once more to leave at once")
+            raise Interrupted(f"stopped by {name}; written rows are kept; run the same command to continue")
+        terminal.log(f"{name}: finishing the windows in the engine; a second signal stops at once")
 
     for number in stop_signals():
         signal.signal(number, handle)

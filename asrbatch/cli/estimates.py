@@ -19,8 +19,8 @@ NO_SPEED = (
 )
 
 ALL_DEVICES = (
-    "--devices all: the time is that of one device a process, divide it by their number; the cost holds one start-up a "
-    "process"
+    "--devices all: the time is that of one device per process; divide it by their number. The cost holds one start-up "
+    "per process"
 )
 
 

@@ -8,6 +8,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -90,7 +91,7 @@ def parameters_of(
     *,
     types: Mapping[str, Any] | None = None,
     defaults: Mapping[str, Any] | None = None,
-    titles: Mapping[str, str] | None = None,
+    titles: Mapping[str, str | None] | None = None,
     with_bounds: bool = False,
 ) -> Parameters:
     """Fields that are options, as parameters of a command.
@@ -181,6 +182,8 @@ def _run_fields() -> Iterable[tuple[Field, str]]:
 _TITLED = {field.name: (field, title) for field, title in _run_fields()}
 FIELDS = {name: field for name, (field, _) in _TITLED.items()}
 PARAMETERS = parameters_of(FIELDS.values(), titles={name: title for name, (_, title) in _TITLED.items()})
+# Of commands whose help names the options of transcribe and does not explain them. It has no --text-field.
+NOT_EXPLAINED = {name: None if name == "text_field" else AS_TRANSCRIBE for name in FIELDS}
 # How a manifest is read: every command that reads one takes these.
 READING = tuple(name for name in FIELDS if name == "dataset" or name in {each.name for each in fields(SourceOptions)})
 # What a model is and how it is asked. Not in it: what changes neither, such as how often it is asked again.
@@ -301,19 +304,31 @@ def _words(option: Field, value: Any) -> list[str]:
     return [word for text in texts for word in ([f"{on}={text}"] if text.startswith("-") else [on, text])]
 
 
+def _with_help(option: Field, help: str | None) -> Field:
+    if help is None:
+        return option
+    changed = copy(option)
+    changed.metadata = {**option.metadata, "help": help}
+    return changed
+
+
 def run_options(
-    *, without: tuple[str, ...] = (), only: tuple[str, ...] = tuple(FIELDS), explained: bool = True
+    *,
+    without: tuple[str, ...] = (),
+    only: tuple[str, ...] = tuple(FIELDS),
+    titles: Mapping[str, str | None] | None = None,
+    helps: Mapping[str, str] | None = None,
 ) -> OptionGroup:
     """The options of a run; a command receives them as `RunOptions`.
 
     Args:
         without: those this command does not take, of `only`.
-        explained: by the command's own help; otherwise by that of transcribe alone.
+        titles: of groups of `--help` that are not those of transcribe, by option.
+        helps: of options that mean something else here, by name.
     """
-    shared = {name: parameter for name, parameter in PARAMETERS.items() if name in only and name not in without}
-    if not explained:
-        as_transcribe = parameters_of(FIELDS.values(), titles=dict.fromkeys(FIELDS, AS_TRANSCRIBE))
-        shared = {name: as_transcribe[name] for name in shared}
+    told = [_with_help(field, (helps or {}).get(name)) for name, field in FIELDS.items()]
+    all_titles = {name: title for name, (_, title) in _TITLED.items()} | dict(titles or {})
+    shared = parameters_of((f for f in told if f.name in only and f.name not in without), titles=all_titles)
 
     def make(values: dict[str, Any], given: list[str]) -> RunOptions:
         # Those too that this command does not take: a `RunConfig` is made of all.

@@ -73,22 +73,19 @@ def resolve_chunk_id(
     if num_chunks is None:
         for option, value in (("--chunk-id", chunk_id), ("--chunk-offset", chunk_offset)):
             if value is not None:
-                raise UsageError(f"{option} {value}: of how many chunks? give --num-chunks as well")
+                raise UsageError(f"{option} {value}: needs the number of chunks; give --num-chunks as well")
         return None, None
     if chunk_id is not None:
         if chunk_offset is not None:
-            raise UsageError(
-                f"--chunk-offset {chunk_offset}: is added to the place in an array; with --chunk-id it means nothing"
-            )
+            raise UsageError(f"--chunk-offset {chunk_offset}: is for tasks of an array; leave out this or --chunk-id")
         return chunk_id, f"--chunk-id {chunk_id}"
     places = {f"{array.variable}={environment[array.variable]}": array for array in arrays_in(environment)}
     if not places:
-        raise UsageError(f"--num-chunks {num_chunks}: which of them? give --chunk-id, or run as a task of an array")
+        raise UsageError(f"--num-chunks {num_chunks}: which chunk? give --chunk-id, or run as a task of an array")
     ids = {said: _place(said, array) + (chunk_offset or 0) for said, array in places.items()}
     if len(set(ids.values())) > 1:
         raise UsageError(
-            f"{' and '.join(ids)}: two arrays, and each says another chunk; unset the one that is not meant, or "
-            "give --chunk-id"
+            f"{' and '.join(ids)}: two arrays that name different chunks; unset the wrong one, or give --chunk-id"
         )
     said, found = next(iter(ids.items()))
     source = said if chunk_offset is None else f"{said} --chunk-offset {chunk_offset}"

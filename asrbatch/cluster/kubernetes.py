@@ -54,7 +54,7 @@ finish() {{
 trap finish TERM
 %(setup)s
 set +eu
-[ -z "$stopping" ] || {{ echo "told to end before asrbatch was started" >&2; exit {EXIT_INTERRUPTED}; }}
+[ -z "$stopping" ] || {{ echo "stopped before asrbatch was started" >&2; exit {EXIT_INTERRUPTED}; }}
 %(command)s &
 pid=$!
 # The signal may have come a moment too early.
@@ -68,7 +68,7 @@ while kill -0 "$pid" 2>/dev/null; do
 done
 # It was told before it listened.
 [ -z "$stopping" ] || [ "$code" != {_ENDED_BY_TERM} ] || code={EXIT_INTERRUPTED}
-echo "asrbatch ended with $code" >&2
+echo "asrbatch ended with exit code $code" >&2
 case "$code" in {EXIT_ROWS_FAILED} | {EXIT_WORKER_DIED}) exit 0 ;; esac
 exit "$code"
 """
@@ -110,7 +110,7 @@ class KubernetesOptions(JobOptions):
             )
         for name, value in (("--mem", self.mem), ("--shared-memory", self.shared_memory)):
             if value is not None and not _QUANTITY.fullmatch(value):
-                raise UsageError(f"{name} {value}: is no quantity of Kubernetes; write for example 32Gi")
+                raise UsageError(f"{name} {value}: is not a Kubernetes quantity; write for example 32Gi")
         for name, value in (("--job-name", self.job_name), ("--namespace", self.namespace)):
             if value is not None and not (_NAME.fullmatch(value) and len(value) <= _MOST_OF_NAME):
                 rule = "has at most 63 small letters, digits and hyphens, and begins and ends with one of the former"
@@ -155,7 +155,7 @@ class KubernetesOptions(JobOptions):
             return
         volume = self.mount_of(path)
         if volume is None:
-            raise UsageError(f"{what} {path}: no --volume is mounted there, so that pods would not see it")
+            raise UsageError(f"{what} {path}: no --volume is mounted there, so pods cannot see it; mount one there")
         if is_written and volume.is_read_only:
             raise UsageError(f"{what} {path}: its --volume is mounted read-only (:ro), and pods write there")
 

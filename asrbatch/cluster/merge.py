@@ -121,7 +121,7 @@ def merge(
 def _find_inputs(
     paths: RunPaths, sources: list[str], reading: SourceOptions, num_chunks: int | None, log: Callable[[str], None]
 ) -> int:
-    """The number of chunks that are to be merged. Raises UsageError where the output is what is read."""
+    """The number of chunks that are to be merged. Raises UsageError where the output is the input."""
     # First: of a link to the manifest, or to what is no file, no chunks would be found.
     check_run_outputs(paths, files_of(sources, reading))
     num_chunks = choose_num_chunks(paths.output, num_chunks, log)
@@ -170,7 +170,7 @@ def _check_rows(chunk: RunFiles, rows: ChunkRows, manifest: Manifest, sharding: 
     report.add_rows("foreign", rows.foreign, rows.num_foreign)
     damage = rows.malformed
     if not damage and chunk.mark and rows.sha256 != chunk.mark["sha256"]:
-        damage = f"{chunk.paths.rows.name} is not what its completion mark vouches for: another SHA-256"
+        damage = f"{chunk.paths.rows.name} does not match its completion mark: another SHA-256"
         if rows.num_lines != chunk.mark["rows"]:
             damage += f", {rows.num_lines} rows instead of {chunk.mark['rows']}"
     if damage:
@@ -281,7 +281,7 @@ def _warn_of_different_versions(versions: dict[str, dict[str, int]], log: Callab
     ]
     # Not an error: a cluster is upgraded while a run waits in its queue. But rows may differ in their last digits.
     if mixed:
-        log(f"warning: rows of this run were made with different parts: {'; '.join(mixed)}")
+        log(f"warning: rows of this run were made with different versions: {'; '.join(mixed)}")
 
 
 def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: bool) -> bool:
@@ -297,8 +297,8 @@ def _check_replaceable(paths: RunPaths, fingerprint: dict[str, Any], overwrite: 
     # A run in one piece looks the same but for its record, and its rows cost GPU-hours.
     if record is None or not record.get("merged"):
         raise RefusedOutputError(
-            f"{paths.rows}: is there already, and {paths.record.name} does not say that it was merged; merge-shards "
-            "replaces nothing but its own: move it and the files named like it away"
+            f"{paths.rows}: exists already, and {paths.record.name} does not say that merge-shards wrote it; move it "
+            "and the files named like it away"
         )
     changed = differences(record["fingerprint"], fingerprint)
     if changed and not overwrite:

@@ -90,7 +90,7 @@ def rows_in_order(lines: np.ndarray, chunk_of: np.ndarray, files: dict[int, Path
                     line = os.pread(descriptors[chunk_id], length, offset)
                 except OSError as e:
                     raise OutputError(
-                        f"{files[chunk_id]}: {e.strerror}; run the same command again when that is mended"
+                        f"{files[chunk_id]}: {e.strerror}; run the same command again when that is fixed"
                     ) from e
                 # What is written must be what was verified: a chunk's own run may have been started again since.
                 if zlib.crc32(line) != checksum:

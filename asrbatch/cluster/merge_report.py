@@ -82,8 +82,8 @@ class MergeReport:
         for title, chunks in (
             ("running, or killed just now: merge again when they have ended", self.running),
             # A chunk that needs --overwrite for one reason needs it, however many others would do without.
-            ("the same command again will do for", self.again - self.overwrite),
-            ("--overwrite, which starts a chunk anew, is needed for", self.overwrite),
+            ("run the same command again for", self.again - self.overwrite),
+            ("run again with --overwrite", self.overwrite),
             ("chunks to run again", self.run_again),
         ):
             if chunks:

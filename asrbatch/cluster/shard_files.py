@@ -45,7 +45,7 @@ def choose_num_chunks(output: Path, wanted: int | None, log: Callable[[str], Non
         return next(iter(found))
     if wanted in found:
         for names in _names(found, without=wanted):
-            log(f"warning: left alone, another run's {names}")
+            log(f"warning: files of another run were left as they are: {names}")
         return wanted
     if found:
         asked = "" if wanted is None else f"none of {wanted}, which --num-chunks asks for; "
@@ -99,7 +99,7 @@ def damage_of(files: RunFiles, num_chunks: int | None) -> str | None:
     if record is None:
         if mark is None and not files.num_bytes:
             return None
-        return f"{paths.rows.name}: the run record {paths.record.name} is not there, so nobody can say what made it"
+        return f"{paths.rows.name}: the run record {paths.record.name} is not there, so it is unknown which run made it"
     if not is_record(record):
         return f"{paths.record.name}: is not what asrbatch writes; it was edited"
     if (record.get("chunk_id"), record.get("num_chunks")) != (files.chunk_id, num_chunks):
@@ -107,7 +107,7 @@ def damage_of(files: RunFiles, num_chunks: int | None) -> str | None:
         return f"{paths.record.name}: is the record of {whose}; was it renamed?"
     # A mark that was copied from another run, or left when a record was put back.
     if mark is not None and mark.get("fingerprint") != digest(record["fingerprint"]):
-        return f"{paths.done.name}: is another run's, not that of {paths.record.name}; put the right one back"
+        return f"{paths.done.name}: belongs to another run, not to {paths.record.name}; put the right one back"
     if mark is not None and files.num_bytes is None:
         return f"{paths.rows.name}: is gone, although {paths.done.name} says that it is complete; put it back"
     return None
@@ -149,7 +149,7 @@ def find_run(output: Path, chunks: list[RunFiles], manifest: "Manifest") -> tupl
         if sharding.digest == fingerprint.get("chunks"):
             return fingerprint, sharding
     raise RefusedOutputError(
-        f"{output}: its chunks were dealt out in a way that this asrbatch does not know "
+        f"{output}: this asrbatch does not know how its rows were split into chunks "
         f"(--strategy {fingerprint.get('strategy')}); merge them with the version that made them"
     )
 
@@ -168,7 +168,7 @@ def check_files(
         elif chunk.record is None or (not chunk.num_bytes and chunk.mark is None):
             add_missing(chunk, int(sharding.num_rows[chunk.chunk_id]), "", sharding, report)
         elif changed := differences(fingerprint, chunk.record["fingerprint"]):
-            report.add("other_run", f"{name}, where the others are what it was before: {'; '.join(changed)}")
+            report.add("other_run", f"{name} has other options than the other chunks: {'; '.join(changed)}")
             report.overwrite.add(chunk.chunk_id)
         else:
             readable.append(chunk)

@@ -164,7 +164,7 @@ def _read_line(path: Path, lines: np.ndarray, place: int) -> tuple[str, str]:
 
 def _describe_doubled(path: Path, lines: np.ndarray, place: int, mine: np.ndarray) -> str:
     first = mine[np.searchsorted(lines["index"][mine], lines["index"][place])]
-    return f"{_read_line(path, lines, place)[0]} stands at line {first + 1} already"
+    return f"{_read_line(path, lines, place)[0]} is at line {first + 1} already"
 
 
 def _describe_foreign(path: Path, lines: np.ndarray, place: int, manifest: Manifest, sharding: Sharding) -> str:

@@ -164,13 +164,13 @@ def check_names(asked: str, engine_args: dict[str, Any]) -> list[str]:
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         if int(engine_args.get(name, 1)) > 1:
             raise UsageError(
-                f"--devices {asked}: gives each worker one device; {name}={engine_args[name]} needs several"
+                f"--devices {asked}: {name}={engine_args[name]} needs several devices for one worker; leave one out"
             )
     names = [name.strip() for name in asked.split(",")]
     if "" in names:
         raise UsageError(f"--devices {asked}: write it as 0,1,2,3 or all")
     if twice := {name for name in names if names.count(name) > 1}:
-        raise UsageError(f"--devices {asked}: {min(twice)} is there twice; one worker to a device")
+        raise UsageError(f"--devices {asked}: {min(twice)} is given twice; give it once")
     return names
 
 

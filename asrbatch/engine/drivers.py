@@ -271,7 +271,9 @@ class ProcessDriver(Driver):
             # Any error of a dead engine is its death, whatever it is called: taken for a refusal, it would make a
             # failed row. So is what is no error of one request: a cancelled task of vLLM's, SystemExit.
             died = isinstance(e, self._death) or self.engine.errored or not isinstance(e, Exception)
-            self._deliver(key, _death(f"the engine process died: {_reason(e)}", e) if died else _refusal(e))
+            # vLLM's own says only that the reason is in the log.
+            why = "" if isinstance(e, self._death) else f": {_reason(e)}"
+            self._deliver(key, _death(f"the engine process died{why}", e) if died else _refusal(e))
 
 
 def _answer(engine: "LLMEngine", call: _Call) -> None:

@@ -155,7 +155,7 @@ class SpeechEngine:
         try:
             return self._processor.preprocess(samples, prompt, language)
         except (ValueError, TypeError) as e:  # of the tokenizer, the processor, vLLM's renderer: about this row's input
-            raise RowError("rejected", f"it cannot be asked: {root_cause(e)}") from e
+            raise RowError("rejected", f"the model does not take it: {root_cause(e)}") from e
 
     def has_room_for(self, texts: Sequence[str], language: str | None) -> bool:
         assert self._aligner is not None  # only where texts are aligned
@@ -245,8 +245,8 @@ class SpeechEngine:
         except Exception as e:
             least_s = capabilities.min_samples / capabilities.sample_rate
             raise EngineStartError(
-                f"{capabilities.architecture} cannot be run: it fails at {least_s} s of audio, the least that its "
-                f"processor takes, and so would a row: {root_cause(e)}"
+                f"{capabilities.architecture} cannot be run: it failed on {least_s} s of silence, the shortest audio "
+                f"that its processor takes: {root_cause(e)}"
             ) from e
 
     def _decode_silence(self, num_samples: int, options: DecodingOptions) -> None:

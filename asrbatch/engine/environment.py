@@ -133,7 +133,7 @@ def start_aside(start: Callable[[], Engine], most_s: float, observe: Callable[[]
     threading.Thread(target=call, name="asrbatch-start", daemon=True).start()
     try:
         if not waited(lambda seconds: observe() or wait([outcome], seconds).done, most_s):
-            raise EngineStartError(f"the engine did not come up within {most_s:g} s")
+            raise EngineStartError(f"the engine did not start within {most_s:g} s")
         return outcome.result()
     except BaseException:
         # At once where the engine is there: whoever waits may be interrupted just when it is handed over.

@@ -158,7 +158,7 @@ class _InspectorProcess:
                 "asrbatch.engine.vllm.inspector_process", environment=os.environ, output=self._log, reap_timeout_s=5.0
             )
         except OSError as e:
-            raise EngineStartError(f"vLLM could not be asked what the model is: no process: {e.strerror}") from e
+            raise EngineStartError(f"vLLM could not inspect the model: no process: {e.strerror}") from e
         self._contents: dict[str, str] = {}
 
     def knows(self, contents: Iterable[tuple[str, str]]) -> bool:
@@ -177,7 +177,7 @@ class _InspectorProcess:
         self._log.seek(0)
         lines = [line for line in self._log.read().splitlines() if line.strip()]
         ended = f"its process ended with {self._process.how_it_ended()}: {lines[-1] if lines else 'it printed nothing'}"
-        error = EngineStartError(f"vLLM could not be asked what the model is: {ended}")
+        error = EngineStartError(f"vLLM could not inspect the model: {ended}")
         error.add_note("\n".join(lines[-15:]))
         raise error
 

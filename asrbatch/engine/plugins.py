@@ -81,10 +81,10 @@ def load(names: Sequence[str] | None) -> dict[str, str]:
         try:
             register()
         except (Exception, SystemExit) as e:
-            problem = f"{what} raised while it registered its models: {one_line(e)}"
+            problem = f"{what} failed while it registered its models: {one_line(e)}"
             if names is not None:
                 raise UsageError(f"--plugin {point.name}: {problem}") from e
-            fix = "mend or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
+            fix = "fix or uninstall it, or name those to load with --plugin (VLLM_PLUGINS= loads none)"
             raise UsageError(f"plugin {point.name}: {problem}; vLLM does not start with it: {fix}") from e
     return problems
 

@@ -56,7 +56,7 @@ def refuse_unknown_groups(tally: RowTally) -> None:
     for name, values in tally.groups.items():
         # Bins of duration are no field of a row, and a report asks for them whatever its rows say.
         if name != DURATION and list(values) == [NO_VALUE]:
-            raise UsageError(f"--by {name}: no row has it")
+            raise UsageError(f"--by {name}: no row has this field")
 
 
 def how_counted(inputs: EvaluationInputs, tally: TextTally) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class EvaluationInputs:
         self.rules, self.options, self.common = TextRules(options.normalizer), options, common
         if options.language is not None and not is_language(options.language):
             raise UsageError(
-                f"--language {options.language}: is no language; give a code such as en, zh or yue, or an English name"
+                f"--language {options.language}: is not a language; give a code such as en or yue, or an English name"
             )
         files = [Predictions(path, options.pred_field, options.text_field) for path in paths]
         self.runs = [RunFacts(path) for path in paths]
@@ -57,9 +57,7 @@ class EvaluationInputs:
         self.found = self._find_references(files)
         references = next((each.references for each in self.found if each.references is not None), None)
         if options.split is not None and references is None:
-            raise UsageError(
-                f"--split {options.split}: is of a manifest, and none is read here; name it with --references"
-            )
+            raise UsageError(f"--split {options.split}: needs a manifest; name it with --references")
         folders = [Path(run.audio_base) for run in self.runs]
         self.files, self.references, self.join_notes = join(files, references, folders)
         carries_references = len(files) == 1 or any(file.num_references for file in files)
@@ -110,7 +108,7 @@ class EvaluationInputs:
         # A run that was told nothing contradicts nobody.
         told = {file.path: run.language for file, run in zip(self.files, self.runs, strict=True) if run.language}
         if len({primary(language) for language in told.values()}) > 1:
-            each = ", ".join(f"{path} was told that rows are {show(language)}" for path, language in told.items())
+            each = ", ".join(f"{path} was run with language {show(language)}" for path, language in told.items())
             raise UsageError(f"{each}; say which counts for scoring with --language")
         return next(iter(told.values()), None)
 

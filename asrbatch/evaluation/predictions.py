@@ -166,11 +166,11 @@ class Predictions:
         if not doubled:
             return
         shown = [  # a few: `where` reads the file up to there
-            f"{self._lines.where(index)}: id {show_text(row_id)} stands at {self._lines.where(first[row_id])} already"
+            f"{self._lines.where(index)}: id {show_text(row_id)} is at {self._lines.where(first[row_id])} already"
             for row_id, index in doubled[:_SHOWN]
         ]
         more = [f"… and {len(doubled) - _SHOWN} more"] if len(doubled) > _SHOWN else []
-        raise OutputError(*shown, *more, "ids must be unique: which one counts cannot be told")
+        raise OutputError(*shown, *more, "ids must be unique; remove all but one of them")
 
     def _id(self, row: dict[str, Any], index: int) -> tuple[str, bool]:
         """The row's id, and whether it was made here and may therefore repeat.

@@ -119,14 +119,14 @@ def _of_run(run: RunFacts, split: str | None) -> References:
         raise UsageError("the run record names no manifest")
     manifest = open_manifest(run.manifest_source, options=SourceOptions(split=split))
     if manifest.scan.digest != run.manifest_digest:
-        raise UsageError(f"{manifest.source} is not what was transcribed any more")
+        raise UsageError(f"{manifest.source} was changed since it was transcribed")
     if run.chunk is None:
         return References(manifest)
     chunk_id, num_chunks, strategy, digest = run.chunk
     sharding = Sharding(manifest.scan.durations_s, num_chunks, strategy)
     # Dealt out by other code, a row may be in another chunk, and would count as missing from this one.
     if sharding.digest != digest:
-        raise UsageError(f"which rows of {manifest.source} are chunk {chunk_id} cannot be told")
+        raise UsageError(f"which rows of {manifest.source} are in chunk {chunk_id} is unknown")
     return References(manifest, sharding.rows(chunk_id))
 
 

@@ -39,7 +39,7 @@ def text_of(fields: Mapping[str, Any], name: str, where: Callable[[], str]) -> s
     """
     text = fields.get(name)
     if text is not None and type(text) is not str:
-        raise OutputError(f"{where()}: {name} = {show(text)}: is no text; write it in quotes, or null for none")
+        raise OutputError(f"{where()}: {name} = {show(text)}: is not a text; write it in quotes, or null for none")
     return text
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from json.encoder import encode_basestring_ascii
-from math import isnan
+from math import isfinite, isnan
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -186,7 +186,11 @@ def _parse_row(fields: dict[str, Any], audio: Any, row_id: str | None) -> Row:
         raise invalid_field("lang", lang, 'must be a language code such as "en"', "leave it out when unknown")
     prompt = get("prompt")
     if prompt is not None and (type(prompt) is not str or (not prompt.isascii() and _HALF_OF_PAIR.search(prompt))):
-        problem = "must be a string" if type(prompt) is not str else "half of a surrogate pair, which is no character"
+        problem = (
+            "must be a string"
+            if type(prompt) is not str
+            else "holds half of a surrogate pair, which is not a character"
+        )
         raise invalid_field("prompt", prompt, problem, "leave it out for the prompt of the run")
     text = get("text")
     if text is not None and type(text) is not str:
@@ -267,11 +271,19 @@ def invalid_field(field: str, value: Any, problem: str, fix: str) -> InvalidRow:
 
 def _seconds(field: str, value: Any, otherwise: str) -> float:
     if type(value) is not float and type(value) is not int:  # not isinstance: true is an int to Python
-        problem = "must be a number of seconds" + (", not a string" if type(value) is str else "")
-        raise invalid_field(field, value, problem, "remove the quotes" if type(value) is str else otherwise)
+        if type(value) is str and _is_number(value):
+            raise invalid_field(field, value, "is a string", "remove the quotes")
+        raise invalid_field(field, value, "is not a number of seconds, e.g. 12.5", otherwise)
     if not 0 <= value <= MAX_SECONDS:  # NaN fails as well
         raise invalid_field(field, value, f"must be a number of seconds from 0 to {MAX_SECONDS:.0e}", otherwise)
     return value + 0.0  # a float, and 0.0 for -0.0
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _check_refused(fields: dict[str, Any]) -> None:
@@ -281,17 +293,17 @@ def _check_refused(fields: dict[str, Any]) -> None:
             continue
         if field in SEVERAL_CLIPS_FIELDS:
             raise invalid_field(field, fields[field], _SEVERAL, "write one row per clip")
-        problem = "this is fixed per run, a row cannot choose it"
-        fix = "remove the field or set it to null, and give the option to the run"
+        problem = "is set for the whole run, not per row"
+        fix = "remove the field, and give the option to the run"
         raise invalid_field(field, fields[field], problem, fix)
 
 
 def _check_path(fields: dict[str, Any], path: Any) -> None:
     if path is None and "audio_filepath" in fields:
-        raise InvalidRow("audio_filepath = null", "names no audio", "give the path of one audio file, or drop the row")
+        raise InvalidRow("audio_filepath = null", "is empty", "give the path of one audio file, or drop the row")
     if path is None:
         found = ", ".join(fields) if fields else "no fields"
-        raise InvalidRow(f"has {show_text(found)}", "no audio_filepath", "call the field with its path audio_filepath")
+        raise InvalidRow(f"has {show_text(found)}", "no audio_filepath", "name the field with the path audio_filepath")
     if type(path) is list:
         raise invalid_field("audio_filepath", path, _SEVERAL, "write one row per clip, with one path as a string")
     if type(path) is not str:
@@ -299,7 +311,7 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
     if not path.strip():
         raise invalid_field("audio_filepath", path, "is empty", _GIVE_PATH)
     if _HALF_OF_PAIR.search(path):
-        problem = "half of a surrogate pair, which is no character"
+        problem = "holds half of a surrogate pair, which is not a character"
         raise invalid_field("audio_filepath", path, problem, "rename the file in UTF-8")
     if is_data_uri(path):
         header, comma, payload = path.partition(",")
@@ -316,7 +328,7 @@ def _check_path(fields: dict[str, Any], path: Any) -> None:
         try:
             urlsplit(path)
         except ValueError as e:
-            raise invalid_field("audio_filepath", path, f"no URL: {e}", _GIVE_PATH) from e
+            raise invalid_field("audio_filepath", path, f"is not a URL: {e}", _GIVE_PATH) from e
     if "\0" in path:
         raise invalid_field("audio_filepath", path, "a path cannot hold a zero character", _GIVE_PATH)
 

@@ -89,7 +89,9 @@ def spool_stdin(path: Path, replace: bool = False, stream: BinaryIO | None = Non
 def _kept_before(path: Path) -> Path:
     """What an earlier session kept."""
     if not path.exists():
-        raise UsageError(f"-: nothing comes on standard input, and {path} of an earlier session is not there")
+        raise UsageError(
+            f"-: nothing comes on standard input (give the manifest), and {path} of an earlier session is not there"
+        )
     return path
 
 
@@ -117,7 +119,7 @@ def _put(temporary: Path, path: Path, replace: bool) -> None:
     if filecmp.cmp(temporary, path, shallow=False):
         return
     if not replace:
-        fix = "give the same rows again, nothing at all, another --output, or --overwrite to start anew"
+        fix = "give the same rows again, nothing at all, another --output, or --overwrite to start over"
         raise UsageError(f"-: standard input is not the manifest that this run began with, {path}; {fix}")
     os.replace(temporary, path)
 

@@ -212,7 +212,7 @@ class ManifestStats:
         """Raises UsageError where a file that is to be replaced is the audio of a row."""
         places = {hash(str(path)), hash(os.path.realpath(path))}
         if path.exists() and np.isin(self.files, list(places)).any():
-            raise UsageError(f"{option} {path}: is audio that is read; give another name")
+            raise UsageError(f"{option} {path}: is one of the audio files; give another name")
 
     def durations(self) -> Durations:
         durations_s = self.manifest.scan.durations_s

@@ -123,7 +123,7 @@ class Validation:
         """
         passing = [index for index in range(len(self)) if self.passes(index)]
         if not passing:
-            problem = "no row passes, and a manifest without rows is none"
+            problem = "no row is OK"
             raise UsageError(f"--write-clean {path}: {problem}; nothing was written")
         # Relative paths mean another file from another folder.
         folder = str(path.parent)

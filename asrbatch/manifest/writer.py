@@ -99,7 +99,7 @@ def check_new_manifest(
     if is_too_long(path.name, _MOST_MORE):
         raise UsageError(f"{option} {path}: is too long a name; choose a shorter one")
     if is_audio(os.path.realpath(path)):
-        raise UsageError(f"{option} {path}: is called like audio; give a file name ending in .jsonl")
+        raise UsageError(f"{option} {path}: has the ending of audio; give a file name ending in .jsonl")
     # A source that is replaced while it is read would be lost.
     check_outputs([path], files_of(sources, reading or SourceOptions()), f"{option} {path}")
     if path.exists() and not overwrite:
@@ -114,7 +114,7 @@ def new_manifest(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OutputError: the disk refused; nothing is there then, or what was there before.
     """
-    with explained(path, "nothing was written; mend that and run the same command again"):
+    with explained(path, "nothing was written; correct that and run the same command again"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
             yield file

@@ -250,7 +250,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"{path}: {error.strerror}; the checkpoint's files must be readable: mend that, or give another --model"
+        f"{path}: {error.strerror}; the checkpoint's files must be readable; give permission, or another --model"
     )
 
 

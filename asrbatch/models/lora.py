@@ -30,14 +30,16 @@ def adapter_rank(folder: Path, written: str) -> int:
         written: the folder as the user wrote it.
 
     Raises:
-        UsageError: it is no folder of a PEFT adapter.
+        UsageError: it is not a folder of a PEFT adapter.
     """
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         # PEFT may give single modules a rank of their own; vLLM is told one that must hold all of them.
         return max(map(int, [config["r"], *(config.get("rank_pattern") or {}).values()]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UsageError(f"--lora {written}: is no folder of a PEFT adapter: adapter_config.json: {one_line(e)}") from e
+        raise UsageError(
+            f"--lora {written}: is not a folder of a PEFT adapter: adapter_config.json: {one_line(e)}"
+        ) from e
 
 
 def adapter_modules(folder: Path, written: str) -> set[str]:
@@ -47,7 +49,7 @@ def adapter_modules(folder: Path, written: str) -> set[str]:
         UsageError: there are no such weights, or none that can be read.
     """
     if not (folder / WEIGHTS).is_file() and (folder / _PICKLED).is_file():
-        why = f"which modules {_PICKLED} changes cannot be told without running it"
+        why = f"which modules {_PICKLED} changes is unknown without running it"
         raise UsageError(f"--lora {written}: {why}; {_CONVERT}")
     if not (folder / WEIGHTS).is_file():
         fix = "fetch it, or save it again as safetensors"

@@ -163,7 +163,7 @@ class WhisperPrompts:
         num_tokens = len(Tokenizer.from_file(str(file)).encode(" " + text.strip(), add_special_tokens=False).ids)
         if num_tokens > self.max_prompt_tokens:
             too_many = f"{num_tokens} tokens, and the model's prompt has room for {self.max_prompt_tokens}"
-            raise UsageError(f"{option} {show(text)}: are {too_many}; give fewer")
+            raise UsageError(f"{option} {show(text)}: has {too_many}; give fewer")
 
     def decoder_ids(self, prompt_ids: Sequence[int], previous: Sequence[int]) -> list[int]:
         """The token ids the decoder starts from.

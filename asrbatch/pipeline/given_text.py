@@ -35,9 +35,9 @@ def text_problem(fields: dict[str, Any], text_field: str) -> str | None:
         return f"has no {text_field}; --text-field names the field that holds the text"
     text = fields[text_field]
     if text is not None and not isinstance(text, str):
-        return f"{text_field} = {show(text)}: must be a text"
+        return f"{text_field} = {show(text)}: must be a string"
     if text is not None and any("\ud800" <= letter <= "\udfff" for letter in text):
-        return f"{text_field} = {show(text)}: holds half of a surrogate pair, which is no letter; correct it"
+        return f"{text_field} = {show(text)}: holds half of a surrogate pair, which is not a character; correct it"
     return None
 
 
@@ -81,10 +81,15 @@ def _letters(text: str) -> str:
 def _check_order(pieces: Sequence[GivenText], name: str) -> None:
     for before, piece in pairwise(pieces):
         if piece.start_s < before.start_s:
-            raise RowError("bad_row", f"{name}: one begins at {piece.start_s:g} s, behind one at {before.start_s:g} s")
+            raise RowError(
+                "bad_row",
+                f"{name}: one begins at {before.start_s:g} s, and the next at {piece.start_s:g} s; sort them by start",
+            )
     for piece in pieces:
         if piece.end_s is not None and piece.end_s < piece.start_s:
-            raise RowError("bad_row", f"{name}: one begins at {piece.start_s:g} s and ends at {piece.end_s:g} s")
+            raise RowError(
+                "bad_row", f"{name}: one begins at {piece.start_s:g} s and ends at {piece.end_s:g} s; correct it"
+            )
 
 
 def given_windows(
@@ -108,8 +113,8 @@ def given_windows(
     if len(texts) == 1 and texts[0].end_s is None:
         samples = buffer.peek(limits.limit + 1)
         if len(samples) > limits.limit or not fits([texts[0].text]):
-            fix = "and there are no `segments` with start, end and text that say the same text"
-            raise RowError("too_long", f"it is longer than what the model takes at once ({_most(limits)}), {fix}")
+            fix = "give the row `segments` with start, end and text that say the same text"
+            raise RowError("too_long", f"it is longer than the model takes at once ({_most(limits)}); {fix}")
         window = Window(0, len(samples))
         yield AudioWindow(window, samples.copy(), given=(_shifted(texts[0], window, rate),))
         buffer.advance(len(samples))
@@ -120,7 +125,9 @@ def given_windows(
         _skip(buffer, window.start, limits, skips)
         samples = buffer.peek(window.end - window.start)
         if not len(samples):
-            raise RowError("bad_row", f"a text begins at {group[0].start_s:g} s, behind the end of the audio")
+            raise RowError(
+                "bad_row", f"a text begins at {group[0].start_s:g} s, after the end of the audio; correct it"
+            )
         window = Window(window.start, window.start + len(samples))
         yield AudioWindow(window, samples.copy(), given=tuple(_shifted(text, window, rate) for text in group))
         # The next one may begin before this one ends.
@@ -152,9 +159,7 @@ def _grouped(
         if text.end_s - text.start_s > most_s or not fits([text.text]):
             fix = "split it, or transcribe with shorter windows (--window-seconds)"
             between = f"its text from {text.start_s:g} to {text.end_s:g} s"
-            raise RowError(
-                "too_long", f"{between} is longer than what the model takes at once ({_most(limits)}); {fix}"
-            )
+            raise RowError("too_long", f"{between} is longer than the model takes at once ({_most(limits)}); {fix}")
         group = groups[-1] if groups else None
         if (
             group

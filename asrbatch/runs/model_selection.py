@@ -127,9 +127,9 @@ def _model_options(
         settings |= {"dtype": dtype, **options.engine_settings}
         capabilities = inspector.capabilities(config, checkpoint, architectures, template_kwargs, settings)
         if template_kwargs and not capabilities.is_chat:
-            fix = "--prompt-style chat asks by its chat template"
+            fix = "give --prompt-style chat for its chat template"
             raise UsageError(
-                f"--chat-template-kwargs: {capabilities.architecture} is asked by its transcription interface; {fix}"
+                f"--chat-template-kwargs: {capabilities.architecture} uses its transcription interface; {fix}"
             )
     _check_options(config, capabilities)
     return replace(
@@ -143,15 +143,15 @@ def _model_options(
 def _whisper(config: RunConfig, checkpoint: Checkpoint, template_kwargs: dict[str, Any]) -> ModelCapabilities:
     engine, capabilities = config.engine, whisper_capabilities(checkpoint)
     if engine.prompt_style != "auto":
-        raise UsageError(f"--prompt-style {engine.prompt_style}: Whisper is asked by its own token ids; leave it out")
+        raise UsageError(f"--prompt-style {engine.prompt_style}: Whisper has one style; leave it out")
     if template_kwargs:
         raise UsageError("--chat-template-kwargs: Whisper has no chat template; leave it out")
     if engine.tokenizer is not None:
-        raise UsageError(f"--tokenizer {engine.tokenizer}: Whisper's control tokens are those of its own; leave it out")
+        raise UsageError(f"--tokenizer {engine.tokenizer}: Whisper needs its own; leave it out")
     if config.window_s is None:
         return capabilities
     if config.window_s > capabilities.window_s:
-        hears = f"{checkpoint.name} hears {capabilities.window_s:g} s at once"
+        hears = f"{checkpoint.name} takes at most {capabilities.window_s:g} s; give fewer"
         raise UsageError(f"--window-seconds {config.window_s:g}: {hears}")
     return replace(capabilities, window_s=config.window_s, window_source="--window-seconds")
 
@@ -160,8 +160,7 @@ def _check_prompts(config: RunConfig, spec: EngineSpec, with_vllm: bool) -> None
     prompts = spec.prompts if spec.capabilities.is_whisper else None  # refuses tasks and timestamps that there are not
     if config.drop_no_speech and (prompts is None or prompts.no_speech is None):
         raise UsageError(
-            f"--drop-no-speech: {spec.checkpoint.name} has no token that says whether anybody speaks, as Whisper has; "
-            "leave it out"
+            f"--drop-no-speech: {spec.checkpoint.name} has no token for silence, as Whisper has; leave it out"
         )
     for option, text in (("--prompt", config.prompt), ("--hotwords", config.hotwords)):
         if prompts is not None and text is not None:
@@ -173,13 +172,13 @@ def _check_words(spec: EngineSpec) -> None:
     option, args = "--text-field" if spec.aligns else "--word-timestamps", spec.engine_args
     if not spec.capabilities.is_whisper:
         raise UsageError(
-            f"{option}: times of words are read from Whisper's cross-attention, and {spec.capabilities.architecture} "
-            "has none; segments are windows, and a forced aligner (torchaudio's, whisperX's) finds words in them"
+            f"{option}: word times need a Whisper model, and {spec.capabilities.architecture} is another one; a forced "
+            "aligner (torchaudio's, whisperX's) can find the words in its segments"
         )
     if spec.model_options.lora is not None:
         raise UsageError(f"{option} and --lora: words are timed by the checkpoint's own weights; merge the adapter")
     if "worker_extension_cls" in args:
-        raise UsageError(f"{option} and --engine-arg worker_extension_cls: vLLM takes one, and it is needed for words")
+        raise UsageError(f"{option} and --engine-arg worker_extension_cls: words need it for themselves; leave it out")
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         if int(args.get(name, 1)) > 1:
             fix = "run one engine on each device (--devices)"
@@ -202,9 +201,7 @@ def _check_options(config: RunConfig, capabilities: ModelCapabilities) -> None:
             capabilities.require(feature, option, chat_fix)
     if config.hotwords is not None and config.condition_on_previous:
         fix = "leave one of them out"
-        raise UsageError(
-            f"--hotwords and --condition-on-previous: the text before would push the words out of the prompt; {fix}"
-        )
+        raise UsageError(f"--hotwords and --condition-on-previous: both need the room of the prompt; {fix}")
 
 
 def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str | None:
@@ -219,10 +216,12 @@ def _target_language(config: RunConfig, capabilities: ModelCapabilities) -> str 
             return None
         if capabilities.default_target is None and "target_language" in capabilities.supports:
             has = " ".join(sorted(known))
-            raise UsageError(f"--task translate: {model} must be told into what; give --target-language ({has})")
+            raise UsageError(
+                f"--task translate: {model} needs the language to translate into; give --target-language ({has})"
+            )
         return capabilities.default_target
     if config.task != "translate":
-        raise UsageError(f"--target-language {target}: without --task translate nothing is translated")
+        raise UsageError(f"--target-language {target}: is for --task translate; give that as well, or leave it out")
     if capabilities.is_whisper and primary(target) == "en":
         return "en"
     capabilities.require("target_language", f"--target-language {target}")

@@ -77,7 +77,7 @@ class RunPlan:
             observe=lambda num_rows, *_: start_up.tell(f"row {num_rows:,}"),
         )
         if (path := check.written_audio) is not None:
-            raise UsageError(f"--output {config.output_path}: {path} is audio that is read; give another name")
+            raise UsageError(f"--output {config.output_path}: {path} is one of the audio files; give another name")
         self.notes = [*filter(None, [self.manifest.left_out]), *check.notes]
         if config.word_timestamps:
             most = encoder_cache_bytes(self.engine, engine_settings(self.engine)["max_num_seqs"])

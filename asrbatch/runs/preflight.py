@@ -30,7 +30,7 @@ from asrbatch.storage.paths import RunPaths
 from asrbatch.storage.record import is_mark, is_record
 from asrbatch.storage.run_files import read_chunks_of
 
-_MEND = "put the original back, or --overwrite to start anew"
+_MEND = "put the original back, or --overwrite to start over"
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def _check_options(
     if record is None:
         if has_rows:
             raise RefusedOutputError(
-                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so nobody can say what "
-                "made it; choose another --output, or --overwrite to start anew"
+                f"{paths.rows}: exists, but its run record {paths.record.name} does not, so it is unknown which run "
+                "made it; choose another --output, or --overwrite to start over"
             )
         return None
     damaged = paths.record if not is_record(record) else paths.done if mark and not is_mark(mark) else None
@@ -121,23 +121,23 @@ def _check_options(
         return None
     if not is_of_other_rules(before, now):
         raise RefusedOutputError(
-            f"{paths.rows}: holds another run's rows. What differs: {'; '.join(changed)}. "
-            "Give the same options, choose another --output, or --overwrite to start anew"
+            f"{paths.rows}: holds rows of another run. What differs: {'; '.join(changed)}. "
+            "Give the same options, choose another --output, or --overwrite to start over"
         )
     was, is_now = (each["windows"]["version"] for each in (before, now))
     versions = f"version {was} of the rules for windows, and this asrbatch has {is_now}"
     if not mark or (retry_failed and mark["statuses"].get("failed")):
         raise RefusedOutputError(
             f"{paths.rows}: was begun with {versions} (CHANGELOG.md says what changed). Finish it with the asrbatch "
-            "that began it, choose another --output, or --overwrite to start anew"
+            "that began it, choose another --output, or --overwrite to start over"
         )
-    return f"{paths.rows.name} was made with {versions}; --overwrite makes it anew"
+    return f"{paths.rows.name} was made with {versions}; --overwrite makes it again"
 
 
 def _check_mark(paths: RunPaths, record: dict[str, Any] | None, mark: dict[str, Any]) -> None:
     """Raises RefusedOutputError where the mark is not that of what stands beside it."""
     if record is None or mark.get("fingerprint") != digest(record["fingerprint"]):
-        raise RefusedOutputError(f"{paths.done}: is another run's, not that of {paths.record.name}; {_MEND}")
+        raise RefusedOutputError(f"{paths.done}: belongs to another run, not to {paths.record.name}; {_MEND}")
     if not paths.rows.exists():
         raise RefusedOutputError(f"{paths.rows}: is gone, although {paths.done.name} says that it is complete; {_MEND}")
 
@@ -193,7 +193,7 @@ def check_run(
         if is_path(model):
             return PreflightResult(refused=str(e))
         return PreflightResult(
-            not_checked="the model: it is not whole in this machine's cache; a plan downloads nothing, transcribe does",
+            not_checked="the model: it is not fully in this machine's cache; plan downloads nothing, transcribe does",
             fingerprint=known,
         )
     if manifest is not None:

@@ -80,13 +80,13 @@ class RowCheck:
         if self._num_untold:
             model = self._spec.capabilities.architecture
             notes.append(
-                f"{_rows(self._num_untold, 'states', 'state')} a `lang`, which {model} cannot be told; it hears which "
-                "it is, and `lang` stays for scoring"
+                f"{_rows(self._num_untold, 'states', 'state')} a `lang`, but {model} takes no language: it detects it; "
+                "`lang` is used for scoring"
             )
         if self._num_too_long:
-            hears = f"the {self._spec.window_config.window_s:g} s that the model hears at once"
+            hears = f"the {self._spec.window_config.window_s:g} s that the model takes at once"
             notes.append(
-                f"{_rows(self._num_too_long, 'has', 'have')} a text, or a piece of one, for more audio than {hears}, "
+                f"{_rows(self._num_too_long, 'has', 'have')} a text, or a part of one, for more audio than {hears}, "
                 "and will fail as too_long; give it `segments` with start, end and text"
             )
         return notes
@@ -159,14 +159,14 @@ def _check_target(spec: EngineSpec, utterance: Utterance) -> str | None:
     if _primary(target) == _primary(into):
         return None
     if spec.capabilities.is_whisper:
-        return f"{said}: Whisper translates into English only"
+        return f"{said}: Whisper translates into English only; remove the field"
     if into is None:
-        return f"{said}: this run states no language to translate into; give --target-language"
-    return f"{said}: this run does --target-language {into}; one language for a run"
+        return f"{said}: this run has no language to translate into; give --target-language"
+    return f"{said}: the --target-language of this run is {into}; correct the field, or drop the row"
 
 
 def _check_task(spec: EngineSpec, utterance: Utterance) -> str | None:
     task = utterance.fields.get("taskname")
     if task is None or task in _TASK_NAMES[spec.task]:
         return None
-    return f"taskname {show(task)}: this run does --task {spec.task}"
+    return f"taskname {show(task)}: the --task of this run is {spec.task}; correct the field, or the option"

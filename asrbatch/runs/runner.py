@@ -157,7 +157,7 @@ def _warn_of_other_chunks(config: RunConfig, plan: RunPlan, observer: Observer) 
         # A damaged record is that chunk's own business.
         if chunk_id != config.chunk_id and (record := read_files_of(paths).record):
             if changed := differences(record["fingerprint"], plan.fingerprint):
-                what = f"chunk {chunk_id} is another run's, merge-shards will not join it"
+                what = f"chunk {chunk_id} belongs to another run, and merge-shards will not join it"
                 observer.log(f"warning: {what}: {'; '.join(changed)}")
             return
 
@@ -172,8 +172,8 @@ def _already_complete(paths: RunPaths, mark: dict[str, Any], plan: RunPlan) -> S
 def _log_sharding(config: RunConfig, plan: RunPlan, observer: Observer) -> None:
     sharding = plan.sharding
     if sharding and sharding.num_without_duration:
-        rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows state no duration"
-        observer.log(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+        rows = f"{sharding.num_without_duration} of {len(plan.manifest)} rows have no duration"
+        observer.log(f"chunks are not balanced by audio: {rows}; those are split in turn (strided)")
     if sharding:
         observer.log(f"chunk {config.chunk_id} of {config.num_chunks}: {plan.num_rows} of {len(plan.manifest)} rows")
 

@@ -79,8 +79,11 @@ class Session:
             self.record_deaths()
             yield
             self.outcome = "interrupted" if self.journal.num_missing else "complete"
-        except EngineDiedError:
+        except EngineDiedError as e:
             self.outcome = "engine_died"
+            num_rows = self.plan.num_rows
+            written = f"{num_rows - self.journal.num_missing} of {num_rows} rows written"
+            e.args = (f"{e}; the log is {self.paths.log}. Run the same command to continue ({written})",)
             raise
         except BaseException as e:
             # Ctrl-C and its like are no `Exception`: somebody wanted the run to stop.
@@ -244,7 +247,7 @@ class Session:
         for session in reversed(self.record.value["sessions"][:-1]):
             if before := session.get("engine"):
                 if changed := [f"{p} {before.get(p)} → {facts[p]}" for p in PARTS if before.get(p) != facts[p]]:
-                    self.log(f"warning: earlier rows of this run were made with other parts: {', '.join(changed)}")
+                    self.log(f"warning: earlier rows of this run were made with other versions: {', '.join(changed)}")
                 return
 
 

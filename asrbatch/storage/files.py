@@ -62,7 +62,7 @@ def explained(path: Path, fix: str | None = None) -> Iterator[None]:
         yield
     except OSError as e:
         fix = fix or _FIXES.get(
-            e.errno or 0, "run the same command again when that is mended; rows written so far are kept"
+            e.errno or 0, "run the same command again when that is fixed; rows written so far are kept"
         )
         kind = RefusedOutputError if e.errno in _FOR_GOOD else OutputError
         raise kind(f"{path}: {e.strerror or e}; {fix}") from e
@@ -159,7 +159,7 @@ _KINDS = {
 def refuse_irregular(path: Path | str, fix: str = "remove it, or give another name") -> None:
     """Raises UsageError where `path` is no regular file, nor free for one."""
     if kind := kind_of(path):
-        raise UsageError(f"{path}: is {kind} and no file; {fix}")
+        raise UsageError(f"{path}: is {kind}, not a file; {fix}")
 
 
 STANDARD_INPUT = "standard input"  # as messages call it
@@ -258,8 +258,7 @@ def read_json(path: Path, *required: str) -> dict[str, Any] | None:
 
 def _damaged(path: Path, problem: str) -> OutputError:
     return RefusedOutputError(
-        f"{path}: {problem}; it was edited, damaged, or is another program's: put the original back, or --overwrite "
-        f"to start anew"
+        f"{path}: {problem}; it was edited or damaged: put the original back, or --overwrite to start over"
     )
 
 

@@ -48,7 +48,7 @@ class Deaths(NamedTuple):
     def error(self) -> RowError | None:
         """What the row fails with; None where it is to be tried again."""
         if self.engine >= GIVE_UP_AFTER:
-            often = f"the engine died {self.engine} times with this row in it, the last time with nothing else"
+            often = f"the engine died {self.engine} times with this row in it, the last time with this row alone"
             return RowError("engine_crash", often)
         if self.kills_alone >= GIVE_UP_AFTER:
             often = f"asrbatch was killed {self.kills_alone} times while this row alone was in the engine"

@@ -21,7 +21,7 @@ from asrbatch.errors import OutputError, RefusedOutputError
 from asrbatch.storage.files import explained, json_bytes, remove_leftovers, replacing
 
 _READ_BYTES = 8 * 2**20
-_MEND = "mend the file, or --overwrite to start anew"
+_MEND = "correct the file, or --overwrite to start over"
 
 
 @dataclass
@@ -223,12 +223,12 @@ def _check_belongs(
     if not 0 <= index < len(finished):
         raise RefusedOutputError(
             f"{where}: index {index} (id {row['id']}) is not in the manifest, which has {len(finished)} rows; "
-            f"it is another run's row: {_MEND}"
+            f"it is a row of another run: {_MEND}"
         )
     if keys is not None and hash(row["id"]) != keys[index]:
         raise RefusedOutputError(
-            f"{where}: index {index} has id {row['id']}, and row {index} of this manifest another one; it was "
-            f"edited, or is another run's: {_MEND}"
+            f"{where}: index {index} has id {row['id']}, but row {index} of this manifest has another id; it "
+            f"was edited, or belongs to another run: {_MEND}"
         )
     if chunk is not None and not chunk[index]:
         raise RefusedOutputError(f"{where}: index {index} (id {row['id']}) belongs to another chunk; {_MEND}")
@@ -250,8 +250,8 @@ def decode_row(line: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as e:
         reason = e.msg if isinstance(e, json.JSONDecodeError) else e
         raise RefusedOutputError(
-            f"{where}: a complete line that is no output row ({reason}); a killed process leaves no such line, so the "
-            f"file was edited or is another program's: {_MEND}"
+            f"{where}: this line is not an output row ({reason}); the file was edited, or another program wrote "
+            f"it: {_MEND}"
         ) from e
     return row
 

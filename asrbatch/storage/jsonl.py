@@ -84,10 +84,10 @@ class JsonLines:
                 fix = "give a rows file of transcribe or merge-shards, or other JSON Lines"
                 raise UsageError(f"{path}: {e.strerror}; {fix}") from e
             if known := known_head(head):
-                raise UsageError(f"{path}: is {known[0]} and no JSON Lines; {known[1]}")
+                raise UsageError(f"{path}: is {known[0]}, not JSON Lines; {known[1]}")
             if is_array(head):
                 fix = "write each of its objects on a line of its own"
-                raise UsageError(f"{path}: is one JSON array and no JSON Lines; {fix}")
+                raise UsageError(f"{path}: is one JSON array, not JSON Lines; {fix}")
         self.torn = 0
         # Of each object: where it stands in its file. Of each file: the number of its first object.
         self._starts, self._lengths = array("Q"), array("I")
@@ -114,7 +114,7 @@ class JsonLines:
                         if not line.endswith(b"\n") and line.removeprefix(_BOM).lstrip().startswith(b"{"):
                             self.torn += 1
                             break
-                        raise OutputError(f"{path}:{number}: {e}; mend the line, or leave it out") from e
+                        raise OutputError(f"{path}:{number}: {e}; correct the line, or leave it out") from e
                     self._starts.append(start)
                     self._lengths.append(len(line))
                     yield row

@@ -138,7 +138,9 @@ class Lease:
             chain = self._chain()
             if chain and self._is_dead(*chain[-1], log) and self._take_over(chain):
                 return
-        raise LeaseError(f"{self.path}: others keep taking it; run the same command again when they have ended")
+        raise LeaseError(
+            f"{self.path}: other processes keep taking it; run the same command again when they have ended"
+        )
 
     def _link(self, path: Path) -> bool:
         """Puts our lease at `path` unless something is there: atomic on every file system, NFS included."""

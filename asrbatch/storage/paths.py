@@ -170,7 +170,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path], option:
     found: dict[tuple[int, int], Path] = {}
     for output in outputs:
         if kind := kind_of(output):
-            raise UsageError(f"{_named(output, option)} is {kind} and no file; remove it, or give another name")
+            raise UsageError(f"{_named(output, option)} is {kind}, not a file; remove it, or give another name")
         state = _look(output)
         if state is not None and (other := found.setdefault((state.st_dev, state.st_ino), output)) != output:
             fix = "remove one of the two names, or give another"
@@ -180,7 +180,7 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path], option:
         path = None if state is None else found.get((state.st_dev, state.st_ino))
         if path is not None:
             same = "" if str(each) == str(path) else f" ({each})"
-            raise UsageError(f"{_named(path, option)} is what is read{same}; give another name")
+            raise UsageError(f"{_named(path, option)} is the input{same}; give another name")
 
 
 def check_run_outputs(paths: RunPaths, inputs: Iterable[str | Path], others: Iterable[Path] = ()) -> None:
@@ -197,9 +197,7 @@ def check_run_outputs(paths: RunPaths, inputs: Iterable[str | Path], others: Ite
     # Of the folders above, some may still be to be made.
     above = next((folder for folder in paths.rows.parents if os.path.lexists(folder)), None)
     if above is not None and not above.is_dir():
-        raise UsageError(
-            f"{option}: {above} is no folder, and stands in the place of a folder; choose another --output"
-        )
+        raise UsageError(f"{option}: {above} is a file, not a folder; choose another --output")
     # Where the other names are nobody can tell, and a run by one of them has another lease.
     if (state := _look(paths.rows)) and state.st_nlink > 1:
         raise UsageError(
@@ -208,7 +206,7 @@ def check_run_outputs(paths: RunPaths, inputs: Iterable[str | Path], others: Ite
         )
     # What takes a lease could neither read nor replace it.
     if paths.lease.is_symlink():
-        raise UsageError(f"{option}: {paths.lease} is a link, and leases are files of their own; remove it")
+        raise UsageError(f"{option}: {paths.lease} is a link; remove it")
 
 
 def _named(path: Path, option: str) -> str:

@@ -179,7 +179,7 @@ class RemoteFile(io.RawIOBase):
                 fix = "; a data set is hf://OWNER/NAME, and a file of one hf://datasets/OWNER/NAME/FILE"
             raise ManifestError(f"{self.path}: no such file{fix}") from e
         except TooLargeError as e:
-            raise ManifestError(f"{self.path}: the server sends no parts of it, and all of it is {e}") from e
+            raise ManifestError(f"{self.path}: the server sends it only as a whole, and that is {e}") from e
         except Exception as e:
             raise ManifestError(f"{self.path}: cannot be read: {_told(self.path, e)}") from e
 
@@ -266,7 +266,7 @@ def _told(url: str, error: Exception) -> str:
         return f"{one_line(error)}; {tried}"
     if _is_refused(error):
         return f"{one_line(error)}; give this process credentials that may read it"
-    return f"{one_line(error)}; such an answer does not change, so it was not tried again"
+    return f"{one_line(error)}; not tried again, because such an answer does not change"
 
 
 @lru_cache(maxsize=64)

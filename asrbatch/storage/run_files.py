@@ -70,8 +70,8 @@ class RunFiles:
             return None
         what = "it ends in a part of a row" if self.is_torn else f"{found} {unit} instead of {expected}"
         return (
-            f"{self.paths.rows.name}: is not what {self.paths.done.name} vouches for ({what}): it was cut off or "
-            "changed after the run completed; put the original back, or --overwrite to start anew"
+            f"{self.paths.rows.name}: does not match {self.paths.done.name} ({what}): it was cut off or "
+            "changed after the run completed; put the original back, or --overwrite to start over"
         )
 
 
@@ -103,7 +103,7 @@ def _look(paths: RunPaths, chunk_id: int | None) -> RunFiles:
             found["num_bytes"] = paths.rows.stat().st_size
         if kind := kind_of(paths.rows):
             raise RefusedOutputError(
-                f"{paths.rows}: is {kind}, and no rows file; remove it, and run the same command again"
+                f"{paths.rows}: is {kind}, not a rows file; remove it, and run the same command again"
             )
         # A run removes its mark before it changes its record, and writes the mark last. Read in either order, a run
         # that begins or completes meanwhile gives a mark beside another state's record: damage that nobody did. So the
@@ -321,11 +321,11 @@ class RunFacts:
         """
         notes = []
         if torn:
-            notes.append("the last line is torn: the run is writing it, or was killed; that row was left out")
+            notes.append("the last line is incomplete (the run is writing it, or was killed) and was left out")
         notes += self._changed
         if self.problem:
             these = f"{'this' if num_rows == 1 else 'these'} {counted(num_rows, 'row', 'is', 'are')}"
-            notes.append(f"whether {these} all of a run cannot be told: {self.problem}")
+            notes.append(f"it is unknown whether {these} all of a run: {self.problem}")
         elif self.is_incomplete(num_rows):
             expected = counted(self._expected, "row", "is", "are") if self._expected else "an unknown number of rows is"
             notes.append(f"not complete: {num_rows} of {expected} there{fate}")

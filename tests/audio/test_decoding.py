@@ -187,7 +187,7 @@ def test_a_crash_that_does_not_come_again_costs_nothing(start, speech_wav, held)
     with pytest.raises(RowError) as caught:
         decode(decoder, request(held))
     writer.join()
-    assert caught.value.kind == "unreadable" and caught.value.message.startswith("row 7: no decoder reads it")
+    assert caught.value.kind == "unreadable" and caught.value.message.startswith("row 7: no decoder can read it")
 
 
 def test_a_crash_then_a_hang_tells_both(start, held):

@@ -144,7 +144,7 @@ def test_a_price_that_is_none_is_one_line(killed_run, cli_here, command):
         done = cli_here(command, killed_run, "--price-per-hour", price)
         assert (done.returncode, done.stderr) == (
             EXIT_USAGE,
-            f"asrbatch: --price-per-hour {price}: must be above 0; leave it out where nothing is paid\n",
+            f"asrbatch: --price-per-hour {price}: must be above 0; leave it out when nothing is paid\n",
         )
 
 

@@ -77,7 +77,16 @@ def test_options_of_transcribe_are_named_and_not_explained_again(name, help_of):
     explained, _, named = help_of(name).partition("Options of transcribe, see asrbatch transcribe --help:")
     assert "--hang-timeout" not in explained and "--model" not in explained.partition("Arguments:")[2]
     shared = {max(param.opts, key=len) for param in COMMANDS[name].params if param.name in FIELDS} - {"manifest"}
+    assert "--text-field" in explained, "transcribe has none whose help could be read"
+    shared -= {"--text-field"}
     assert set(named.split()) == shared
+
+
+def test_options_that_need_or_mean_something_else_say_so(help_of):
+    own, _, of_model = help_of("validate").partition("Only with --model:")
+    of_model = of_model.partition("Manifest:")[0]
+    assert "--write-clean" in own and "--language" in of_model and "--language" not in own
+    assert "a row without either is refused" in " ".join(help_of("align").split())
 
 
 def test_a_mistyped_option_is_answered_by_the_one_that_was_meant(cli_here):  # noqa: F811

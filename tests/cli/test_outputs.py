@@ -98,7 +98,7 @@ def test_what_is_no_file_is_refused_and_stays(here, name):
     ):
         make(path)
         before = contents(here)
-        assert f"is {kind} and" in refusal(*arguments), (name, kind)
+        assert f"is {kind}, not a file" in refusal(*arguments), (name, kind)
         assert contents(here) == before and os.path.lexists(path)
         os.rmdir(path) if kind == "a folder" else os.unlink(path)
     assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
@@ -128,7 +128,7 @@ def test_a_link_to_an_input_is_no_output(here, name):
             make(target, path)
             before = contents(here)
             said = refusal(*arguments)
-            assert "is what is read" in said and "give another name" in said, said
+            assert "is the input" in said and "give another name" in said, said
             assert contents(here) == before
             os.unlink(path)
 
@@ -156,17 +156,19 @@ def test_a_new_manifest_takes_the_place_of_nothing_that_is_read(here, arguments)
     ):
         given = [output if each == "new.jsonl" else source if each == "m.jsonl" else each for each in arguments]
         said = refusal(*given)
-        assert any(why in said for why in ("is what is read", "is called like audio", "is audio that is read")), said
+        assert any(why in said for why in ("is the input", "has the ending of audio", "is one of the audio files")), (
+            said
+        )
         assert contents(here) == before, (source, output)
 
 
 def test_a_report_spares_its_references(here):
     shutil.copy("m.jsonl", "page.html")
-    assert "page.html: is what is read; give another name" in refusal(*REPORT, "--references", "page.html")
+    assert "page.html: is the input; give another name" in refusal(*REPORT, "--references", "page.html")
     shutil.copy("m.jsonl", "refs.jsonl")
     os.unlink("page.html")
     os.symlink("refs.jsonl", "page.html")
-    assert "is what is read" in refusal(*REPORT, "--references", "refs.jsonl")
+    assert "is the input" in refusal(*REPORT, "--references", "refs.jsonl")
 
 
 def test_an_export_needs_a_folder(here):

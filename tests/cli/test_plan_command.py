@@ -182,13 +182,13 @@ def test_tables_say_the_same_on_standard_output(cli_here, tiny_en, tmp_path):
     done = cli_here("plan", manifest, "-m", tiny_en, "--num-chunks", 2, "--probe", "--rtfx", 100)
     assert done.returncode == EXIT_ROWS_FAILED
     for text in (
-        "5, of which 1 state no duration",
+        "5, of which 1 have no duration",
         "min 1.00 s  median 2.50 s  p95 3.85 s  max 4.00 s",
         "2 chunks, balanced",
         f"missing: {manifest}:5: gone.wav: no such file",
         "nothing that transcribe would refuse",
         f"asrbatch merge-shards m.whisper-tiny.en.jsonl --manifest {manifest}",
-        "chunks are not balanced by audio: 1 of 5 rows state no duration; those are dealt out in turn (strided)",
+        "chunks are not balanced by audio: 1 of 5 rows have no duration; those are split in turn (strided)",
     ):
         assert text in done.stdout, done.stdout
     assert "Traceback" not in done.stderr and "no such file" not in done.stderr
@@ -218,7 +218,7 @@ def test_without_what_it_needs_nothing_is_made_up(cli_here, tmp_path):
         (["m.jsonl", "--price-per-hour", "nan"], "--price-per-hour nan: must be above 0"),
         (["m.jsonl", "--price-per-hour", "inf"], "--price-per-hour inf: must be above 0"),
         (["m.jsonl", "--num-chunks", "0"], "--num-chunks 0: must be at least 1"),
-        (["m.jsonl", "--strategy", "strided"], "--strategy strided: deals out chunks; give --num-chunks as well"),
+        (["m.jsonl", "--strategy", "strided"], "--strategy strided: is for chunks; give --num-chunks as well"),
         (["m.jsonl", "--chunk-id", "3"], "No such option"),
         (["m.jsonl", "-m", "./nowhere"], "--model ./nowhere: no such folder"),
         (["m.jsonl", "-o", "out.txt"], "must end in .jsonl"),
@@ -301,7 +301,7 @@ def test_a_model_that_is_not_here_is_not_downloaded(cli, tmp_path):
     manifest = write_jsonl(tmp_path / "m.jsonl", folder_of_audio(tmp_path))
     done = cli("plan", manifest, "-m", "some-one/some-model", env={"HF_HOME": str(tmp_path / "hub")})
     assert done.returncode == EXIT_COMPLETE, done.stderr
-    assert "not checked: the model: it is not whole in this machine's cache; a plan downloads nothing" in done.stdout
+    assert "not checked: the model: it is not fully in this machine's cache; plan downloads nothing" in done.stdout
     assert "--model some-one/some-model" in done.stdout
 
 
@@ -316,7 +316,7 @@ def test_devices_of_another_machine_are_counted_not_looked_for(cli_here, tiny_en
     spread = ("--rtfx", "10", "--engine-arg", "tensor_parallel_size=4", "--json")
     assert json.loads(cli_here("plan", manifest, *spread).stdout)["estimate"]["devices_per_process"] == 4
     done = cli_here("plan", manifest, "-m", tiny_en, "--devices", "all", "--rtfx", "10")
-    assert "--devices all: the time is that of one device a process, divide it by their number" in done.stdout
+    assert "--devices all: the time is that of one device per process; divide it by their number" in done.stdout
 
 
 def test_the_command_lines_say_what_was_asked_and_can_be_run(cli_here, tmp_path):

@@ -145,7 +145,7 @@ def test_a_result_that_is_lost_is_an_error_unless_its_reader_left(tmp_path, tiny
         done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == EXIT_ERROR, done.stderr
     assert done.stderr.splitlines()[-1] == (
-        "asrbatch: standard output: No space left on device; what was printed there is not whole, run it again"
+        "asrbatch: standard output: No space left on device; the printed result is incomplete; run the command again"
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -66,7 +66,7 @@ def test_every_scheduler_says_which_chunk(variable, first, last, outside):
         with pytest.raises(UsageError, match=f"^{variable}={wrong}: is not a whole number; give --chunk-id"):
             resolve_chunk_id(16, None, None, {variable: wrong})
     if outside is not None:
-        with pytest.raises(UsageError, match="which of them"):
+        with pytest.raises(UsageError, match="which chunk"):
             resolve_chunk_id(16, None, None, {variable: outside})
         assert resolve_chunk_id(16, None, None, {variable: outside, "JOB_COMPLETION_INDEX": "3"})[0] == 3
 
@@ -86,9 +86,9 @@ def test_two_arrays_agree_or_are_both_named(variable, first, last, outside):
 @pytest.mark.parametrize(
     ("num_chunks", "chunk_id", "offset", "task", "complaint"),
     [
-        (None, None, 8, "3", r"--chunk-offset 8: of how many chunks\? give --num-chunks"),
-        (16, None, None, None, "--num-chunks 16: which of them"),
-        (16, 3, 8, "3", "--chunk-offset 8: is added to the place in an array; with --chunk-id it means nothing"),
+        (None, None, 8, "3", r"--chunk-offset 8: needs the number of chunks; give --num-chunks"),
+        (16, None, None, None, "--num-chunks 16: which chunk"),
+        (16, 3, 8, "3", "--chunk-offset 8: is for tasks of an array; leave out this or --chunk-id"),
     ],
 )
 def test_no_telling_which_chunk(num_chunks, chunk_id, offset, task, complaint):

@@ -128,15 +128,18 @@ def test_the_official_schema_takes_the_job(submit, manifest, tmp_path):
     ("options", "message"),
     [
         ([], "--image is missing"),
-        (["--image", "x"], "--output .*/out.jsonl: no --volume is mounted there, so that pods would not see it"),
+        (
+            ["--image", "x"],
+            "--output .*/out.jsonl: no --volume is mounted there, so pods cannot see it; mount one there",
+        ),
         (["--image", "x", "--volume", "a:{here}:ro"], "--output .*: its --volume is mounted read-only"),
         (["--image", "x", "--volume", "a:{here}", "--volume", "b:{here}"], "two claims are mounted there"),
         (["--image", "x", "--volume", "{here}"], "--volume .*: write CLAIM:PATH"),
         (["--image", "x", "--volume", "a:{here}", "--gpus", "a100:1"], "--gpus a100:1: Kubernetes takes a number"),
-        (["--image", "x", "--volume", "a:{here}", "--mem", "32 GB"], "--mem 32 GB: is no quantity of Kubernetes"),
+        (["--image", "x", "--volume", "a:{here}", "--mem", "32 GB"], "--mem 32 GB: is not a Kubernetes quantity"),
         (["--image", "x", "--volume", "a:{here}", "--job-name", "A_b"], "--job-name A_b: a name in Kubernetes"),
         (["--image", "x", "--volume", "a:{here}", "--overwrite"], "--overwrite: pods that are started again would"),
-        (["--image", "x", "--volume", "a:{here}", "--mem", "32K"], "--mem 32K: is no quantity of Kubernetes"),
+        (["--image", "x", "--volume", "a:{here}", "--mem", "32K"], "--mem 32K: is not a Kubernetes quantity"),
         (["--image", "x", "--volume", "a:{here}", "--secret", "My_Secret"], "--secret My_Secret: a name in Kubernetes"),
         (["--image", "x", "--volume", "A:{here}"], "--volume A:.*: a name in Kubernetes"),
         (["--image", "x", "--volume", "a:{here}", "--volume", "b:/dev/x/../shm/"], "/dev/shm is there already"),
@@ -175,7 +178,7 @@ def test_a_manifest_that_is_only_in_the_cluster(submit, tmp_path):
     """It is said that it was not checked."""
     run = ["/data/m.jsonl", "-m", "/data/model", "-o", "/data/out.jsonl", "--num-chunks", 4, "--to", "kubernetes"]
     done = submit(*run, "--image", "x", "--volume", "a:/data", "--dry-run")
-    assert done.exit_code == 0 and "note: the manifest is not here, and was not checked" in done.stderr
+    assert done.exit_code == 0 and "note: the manifest is not on this machine and was not checked" in done.stderr
     assert "transcribe /data/m.jsonl --model /data/model --output /data/out.jsonl" in done.stdout
     # Neither a list, a pattern nor a whole volume is looked for here.
     for manifest in ("/data/a.jsonl,/data/b.jsonl", "/data/*/m.jsonl", "/data/m_{0..7}.jsonl", "/data"):
@@ -244,13 +247,13 @@ def test_the_container_does_what_a_kubelet_has_it_do(submit, manifest, tiny_en, 
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=180)
-        assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with 4" in said, said
+        assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with exit code 4" in said, said
         for index in range(2):
             process = kubelet.start(index)
             _, said = process.communicate(timeout=300)
             assert process.returncode == 0, said
             # Chunk 0 has the row that fails, which is no failure of the pod.
-            assert f"asrbatch ended with {3 if index == 0 else 0}" in said
+            assert f"asrbatch ended with exit code {3 if index == 0 else 0}" in said
     finally:
         process.kill()
     assert [row["id"] for row in read_jsonl(tmp_path / "out.jsonl")] == [*(f"row-{i}" for i in range(4)), "gone"]
@@ -288,7 +291,7 @@ def wait_for(path):
 def test_the_codes_of_a_pod(start, setup, code, of_the_pod):
     process = start(f"exit {code}", options=["--setup", setup])
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (of_the_pod, f"asrbatch ended with {code}\n")
+    assert (process.returncode, said) == (of_the_pod, f"asrbatch ended with exit code {code}\n")
 
 
 @pytest.mark.parametrize("setup", ["true", "set -eu"])
@@ -298,7 +301,7 @@ def test_a_pod_that_is_told_to_end_waits_for_asrbatch(start, tmp_path, setup):
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with 4" in said
+    assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with exit code 4" in said
     assert (tmp_path / "told").read_text() == "told\n"
 
 
@@ -307,7 +310,7 @@ def test_a_pod_that_is_told_to_end_during_its_setup_starts_nothing(start, tmp_pa
     wait_for(tmp_path / "ready")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (EXIT_INTERRUPTED, "told to end before asrbatch was started\n")
+    assert (process.returncode, said) == (EXIT_INTERRUPTED, "stopped before asrbatch was started\n")
     assert not (tmp_path / "begun").exists()
 
 
@@ -315,7 +318,7 @@ def test_a_pod_that_is_told_to_end_before_asrbatch_listens_is_started_again(star
     """The signal ends the process then, which is no failure of it."""
     process = start("kill -TERM $PPID", "exec sleep 60")
     _, said = process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with 4" in said
+    assert process.returncode == EXIT_INTERRUPTED and "asrbatch ended with exit code 4" in said
 
 
 def test_kubernetes_puts_nothing_into_the_command(start):
@@ -343,7 +346,7 @@ def test_kubectl_is_given_the_job(submit, manifest, tmp_path, monkeypatch):
     kubectl.chmod(0o755)
     done = submit(*run)
     assert done.exit_code == 0 and "job.batch/asrbatch-out apply -f -" in done.stderr
-    assert "kubectl delete job asrbatch-out" in done.stderr and "note: the Job was there" in done.stderr
+    assert "kubectl delete job asrbatch-out" in done.stderr and "note: this Job exists already" in done.stderr
     job = yaml.safe_load((tmp_path / "got.yaml").read_text())
     kubernetes_validate.validate(job, VERSIONS[-1], strict=True)
     kubectl.write_text("#!/bin/sh\necho 'error: no such namespace' >&2\nexit 1\n")
@@ -362,12 +365,12 @@ def test_a_job_that_is_there_already(submit, manifest, tmp_path, monkeypatch):
     kubectl.chmod(0o755)
     monkeypatch.setenv("WHAT", "created")
     done = submit(*run)
-    assert done.exit_code == 0 and "note: the Job was there" not in done.stderr
+    assert done.exit_code == 0 and "note: this Job exists already" not in done.stderr
     assert "kubectl get pods -l batch.kubernetes.io/job-name=asrbatch-out -n asr\n" in done.stderr
     assert "kubectl delete job asrbatch-out -n asr\n" in done.stderr
     monkeypatch.setenv("WHAT", "unchanged")
     done = submit(*run)
-    again = "if it has ended nothing runs: `kubectl delete job asrbatch-out -n asr`, then submit again"
+    again = "If it has ended, nothing runs: `kubectl delete job asrbatch-out -n asr`, then submit again"
     assert done.exit_code == 0 and again in done.stderr
     refusal = 'The Job "asrbatch-out" is invalid: spec.template: Invalid value: {"metadata":{}}: field is immutable'
     kubectl.write_text(f"#!/bin/sh\ncat >/dev/null\necho '{refusal}' >&2\nexit 1\n")

@@ -185,8 +185,8 @@ def test_the_command_says_what_came_of_it(complete, tiny_en, cli):
     output.write_bytes(b"{}\n")  # somebody else's
     done = cli(*again)
     assert (done.returncode, done.stdout) == (EXIT_ERROR, expected[1])
-    assert f"asrbatch: {output}: is there already" in done.stderr
-    assert f"--merge: not merged, and the chunks are as they were; then give: {shlex.join(words)}" in done.stderr
+    assert f"asrbatch: {output}: exists already" in done.stderr
+    assert f"--merge: not merged; the chunks are unchanged. When that is fixed, run: {shlex.join(words)}" in done.stderr
     assert chunks_of(output) == before and output.read_bytes() == b"{}\n"
     output.unlink()
     done = cli(*again)
@@ -208,4 +208,4 @@ def test_chunks_that_are_not_what_their_marks_say(complete):
 
 def test_without_chunks_there_is_nothing_to_merge(cli_here, tmp_path):
     done = cli_here("transcribe", "m.jsonl", "-m", "unused", "-o", tmp_path / "out.jsonl", "--merge")
-    assert done.returncode == EXIT_USAGE and done.stderr.startswith("asrbatch: --merge: joins chunks"), done.stderr
+    assert done.returncode == EXIT_USAGE and done.stderr.startswith("asrbatch: --merge: needs chunks"), done.stderr

@@ -263,8 +263,8 @@ def test_a_chunk_made_with_other_options(tiny_en, output, manifest):
     for chunk_id in (0, 2):
         transcribe(tiny_en, manifest, output, NUM_CHUNKS, chunk_id, overwrite=True, prompt="Names: Ann")
     merged = merge(output, str(manifest))
-    (line,) = [line for line in merged.report.lines() if "what it was before" in line]
-    assert line == '  chunk 1, where the others are what it was before: prompt: was "Names: Ann", now null', (
+    (line,) = [line for line in merged.report.lines() if "has other options" in line]
+    assert line == '  chunk 1 has other options than the other chunks: prompt: was "Names: Ann", now null', (
         "most chunks decide"
     )
     assert merged.report.run_again == [1] and merged.report.overwrite == {1}
@@ -302,8 +302,8 @@ def test_everything_wrong_is_said_at_once(output, manifest):
     assert [line for line in findings.lines() if not line.startswith("  ")] == [
         "edited or damaged chunks: 1",
         f"missing rows: {findings.counts['missing']}",
-        "the same command again will do for: 0,2",
-        "--overwrite, which starts a chunk anew, is needed for: 1",
+        "run the same command again for: 0,2",
+        "run again with --overwrite: 1",
         "chunks to run again: 0-2",
     ]
 
@@ -332,9 +332,7 @@ def test_chunks_that_an_unknown_version_dealt_out(output, manifest):
         paths = chunk(output, chunk_id)
         change_json(paths.record, lambda record: record["fingerprint"].update(strategy="shuffled"))
         change_json(paths.done, lambda mark, p=paths: mark.update(fingerprint=digest(read_record(p)["fingerprint"])))
-    with pytest.raises(
-        OutputError, match=r"dealt out in a way that this asrbatch does not know \(--strategy shuffled\)"
-    ):
+    with pytest.raises(OutputError, match=r"does not know how its rows were split into chunks \(--strategy shuffled\)"):
         merge(output, str(manifest))
 
 
@@ -504,7 +502,7 @@ def test_what_there_is_may_be_written_marked_incomplete(tiny_en, output, manifes
     assert (record["merged"], record["complete"], record["missing"]) == (True, False, NUM_ROWS - len(there))
     assert record["chunks_to_run_again"] == [0, 2] and record["tally"]["rows"] == len(there)
     assert not merged.paths.done.exists()
-    with pytest.raises(OutputError, match="holds another run's rows.*num_chunks: was 3, now 1"):
+    with pytest.raises(OutputError, match="holds rows of another run.*num_chunks: was 3, now 1"):
         transcribe(tiny_en, manifest, output)
 
     for chunk_id in (0, 2):
@@ -539,7 +537,7 @@ def test_left_over_chunks_of_another_number(output, manifest):
         merge(output, str(manifest), num_chunks=4)
     said = []
     assert merge(output, str(manifest), num_chunks=3, log=said.append).exit_code == EXIT_COMPLETE
-    assert said[0] == f"warning: left alone, another run's {of_16}"
+    assert said[0] == f"warning: files of another run were left as they are: {of_16}"
 
 
 def test_no_chunks(tiny_en, output, manifest, tmp_path):
@@ -571,7 +569,7 @@ def test_usage(output, manifest, tmp_path):
     with pytest.raises(UsageError, match="--split: means nothing for .*, which is read as --format jsonl"):
         merge(output, str(manifest), reading=SourceOptions(split="train"))
     merge(output, str(manifest))
-    with pytest.raises(UsageError, match="is what is read; give another name"):
+    with pytest.raises(UsageError, match="is the input; give another name"):
         merge(output, str(output))
 
 
@@ -583,11 +581,11 @@ def test_a_run_in_one_piece_is_never_replaced(tiny_en, output, manifest):
     before = output.read_bytes()
     for overwrite in (False, True):
         with pytest.raises(
-            OutputError, match=r"out\.run\.json does not say that it was merged; merge-shards replaces nothing but"
+            OutputError, match=r"out\.run\.json does not say that merge-shards wrote it; move it and the files"
         ):
             merge(output, str(manifest), overwrite=overwrite)
     whole.paths.record.unlink()
-    with pytest.raises(OutputError, match="does not say that it was merged"):
+    with pytest.raises(OutputError, match="does not say that merge-shards wrote it"):
         merge(output, str(manifest), overwrite=True)
     assert output.read_bytes() == before and whole.paths.done.exists()
 
@@ -713,7 +711,7 @@ def test_a_reading_process_that_is_killed_is_an_error(manifest, tmp_path):
     for chunk_id in range(NUM_CHUNKS):
         os.mkfifo(tmp_path / f"rows-{chunk_id}")  # reading it never ends
     done = read_apart(tmp_path / "rows", manifest, KILL_A_READER)
-    assert done.returncode == 1 and "a process that was reading chunks ended before its time" in done.stderr
+    assert done.returncode == 1 and "a process that was reading chunks died" in done.stderr
 
 
 DIE_WHILE_READING = """
@@ -846,7 +844,9 @@ def test_other_versions_are_warned_of(output, manifest):
     change_json(chunk(output, 1).record, lambda record: record["sessions"][0]["engine"].update(vllm="0.28.0"))
     said = []
     assert merge(output, str(manifest), log=said.append).exit_code == EXIT_COMPLETE
-    assert "warning: rows of this run were made with different parts: vllm - (2 sessions), 0.28.0 (1 sessions)" in said
+    assert (
+        "warning: rows of this run were made with different versions: vllm - (2 sessions), 0.28.0 (1 sessions)" in said
+    )
 
 
 # The command
@@ -868,7 +868,7 @@ def test_the_command_says_which_chunks_to_run_again_and_where_the_rows_are(cli, 
     done = cli_here("merge-shards", output, "--manifest", manifest)
     assert (done.returncode, done.stdout) == (EXIT_ERROR, "0,2\n"), "stdout is what sbatch --array takes"
     assert "chunks to run again: 0,2" in done.stderr
-    assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: not merged; what is wrong stands above"
+    assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: not merged; the reasons are above"
 
     copy(chunk(output, 1), chunk(output, 2), "rows", "record", "done")
     done = cli_here("merge-shards", "out.jsonl", "--manifest", manifest, "--num-chunks", 4, cwd=output.parent)
@@ -882,7 +882,7 @@ def test_the_command_writes_an_incomplete_run_and_does_not_call_it_complete(cli_
     done = cli_here("merge-shards", output, "--manifest", manifest, "--allow-incomplete")
     assert (done.returncode, done.stdout) == (EXIT_ERROR, "1\n")
     assert re.search(r"merged: \d of 14 rows \(0 failed\), .* h of audio, from 2 of 3 chunks", done.stderr)
-    assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: incomplete; what is wrong stands above"
+    assert done.stderr.splitlines()[-1] == f"asrbatch: {output}: incomplete; the reasons are above"
     assert 0 < len(read_jsonl(output)) < NUM_ROWS
 
 

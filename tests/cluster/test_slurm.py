@@ -116,7 +116,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
     assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(2)] == ["1", "1"]
     assert not list(tmp_path.glob("*.requeues")), "counts end with the chunk"
     assert "ended with 137" in log(killed) and f"requeueing {array}_{killed}" in log(killed)
-    assert "DUE TO PREEMPTION" in log(preempted) and "ended with 4" in log(preempted)
+    assert "DUE TO PREEMPTION" in log(preempted) and "ended with exit code 4" in log(preempted)
     assert "requeueing" not in log(preempted), "SLURM does it"
     for task in range(2):
         stopped, resumed = sessions(output, task, 2)
@@ -166,8 +166,8 @@ def test_two_tasks_with_one_chunk_write_it_once(slurm, submit, tiny_en, small_ru
     complete(slurm, small_run, *tasks)
     said = [(small_run / f"logs/asrbatch-out-{task}.log").read_text() for task in tasks]
     refused = [text for text in said if "is writing this output" in text]
-    assert len(refused) == 1 and "another process writes this chunk: asking again in 1 s" in refused[0], said
-    assert re.findall(r"asrbatch ended with (\d)", refused[0])[-2:] == ["6", "0"], said
+    assert len(refused) == 1 and "another process writes this chunk: trying again in 1 s" in refused[0], said
+    assert re.findall(r"asrbatch ended with exit code (\d)", refused[0])[-2:] == ["6", "0"], said
     assert [slurm.jobs()[task]["Restarts"] for task in tasks] == ["0", "0"]
     assert [s["outcome"] for s in sessions(output, 1, 2)] == ["complete"]
     assert len(stable(chunk(output, 1, 2))) == 3
@@ -184,7 +184,9 @@ def test_a_chunk_that_stays_incomplete_cancels_the_merge_and_a_template_complete
     slurm.call("scancel", "--batch", "--signal=USR1", f"{array}_0")  # what SLURM sends ahead of the time limit
     assert slurm.wait_for(f"{array}_0", "FAILED", "COMPLETED")["ExitCode"] == "4:0"
     said = (small_run / f"logs/asrbatch-out-{array}_0.log").read_text()
-    assert "USR1: the time limit is near" in said and "ended with 4" in said
+    assert (
+        "USR1: the time limit is near; finishing the windows in the engine" in said and "ended with exit code 4" in said
+    )
     assert slurm.wait_for(merge, "CANCELLED", "COMPLETED")["JobState"] == "CANCELLED"
     assert not output.exists()
 

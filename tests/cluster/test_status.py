@@ -254,7 +254,7 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
             "not what asrbatch writes",
         ),
         (lambda p: edit(p.record, lambda r: r.update(chunk_id=3)), "is the record of chunk 3 of 4; was it renamed?"),
-        (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "done.json: is another run's"),
+        (lambda p: edit(p.done, lambda m: m.update(fingerprint="0" * 64)), "done.json: belongs to another run"),
         (lambda p: p.rows.unlink(), "is gone, although out.chunk-00002-of-00004.done.json says that it is complete"),
         (lambda p: p.record.unlink(), "the run record out.chunk-00002-of-00004.run.json is not there"),
         (lambda p: p.rows.write_bytes(p.rows.read_bytes()[:-7]), "bytes instead of"),
@@ -266,7 +266,7 @@ def rows_of(manifest: Path, num_chunks: int, chunk_id: int):
         (lambda p: (without_bytes(p), p.rows.write_bytes(p.rows.read_bytes() * 2)), "rows instead of"),
         (lambda p: (without_bytes(p), p.rows.write_bytes(b"")), "0 rows instead of"),
         (lambda p: (without_bytes(p), p.rows.write_bytes(p.rows.read_bytes() + b"{")), "it ends in a part of a row"),
-        (lambda p: (p.rows.unlink(), p.rows.mkdir()), "is a folder, and no rows file"),
+        (lambda p: (p.rows.unlink(), p.rows.mkdir()), "is a folder, not a rows file"),
     ],
 )
 def test_a_damaged_chunk_is_named_and_hides_no_other(copy, damage, note):

@@ -103,7 +103,7 @@ def test_rows_that_have_nothing_to_align(align, speech, tmp_path):
         "gone": "missing", "control prompt": None,
     }  # fmt: skip
     assert found["empty"]["flags"] == ["empty"] and found["empty"]["segments"] == []
-    assert "no `segments` with start, end and text" in found["many"]["error"]["message"]
+    assert "`segments` with start, end and text" in found["many"]["error"]["message"]
     assert found["gone"]["input"]["words"] == 1
 
 
@@ -161,9 +161,9 @@ def test_a_row_without_the_field_or_a_language_is_refused(tiny_en, base, speech,
 
 def test_options_of_decoding_are_refused(tiny_en):
     for option, value in (("fallback", True), ("windows", "silence"), ("prompt", "x"), ("timestamps", False)):
-        with pytest.raises(UsageError, match=f"--{option}: the text of --text-field is aligned, and none is decoded"):
+        with pytest.raises(UsageError, match=f"--{option}: align decodes no text"):
             RunConfig("-", EngineConfig(tiny_en), text_field="text", **{option: value})
-    with pytest.raises(UsageError, match="--text-field and --engine-arg worker_extension_cls: vLLM takes one"):
+    with pytest.raises(UsageError, match="--text-field and --engine-arg worker_extension_cls: words need it"):
         spec_of(tiny_en, args=("worker_extension_cls=mine.Extension",), text_field="text")
 
 
@@ -198,7 +198,7 @@ def test_plan_and_submit_say_align(heard, tiny_en, tmp_path):
     planned = json.loads(CliRunner().invoke(app, ["plan", *options, "--json"]).stdout)
     assert planned["model"]["refused"] is None and planned["commands"]["chunk"].startswith("asrbatch align ")
     (note,) = [note for note in planned["notes"] if "too_long" in note]
-    assert note.startswith("1 row has a text, or a piece of one, for more audio than the 30 s")
+    assert note.startswith("1 row has a text, or a part of one, for more audio than the 30 s")
     submitted = CliRunner().invoke(app, ["submit", *options, "--dry-run"])
     assert submitted.exit_code == 0 and "asrbatch align " in submitted.stdout.replace("-m asrbatch", "asrbatch")
     assert "--text-field pred_text" in submitted.stdout

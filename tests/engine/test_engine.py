@@ -224,7 +224,7 @@ def test_the_record_names_every_temperature(tiny, tiny_en):
 
 
 def test_a_prompt_that_is_no_text_fails_its_row_alone(tiny, demo_rows):
-    with pytest.raises(RowError, match="it cannot be asked"):
+    with pytest.raises(RowError, match="the model does not take it"):
         tiny.engine.preprocess(samples_of(demo_rows)[1], "a\ud800b")
 
 

@@ -138,7 +138,7 @@ def test_previous_text_is_what_whispers_own_tokenizer_makes_of_it(engines, base,
         ),
         (
             {"hotwords": "x", "windows": "sequential", "condition_on_previous": True},
-            "--hotwords and --condition-on-previous: the text before would push",
+            "--hotwords and --condition-on-previous: both need the room",
         ),
         ({"language": "xx"}, 'language "xx": .* has no such language; it has af am ar'),
     ],

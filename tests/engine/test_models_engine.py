@@ -288,7 +288,7 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
         ("qwen2", {"timestamps": True}, "--timestamps: .*: Whisper"),
         ("qwen2", {"windows": "sequential"}, "--windows sequential .*: Whisper"),
         ("qwen2", {"drop_no_speech": True}, "--drop-no-speech: .* has no token"),
-        ("qwen2", {"window_s": 31.0}, "--window-seconds 31: .* hears 30 s at once"),
+        ("qwen2", {"window_s": 31.0}, "--window-seconds 31: .* takes at most 30 s"),
         ("qwen2", {"prompt_style": "transcription"}, "does not implement vLLM's SupportsTranscription"),
         ("qwen2", {"max_tokens": 5000}, "--max-tokens 5000: there is room for"),
         ("glm", {"language": "en"}, '--language "en": GlmAsr.*, asked by its transcription interface, would ignore it'),
@@ -319,7 +319,11 @@ def test_answers_come_back_through_every_reader(engines, qwen2, tmp_path, demo_r
             "--engine-arg max_numseqs: vLLM .* no such .*; did you mean max_num_seqs",
         ),
         ("qwen2", {"prompt": "word " * 3000}, "cannot be asked by its chat template: (?!.*not even)"),
-        ("glm", {"task": "translate"}, "--task translate: GlmAsr.* must be told into what; give --target-language"),
+        (
+            "glm",
+            {"task": "translate"},
+            "--task translate: GlmAsr.* needs the language to translate into; give --target-language",
+        ),
         ("glm", {"task": "translate", "target_language": "xx"}, "--target-language xx: GlmAsr"),
         ("glm", {"chat_template_kwargs": '{"a": 1}'}, "--chat-template-kwargs: .*--prompt-style chat"),
     ],
@@ -388,7 +392,7 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, mon
         plan_of(glm, lora=str(lora))
     torch.save(load_file(file), lora / "adapter_model.bin")
     (lora / "adapter_model.safetensors").unlink()
-    with pytest.raises(UsageError, match="which modules adapter_model.bin changes cannot be told") as refused:
+    with pytest.raises(UsageError, match="which modules adapter_model.bin changes is unknown") as refused:
         plan_of(glm, lora=str(lora))
     monkeypatch.chdir(lora)
     exec(re.search('python -c "(.*)" makes', str(refused.value))[1])  # what it tells people to do
@@ -408,7 +412,7 @@ def test_an_adapter_that_would_be_ignored_is_refused(glm, tiny_en, tmp_path, mon
         ({"modules_to_save": ["lm_head"]}, "vLLM cannot apply it: ValueError: .*modules_to_save"),
         ({"r": 0}, "vLLM cannot apply it: ValueError: LoRA rank"),
         ({"rank_pattern": {"layers.0": 600}}, "its rank is 600; vLLM takes 512 at most"),
-        ({"rank_pattern": [3]}, "is no folder of a PEFT adapter"),
+        ({"rank_pattern": [3]}, "is not a folder of a PEFT adapter"),
     ],
 )
 def test_an_adapter_of_a_kind_that_vllm_lacks_is_refused(said, message, glm, tmp_path):
@@ -549,7 +553,7 @@ def test_rows_that_state_a_language_the_model_cannot_be_told(engines, model, req
     assert summary.exit_code == 0 and [row.get("lang") for row in written] == langs
     assert len({row["pred_text"] for row in written}) == 1 and {row["language"] for row in written} == {None}
     (said,) = (line for line in observer.lines if "`lang`" in line)
-    assert said.startswith("note: 4 rows state a `lang`, which ") and said.endswith("`lang` stays for scoring")
+    assert said.startswith("note: 4 rows state a `lang`, but ") and said.endswith("`lang` is used for scoring")
     scores = CliRunner().invoke(app, ["score", str(tmp_path / "o.jsonl"), "--by", "lang", "--json"])
     assert set(json.loads(scores.stdout)["by"]["lang"]["groups"]) >= {"en", "French", "tlh", "auto"}, scores.output
     with pytest.raises(UsageError, match='--language "en": .* would ignore it'):
@@ -572,7 +576,7 @@ def test_a_kaldi_folder_says_languages_to_a_model_that_cannot_be_told(glm, tmp_p
     assert planned["model"]["refused"] is None and planned["languages"] == {"de": 1} and validated["exit_code"] == 0
     for figures in (planned, validated):
         (said,) = (note for note in figures["notes"] if "`lang`" in note)
-        assert said.startswith("1 row states a `lang`, which GlmAsr")
+        assert said.startswith("1 row states a `lang`, but GlmAsr")
     assert "note: 1 row states a `lang`" in " ".join(said_by("validate", *options[:-1]).split())
 
 
@@ -609,7 +613,7 @@ def test_another_language_to_translate_into_is_another_prompt(glm):
     row = Utterance(0, "a", AudioRef("a"), fields={"target_lang": "FR"})
     assert check_row(french, row) is None
     assert check_row(french, replace(row, fields={"target_lang": "fra"})) is None
-    assert "this run does --target-language de" in check_row(german, row)
+    assert "the --target-language of this run is de" in check_row(german, row)
 
 
 def test_the_style_can_be_chosen(glm):
@@ -654,7 +658,7 @@ def test_rows_are_validated_as_the_run_would_ask(glm, tmp_path):
         done.exception
     )
     done = validated("--target-language", "de")
-    assert 'm.jsonl:1: target_lang "fr": this run does --target-language de' in done.stdout
+    assert 'm.jsonl:1: target_lang "fr": the --target-language of this run is de' in done.stdout
 
 
 def test_a_chat_without_an_instruction_is_a_bad_row(qwen2):
@@ -681,7 +685,7 @@ def test_the_engine_is_warmed_up_with_the_shortest_audio_it_will_get(chat):
     """A processor may take what its encoder does not; that must show before the first row."""
     started = chat.engine._engine
     started._warm_up(chat.plan.capabilities)
-    with pytest.raises(EngineStartError, match="cannot be run: it fails at 0.0 s of audio, the least"):
+    with pytest.raises(EngineStartError, match="cannot be run: it failed on 0.0 s of silence"):
         started._warm_up(replace(chat.plan.capabilities, min_samples=0))
 
 

@@ -229,7 +229,7 @@ def test_a_call_for_a_large_model_has_the_memory_that_is_left_to_it(turbo, tiny_
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("worker_extension_cls=mine.Extension",), "--engine-arg worker_extension_cls: vLLM takes one"),
+        (("worker_extension_cls=mine.Extension",), "--engine-arg worker_extension_cls: words need it"),
         (("tensor_parallel_size=2",), "--engine-arg tensor_parallel_size: words are timed by one worker; .*--devices"),
     ],
 )
@@ -240,5 +240,5 @@ def test_what_cannot_be_is_refused_before_the_engine_starts(tiny_en, args, messa
 
 
 def test_a_bound_without_words_is_refused(tiny_en):
-    with pytest.raises(UsageError, match="--encoder-cache 100: without --word-timestamps nothing is kept"):
+    with pytest.raises(UsageError, match="--encoder-cache 100: is for --word-timestamps"):
         spec_of(tiny_en, encoder_cache_mb=100)

@@ -385,7 +385,7 @@ def test_the_language_of_the_runs_counts_and_two_different_ones_are_refused(tmp_
         json.dumps({"fingerprint": {"manifest": "m", "language": "en"}, "total_rows": 2, "sessions": []})
     )
     with pytest.raises(
-        UsageError, match=r'a\.jsonl was told that rows are "en", .*b\.jsonl was told that rows are "zh"; .*--language'
+        UsageError, match=r'a\.jsonl was run with language "en", .*b\.jsonl was run with language "zh"; .*--language'
     ):
         compared(a, b)
     assert compared(a, b, language="en")["total"]["wer"]["reference"] == 6
@@ -397,7 +397,7 @@ def test_references_are_checked_as_in_score(tmp_path):
     figures = compared(a, b, references=str(manifest), common=True)
     assert (figures["a"]["unmatched_predictions"], figures["b"]["unmatched_predictions"]) == (0, 1)
     assert "B: 1 prediction has no reference row and was left out" in figures["notes"]
-    with pytest.raises(UsageError, match="--by nosuch: no row has it"):
+    with pytest.raises(UsageError, match="--by nosuch: no row has this field"):
         compared(a, a, by=("nosuch",))
 
 

@@ -572,7 +572,7 @@ def test_what_stands_there_is_replaced_when_asked_and_another_file_never(cli, cl
     refused = cli_here("report", path, "--to", tmp_path / "notes.html", "--overwrite")
     assert refused.returncode == EXIT_ERROR and "is there already and is no report" in refused.stderr
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
-    with pytest.raises(UsageError, match="is a folder and no file"):
+    with pytest.raises(UsageError, match="is a folder, not a file"):
         made(path, tmp_path)
     assert cli_here("report", DATA, "--to", tmp_path / "all.html").returncode == EXIT_ROWS_FAILED
     assert cli_here("report", "-").returncode == EXIT_USAGE
@@ -776,7 +776,7 @@ def test_predictions_without_references_have_a_page(cli_here, tmp_path):
     # What is wrong for another reason stays an error.
     scored = write_jsonl(tmp_path / "scored.jsonl", [{"id": "a", "text": "one", "pred_text": "one"}])
     refused = cli_here("report", scored, "--by", "nowhere")
-    assert refused.returncode == EXIT_USAGE and "no row has it" in refused.stderr
+    assert refused.returncode == EXIT_USAGE and "no row has this field" in refused.stderr
     assert cli_here("report", tmp_path / "gone.jsonl").returncode == EXIT_USAGE
     for option in (("--language", "klingon"), ("--split", "test")):  # also where there are no rates
         assert cli_here("report", path, "--overwrite", *option).returncode == EXIT_USAGE

@@ -305,9 +305,9 @@ def test_languages_without_spaces_are_counted_in_characters_and_the_others_in_wo
     assert mean["cer_percent"] == pytest.approx(sum(group["cer_percent"] for group in groups.values()) / 3, abs=1e-5)
     assert "1 row does not say its `lang` and was taken for en" in figures["notes"][0]
     assert scored(path, language="fr")["normalizers"][0]["rows"] == 3
-    with pytest.raises(UsageError, match="--language klingon: is no language; give a code such as en"):
+    with pytest.raises(UsageError, match="--language klingon: is not a language; give a code such as en"):
         scored(path, language="klingon")
-    with pytest.raises(UsageError, match="--language auto: is no language"):
+    with pytest.raises(UsageError, match="--language auto: is not a language"):
         compare(path, path, ScoreOptions(language="auto"))
 
 
@@ -336,7 +336,7 @@ def test_groups_add_up_and_their_mean_is_not_weighted(tmp_path):
         *(f"{a} to {b} s" for a, b in [(2, 5), (5, 10), (10, 15), (15, 20), (20, 30), (30, 60), (60, 300)]),
     ]
     assert figures["by"]["tags"]["groups"]["x"]["rows"] == figures["by"]["tags"]["groups"]["y"]["rows"] == len(PAIRS)
-    with pytest.raises(UsageError, match="--by nosuch: no row has it"):
+    with pytest.raises(UsageError, match="--by nosuch: no row has this field"):
         scored(DATA, by=("nosuch",))
 
 
@@ -418,7 +418,7 @@ def test_an_error_in_a_process_is_the_error_of_the_command(tmp_path):
     rows = [row(f"r{i}", "a", "a") for i in range(5000)]
     path = rows_file(tmp_path, *rows, row("bad", "a", ["a"]))
     with pytest.raises(
-        OutputError, match=r'rows\.jsonl:5001: id bad: pred_text = \["a"\]: is no text; write it in quotes'
+        OutputError, match=r'rows\.jsonl:5001: id bad: pred_text = \["a"\]: is not a text; write it in quotes'
     ):
         scored(path, num_processes=2)
 
@@ -445,14 +445,14 @@ def test_memory_does_not_grow_with_the_texts(tmp_path):
 
 def test_two_rows_with_one_id_are_an_error(tmp_path):
     path = rows_file(tmp_path, row("a", "x", "x"), "\n", row("b", "x", "x"), row("a", "x", "x"))
-    with pytest.raises(OutputError, match=r"rows\.jsonl:4: id a stands at .*rows\.jsonl:1 already"):
+    with pytest.raises(OutputError, match=r"rows\.jsonl:4: id a is at .*rows\.jsonl:1 already"):
         scored(path)
 
 
 def test_a_torn_line_is_left_out_and_a_bad_one_is_an_error(tmp_path):
     path = rows_file(tmp_path, row("a", "x", "x"), '{"id": "b", "text": "y", "pre')
     figures = scored(path)
-    assert figures["total"]["rows"] == 1 and "the last line is torn" in figures["notes"][0]
+    assert figures["total"]["rows"] == 1 and "the last line is incomplete" in figures["notes"][0]
     pairs = compare(path, path, ScoreOptions(resamples=FEW))
     for each in (figures, pairs):
         assert each["partial"] and each["exit_code"] == EXIT_ROWS_FAILED
@@ -520,9 +520,9 @@ def test_the_command_prints_a_table_or_json(cli_here, tmp_path):
         (("score", path, "--by", ""), "--by is empty; give names of fields"),
         (
             ("score", path, "--split", "test"),
-            "--split test: is of a manifest, and none is read here; name it with --references",
+            "--split test: needs a manifest; name it with --references",
         ),
-        (("compare", path, path, "--split", "test"), "--split test: is of a manifest"),
+        (("compare", path, path, "--split", "test"), "--split test: needs a manifest"),
         (("score", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory; give a rows file"),
         (("score", path, "--references", "nowhere.jsonl"), "nowhere.jsonl: does not exist"),
     ):
@@ -556,7 +556,7 @@ def test_of_several_files_the_composite_is_the_mean_of_their_rates_and_all_words
     assert figures["exit_code"] == EXIT_ROWS_FAILED
     with pytest.raises(UsageError, match=r"a/out\.jsonl: is given twice"):
         score_files([paths[0], paths[1], tmp_path / "a" / ".." / "a" / "out.jsonl"], ScoreOptions())
-    with pytest.raises(UsageError, match="--by nowhere: no row has it"):
+    with pytest.raises(UsageError, match="--by nowhere: no row has this field"):
         score_files(paths, ScoreOptions(by=("nowhere",), resamples=1))
 
 
@@ -682,10 +682,10 @@ def test_a_run_in_chunks_is_scored_as_the_run_it_is(tmp_path):
     assert (figures["speed"]["rtfx_engine"], figures["speed"]["rtfx_end_to_end"]) == (10, 5)
     with open(tmp_path / "out.chunk-00001-of-00003.jsonl", "a") as file:
         file.write(json.dumps(PAIRS[1])[:-1])  # torn, and not the last file
-    assert "the last line is torn" in scored(path)["notes"][0]
+    assert "the last line is incomplete" in scored(path)["notes"][0]
     chunk(1, [*PAIRS[1::3], PAIRS[2]])
     with pytest.raises(
-        OutputError, match=rf"chunk-00002-of-00003.jsonl:1: id {PAIRS[2]['id']} stands at .*chunk-00001-of-00003"
+        OutputError, match=rf"chunk-00002-of-00003.jsonl:1: id {PAIRS[2]['id']} is at .*chunk-00001-of-00003"
     ):
         scored(path)
     rows_file(tmp_path, PAIRS[0], name="out.chunk-00000-of-00002.jsonl")
@@ -726,7 +726,7 @@ def test_what_an_unfinished_run_lacks_counts_as_empty_by_its_own_manifest(cli, t
     ]
     text = manifest.read_text()
     for change, why in (
-        (lambda: manifest.write_text(text.replace('"r5"', '"r6"')), "is not what was transcribed any more"),
+        (lambda: manifest.write_text(text.replace('"r5"', '"r6"')), "was changed since it was transcribed"),
         (manifest.unlink, "does not exist"),
     ):
         change()
@@ -747,7 +747,7 @@ def test_what_an_unfinished_chunk_lacks_is_what_the_chunk_was_to_hold(tmp_path):
     total = scored(path)["total"]
     assert (total["rows"], total["missing"], total["deletions"]) == (3, 2, 4)
     path, _ = run_with_manifest(tmp_path, [row("r4", "cat dog", "x")], fingerprint={**chunk, "chunks": "other"}, **more)
-    assert scored(path)["partial"] and "are chunk 1 cannot be told" in scored(path)["notes"][0]
+    assert scored(path)["partial"] and "are in chunk 1 is unknown" in scored(path)["notes"][0]
 
 
 # Rows that nobody should write, and some do
@@ -798,9 +798,7 @@ def test_many_doubled_ids_are_counted_and_few_are_shown(tmp_path, monkeypatch):
         Predictions(path)
     assert len(asked) == 6  # each reads the file up to its line: asked for every doubled id, it took minutes
     message = str(error.value).splitlines()
-    assert (
-        message[0].endswith(f"rows.jsonl:20001: id r0 stands at {path}:1 already") and message[3] == "… and 19997 more"
-    )
+    assert message[0].endswith(f"rows.jsonl:20001: id r0 is at {path}:1 already") and message[3] == "… and 19997 more"
     assert len(message) == 5
 
 
@@ -911,18 +909,18 @@ def test_rows_heard_as_another_language_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error", "message"),
     [
-        (b"\x1f\x8b\x08\x00\x00\x00", UsageError, r"rows\.jsonl: is gzip data and no JSON Lines; unpack it first"),
+        (b"\x1f\x8b\x08\x00\x00\x00", UsageError, r"rows\.jsonl: is gzip data, not JSON Lines; unpack it first"),
         (
             b'\xef\xbb\xbf[\n {"id": "a", "pred_text": "x"},\n {"id": "b"}]',
             UsageError,
-            r"rows\.jsonl: is one JSON array and no JSON Lines; write each of its objects on a line of its own",
+            r"rows\.jsonl: is one JSON array, not JSON Lines; write each of its objects on a line of its own",
         ),
-        (b"plain text", OutputError, r"rows\.jsonl:1: not JSON \(Expecting value\); mend the line"),
+        (b"plain text", OutputError, r"rows\.jsonl:1: not JSON \(Expecting value\); correct the line"),
         (b"plain text\nmore\n", OutputError, r"rows\.jsonl:1: not JSON"),
         (
             b'{"id": "a", "pred_text": "x", "n": ' + b"1" * 5000 + b"}\n",
             OutputError,
-            r":1: a number of more than 4300 digits; mend",
+            r":1: a number of more than 4300 digits; correct",
         ),
         (
             b'{"id": true, "pred_text": "x"}\n',
@@ -938,7 +936,7 @@ def test_rows_heard_as_another_language_are_counted(tmp_path):
         (
             b'{"id": "a", "text": 3, "pred_text": "x"}\n',
             OutputError,
-            r"rows\.jsonl:1: id a: text = 3: is no text; write it in quotes",
+            r"rows\.jsonl:1: id a: text = 3: is not a text; write it in quotes",
         ),
     ],
 )
@@ -949,7 +947,7 @@ def test_files_that_are_none_are_named_with_a_fix(content, error, message, tmp_p
 
 
 def test_a_folder_is_no_file_of_predictions(tmp_path):
-    with pytest.raises(UsageError, match="is a folder and no file; give a rows file"):
+    with pytest.raises(UsageError, match="is a folder, not a file; give a rows file"):
         scored(tmp_path)
 
 

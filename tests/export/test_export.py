@@ -642,12 +642,12 @@ def test_an_unfinished_run_says_how_far_it_is(tmp_path):
     (tmp_path / "out.run.json").write_text('{"fingerprint": {}, "sessions": [], "total_rows": 20, "num_chunks": null}')
     exported = export(rows, ["txt"])
     assert completeness_notes(rows, exported) == [
-        "the last line is torn: the run is writing it, or was killed; that row was left out",
+        "the last line is incomplete (the run is writing it, or was killed) and was left out",
         "not complete: 2 of 20 rows are there so far",
     ]
     assert exported.exit_code == EXIT_COMPLETE and len(files(exported.folder)) == 2
     (tmp_path / "out.run.json").write_text("{")
-    assert "cannot be told: " in completeness_notes(rows, exported)[1]
+    assert "it is unknown whether" in completeness_notes(rows, exported)[1]
 
 
 def test_one_chunk_alone_can_be_exported_and_is_named(cli_here, tmp_path):

@@ -296,7 +296,7 @@ def test_supervisions_without_their_recording_are_refused(lhotse):
     with pytest.raises(ManifestError) as caught:
         open_manifest(supervisions)
     message = str(caught.value)
-    assert f'{supervisions}[0]: recording_id = "call": the recordings lack it; mend that (lhotse fix)' in message
+    assert f'{supervisions}[0]: recording_id = "call": the recordings lack it; correct that (lhotse fix)' in message
     assert f'[2]: recording_id = "meeting": given twice: {recordings}[0] and {recordings}[1]' in message
     recordings.write_text('[{"sources": [], "id": ["a"]}]')
     with pytest.raises(ManifestError, match=r"recordings_dev\.json\[0\]: .*; write the recordings again"):

@@ -161,7 +161,7 @@ def test_the_command(monkeypatch, tmp_path, rows):
         (["-o", "x.jsonl"], "MANIFEST is missing"),
         (["audio", "-o", "x.jsonl.gz"], "is written as plain text; leave out .gz"),
         (["audio", "-o", "x.jsonl", "--on-bad-row", "fail"], "a row that cannot be run cannot be written"),
-        (["audio", "-o", "audio"], "is a folder and no file"),
+        (["audio", "-o", "audio"], "is a folder, not a file"),
         (["audio", "-o", "x.jsonl", "--decode-timeout", "0"], "--decode-timeout 0.0: must be at least 0.001"),
     ):
         error = run(*arguments).exception

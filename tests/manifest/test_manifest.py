@@ -294,11 +294,11 @@ BAD_ROWS = [
     ('{"x": ' + "9" * 5000 + "}", "not JSON: Exceeds the limit"),
     ('{"audio_filepath": "a.wav", "text": "1", "text": "2"}', '"text": this name stands twice in one object; keep one'),
     ("\ufeff" + json.dumps(PASSED), "a byte-order mark inside the file; remove it (files joined with cat keep theirs)"),
-    ({}, "has no fields: no audio_filepath; call the field with its path audio_filepath"),
-    ({"audio": "a.wav", "text": "t"}, "has audio, text: no audio_filepath; call the field"),
-    ({"audio_filepath": None}, "audio_filepath = null: names no audio; give the path of one audio file, or drop "
+    ({}, "has no fields: no audio_filepath; name the field with the path audio_filepath"),
+    ({"audio": "a.wav", "text": "t"}, "has audio, text: no audio_filepath; name the field"),
+    ({"audio_filepath": None}, "audio_filepath = null: is empty; give the path of one audio file, or drop "
         "the row"),
-    ('{"audio_filepath": "\\ud800.wav"}', 'audio_filepath = "\\ud800.wav": half of a surrogate pair, which is no'),
+    ('{"audio_filepath": "\\ud800.wav"}', 'audio_filepath = "\\ud800.wav": holds half of a surrogate pair, '),
     ({"audio_filepath": ""}, 'audio_filepath = "": is empty; give the path of one audio file'),
     ({"audio_filepath": " \t"}, "is empty; give the path"),
     ({"audio_filepath": 3}, "audio_filepath = 3: must be a string; give the path of one audio file"),
@@ -313,8 +313,8 @@ BAD_ROWS = [
     ({"audio_filepath": "data:audio/wav,%00"}, "a data: URI must be base64 encoded; write data:audio/wav;base64,… or"),
     ({"audio_filepath": "data:audio/wav;base64"}, "a data: URI must be base64 encoded"),
     ({**PASSED, "offset": -1}, "offset = -1: must be a number of seconds from 0 to 1e+09; leave it out to start at 0"),
-    ({**PASSED, "offset": "1.5"}, 'offset = "1.5": must be a number of seconds, not a string; remove the quotes'),
-    ({**PASSED, "offset": True}, "offset = true: must be a number of seconds; leave it out to start at 0"),
+    ({**PASSED, "offset": "1.5"}, 'offset = "1.5": is a string; remove the quotes'),
+    ({**PASSED, "offset": True}, "offset = true: is not a number of seconds, e.g. 12.5; leave it out to start at 0"),
     ({**PASSED, "offset": float("nan")}, "offset = NaN: must be a number of seconds from 0"),
     ({**PASSED, "duration": float("nan")}, "duration = NaN: must be a number of seconds from 0 to 1e+09;"),
     ({**PASSED, "duration": float("inf")}, "duration = Infinity: must be a number of seconds from 0"),
@@ -322,8 +322,8 @@ BAD_ROWS = [
     ({**PASSED, "duration": 10**400}, "must be a number of seconds from 0 to 1e+09"),
     ({**PASSED, "duration": 0}, "duration = 0: must be above 0; leave it out to read to the end, or drop the row"),
     ({**PASSED, "duration": -0.5}, "duration = -0.5: must be a number of seconds from 0"),
-    ({**PASSED, "duration": [1]}, "duration = [1]: must be a number of seconds; leave it out to read to the end"),
-    ({**PASSED, "duration": False}, "duration = false: must be a number of seconds"),
+    ({**PASSED, "duration": [1]}, "duration = [1]: is not a number of seconds, e.g. 12.5; leave it out to"),
+    ({**PASSED, "duration": False}, "duration = false: is not a number of seconds"),
     ({**PASSED, "channel": -1}, "channel = -1: must be a whole number from 0; leave it out for the mean"),
     ({**PASSED, "channel": 1.0}, "channel = 1.0: must be a whole number from 0"),
     ({**PASSED, "channel": True}, "channel = true: must be a whole number"),
@@ -350,8 +350,8 @@ BAD_ROWS = [
     *(
         (
             {**PASSED, field: value},
-            f"{field} = {json.dumps(value)}: this is fixed per run, a row cannot choose it; remove the field or set it"
-            " to null, and give the option to the run",
+            f"{field} = {json.dumps(value)}: is set for the whole run, not per row; remove the field, and give "
+            "the option to the run",
         )
         for field, value in [
             ("temperature", 0), ("top_p", 0.9), ("top_k", 1), ("seed", 1), ("max_new_tokens", 5), ("max_tokens", 5),

@@ -397,7 +397,7 @@ def test_cells_known_to_be_empty_are_bad_rows(tmp_path):
             open_manifest(source)
         head, first, second = str(caught.value).splitlines()
         assert "2 problems in 3 rows" in head
-        assert "/1: audio_filepath = null: names no audio" in first
+        assert "/1: audio_filepath = null: is empty" in first
         assert '/2: audio_filepath = "ftp://h/a.wav": ftp:// is not supported' in second
 
 
@@ -469,13 +469,13 @@ def test_every_other_column_is_carried_as_json_can_hold_it(tmp_path):
     ("column", "values", "problem"),
     [
         ("duration", [-1.0], "duration = -1.0: must be a number of seconds from 0"),
-        ("duration", ["3"], 'duration = "3": must be a number of seconds, not a string; remove the quotes'),
+        ("duration", ["3"], 'duration = "3": is a string; remove the quotes'),
         ("offset", [float("nan")], "offset = NaN: must be a number"),
         ("channel", [1.0], "channel = 1.0: must be a whole number"),
         ("lang", [7], "lang = 7: must be a language code"),
         ("text", [["a"]], 'text = ["a"]: must be a string'),
         ("id", [1.5], "id = 1.5: must be a non-empty string"),
-        ("temperature", [0.2], "temperature = 0.2: this is fixed per run"),
+        ("temperature", [0.2], "temperature = 0.2: is set for the whole run"),
         ("audios", [["a", "b"]], 'audios = ["a", "b"]: several clips in one row'),
     ],
 )

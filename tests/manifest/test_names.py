@@ -333,7 +333,7 @@ def test_a_run_keeps_what_came_on_a_descriptor_and_goes_on_without_it(tmp_path, 
     os.close(empty)
     assert again.outcome == "already_complete"
     assert RunConfig(manifest="/dev/fd/63", engine=run_config(config).engine).output_path.name.startswith("stdin.")
-    with pytest.raises(UsageError, match="/dev/fd/63: can be read once, so that a run takes it alone"):
+    with pytest.raises(UsageError, match="/dev/fd/63: can be read only once, and not beside another manifest"):
         run_config({**config, "manifest": [str(manifest), "/dev/fd/63"]})
 
 

@@ -232,7 +232,7 @@ def test_hostile_files_are_survived_and_every_row_is_judged(files, sound, tmp_pa
     assert texts[13].endswith("offset 12 s is at or past its end at 12.000 s; correct the offset, or drop the row")
     assert texts[14].endswith("the row goes to 13.00 s, the file ends at 12.00 s")
     assert texts[16].endswith("the row states 11.40 s, the file holds 12.00 s")
-    assert "cut off: its header promises 12.00 s but only 6.00 s are there" in texts[9]
+    assert "cut off: its header says 12.00 s but only 6.00 s are there" in texts[9]
 
 
 def test_what_a_model_cannot_hear_is_only_foretold_for_a_model(files, tmp_path):

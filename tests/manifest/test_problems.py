@@ -101,8 +101,8 @@ def test_a_run_that_refuses_rows_lists_all_of_them_beside_its_output(tiny_en, tm
     assert [line.split(": ")[0] for line in said[1:21]] == [f"{path}:{line}" for line in range(2, 22)]
     assert said[21:] == [
         "… and 55 more",
-        "by kind: 25 × offset: must be a number of seconds from 0 to 1e+09, 25 × temperature: this is fixed per run, "
-        "a row cannot choose it, 25 × id: given twice",
+        "by kind: 25 × offset: must be a number of seconds from 0 to 1e+09, 25 × temperature: is set for the "
+        "whole run, not per row, 25 × id: given twice",
         f"all of them, a JSON line each: {listed}",
     ]
     assert sorted(line["row"] for line in read_jsonl(listed)) == list(range(1, 76))
@@ -126,7 +126,7 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
         problems.add(Issue(0, "m:1", None, "rows", "k", "t"))
         problems.write()
     config = RunConfig(manifest=str(path), engine=EngineConfig(model=tiny_en), output=str(path / "out.jsonl"))
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is a file, not a folder"):
         run(config)
     os.rename(path, tmp_path / "other.problems")
     config = RunConfig(
@@ -134,7 +134,7 @@ def test_a_list_that_cannot_be_written_hides_no_problem(tiny_en, tmp_path):
         engine=EngineConfig(model=tiny_en),
         output=str(tmp_path / "other.jsonl"),
     )
-    with pytest.raises(UsageError, match="other.problems is what is read; give another name"):
+    with pytest.raises(UsageError, match="other.problems is the input; give another name"):
         run(config)
 
 

@@ -104,8 +104,11 @@ def test_a_source_file_and_saved_data_name_their_file(tmp_path):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        ('{"audio_filepath": "file://[x/a.wav"}', "no URL: Invalid IPv6 URL; give the path of one audio file"),
-        ('{"audio_filepath": "a.wav", "prompt": "\\ud800"}', "half of a surrogate pair, which is no character"),
+        ('{"audio_filepath": "file://[x/a.wav"}', "is not a URL: Invalid IPv6 URL; give the path of one audio file"),
+        (
+            '{"audio_filepath": "a.wav", "prompt": "\\ud800"}',
+            "holds half of a surrogate pair, which is not a character",
+        ),
         ('{"audio_filepath": "a.wav", "offset": 1e999}', "must be a number of seconds"),
         ('{"audio_filepath": "a.wav", "id": %s}' % ("9" * 5000), "not JSON: Exceeds the limit"),
         ('{"audio_filepath": "a.wav", "duration": %s}' % ("9" * 400), "must be a number of seconds"),

@@ -104,7 +104,7 @@ def test_a_part_that_the_hub_converted_is_refused(copy):
     (copy / "data").rename(copy / "partial-train")
     (copy / "README.md").write_text(CARD.format(num_rows=5).replace("data/", "partial-train/"))
     with pytest.raises(
-        ManifestError, match=r"is a part of the data set alone \(.*partial-train/train-00000.*\): the hub"
+        ManifestError, match=r"is only a part of the data set \(.*partial-train/train-00000.*\): the hub"
     ):
         opened(copy, dataset_config="clean", split="train")
 

@@ -182,7 +182,7 @@ class Given(io.BytesIO):
 def test_standard_input_is_kept_beside_the_output_and_compared(tmp_path):
     path = tmp_path / "run" / "out.manifest.jsonl"
     with pytest.raises(
-        UsageError, match=r"^-: nothing comes on standard input, and .* of an earlier session is not there"
+        UsageError, match=r"^-: nothing comes on standard input \(give the manifest\), and .* is not there"
     ):
         spool_stdin(path, stream=Given(b""))
     assert spool_stdin(path, stream=Given(lines_of(ROWS))) == path
@@ -299,7 +299,7 @@ def test_a_row_cannot_choose_how_it_is_sampled_or_asked():
     assert {"temperature", "min_p", "repetition_penalty"} <= refused
     for name in refused:
         assert parse_row({"audio_filepath": "a.wav", name: None}, "a.wav").id
-        with pytest.raises(InvalidRow, match=f"{name} = 1: this is fixed per run, a row cannot choose it"):
+        with pytest.raises(InvalidRow, match=f"{name} = 1: is set for the whole run, not per row"):
             parse_row({"audio_filepath": "a.wav", name: 1}, "a.wav")
 
 

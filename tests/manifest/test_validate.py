@@ -66,12 +66,12 @@ BAD_LINES = [
     (b'{"path": "a.wav"}', "no audio_filepath"),
     (b'{"audio_filepath": "a.wav", "offset": -1}', "offset: must be a number of seconds from 0 to 1e+09"),
     (b'{"audio_filepath": "a.wav", "duration": NaN}', "duration: must be a number of seconds from 0 to 1e+09"),
-    (b'{"audio_filepath": "a.wav", "duration": "2"}', "duration: must be a number of seconds, not a string"),
+    (b'{"audio_filepath": "a.wav", "duration": "2"}', "duration: is a string"),
     (b'{"audio_filepath": "a.wav", "id": "good"}', "id: given twice"),
-    (b'{"audio_filepath": "a.wav", "temperature": 0.2}', "temperature: this is fixed per run, a row cannot choose it"),
+    (b'{"audio_filepath": "a.wav", "temperature": 0.2}', "temperature: is set for the whole run, not per row"),
     (
         b'{"audio_filepath": "a.wav", "system_prompt": "x"}',
-        "system_prompt: this is fixed per run, a row cannot choose it",
+        "system_prompt: is set for the whole run, not per row",
     ),
     (b'{"audio_filepath": ["a.wav", "b.wav"]}', "audio_filepath: several clips in one row are not supported"),
     (b'{"audio_filepath": "data:audio/wav;base64,"}', "audio_filepath: the data: URI holds no audio"),
@@ -260,7 +260,7 @@ def test_nothing_is_half_written(tone, tmp_path):
     assert (tmp_path / "clean.jsonl").read_text() == "before"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.wav", "clean.jsonl", "m.jsonl"]
     tone.unlink()
-    with pytest.raises(UsageError, match="no row passes"):
+    with pytest.raises(UsageError, match="no row is OK"):
         validated(path, decode=NEVER).write_clean(tmp_path / "x.jsonl")
     assert not (tmp_path / "x.jsonl").exists()
     done = CliRunner().invoke(
@@ -285,7 +285,7 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
     assert read_jsonl(tmp_path / "clean.jsonl") == rows[:1]
     assert [(line["row"], line["kind"]) for line in read_jsonl(tmp_path / "all.jsonl")] == [(1, "missing")]
     shown = cli("validate", "clean.jsonl", "--audio", "decode")
-    assert shown.returncode == EXIT_COMPLETE and "nothing wrong" in shown.stdout and "1 pass" in shown.stdout
+    assert shown.returncode == EXIT_COMPLETE and "no problems" in shown.stdout and "1 OK" in shown.stdout
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
     [
         (
             ["m.jsonl", "--write-clean", "m.jsonl", "--overwrite"],
-            "--write-clean .*m.jsonl: is what is read; give another name",
+            "--write-clean .*m.jsonl: is the input; give another name",
         ),
         (["m.jsonl", "--write-clean", "there.jsonl"], "there.jsonl: exists already; give another name, or --overwrite"),
         (["m.jsonl", "--write-clean", "x.jsonl.zst"], "is written as plain text; leave out .zst"),
@@ -306,7 +306,7 @@ def test_the_command_says_the_same_as_json_and_writes_where_it_should(cli, tone,
             ["m.jsonl", "--report", "x", "--write-clean", "x"],
             "--report .*x: is the file of --write-clean; give another name",
         ),
-        (["m.jsonl", "--task", "translate"], "--task: is of a run with a model; give --model as well"),
+        (["m.jsonl", "--task", "translate"], "--task: needs a model; give --model as well"),
         (["m.jsonl", "--decode-timeout", "nan"], "--decode-timeout nan: must be at least 0.001"),
         (["-", "-"], "standard input can be read once"),
         ([], "MANIFEST is missing"),
@@ -325,8 +325,8 @@ def test_a_model_is_asked_about_languages_and_lengths(monkeypatch, tiny_en, base
     write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav", "lang": "de"}])
     monkeypatch.chdir(tmp_path)
     for arguments, code, said in (
-        ([], EXIT_COMPLETE, "without --model, languages and lengths were not held against one"),
-        (["--model", base], EXIT_COMPLETE, "nothing wrong"),
+        ([], EXIT_COMPLETE, "languages and lengths were not checked; --model checks them"),
+        (["--model", base], EXIT_COMPLETE, "no problems"),
         (["--model", tiny_en], EXIT_USAGE, "lang"),
         (["--model", base, "--windows", "none"], EXIT_ROWS_FAILED, "too_long"),
     ):

@@ -94,7 +94,7 @@ def test_damaged_json(tmp_path, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     assert refusal(folder) == (
-        f"{folder / name}: Is a directory; the checkpoint's files must be readable: mend that, or give another --model"
+        f"{folder / name}: Is a directory; the checkpoint's files must be readable; give permission, or another --model"
     )
 
 

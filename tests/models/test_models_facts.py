@@ -253,7 +253,7 @@ def test_options_of_one_checkpoint_are_not_ignored_by_the_list():
     for option, value in (("--prompt", "x"), ("--lora", "/nowhere"), ("--language", "en")):
         done = CliRunner().invoke(app, ["models", option, value])
         assert isinstance(done.exception, UsageError | SystemExit) and done.exit_code, option
-        assert f"{option}: says how one checkpoint is asked" in f"{done.output}{done.exception}"
+        assert f"{option}: needs one checkpoint" in f"{done.output}{done.exception}"
 
 
 @pytest.fixture
@@ -290,7 +290,7 @@ def test_plugins_that_do_not_work_are_named_with_their_cause(cli, tmp_path, no_m
         "'a_pack" in said("--plugin", "lost")
     )
     assert (
-        "--plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: "
+        "--plugin angry: angry_plugin:register (from angry 1.5) failed while it registered its models: RuntimeError: "
         "wrong v" in said("--plugin", "angry")
     )
 
@@ -302,7 +302,7 @@ def test_a_plugin_that_raises_is_named_before_any_engine_starts(cli, tmp_path, t
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
     done = cli("transcribe", manifest, "-m", tiny_en, "-o", "o.jsonl", env=seen(site))
     said = (
-        "plugin angry: angry_plugin:register (from angry 1.5) raised while it registered its models: RuntimeError: "
+        "plugin angry: angry_plugin:register (from angry 1.5) failed while it registered its models: RuntimeError: "
         "wrong vLLM"
     )
     assert done.returncode == 2 and said in done.stderr and not (tmp_path / "o.run.json").exists(), done.stderr
@@ -317,7 +317,7 @@ def test_only_a_plugin_that_vllm_goes_on_without_is_a_note(tmp_path, monkeypatch
     with pytest.raises(UsageError, match="--plugin lost: "):
         plugins.load(["lost"])
     monkeypatch.setenv("VLLM_PLUGINS", "lost,angry")
-    with pytest.raises(UsageError, match="plugin angry: .* raised .*; vLLM does not start with it"):
+    with pytest.raises(UsageError, match="plugin angry: .* failed .*; vLLM does not start with it"):
         plugins.load(None)
     monkeypatch.setenv("VLLM_PLUGINS", "")
     assert plugins.load(None) == {}
@@ -362,7 +362,7 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--prompt-style", "chat"], "--prompt-style chat: Whisper is asked by its own token ids"),
+        (["--prompt-style", "chat"], "--prompt-style chat: Whisper has one style"),
         (["--chat-template-kwargs", "{}x"], "--chat-template-kwargs {}x: must be a JSON object"),
         (["--chat-template-kwargs", "[1]"], "--chat-template-kwargs [1]: must be a JSON object"),
         (["--chat-template-kwargs", '{"a": 1}'], "Whisper has no chat template"),
@@ -372,13 +372,16 @@ def test_code_of_a_checkpoint_runs_only_when_it_is_trusted(no_model):
         (["--hotwords", "Norland, " * 200], "and the model's prompt has room for 223; give fewer"),
         (["--tokenizer", __file__], "is a file; give the folder it is in"),
         (["--tokenizer", "./nowhere"], "--tokenizer ./nowhere: no such folder"),
-        (["--target-language", "fr"], "--target-language fr: without --task translate nothing is translated"),
-        (["--window-seconds", "31"], "hears 30 s at once"),
+        (
+            ["--target-language", "fr"],
+            "--target-language fr: is for --task translate; give that as well, or leave it out",
+        ),
+        (["--window-seconds", "31"], "takes at most 30 s"),
         (["--window-seconds", "1"], "--window-seconds 1.0: must be at least 2"),
         (["--hotwords", " "], "--hotwords is empty"),
         (["--prompt", ""], "--prompt is empty; leave it out, or give '{audio}'"),
         (["--engine-arg", 'hf_overrides={"architectures": "A"}'], 'hf_overrides={"architectures": "A"}: must be'),
-        (["--lora", "./nowhere"], "--lora ./nowhere: is no folder of a PEFT adapter"),
+        (["--lora", "./nowhere"], "--lora ./nowhere: is not a folder of a PEFT adapter"),
         (["--plugin", "nobodys"], "--plugin nobodys: no such vLLM plugin"),
         (["--engine-arg", "trust_remote_code=true"], "use --trust-remote-code"),
         (["--engine-arg", "hf_overrides=3"], "hf_overrides=3: must be a JSON object"),

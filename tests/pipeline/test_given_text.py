@@ -50,7 +50,7 @@ def test_what_will_fail_as_too_long_is_known_from_the_times(length_s, has_times)
     length_s = round(length_s * RATE) / RATE
     texts = [GivenText("a", 1.0, 1.0 + length_s) if has_times else GivenText("a")]
     if is_too_long(texts, length_s, 30.0):
-        with pytest.raises(RowError, match="longer than what the model takes at once"):
+        with pytest.raises(RowError, match="longer than the model takes at once"):
             windows_of(texts, length_s + has_times)
     else:
         windows_of(texts, length_s + has_times)
@@ -74,7 +74,7 @@ def test_no_more_go_together_than_the_model_reads():
     texts = [GivenText("word " * 50, 6.0 * n, 6.0 * n + 5) for n in range(4)]
     windows = windows_of(texts, 24.0, fits=lambda texts: sum(map(len, texts)) <= 500)
     assert [len(w.given) for w in windows] == [2, 2]
-    with pytest.raises(RowError, match=r"too_long: its text from 0 to 5 s is longer than what the model takes at once"):
+    with pytest.raises(RowError, match=r"too_long: its text from 0 to 5 s is longer than the model takes at once"):
         windows_of(texts, 24.0, fits=lambda texts: False)
 
 
@@ -88,17 +88,17 @@ def test_a_text_of_just_what_the_model_hears():
 def test_a_text_without_times_is_of_the_whole():
     (window,) = windows_of([GivenText("all of it")], 29.0)
     assert window.given == (GivenText("all of it", 0.0, 29.0),)
-    with pytest.raises(RowError, match=r"too_long: it is longer than what the model takes at once \(30 s, or"):
+    with pytest.raises(RowError, match=r"too_long: it is longer than the model takes at once \(30 s, or"):
         windows_of([GivenText("all of it")], 30.1)
 
 
 def test_a_text_longer_than_the_model_hears():
-    with pytest.raises(RowError, match=r"too_long: its text from 1 to 32 s is longer than what the model takes"):
+    with pytest.raises(RowError, match=r"too_long: its text from 1 to 32 s is longer than the model takes"):
         windows_of([GivenText("a", 1.0, 32.0)], 60.0)
 
 
 def test_a_text_behind_the_end():
-    with pytest.raises(RowError, match=r"bad_row: a text begins at 70 s, behind the end of the audio"):
+    with pytest.raises(RowError, match=r"bad_row: a text begins at 70 s, after the end of the audio"):
         windows_of([GivenText("a", 70.0, 75.0)], 60.0)
 
 
@@ -129,9 +129,9 @@ def test_pieces_of_a_row_are_taken_where_they_say_its_text(fields, texts):
 
 def test_rows_without_a_text():
     assert text_problem({}, "t") == "has no t; --text-field names the field that holds the text"
-    assert text_problem({"t": 7}, "t") == "t = 7: must be a text"
+    assert text_problem({"t": 7}, "t") == "t = 7: must be a string"
     assert text_problem({"t": None}, "t") is None and text_problem({"t": ""}, "t") is None
     with pytest.raises(RowError, match="bad_row: t is null: there is nothing to align; transcribe this row first"):
         given_texts({"t": None}, "t")
-    with pytest.raises(RowError, match="bad_row: segments: one begins at 0 s, behind one at 2 s"):
+    with pytest.raises(RowError, match="bad_row: segments: one begins at 2 s, and the next at 0 s; sort them"):
         given_texts({"t": "three.One two", "segments": SEGMENTS[::-1]}, "t")

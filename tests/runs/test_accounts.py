@@ -121,7 +121,7 @@ def test_rows_and_mark_of_another_run_are_not_this_runs(failed_run, transcribe, 
     for name in ("out.jsonl", "out.done.json"):
         shutil.copy(tmp_path / "other" / name, tmp_path / "run" / name)
     before = contents(tmp_path / "run")
-    with pytest.raises(OutputError, match=r"out\.done\.json: is another run's, not that of out\.run\.json"):
+    with pytest.raises(OutputError, match=r"out\.done\.json: belongs to another run, not to out\.run\.json"):
         transcribe(failed_run, start=never, retry_failed=retry_failed)
     assert contents(tmp_path / "run") == before
 
@@ -167,7 +167,7 @@ def test_ids_are_those_of_the_manifest_on_resume(manifest, transcribe, tmp_path,
     write_jsonl(paths.rows, rows)
     before = paths.rows.read_bytes()
     with pytest.raises(
-        OutputError, match=rf"{paths.rows}:[12]: index \d has id .*, and row \d of this manifest another"
+        OutputError, match=rf"{paths.rows}:[12]: index \d has id .*, but row \d of this manifest has another"
     ):
         transcribe(manifest, start=never, **options)
     assert paths.rows.read_bytes() == before
@@ -303,7 +303,7 @@ def test_the_manifest_is_none_of_the_runs_own_files(manifest, transcribe, tmp_pa
     (tmp_path / "source.toml").write_text(f'source = "{own}"\n')
     before = contents(tmp_path / "run")
     for source in (own, linked, listed, f"{tmp_path}/run/out.*", tmp_path / "source.toml"):
-        with pytest.raises(UsageError, match=r"--output .*out\.jsonl:.* is what is read.*; give another name"):
+        with pytest.raises(UsageError, match=r"--output .*out\.jsonl:.* is the input.*; give another name"):
             transcribe(source, start=never, **options)
     assert contents(tmp_path / "run") == before
 
@@ -313,7 +313,7 @@ def test_the_manifest_is_none_of_the_runs_own_files(manifest, transcribe, tmp_pa
 def test_none_of_the_runs_own_files_is_a_link_to_the_manifest(manifest, transcribe, tmp_path, ending, options):
     before = manifest.read_bytes()
     own = link(tmp_path / "run" / f"out.{ending}", manifest)
-    with pytest.raises(UsageError, match=rf"--output .*: {own} is what is read \({manifest}\); give another name"):
+    with pytest.raises(UsageError, match=rf"--output .*: {own} is the input \({manifest}\); give another name"):
         transcribe(manifest, start=never, **options)
     assert manifest.read_bytes() == before and own.is_symlink()
 
@@ -323,11 +323,11 @@ def test_an_output_that_leads_to_the_manifest(manifest, transcribe, tmp_path, op
     before = manifest.read_bytes()
     output = tmp_path / "run" / ("out.chunk-00001-of-00002.jsonl" if "num_chunks" in options else "out.jsonl")
     link(output, manifest)
-    with pytest.raises(UsageError, match="is what is read"):
+    with pytest.raises(UsageError, match="is the input"):
         transcribe(manifest, start=never, **options)
     os.unlink(output)
     os.link(manifest, output)
-    with pytest.raises(UsageError, match=r"is what is read|has 2 names"):
+    with pytest.raises(UsageError, match=r"is the input|has 2 names"):
         transcribe(manifest, start=never, **options)
     assert manifest.read_bytes() == before
 
@@ -337,7 +337,7 @@ def test_a_kaldi_folder_holds_inputs(transcribe, tmp_path):
     beep_manifest(folder, 1)
     (folder / "wav.scp").write_text("u0 1.wav\n")
     link(tmp_path / "run" / "out.log", folder / "wav.scp")
-    with pytest.raises(UsageError, match=r"out\.log is what is read \(.*/kaldi/wav\.scp\)"):
+    with pytest.raises(UsageError, match=r"out\.log is the input \(.*/kaldi/wav\.scp\)"):
         transcribe(folder, start=never)
     assert (folder / "wav.scp").read_text() == "u0 1.wav\n"
 
@@ -364,7 +364,7 @@ def test_standard_input_from_the_output_itself(manifest, tiny_en, tmp_path):
     command = [PYTHON, "-m", "asrbatch", "transcribe", "-", "-o", output, "--overwrite", "-m", tiny_en]
     with open(output, "rb") as stdin:
         done = subprocess.run(command, stdin=stdin, capture_output=True, text=True)
-    assert done.returncode == EXIT_USAGE and "is what is read (/dev/stdin)" in done.stderr, done.stderr
+    assert done.returncode == EXIT_USAGE and "is the input (/dev/stdin)" in done.stderr, done.stderr
     assert output.read_bytes() == manifest.read_bytes()
 
 
@@ -413,7 +413,7 @@ def test_what_is_no_file_is_refused_at_once(manifest, transcribe, tmp_path, endi
     odd = tmp_path / "run" / f"out.{ending}"
     ODD[kind](odd)
     for options in OPTIONS:
-        with pytest.raises(UsageError, match=re.escape(f" is {kind} and no file; remove it, or give another name")):
+        with pytest.raises(UsageError, match=re.escape(f" is {kind}, not a file; remove it, or give another name")):
             transcribe(manifest, start=never, **options)
     assert os.path.lexists(odd) and os.listdir(tmp_path / "run") == [odd.name]
 
@@ -429,7 +429,7 @@ def test_a_link_to_nothing_is_where_the_rows_go_but_no_lease(manifest, transcrib
     stop = Stop()
     stop.request()
     link(tmp_path / "run" / "out.lease", Path("nowhere"))
-    with pytest.raises(UsageError, match=r"out\.lease is a link, and leases are files of their own; remove it"):
+    with pytest.raises(UsageError, match=r"out\.lease is a link; remove it"):
         transcribe(manifest, start=never)
     (tmp_path / "run" / "out.lease").unlink()
     link(tmp_path / "run" / "out.jsonl", tmp_path / "scratch" / "far.jsonl")

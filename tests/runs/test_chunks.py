@@ -180,7 +180,7 @@ def test_a_chunk_on_the_real_engine(transcribe, tiny_en, demo_rows, tmp_path):
         (
             ("--chunk-id", 0),
             {"SLURM_ARRAY_TASK_ID": "2"},
-            "--chunk-id 0: of how many chunks? give --num-chunks as well",
+            "--chunk-id 0: needs the number of chunks; give --num-chunks as well",
         ),
     ],
 )
@@ -197,7 +197,7 @@ def test_a_wrong_chunk_is_a_usage_error(cli, manifest, tmp_path, options, slurm,
         ({"num_chunks": 0, "chunk_id": 0}, "--num-chunks 0: must be at least 1"),
         ({"num_chunks": 4, "chunk_id": -1}, "--chunk-id -1: must be from 0 to 3"),
         ({"num_chunks": 4}, "--num-chunks and --chunk-id: give both"),
-        ({"strategy": "strided"}, "--strategy strided: deals out chunks; give --num-chunks as well"),
+        ({"strategy": "strided"}, "--strategy strided: is for chunks; give --num-chunks as well"),
         (
             {"num_chunks": 4, "chunk_id": 0, "strategy": "even"},
             "--strategy even: must be one of balanced, contiguous, strided, con",
@@ -255,9 +255,9 @@ def test_another_strategy_is_refused(job, manifest, tmp_path, complete):
     with pytest.raises(OutputError) as error:
         job(manifest, 3, 1, strategy="strided", start=never)
     message = str(error.value)
-    assert message.startswith(f"{first.paths.rows}: holds another run's rows. What differs: ")
+    assert message.startswith(f"{first.paths.rows}: holds rows of another run. What differs: ")
     assert 'strategy: was "balanced", now "strided"' in message and "chunks: was " in message
-    assert "Give the same options, choose another --output, or --overwrite to start anew" in message
+    assert "Give the same options, choose another --output, or --overwrite to start over" in message
     assert contents(tmp_path) == before
 
 
@@ -266,9 +266,7 @@ def test_balanced_where_nothing_can_be_balanced_is_strided(job, tmp_path):
     manifest = beep_manifest(tmp_path / "in", 10, durations="none")
     listener = LogObserver()
     first = job(manifest, 3, 1, observer=listener)
-    complaint = (
-        "chunks are not balanced by audio: 10 of 10 rows state no duration; those are dealt out in turn (strided)"
-    )
+    complaint = "chunks are not balanced by audio: 10 of 10 rows have no duration; those are split in turn (strided)"
     assert complaint in listener.lines and "chunk 1 of 3: 3 of 10 rows" in listener.lines
     check_rows([first.paths.rows], [1, 4, 7])
     record = record_of(first.paths)
@@ -285,7 +283,7 @@ def test_partly_absent_durations_say_how_many(job, tmp_path):
     summaries = [job(manifest, 2, chunk_id, observer=listener) for chunk_id, listener in enumerate(listeners)]
     for listener in listeners:
         assert any(
-            "4 of 10 rows state no duration; those are dealt out in turn (strided)" in line for line in listener.lines
+            "4 of 10 rows have no duration; those are split in turn (strided)" in line for line in listener.lines
         )
     check_rows([summary.paths.rows for summary in summaries], range(10))
     assert record_of(summaries[0].paths)["fingerprint"]["strategy"] == "balanced"
@@ -380,11 +378,11 @@ def test_a_chunk_says_when_another_was_made_otherwise(job, demo_rows, tmp_path):
     def warnings(chunk_id, **options):
         listener = LogObserver()
         job(manifest, 2, chunk_id, observer=listener, **options)
-        return [line for line in listener.lines if "another run's" in line]
+        return [line for line in listener.lines if "another run" in line]
 
     assert warnings(0) == []
     (warning,) = warnings(1, prompt="Names: Ada")
-    assert "chunk 0 is another run's" in warning and 'prompt: was null, now "Names: Ada"' in warning
+    assert "chunk 0 belongs to another run" in warning and 'prompt: was null, now "Names: Ada"' in warning
     assert warnings(1, overwrite=True) == []
 
 

@@ -226,7 +226,7 @@ def test_no_worker_at_all_is_an_error(transcribe_on):
 @needs_two_cores
 def test_workers_that_do_not_come_up_are_not_waited_for_for_ever(transcribe_on, monkeypatch):
     monkeypatch.setattr(pool, "MOST_START_S", 3.0)
-    with pytest.raises(EngineStartError, match="device [01]: its process did not come up within 3 s"):
+    with pytest.raises(EngineStartError, match="device [01]: its process did not start within 3 s"):
         transcribe_on(fate="none comes up", hang_timeout_s=0.5)
     assert transcribe_on.session()["workers_died"] == 2 and transcribe_on.session()["outcome"] == "error"
 
@@ -326,7 +326,7 @@ def test_more_devices_than_rows_and_a_chunk(transcribe_on, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("0,0", "0 is there twice"),
+        ("0,0", "0 is given twice"),
         ("0,", "write it as 0,1,2,3 or all"),
         ("1,2", "count from 0"),
         ("cuda:0", "count from 0"),
@@ -376,7 +376,7 @@ def test_cores_and_memory_are_shared_out():
 
 
 def test_an_engine_of_several_devices_is_refused():
-    with pytest.raises(UsageError, match="tensor_parallel_size=2 needs several"):
+    with pytest.raises(UsageError, match="tensor_parallel_size=2 needs several devices"):
         choose_slots("0,1", GPU, {"tensor_parallel_size": 2})
 
 

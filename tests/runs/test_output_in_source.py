@@ -3,7 +3,7 @@
 Tried with `transcribe d -o d/out.jsonl`, where `d` is a folder of audio, one with `.txt` beside it, with a metadata
 file, of Kaldi, of tars, Parquet, Arrow, `save_to_disk`, a copy of the hub's, and lhotse's pair; with `cd d; transcribe
 .`; chunks; and `submit`, `merge-shards`, `make-manifest` and `validate --report` given twice.
-  before: exit 2 from the second command on ("d/out.inflight is what is read"), with `--overwrite` too; now: as ever.
+  before: exit 2 from the second command on ("d/out.inflight is the input"), with `--overwrite` too; now: as ever.
 What is really read there stays refused: each of those tables, texts, tars and data files, through a link too.
 """
 
@@ -140,7 +140,7 @@ def test_what_is_read_there_stays_refused(source, transcribe, name):
     for make in (os.symlink, os.link):
         for ending in ("log", "jsonl"):
             make(folder / read, folder.parent / f"x.{ending}")
-            with pytest.raises(UsageError, match="is what is read"):
+            with pytest.raises(UsageError, match="is the input"):
                 transcribe(folder, folder.parent / "x.jsonl", start=never, overwrite=True)
             os.unlink(folder.parent / f"x.{ending}")
     assert (folder / read).read_bytes() == before

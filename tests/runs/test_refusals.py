@@ -85,7 +85,7 @@ def refuse(folder: Path, config: RunConfig, match: str) -> None:
     ],
 )
 def test_other_options(folder, tiny_en, options, difference):
-    refuse(folder, config_in(folder, tiny_en, **options), f"holds another run's rows. What differs: .*{difference}")
+    refuse(folder, config_in(folder, tiny_en, **options), f"holds rows of another run. What differs: .*{difference}")
 
 
 def test_another_manifest(folder, tiny_en):
@@ -125,7 +125,7 @@ def appended(path: Path, line: bytes) -> None:
 
 FIRST = '"index": 0'
 DAMAGES = {
-    "no record": (lambda run: run.record.unlink(), "nobody can say what made it"),
+    "no record": (lambda run: run.record.unlink(), "it is unknown which run made it"),
     "a record that is no JSON": (lambda run: run.record.write_text("{"), "run.json: not valid JSON"),
     "a record that lacks fields": (lambda run: run.record.write_text("{}"), "run.json: has no fingerprint, sessions"),
     "an edited fingerprint": (lambda run: edited(run.record, fingerprint=3), "run.json: is not what asrbatch writes"),
@@ -135,7 +135,7 @@ DAMAGES = {
     "a mark that is no JSON": (lambda run: run.done.write_text("3"), "done.json: holds no JSON object"),
     "an edited mark": (lambda run: edited(run.done, statuses=3), "done.json: is not what asrbatch writes"),
     "an edited row": (lambda run: replaced(run.rows, '"beep"', '"boop"'), "was changed after the run completed"),
-    "a line that is no row": (lambda run: replaced(run.rows, FIRST, FIRST[:-2]), "a complete line that is no"),
+    "a line that is no row": (lambda run: replaced(run.rows, FIRST, FIRST[:-2]), "this line is not an output row"),
     "a row twice": (lambda run: appended(run.rows, first_line(run)), "is there twice"),
     "a row of another manifest": (lambda run: replaced(run.rows, FIRST, '"index": 9'), "is not in the manifest"),
 }  # fmt: skip
@@ -159,7 +159,7 @@ def test_damaged_files(folder, tiny_en, damage):
 
 @pytest.mark.parametrize(
     ("output", "match"),
-    [("there.jsonl", "is a folder and no file"), ("file/out.jsonl", "stands in the place of a folder")],
+    [("there.jsonl", "is a folder, not a file"), ("file/out.jsonl", "is a file, not a folder")],
 )
 def test_an_output_that_cannot_be_one(folder, tiny_en, output, match):
     (folder / "there.jsonl").mkdir()
@@ -215,17 +215,17 @@ def other_chunk(paths: RunPaths) -> Path:
 
 COMPLETE = {
     **{name: DAMAGES[name] for name in DAMAGES if "record" in name or "mark" in name or name.startswith("edited")},
-    "a longer text": (lambda run: replaced(run.rows, '"beep', '"beep beep'), "vouches for .*bytes instead of"),
-    "rows that are cut": (lambda run: run.rows.write_bytes(run.rows.read_bytes()[:-9]), "vouches for .*bytes instead"),
+    "a longer text": (lambda run: replaced(run.rows, '"beep', '"beep beep'), "does not match .*bytes instead of"),
+    "rows that are cut": (lambda run: run.rows.write_bytes(run.rows.read_bytes()[:-9]), "does not match .*bytes"),
     "rows that are gone": (lambda run: run.rows.unlink(), "is gone, although"),
-    "another run's mark": (lambda run: edited(run.done, fingerprint="other"), "is another run's, not that of"),
+    "another run's mark": (lambda run: edited(run.done, fingerprint="other"), "belongs to another run, not to"),
     "another chunk's mark": (lambda run: edited(run.done, bytes=7), "bytes instead of 7"),
 }  # fmt: skip
 OPEN = {
-    "a line that is no row": (lambda run: appended(run.rows, b"{}\n"), "a complete line that is no output row"),
+    "a line that is no row": (lambda run: appended(run.rows, b"{}\n"), "this line is not an output row"),
     "a row twice": (lambda run: appended(run.rows, first_line(run)), "is there twice"),
     "another manifest's row": (lambda run: appended(run.rows, OTHER_ROW), "index 9 .* is not in the manifest"),
-    "another id": (lambda run: replaced(run.rows, '"id": "', '"id": "x'), "row . of this manifest another one"),
+    "another id": (lambda run: replaced(run.rows, '"id": "', '"id": "x'), "row . of this manifest has another id"),
     "another chunk's rows": (lambda run: shutil.copy(other_chunk(run), run.rows), "belongs to another chunk"),
 }  # fmt: skip
 OTHER_ROW = b'{"id": "x", "index": 9, "status": "ok", "error": null, "audio_s": 1, "flags": []}\n'

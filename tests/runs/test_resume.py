@@ -189,7 +189,8 @@ def test_the_death_of_an_engine_process_is_an_error(tiny_en, manifest, tmp_path)
         os.kill(core, signal.SIGKILL)
 
     threading.Thread(target=kill, daemon=True).start()
-    with pytest.raises(EngineDiedError, match="the engine process died"):
+    written = r"Run the same command to continue \(\d+ of 30 rows written\)"
+    with pytest.raises(EngineDiedError, match=rf"engine process died.*; the log is {tmp_path}/out\.log\. {written}"):
         run(RunConfig(manifest=str(manifest), engine=engine, output=str(out), hang_timeout_s=60.0), start=start)
     assert time.monotonic() - killed_at[0] < 40 and len(set(deaths) - {None}) >= 4
     assert json.loads((tmp_path / "out.run.json").read_text())["sessions"][-1]["outcome"] == "engine_died"
@@ -209,8 +210,10 @@ def test_a_poisonous_row_stops_the_run_three_times_and_never_again(tiny_en, demo
     )
     deadly = DiesOn(7)
     for _ in range(3):
-        with pytest.raises(EngineDiedError, match="killed by row 7"):
+        with pytest.raises(EngineDiedError, match="killed by row 7; the log is .*") as died:
             run(config, start=deadly)
+        written = len(read_jsonl(tmp_path / "out.jsonl"))
+        assert str(died.value).endswith(f". Run the same command to continue ({written} of 16 rows written)")
     assert deadly.held_at_death[-1] == {7}, "the third time it was alone"
     assert 8 <= len(read_jsonl(tmp_path / "out.jsonl")) <= 15, "the others go on meanwhile"
     summary = run(config, start=deadly)

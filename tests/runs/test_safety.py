@@ -602,7 +602,7 @@ def test_a_manifest_replaced_midway(tmp_path, job, out):
     assert ended(task)[0] == EXIT_COMPLETE
     check_complete(out)
     code, said = job.run(out)
-    assert code == EXIT_USAGE and "holds another run's rows. What differs: manifest: was" in complaint(said)
+    assert code == EXIT_USAGE and "holds rows of another run. What differs: manifest: was" in complaint(said)
     check_complete(out)
 
 

@@ -377,10 +377,10 @@ def test_output_names(transcribe, tiny_en, demo_manifest, tmp_path):
     with pytest.raises(UsageError, match=r"must end in \.jsonl"):
         transcribe(demo_manifest, tiny_en, tmp_path / "out.txt")
     manifest = write_jsonl(tmp_path / "m.jsonl", [{"audio_filepath": "a.wav"}])
-    with pytest.raises(UsageError, match="is what is read; give another name"):
+    with pytest.raises(UsageError, match="is the input; give another name"):
         transcribe(manifest, tiny_en, manifest)
     (tmp_path / "other.jsonl").write_text('{"not": "ours"}\n')
-    with pytest.raises(OutputError, match="nobody can say what made it"):
+    with pytest.raises(OutputError, match="it is unknown which run made it"):
         transcribe(manifest, tiny_en, tmp_path / "other.jsonl")
 
 

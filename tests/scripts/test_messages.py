@@ -18,11 +18,14 @@ def test_a_message_is_found_wherever_it_is_made():
     """One of each way in which the code makes a message, with what it ends in."""
     rows = {tuple(line.strip("| ").split(" | ")[:2]) for line in TABLE.splitlines() if line.startswith("| ")}
     assert ("exit 2", "`--text-field is empty; give the name of a field`") in rows  # raised
-    assert ("exit 6", "`{path}: others keep taking it; run the same command again when they have ended`") in rows
+    assert (
+        "exit 6",
+        "`{path}: other processes keep taking it; run the same command again when they have ended`",
+    ) in rows
     assert (
         "row",
         "`audio_filepath = {path}: must be a string; give the path of one audio file`",
     ) in rows  # by a helper
     assert ("failed: `missing`", "`{name}: no such file`") in rows
     assert ("note", "`the whole log: {path}`") in rows
-    assert ("job", "`asrbatch ended with $code`") in rows
+    assert ("job", "`asrbatch ended with exit code $code`") in rows

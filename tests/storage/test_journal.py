@@ -175,7 +175,7 @@ def test_malformed_line(tmp_path, name, position):
         Journal(path, 5)
     message = str(error.value)
     assert message.startswith(f"{path}:{position + 1}: ")
-    assert "--overwrite" in message and "mend" in message and "\n" not in message
+    assert "--overwrite" in message and "correct" in message and "\n" not in message
     assert path.read_bytes() == content
 
 

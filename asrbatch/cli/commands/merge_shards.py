@@ -59,7 +59,7 @@ def merge_shards(
     for line in _summary(record) if record else ():
         log(line)
     if merged.exit_code == EXIT_ERROR:
-        log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; what is wrong stands above")
+        log(f"asrbatch: {merged.paths.rows}: {'incomplete' if record else 'not merged'}; the reasons are above")
         # Standard output holds what a script goes on with: the path of a whole run, or the chunks to run again.
         if report.run_again:
             print_line(ranges(report.run_again))

@@ -47,7 +47,7 @@ def _all(options: RunOptions) -> dict[str, Any]:
 
     for name in options.given:
         if name != "plugins":
-            raise UsageError(f"{flag_of(name)}: says how one checkpoint is asked; name it, or leave the option out")
+            raise UsageError(f"{flag_of(name)}: needs one checkpoint; name it, or leave the option out")
     names = options.values["plugins"] or None
     return inspector.Inspector(names and tuple(names), detect_device().kind).list_models()
 

@@ -9,7 +9,7 @@ import typer
 
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
 from asrbatch.cli.estimates import ALL_DEVICES, NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
-from asrbatch.cli.options import READING, RunOptions, command_of, options_of, run_options, takes
+from asrbatch.cli.options import NOT_EXPLAINED, READING, RunOptions, command_of, options_of, run_options, takes
 from asrbatch.cluster.jobs import WINDOWS_PER_S, cores_per_gpu
 from asrbatch.config import RunConfig
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, EXIT_USAGE, UsageError
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 PLACEHOLDER = "MODEL"
 
 
-@takes(options=run_options(without=("chunk_id", "chunk_offset"), explained=False), speeds=options_of(EstimateOptions))
+@takes(
+    options=run_options(without=("chunk_id", "chunk_offset"), titles=NOT_EXPLAINED), speeds=options_of(EstimateOptions)
+)
 def plan(
     options: RunOptions,
     probe: bool = option(False, "Read the header of every file, in parallel."),
@@ -141,15 +143,15 @@ def _notes(
         and verdict.window_config.windows == "none"
         and (num_long := stats.num_longer_than(verdict.window_config.window_s))
     ):
-        hears = f"the {verdict.window_config.window_s:g} s that the model hears at once"
+        hears = f"the {verdict.window_config.window_s:g} s that the model takes at once"
         notes.append(
-            f"{num_long} rows state more than {hears} and will fail as too_long; cut them with offset and duration"
+            f"{num_long} rows are longer than {hears} and will fail as too_long; cut them with offset and duration"
         )
     if config.num_chunks is None:
         notes.append("--num-chunks N shows how even N chunks would be, and the lines that run them")
     elif balance.num_in_turn:
-        rows = f"{balance.num_in_turn} of {len(stats)} rows state no duration"
-        notes.append(f"chunks are not balanced by audio: {rows}; those are dealt out in turn (strided)")
+        rows = f"{balance.num_in_turn} of {len(stats)} rows have no duration"
+        notes.append(f"chunks are not balanced by audio: {rows}; those are split in turn (strided)")
     if time is None:
         what = "time" if config.price_per_hour is None else "time and no cost"
         notes.append(NO_SPEED.format(what=what))

@@ -2,7 +2,7 @@
 
 from asrbatch.cli.common import log
 from asrbatch.cli.estimates import EstimateOptions
-from asrbatch.cli.options import RunOptions, options_of, run_options, takes
+from asrbatch.cli.options import NOT_EXPLAINED, RunOptions, options_of, run_options, takes
 from asrbatch.cli.targets.kubernetes import submit_to_kubernetes
 from asrbatch.cli.targets.options import TARGETS, TargetOptions, target_options
 from asrbatch.cli.targets.shell import print_commands
@@ -16,7 +16,7 @@ _SUBMIT = {"slurm": submit_to_slurm, "kubernetes": submit_to_kubernetes, "shell"
 
 @takes(
     jobs=target_options(),
-    options=run_options(without=("chunk_id", "chunk_offset"), explained=False),  # the array says which chunk
+    options=run_options(without=("chunk_id", "chunk_offset"), titles=NOT_EXPLAINED),  # the array says which chunk
     speeds=options_of(EstimateOptions),
 )
 def submit(

@@ -41,7 +41,7 @@ def run_command(options: RunOptions, *, merge: bool) -> int:
 
     config = options.config(environment=os.environ)
     if merge and config.num_chunks is None:
-        raise UsageError("--merge: joins chunks, and this run has none; give --num-chunks as well, or leave it out")
+        raise UsageError("--merge: needs chunks; give --num-chunks as well, or leave it out")
     stop = Stop()
     with Terminal() as terminal:
         if config.num_chunks is None and has_several_tasks(os.environ):
@@ -68,11 +68,15 @@ def _merge_when_last(options: RunOptions, config: RunConfig) -> None:
     try:
         merged = merge_when_last(config, manifests, log)
     except AsrbatchError as e:
-        raise OutputError(f"{e}\n--merge: not merged, and the chunks are as they were; then give: {by_hand}") from e
+        raise OutputError(
+            f"{e}\n--merge: not merged; the chunks are unchanged. When that is fixed, run: {by_hand}"
+        ) from e
     if merged is None:
         return
     if not merged.report.complete:
         for line in merged.report.lines():
             log(line)
-        raise OutputError(f"--merge: not merged, for what stands above; the chunks are as they were. Then: {by_hand}")
+        raise OutputError(
+            f"--merge: not merged, for the reasons above; the chunks are unchanged. When they are fixed, run: {by_hand}"
+        )
     log(f"merged: {merged.paths.rows}")

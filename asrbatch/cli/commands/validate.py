@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from asrbatch.runs.row_check import RowCheck
 
 
-@takes(options=run_options(only=(*READING, *MODEL_OPTIONS, "track")), probing=options_of(ProbeOptions))
+_TITLES = dict.fromkeys(MODEL_OPTIONS, "Only with --model") | {"track": None}
+
+
+@takes(options=run_options(only=(*READING, *MODEL_OPTIONS, "track"), titles=_TITLES), probing=options_of(ProbeOptions))
 def validate(
-    options: RunOptions,
     manifest: Sources = None,
     audio: str = option(
         "header",
@@ -49,6 +51,7 @@ def validate(
     *,
     probing: ProbeOptions,
     as_json: AsJson = False,
+    options: RunOptions,
 ) -> None:
     """Say all that is wrong with a manifest and the audio it names, before a run; needs no GPU and no vLLM.
 
@@ -118,7 +121,7 @@ def _row_check(
     asked = [name for name in options.given if name in MODEL_OPTIONS]
     if model is None:
         if asked:  # an option that nothing asks about would be ignored in silence
-            raise UsageError(f"{flag_of(asked[0])}: is of a run with a model; give --model as well")
+            raise UsageError(f"{flag_of(asked[0])}: needs a model; give --model as well")
         return None, None
     # Off line, a manifest on the hub would be out of reach as well.
     if not any(map(names_data_set, sources)):

@@ -15,11 +15,11 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
     yield from left_out_parts(figures["manifest"])
     yield from problem_parts(figures["problems"])
     audio = figures["audio"]
-    yield plain(f"audio: {audio_line(audio) if audio else 'not looked at'}")
+    yield plain(f"audio: {audio_line(audio) if audio else 'not checked'}")
     rows = figures["manifest"]["rows"]
     yield plain(
-        f"rows: {rows:,}; {figures['rows_passing']:,} pass, {figures['rows_refused']:,} cannot be run, "
-        f"{figures['rows_failing']:,} name audio that will fail"
+        f"rows: {rows:,}; {figures['rows_passing']:,} OK, {figures['rows_refused']:,} refused, "
+        f"{figures['rows_failing']:,} with bad audio"
     )
     if figures["clean"]:
         yield plain(f"written: {figures['clean']['rows']:,} rows to {figures['clean']['path']}")
@@ -27,9 +27,9 @@ def validation_parts(figures: dict[str, Any], with_model: bool) -> Iterable[Rend
         yield plain(f"listed: {figures['report']['problems']:,} problems in {figures['report']['path']}")
     yield from (plain(f"note: {note}") for note in figures.get("notes", ()))
     if not with_model:
-        yield Text("note: without --model, languages and lengths were not held against one")
+        yield Text("note: languages and lengths were not checked; --model checks them")
     if audio and not audio["decoded"]:
-        yield Text("note: headers were read; damage behind them is found by --audio decode")
+        yield Text("note: only headers were read; --audio decode finds damage behind them")
 
 
 def left_out_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
@@ -43,11 +43,11 @@ def made_parts(figures: dict[str, Any]) -> Iterable[RenderableType]:
     if figures["problems"]:
         yield from problem_parts(figures["problems"])
     yield plain(f"audio: {audio_line(figures['audio'])}")
-    corrected = f", {figures['rows_corrected']:,} had stated another duration" if figures["rows_corrected"] else ""
+    corrected = f", {figures['rows_corrected']:,} had another duration" if figures["rows_corrected"] else ""
     yield from left_out_parts(figures)
     yield plain(f"rows: {figures['rows']:,}, {figures['rows_measured']:,} of them measured{corrected}")
     if figures["rows_failing"]:
-        yield plain(f"{figures['rows_failing']:,} rows name audio that will fail; they were written as they are")
+        yield plain(f"{figures['rows_failing']:,} rows have bad audio; they were written unchanged")
     yield plain(f"written: {figures['path']}")
 
 
@@ -58,7 +58,7 @@ def problem_parts(problems: list[dict[str, Any]], most: int = 5) -> Iterable[Ren
         most: examples of each kind; validate's --report has all.
     """
     if not problems:
-        yield Text("nothing wrong")
+        yield Text("no problems")
         return
     rows = [(plain(of["kind"]), f"{of['rows']:,}", plain(of["fix"] or "see below")) for of in problems]
     yield simple_table(("problem", "rows", "what to do"), rows, numbers=("rows",))

@@ -58,7 +58,7 @@ _COMMANDS = {
 def _facts(figures: dict[str, Any]) -> Iterable[tuple[str, str | None]]:
     audio, duplicates, estimate = figures["audio"], figures["duplicates"], figures["estimate"]
     yield "manifest", figures["manifest"]["source"]
-    yield "rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} state no duration"
+    yield "rows", f"{figures['manifest']['rows']:,}, of which {audio['rows_without_duration']:,} have no duration"
     yield "audio", f"{audio['stated_h']:,.3f} h stated"
     if audio["max_s"] is not None:
         shown = "  ".join(f"{name} {audio[f'{name}_s']:.2f} s" for name in ("min", "median", "p95", "max"))

@@ -38,7 +38,7 @@ def submit_to_kubernetes(options: RunOptions, values: dict[str, Any], config: Ru
     check_outputs(config, [each for each in config.manifest if each not in elsewhere])
     if elsewhere:
         manifests = [absolute_manifest(each, is_here=each not in elsewhere) for each in config.manifest]
-        not_checked = ["the manifest is not here, and was not checked: asrbatch validate does it where it is"]
+        not_checked = ["the manifest is not on this machine and was not checked; run asrbatch validate where it is"]
     else:
         manifests, not_checked = check_run(config, [*range(config.num_chunks)], None, dry_run, is_here=False)
         _check_audio(config, pods)

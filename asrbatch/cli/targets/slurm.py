@@ -89,8 +89,8 @@ def _slurm_notes(config: RunConfig, slurm: SlurmOptions) -> list[str]:
         notes.append(f"--gpus {slurm.gpus} without --devices: one engine uses one GPU; give --devices all to use each")
     if 0 < slurm.signal_before_s <= config.grace_s:
         notes.append(
-            f"--grace {config.grace_s:g} may take a task past its time limit: --signal-before is "
-            f"{slurm.signal_before_s}"
+            f"--grace {config.grace_s:g} may take a task past its time limit: give a --signal-before above "
+            f"it (now {slurm.signal_before_s})"
         )
     return notes
 

@@ -170,7 +170,7 @@ def foreseen(config: RunConfig, speeds: EstimateOptions, chunks: str | None) -> 
         lines.append(f"note: {ALL_DEVICES}")
     if found.rows_not_counted:
         lines.append(
-            f"note: {found.rows_not_counted} rows of unknown length are not in it; asrbatch plan --probe reads them"
+            f"note: {found.rows_not_counted} rows of unknown length are left out; asrbatch plan --probe measures them"
         )
     return lines
 
@@ -186,12 +186,10 @@ def notes_of(config: RunConfig) -> list[str]:
         others = [n for n in find_chunks(config.output_path) if n != config.num_chunks]
         if others:
             counts = ", ".join(map(str, others))
-            notes.append(
-                f"there are files of this run dealt out into {counts} chunks; merge-shards wants only one kind"
-            )
+            notes.append(f"files of this run in {counts} chunks are there as well; remove them before merge-shards")
     if not Path(config.engine.model).expanduser().exists():
         notes.append(
-            f"--model {config.engine.model} is no folder here: every task will look it up, so fetch it beforehand"
+            f"--model {config.engine.model} is not a folder here; every task will ask the hub for it, so fetch it first"
         )
     return notes
 

@@ -232,7 +232,9 @@ class _Inspection:
         most_s = math.inf if takes_more else float(clip_s)
         if wanted_s is not None:
             if wanted_s > most_s:
-                raise UsageError(f"--window-seconds {wanted_s:g}: {self._asked['name']} hears {clip_s:g} s at once")
+                raise UsageError(
+                    f"--window-seconds {wanted_s:g}: {self._asked['name']} takes at most {clip_s:g} s; give fewer"
+                )
             return wanted_s, "--window-seconds", most_s
         if clip_s is not None:
             return float(clip_s), "its feature extractor" if is_chat else "the model class", most_s

@@ -264,7 +264,7 @@ def check_pipe(where: str, command: str, allowed: bool) -> str:
     """The `audio_filepath` that stands for a command. Raises InvalidRow: commands are not allowed."""
     if not allowed:
         fix = "give --allow-pipes to run it, or write files"
-        raise InvalidRow(f"{where} = {show_text(command)}", "is a command, which is not run unasked", fix)
+        raise InvalidRow(f"{where} = {show_text(command)}", "is a command", fix)
     return PIPE + command.strip().removesuffix("|").strip()
 
 

@@ -165,7 +165,7 @@ def _check_whole(source: str, files: tuple[str, ...]) -> None:
     """The hub converts the first 5 GB of a data set only, and says so in the name of a folder."""
     if part := next((file for file in files if os.path.basename(os.path.dirname(file)).startswith("partial-")), None):
         name = "/".join(part.split("/")[-2:])
-        problem = f"is a part of the data set alone ({show_text(name)}): the hub converts the first 5 GB"
+        problem = f"is only a part of the data set ({show_text(name)}): the hub converts the first 5 GB"
         raise ManifestError(f"{source}: {problem}; give the data set itself, or that folder's files to run the part")
 
 
@@ -207,7 +207,9 @@ def _find_in_cache(given: str, name: str, revision: str | None, options: SourceO
     # A cache holds what was fetched so far: without a count or numbered shards, half a data set looks like a small
     # one.
     if found.num_rows is None and not check_shards(given, found.files):
-        problem = f"the Hugging Face hub cannot be reached ({why}), and nothing proves that its cache here is whole"
+        problem = (
+            f"the Hugging Face hub cannot be reached ({why}), and it is unknown whether its cache here is complete"
+        )
         raise ManifestError(f"{given}: {problem}; {fetch}")
     return found
 
@@ -244,10 +246,10 @@ def _fetch(found: HubFiles, name: str, commit: str, revision: str | None) -> tup
             if os.path.basename(folder) == commit:
                 break
     except Exception as e:
-        fix = "the same command goes on where it stopped; a gated one needs its terms accepted, and `hf auth login`"
+        fix = "run the same command again to continue; a gated one needs its terms accepted, and `hf auth login`"
         raise ManifestError(f"{found.source}: could not be fetched: {one_line(e)}; {fix}") from e
     # `snapshot_download` says nothing about a pattern that matched nothing.
     files = tuple(os.path.join(folder, file) for file in inside)
     if missing := [file for file in files if not os.path.isfile(file)]:
-        raise ManifestError(f"{found.source}: {missing[0]} was not fetched; give the command again")
+        raise ManifestError(f"{found.source}: {missing[0]} was not fetched; run the same command again")
     return files

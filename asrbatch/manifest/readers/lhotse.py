@@ -85,7 +85,7 @@ class LhotseReader(JsonlReader):
     def _cut(self, line: dict[str, Any]) -> Any:
         kind = line.get("type")
         if kind in ("MixedCut", "PaddingCut"):
-            raise InvalidRow(f"type = {show(kind)}", "its audio is made of others when it is loaded", _FIX)
+            raise InvalidRow(f"type = {show(kind)}", "its audio is mixed when it is loaded", _FIX)
         if kind not in ("MonoCut", "MultiCut"):
             fix = "give cuts; lhotse makes them of recordings and supervisions (`lhotse cut simple`)"
             raise InvalidRow(f"type = {show(kind)}", "not a cut", fix)
@@ -201,7 +201,9 @@ class Recordings:
         if len(found) != 1:
             both = " and ".join(self._where(at) for at in [*found][:2])
             problem = f"given twice: {both}" if found else "the recordings lack it"
-            raise InvalidRow(f"recording_id = {show(recording_id)}", problem, "mend that (lhotse fix), or drop the row")
+            raise InvalidRow(
+                f"recording_id = {show(recording_id)}", problem, "correct that (lhotse fix), or drop the row"
+            )
         (at, text) = found.popitem()
         self._is_used[at], self._last = True, (recording_id, text)
         return parse_object(text)

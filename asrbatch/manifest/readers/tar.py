@@ -71,7 +71,7 @@ class Tars:
                     if rest.strip(b"\0"):
                         raise tarfile.ReadError("it goes on after its end; were tars joined with cat?")
         except (tarfile.TarError, OSError, EOFError) as e:
-            fix = "give plain tars, whole (a packed one has no offsets to read members by)"
+            fix = "give complete tars that are not compressed"
             raise ManifestError(f"{path}: cannot be read as a tar: {e}; {fix}") from e
 
     def read(self, number: int, offset: int, size: int, name: str) -> bytes:
@@ -111,7 +111,7 @@ class NemoMembers:
                 self._sizes.append(member.size)
         self._index = HashIndex(hashes)
         if self._index.has_repeats:
-            raise ManifestError(f"{paths[0]}: a tar holds a name twice; which is meant? write it again")
+            raise ManifestError(f"{paths[0]}: a tar has two members of one name; write it again")
 
     def locate(self, row: Row) -> AudioRef:
         """Raises InvalidRow: no tar, or more than one, holds the row's member."""

@@ -261,7 +261,7 @@ class WorkerPool:
         for worker in list(self._workers):
             most_s = hang_s if worker.is_ready else max(hang_s, MOST_START_S)
             if running_s() - worker.last_message_at > most_s:
-                what = "sent nothing for" if worker.is_ready else "did not come up within"
+                what = "sent nothing for" if worker.is_ready else "did not start within"
                 self._on_worker_loss(worker, f"its process {what} {most_s:g} s")
 
     def _on_worker_loss(self, worker: WorkerHandle, how: str) -> None:
@@ -293,7 +293,7 @@ class WorkerPool:
         self._last_error = why
         delay_s = None if self._is_stopped else self._failures.device_died(slot.name, num_answered, was_alone)
         if delay_s is None:
-            then = "its rows are left to the others"
+            then = "the other devices do its rows"
         else:
             self._restarts.append((running_s() + delay_s, slot))
             then = "its rows are done again, and it is started again" + (f" in {delay_s:g} s" if delay_s else "")
