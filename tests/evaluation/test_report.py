@@ -565,12 +565,12 @@ def test_what_stands_there_is_replaced_when_asked_and_another_file_never(cli, cl
     before = page.read_text()
     refused = cli_here("report", path, "--title", "Anew")
     assert refused.returncode == EXIT_ERROR and page.read_text() == before
-    assert "is there already; choose another --to, or --overwrite to replace it" in refused.stderr
+    assert "exists already; choose another --to, or --overwrite to replace it" in refused.stderr
     assert cli_here("report", path, "--title", "Anew", "--overwrite").returncode == EXIT_COMPLETE
     assert "<title>Anew</title>" in page.read_text()
     (tmp_path / "notes.html").write_text("<p>mine")
     refused = cli_here("report", path, "--to", tmp_path / "notes.html", "--overwrite")
-    assert refused.returncode == EXIT_ERROR and "is there already and is no report" in refused.stderr
+    assert refused.returncode == EXIT_ERROR and "exists already and is not a report" in refused.stderr
     assert (tmp_path / "notes.html").read_text() == "<p>mine"
     with pytest.raises(UsageError, match="is a folder, not a file"):
         made(path, tmp_path)

@@ -108,7 +108,7 @@ def on_a_terminal(*arguments, stop_after) -> tuple[int, str]:
 def check_shown(text: str, out: Path) -> None:
     """The bar, the summary, and no line that vLLM or torch printed."""
     assert re.search(r"[2-7]/8 rows", text) and "starved" in text and str(out) in text
-    assert "SIGTERM: finishing what is in the engine" in text and "the same command goes on from there" in text
+    assert "SIGTERM: finishing the windows in the engine" in text and "run the same command to continue" in text
     for word in ("INFO", "WARNING", "Warning", "Triton", "vllm.", "Error"):
         assert word not in text, text
     assert "INFO" in out.with_suffix(".log").read_text()

@@ -165,7 +165,7 @@ class ProbeBar(_CheckBar):
 
     def update(self, num_rows: int, num_failing: int) -> None:
         """Rows probed, and how many of them will fail."""
-        so_far, failing = f"{num_rows}/{self._num_rows} rows", f"{num_failing} will fail"
+        so_far, failing = f"{num_rows}/{self._num_rows} rows", f"{num_failing} with bad audio"
         self.show(
             f"{self._done}: {so_far}, {failing}", total=self._num_rows, completed=num_rows, said=f"{so_far}  {failing}"
         )

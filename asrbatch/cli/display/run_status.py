@@ -52,7 +52,7 @@ def headline(summary) -> list[str]:
     of = f"{tally.rows} of {summary.progress.total_rows} rows"
     ends = {
         "already_complete": f"already complete: {tally.rows} rows; nothing was run",
-        "interrupted": f"interrupted: {of}; the same command goes on from there",
+        "interrupted": f"interrupted: {of}; run the same command to continue",
         "complete": f"complete: {tally.rows} rows, {tally.audio_s / 3600:.3f} h of audio",
     }
     lines = [ends[summary.outcome]]

@@ -52,7 +52,7 @@ def submit_to_kubernetes(options: RunOptions, values: dict[str, Any], config: Ru
     said = apply(text, pods)
     log(said)
     if "created" not in said:
-        log(f"note: the Job was there already; if it has ended nothing runs: `{pods.to_delete}`, then submit again")
+        log(f"note: this Job exists already. If it has ended, nothing runs: `{pods.to_delete}`, then submit again")
     for line in (
         f"  pods:     kubectl get pods -l batch.kubernetes.io/job-name={pods.job_name}{pods.in_namespace}",
         f"  progress: asrbatch status {shlex.quote(str(config.output_path))}, where the volume is mounted",

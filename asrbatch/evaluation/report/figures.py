@@ -11,7 +11,7 @@ from asrbatch.evaluation.summary import MOST_GROUPS, largest_groups
 from asrbatch.formatting import counted
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
-_SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is no 1 / RTFx."
+_SPEED_NOTE = "`generate` is summed over a row's windows and attempts, beside those of other rows: it is not 1 / RTFx."
 Metrics = dict[str, Any]
 Group = Mapping[str, Any]
 # Of one group of one run: what stands behind its bar, how long that is, and its interval.

@@ -89,7 +89,7 @@ def make_report(
         runs[0].metrics["notes"].insert(0, f"no references: the predictions of {names[0]} are taken for them")
     text = page(title or ", ".join(names), runs, rows, options.by, f"{datetime.now(UTC):%F %R} UTC")
     with (
-        explained(to, fix="choose another --to, or run the same command again when that is mended"),
+        explained(to, fix="choose another --to, or run the same command again when that is fixed"),
         replacing(to) as f,
     ):
         f.write(text.encode("utf-8", "replace"))  # a half of a surrogate pair becomes a question mark
@@ -113,9 +113,9 @@ def _refuse_target(paths: Sequence[Path], to: Path, references: str | None, over
     check_outputs([to], (*(each for file in files for each in RunPaths(file).written), *read), f"--to {to}")
     remove_dead(to.parent)
     if to.exists() and not _is_report(to):
-        raise OutputError(f"{to}: is there already and is no report; choose another --to")
+        raise OutputError(f"{to}: exists already and is not a report; choose another --to")
     if to.exists() and not overwrite:
-        raise OutputError(f"{to}: is there already; choose another --to, or --overwrite to replace it")
+        raise OutputError(f"{to}: exists already; choose another --to, or --overwrite to replace it")
 
 
 def _spending(path: Path, price: float | None) -> dict[str, Any]:
