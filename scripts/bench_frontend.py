@@ -247,7 +247,7 @@ class Measured:
             "".join(json.dumps({"id": f"{i:06}", "audio_filepath": path}) + "\n" for i, path in enumerate(paths))
         )
 
-        def start(spec: Any, deliver: Any) -> Any:
+        def start(spec: Any, deliver: Any, on_step: Any) -> Any:
             engine = self._engine(case.system, spec)
             engine.deliver = deliver
             self.clocks.begin()

@@ -85,6 +85,23 @@ def test_a_bar_is_never_cut_off(width, monkeypatch):
     assert re.match(r"transcribing [ ━╸]{8,} 12345/", last), last
 
 
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_bars_of_checks_are_never_cut_off(width, monkeypatch):
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(display, "Console", lambda **_: console)
+    with display.ReadingBar() as bar:
+        bar.update(123_456_789, 1_234_567, 0.5)
+    with display.ProbeBar(123_456_789) as bar:
+        bar.update(12_345_678, 1_234_567)
+    with display.ProbeBar(12_345_678) as bar:
+        bar.update(12_345, 0)
+    lines = [line.split("\r")[-1] for line in shown(file).strip("\n").split("\n")]
+    assert all(re.search(r" \S:\S\S:\S\S$", line) and len(line) <= width for line in lines), lines
+    found = ["1,234,567 problems", "1,234,567 with bad audio", "12345/12345678 rows"]
+    assert all(part in line for part, line in zip(found, lines, strict=True))
+
+
 def shown(file: io.StringIO) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
 

@@ -33,6 +33,7 @@ from asrbatch.errors import (
     EngineStartError,
     UsageError,
 )
+from asrbatch.pipeline.monitor import Answered
 from asrbatch.runs.progress import Observer, Stop
 from asrbatch.runs.runner import run
 from asrbatch.runs.workers import pool
@@ -283,6 +284,12 @@ def test_one_recording_moves_the_bar_and_none_of_its_seconds_counts_twice(transc
         "starting the processes",
         "tuning in",
     ]
+
+
+def test_of_a_row_that_two_workers_hold_the_one_that_is_farther_counts():
+    slow, fast, alone = Answered(30.0, None), Answered(90.0, 150.0), Answered(5.0, 60.0)
+    assert pool._farthest([{0: slow}, {}, {0: fast, 1: alone}]) == {0: fast, 1: alone}
+    assert pool._farthest([{0: fast}, {0: slow}]) == {0: fast}
 
 
 @needs_two_cores

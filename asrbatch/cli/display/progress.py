@@ -23,6 +23,8 @@ from asrbatch.cli.process import lossy_stream
 PLAIN_EVERY_S = 30.0
 # Columns of the shortest bar, with the spaces around it.
 _LEAST_BAR = 10
+# Those of a time, `-:--:--`, and the space before it.
+_TIME_LEFT = 8
 
 
 class _Bar:
@@ -137,6 +139,11 @@ class _CheckBar(_Bar):
         console = Console(stderr=True, highlight=False, soft_wrap=True)
         super().__init__(doing, console, TimeRemainingColumn())
 
+    def fitted(self, so_far: str, num_found: int, what: str) -> str:
+        """How far it is and what it has found, as far as there is room; what it has found stays."""
+        parts = [(1, so_far), (0 if num_found else 2, f"{num_found:,} {what}")]
+        return fitted(parts, self.room - _TIME_LEFT)
+
 
 class ReadingBar(_CheckBar):
     """How far the reading of a manifest is."""
@@ -146,10 +153,11 @@ class ReadingBar(_CheckBar):
 
     def update(self, num_rows: int, num_problems: int, share: float | None) -> None:
         """Rows read, problems so far, and the share of the manifest that was read; None where nobody knows."""
-        said = f"{num_rows:,} rows  {num_problems:,} problems"
+        rows = f"{num_rows:,} rows"
         part = "" if share is None else f" ({share:.0%} of the manifest)"
         known = {} if share is None else {"total": 1.0, "completed": share}
-        self.show(f"rows read: {said}{part}", said=said, **known)
+        said = self.fitted(rows, num_problems, "problems")
+        self.show(f"rows read: {rows}  {num_problems:,} problems{part}", said=said, **known)
 
 
 class ProbeBar(_CheckBar):
@@ -165,7 +173,7 @@ class ProbeBar(_CheckBar):
 
     def update(self, num_rows: int, num_failing: int) -> None:
         """Rows probed, and how many of them will fail."""
-        so_far, failing = f"{num_rows}/{self._num_rows} rows", f"{num_failing} with bad audio"
-        self.show(
-            f"{self._done}: {so_far}, {failing}", total=self._num_rows, completed=num_rows, said=f"{so_far}  {failing}"
-        )
+        so_far = f"{num_rows}/{self._num_rows} rows"
+        said = self.fitted(so_far, num_failing, "with bad audio")
+        line = f"{self._done}: {so_far}, {num_failing} with bad audio"
+        self.show(line, total=self._num_rows, completed=num_rows, said=said)
