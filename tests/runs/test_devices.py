@@ -125,9 +125,8 @@ def test_rows_are_shared_and_each_is_written_once(transcribe_on, tmp_path):
     assert summary.exit_code == EXIT_ROWS_FAILED and summary.outcome == "complete"
     check_rows(transcribe_on.out, {3: "missing"})
     by_core = Counter(core for core, _, _ in transcribe_on.submitted())
-    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 10, (
-        "each worker on its own core, each with its share"
-    )
+    # How many more than it holds at once a worker gets is for its core to say, which others may use.
+    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 4, "each worker on its own core"
     assert said.capacity == 8 and said.most_in_engine > 4, "one progress over both"
     session = transcribe_on.session()
     assert session["num_devices"] == 2 and session["workers_died"] == 0 and session["engine"]["devices"] == ["0", "1"]
