@@ -1,6 +1,6 @@
 """Exports the rows of a run, or of one chunk of it, as files for other tools.
 
-Rows are read twice, first for their names, and never kept; of each, 16 bytes are remembered, which tell whether two
+Rows are read twice, first for their names, and never kept; of each, 24 bytes are remembered, which tell whether two
 have one name. Changes no file of the run. Knows nothing of formats but their tables."""
 
 import json
@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ROWS_FAILED, OutputError, UsageError
+from asrbatch.export.beside import BesideNames
 from asrbatch.export.files import OneFile, OneFileEach, explained
 from asrbatch.export.formats import FORMATS
-from asrbatch.export.names import file_name, name_key
-from asrbatch.export.options import CueLimits, ResultNames
+from asrbatch.export.names import FileNames, repeated
+from asrbatch.export.options import SUBTITLES, CueLimits, ResultNames
 from asrbatch.export.results import RESULT_FILES, ResultFile
 from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
 from asrbatch.formatting import show_text
@@ -75,6 +74,7 @@ def export(
     formats: Sequence[str],
     *,
     folder: Path | None = None,
+    beside: bool = False,
     per_run: bool = False,
     from_file_start: bool = False,
     overwrite: bool = False,
@@ -88,6 +88,8 @@ def export(
         rows_path: absolute; a rows file of a run in one piece, merged, or of one chunk. It need not be complete.
         formats: names in `formats.FORMATS` or `results.RESULT_FILES`.
         folder: where to; None for `X.export` beside the rows file.
+        beside: subtitles stand beside their media files, where players look; times then count from the start of the
+            media file. The folder holds their indexes.
         per_run: one file for all utterances of each format, instead of one for each.
         from_file_start: times count from the start of the audio file, not of the row.
         overwrite: replace files that are there and say something else.
@@ -100,33 +102,47 @@ def export(
         OutputError: the rows file is not ours, files are in the way, or the disk refused.
     """
     _check_exists(rows_path)
+    if beside:
+        _check_beside(formats, folder, per_run)
     stem = rows_path.name.removesuffix(".jsonl")
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
-    _make_folder(result.folder)
     # A run may be writing: both passes read up to where the file ends now.
     size = _size(rows_path)
-    shared_names = _shared_names(rows_path, size) if FORMATS.keys() & set(formats) else frozenset()
+    file_names = _file_names(rows_path, size, beside, per_run) if FORMATS.keys() & set(formats) else None
+    _make_folder(result.folder)
     open_file = OneFile if per_run else OneFileEach
     with ExitStack() as files:
         for name in formats:
             if name in RESULT_FILES:
                 output = RESULT_FILES[name](rows_path, result.folder, names or ResultNames(), overwrite, files)
             else:
-                output = open_file(result.folder, stem, FORMATS[name], limits or CueLimits(), overwrite, files)
+                index_name = f"{stem}.beside" if beside else stem
+                output = open_file(result.folder, index_name, FORMATS[name], limits or CueLimits(), overwrite, files)
             result.outputs[name] = output
         # Files for one utterance each take the place of a link; these would take that of what it leads to.
         written = (path for output in result.outputs.values() for path in output.paths)
         check_outputs(written, RunPaths(rows_path).written, f"--to {result.folder}")
         logged = time.monotonic()
         for where, row in _rows(rows_path, size, result):
-            transcript = _transcript(where, row, from_file_start, needs_words=limits is not None and limits.words)
-            _write_row(row, transcript, shared_names, result)
+            needs_words = limits is not None and limits.words
+            transcript = _transcript(where, row, from_file_start or beside, needs_words=needs_words)
+            _write_row(row, transcript, file_names, result)
             if time.monotonic() - logged >= _LOG_EVERY_S:
                 logged = time.monotonic()
                 log(f"{result.num_rows} utterances exported")
         for output in result.outputs.values():
             output.finish()
     return result
+
+
+def _check_beside(formats: Sequence[str], folder: Path | None, per_run: bool) -> None:
+    if folder is not None:
+        raise UsageError("--beside, --to: one says where the files go, and so does the other; leave one out")
+    if per_run:
+        raise UsageError("--beside --per-run: one file for all is beside no media file; leave one out")
+    if others := [name for name in formats if name not in SUBTITLES]:
+        # A text beside audio is its reference, to us and to others: it must not become what a model said.
+        raise UsageError(f"--beside --format {others[0]}: players look for {', '.join(SUBTITLES)} only; leave one out")
 
 
 def _make_folder(folder: Path) -> None:
@@ -173,7 +189,7 @@ def _transcript(where: str, row: dict[str, Any], from_file_start: bool, *, needs
 
 
 def _write_row(
-    row: dict[str, Any], transcript: Transcript | None, shared_names: frozenset[int], result: ExportResult
+    row: dict[str, Any], transcript: Transcript | None, file_names: FileNames | BesideNames | None, result: ExportResult
 ) -> None:
     """One row to all files, and counts it. Only results hold rows that failed."""
     if transcript is not None:
@@ -185,7 +201,7 @@ def _write_row(
             output.add_row(row)
         elif transcript is not None:
             named_by = transcript.id, transcript.audio_path
-            output.add(transcript, file_name(*named_by, collides=hash(name_key(*named_by)) in shared_names))
+            output.add(transcript, file_names.name_of(*named_by) if file_names is not None else "")
 
 
 def _size(path: Path) -> int:
@@ -217,25 +233,28 @@ def _not_ours(where: str, reason: BaseException | None) -> OutputError:
     )
 
 
-def _shared_names(path: Path, size: int) -> frozenset[int]:
-    """Hashes of the name keys that several rows have.
+def _file_names(path: Path, size: int, beside: bool, per_run: bool) -> FileNames | BesideNames | None:
+    """What the files of rows are called; None where they have none of their own.
 
-    Raises OutputError: two rows have one id, and so one file.
+    Raises:
+        OutputError: two rows have one id, and so one file.
+        UsageError: subtitles cannot stand beside a row's media file.
     """
-    keys, ids = array("q"), array("q")
+    names = None if per_run else BesideNames(path) if beside else FileNames()
+    ids = array("q")
     for _, row in _rows(path, size, ExportResult(path.parent)):
-        # Of failed rows too: they may be transcribed later, and then no name of another row may change.
-        keys.append(hash(name_key(row["id"], audio_path_of(row))))
+        if names is not None:
+            names.add(row["id"], audio_path_of(row))
         if row["status"] == "ok":
             ids.append(hash(row["id"]))
     # Only hashes are kept, and two ids may have one: a pass over the file tells, and is made only where it must be.
-    _refuse_doubled_ids(path, size, _repeated(ids))
-    return _repeated(keys)
-
-
-def _repeated(values: array) -> frozenset[int]:
-    found, times = np.unique(np.frombuffer(values, np.int64), return_counts=True)
-    return frozenset(found[times > 1].tolist())
+    _refuse_doubled_ids(path, size, repeated(ids))
+    if isinstance(names, BesideNames):
+        rows = _rows(path, size, ExportResult(path.parent))
+        names.check((row["id"], audio_path_of(row)) for _, row in rows if row["status"] == "ok")
+        for folder in names.folders:
+            remove_dead(Path(folder))
+    return names
 
 
 def _refuse_doubled_ids(path: Path, size: int, hashes: frozenset[int]) -> None:

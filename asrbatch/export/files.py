@@ -10,17 +10,21 @@ import json
 import os
 import stat
 import tempfile
+from array import array
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from asrbatch.errors import OutputError, UsageError
 from asrbatch.export.formats import Format
+from asrbatch.export.names import folded
 from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import Transcript
-from asrbatch.formatting import first_of
+from asrbatch.formatting import counted, first_of
 from asrbatch.storage import files as storage_files
 from asrbatch.storage.files import json_bytes, refuse_irregular, replacing, temporary_path
 
@@ -54,6 +58,52 @@ class Index:
         with explained(self.path):
             self._file.write(json_bytes(line) + b"\n")
 
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """What was added, in order."""
+        self._file.flush()
+        return read_index(Path(self._file.name))
+
+
+def read_index(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of an index, as far as they are what one holds."""
+    with open(path, "rb") as file:
+        for text in file:
+            with suppress(ValueError):
+                line = json.loads(text)
+                if type(line) is dict and type(line.get("id")) is str and type(line.get("file")) is str:
+                    yield line
+
+
+class FormerNames:
+    """Names that an earlier export gave its files and that are none any more; 8 bytes are kept for each name that is.
+
+    Args:
+        index: of the earlier export.
+        form: of its files.
+        name: that of the files for all utterances, which are nobody's former name.
+    """
+
+    def __init__(self, index: Path, form: Format, name: str):
+        self._index, self._ending = index, f".{form.extension}"
+        self._whole = {f"{name}.{each.extension}" for each in (form, form.per_run) if each is not None}
+        self._current = array("q")
+
+    def add_current(self, file: str) -> None:
+        self._current.append(hash(folded(file)))
+
+    def of_utterances(self) -> dict[str, str]:
+        """By id of the utterance, files that are still there."""
+        current, found = np.unique(np.frombuffer(self._current, np.int64)), dict[str, str]()
+        for line in read_index(self._index):
+            utterance, file = line["id"], line["file"]
+            at = np.searchsorted(current, key := hash(folded(file)))
+            if (at < len(current) and current[at] == key) or file in self._whole or not file.endswith(self._ending):
+                continue
+            # An index that somebody edited must not have other files removed.
+            if ".." not in file.split("/") and (self._index.parent / file).is_file():
+                found[utterance] = file
+        return found
+
 
 class OneFileEach:
     """A file for every utterance.
@@ -63,18 +113,27 @@ class OneFileEach:
         paths: files that are replaced as a whole: the index.
         num_utterances: in these files.
         written, unchanged: numbers of files; the latter were there already, word for word.
+        renamed: files that an earlier export had written under another name, and that now have their own.
+        left_over: files that an earlier export had written for what is no utterance of these rows.
     """
 
     def __init__(self, folder: Path, name: str, form: Format, limits: CueLimits, overwrite: bool, files: ExitStack):
         self.path = folder / f"{name}.{form.extension}.index.jsonl"
         self.paths = [self.path]
-        self.num_utterances = self.written = self.unchanged = 0
+        self.num_utterances = self.written = self.unchanged = self.renamed = 0
+        self.left_over: list[str] = []
         self._folder, self._form, self._limits, self._overwrite = folder, form, limits, overwrite
         self._index = Index(self.path, files)
+        self._former = FormerNames(self.path, form, name) if self.path.exists() else None
         self._num_in_the_way = 0
         self._first_in_the_way: list[str] = []
 
     def add(self, transcript: Transcript, name: str) -> None:
+        """A file for one utterance.
+
+        Args:
+            name: without dot and extension: relative to the folder, or absolute.
+        """
         file = f"{name}.{self._form.extension}"
         path = self._folder / file
         head = self._form.head if transcript.has_words else self._form.head + self._form.note
@@ -91,25 +150,70 @@ class OneFileEach:
         self.unchanged += bool(is_there)
         self.written += not is_there
         self._index.add(transcript, file)
+        if self._former is not None:
+            self._former.add_current(file)
 
     def _replace(self, path: Path, content: bytes) -> None:
         # Not fsynced, unlike `replacing`: that would take days for ten million files. After a power cut some may be
         # empty; the next export finds that they differ, and says so.
-        temporary = temporary_path(path)
+        # In the folder itself, where the next export finds what this one leaves when it is killed.
+        temporary = temporary_path(self._folder / path.name if path.is_relative_to(self._folder) else path)
         try:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:  # asked for each of a million files, whether it has a folder would take longer
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
     def finish(self) -> None:
-        """Raises OutputError when files were in the way; there is no new index then."""
+        """Raises OutputError when files were in the way, or still have former names; there is no new index then."""
         if self._num_in_the_way:
+            folder = "" if os.path.isabs(self._first_in_the_way[0]) else f"{self._folder}: "
+            files = counted(self._num_in_the_way, "file", "is there already and says", "are there already and say")
+            first = first_of(self._first_in_the_way, _SHOWN, self._num_in_the_way)
             raise OutputError(
-                f"{self._folder}: {self._num_in_the_way} files are there already and say something else "
-                f"({first_of(self._first_in_the_way, _SHOWN, self._num_in_the_way)}); they were left as they are, "
-                "all others are written: --overwrite replaces them, or choose another --to"
+                f"{folder}{files} something else ({first}); they were left as they are, all others are written: "
+                "--overwrite replaces them, or choose another --to"
+            )
+        if self._former is not None:
+            with explained(self.path):
+                self._take_former_names()
+
+    def notes(self) -> list[str]:
+        """What a person should know about files of an earlier export."""
+        notes = []
+        if self.renamed:
+            notes.append(f"{counted(self.renamed, 'file', 'has', 'have')} another name now; the former was removed")
+        if self.left_over:
+            left, first = counted(len(self.left_over), "file"), first_of(self.left_over, _SHOWN)
+            notes.append(f"{left} of an earlier export, of no row now, left as it was ({first})")
+        return notes
+
+    def _take_former_names(self) -> None:
+        """Removes what an earlier export wrote under names that its utterances have no longer, unless it was edited:
+        else both would stand there, and a player might take the older one."""
+        edited = []
+        former = self._former.of_utterances()
+        for line in self._index.lines() if former else ():
+            file = former.pop(line["id"], None)
+            if file is None or os.path.samefile(self._folder / file, self._folder / line["file"]):
+                continue
+            if self._overwrite or filecmp.cmp(self._folder / file, self._folder / line["file"], shallow=False):
+                os.unlink(self._folder / file)
+                self.renamed += 1
+            else:
+                edited.append(f"{file}, now {line['file']}")
+        self.left_over = list(former.values())
+        if edited:
+            folder = "" if os.path.isabs(edited[0]) else f"{self._folder}: "
+            files = counted(len(edited), "file", "has", "have")
+            raise OutputError(
+                f"{folder}{files} another name than at an earlier export, and the former says something else "
+                f"({first_of(edited, _SHOWN)}); remove the former, or --overwrite does"
             )
 
 
@@ -130,6 +234,10 @@ class WholeFile:
         self._overwrite = overwrite
         with explained(path):
             self.file: BinaryIO = files.enter_context(replacing(path))
+
+    def notes(self) -> list[str]:
+        """What a person should know about what it holds."""
+        return []
 
     def finish(self) -> None:
         """Raises OutputError when another file is in the way."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from html import escape
 from itertools import accumulate
 from typing import Any
+from urllib.parse import quote
 
 from asrbatch.export.cue_layout import width
 from asrbatch.export.cues import Cue, cues
-from asrbatch.export.names import column
 from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import Transcript, TranscriptSegment, ordered_ms, single_line, spans_ms
 from asrbatch.storage.files import json_bytes
@@ -114,6 +114,20 @@ def ctm_order(line: bytes) -> Any:
     """What sclite wants a CTM file sorted by: file and channel in ASCII order, start as a number."""
     source, channel, start, _ = line.split(b" ", 3)
     return source, channel, float(start)
+
+
+def column(text: str) -> str:
+    """Text as a column that ends at white space can hold it: white space, control characters, `%` and a leading `;` as
+    in URLs.
+
+    Other texts give other columns, and `urllib.parse.unquote` gives the text back.
+    """
+    if text.isascii() and text.isprintable() and not {" ", "%"} & set(text) and text[:1] != ";":
+        return text
+    escaped = "".join(
+        quote(c, safe="", errors="surrogatepass") if c.isspace() or c == "%" or not c.isprintable() else c for c in text
+    )
+    return "%3B" + escaped[1:] if escaped.startswith(";") else escaped
 
 
 def whisper_json(transcript: Transcript, _: CueLimits) -> str:

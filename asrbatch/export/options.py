@@ -15,6 +15,8 @@ from asrbatch.options import CheckedOptions, option
 
 # By name, the files of `results.py`, which is slow to import.
 RESULTS = ("leaderboard", "nemo")
+# Formats that players read.
+SUBTITLES = ("srt", "vtt")
 # No time of a subtitle is longer, which keeps infinity out.
 _DAY_S = 86400
 

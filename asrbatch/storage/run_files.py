@@ -256,6 +256,14 @@ class RunFacts:
                 return folder
         return str(self._folder_of_source())
 
+    @property
+    def has_audio_base(self) -> bool:
+        """Whether `audio_base` is that of all rows: False where manifests of several folders were one run, and where
+        audio lies in no folder."""
+        stated = [each.get("audio_folder") for each in (self._fingerprint, self._made_from)]
+        # Records of earlier versions say nothing of it.
+        return any(stated) or "audio_folder" not in self._made_from
+
     def _folder_of_source(self) -> Path:
         """As far as the manifest's name tells: of several sources that of the first."""
         if self.manifest_source is None:

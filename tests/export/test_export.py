@@ -11,8 +11,6 @@ import subprocess
 import sys
 import time
 import tracemalloc
-import unicodedata
-from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
@@ -23,14 +21,14 @@ import pysubs2
 import pytest
 import webvtt
 from conftest import REPO, read_jsonl, write_jsonl
-from hypothesis import given, settings
+from export_rows import failed_row, files, ok_row, write_rows
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, EXIT_USAGE, OutputError, UsageError
 from asrbatch.export import exporter
 from asrbatch.export.exporter import completeness_notes, export, parse_formats
-from asrbatch.export.formats import FORMATS
-from asrbatch.export.names import column, file_name, name_key
+from asrbatch.export.formats import FORMATS, column
 from asrbatch.export.options import CueLimits
 from asrbatch.export.transcript import transcript_of
 from asrbatch.storage.paths import chunk_path
@@ -41,56 +39,6 @@ HOSTILE = (
     "Tom & Jerry <i>say</i> \t --> 5 --- ---> \n\n7\n\n00:00:01,000 --> 00:00:02,000 {x} &lt; \x00\u2028 “end” \ud800."
 )
 PER_RUN = [name for name, form in FORMATS.items() if form.per_run]
-
-
-def ok_row(
-    row_id: str, text: str = "Hello there, how are you?", *, index: int | None = None, audio_s: float = 5.0, **fields
-) -> dict:
-    """A row as a run writes it, with one window and one segment over all of its audio."""
-    window = {
-        "start": 0.0,
-        "end": audio_s,
-        "text": text,
-        "num_tokens": 7,
-        "finish_reason": "stop",
-        "avg_logprob": -0.25,
-    }
-    return {
-        "id": row_id,
-        "index": index if index is not None else abs(hash(row_id)) % 10**9,
-        "audio_filepath": f"talks/{row_id}.wav",
-        "status": "ok",
-        "error": None,
-        "pred_text": text,
-        "audio_s": audio_s,
-        "language": "en",
-        "windows": [{**window, "flags": [], "attempts": []}],
-        "segments": [{"start": 0.0, "end": audio_s, "text": text}] if text else [],
-        "flags": [],
-        **fields,
-    }
-
-
-def failed_row(row_id: str, kind: str = "missing") -> dict:
-    error = {"kind": kind, "message": "gone"}
-    return {
-        **ok_row(row_id),
-        "status": "failed",
-        "error": error,
-        "pred_text": None,
-        "audio_s": None,
-        "segments": [],
-        "windows": [],
-    }
-
-
-def write_rows(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(".index.jsonl")}
 
 
 def subtitles_by_ffmpeg(path: Path) -> list[tuple[int, int, str]]:
@@ -374,120 +322,7 @@ def test_formats_that_rows_have_nothing_for_are_refused(given, message):
     assert parse_formats(" SRT,vtt,srt") == ["srt", "vtt"]
 
 
-# Names
-
-
-ids = st.one_of(
-    st.text(max_size=20),
-    st.text(st.characters(exclude_categories=()), max_size=120),
-    st.from_regex(r"[A-Ca-c.~_/ -]{1,6}", fullmatch=True),
-    st.sampled_from(
-        [
-            "..",
-            ".",
-            "a/b",
-            "a\\b",
-            "a_b",
-            "a b",
-            "é",
-            "e\u0301",
-            "ß",
-            "ss",
-            "SS",
-            "İ",
-            "ﬁ",
-            "x" * 300,
-            "x" * 301,
-            "out.run",
-        ]
-    ),
-    st.from_regex(r"[0-9a-f]{16}(-[0-9])?", fullmatch=True),
-).filter(len)
-
-
-def as_stored(name: str) -> str:
-    """A name as the most forgetful file system sees it."""
-    return unicodedata.normalize("NFD", unicodedata.normalize("NFC", name).casefold()).casefold()
-
-
-def names_of(ids: list[str], audio_path: str | None) -> list[str]:
-    keys = Counter(name_key(row_id, audio_path) for row_id in ids)
-    return [file_name(row_id, audio_path, keys[name_key(row_id, audio_path)] > 1) for row_id in ids]
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(ids, unique=True, max_size=30), st.sampled_from([None, "a.wav", "x/a.wav", "talk"]))
-def test_no_two_ids_have_one_name_on_any_file_system_whatever_their_order(ids, audio_path):
-    names = names_of(ids, audio_path)
-    assert len({as_stored(name) for name in names}) == len(ids)
-    assert names_of(ids[::-1], audio_path) == names[::-1]
-
-
-@settings(max_examples=300, deadline=None)
-@given(ids, st.one_of(st.none(), st.text(st.characters(exclude_categories=()), max_size=200)), st.booleans())
-def test_a_name_is_good_for_a_file(row_id, audio_path, collides):
-    name = file_name(row_id, audio_path, collides)
-    assert not set(name) & set('/\\:*?"<>|\x00') and name.isprintable() and not name.startswith((".", "-"))
-    assert not name.endswith((".run", ".done"))
-    assert len(f".{name}.json.12345678".encode()) <= 143
-
-
-@pytest.mark.parametrize(
-    ("row_id", "audio_path", "alone", "among_others"),
-    [
-        ("talk-1", "x/y.wav", "talk-1", "talk-1~c594cda08bfdc98d"),
-        ("TED-1", None, "TED-1", "TED-1~"),
-        ("train/17", None, "train_17", "train_17~edc4b1fcf0102f6f"),
-        ("a~b", None, "a_b", "a_b~"),
-        ("0123456789abcdef", "one/a.wav", "a", "a~923ee422e53ad8e7"),
-        ("0123456789abcdef", None, "0123456789abcdef", "0123456789abcdef~923ee422e53ad8e7"),
-        ("日本 語", None, "日本 語", "日本 語~5fb30687551b94e5"),
-        ("..", None, "_", "_~34f0828231260469"),
-        ("out.done", None, "out.done~", "out.done~"),
-    ],
-)
-def test_names_stay_what_they_are_from_version_to_version(row_id, audio_path, alone, among_others):
-    for name, collides in ((alone, False), (among_others, True)):
-        found = file_name(row_id, audio_path, collides)
-        assert found == name or ("~" in name and found.startswith(name))
-
-
-def test_files_of_two_folders_and_of_hostile_ids_are_all_there_under_names_of_their_own(tmp_path):
-    given_none = [ok_row(f"{n:016x}", f"text {n}", audio_filepath=f"{folder}/a.wav") for n, folder in enumerate("xyz")]
-    hostile = ["../up", "/etc/passwd", "a/b", "a_b", "A", "a", "con", "é", "e\u0301", "x" * 400, "\ud800", " "]
-    rows = given_none + [ok_row(row_id, f"text {n}") for n, row_id in enumerate(hostile, 3)]
-    write_rows(tmp_path / "out.jsonl", rows)
-    export(tmp_path / "out.jsonl", ["txt"])
-    index = read_jsonl(tmp_path / "out.export/out.txt.index.jsonl")
-    assert [line["id"] for line in index] == [row["id"] for row in rows]
-    assert [(tmp_path / "out.export" / line["file"]).read_text() for line in index] == [
-        f"text {n}\n" for n in range(len(rows))
-    ]
-    assert {path.name for path in tmp_path.iterdir()} == {"out.jsonl", "out.export"}
-    again = tmp_path / "again"
-    write_rows(tmp_path / "out.jsonl", rows[::-1])  # in another order: the same names
-    export(tmp_path / "out.jsonl", ["txt"], folder=again)
-    assert files(again) == files(tmp_path / "out.export")
-
-
-def test_only_names_that_collide_have_a_hash_and_those_of_failed_rows_count(tmp_path):
-    rows = write_rows(
-        tmp_path / "out.jsonl", [ok_row("TED"), ok_row("Ted"), ok_row("x/y z"), ok_row("Late"), failed_row("late")]
-    )
-    export(rows, ["txt"])
-    hashed = "~[0-9a-f]{16}"
-    names = [line["file"] for line in read_jsonl(tmp_path / "out.export/out.txt.index.jsonl")]
-    wanted = [f"TED{hashed}.txt", f"Ted{hashed}.txt", "x_y z.txt", f"Late{hashed}.txt"]
-    assert all(re.fullmatch(pattern, name) for pattern, name in zip(wanted, names, strict=True))
-
-
-def test_parts_exported_to_one_folder_overwrite_nothing(tmp_path):
-    for row_id, text in (("TED", "one"), ("Ted", "two")):
-        export(write_rows(tmp_path / f"{text}.jsonl", [ok_row(row_id, text)]), ["txt"], folder=tmp_path / "to")
-    assert (tmp_path / "to/TED.txt").read_text() == "one\n" and (tmp_path / "to/Ted.txt").read_text() == "two\n"
-    other = write_rows(tmp_path / "three.jsonl", [ok_row("TED", "three")])
-    with pytest.raises(OutputError, match="1 files are there already and say something else"):
-        export(other, ["txt"], folder=tmp_path / "to")
+# Rows
 
 
 def test_rows_written_meanwhile_are_left_for_the_next_export(tmp_path, monkeypatch):

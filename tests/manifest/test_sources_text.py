@@ -7,12 +7,15 @@ import io
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import write_jsonl
+import soundfile
+from conftest import REPO, read_jsonl, write_jsonl
 
 from asrbatch.config import EngineConfig, RunConfig, SourceOptions
 from asrbatch.errors import ManifestError, UsageError
@@ -23,6 +26,8 @@ from asrbatch.manifest.row import InvalidRow, parse_row
 from asrbatch.manifest.stdin import keep_stdin, spool_stdin
 from asrbatch.storage import files
 from asrbatch.storage.paths import RunPaths, chunk_path
+
+pytest_plugins = "command_line"
 
 ROWS = [{"audio_filepath": f"a{n}.wav", "id": f"r{n}", "duration": 1.5 + n, "text": "é" * (n % 40)} for n in range(500)]
 
@@ -131,6 +136,32 @@ def test_fields_under_other_names(tmp_path):
         ManifestError, match=r"m\.jsonl:1: has wav, sentence, utt, text: no nope, which --text-column names"
     ):
         open_manifest(tmp_path / "m.jsonl", options=SourceOptions(audio_column="wav", text_column="nope"))
+
+
+COMMON_VOICE = [
+    "client_id path sentence_id sentence sentence_domain up_votes down_votes age gender accents variant locale segment",
+    'd25f|c1.wav|9a1|He said "no, and left.||2|0|twenties|male_masculine|||en|',
+    'd25f|c2.wav|9a2|"Why?" she asked.||3|1|||||en|',
+]
+
+
+def test_the_line_for_common_voice_reads_its_references(cli_here, tmp_path):
+    """As the documents have it: without the option for texts nothing of a release is a reference."""
+    header, *rows = COMMON_VOICE
+    lines = [header.replace(" ", "\t"), *(row.replace("|", "\t") for row in rows)]
+    (tmp_path / "validated.tsv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "clips").mkdir()
+    for number in (1, 2):
+        soundfile.write(tmp_path / f"clips/c{number}.wav", np.zeros(1600 * number), 16000)
+    table = (REPO / "docs/manifests.md").read_text(encoding="utf-8")
+    command = re.search(r"`asrbatch transcribe (validated.tsv .*?) …` .Common Voice", table)[1].split()
+    done = cli_here("make-manifest", *command, "-o", "m.jsonl")
+    assert done.returncode == 0, done.stderr
+    rows = read_jsonl(tmp_path / "m.jsonl")
+    assert [(row["text"], row["duration"], row["locale"]) for row in rows] == [
+        ('He said "no, and left.', 0.1, "en"),
+        ('"Why?" she asked.', 0.2, "en"),
+    ]
 
 
 # --- bad rows that fail -----------------------------------------------------------------------------------------------

@@ -14,14 +14,17 @@ from vllm_plugins import install_plugin, seen
 from asrbatch.cli.app import app
 from asrbatch.config import EngineConfig, RunConfig
 from asrbatch.engine import inspector, plugins
+from asrbatch.engine.packages import install_packages_line
 from asrbatch.engine.vllm import frontends, inspector_process
 from asrbatch.engine.vllm.option_support import default_target, detect_supported_options, supported_options_in_source
-from asrbatch.errors import UsageError
+from asrbatch.errors import EXIT_USAGE, UsageError
 from asrbatch.models import postprocess
 from asrbatch.models.capabilities import CHAT_STYLE, MODELS_SUPPORTING, ModelCapabilities
 from asrbatch.runs.model_selection import resolve_model
 from asrbatch.runs.row_check import check_row
 from asrbatch.types import AudioRef, Utterance
+
+pytest_plugins = "command_line"
 
 
 @pytest.mark.parametrize(
@@ -247,6 +250,29 @@ def test_the_list_of_models_says_how_each_is_asked_and_what_it_lacks(installed_m
             without = by_name[name]
             assert without["asked"] or (without["can"], without["lacks"]) == ([], "torchvision")
     assert granite["lacks"] == ("torchaudio" if find_spec("torchaudio") is None else None)
+    for model in installed_models["models"]:
+        packages = (model["lacks"] or "").split(", ") if model["install"] else []
+        assert (model["install"] or None) == (install_packages_line(packages) if packages else None)
+    assert {flamingo["install"], by_name["WhisperForConditionalGeneration"]["install"]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "package"),
+    [
+        ("Qwen3ASRForConditionalGeneration", "qwen3_asr", "torchvision"),  # its class cannot be imported
+        ("GraniteSpeechForConditionalGeneration", "granite_speech", "torchaudio"),  # only its processor asks for it
+    ],
+)
+def test_a_model_whose_package_is_missing_is_refused_with_the_line_that_installs_it(
+    architecture, model_type, package, cli_here, tmp_path
+):
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": [architecture], "model_type": model_type}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    done = cli_here("models", tmp_path)
+    assert done.returncode == EXIT_USAGE and not done.stdout
+    is_missing = find_spec(package) is None  # vLLM for GPUs brings it
+    assert (f"{architecture} needs {package}, which is not installed" in done.stderr) is is_missing
+    assert done.stderr.strip().endswith(install_packages_line([package])) is is_missing
 
 
 def test_options_of_one_checkpoint_are_not_ignored_by_the_list():

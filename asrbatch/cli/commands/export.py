@@ -7,6 +7,7 @@ import typer
 
 from asrbatch.cli.common import log, print_line
 from asrbatch.cli.options import options_of, takes
+from asrbatch.errors import UsageError
 from asrbatch.export.formats import FORMATS
 from asrbatch.export.options import RESULTS, CueLimits, ResultNames
 from asrbatch.options import option
@@ -20,12 +21,15 @@ def export(
     output: Annotated[str, typer.Argument(help="A rows file: of a run in one piece or merged, or of one chunk.")],
     formats: Annotated[str, typer.Option("--format", help=f"Of {', '.join((*FORMATS, *RESULTS))}, with commas.")],
     to: str | None = option(None, "The folder to write to. [default: X.export beside X.jsonl]"),
+    beside: bool = option(
+        False, "Subtitles go beside their media files, where players look. Times count from the start of the file."
+    ),
     per_run: bool = option(
         False, "One file for all utterances, instead of one for each (srt, vtt: only where there is one)."
     ),
-    times: str = option(
-        "row",
-        "Times count from the start of the row's own audio, or of the file that it was cut from.",
+    times: str | None = option(
+        None,
+        "Times count from the start of the row's own audio, or of the file that it was cut from. [default: row]",
         choices=("row", "file"),
     ),
     overwrite: bool = option(False, "Replace files that differ."),
@@ -38,6 +42,7 @@ def export(
     \b
     Example:
       asrbatch export run/out.jsonl --format srt,vtt
+      asrbatch export run/out.jsonl --format srt --beside
 
     Prints, for each format, its index (which file holds which utterance), or with --per-run the file.
 
@@ -46,11 +51,14 @@ def export(
     """
     from asrbatch.export import exporter
 
+    if beside and times == "row":
+        raise UsageError("--beside --times row: a player counts from the start of the file; leave out --times")
     rows = Path(output).expanduser().absolute()
     result = exporter.export(
         rows,
         exporter.parse_formats(formats),
         folder=None if to is None else Path(to).expanduser().absolute(),
+        beside=beside,
         per_run=per_run,
         from_file_start=times == "file",
         overwrite=overwrite,
@@ -71,12 +79,10 @@ def export(
 
 def _log_outputs(result: "ExportResult") -> None:
     """What each format holds, and what it left out."""
-    from asrbatch.export.results import ResultFile
-
     for name, output in result.outputs.items():
         unchanged = f", {output.unchanged} there already" if output.unchanged else ""
         log(f"{name}: {output.num_utterances} utterances, {output.written} files written{unchanged}")
-        for note in output.notes() if isinstance(output, ResultFile) else ():
+        for note in output.notes():
             log(f"{name}: {note}")
 
 

@@ -110,7 +110,9 @@ def _table(found: dict[str, Any]) -> list[str]:
         )
     # All but the last column, which has nothing behind it to be lined up.
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    return [*lines, *("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)]
+    lines += ("  ".join(c.ljust(w) for c, w in zip(row, [*widths, 0], strict=True)).rstrip() for row in rows)
+    installs = {m["lacks"]: m["install"] for m in found["models"] if m["install"]}
+    return lines + [f"for those that lack {lacks}: {install}" for lacks, install in sorted(installs.items())]
 
 
 def _languages(codes: list[str]) -> str:

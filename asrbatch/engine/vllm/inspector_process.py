@@ -22,6 +22,7 @@ from asrbatch.child_process import connect
 from asrbatch.config import PROMPT_STYLES
 from asrbatch.engine import environment, plugins
 from asrbatch.engine.base import innermost, root_cause
+from asrbatch.engine.packages import install_packages_line, missing_packages
 from asrbatch.engine.vllm import loading
 from asrbatch.engine.vllm.option_support import FEATURES_OF, default_target, detect_supported_options
 from asrbatch.errors import RowError, UsageError
@@ -156,6 +157,8 @@ class _Inspection:
         except RowError as e:
             raise UsageError(f"--{e.message}") from e
         except Exception as e:  # of the model's own code
+            if (why := _of_packages(self._model.__name__, e)) is not None:
+                raise UsageError(f"{self._at}: {why}") from e
             raise UsageError(
                 f"{self._at}: {self._model.__name__} cannot be asked by its {STYLE_NAMES[self._style]}: "
                 f"{_reason(e)}{_of_tokenizer(self._asked)}"
@@ -280,13 +283,9 @@ def _why_not(architectures: list[str], error: Exception, problems: dict[str, str
     if (name := next((name for name in architectures if name in known), None)) is not None:
         try:
             known[name]()
-        except ImportError as e:
-            is_named = isinstance(e, ModuleNotFoundError) and e.name
-            missing = f"the package {e.name.split('.')[0]}" if is_named else str(e)
-            return f"its class {name} cannot be imported: {missing} is missing; install it into this environment"
         except Exception as e:
-            return f"its class {name} cannot be imported: {_reason(e)}"
-        return _reason(error)
+            return _of_packages(name, e) or f"its class {name} cannot be imported: {_reason(e)}"
+        return _of_packages(name, error) or _reason(error)
     there = ", ".join(point.name for point in plugins.installed()) or "none"
     return (
         f"vLLM {registry.VERSION} has no architecture "
@@ -295,6 +294,18 @@ def _why_not(architectures: list[str], error: Exception, problems: dict[str, str
         + "".join(f"; plugin {name}: {why}" for name, why in problems.items())
         + f"; {_reason(error)}"
     )
+
+
+def _of_packages(architecture: str, error: BaseException) -> str | None:
+    """Which packages it lacks, and how they are installed; None where none is known to be missing."""
+    missing = missing_packages(architecture, error)
+    if not missing:
+        return None
+    # What is missing may not be what went wrong.
+    told = "" if isinstance(innermost(error), ImportError) else f" ({_reason(error)})"
+    are = "is" if len(missing) == 1 else "are"
+    install = install_packages_line(missing)
+    return f"{architecture} needs {' and '.join(missing)}, which {are} not installed{told}: {install}"
 
 
 def _reason(error: BaseException) -> str:

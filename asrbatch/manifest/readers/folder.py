@@ -30,6 +30,7 @@ _MOST_TEXT_BYTES = 1 << 20
 _SHOWN_FILES = 5
 _RECORD = ".run.json"  # of a run, from which the names of its other files follow
 TEXT = ".txt"
+_SUBTITLES = (".srt", ".vtt")
 _MANIFESTS = (*JSONL_ENDINGS, ".csv", ".tsv", ".parquet", ".arrow", ".tar", ".yaml", ".yml")
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.tsv")
 
@@ -49,8 +50,8 @@ class FolderReader(Reader):
         # Sorted: the order in which a file system lists them differs between machines, and ids follow it.
         self._files = Names(sorted(files))
         self.num_rows = len(self._files)
-        texts = {same_name(os.path.splitext(file)[0] + TEXT) for file in files}
-        self.left_out = _left_out(folder, [name for name in others if same_name(name) not in texts])
+        stems = {same_name(os.path.splitext(file)[0]) for file in files}
+        self.left_out = _left_out(folder, [name for name in others if not _is_beside_audio(same_name(name), stems)])
 
     def row(self, index: int) -> Row:
         path = self._files[index]
@@ -87,6 +88,18 @@ class FolderReader(Reader):
             return data.decode("utf-8-sig").strip()
         except UnicodeDecodeError as e:
             raise InvalidRow(name, "not UTF-8", "save it as UTF-8") from e
+
+
+def _is_beside_audio(name: str, stems: set[str]) -> bool:
+    """Whether nobody expects it to be a row: the text of an audio file, or subtitles as `export --beside` names them.
+
+    Args:
+        stems: audio files without their endings.
+    """
+    stem, ending = os.path.splitext(name)
+    if ending in _SUBTITLES and is_audio(stem):
+        stem = os.path.splitext(stem)[0]
+    return stem in stems and ending in (TEXT, *_SUBTITLES)
 
 
 class _MetadataReader(JsonlReader):
