@@ -73,6 +73,9 @@ class BeepEngine:
         failure = self._fate(key)
         self.deliver(key, failure or self.read(request.engine_input, question))
 
+    def has_room_for(self, texts, language):
+        return True
+
     def align(self, key, request, result, num_samples):
         """Each "beep" is as long as its burst; later than all else, so that a row which does not wait has no words."""
         bursts = find_bursts(request.engine_input)

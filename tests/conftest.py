@@ -44,7 +44,7 @@ ENGINE_GROUPS = (
 SLOW_FILES = (
     *ENGINE_GROUPS[0], *ENGINE_GROUPS[1], *ENGINE_GROUPS[2], "test_slurm", "test_safety",
     "test_lease", "test_merge", "test_streaming",
-    "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_submit", "test_process",
+    "test_models_plugin", "test_kubernetes", "test_models_nemo", "test_submit", "test_process", "test_functions",
     "test_timeouts", "test_refusals", "test_last_chunk", "test_loading", "test_long",
     "test_sources_hub", "test_source_file", "test_models_facts", "test_vad", "test_logits",
     "test_outputs", "test_leftovers", "test_subtitles", "test_score", "test_report", "test_compare", "test_alignment",

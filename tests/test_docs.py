@@ -166,7 +166,7 @@ def test_readme_is_read_at_one_sitting():
 
 def test_the_site_has_the_python_api(site):
     text = (site / "python/index.html").read_text(encoding="utf-8")
-    assert 'id="asrbatch.transcribe"' in text and 'id="asrbatch.config.RunConfig"' in text
+    assert 'id="asrbatch.transcribe"' in text and 'id="asrbatch.cli.keyword_types.TranscribeKeywords.language"' in text
 
 
 @pytest.mark.parametrize(

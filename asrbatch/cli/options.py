@@ -7,7 +7,7 @@ receives what the group makes of them. Says no option itself but those that are 
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from typing import Annotated, Any, Literal, NamedTuple
@@ -71,13 +71,19 @@ def takes(**groups: OptionGroup) -> Callable[[Callable], Callable]:
                 taken = parameters_of([own.default], with_bounds=True).values()
             parameters += [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
 
+        def receive(values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+            """What the command's function gets of these values, by name; `given` are those that were written."""
+            for name, group in groups.items():
+                written = [n for n in group.parameters if n in given]
+                values[name] = group.make({n: values.pop(n) for n in group.parameters}, written)
+            return values
+
         @functools.wraps(command)
         def called(context: typer.Context, verbose: bool, **values: Any) -> Any:
-            for name, group in groups.items():
-                written = [n for n in group.parameters if context.get_parameter_source(n).name == "COMMANDLINE"]
-                values[name] = group.make({n: values.pop(n) for n in group.parameters}, written)
-            return command(**values)
+            given = [n for n in values if context.get_parameter_source(n).name == "COMMANDLINE"]
+            return command(**receive(values, given))
 
+        called.receive = receive  # for `keywords.py`
         # typer makes options of this, and believes it rather than the function's own.
         called.__signature__ = inspect.Signature([*parameters, _VERBOSE])
         called.__annotations__ = {}  # typer would ask for those of the command

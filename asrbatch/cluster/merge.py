@@ -7,7 +7,7 @@ once, in the chunk it belongs to, under its own id. Rows are read twice and neve
 Never changes a chunk. Knows nothing of engines and audio.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,27 +21,31 @@ from asrbatch.cluster.merge_report import SHOWN_LINES, MergeReport
 from asrbatch.cluster.shard_files import add_missing, check_files, choose_num_chunks, find_run, read_chunk_files
 from asrbatch.cluster.shard_rows import LINE, ChunkRows, name_row, read_chunks
 from asrbatch.config import STDIN, SourceOptions
-from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, RefusedOutputError
-from asrbatch.formatting import first_of
+from asrbatch.errors import EXIT_COMPLETE, EXIT_ERROR, EXIT_ROWS_FAILED, OutputError, RefusedOutputError
+from asrbatch.formatting import first_of, printable
 from asrbatch.manifest.formats import files_of, options_for_kept
 from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.source import names_data_set
 from asrbatch.runs.fingerprint import differences
+from asrbatch.runs.progress import output_rows
 from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat
 from asrbatch.storage.metrics import metrics_of_chunks, total, versions
-from asrbatch.storage.paths import RunPaths, check_output, check_run_outputs, find_chunks
+from asrbatch.storage.paths import RunPaths, check_output, check_run_outputs, find_chunks, short_path
 from asrbatch.storage.record import now, read_completion_mark, read_record
 from asrbatch.storage.run_files import RunFiles
 
 _NAMED_ROWS = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeResult:
     """What came of a merge.
+
+    For example `MergeResult(complete: 120 of 120 rows, 0 failed, run/out.jsonl)`, or `MergeResult(not merged: 9 missing
+    rows, chunks to run again 3,7)`.
 
     Attributes:
         paths: the files of the merged run.
@@ -54,6 +58,31 @@ class MergeResult:
     report: MergeReport
     record: dict[str, Any] | None
     exit_code: int
+
+    def __repr__(self) -> str:
+        parts = [self.report.summary()] if not self.complete else []
+        if self.record is not None:
+            tally = self.record["tally"]
+            parts.insert(0, f"{tally['rows']} of {self.record['total_rows']} rows")
+            parts += [f"{tally['statuses'].get('failed', 0)} failed", printable(short_path(self.paths.rows))]
+        how = "complete" if self.complete else "incomplete" if self.record is not None else "not merged"
+        return f"MergeResult({how}: {', '.join(parts)})"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every row of the manifest is there, once."""
+        return self.report.complete
+
+    @property
+    def output(self) -> Path:
+        """The merged rows file. Raises OutputError: nothing was written, and what stands there is older."""
+        if self.record is None:
+            raise OutputError(f"{self.paths.rows}: not merged: {self.report.summary()}")
+        return self.paths.rows
+
+    def rows(self, *, flat: bool = False) -> Iterator[dict[str, Any]]:
+        """The merged rows, in manifest order; see `Summary.rows`. Raises OutputError: nothing was written."""
+        return output_rows(self.output, flat=flat)
 
 
 def merge(

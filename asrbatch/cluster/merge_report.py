@@ -71,6 +71,15 @@ class MergeReport:
         """Chunk ids, ascending; those that need --overwrite as well."""
         return sorted(self.again | self.overwrite)
 
+    def summary(self) -> str:
+        """What is wrong, in one short line."""
+        parts = [f"{self.counts[kind]} {title}" for kind, title in KINDS.items() if self.counts[kind]]
+        if self.running:
+            parts.append(f"chunks {ranges(self.running)} still run")
+        if self.run_again:
+            parts.append(f"chunks to run again {ranges(self.run_again)}")
+        return ", ".join(parts)
+
     def lines(self) -> list[str]:
         """The report: each kind with its lines, then which chunks to run again and how."""
         lines = []

@@ -21,19 +21,21 @@ from asrbatch.export.names import FileNames, repeated
 from asrbatch.export.options import SUBTITLES, CueLimits, ResultNames
 from asrbatch.export.results import RESULT_FILES, ResultFile
 from asrbatch.export.transcript import Transcript, audio_path_of, transcript_of
-from asrbatch.formatting import show_text
+from asrbatch.formatting import printable, show_text
 from asrbatch.storage.files import kind_of, remove_dead
 from asrbatch.storage.journal import decode_row
-from asrbatch.storage.paths import RunPaths, check_outputs, find_chunks
+from asrbatch.storage.paths import RunPaths, check_outputs, find_chunks, short_path
 from asrbatch.storage.run_files import RunFacts
 
 _READ_BYTES = 8 * 2**20
 _LOG_EVERY_S = 30.0
 
 
-@dataclass
+@dataclass(repr=False)
 class ExportResult:
     """What came of an export.
+
+    For example `ExportResult(srt, vtt: 118 utterances, 2 failed rows, run/out.export)`.
 
     Attributes:
         folder: where the files are.
@@ -41,6 +43,7 @@ class ExportResult:
         num_rows: utterances exported.
         failed: rows left out because they failed, by error kind.
         torn: the rows file ends in a part of a line, which was left out.
+        completeness: what a person should know about rows that were not there.
     """
 
     folder: Path
@@ -48,6 +51,23 @@ class ExportResult:
     num_rows: int = 0
     failed: Counter = field(default_factory=Counter)
     torn: bool = False
+    completeness: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        failed = f", {self.failed.total()} failed rows" if self.failed else ""
+        where = printable(short_path(self.folder))
+        return f"ExportResult({', '.join(self.outputs)}: {self.num_rows} utterances{failed}, {where})"
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know: whether rows are missing, and what a format left out."""
+        left_out = [f"{name}: {note}" for name, output in self.outputs.items() for note in output.notes()]
+        return [*self.completeness, *left_out]
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """By format, the file to begin with: its index, which names all others, or the one file that there is."""
+        return {name: output.path for name, output in self.outputs.items()}
 
     @property
     def exit_code(self) -> int:

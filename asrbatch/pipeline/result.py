@@ -40,11 +40,24 @@ RESULT_FIELDS = (
     "timing",
 )
 TIMING_FIELDS = ("read", "prepare", "queue", "first_token", "generate", "engine", "total")
+# What the fields hold that are objects; `error` is null in rows that are ok.
+_INSIDE = {"error": ("kind", "message"), "timing": TIMING_FIELDS}
 _UNSPACED_SEAM = re.compile(UNSPACED + "{2}")
 # A manifest field of such a name moves under `input`, so one called `input` must move as well.
 _RESERVED = {"index", "input", "audio_track", *RESULT_FIELDS}
 # RFC 2397, base64 only: a text may well begin with "data:".
 _DATA_URI = re.compile(r"(data:[^\s,]*;base64),", re.IGNORECASE)
+
+
+def flat_row(row: dict[str, Any]) -> dict[str, Any]:
+    """An output row for a table: `error` and `timing` become columns such as `error.kind` and `timing.engine`."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if (inside := _INSIDE.get(name)) is None:
+            flat[name] = value
+        else:
+            flat |= {f"{name}.{each}": (value or {}).get(each) for each in inside}
+    return flat
 
 
 def ok_row(state: UtteranceState, spec: EngineSpec) -> dict[str, Any]:

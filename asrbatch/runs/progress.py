@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from asrbatch.formatting import printable
 from asrbatch.pipeline.monitor import StageTimes
+from asrbatch.pipeline.result import flat_row
 from asrbatch.storage.journal import StatusCounts
-from asrbatch.storage.paths import RunPaths
+from asrbatch.storage.paths import RunPaths, short_path
 
 
 @dataclass
@@ -107,13 +110,17 @@ class StartUp:
         self.tell()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """How a session ended.
 
+    For example `Summary(complete: 120 of 120 rows, 0 failed, RTFx 31.2, run/out.jsonl)`.
+
     Attributes:
+        paths: the run's files; `paths.rows` has the output rows.
         outcome: `complete`, `interrupted`, or `already_complete` when there was nothing to do.
         exit_code: what the command ends with.
+        progress: how far the run is.
         figures: the completion mark's figures where there is one, the session's otherwise, with what
             all of them took so far.
     """
@@ -124,10 +131,37 @@ class Summary:
     progress: Progress
     figures: dict[str, Any]
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """The output rows, in the order they finished."""
-        with open(self.paths.rows, encoding="utf-8") as file:
-            yield from map(json.loads, file)
+    def __repr__(self) -> str:
+        tally = self.progress.tally
+        parts = [
+            f"{self.outcome.replace('_', ' ')}: {tally.rows} of {self.progress.total_rows} rows",
+            f"{tally.failed} failed",
+        ]
+        if speed := self.figures.get("rtfx_engine"):
+            parts.append(f"RTFx {speed:.1f}")
+        return f"Summary({', '.join(parts)}, {printable(short_path(self.output))})"
+
+    @property
+    def output(self) -> Path:
+        """The rows file, absolute."""
+        return self.paths.rows
+
+    def rows(self, *, flat: bool = False) -> Iterator[dict[str, Any]]:
+        """The output rows, in the order they finished, as they stand in the file.
+
+        Args:
+            flat: for a table: `error` and `timing` as columns such as `error.kind` and `timing.engine`, so that
+                `pandas.DataFrame(summary.rows(flat=True))` has a number or a text in each of them.
+        """
+        return output_rows(self.output, flat=flat)
+
+
+def output_rows(path: Path, *, flat: bool) -> Iterator[dict[str, Any]]:
+    """The rows of a file that is complete; see `Summary.rows`."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            yield flat_row(row) if flat else row
 
 
 class Stoppable(Protocol):

@@ -115,6 +115,14 @@ def in_current_folder() -> Iterator[None]:
         raise
 
 
+def short_path(path: Path) -> str:
+    """A path as a person would write it here: relative, where it is below the current folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):  # elsewhere, or there is no current folder any more
+        return str(path)
+
+
 def check_length(rows: Path) -> None:
     """Raises UsageError: the names of the files beside these rows would be too long."""
     if is_too_long(_stem(rows), _MOST_MORE):

@@ -1,5 +1,6 @@
 """`asrbatch export`: the rows of a run as subtitles, texts, times of words, Whisper's JSON, results for other tools."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +50,31 @@ def export(
     Exit codes: 0 every row there is was exported; 1 stopped by an error, or files were in the way; 2 usage; 3 the same
     as 0, but some rows failed: results have them with an empty prediction, the other formats not at all.
     """
+    how = {
+        "to": to,
+        "beside": beside,
+        "per_run": per_run,
+        "times": times,
+        "overwrite": overwrite,
+        "limits": limits,
+        "names": names,
+    }
+    result = export_rows(output, formats, **how, log=log)
+    for note in result.completeness:
+        log(f"{Path(output).name}: {note}")
+    _log_outputs(result)
+    if result.failed:
+        _log_failed(result)
+    for written in result.outputs.values():
+        print_line(written.path)
+    raise typer.Exit(result.exit_code)
+
+
+def export_rows(
+    output: str, formats: str, *, to: str | None, beside: bool, per_run: bool, times: str | None, overwrite: bool,
+    limits: CueLimits, names: ResultNames, log: Callable[[str], None],
+) -> "ExportResult":  # fmt: skip
+    """What the command does, and `asrbatch.export`."""
     from asrbatch.export import exporter
 
     if beside and times == "row":
@@ -67,14 +93,8 @@ def export(
         log=log,
     )
     # An unfinished run is exported as far as it is; nobody should take that for all of it.
-    for note in exporter.completeness_notes(rows, result):
-        log(f"{rows.name}: {note}")
-    _log_outputs(result)
-    if result.failed:
-        _log_failed(result)
-    for written in result.outputs.values():
-        print_line(written.path)
-    raise typer.Exit(result.exit_code)
+    result.completeness = exporter.completeness_notes(rows, result)
+    return result
 
 
 def _log_outputs(result: "ExportResult") -> None:

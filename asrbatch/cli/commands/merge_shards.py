@@ -1,7 +1,8 @@
 """`asrbatch merge-shards`: the chunks of a run, verified and joined."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from asrbatch.config import PriceOptions
 from asrbatch.formatting import clock
 from asrbatch.options import option
 from asrbatch.storage.cost import cost_lines
+
+if TYPE_CHECKING:
+    from asrbatch.cluster.merge import MergeResult
 
 
 @takes(prices=options_of(PriceOptions), reading=run_options(only=READING))
@@ -38,20 +42,11 @@ def merge_shards(
     Exit codes: 0 complete; 1 not complete, or stopped by an error; 2 refused: an option, the manifest, or files of
     another run; 3 complete, some rows failed; 6 another process writes this output.
     """
-    from asrbatch.cluster.merge import merge
     from asrbatch.cluster.merge_report import ranges
     from asrbatch.errors import EXIT_ERROR
 
-    merged = merge(
-        Path(output).expanduser().absolute(),
-        choose_sources(manifest or (), reading.values["dataset"], name="--manifest"),
-        reading=reading.reading,
-        num_chunks=num_chunks,
-        allow_incomplete=allow_incomplete,
-        overwrite=overwrite,
-        price_per_hour=prices.price_per_hour,
-        log=log,
-    )
+    how = {"num_chunks": num_chunks, "allow_incomplete": allow_incomplete, "overwrite": overwrite}
+    merged = merge_run(output, manifest, **how, prices=prices, reading=reading, log=log)
     report, record = merged.report, merged.record
     # All that is wrong at once: a merge that names one thing a time costs a queue's wait for each.
     for line in report.lines():
@@ -66,6 +61,25 @@ def merge_shards(
     else:
         print_line(merged.paths.rows)
     raise typer.Exit(merged.exit_code)
+
+
+def merge_run(
+    output: str, manifest: Sequence[str] | None, *, num_chunks: int | None, allow_incomplete: bool, overwrite: bool,
+    prices: PriceOptions, reading: RunOptions, log: Callable[[str], None],
+) -> "MergeResult":  # fmt: skip
+    """What the command does, and `asrbatch.merge_shards`."""
+    from asrbatch.cluster.merge import merge
+
+    return merge(
+        Path(output).expanduser().absolute(),
+        choose_sources(manifest or (), reading.values["dataset"], name="--manifest"),
+        reading=reading.reading,
+        num_chunks=num_chunks,
+        allow_incomplete=allow_incomplete,
+        overwrite=overwrite,
+        price_per_hour=prices.price_per_hour,
+        log=log,
+    )
 
 
 def _summary(record: dict[str, Any]) -> list[str]:

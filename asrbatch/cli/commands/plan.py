@@ -1,6 +1,7 @@
 """`asrbatch plan`: what a run would do, before any GPU is used."""
 
 import shlex
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from asrbatch.cli.common import AsJson, fetch_no_model, print_result
-from asrbatch.cli.estimates import ALL_DEVICES, NO_SPEED, EstimateOptions, Speed, num_devices_of, speed_of
+from asrbatch.cli.estimates import ALL_DEVICES, NO_SPEED, EstimateOptions, num_devices_of, speed_of
 from asrbatch.cli.options import NOT_EXPLAINED, READING, RunOptions, command_of, options_of, run_options, takes
 from asrbatch.cluster.jobs import WINDOWS_PER_S, cores_per_gpu
 from asrbatch.config import RunConfig
@@ -48,22 +49,33 @@ def plan(
     # A plan downloads nothing, but a manifest on the hub is read there.
     if not any(map(names_data_set, options.values["manifest"])):
         fetch_no_model(options.values["model"])
-    figures = _figures(options, probe_workers if probe else None, speed_of(speeds))
+    figures = figures_of(options, probe, probe_workers, speeds)
     print_result(figures, plan_parts, as_json)
-    # Behind the figures, which are right all the same: a run would end with these words.
-    if figures["exit_code"] == EXIT_USAGE:
-        raise UsageError(*figures["model"]["refused"].split("\n"))
+    # Behind the figures, which are right all the same.
+    check_refusal(figures)
     raise typer.Exit(figures["exit_code"])
 
 
-def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None) -> dict[str, Any]:
-    """All that is shown, as one JSON object; see docs/checking.md for its fields."""
+def check_refusal(figures: dict[str, Any]) -> None:
+    """Raises UsageError with the words that a run would end with."""
+    if figures["exit_code"] == EXIT_USAGE:
+        raise UsageError(*figures["model"]["refused"].split("\n"))
+
+
+def figures_of(
+    options: RunOptions, probe: bool, probe_workers: int, speeds: EstimateOptions, *, progress: bool = True
+) -> dict[str, Any]:
+    """All that is shown, as one JSON object; see docs/checking.md for its fields.
+
+    Args:
+        progress: show how far the probe is.
+    """
     from asrbatch.cli.display.progress import ProbeBar
     from asrbatch.manifest.probe import AudioProbe
     from asrbatch.manifest.survey import ManifestStats, estimate
     from asrbatch.runs.preflight import check_engine_options, check_run
 
-    values = options.values
+    values, speed = options.values, speed_of(speeds)
     num_chunks = values["num_chunks"]
     config = options.config(
         # Not ours: a plan that is made inside a job is still one of the whole run.
@@ -81,13 +93,13 @@ def _figures(options: RunOptions, probe_workers: int | None, speed: Speed | None
         # Rows without `lang` ask for nothing that could be refused.
         verdict = check_run(config, filter(None, stats.languages))
     found = None
-    if probe_workers is not None:
-        with ProbeBar(len(stats)) as bar:
-            # With the model's own bounds where it is known: what is too short or too long depends on it.
-            found = AudioProbe(
-                stats.manifest, stats.files, num_workers=probe_workers, timeout_s=config.decode_timeout_s,
-                config=verdict and verdict.window_config, track=config.track, observe=bar.update,
-            )  # fmt: skip
+    if probe:
+        # With the model's own bounds where it is known: what is too short or too long depends on it.
+        how = {"config": verdict and verdict.window_config, "track": config.track}
+        how |= {"num_workers": probe_workers, "timeout_s": config.decode_timeout_s}
+        with ProbeBar(len(stats)) if progress else nullcontext() as bar:
+            observe = {"observe": bar.update} if bar else {}
+            found = AudioProbe(stats.manifest, stats.files, **how, **observe)
     # With lengths as headers have them, where they were read: what rows state may be wrong.
     balance = stats.balance(num_chunks or 1, config.strategy, None if found is None else found.audio_s)
     time = None

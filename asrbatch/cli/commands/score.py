@@ -1,6 +1,7 @@
 """`asrbatch score`: word and character error rates of predictions."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -26,13 +27,16 @@ def score(predictions: Predictions, as_json: AsJson = False, *, options: "ScoreO
     Exit codes: 0 scored; 1 stopped by an error; 2 usage, or no row has a reference; 3 scored, and rows that failed or
     are missing count as empty."""
     from asrbatch.cli.display.scores import files_parts, score_parts
+
+    metrics = metrics_of(predictions, options, log)
+    print_result(metrics, files_parts if "files" in metrics else score_parts, as_json, ascii=True)
+    raise typer.Exit(metrics["exit_code"])
+
+
+def metrics_of(predictions: Sequence[str], options: "ScoreOptions", log: Callable[[str], None]) -> dict[str, Any]:
+    """What the command prints, and `asrbatch.score` returns."""
     from asrbatch.evaluation.score import score as score_file
     from asrbatch.evaluation.score import score_files
 
     paths = [predictions_path(each) for each in predictions]
-    if len(paths) == 1:
-        metrics, parts = score_file(paths[0], options, log), score_parts
-    else:
-        metrics, parts = score_files(paths, options, log), files_parts
-    print_result(metrics, parts, as_json, ascii=True)
-    raise typer.Exit(metrics["exit_code"])
+    return score_file(paths[0], options, log) if len(paths) == 1 else score_files(paths, options, log)

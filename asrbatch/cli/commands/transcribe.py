@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Callable
 
 import typer
 
@@ -39,10 +40,7 @@ def run_command(options: RunOptions, *, merge: bool) -> int:
     from asrbatch.runs.progress import Stop
     from asrbatch.runs.runner import run
 
-    config = options.config(environment=os.environ)
-    if merge and config.num_chunks is None:
-        raise UsageError("--merge: needs chunks; give --num-chunks as well, or leave it out")
-    stop = Stop()
+    config, stop = config_of(options, merge=merge), Stop()
     with Terminal() as terminal:
         if config.num_chunks is None and has_several_tasks(os.environ):
             terminal.log(
@@ -55,12 +53,20 @@ def run_command(options: RunOptions, *, merge: bool) -> int:
     # Standard output holds this alone: a script goes on with the path.
     print_line(summary.paths.rows)
     if merge and summary.outcome != "interrupted":
-        _merge_when_last(options, config)
+        merge_if_last(options, config, log)
     return summary.exit_code
 
 
-def _merge_when_last(options: RunOptions, config: RunConfig) -> None:
-    """Raises OutputError: the run is complete and could not be merged."""
+def config_of(options: RunOptions, *, merge: bool) -> RunConfig:
+    """The run that is asked for. Raises UsageError."""
+    config = options.config(environment=os.environ)
+    if merge and config.num_chunks is None:
+        raise UsageError("--merge: needs chunks; give --num-chunks as well, or leave it out")
+    return config
+
+
+def merge_if_last(options: RunOptions, config: RunConfig, log: Callable[[str], None]) -> None:
+    """Merges the run if this was its last chunk. Raises OutputError: the run is complete and could not be merged."""
     from asrbatch.cluster.last_chunk import merge_when_last
 
     manifests = config.manifest if config.descriptor is None else (STDIN,)  # which was kept beside the output
