@@ -38,7 +38,7 @@ UPWARD = {("__init__", "cli"), ("__main__", "cli"), ("config", "storage")}  # th
 HOMES = {
     "vllm": {"engine.vllm"},
     "torch": {"engine.vllm"},
-    "transformers": {"engine.vllm.loading"},
+    "transformers": {"engine.vllm.loading", "engine.vllm.log_mel"},
     "datasets": {"manifest.readers.hub"},
     "soundfile": {"audio.sndfile"},
     "soxr": {"audio.load"},

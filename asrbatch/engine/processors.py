@@ -52,7 +52,10 @@ class WhisperProcessor:
     """`base.Processor` for Whisper checkpoints."""
 
     def __init__(self, api: Any, frontend: Any, spec: EngineSpec):
+        from asrbatch.engine.vllm.log_mel import make_render  # imports torch
+
         self.prompts, self.frontend = spec.prompts, frontend
+        self._render = make_render(frontend, spec.capabilities.sample_rate)
         self._api, self._max_tokens, self._seed = api, spec.max_tokens, spec.seed
         self._params = functools.cache(self._make_params)
         kinds = {"timestamps": True, "no_timestamps": False}
@@ -64,7 +67,7 @@ class WhisperProcessor:
 
     def preprocess(self, samples: Any, prompt: str | None, language: str | None) -> Request:
         prompt_ids = self.prompts.prompt_ids(prompt, self.frontend.encode)
-        engine_input = self.frontend.render(samples, language="en")  # of vLLM's prompt, which `engine_input` replaces
+        engine_input = self._render(samples)
         features = self._api.features(engine_input)
         return Request(prompt_ids, engine_input, float(features.max()), functools.partial(_clamp, features))
 

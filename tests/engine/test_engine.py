@@ -51,6 +51,36 @@ def test_features_from_several_threads_equal_serial_ones(tiny, demo_rows):
         assert torch.equal(features(one), features(other))
 
 
+def test_our_engine_inputs_are_those_of_vllms_renderer_field_by_field(tiny, demo_rows):
+    frontend = tiny.engine._processor.frontend
+    for clip in [*samples_of(demo_rows)[:4], np.zeros(16_000, np.float32)]:
+        ours, vllms = tiny.engine.preprocess(clip, None).engine_input, frontend.render(clip, language="en")
+        found, expected = (
+            each["decoder_prompt"]["mm_kwargs"]["audio"][0].pop("input_features") for each in (ours, vllms)
+        )
+        assert (found.data.dtype, found.data.shape, found.data.stride()) == (
+            expected.data.dtype, expected.data.shape, expected.data.stride(),
+        )  # fmt: skip
+        # What `test_log_mel.py` allows, and rounding to the engine's dtype.
+        most = 1e-6 + torch.finfo(found.data.dtype).eps
+        assert (found.data.float() - expected.data.float()).abs().max() <= most
+        assert dataclasses.replace(found, data=None) == dataclasses.replace(expected, data=None)
+        # Each is another window, rendered at another time.
+        assert ours["decoder_prompt"].pop("mm_hashes").keys() == vllms["decoder_prompt"].pop("mm_hashes").keys()
+        assert 0 <= vllms.pop("arrival_time") - ours.pop("arrival_time") < 60
+        assert type(ours["decoder_prompt"]["mm_kwargs"]) is type(vllms["decoder_prompt"]["mm_kwargs"])
+        assert ours == vllms
+
+
+def test_each_window_has_features_and_a_name_of_its_own(tiny, demo_rows):
+    first, second = (tiny.engine.preprocess(clip, None) for clip in samples_of(demo_rows)[:2])
+    names = {r.engine_input["decoder_prompt"]["mm_hashes"]["audio"][0] for r in (first, second)}
+    assert len(names) == 2 and not torch.equal(features(first), features(second))
+    before = features(first).clone()
+    second.clamp(second.peak + 1)
+    assert torch.equal(features(first), before)
+
+
 def test_features_of_a_window_are_those_it_has_in_its_recording(tiny, tiny_en, demo_rows):
     """As openai/whisper and faster-whisper compute them: on the whole, and then cut."""
     loud, quiet = (np.resize(clip, 30 * 16_000) for clip in samples_of(demo_rows)[:2])

@@ -159,12 +159,7 @@ class ChatFrontend(Frontend):
     @property
     def clip_s(self) -> float | None:
         """The longest audio its feature extractor takes without dropping some; None where it does not say."""
-        try:
-            processor = self._renderer.get_mm_processor().info.get_hf_processor()
-        except Exception:  # a plugin need not have one
-            return None
-        extractor = getattr(processor, "feature_extractor", None)
-        length = getattr(extractor, "chunk_length", None)
+        length = getattr(self.feature_extractor, "chunk_length", None)
         return None if length is None else float(length)
 
     def _prompt_ids(self, prompt: str, kwargs: dict[str, Any]) -> list[int]:

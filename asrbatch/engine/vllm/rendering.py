@@ -43,6 +43,20 @@ class Frontend:
             added = self._fast.get_added_tokens_decoder()
             self._special |= {i for i, token in added.items() if token.special}
 
+    @property
+    def feature_extractor(self) -> Any:
+        """Of the model's processor; None where it has none, or there is no such processor."""
+        try:
+            processor = self._renderer.get_mm_processor().info.get_hf_processor()
+        except Exception:  # a plugin need not have one
+            return None
+        return getattr(processor, "feature_extractor", None)
+
+    @property
+    def processor_kwargs(self) -> dict[str, Any]:
+        """What the user wants of the model's processor (--engine-arg mm_processor_kwargs)."""
+        return getattr(self.model_config.multimodal_config, "mm_processor_kwargs", None) or {}
+
     def is_special(self, token: int) -> bool:
         return token in self._special
 
