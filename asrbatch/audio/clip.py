@@ -112,12 +112,14 @@ class Mixer:
         if self._clip.channel is not None or block.shape[1] == 1:
             self._clip.check_channel(block.shape[1])
             return block[:, self._clip.channel or 0]
+        # Frames of MP3 are short and many: of such arrays numpy's methods cost more than their sums, so these are bare.
         with np.errstate(all="ignore"):  # NaN and infinity are counted, and reported, by the caller
-            mean, kept = block.mean(axis=1), 0.5 ** (len(block) / self._HALF_LIFE)
+            mean = np.add.reduce(block, axis=1) / np.float32(block.shape[1])
+            kept = 0.5 ** (len(block) / self._HALF_LIFE)
             # A pause is judged with the speech before it: of what a codec leaves of it, nothing can be said.
-            self._mean_power = kept * self._mean_power + np.square(mean).sum(dtype=np.float64)
-            self._powers = kept * self._powers + np.square(block).sum(axis=0, dtype=np.float64)
-            loudest, apart = np.max(self._powers), np.sum(self._powers) / block.shape[1] ** 2
+            self._mean_power = kept * self._mean_power + np.add.reduce(np.square(mean), dtype=np.float64)
+            self._powers = kept * self._powers + np.add.reduce(np.square(block), axis=0, dtype=np.float64)
+            loudest, apart = self._powers.max(), np.add.reduce(self._powers) / block.shape[1] ** 2
             if self._mean_power < self._CANCELLED * apart and loudest > len(block) * SILENCE_PEAK**2:
                 self.cancels = True
                 return block[:, np.argmax(self._powers > loudest / 2)]  # the first of the loud ones, block after block

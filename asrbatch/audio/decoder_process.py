@@ -89,7 +89,9 @@ def _send_blocks(connection: Connection, stream, timeout_s: float) -> tuple[tupl
             if block is None:
                 return stream.flags, stream.track, stream.read_s
             connection.send(len(block))
-            connection.send_bytes(block)
+            left = memoryview(block).cast("B")
+            while left:
+                left = left[os.write(connection.fileno(), left) :]
 
 
 @contextlib.contextmanager

@@ -209,7 +209,8 @@ class FFmpegFile:
                 for left in range(gap, 0, -BLOCK_VALUES):
                     yield np.zeros(min(left, BLOCK_VALUES), np.float32)
                 position += gap
-            samples = self.mixer(to_float(frame) * self.scale)
+            samples = to_float(frame)
+            samples = self.mixer(samples if self.scale == 1 else samples * self.scale)
             position += len(samples)
             yield samples
 

@@ -78,8 +78,9 @@ def to_float(frame: av.AudioFrame) -> np.ndarray:
     values = values.T if frame.format.is_planar else values.reshape(-1, frame.layout.nb_channels)
     if values.dtype == np.uint8:
         return (values.astype(np.float32) - 128) / 128
-    scale = 2 ** (8 * values.dtype.itemsize - 1) if values.dtype.kind == "i" else 1
-    return values.astype(np.float32, copy=False) / np.float32(scale)
+    if values.dtype.kind == "i":
+        return values.astype(np.float32) / np.float32(2 ** (8 * values.dtype.itemsize - 1))
+    return values.astype(np.float32, copy=False)
 
 
 def decoder_of(stream: av.AudioStream) -> av.AudioCodecContext | None:
