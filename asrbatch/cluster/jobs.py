@@ -18,7 +18,7 @@ from asrbatch.options import CheckedOptions, flag, option
 # Windows of large-v3-turbo a second that a GPU can do at most, and seconds of processor time that such a window of 30 s
 # of FLAC costs until the engine has it: scripts/bench_frontend.py, docs/measurements/speed.md.
 WINDOWS_PER_S = {"h200": 343, "h100": 343, "a100": 108, "l4": 42}
-FRONTEND_S = 0.021
+FRONTEND_S = 0.014
 
 
 def cores_per_gpu(kind: str = "") -> int:

@@ -137,7 +137,7 @@ def test_several_gpus_of_a_task_are_used_with_devices(cli_here, manifest, tiny_e
     run = ["-m", tiny_en, "--num-chunks", 2, "--gpus", 2, "--dry-run", "--no-merge"]
     done = cli_here("submit", manifest, *run, "--devices", "all")
     assert done.returncode == 0 and done.stderr == "", "no note that one engine uses one GPU"
-    assert "--gres=gpu:2\n" in done.stdout and "--cpus-per-task=18\n" in done.stdout
+    assert "--gres=gpu:2\n" in done.stdout and "--cpus-per-task=12\n" in done.stdout
     assert " --num-chunks 2 --devices all --chunk-offset 0\n" in done.stdout
     assert "--gpus 2 without --devices: one engine uses one GPU" in cli_here("submit", manifest, *run).stderr
 
@@ -145,7 +145,7 @@ def test_several_gpus_of_a_task_are_used_with_devices(cli_here, manifest, tiny_e
 def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli_here, manifest, tiny_en):
     done = cli_here("submit", manifest, "-m", tiny_en, "--num-chunks", 2, "--dry-run", "--no-merge")
     assert done.stdout.startswith("#!/bin/bash\n") and done.stdout.count("#!/bin/bash") == 1
-    assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=9\n" in done.stdout and "--array=0-1\n" in done.stdout
+    assert "--gres=gpu:1\n" in done.stdout and "--cpus-per-task=6\n" in done.stdout and "--array=0-1\n" in done.stdout
     assert f"exec {shlex.quote(sys.executable)} -m asrbatch transcribe" in done.stdout
     assert done.stderr == ""
     alone = cli_here(
@@ -155,7 +155,7 @@ def test_without_options_a_task_has_one_gpu_and_starts_this_interpreter(cli_here
 
 
 @pytest.mark.parametrize(
-    ("gpus", "cores"), [("a100:2", 8), ("nvidia_h200:1", 9), ("NVIDIA-L4:1", 2), ("l40s:1", 9), ("0", None)]
+    ("gpus", "cores"), [("a100:2", 6), ("nvidia_h200:1", 6), ("NVIDIA-L4:1", 2), ("l40s:1", 6), ("0", None)]
 )
 def test_a_task_has_the_cores_that_its_gpus_need(gpus, cores):
     # What plan --json says of each kind, and twice that of two; a kind that nobody measured is taken for the fastest.
