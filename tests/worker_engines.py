@@ -35,6 +35,14 @@ def _wait_for(file: Path) -> None:
         time.sleep(0.01)
 
 
+def _wait_for_both(log: Path, name: str) -> None:
+    """For a file of each worker's, beside the log."""
+    for _ in range(6000):
+        if len(list(log.parent.glob(f"{name}-*"))) >= 2:
+            return
+        time.sleep(0.01)
+
+
 def start(spec, deliver, on_step):
     fate, log = os.environ.get("BEEP_FATE", ""), Path(os.environ["BEEP_LOG"])
     cores = sorted(os.sched_getaffinity(0))
@@ -66,13 +74,14 @@ def start(spec, deliver, on_step):
         "first batch",
     ):  # the first row waits until both engines are up
         (log.parent / f"up-{cores[0]}").touch()
-        while len(list(log.parent.glob("up-*"))) < 2:
-            time.sleep(0.01)
+        _wait_for_both(log, "up")
     seconds = 1e6 if fate == "one hangs" and is_first else _SECONDS.get(fate, 0.01)
     if fate == "one slow" and is_first:  # one after the other
         engine = BeepEngine(deliver, seconds=lambda key: 0.3 * engine.held)
     elif fate == "one slow":  # and has some to be slow with
         engine = BeepEngine(deliver, lambda key: _wait_for(log.parent / "taken"), seconds=lambda key: seconds)
+    elif fate == "together":  # nothing is answered before both have some
+        engine = BeepEngine(deliver, lambda key: _wait_for_both(log, "took"), seconds=lambda key: seconds)
     elif fate == "fails once" and is_first:  # or all rows may be done before the other has failed
         engine = BeepEngine(deliver, lambda key: _wait_for(log.parent / "again"), seconds=lambda key: seconds)
     elif fate == "one sick" and not is_first:  # however slow the other's start was, it is met before all is done
@@ -86,6 +95,7 @@ def start(spec, deliver, on_step):
         num_submitted += 1
         with open(log, "a", encoding="ascii") as file:
             file.write(f"{cores[0]} {os.getpid()} {key[0]}\n")
+        (log.parent / f"took-{cores[0]}").touch()
         dies = {"poison": True, "one death": not (log.parent / "died").exists(), "death told": True}.get(fate, False)
         if fate == "one slow" and is_first and num_submitted > 2:
             (log.parent / "taken").touch()

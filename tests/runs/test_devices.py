@@ -126,7 +126,7 @@ def test_rows_are_shared_and_each_is_written_once(transcribe_on, tmp_path):
     check_rows(transcribe_on.out, {3: "missing"})
     by_core = Counter(core for core, _, _ in transcribe_on.submitted())
     # How many more than it holds at once a worker gets is for its core to say, which others may use.
-    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 4, "each worker on its own core"
+    assert set(by_core) == set(BEGINS) and min(by_core.values()) >= 4, "each on its own core"
     assert said.capacity == 8 and said.most_in_engine > 4, "one progress over both"
     session = transcribe_on.session()
     assert session["num_devices"] == 2 and session["workers_died"] == 0 and session["engine"]["devices"] == ["0", "1"]
@@ -228,7 +228,8 @@ def test_workers_that_do_not_come_up_are_not_waited_for_for_ever(transcribe_on, 
     monkeypatch.setattr(pool, "MOST_START_S", 3.0)
     with pytest.raises(EngineStartError, match="device [01]: its process did not start within 3 s"):
         transcribe_on(fate="none comes up", hang_timeout_s=0.5)
-    assert transcribe_on.session()["workers_died"] == 2 and transcribe_on.session()["outcome"] == "error"
+    # Each at least once: one may be tried again before the other is given up.
+    assert transcribe_on.session()["workers_died"] >= 2 and transcribe_on.session()["outcome"] == "error"
 
 
 @needs_two_cores
