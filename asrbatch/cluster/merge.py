@@ -28,7 +28,6 @@ from asrbatch.manifest.manifest import Manifest, open_manifest
 from asrbatch.manifest.sharding import Sharding
 from asrbatch.manifest.source import names_data_set
 from asrbatch.runs.fingerprint import differences
-from asrbatch.runs.progress import output_rows
 from asrbatch.storage.files import explained, remove, remove_dead
 from asrbatch.storage.journal import StatusCounts
 from asrbatch.storage.lease import Heartbeat
@@ -82,6 +81,9 @@ class MergeResult:
 
     def rows(self, *, flat: bool = False) -> Iterator[dict[str, Any]]:
         """The merged rows, in manifest order; see `Summary.rows`. Raises OutputError: nothing was written."""
+        # Late: it knows the fields of a row from what makes them, which a merge does without.
+        from asrbatch.runs.progress import output_rows
+
         return output_rows(self.output, flat=flat)
 
 
