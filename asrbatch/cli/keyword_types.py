@@ -296,7 +296,7 @@ class ScoreKeywords(TypedDict, total=False):
     """The field with the prediction. [default: pred_text, or what begins so]"""
 
     resamples: int
-    """Of the bootstrap. [default: 1000]"""
+    """Of the bootstrap. [default: 2000]"""
 
     seed: int
     """Of the bootstrap."""

@@ -352,15 +352,9 @@ def run_options(
     return OptionGroup(shared, make)
 
 
-def scoring_options(*, resamples: int = 1000) -> OptionGroup:
-    """The options of a score; a command receives them as `ScoreOptions`.
-
-    Args:
-        resamples: how many there are where none were asked for.
-    """
-    shared = parameters_of(
-        fields(ScoreOptions), types={"by": str}, defaults={"by": None, "resamples": resamples}, with_bounds=True
-    )
+def scoring_options() -> OptionGroup:
+    """The options of a score; a command receives them as `ScoreOptions`."""
+    shared = parameters_of(fields(ScoreOptions), types={"by": str}, defaults={"by": None}, with_bounds=True)
     return OptionGroup(shared, lambda values, _: ScoreOptions(**{**values, "by": _names(values["by"])}))
 
 

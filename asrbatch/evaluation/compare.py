@@ -5,7 +5,7 @@ With references A and B are treated alike: swapping them mirrors every number. W
 taken for the reference: how far B is from A, not which is better.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
 from asrbatch.evaluation.rows import ScoredRows
 from asrbatch.evaluation.stats.paired_rates import SIDES, PairTally
+from asrbatch.evaluation.stats.significance import SIGNIFICANT_BELOW, least_p_value
+from asrbatch.evaluation.summary import compared_units
 from asrbatch.formatting import counted
 
 
@@ -65,6 +67,7 @@ def _metrics(inputs: EvaluationInputs, tally: PairTally, left_out: int) -> dict[
     is_whole = not (inputs.is_partial or tally.failed.total() or tally.missing.total())
     # Without references no change is for the better, and all of them are differences.
     worse, better = ([change for *_, change in of.ranked()] for of in (tally.got_worse, tally.got_better))
+    total = tally.total.as_dict(*draws)
     return {
         "asrbatch": __version__,
         **{
@@ -79,7 +82,7 @@ def _metrics(inputs: EvaluationInputs, tally: PairTally, left_out: int) -> dict[
         },
         "against": "references" if has_references else "a",
         **how_counted(inputs, tally),
-        "total": tally.total.as_dict(*draws),
+        "total": total,
         "same_text": tally.same_text,
         "same_normalized": tally.same_normalized,
         "languages": tally.languages.as_dict(),
@@ -95,6 +98,18 @@ def _metrics(inputs: EvaluationInputs, tally: PairTally, left_out: int) -> dict[
             ),
             *inputs.join_notes,
             *tally.notes(inputs.language, scoring),
+            *(_too_few_rows(total) if has_references else ()),
         ],
         "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
     }
+
+
+def _too_few_rows(total: dict[str, Any]) -> Iterator[str]:
+    """That no difference could have been significant, however large."""
+    for unit, of in compared_units(total):
+        rows = of["better"] + of["worse"]
+        if rows and (least := least_p_value(rows)) >= SIGNIFICANT_BELOW:
+            yield (
+                f"errors in {unit} differ in {counted(rows, 'row')} only: p cannot be below {least:g} then, so that no "
+                f"difference would be significant; compare over more rows"
+            )

@@ -23,6 +23,6 @@ class ScoreOptions:
     by: tuple[str, ...] = option((), "Fields to make groups by, with commas; `duration` makes bins.")
     text_field: str = option("text", "The field with the reference.")
     pred_field: str | None = option(None, "The field with the prediction. [default: pred_text, or what begins so]")
-    resamples: int = option(1000, "Of the bootstrap.", minimum=1, maximum=_MOST_RESAMPLES)
+    resamples: int = option(2000, "Of the bootstrap.", minimum=1, maximum=_MOST_RESAMPLES)
     seed: int = option(0, "Of the bootstrap.", minimum=0)
     num_processes: int | None = None

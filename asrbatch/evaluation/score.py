@@ -6,9 +6,11 @@ results are shown.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from asrbatch import __version__
 from asrbatch.config import descriptor_of
@@ -21,6 +23,8 @@ from asrbatch.evaluation.stats.error_rates import Tally, UnweightedMean
 from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
 from asrbatch.evaluation.summary import short_names
 from asrbatch.formatting import counted
+
+_COMPARED_ROWS = 10
 
 
 def score(path: Path, options: ScoreOptions, log: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
@@ -58,11 +62,12 @@ def score_files(
         UsageError: a file is given twice; and what `score` raises.
     """
     refuse_doubled(paths)
-    files, notes, pooled = {}, [], Tally()
+    files, notes, pooled, recordings = {}, [], Tally(), SharedRecordings()
     composite = {rate: UnweightedMean(rate, options.resamples) for rate in ("wer", "cer")}
     # Each file is held against its own references: ids of different data sets may be the same.
     for name, path in zip(short_names(paths), paths, strict=True):
         inputs, tally = _count(path, options, log)
+        recordings.add(inputs)
         files[name] = score_metrics(inputs, tally)
         notes += [f"{name}: {note}" for note in files[name]["notes"]]
         resampled = tally.total.resampled(options.resamples, options.seed)
@@ -72,15 +77,54 @@ def score_files(
         log(f"{name}: {counted(tally.total.rows, 'row')} scored")
     refuse_unknown_groups(pooled)
     mean = {**composite["wer"].as_dict(), **composite["cer"].as_dict()}
+    about_mean = _composite_notes(mean)
+    if recordings.are_shared:
+        about_mean = [
+            "files are of the same recordings, so rates and groups over all of them together would count a recording "
+            "twice, and are not shown; asrbatch compare and asrbatch report put two runs side by side, also with --by"
+        ]
     return {
         "asrbatch": __version__,
         "files": files,
         "composite": mean,
+        "same_recordings": recordings.are_shared,
         **_pooled(inputs, pooled),
         "partial": any(of_file["partial"] for of_file in files.values()),
-        "notes": [*notes, *_composite_notes(mean)],
+        "notes": [*notes, *about_mean],
         "exit_code": max(of_file["exit_code"] for of_file in files.values()),
     }
+
+
+class SharedRecordings:
+    """Whether two of the files that are scored are of the same recordings, such as those of two models.
+
+    Attributes:
+        are_shared: some two that were added are.
+    """
+
+    def __init__(self) -> None:
+        self.are_shared = False
+        self._seen: set[Any] = set()
+
+    def add(self, inputs: EvaluationInputs) -> None:
+        """Adds the one file of these inputs."""
+        of_file = {*self._signatures(inputs)}
+        self.are_shared |= not self._seen.isdisjoint(of_file)
+        self._seen |= of_file
+
+    @staticmethod
+    def _signatures(inputs: EvaluationInputs) -> Iterator[Any]:
+        [file], [run] = inputs.files, inputs.runs
+        if inputs.options.references is not None:
+            yield inputs.options.references
+        if run.covers is not None:
+            yield run.covers
+        # Data sets may have the same ids: some rows must have the same audio and reference, too.
+        order = np.argsort(file.keys)
+        names = "audio_filepath", "offset", "duration", inputs.options.text_field
+        shown = [tuple(map(file.read(int(at)).get, names)) for at in order[:_COMPARED_ROWS]]
+        if all(type(row[0]) is str for row in shown):
+            yield file.keys[order].tobytes(), str(shown)
 
 
 def refuse_doubled(paths: Sequence[Path]) -> None:
@@ -145,7 +189,6 @@ def score_metrics(inputs: EvaluationInputs, tally: Tally, at: int = 0, *, shows_
             *inputs.join_notes,
             *inputs.unmatched_notes(at),
             *(_mean_notes(pooled["by"]) if shows_means else ()),
-            *tally.stage_seconds.notes(),
         ],
         "exit_code": EXIT_COMPLETE if is_whole else EXIT_ROWS_FAILED,
     }

@@ -1,10 +1,11 @@
 """What tables and the page say of a score in the same words, made of the metrics that `--json` prints."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from asrbatch.config import descriptor_of
+from asrbatch.formatting import counted
 from asrbatch.storage.files import STANDARD_INPUT
 
 MOST_GROUPS = 50  # of a field: as many as a person reads
@@ -51,3 +52,40 @@ def interval_text(bounds: list[float] | None, sign: str = "") -> str:
         sign: `+` for a difference.
     """
     return "" if bounds is None else " to ".join(f"{bound:{sign}.2f}" for bound in bounds)
+
+
+def compared_units(total: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What two runs are compared in, with its metrics: words, and characters where rows have no words."""
+    if total["wer"]["rows"]:
+        yield "words", total["wer"]
+    if total["cer"]["rows"] > total["wer"]["rows"]:
+        yield "characters", total["cer"]
+
+
+def difference_text(of: dict[str, Any], unit: str) -> str:
+    """`B makes 3 fewer errors than A (…); the difference may be chance (…)`.
+
+    Args:
+        of: of `paired_rates`, with a p-value.
+        unit: what errors are counted in.
+    """
+    more = of["errors_b"] - of["errors_a"]
+    if not more:
+        return f"B makes as many errors as A: {of['errors_a']:,} of {of['reference']:,} {unit}"
+    fewer = counted(abs(more), "fewer error" if more < 0 else "more error")
+    both = f"{of['errors_b']:,} against {of['errors_a']:,}, of {of['reference']:,} {unit}"
+    return f"B makes {fewer} than A ({both}); {chance_text(of)}"
+
+
+def chance_text(of: dict[str, Any]) -> str:
+    """Whether a difference may be chance, and why. See `difference_text`."""
+    found = "is significant" if of["significant"] else "may be chance"
+    why = f"p {p_text(of['p_value'])}, permutation of rows"
+    if (bounds := of["delta_points_interval"]) is not None:
+        why += f"; the interval {'contains' if bounds[0] <= 0 <= bounds[1] else 'does not contain'} 0"
+    return f"the difference {found} ({why})"
+
+
+def p_text(p_value: float) -> str:
+    """`= 0.63`. Never 0, which would claim certainty."""
+    return f"= {p_value:.2g}" if p_value >= 0.0001 else "< 0.0001"

@@ -4,6 +4,7 @@ import itertools
 import json
 import operator
 import random
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -62,6 +63,11 @@ def test_both_rates_are_those_of_score_and_rows_are_paired_by_id(spoiled):
     wer, cer = figures["total"]["wer"], figures["total"]["cer"]
     assert [wer["a_percent"], wer["b_percent"]] == [each["wer_percent"] for each in alone]
     assert [cer["a_percent"], cer["b_percent"]] == [each["cer_percent"] for each in alone]
+    # One number has one interval.
+    drawn = [score(path, ScoreOptions(resamples=200))["total"] for path in (DATA, spoiled)]
+    for rate, of in (("wer", wer), ("cer", cer)):
+        both = [of["a_percent_interval"], of["b_percent_interval"]]
+        assert both == [each[f"{rate}_percent_interval"] for each in drawn] and None not in both
     assert wer["delta_points"] == pytest.approx(wer["b_percent"] - wer["a_percent"], abs=1e-5)
     normalize = load_normalizer("whisper-english").normalize
     b = {row["id"]: row for row in read_jsonl(spoiled)}
@@ -163,6 +169,78 @@ def test_an_interval_of_the_difference_is_that_of_rows_drawn_one_by_one(spoiled)
     drawn = np.array(counted)[np.random.default_rng(5).integers(len(counted), size=(4000, len(counted)))].sum(1)
     low, high = np.quantile(100 * (drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], [0.025, 0.975])
     assert wer["delta_points_interval"] == pytest.approx([low, high], abs=0.05 * (high - low))
+
+
+def few_changes(folder: Path, changed: int, rows: int) -> tuple[Path, Path]:
+    """A with an error in each of the first rows, B without any."""
+    said = {f"r{at:03}": "one two" if at < changed else "one two three" for at in range(rows)}
+    return rows_file(folder, "a", **said), rows_file(folder, "b", **dict.fromkeys(said, "one two three"))
+
+
+def words_of(done) -> str:
+    """What was printed, without its line breaks."""
+    return " ".join(done.stdout.split())
+
+
+def test_it_says_whether_a_difference_may_be_chance(cli_here, tmp_path):
+    pair, plain = few_changes(tmp_path, 4, 40), ("--normalizer", "none")
+    shown, figures = words_of(cli_here("compare", *pair, *plain)), compared(*pair, resamples=2000, normalizer="none")
+    wer = figures["total"]["wer"]
+    sentence = (
+        f"B makes 4 fewer errors than A (0 against 4, of 120 words); the difference may be chance (p = "
+        f"{wer['p_value']:.2g}, permutation of rows; the interval does not contain 0)"
+    )
+    assert wer["significant"] is False and sentence in shown
+    few = "errors in words differ in 4 rows only: p cannot be below 0.125 then"
+    assert figures["notes"][-1].startswith(few) and f"note: {few}" in shown
+    assert wer["p_value"] == pytest.approx(0.125, abs=0.03)
+
+    pair = few_changes(tmp_path, 12, 40)
+    shown, figures = (
+        words_of(cli_here("compare", *pair[::-1], *plain)),
+        compared(*pair[::-1], resamples=2000, normalizer="none"),
+    )
+    assert figures["total"]["wer"]["significant"] is True and "B makes 12 more errors than A (12 against 0, " in shown
+    assert "the difference is significant (p = 0.00" in shown and "differ in" not in "".join(figures["notes"])
+    figures = compared(*few_changes(tmp_path, 5, 5), resamples=2000, normalizer="none")
+    assert "p cannot be below 0.0625" in figures["notes"][-1], "the least that 5 rows can have is no significance yet"
+    assert "p cannot" not in "".join(compared(*few_changes(tmp_path, 6, 6))["notes"])
+    same = words_of(cli_here("compare", pair[1], pair[1], *plain))
+    assert "B makes as many errors as A: 0 of 18 words" in same and "p cannot" not in same
+
+
+def test_of_few_rows_no_p_value_is_shown(cli_here, tmp_path):
+    rows = [
+        [{"id": f"r{at}", "text": "one two", "pred_text": said, "lang": "en", "set": "few" if at < 9 else "more"}
+         for at in range(29)]
+        for said in ("one two", "one")
+    ]  # fmt: skip
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", of) for name, of in zip("ab", rows, strict=True)]
+    lines = cli_here("compare", *paths, "--by", "set", "--show", "0", "--normalizer", "none").stdout.partition(
+        "by set, in words"
+    )[2]
+    few, more = (next(line.split() for line in lines.splitlines() if line.split()[:1] == [x]) for x in ("few", "more"))
+    assert few == ["few", "9", "0.00", "50.00", "+50.00", "0", "9"]
+    assert more == ["more", "20", "0.00", "50.00", "+50.00", "0.0005", "0", "20"]
+
+
+def test_what_is_marked_are_the_errors_that_are_counted(cli_here, tmp_path):
+    text = {"id": "x", "lang": "en", "text": "An ill-disposed man, Mr. Smith."}
+    said = ("an ill disposed man mister Smith", "a man of ill-disposed Mr. Smith")
+    paths = [
+        write_jsonl(tmp_path / f"{name}.jsonl", [{**text, "pred_text": each}])
+        for name, each in zip("ab", said, strict=True)
+    ]
+    shown = cli_here("compare", *paths).stdout
+    line = next(line for line in shown.splitlines() if "disposed" in line)
+    a, b = re.split(r"\s{2,}", line.strip())
+    assert "x: 0 errors" in shown and a == "an ill disposed man mister smith", "a row without errors has no marks"
+    assert "[-" in b and "{+" in b and "-disposed" not in b
+    white = {"id": "y", "lang": "en", "text": "white paper"}
+    for path, each in zip(paths, ("whitepaper", "white"), strict=True):
+        write_jsonl(path, [{**white, "pred_text": each}])
+    shown = cli_here("compare", *paths, "--normalizer", "leaderboard").stdout
+    assert re.search(r"^\s+whitepaper\s+white \[-paper-\]\s*$", shown, re.M), "a compound is no error there"
 
 
 def test_better_and_worse_are_counted_in_each_unit(tmp_path):
@@ -294,7 +372,7 @@ def test_the_command(cli, cli_here, tmp_path, spoiled):
     assert different.returncode == EXIT_USAGE and "--common" in different.stderr and "Traceback" not in different.stderr
     hostile = [{"id": "x", "pred_text": said} for said in ("a", "\x1b[2J[bold]b")]
     paths = [write_jsonl(tmp_path / f"h{at}.jsonl", [row]) for at, row in enumerate(hostile)]
-    agreement = cli_here("compare", *paths)
+    agreement = cli_here("compare", *paths, "--normalizer", "none")
     assert agreement.returncode == EXIT_COMPLETE and "\x1b" not in agreement.stdout and "[2J[bold]b" in agreement.stdout
     assert "WER % of B against A" in agreement.stdout
 
@@ -322,6 +400,7 @@ def mirrored(figures: dict) -> dict:
                 "delta_points_interval": was["delta_points_interval"]
                 and [-each for each in was["delta_points_interval"][::-1]],
                 "p_value": was["p_value"],
+                "significant": was["significant"],
                 "errors_a": was["errors_b"],
                 "errors_b": was["errors_a"],
                 "reference": was["reference"],

@@ -586,6 +586,28 @@ def test_the_command_shows_each_file_the_composite_and_all_words(cli_here, tmp_p
         assert f" {rate:.2f} " in line
 
 
+def test_files_of_the_same_recordings_have_no_composite(cli_here, tmp_path):
+    few = [{**row, "audio_filepath": f"{row['id']}.wav"} for row in PAIRS[:30]]
+    said = [{**row, "pred_text": "other"} for row in few[::-1]]
+    moved = [{**row, "audio_filepath": f"other/{row['id']}.wav"} for row in few]
+    a, b, c = (write_jsonl(tmp_path / f"{name}.jsonl", of) for name, of in (("a", few), ("b", said), ("c", moved)))
+    done = cli_here("score", a, c, b, "--resamples", FEW, "--by", "status")
+    shown = done.stdout
+    assert "by file, in words" in shown and "composite" not in shown and "together" not in shown.partition("note: ")[0]
+    assert "note: files are of the same recordings" in shown and "asrbatch compare" in shown
+    assert "by status" not in shown and "of composite" not in done.stderr
+    # Data sets may have the same ids, and the same names of files.
+    assert "composite: mean of 2 files" in cli_here("score", a, c, "--resamples", FEW).stdout
+    retold = write_jsonl(tmp_path / "d.jsonl", [{**row, "text": "another text"} for row in few])
+    assert not score_files([a, retold], ScoreOptions(resamples=FEW))["same_recordings"]
+    # What is held against one manifest, or was made of one, is of the same recordings.
+    assert score_files([a, c], ScoreOptions(resamples=FEW, references=str(a)))["same_recordings"]
+    for path in (a, retold):
+        record = {"fingerprint": {"manifest": "m"}, "total_rows": 30, "sessions": []}
+        path.with_name(f"{path.stem}.run.json").write_text(json.dumps(record))
+    assert score_files([a, retold], ScoreOptions(resamples=FEW))["same_recordings"]
+
+
 def test_predictions_come_through_a_pipe(tmp_path, cli):
     lines = "".join(json.dumps(row) + "\n" for row in PAIRS)
     (tmp_path / "rows.jsonl").write_text(lines)

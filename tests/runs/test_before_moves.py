@@ -136,10 +136,11 @@ def test_exports_are_the_same_bytes(runs, cli, tmp_path):
     assert len(before) > 50 and now == before
 
 
+DRAWS = ("--resamples", "1000")  # as many as a score had where none were asked for
 SCORES = {
-    "complete": ("score", "complete.jsonl", "--by", "dataset,duration"),
-    "unfinished": ("score", "unfinished.jsonl", "--references", "m.jsonl", "--normalizer", "none"),
-    "prompts": ("score", "prompts.jsonl", "--normalizer", "leaderboard"),
+    "complete": ("score", "complete.jsonl", "--by", "dataset,duration", *DRAWS),
+    "unfinished": ("score", "unfinished.jsonl", "--references", "m.jsonl", "--normalizer", "none", *DRAWS),
+    "prompts": ("score", "prompts.jsonl", "--normalizer", "leaderboard", *DRAWS),
     "runs": ("compare", "complete.jsonl", "chunked.jsonl", "--by", "dataset"),
     "spoiled": ("compare", "prompts.jsonl", "spoiled.jsonl"),
 }
@@ -157,6 +158,8 @@ def figures(value):
     """Without what may change: places, versions, digests of rules, p-values, words for people."""
     unsure = {"predictions", "references", "asrbatch", "sha256", "p_value", "p_value_is_exact", "notes", "marks_lost"}
     unsure |= {"unstated", "detected"}  # a row that was detected in a language is scored by it now
+    unsure |= {"a_percent_interval", "b_percent_interval"}  # now those of `score`
+    unsure |= {"significant", "normalized"}  # new
     if isinstance(value, dict):
         return {name: figures(inner) for name, inner in value.items() if name not in unsure}
     return [figures(inner) for inner in value] if isinstance(value, list) else value

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from asrbatch.evaluation.options import ScoreOptions
 
 
-@takes(scoring=scoring_options(resamples=2000))
+@takes(scoring=scoring_options())
 def compare(
     a: Annotated[str, typer.Argument(help="Predictions: a rows file, or other JSON Lines.")],
     b: Annotated[str, typer.Argument(help="Other predictions of the same rows.")],

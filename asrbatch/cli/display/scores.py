@@ -1,9 +1,8 @@
 """What `score` and `compare` show: tables on standard output, of the same metrics that `--json` prints.
 
 Of a changed row `compare` shows both predictions beside each other, with what differs from the reference marked. Marks
-are those of `git diff --word-diff`, so that they survive in a file. They stand in texts as they were written, where
-words differ by more than case and punctuation; errors are counted in what normalisers make of both, which may find
-fewer. Of long texts some errors are shown, with words around them.
+are those of `git diff --word-diff`, so that they survive in a file. They stand in normalised texts, in which errors are
+counted. Of long texts some errors are shown, with words around them.
 
 Knows nothing of how metrics were found.
 """
@@ -20,12 +19,21 @@ from rich.text import Text
 from asrbatch.cli.display.tables import facts_table, plain, title_of
 from asrbatch.evaluation.alignment import alignment
 from asrbatch.evaluation.report.excerpt import excerpt
-from asrbatch.evaluation.summary import MOST_GROUPS, aligner_line, interval_text, largest_groups, normalizer_lines
+from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
+from asrbatch.evaluation.summary import (
+    MOST_GROUPS,
+    aligner_line,
+    compared_units,
+    difference_text,
+    interval_text,
+    largest_groups,
+    normalizer_lines,
+)
 from asrbatch.evaluation.text_rules import EXCLUDED
 from asrbatch.formatting import counted, shorten
 from asrbatch.storage.metrics import SPEEDS, STAGES_ARE
 
-_MARKS = "[-left out-] {+added+}, but for case and punctuation; … for what is not shown"
+_MARKS = "normalised, with [-left out-] and {+added+}; … for what is not shown"
 _MOST_UNITS = 120  # of both texts together: some twenty lines of half a terminal
 _DELETED, _ADDED = "red", "green"
 _SHOWN_CHARS = 80  # of the name of a group
@@ -36,11 +44,12 @@ Facts = Iterable[tuple[str, str | None]]
 Parts = Iterable[RenderableType]
 
 
-def _changes(rows: list[dict[str, Any]], title: str) -> Table:
+def _changes(rows: list[dict[str, Any]], title: str, with_compounds: bool) -> Table:
     """A table of changes: of each its id, errors, and A beside B; without a reference B alone, held against A.
 
     Args:
         rows: of `compare`'s metrics.
+        with_compounds: words that are the same but for a space are no error.
     """
     has_references = any(change["reference"] is not None for change in rows)
     heads = ("A", "B") if has_references else ("B against A",)
@@ -53,23 +62,23 @@ def _changes(rows: list[dict[str, Any]], title: str) -> Table:
         errors = [
             counted(change["errors_a"], "error"), f"{counted(change['errors_b'], 'error')}, in {change['unit']}"
         ]  # fmt: skip
-        sides = [change["a"], change["b"]] if has_references else [change["b"]]
-        reference = change["reference"] if has_references else change["a"]
+        texts = change["normalized"]
+        sides = [None if change[side] is None else texts[side] for side in ("ab" if has_references else "b")]
         table.add_section()
         named = [plain(f"{change['id']}: {errors[0]}"), plain(errors[1])]
         table.add_row(*named if has_references else [plain(f"{change['id']}: {errors[1]}")])
-        table.add_row(*(_marked(reference or "", side, in_words) for side in sides))
+        compounds = with_compounds and in_words
+        table.add_row(*(_marked(texts["reference"], side, in_words, compounds) for side in sides))
     return table
 
 
-def _marked(reference: str, said: str | None, in_words: bool) -> Text:
+def _marked(reference: str, said: str | None, in_words: bool, with_compounds: bool) -> Text:
     """What was said, with what it lacks and what it has too much."""
     if said is None:
         return Text("(no prediction)")
-    wanted, heard = (text.split() if in_words else [*"".join(text.split())] for text in (reference, said))
-    keys = [[_key(unit) for unit in units] for units in (wanted, heard)]
+    wanted, heard = (text.split() if in_words else [*text] for text in (reference, said))
     between = " " if in_words else ""
-    pieces = alignment(*(between.join(units) for units in keys), in_words=in_words, with_compounds=False)
+    pieces = alignment(reference, said, in_words=in_words, with_compounds=with_compounds)
     shown = excerpt(wanted, heard, pieces, _MOST_UNITS)
     text = Text(overflow="fold")
     units, units_said = iter(shown.reference), iter(shown.hypothesis)
@@ -87,12 +96,6 @@ def _marked(reference: str, said: str | None, in_words: bool) -> Text:
             text.append_text(plain(f"{{+{between.join(right)}+}}{between}", _ADDED))
     text.rstrip()
     return text
-
-
-def _key(unit: str) -> str:
-    """A word without case and punctuation; one that is nothing else stays what it is, and a character stays one."""
-    key = "".join(c for c in unit.casefold() if c.isalnum()) or unit
-    return unit if len(unit) == 1 < len(key) else key
 
 
 # Words and characters have tables of their own: a rate over both would mix languages with and without spaces.
@@ -145,7 +148,7 @@ def files_parts(metrics: dict[str, Any]) -> Parts:
         *_rules(metrics),
         *_rows(metrics),
     )
-    by = {name: part["groups"] for name, part in metrics["by"].items()}
+    by = {} if metrics["same_recordings"] else {name: part["groups"] for name, part in metrics["by"].items()}
     return _shown(metrics, facts, _files_tables(metrics), by)
 
 
@@ -165,8 +168,13 @@ def compare_parts(metrics: dict[str, Any]) -> Parts:
             "left out",
             f"{counted(metrics['left_out'], 'row')} that only one of them has" if metrics["left_out"] else None,
         ),
+        *(("difference", difference_text(of, unit)) for unit, of in _tested(metrics)),
     )
     return _shown(metrics, facts, _compare_tables(metrics), metrics["by"])
+
+
+def _tested(metrics: dict[str, Any]) -> Iterable[tuple[str, dict[str, Any]]]:
+    return compared_units(metrics["total"]) if metrics["against"] == "references" else ()
 
 
 def _score_tables(metrics: dict[str, Any]) -> Iterable[Table]:
@@ -183,8 +191,9 @@ def _score_tables(metrics: dict[str, Any]) -> Iterable[Table]:
 def _files_tables(metrics: dict[str, Any]) -> Iterable[Table]:
     totals = {name: of["total"] for name, of in metrics["files"].items()}
     below = ("composite: mean of {} files", "all {} together")
-    yield from _unit_tables("file", totals, metrics["total"], metrics["composite"], below, most=len(totals))
-    for name, part in metrics["by"].items():
+    composite = None if metrics["same_recordings"] else metrics["composite"]
+    yield from _unit_tables("file", totals, metrics["total"], composite, below, most=len(totals))
+    for name, part in metrics["by"].items() if composite is not None else ():
         yield from _unit_tables(name, part["groups"], metrics["total"], part["unweighted_mean"])
     if speeds := _files_speeds(metrics):
         yield speeds
@@ -216,7 +225,7 @@ def _compare_tables(metrics: dict[str, Any]) -> Iterable[Table]:
     titles = {"got_worse": "worse in B", "got_better": "better in B", "most_different": "most different"}
     for name, title in titles.items():
         if metrics.get(name):
-            yield _changes(metrics[name], title)
+            yield _changes(metrics[name], title, metrics["words"]["merge_compounds"])
 
 
 def _shown(metrics: dict[str, Any], facts: Facts, tables: Iterable[Table], by: dict[str, Any]) -> Parts:
@@ -279,11 +288,17 @@ def _paired_cells(of: dict[str, Any], rate: str) -> Cells:
         f"B {rate} %": f"{of['b_percent']:.2f}",
         "B − A": f"{of['delta_points']:+.2f}",
         "95 %": interval_text(of["delta_points_interval"], sign="+"),
-        # Never 0.0000, which would claim certainty.
-        "p": f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001",
+        "p": _p_cell(of),
         "better": f"{of['better']:,}",
         "worse": f"{of['worse']:,}",
     }
+
+
+def _p_cell(of: dict[str, Any]) -> str:
+    """Of few rows nothing, as for an interval; never 0.0000, which would claim certainty."""
+    if of["rows"] < LEAST_UTTERANCES:
+        return ""
+    return f"{of['p_value']:.4f}" if of["p_value"] >= 0.0001 else "< 0.0001"
 
 
 def _cells_against_a(of: dict[str, Any], rate: str) -> Cells:

@@ -131,38 +131,18 @@ class Counts(RowCounts):
 
 
 class StageSeconds(dict[str, array]):
-    """By stage, seconds of each row that has been through it (float32).
-
-    Attributes:
-        num_above_total: rows of which a sum over windows is more than the wall time.
-    """
-
-    num_above_total = 0
+    """By stage, seconds of each row that has been through it (float32)."""
 
     def add(self, row: Mapping[str, Any]) -> None:
-        found = {stage: seconds_of_stage(row, stage) for stage in TIMING_FIELDS}
-        for stage, seconds in found.items():
-            if seconds is not None:
+        for stage in TIMING_FIELDS:
+            if (seconds := seconds_of_stage(row, stage)) is not None:
                 # float32: the seven stages of a row take 28 bytes, those of a million rows 28 MB.
                 self.setdefault(stage, array("f")).append(seconds)
-        if found["total"] is not None:
-            self.num_above_total += max(found["queue"] or 0.0, found["generate"] or 0.0) > found["total"]
 
     def update(self, other: "StageSeconds") -> None:
         """Adds what was counted over another part."""
         for stage, seconds in other.items():
             self.setdefault(stage, array("f")).extend(seconds)
-        self.num_above_total += other.num_above_total
-
-    def notes(self) -> list[str]:
-        """What looks like a mistake and is none."""
-        if not self.num_above_total:
-            return []
-        return [
-            f"{counted(self.num_above_total, 'row', 'has', 'have')} more seconds in `generate` or `queue` than in "
-            "`total`: these are sums over windows and attempts, which may run at the same time, and `total` is wall "
-            "time"
-        ]
 
     def as_dict(self) -> dict[str, dict[str, float]]:
         """By stage: mean, percentiles and maximum, and how many rows they are of."""

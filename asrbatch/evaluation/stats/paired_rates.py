@@ -10,7 +10,7 @@ from typing import Any
 
 from asrbatch.evaluation.rows import ScoredPrediction, ScoredRow
 from asrbatch.evaluation.stats.error_rates import Outcomes, RowCounts, TextTally, percent, percent_interval
-from asrbatch.evaluation.stats.significance import permutation_test, resampled_rates
+from asrbatch.evaluation.stats.significance import SIGNIFICANT_BELOW, permutation_test, resampled_rates
 from asrbatch.evaluation.stats.sums import Groups, LargestItems
 
 SIDES = ("a", "b")
@@ -24,28 +24,35 @@ def paired_rates(outcomes: Outcomes, resamples: int, seed: int, with_p: bool) ->
         with_p: without references the rate of A is 0 by definition, and there is nothing to test.
 
     Returns:
-        Among others `better`, `worse`: rows in which B has fewer or more errors than A.
+        Among others `better`, `worse`: rows in which B has fewer or more errors than A; `significant`: chance alone
+        would hardly make such a difference.
     """
     errors_a, errors_b, reference = outcomes.sums(3)
     differences: Counter = Counter()
-    for (a, b, _), rows in outcomes.items():
+    alone_a, alone_b = Outcomes(), Outcomes()
+    for (a, b, units), rows in outcomes.items():
         differences[b - a] += rows
+        alone_a[a, units] += rows
+        alone_b[b, units] += rows
     # The same draws for A and B as for B and A, so that swapping them mirrors every number.
     mirrored = {(b, a, units): rows for (a, b, units), rows in outcomes.items()}
     is_mirrored = sorted(mirrored.items()) < sorted(outcomes.items())
     resampled = resampled_rates(mirrored if is_mirrored else outcomes, resamples, seed, kinds=2)
     resampled_a, resampled_b = resampled[::-1] if is_mirrored else resampled
+    p_value = permutation_test(differences, resamples, seed) if with_p and reference else None
     return {
         "rows": outcomes.total(),
         "better": sum(rows for difference, rows in differences.items() if difference < 0),
         "worse": sum(rows for difference, rows in differences.items() if difference > 0),
         "a_percent": percent(errors_a, reference),
-        "a_percent_interval": percent_interval(resampled_a),
+        # Those of a score of each alone.
+        "a_percent_interval": percent_interval(resampled_rates(alone_a, resamples, seed)[0]),
         "b_percent": percent(errors_b, reference),
-        "b_percent_interval": percent_interval(resampled_b),
+        "b_percent_interval": percent_interval(resampled_rates(alone_b, resamples, seed)[0]),
         "delta_points": percent(errors_b - errors_a, reference),
         "delta_points_interval": percent_interval(resampled_b - resampled_a),
-        "p_value": permutation_test(differences, resamples, seed) if with_p and reference else None,
+        "p_value": p_value,
+        "significant": None if p_value is None else p_value < SIGNIFICANT_BELOW,
         "errors_a": errors_a,
         "errors_b": errors_b,
         "reference": reference,
@@ -128,6 +135,10 @@ class PairTally(TextTally):
                 "reference": row.reference,
                 "a": a.text,
                 "b": b.text,
+                # What errors are counted in.
+                "normalized": dict(
+                    zip(("reference", *SIDES), (row.texts.reference, *row.texts.hypotheses), strict=True)
+                ),
             }
             (self.got_worse if difference > 0 else self.got_better).add(abs(difference), change["id"], change)
 

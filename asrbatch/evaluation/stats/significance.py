@@ -21,6 +21,7 @@ _BLOCK_CELLS = 4_000_000  # of 8 bytes each
 # One number of a multinomial takes about as long as drawing this many utterances (measured, numpy 2, 100,000 outcomes).
 _DRAWS_PER_OUTCOME = 16
 COVERAGE = 0.95
+SIGNIFICANT_BELOW = 0.05  # a p-value
 # Of fewer, what was drawn is too like what there is: such intervals hold the true rate far less often than they say.
 LEAST_UTTERANCES = 10
 
@@ -91,6 +92,11 @@ def interval(values: np.ndarray, coverage: float = COVERAGE) -> tuple[float, flo
     tail = (1 - coverage) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def least_p_value(rows: int) -> float:
+    """The least p-value that so many rows with a difference can have: that of one sign in all of them."""
+    return min(1.0, 2.0 ** (1 - rows))
 
 
 def permutation_test(differences: Mapping[int, int], resamples: int, seed: int) -> float:
