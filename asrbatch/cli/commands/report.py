@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @takes(prices=options_of(PriceOptions), options=scoring_options())
 def report(
     predictions: Predictions,
-    to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl]"),
+    to: str | None = option(None, "The HTML file. [default: X.report.html beside X.jsonl; X+Y.report.html of two]"),
     title: str | None = option(None, "Of the page. [default: the names of the rows files]"),
     overwrite: bool = option(False, "Replace the report that stands there."),
     common: bool = option(

@@ -57,7 +57,8 @@ def _rate_plots(runs: Sequence[Metrics]) -> Iterable[str]:
             if found:
                 groups = [run["by"].get(name, {"groups": {}})["groups"] for run in runs]
                 rows = _grouped(largest_groups(found), groups, lambda of, rate=rate: _rate_shown(of, rate, len(runs)))
-                yield bars(f"{rate.upper()} by {name}, %, with 95 % intervals{_some(found)}", rows)
+                drawn = ", with 95 % intervals" if any(row.interval for row in rows) else ""
+                yield bars(f"{rate.upper()} by {name}, %{drawn}{_some(found)}", rows)
 
 
 def _rate_shown(group: Group, rate: str, num_runs: int) -> Shown:
@@ -99,10 +100,15 @@ def _times(runs: Sequence[Metrics]) -> Iterable[str]:
             for run in runs
         ]
         if any(of_run.get(value) for of_run in costs for value in shown):
-            rows = _grouped(shown, costs, lambda cost: ("" if cost is None else f"{cost:.4f}", cost or 0.0, None))
-            yield bars(f"seconds in the engine for a second of audio, by {name}", rows, _SPEED_NOTE)
+            rows = _grouped(shown, costs, lambda cost: (_seconds(cost), cost or 0.0, None))
+            yield bars(f"seconds in `generate` for a second of audio, by {name}", rows, _SPEED_NOTE)
     names = list(dict.fromkeys(stage for of_run in stages for stage in of_run))
     for which in ("p50", "p95", "max") if names else ():
         rows = _grouped(names, stages, lambda of, which=which: (f"{of[which]:.3f}", of[which], None))
         yield bars(f"seconds a row took, by stage, {which}", rows)
     yield f'</div><p class="soft">Stages: {note_text(STAGES_ARE)}.</p>' if names else "</div>"
+
+
+def _seconds(cost: float | None) -> str:
+    """`0.20`; of less, on a fast device, two digits."""
+    return "" if cost is None else f"{cost:.2f}" if cost >= 0.1 else f"{cost:.2g}"

@@ -82,8 +82,8 @@ def make_report(
     rows, rates = worst_rows(scored_rows, folder, most_rows, log)
     names = short_names(paths)
     runs = [
-        ReportedRun(name, of | cost, run_facts(run), _by_rate(each) if each else {})
-        for name, of, cost, run, each in zip(names, metrics, spent, inputs.runs, rates, strict=True)
+        ReportedRun(name, of | cost, run_facts(run, file), _by_rate(each) if each else {})
+        for name, of, cost, run, file, each in zip(names, metrics, spent, inputs.runs, inputs.files, rates, strict=True)
     ]
     if not inputs.has_references:
         runs[0].metrics["notes"].insert(0, f"no references: the predictions of {names[0]} are taken for them")

@@ -119,7 +119,7 @@ function cell(text, key, className) {
 
 // What a run made of a row, in the list: its errors coloured, in a long one from near the first of them.
 function prediction(row, run, at, alone) {
-  const element = cell(null, alone ? "prediction" : `run${at}`, "text long said");
+  const element = cell(null, alone ? "prediction" : `run${at}`, `text long said${alone ? "" : ` run${at % 6}`}`);
   if (!alone) {
     const count = of(run, "errors"), head = make("div", null, "soft of-run");
     head.append(count === null ? "" : `${count} error${count === 1 ? "" : "s"}`, ...marks(run));

@@ -18,8 +18,9 @@ from asrbatch.evaluation.report.excerpt import KINDS
 from asrbatch.evaluation.report.figures import figures, speeds_of
 from asrbatch.evaluation.report.plots import html_text, note_text, run_class
 from asrbatch.evaluation.report.rows import as_lists
+from asrbatch.evaluation.stats.significance import LEAST_UTTERANCES
 from asrbatch.evaluation.stats.sums import group_order
-from asrbatch.evaluation.summary import aligner_line, interval_text, normalizer_lines
+from asrbatch.evaluation.summary import aligner_line, interval_text, normalizer_lines, p_text
 from asrbatch.formatting import amount, counted, shorten
 from asrbatch.storage.cost import cost_notes, cost_text
 
@@ -38,7 +39,7 @@ class ReportedRun:
 
     Attributes:
         name: a short one.
-        metrics: of `score`, with what the run took and cost.
+        metrics: of `score`, with what the run took and cost, and of a later run how it differs from the first.
         facts: of `runs.run_facts`.
         rates: rows by the range that their error rate is in, of words or else characters; empty where none is scored.
     """
@@ -145,29 +146,26 @@ def _named(name: str, run: int) -> str:
 
 
 def _fact_lines(runs: Sequence[ReportedRun]) -> Iterable[tuple[str, list[str]]]:
-    yield "rows", [html_text(run.metrics["predictions"]) for run in runs]
+    yield "file", [html_text(run.metrics["predictions"]) for run in runs]
     for name in _FACTS:
         if name in ("model", "settings", "date") or any(name in run.facts for run in runs):
             yield name, [html_text(run.facts.get(name, "")) or f'<span class="soft">{_UNKNOWN}</span>' for run in runs]
 
 
 def _rate_lines(runs: Sequence[ReportedRun]) -> Iterable[tuple[str, list[str]]]:
-    """Of several runs what one has on cards, the best rate in bold."""
+    """Of several runs what one has on cards, and whether what a later one differs by from the first may be chance."""
     totals = [run.metrics["total"] for run in runs]
     for rate in ("wer", "cer"):
         values = [total[f"{rate}_percent"] for total in totals]
         if None in values:
             continue
-        best = min(values)
-        texts = [f"{value:.2f} %" for value in values]
         intervals = [interval_text(total[f"{rate}_percent_interval"]) for total in totals]
-        yield (
-            rate.upper(),
-            [
-                f"{f'<b>{text}</b>' if value == best else text} <small>{interval}</small>"
-                for value, text, interval in zip(values, texts, intervals, strict=True)
-            ],
-        )
+        both = zip(values, intervals, strict=True)
+        yield rate.upper(), [f"{value:.2f} % <small>{interval}</small>" for value, interval in both]
+        differences = [run.metrics.get("against_first") for run in runs]
+        if any(differences):
+            first = html_text(shorten(runs[0].name, _SHOWN_CHARS))
+            yield f"difference to {first}", ["–" if of is None else _difference(of[rate]) for of in differences]
     if totals[0]["reference_words"]:
         yield f"errors in {totals[0]['reference_words']:,} words", [_edits(total) for total in totals]
     scored = f"{counted(totals[0]['rows'], 'utterance')}, {totals[0]['audio_s'] / 3600:,.2f} h of audio"
@@ -183,6 +181,16 @@ def _rate_lines(runs: Sequence[ReportedRun]) -> Iterable[tuple[str, list[str]]]:
     if any(run.metrics.get("cost") for run in runs):
         costs = [run.metrics.get("cost") for run in runs]
         yield "cost", [html_text(amount(cost["total"])) if cost else "–" for cost in costs]
+
+
+def _difference(of: dict[str, Any]) -> str:
+    """`-0.89 (-6.04 to +0.62), p = 0.63, may be chance`: how one rate of a later run differs from that of the first."""
+    interval = interval_text(of["delta_points_interval"], sign="+")
+    parts = [f"{of['delta_points']:+.2f}{f' ({interval})' if interval else ''}"]
+    if of["rows"] >= LEAST_UTTERANCES:
+        parts.append(f"p {p_text(of['p_value'])}")
+    parts.append("significant" if of["significant"] else "may be chance")
+    return html_text(", ".join(parts))
 
 
 def _notes(runs: Sequence[ReportedRun]) -> Iterable[str]:

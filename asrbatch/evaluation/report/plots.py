@@ -1,4 +1,6 @@
-"""Plots as SVG text: horizontal bars with names, numbers and intervals. Knows nothing of what they show."""
+"""Plots as HTML: horizontal bars with names, numbers and intervals. Texts stand beside the drawings, not in them, so
+that they do not shrink with a narrow window. Knows nothing of what they show.
+"""
 
 import re
 from collections.abc import Sequence
@@ -7,11 +9,7 @@ from typing import NamedTuple
 
 from asrbatch.formatting import printable, shorten
 
-_WIDTH, _ROW, _NAME, _GAP = 520, 24, 140, 8
-_CLOSE = 17  # from one bar of a group to the next
 _NAME_CHARS = 20
-# A digit of the page's 12 px font is narrower than this in every font that browsers choose.
-_CHAR = 7.2
 
 
 class Bar(NamedTuple):
@@ -54,37 +52,26 @@ def run_class(run: int) -> str:
 
 def bars(title: str, rows: Sequence[Bar], note: str = "") -> str:
     """A figure of horizontal bars, as HTML; names, labels and the note below it are escaped."""
-    # The scale at which every label has room behind its own bar.
-    room = [(row.end, _WIDTH - _NAME - 2 * _GAP - _CHAR * len(row.label)) for row in rows]
-    scale = min((max(width, 0.0) / end for end, width in room if end > 0), default=0.0)
-    parts, y = "", 0
-    for at, row in enumerate(rows):
-        y += (0 if not at else _ROW if row.is_first else _CLOSE) + (
-            _GAP if at and row.is_first and _has_runs(rows) else 0
-        )
-        parts += _bar(row, y, scale)
-    height = y + _ROW
+    longest = max((row.end for row in rows), default=0.0)
+    scale = 100 / longest if longest > 0 else 0.0
+    apart = any(row.run for row in rows)
+    parts = "".join(_bar(row, scale, " first" if apart and at and row.is_first else "") for at, row in enumerate(rows))
     below = f'<p class="soft">{note_text(note)}</p>' if note else ""
-    return (
-        f'<figure><figcaption>{html_text(title)}</figcaption><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
-        f'aria-label="{html_text(title)}">{parts}</svg>{below}</figure>'
-    )
+    return f'<figure><figcaption>{note_text(title)}</figcaption><div class="bars">{parts}</div>{below}</figure>'
 
 
-def _has_runs(rows: Sequence[Bar]) -> bool:
-    return any(row.run for row in rows)
+def _bar(row: Bar, scale: float, place: str) -> str:
+    """One row of the plot; lengths are in percent of its width.
 
-
-def _bar(row: Bar, y: int, scale: float) -> str:
-    """One row of the plot, its top at `y`."""
-    name, label, end = html_text(shorten(row.name, _NAME_CHARS)), html_text(row.label), _NAME + row.end * scale + _GAP
+    Args:
+        place: a class, of the first bar of a group.
+    """
     kind, whisker = "bar" if row.run is None else f"bar {run_class(row.run)}", ""
     if row.interval:
-        low, high = (_NAME + bound * scale for bound in row.interval)
-        middle = y + _ROW / 2
-        whisker = f'<line class="whisker" x1="{low:.1f}" x2="{high:.1f}" y1="{middle}" y2="{middle}"/>'
+        low, high = (bound * scale for bound in row.interval)
+        whisker = f'<line class="whisker" x1="{low:.2f}%" x2="{high:.2f}%" y1="50%" y2="50%"/>'
     return (
-        f'<text x="{_NAME - _GAP}" y="{y + 16}" text-anchor="end">{name}<title>{html_text(row.name)}</title></text>'
-        f'<rect class="{kind}" x="{_NAME}" y="{y + 5}" width="{row.value * scale:.1f}" height="{_ROW - 10}" rx="2"/>'
-        f'{whisker}<text class="soft" x="{end:.1f}" y="{y + 16}">{label}</text>'
+        f'<span class="name{place}" title="{html_text(row.name)}">{html_text(shorten(row.name, _NAME_CHARS))}</span>'
+        f'<svg class="plot{place}" aria-hidden="true"><rect class="{kind}" width="{row.value * scale:.2f}%" '
+        f'height="100%" rx="2"/>{whisker}</svg><span class="label{place}">{html_text(row.label)}</span>'
     )

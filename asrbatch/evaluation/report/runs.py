@@ -9,15 +9,17 @@ from typing import Any
 from asrbatch.evaluation.counting import count_rows, refuse_unknown_groups
 from asrbatch.evaluation.inputs import EvaluationInputs
 from asrbatch.evaluation.options import ScoreOptions
+from asrbatch.evaluation.predictions import Predictions
 from asrbatch.evaluation.rows import ScoredRow, ScoredRows
 from asrbatch.evaluation.score import refuse_doubled, score_metrics
 from asrbatch.evaluation.stats.error_rates import Tally
+from asrbatch.evaluation.stats.paired_rates import PairCounts
 from asrbatch.storage.metrics import PARTS
 from asrbatch.storage.run_files import RunFacts
 
 
 class RunTallies:
-    """What is counted of each run.
+    """What is counted of each run, and of each later run beside the first.
 
     Args:
         number: of runs.
@@ -25,6 +27,7 @@ class RunTallies:
 
     def __init__(self, number: int):
         self.runs = [Tally() for _ in range(number)]
+        self.pairs = [PairCounts() for _ in range(number - 1)]
 
     @property
     def groups(self) -> Mapping[str, Mapping[str, Any]]:
@@ -35,17 +38,21 @@ class RunTallies:
         """Adds one row, with what each run made of it."""
         for tally, said, hypothesis in zip(self.runs, row.predictions, row.texts.hypotheses, strict=True):
             tally.add(row._replace(predictions=[said], texts=row.texts._replace(hypotheses=(hypothesis,))), groups)
+        if not row.texts.excluded:
+            for pair, said in zip(self.pairs, row.predictions[1:], strict=True):
+                pair.add(row.predictions[0], said)
 
     def update(self, other: "RunTallies") -> None:
         """Adds what was counted over another part."""
-        for mine, theirs in zip(self.runs, other.runs, strict=True):
+        for mine, theirs in zip([*self.runs, *self.pairs], [*other.runs, *other.pairs], strict=True):
             mine.update(theirs)
 
 
 def score_runs(
     paths: Sequence[Path], options: ScoreOptions, log: Callable[[str], None], *, common: bool = False
 ) -> tuple[list[dict[str, Any]], ScoredRows]:
-    """The metrics of each run, as `score` has them, and the rows that they are made of.
+    """The metrics of each run, as `score` has them, and the rows that they are made of. Where rows have references,
+    later runs have `against_first`: how they differ from the first, of `paired_rates`.
 
     Where no row has a reference, rates of one run are null, and there are no groups; of several runs the predictions of
     the first take the place of references.
@@ -63,12 +70,18 @@ def score_runs(
     tallies = count_rows(rows, lambda: RunTallies(len(paths)), log)
     refuse_unknown_groups(tallies)
     metrics = [score_metrics(inputs, tally, at, shows_means=False) for at, tally in enumerate(tallies.runs)]
+    if inputs.has_references:
+        for of_run, pair in zip(metrics[1:], tallies.pairs, strict=True):
+            of_run["against_first"] = pair.as_dict(options.resamples, options.seed, with_p=True)
     return metrics, rows
 
 
-def run_facts(run: RunFacts) -> dict[str, str]:
+def run_facts(run: RunFacts, predictions: Predictions) -> dict[str, str]:
     """What a run's record says of it, ready to be shown: model, settings, date, device, software, manifest. What it
     does not say, or says otherwise than we write it, is left out; nothing is there without a record.
+
+    Args:
+        predictions: its rows, which say the language where the run was told none.
     """
     record = run.record
     if record is None:
@@ -80,7 +93,7 @@ def run_facts(run: RunFacts) -> dict[str, str]:
     versions = versions or _versions(sessions, record)
     found = {
         "model": _model(_part(record, "model"), fingerprint),
-        "settings": ", ".join(_settings(fingerprint)),
+        "settings": ", ".join(_settings(fingerprint, _language(fingerprint, predictions))),
         "date": _dates(record, sessions),
         "device": " / ".join(versions.pop("device", ())),
         "software": ", ".join(f"{name} {' / '.join(each)}" for name, each in versions.items() if each),
@@ -104,12 +117,20 @@ def _model(model: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
     return f"{name} ({f'commit {commit[:12]}' if type(commit) is str else content})"
 
 
-def _settings(fingerprint: Mapping[str, Any]) -> Iterator[str]:
+def _language(fingerprint: Mapping[str, Any], predictions: Predictions) -> str:
+    """What rows were transcribed as: what the run was told, or what all were (`en` of English-only models)."""
+    heard = predictions.heard
+    if not fingerprint.get("language") and len(heard) == 1 and heard.total() == len(predictions):
+        return f"{next(iter(heard))} in all rows"
+    return fingerprint.get("language") or "detected, or as rows say"
+
+
+def _settings(fingerprint: Mapping[str, Any], language: str) -> Iterator[str]:
     """What decides the rows beside model and manifest, as options of a run are called."""
     sampling, windows = _part(fingerprint, "sampling"), _part(fingerprint, "windows")
     if fingerprint.get("task"):
         yield str(fingerprint["task"])
-    yield f"language {fingerprint.get('language') or 'detected, or as rows say'}"
+    yield f"language {language}"
     shown = {name: fingerprint.get(name) for name in ("dtype", "quantization")}
     shown |= {name.replace("_", " "): sampling[name] for name in sampling}
     if windows:
