@@ -124,35 +124,41 @@ def export(
     _check_exists(rows_path)
     if beside:
         _check_beside(formats, folder, per_run)
+    limits = limits or CueLimits()
     stem = rows_path.name.removesuffix(".jsonl")
     result = ExportResult(folder if folder is not None else rows_path.with_name(f"{stem}.export"))
-    # A run may be writing: both passes read up to where the file ends now.
-    size = _size(rows_path)
+    size = _size(rows_path)  # a run may be writing: both passes read up to where the file ends now
     file_names = _file_names(rows_path, size, beside, per_run) if FORMATS.keys() & set(formats) else None
     _make_folder(result.folder)
-    open_file = OneFile if per_run else OneFileEach
+    open_file, index_name = OneFile if per_run else OneFileEach, f"{stem}.beside" if beside else stem
     with ExitStack() as files:
         for name in formats:
             if name in RESULT_FILES:
                 output = RESULT_FILES[name](rows_path, result.folder, names or ResultNames(), overwrite, files)
             else:
-                index_name = f"{stem}.beside" if beside else stem
-                output = open_file(result.folder, index_name, FORMATS[name], limits or CueLimits(), overwrite, files)
+                output = open_file(result.folder, index_name, FORMATS[name], limits, overwrite, files)
             result.outputs[name] = output
         # Files for one utterance each take the place of a link; these would take that of what it leads to.
         written = (path for output in result.outputs.values() for path in output.paths)
         check_outputs(written, RunPaths(rows_path).written, f"--to {result.folder}")
-        logged = time.monotonic()
-        for where, row in _rows(rows_path, size, result):
-            needs_words = limits is not None and limits.words
-            transcript = _transcript(where, row, from_file_start or beside, needs_words=needs_words)
+        for where, row in _logged(_rows(rows_path, size, result), result, log):
+            transcript = _transcript(where, row, from_file_start or beside, needs_words=limits.words)
             _write_row(row, transcript, file_names, result)
-            if time.monotonic() - logged >= _LOG_EVERY_S:
-                logged = time.monotonic()
-                log(f"{result.num_rows} utterances exported")
         for output in result.outputs.values():
             output.finish()
     return result
+
+
+def _logged(
+    rows: Iterator[tuple[str, dict[str, Any]]], result: ExportResult, log: Callable[[str], None]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same rows; says now and then how many were exported."""
+    logged = time.monotonic()
+    for each in rows:
+        yield each
+        if time.monotonic() - logged >= _LOG_EVERY_S:
+            logged = time.monotonic()
+            log(f"{result.num_rows} utterances exported")
 
 
 def _check_beside(formats: Sequence[str], folder: Path | None, per_run: bool) -> None:

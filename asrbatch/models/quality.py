@@ -22,7 +22,7 @@ LOOP_REPEATS = 6
 _LONGEST_PHRASE = 8
 # Below this gain the audio does not hold the text. Ours, measured by scripts/text_mismatch.py: see
 # docs/measurements/times-of-words.md.
-AUDIO_GAIN = 1.5
+AUDIO_GAIN = 1.3
 # Fast speech has 20 to 25 characters a second, an auctioneer 35. Ours.
 CHARS_PER_S = 40.0
 
