@@ -115,7 +115,7 @@ def test_a_killed_and_a_preempted_task_end_as_one_verified_file(
     complete(slurm, tmp_path, *(f"{array}_{task}" for task in range(2)), merge)
     assert [slurm.jobs()[f"{array}_{task}"]["Restarts"] for task in range(2)] == ["1", "1"]
     assert not list(tmp_path.glob("*.requeues")), "counts end with the chunk"
-    assert "ended with 137" in log(killed) and f"requeueing {array}_{killed}" in log(killed)
+    assert "ended with exit code 137" in log(killed) and f"requeueing {array}_{killed}" in log(killed)
     assert "DUE TO PREEMPTION" in log(preempted) and "ended with exit code 4" in log(preempted)
     assert "requeueing" not in log(preempted), "SLURM does it"
     for task in range(2):
