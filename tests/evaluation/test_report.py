@@ -681,6 +681,15 @@ def test_runs_stand_side_by_side(opened, tmp_path):
             for a, b in pairwise(box for box in boxes if box["width"])
         )
     assert page.locator(".plots rect.run2").count() > 2
+    # Where the list has no columns, a prediction has the colour of its run; and filters can be read.
+    page.set_viewport_size({"width": 390, "height": 900})
+    border = (
+        "each => { const of = getComputedStyle(each, '::before'); return [of.borderLeftColor, of.borderLeftWidth] }"
+    )
+    predictions = page.locator("tr.row >> nth=0").locator("td.said").all()
+    colours = [each.evaluate(border) for each in predictions]
+    assert len({colour for colour, _ in colours}) == 3 and all(width != "0px" for _, width in colours)
+    assert page.locator("#status").bounding_box()["width"] > 130
 
 
 def test_of_runs_each_rate_is_that_of_score_and_other_rows_are_refused(cli_here, tmp_path):
