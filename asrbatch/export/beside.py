@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from asrbatch.errors import UsageError
 from asrbatch.export.names import NameKeys, repeated, stem_and_ending
-from asrbatch.formatting import counted, first_of, is_data_uri, show_text
+from asrbatch.formatting import counted, first_of, is_data_uri, printable, show_text
 from asrbatch.manifest.readers.base import PIPE
 from asrbatch.storage.filenames import expand_home, find_file
 from asrbatch.storage.remote import is_remote, scheme_of
@@ -71,7 +71,8 @@ class BesideNames:
             if problem is not None:
                 found[problem] += 1
                 if len(first[problem]) < _SHOWN:
-                    first[problem].append(show_text(media or audio_path or row_id))
+                    # A path whole, or its name is cut off; what is none may be a megabyte.
+                    first[problem].append(printable(media) if media else show_text(audio_path or row_id))
         if found:
             raise UsageError(*(_line_of(*each, first[each[0]]) for each in found.items()))
 
