@@ -82,7 +82,10 @@ def chance_text(of: dict[str, Any]) -> str:
     found = "is significant" if of["significant"] else "may be chance"
     why = f"p {p_text(of['p_value'])}, permutation of rows"
     if (bounds := of["delta_points_interval"]) is not None:
-        why += f"; the interval {'contains' if bounds[0] <= 0 <= bounds[1] else 'does not contain'} 0"
+        contains = bounds[0] <= 0 <= bounds[1]
+        # With few rows that differ, the interval and p may disagree.
+        although = "although " if contains == of["significant"] else ""
+        why += f"; {although}the interval {'contains' if contains else 'does not contain'} 0"
     return f"the difference {found} ({why})"
 
 

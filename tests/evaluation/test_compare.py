@@ -188,7 +188,7 @@ def test_it_says_whether_a_difference_may_be_chance(cli_here, tmp_path):
     wer = figures["total"]["wer"]
     sentence = (
         f"B makes 4 fewer errors than A (0 against 4, of 120 words); the difference may be chance (p = "
-        f"{wer['p_value']:.2g}, permutation of rows; the interval does not contain 0)"
+        f"{wer['p_value']:.2g}, permutation of rows; although the interval does not contain 0)"
     )
     assert wer["significant"] is False and sentence in shown
     few = "errors in words differ in 4 rows only: p cannot be below 0.125 then"
